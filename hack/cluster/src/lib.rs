@@ -1,0 +1,1 @@
+//! A real one-node Kubernetes for the demo and the tests.

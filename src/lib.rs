@@ -1,0 +1,1 @@
+//! Landfall: ties GitHub to a Kubernetes cluster through a GitHub App.
