@@ -1,1 +1,3 @@
 //! Landfall: ties GitHub to a Kubernetes cluster through a GitHub App.
+
+pub mod runtime;

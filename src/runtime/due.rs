@@ -1,0 +1,397 @@
+//! The one queue of due times: when each object is looked at next, by the injected clock.
+//!
+//! Controllers answer every reconcile with `Action::await_change()`. What time brings about, a resync, a renewal or
+//! another try after a failure, is said to a [`Due`] here and comes back to the controller through
+//! `Controller::reconcile_on`. Invariants:
+//!
+//! - An object has at most one entry, and the latest word about it holds, be it earlier or later than the one before.
+//! - [`Due::look_now`] is no entry: it fires at once and cannot be put off by a reconcile that ends meanwhile and
+//!   names its next due time.
+//! - Nothing that has fired is lost. It waits in the kind's stream, each object once, until the controller takes it;
+//!   and a controller that is working on the object takes it up again afterwards.
+//!
+//! Without this module time would be spread over sleeps and requeues that no test can move.
+//!
+//! # What kube does with an object it does not know
+//!
+//! kube's runner looks a requested object up in the reflector's store. If it is not there, the request is dropped and
+//! the controller's stream yields `controller::Error::ObjectNotFound`. Usually the object is gone, and all is well. But
+//! the store may be behind: the object was made a moment ago; or, in a new listing after a broken watch, kube announces
+//! each object before it puts the whole listing into the store at its end, so that the announcement of an object first
+//! seen in that listing can be dropped as well, and nothing announces it again. So a controller hands each
+//! `ObjectNotFound` to [`Due::unknown`], which asks again some times (about half a minute in all) and then forgets the
+//! object: by then it is either known, announced by the watch when it arrives, or gone.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use futures::{Stream, stream};
+use jiff::{SignedDuration, Timestamp};
+use kube::{api::DynamicObject, runtime::reflector::ObjectRef};
+use tokio::{sync::Notify, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    clock::Clock,
+    heartbeat::{BEAT_EVERY, Heartbeat},
+    jitter::Jitter,
+};
+
+/// The shortest wait before another try.
+const RETRY_FLOOR: f64 = 1.0;
+/// The longest wait before another try.
+const RETRY_CEILING: f64 = 300.0;
+/// How often an object that kube does not know is asked for again: after 2, 4, 8 and 16 seconds.
+const UNKNOWN_LOOKS: u32 = 4;
+
+/// A kind of object that the due queue can feed a controller of.
+pub trait Kind: kube::Resource<DynamicType = ()> + 'static {}
+impl<K: kube::Resource<DynamicType = ()> + 'static> Kind for K {}
+
+/// The queue of all kinds. Clones share it.
+#[derive(Clone)]
+pub struct DueQueue {
+    shared: Arc<Shared>,
+}
+
+/// The say over when objects of kind `K` are looked at. Clones share the queue.
+pub struct Due<K> {
+    shared: Arc<Shared>,
+    lane: usize,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// When a failed reconcile is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The number of the failure in a row, from 1.
+    pub attempt: u32,
+    /// When the next try is due.
+    pub at: Timestamp,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    jitter: Arc<dyn Jitter>,
+    heartbeat: Heartbeat,
+    state: Mutex<State>,
+    /// Rung when the earliest due time may have changed.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<Key, Entry>,
+    /// The entries that have a time, earliest first.
+    order: BTreeSet<(Timestamp, Key)>,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Key {
+    lane: usize,
+    namespace: Option<String>,
+    name: String,
+}
+
+#[derive(Default)]
+struct Entry {
+    at: Option<Timestamp>,
+    /// Failures in a row.
+    attempts: u32,
+    /// How often in a row kube did not know the object.
+    unknown: u32,
+    /// Whose attempts these are: an object made anew under the same name starts anew.
+    uid: Option<String>,
+}
+
+/// What has fired for one kind and was not yet taken by its controller, each object once.
+#[derive(Default)]
+struct Lane {
+    fired: VecDeque<Key>,
+    members: HashSet<Key>,
+    waker: Option<Waker>,
+}
+
+impl DueQueue {
+    /// An empty queue on `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> Self {
+        let heartbeat = Heartbeat::new();
+        Self { shared: Arc::new(Shared { clock, jitter, heartbeat, state: Mutex::default(), changed: Notify::new() }) }
+    }
+
+    /// Adds a kind: the say over its due times, and the stream for its controller's `reconcile_on`, which never ends.
+    pub fn register<K: Kind>(&self) -> (Due<K>, impl Stream<Item = ObjectRef<K>> + Send + use<K>) {
+        let lane = {
+            let mut state = self.shared.state();
+            state.lanes.push(Lane::default());
+            state.lanes.len() - 1
+        };
+        let shared = self.shared.clone();
+        let fired =
+            stream::poll_fn(move |context| shared.state().poll_fired(lane, context).map(Key::into_object).map(Some));
+        (Due { shared: self.shared.clone(), lane, kind: PhantomData }, fired)
+    }
+
+    /// Fires what falls due, until `shutdown`. The one task that waits for time.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut beat = tokio::time::interval(BEAT_EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = self.sleep_until_next();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = &mut due => self.shared.fire(),
+                () = self.shared.changed.notified() => {}
+                _ = beat.tick() => {
+                    self.shared.heartbeat.beat();
+                    continue;
+                }
+            }
+            due = self.sleep_until_next();
+        }
+    }
+
+    fn sleep_until_next(&self) -> futures::future::BoxFuture<'static, ()> {
+        match self.next() {
+            Some(at) => self.shared.clock.sleep_until(at),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
+    /// The sign of life of [`run`](Self::run).
+    #[must_use]
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.shared.heartbeat.clone()
+    }
+
+    /// When the next entry falls due.
+    #[must_use]
+    pub fn next(&self) -> Option<Timestamp> {
+        self.shared.state().order.first().map(|(at, _)| *at)
+    }
+
+    /// How many objects should be looked at now and were not yet taken by their controller.
+    #[must_use]
+    pub fn due_now(&self) -> usize {
+        let now = self.shared.clock.now();
+        let state = self.shared.state();
+        let fired: usize = state.lanes.iter().map(|lane| lane.fired.len()).sum();
+        fired + state.order.iter().take_while(|(at, _)| *at <= now).count()
+    }
+
+    /// How many objects have a due time.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.state().order.len()
+    }
+
+    /// Whether no object has a due time.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for DueQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DueQueue").field("len", &self.len()).field("next", &self.next()).finish()
+    }
+}
+
+impl<K: Kind> Due<K> {
+    /// Looks at the object at `at`, whatever was said before.
+    pub fn look_at(&self, object: &ObjectRef<K>, at: Timestamp) {
+        self.shared.set(self.key(object), |entry| {
+            entry.unknown = 0;
+            entry.at = Some(at);
+        });
+    }
+
+    /// Looks at the object as soon as its controller is free. A due time that was said before stays.
+    pub fn look_now(&self, object: &ObjectRef<K>) {
+        self.shared.state().fire(self.key(object));
+    }
+
+    /// Another try after a failure: the wait grows from a second to five minutes with each failure in a row, and is
+    /// spread over three quarters of that so that many objects that failed together do not come back together.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "it has put the object on the queue; what it answers is for messages"
+    )]
+    pub fn retry(&self, object: &ObjectRef<K>) -> Retry {
+        let now = self.shared.clock.now();
+        self.shared.set(self.key(object), |entry| {
+            if entry.uid != object.extra.uid && object.extra.uid.is_some() {
+                entry.attempts = 0;
+                entry.uid.clone_from(&object.extra.uid);
+            }
+            entry.unknown = 0;
+            entry.attempts = entry.attempts.saturating_add(1);
+            let ceiling = doubled(entry.attempts).min(RETRY_CEILING);
+            let wait = self.shared.jitter.between((ceiling / 4.0).max(RETRY_FLOOR), ceiling);
+            let at = after(now, wait);
+            entry.at = Some(at);
+            Retry { attempt: entry.attempts, at }
+        })
+    }
+
+    /// The object was dealt with: the next failure is the first one again. Its due time stays.
+    pub fn succeeded(&self, object: &ObjectRef<K>) {
+        self.shared.set(self.key(object), |entry| {
+            entry.attempts = 0;
+            entry.unknown = 0;
+        });
+    }
+
+    /// The object is gone: nothing of it stays.
+    pub fn forget(&self, object: &ObjectRef<K>) {
+        self.shared.state().forget(&self.key(object));
+    }
+
+    /// kube did not know the object (`controller::Error::ObjectNotFound`): looks again some times, then forgets it. See
+    /// the module's page for why.
+    pub fn unknown(&self, object: &ObjectRef<DynamicObject>) {
+        let now = self.shared.clock.now();
+        let key = Key { lane: self.lane, namespace: object.namespace.clone(), name: object.name.clone() };
+        let mut state = self.shared.state();
+        let given_up = state.set(key.clone(), |entry| {
+            entry.unknown += 1;
+            let given_up = entry.unknown > UNKNOWN_LOOKS;
+            if !given_up {
+                entry.at = Some(after(now, doubled(entry.unknown)));
+            }
+            given_up
+        });
+        if given_up {
+            state.forget(&key);
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    fn key(&self, object: &ObjectRef<K>) -> Key {
+        Key { lane: self.lane, namespace: object.namespace.clone(), name: object.name.clone() }
+    }
+}
+
+impl<K> Clone for Due<K> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), lane: self.lane, kind: PhantomData }
+    }
+}
+
+impl<K> fmt::Debug for Due<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Due").field("lane", &self.lane).finish_non_exhaustive()
+    }
+}
+
+/// 2, 4, 8, … seconds.
+fn doubled(times: u32) -> f64 {
+    2f64.powi(i32::try_from(times.min(30)).unwrap_or(30))
+}
+
+fn after(now: Timestamp, seconds: f64) -> Timestamp {
+    now.checked_add(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that holds the lock can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set<T>(&self, key: Key, change: impl FnOnce(&mut Entry) -> T) -> T {
+        let result = self.state().set(key, change);
+        self.changed.notify_one();
+        result
+    }
+
+    fn fire(&self) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        while let Some((at, key)) = state.order.first().cloned() {
+            if at > now {
+                break;
+            }
+            state.set(key.clone(), |entry| entry.at = None);
+            state.fire(key);
+        }
+    }
+}
+
+impl State {
+    /// Changes an entry, keeps the order in step with it, and drops it when it says nothing any more.
+    fn set<T>(&mut self, key: Key, change: impl FnOnce(&mut Entry) -> T) -> T {
+        let mut place = match self.entries.entry(key) {
+            hash_map::Entry::Occupied(place) => place,
+            hash_map::Entry::Vacant(place) => place.insert_entry(Entry::default()),
+        };
+        let before = place.get().at;
+        let result = change(place.get_mut());
+        let entry = place.get();
+        if before != entry.at {
+            if let Some(before) = before {
+                self.order.remove(&(before, place.key().clone()));
+            }
+            if let Some(at) = entry.at {
+                self.order.insert((at, place.key().clone()));
+            }
+        }
+        if entry.at.is_none() && entry.attempts == 0 && entry.unknown == 0 {
+            place.remove();
+        }
+        result
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(Entry { at: Some(at), .. }) = self.entries.remove(key) {
+            self.order.remove(&(at, key.clone()));
+        }
+        let lane = &mut self.lanes[key.lane];
+        if lane.members.remove(key) {
+            lane.fired.retain(|fired| fired != key);
+        }
+    }
+
+    fn fire(&mut self, key: Key) {
+        let lane = &mut self.lanes[key.lane];
+        if lane.members.insert(key.clone()) {
+            lane.fired.push_back(key);
+        }
+        if let Some(waker) = lane.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_fired(&mut self, lane: usize, context: &mut Context<'_>) -> Poll<Key> {
+        let lane = &mut self.lanes[lane];
+        if let Some(key) = lane.fired.pop_front() {
+            lane.members.remove(&key);
+            Poll::Ready(key)
+        } else {
+            lane.waker = Some(context.waker().clone());
+            Poll::Pending
+        }
+    }
+}
+
+impl Key {
+    fn into_object<K: Kind>(self) -> ObjectRef<K> {
+        let object = ObjectRef::new(&self.name);
+        match self.namespace {
+            Some(namespace) => object.within(&namespace),
+            None => object,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, StreamExt as _};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+
+use super::*;
+use crate::runtime::{clock::ManualClock, jitter::FixedJitter};
+
+const START: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn second(seconds: i64) -> Timestamp {
+    START + SignedDuration::from_secs(seconds)
+}
+
+fn object(name: &str) -> ObjectRef<ConfigMap> {
+    ObjectRef::new(name).within("team-a")
+}
+
+fn queue_with(jitter: f64) -> (Arc<ManualClock>, DueQueue) {
+    let clock = Arc::new(ManualClock::new(START));
+    (clock.clone(), DueQueue::new(clock, Arc::new(FixedJitter(jitter))))
+}
+
+/// What the stream has at this moment.
+fn taken<K: Kind>(stream: &mut (impl Stream<Item = ObjectRef<K>> + Unpin)) -> Vec<String> {
+    std::iter::from_fn(|| stream.next().now_or_never().flatten().map(|object| object.name)).collect()
+}
+
+#[test]
+fn objects_fire_in_the_order_of_their_times_and_no_earlier() {
+    let (clock, queue) = queue_with(0.0);
+    let (due, mut stream) = queue.register::<ConfigMap>();
+    due.look_at(&object("third"), second(30));
+    due.look_at(&object("first"), second(10));
+    due.look_at(&object("second"), second(20));
+    assert_eq!((queue.next(), queue.len(), queue.due_now()), (Some(second(10)), 3, 0));
+
+    clock.advance(Duration::from_secs(9));
+    queue.shared.fire();
+    assert_eq!(taken(&mut stream), Vec::<String>::new());
+
+    clock.advance(Duration::from_secs(11));
+    assert_eq!(queue.due_now(), 2);
+    queue.shared.fire();
+    assert_eq!(queue.due_now(), 2, "fired, but not yet taken");
+    assert_eq!(taken(&mut stream), ["first", "second"]);
+    assert_eq!((queue.next(), queue.len(), queue.due_now()), (Some(second(30)), 1, 0));
+}
+
+#[test]
+fn the_latest_word_about_an_object_holds_earlier_or_later() {
+    let (clock, queue) = queue_with(0.0);
+    let (due, mut stream) = queue.register::<ConfigMap>();
+    due.look_at(&object("later"), second(10));
+    due.look_at(&object("later"), second(100));
+    due.look_at(&object("earlier"), second(100));
+    due.look_at(&object("earlier"), second(10));
+    assert_eq!(queue.len(), 2);
+    clock.advance(Duration::from_secs(10));
+    queue.shared.fire();
+    assert_eq!(taken(&mut stream), ["earlier"]);
+    assert_eq!(queue.next(), Some(second(100)));
+}
+
+#[test]
+fn looking_now_is_not_put_off_by_what_a_running_reconcile_says_afterwards() {
+    let (_, queue) = queue_with(0.0);
+    let (due, mut stream) = queue.register::<ConfigMap>();
+    due.look_now(&object("a"));
+    due.look_now(&object("a"));
+    due.look_at(&object("a"), second(3600));
+    assert_eq!(taken(&mut stream), ["a"], "once, though asked for twice");
+    assert_eq!(queue.next(), Some(second(3600)));
+}
+
+#[test]
+fn a_forgotten_object_leaves_nothing_behind() {
+    let (clock, queue) = queue_with(0.0);
+    let (due, mut stream) = queue.register::<ConfigMap>();
+    for name in ["timed", "fired", "failed"] {
+        due.look_at(&object(name), second(5));
+    }
+    due.look_now(&object("fired"));
+    due.retry(&object("failed"));
+    for name in ["timed", "fired", "failed"] {
+        due.forget(&object(name));
+    }
+    clock.advance(Duration::from_hours(1));
+    queue.shared.fire();
+    assert_eq!(taken(&mut stream), Vec::<String>::new());
+    let state = queue.shared.state();
+    assert!(state.entries.is_empty() && state.order.is_empty() && state.lanes[0].members.is_empty());
+}
+
+#[test]
+fn waits_between_tries_double_up_to_five_minutes_and_start_anew_after_a_success() {
+    let (_, queue) = queue_with(1.0);
+    let (due, _stream) = queue.register::<ConfigMap>();
+    let retries: Vec<Retry> = (0..10).map(|_| due.retry(&object("a"))).collect();
+    let waits: Vec<i64> = retries.iter().map(|retry| retry.at.duration_since(START).as_secs()).collect();
+    assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    assert_eq!(retries.iter().map(|retry| retry.attempt).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+    assert_eq!(queue.next(), Some(retries[9].at), "the last one is what is due");
+
+    due.succeeded(&object("a"));
+    assert_eq!(queue.next(), Some(retries[9].at), "a success does not take the due time away");
+    assert_eq!(due.retry(&object("a")).attempt, 1);
+}
+
+#[test]
+fn even_the_shortest_wait_is_never_hot() {
+    let (_, queue) = queue_with(0.0);
+    let (due, _stream) = queue.register::<ConfigMap>();
+    let waits: Vec<i64> = (0..10).map(|_| due.retry(&object("a")).at.duration_since(START).as_secs()).collect();
+    assert_eq!(waits, [1, 1, 2, 4, 8, 16, 32, 64, 75, 75]);
+}
+
+#[test]
+fn an_object_made_anew_under_the_same_name_starts_with_its_first_attempt() {
+    let (_, queue) = queue_with(0.0);
+    let (due, _stream) = queue.register::<ConfigMap>();
+    let with_uid = |uid: &str| {
+        let mut object = object("a");
+        object.extra.uid = Some(uid.to_owned());
+        object
+    };
+    assert_eq!(due.retry(&with_uid("1")).attempt, 1);
+    assert_eq!(due.retry(&with_uid("1")).attempt, 2);
+    assert_eq!(due.retry(&object("a")).attempt, 3, "without a uid it is taken for the same");
+    assert_eq!(due.retry(&with_uid("2")).attempt, 1);
+}
+
+#[test]
+fn an_object_that_kube_does_not_know_is_asked_for_again_and_then_forgotten() {
+    let (clock, queue) = queue_with(0.0);
+    let (due, mut stream) = queue.register::<ConfigMap>();
+    let mut asked_at = Vec::new();
+    due.retry(&object("a"));
+    due.unknown(&object("a").erase());
+    while let Some(next) = queue.next() {
+        asked_at.push(next.duration_since(START).as_secs());
+        clock.set(next);
+        queue.shared.fire();
+        assert_eq!(taken(&mut stream), ["a"]);
+        due.unknown(&object("a").erase());
+    }
+    assert_eq!(asked_at, [2, 6, 14, 30]);
+    assert!(queue.shared.state().entries.is_empty(), "its attempts are gone as well");
+}
+
+#[test]
+fn an_object_that_was_found_after_all_is_known_again() {
+    let (_, queue) = queue_with(0.0);
+    let (due, _stream) = queue.register::<ConfigMap>();
+    for _ in 0..20 {
+        due.unknown(&object("a").erase());
+        assert_eq!(queue.len(), 1, "asked for again");
+        due.succeeded(&object("a"));
+    }
+}
+
+#[test]
+fn kinds_and_namespaces_do_not_mix() {
+    let (clock, queue) = queue_with(0.0);
+    let (config_maps, mut config_map_stream) = queue.register::<ConfigMap>();
+    let (secrets, mut secret_stream) = queue.register::<Secret>();
+    config_maps.look_at(&object("a"), second(1));
+    config_maps.look_at(&ObjectRef::new("a").within("team-b"), second(1));
+    config_maps.look_at(&ObjectRef::new("a"), second(1));
+    secrets.look_at(&ObjectRef::new("a").within("team-a"), second(1));
+    clock.advance(Duration::from_secs(1));
+    queue.shared.fire();
+    let namespaces: Vec<_> =
+        std::iter::from_fn(|| config_map_stream.next().now_or_never().flatten().map(|object| object.namespace))
+            .collect();
+    assert_eq!(namespaces, [None, Some("team-a".to_owned()), Some("team-b".to_owned())]);
+    assert_eq!(taken(&mut secret_stream), ["a"]);
+}
+
+#[tokio::test]
+async fn the_task_follows_the_clock_and_every_new_word() {
+    let (clock, queue) = queue_with(0.0);
+    let (due, mut stream) = queue.register::<ConfigMap>();
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn({
+        let (queue, shutdown) = (queue.clone(), shutdown.clone());
+        async move { queue.run(shutdown).await }
+    });
+    let next = async |stream: &mut (dyn Stream<Item = ObjectRef<ConfigMap>> + Send + Unpin)| {
+        tokio::time::timeout(Duration::from_secs(10), stream.next()).await.expect("fires").expect("never ends").name
+    };
+
+    due.look_at(&object("later"), second(100));
+    due.look_at(&object("sooner"), second(50));
+    clock.advance(Duration::from_secs(50));
+    assert_eq!(next(&mut stream).await, "sooner");
+    due.look_at(&object("past"), second(1));
+    assert_eq!(next(&mut stream).await, "past", "what is said to be due in the past is due now");
+    clock.advance(Duration::from_secs(50));
+    assert_eq!(next(&mut stream).await, "later");
+    due.look_now(&object("now"));
+    assert_eq!(next(&mut stream).await, "now");
+
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(10), task).await.expect("stops").expect("does not panic");
+}

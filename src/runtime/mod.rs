@@ -1,0 +1,7 @@
+//! What every process of Landfall stands on, and no more: time, the queue of due times, telemetry, readiness, the
+//! election of a leader, an orderly end. Nothing here knows GitHub or one of our kinds.
+
+pub mod clock;
+pub mod due;
+pub mod heartbeat;
+pub mod jitter;
