@@ -5,3 +5,4 @@ pub mod clock;
 pub mod due;
 pub mod heartbeat;
 pub mod jitter;
+pub mod telemetry;
