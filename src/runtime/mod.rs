@@ -5,4 +5,5 @@ pub mod clock;
 pub mod due;
 pub mod heartbeat;
 pub mod jitter;
+pub mod readiness;
 pub mod telemetry;
