@@ -5,5 +5,6 @@ pub mod clock;
 pub mod due;
 pub mod heartbeat;
 pub mod jitter;
+pub mod metrics;
 pub mod readiness;
 pub mod telemetry;
