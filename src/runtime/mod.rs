@@ -7,4 +7,5 @@ pub mod heartbeat;
 pub mod jitter;
 pub mod metrics;
 pub mod readiness;
+pub mod shutdown;
 pub mod telemetry;
