@@ -6,11 +6,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use super::readiness::Report;
 
 /// How often a loop with nothing to do should still give a sign.
 pub const BEAT_EVERY: Duration = Duration::from_secs(2);
@@ -46,5 +48,74 @@ impl Heartbeat {
 impl Default for Heartbeat {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The hearts that `/livez` listens to. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Liveness {
+    hearts: Arc<Mutex<Vec<Watched>>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    name: &'static str,
+    heartbeat: Heartbeat,
+    longest_silence: Duration,
+}
+
+impl Liveness {
+    /// Listens to nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Listens to a heart: the process is taken for dead once it was silent for longer than `longest_silence`.
+    pub fn watch(&self, name: &'static str, heartbeat: Heartbeat, longest_silence: Duration) {
+        self.lock().push(Watched { name, heartbeat, longest_silence });
+    }
+
+    /// How all hearts stand. Without hearts, a process that can answer is alive.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut checks = vec![("process", true, None)];
+        let watched = self.lock();
+        checks.extend(watched.iter().map(|heart| {
+            let silence = heart.heartbeat.silent_for();
+            let words =
+                (silence > heart.longest_silence).then(|| format!("no sign of life for {} s", silence.as_secs()));
+            (heart.name, words.is_none(), words)
+        }));
+        Report::of("livez", checks.iter().map(|(name, passes, words)| (*name, *passes, words.as_deref())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.hearts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heart_that_is_silent_for_too_long_is_named() {
+        let liveness = Liveness::new();
+        assert!(liveness.report().passed);
+        let (quick, slow) = (Heartbeat::new(), Heartbeat::new());
+        liveness.watch("due queue", slow.clone(), Duration::from_hours(1));
+        liveness.watch("watch", quick.clone(), Duration::ZERO);
+        let started = Instant::now();
+        while quick.silent_for() < Duration::from_millis(2) {
+            assert!(started.elapsed() < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+        assert_eq!(
+            liveness.report().text,
+            "[+]process ok\n[+]due queue ok\n[-]watch failed: no sign of life for 0 s\nlivez check failed\n"
+        );
+        quick.beat();
+        assert!(quick.silent_for() < slow.silent_for());
     }
 }

@@ -7,5 +7,6 @@ pub mod heartbeat;
 pub mod jitter;
 pub mod metrics;
 pub mod readiness;
+pub mod server;
 pub mod shutdown;
 pub mod telemetry;
