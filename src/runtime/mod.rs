@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod due;
+pub mod events;
 pub mod heartbeat;
 pub mod jitter;
 pub mod metrics;
@@ -10,3 +11,6 @@ pub mod readiness;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+
+#[cfg(test)]
+mod scripted;
