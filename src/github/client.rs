@@ -1,0 +1,270 @@
+//! The calls to GitHub that the controllers make, for one GitHub App.
+//!
+//! The invariant: a call does what its name says, once, and answers with a model or an [`Error`]; it neither sleeps nor tries
+//! again. What would be wider than it says (an empty list of repositories is all of them to GitHub) is not sent.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response, header};
+use http_body_util::combinators::BoxBody;
+use hyper::body::Bytes;
+use octocrab::{AuthState, FromResponse, Octocrab, OctocrabBuilder};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::IgnoredAny;
+use url::Url;
+
+use super::endpoint::Endpoint;
+use super::error::{Error, Route, Target, Unreached};
+use super::jwt::AppCredentials;
+use super::models::{Account, App, Installation, Minted};
+use super::redact::shown;
+use super::secret::Token;
+use super::stack::auth::Credential;
+use super::stack::{Observe, Stack};
+use super::transport::Transport;
+use crate::runtime::clock::Clock;
+
+const APP: Route = Route { method: "GET", template: "/app" };
+const INSTALLATIONS: Route = Route { method: "GET", template: "/app/installations" };
+const INSTALLATION: Route = Route { method: "GET", template: "/app/installations/{installation_id}" };
+const MINT: Route = Route { method: "POST", template: "/app/installations/{installation_id}/access_tokens" };
+const VERIFY: Route = Route { method: "GET", template: "/installation/repositories" };
+const REVOKE: Route = Route { method: "DELETE", template: "/installation/token" };
+const USER: Route = Route { method: "GET", template: "/users/{username}" };
+
+/// Ten thousand installations; a `Link` that leads in circles ends here.
+const PAGES: usize = 100;
+/// What GitHub takes in one request for a token.
+const MINTED_REPOSITORIES: usize = 500;
+
+type Answer = Response<BoxBody<Bytes, octocrab::Error>>;
+
+/// The repositories a token is to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repositories {
+    /// All that the installation reaches, those that are yet to come included.
+    All,
+    /// By name within the installation's account: one to 500.
+    Names(Vec<String>),
+    /// By id: one to 500.
+    Ids(Vec<u64>),
+}
+
+/// What a token is to be good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Where.
+    pub repositories: Repositories,
+    /// What: permission names and levels in GitHub's words; at least one.
+    pub permissions: BTreeMap<String, String>,
+}
+
+/// What became of a token that was to be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// It is dead now.
+    Revoked,
+    /// It had expired or was revoked before.
+    AlreadyDead,
+}
+
+/// A client of one GitHub for one App. Clones share connections, the rate budget and the preference between two keys.
+#[derive(Clone, Debug)]
+pub struct GitHub {
+    octocrab: Octocrab,
+    endpoint: Arc<Endpoint>,
+    host: Arc<str>,
+}
+
+impl GitHub {
+    /// Puts the layers together. Needs a tokio runtime.
+    #[must_use]
+    pub fn new(
+        endpoint: Endpoint,
+        transport: Transport,
+        credentials: AppCredentials,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observe>,
+    ) -> Self {
+        let (host, endpoint) = (Arc::from(endpoint.host()), Arc::new(endpoint));
+        let stack = Stack {
+            endpoint: Arc::clone(&endpoint),
+            host: Arc::clone(&host),
+            credentials: Arc::new(credentials),
+            clock,
+            observer,
+        };
+        let Ok(octocrab) =
+            OctocrabBuilder::new_empty().with_service(transport).with_layer(&stack).with_auth(AuthState::None).build();
+        Self { octocrab, endpoint, host }
+    }
+
+    /// Where this GitHub is.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// `GET /app`: the App these credentials belong to.
+    pub async fn app(&self) -> Result<App, Error> {
+        let answer = self.send(APP, Credential::App, APP.template, NO_BODY).await?;
+        self.read(APP, answer).await
+    }
+
+    /// `GET /app/installations`, every page, by ascending id. Suspended ones are among them.
+    pub async fn installations(&self) -> Result<Vec<Installation>, Error> {
+        let mut found = BTreeMap::new();
+        let mut page = format!("{}/app/installations?per_page=100", self.endpoint.api_url());
+        for _ in 0..PAGES {
+            let answer = self.send(INSTALLATIONS, Credential::App, &page, NO_BODY).await?;
+            let next =
+                next_page(answer.headers(), &page).map_err(|what| self.malformed(INSTALLATIONS, what.to_owned()))?;
+            let installations: Vec<Installation> = self.read(INSTALLATIONS, answer).await?;
+            found.extend(installations.into_iter().map(|installation| (installation.id, installation)));
+            match next {
+                Some(next) => page = next.into(),
+                None => return Ok(found.into_values().collect()),
+            }
+        }
+        Err(self.malformed(INSTALLATIONS, format!("it has more than {PAGES} pages")))
+    }
+
+    /// `GET /app/installations/{installation_id}`.
+    pub async fn installation(&self, id: u64) -> Result<Installation, Error> {
+        let answer = self.send(INSTALLATION, Credential::App, &format!("/app/installations/{id}"), NO_BODY).await?;
+        self.read(INSTALLATION, answer).await
+    }
+
+    /// `POST /app/installations/{installation_id}/access_tokens`: a token of an hour.
+    ///
+    /// Not idempotent: when no answer comes ([`Error::may_have_happened`]) a token nobody has may live for an hour.
+    pub async fn mint(&self, installation_id: u64, scope: &Scope) -> Result<Minted, Error> {
+        let body = scope.body().map_err(|what| Error::Unsent { target: self.target(MINT), what })?;
+        let path = format!("/app/installations/{installation_id}/access_tokens");
+        let answer = self.send(MINT, Credential::App, &path, Some(&body)).await?;
+        self.read(MINT, answer).await
+    }
+
+    /// `GET /installation/repositories` with the token: that GitHub accepts it. A fresh one may be refused for seconds.
+    pub async fn verify(&self, token: &Token) -> Result<(), Error> {
+        let answer = self
+            .send(VERIFY, Credential::Token(token.clone()), "/installation/repositories?per_page=1", NO_BODY)
+            .await?;
+        self.read::<IgnoredAny>(VERIFY, answer).await.map(drop)
+    }
+
+    /// `DELETE /installation/token` with the token: it dies at once.
+    pub async fn revoke(&self, token: &Token) -> Result<Revocation, Error> {
+        match self.send(REVOKE, Credential::Token(token.clone()), REVOKE.template, NO_BODY).await {
+            Ok(_) => Ok(Revocation::Revoked),
+            Err(Error::TokenRefused { .. }) => Ok(Revocation::AlreadyDead),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET /users/{slug}[bot]`: the user as which an App commits; its id is not the App's. Without credentials, for a JWT is
+    /// refused here; a GitHub Enterprise Server in private mode answers 401.
+    pub async fn bot_user(&self, slug: &str) -> Result<Account, Error> {
+        let login = format!("{slug}[bot]");
+        let path = format!("/users/{}", utf8_percent_encode(&login, SEGMENT));
+        let answer = self.send(USER, Credential::None, &path, NO_BODY).await?;
+        self.read(USER, answer).await
+    }
+
+    /// Sends one request through the stack; a refusal is an error already.
+    async fn send<B: Serialize>(
+        &self,
+        route: Route,
+        credential: Credential,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<Answer, Error> {
+        let request = Request::builder().method(route.method).uri(path).extension(route).extension(credential);
+        let request = self.octocrab.build_request(request, body).map_err(|error| self.failed(route, error))?;
+        self.octocrab.execute(request).await.map_err(|error| self.failed(route, error))
+    }
+
+    async fn read<T: FromResponse>(&self, route: Route, answer: Answer) -> Result<T, Error> {
+        T::from_response(answer).await.map_err(|error| self.failed(route, error))
+    }
+
+    /// An error of octocrab's: one of the stack's that it carried, or its own about building or reading.
+    fn failed(&self, route: Route, error: octocrab::Error) -> Error {
+        match error {
+            octocrab::Error::Service { source, .. } => match source.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(source) => Error::Unreachable {
+                    target: self.target(route),
+                    reason: Unreached::NotConnected,
+                    source: Arc::from(source),
+                },
+            },
+            octocrab::Error::Json { source, .. } => {
+                let what = format!("its answer cannot be read at `{}` ({})", source.path(), source.inner());
+                self.malformed(route, shown(&what))
+            }
+            other => Error::Unsent { target: self.target(route), what: shown(&other.to_string()) },
+        }
+    }
+
+    fn malformed(&self, route: Route, what: String) -> Error {
+        Error::Malformed { target: self.target(route), what }
+    }
+
+    fn target(&self, route: Route) -> Target {
+        Target { host: Arc::clone(&self.host), route }
+    }
+}
+
+/// What is escaped in a segment of a path: all but RFC 3986's unreserved characters.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const NO_BODY: Option<&()> = None;
+
+/// The body of a request for a token.
+#[derive(Serialize)]
+struct AccessTokenRequest<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repositories: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repository_ids: Option<&'a [u64]>,
+    permissions: &'a BTreeMap<String, String>,
+}
+
+impl Scope {
+    fn body(&self) -> Result<AccessTokenRequest<'_>, String> {
+        let (repositories, repository_ids, count) = match &self.repositories {
+            Repositories::All => (None, None, 1),
+            Repositories::Names(names) => (Some(names.as_slice()), None, names.len()),
+            Repositories::Ids(ids) => (None, Some(ids.as_slice()), ids.len()),
+        };
+        match count {
+            0 => Err("no repository was named, which GitHub takes for all of them; name one, or ask for all".into()),
+            1..=MINTED_REPOSITORIES if self.permissions.is_empty() => {
+                Err("no permission was named, which GitHub takes for all that the installation has; name one, like metadata: read".into())
+            }
+            1..=MINTED_REPOSITORIES => Ok(AccessTokenRequest { repositories, repository_ids, permissions: &self.permissions }),
+            _ => Err(format!("{count} repositories were named, and GitHub takes {MINTED_REPOSITORIES}; name fewer, or ask for all")),
+        }
+    }
+}
+
+/// Where `Link` says the next page is (RFC 8288). That it is within the API is seen to where credentials are put on.
+fn next_page(headers: &HeaderMap, page: &str) -> Result<Option<Url>, &'static str> {
+    for value in headers.get_all(header::LINK) {
+        let mut rest = value.to_str().map_err(|_| "its Link header is not text")?;
+        while let Some((_, link)) = rest.split_once('<') {
+            let (address, parameters) = link.split_once('>').ok_or("its Link header has no `>`")?;
+            let end = parameters.find('<').unwrap_or(parameters.len());
+            let is_next = parameters[..end]
+                .split([';', ','])
+                .any(|parameter| matches!(parameter.trim(), "rel=\"next\"" | "rel=next"));
+            if is_next {
+                let from = Url::parse(page).map_err(|_| "its own address cannot be read")?;
+                return Endpoint::resolve(&from, address).map(Some).ok_or("its Link header names no address");
+            }
+            rest = &parameters[end..];
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,28 @@
+//! GitHub, as the controllers call it.
+//!
+//! Owns every request to GitHub's API: where GitHub is ([`endpoint`]), how bytes get there ([`transport`]), as whom
+//! ([`jwt`], [`secret`]), what all calls have in common ([`stack`]), the calls themselves ([`client`]), their answers
+//! ([`models`]) and their failures ([`error`]).
+//!
+//! octocrab builds requests and reads answers. Its authentication, retries, cache and redirects are not used: it signs only
+//! for api.github.com, refreshes a token once per clone, mints no narrowed tokens, keys its cache by address alone so that
+//! one installation could read another's answers, and repeats a POST.
+
+pub mod client;
+pub mod endpoint;
+pub mod error;
+pub mod jwt;
+pub mod models;
+pub mod redact;
+pub mod secret;
+pub mod stack;
+pub mod transport;
+
+pub use self::client::{GitHub, Repositories, Revocation, Scope};
+pub use self::endpoint::{Endpoint, EndpointError, PlainHttp};
+pub use self::error::{Error, Outlook, Unreached};
+pub use self::jwt::{AppCredentials, CredentialsError};
+pub use self::models::{Account, App, Installation, Level, Minted, Permissions, Repository, RepositorySelection};
+pub use self::secret::{PrivateKeyPem, Token};
+pub use self::stack::{Exchange, Ignore, Observe};
+pub use self::transport::{CaBundleError, Connect, HttpsConnect, Transport};

@@ -1,0 +1,278 @@
+//! GitHub's answers, with the fields that are used and no more.
+//!
+//! Own models, because octocrab's are closed: a value they do not know fails the whole page. The invariant: a field or a value
+//! that GitHub adds never makes an answer unreadable. Shapes: GitHub's OpenAPI description of version 2022-11-28 and
+//! 2026-03-10, where these fields are the same.
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::secret::Token;
+
+/// Permission names and how far each reaches, as GitHub names them.
+pub type Permissions = BTreeMap<String, Level>;
+
+/// How far a permission reaches. The order is from less to more; a word that GitHub adds is not comparable to anything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Level {
+    /// `read`
+    Read,
+    /// `write`, which includes `read`
+    Write,
+    /// `admin`, which includes `write`
+    Admin,
+    /// A word that is not known here.
+    Other(String),
+}
+
+impl Level {
+    /// Whether who has `self` has `wanted` too. An unknown word covers itself only.
+    #[must_use]
+    pub fn covers(&self, wanted: &Self) -> bool {
+        match (self.rank(), wanted.rank()) {
+            (Some(has), Some(wanted)) => has >= wanted,
+            _ => self == wanted,
+        }
+    }
+
+    /// GitHub's word for it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+            Self::Other(word) => word,
+        }
+    }
+
+    fn rank(&self) -> Option<u8> {
+        match self {
+            Self::Read => Some(1),
+            Self::Write => Some(2),
+            Self::Admin => Some(3),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl From<String> for Level {
+    fn from(word: String) -> Self {
+        match word.as_str() {
+            "read" => Self::Read,
+            "write" => Self::Write,
+            "admin" => Self::Admin,
+            _ => Self::Other(word),
+        }
+    }
+}
+
+impl From<&str> for Level {
+    fn from(word: &str) -> Self {
+        word.to_owned().into()
+    }
+}
+
+impl From<Level> for String {
+    fn from(level: Level) -> Self {
+        level.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A user, an organization, a bot or an enterprise.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Account {
+    /// Stays when the account is renamed.
+    pub id: u64,
+    /// The name in addresses. An enterprise has a slug in its place.
+    #[serde(alias = "slug")]
+    pub login: String,
+    /// `User`, `Organization` or `Bot`; empty for an enterprise, which has none.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+}
+
+/// `GET /app`: <https://docs.github.com/en/rest/apps/apps#get-the-authenticated-app>
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct App {
+    /// The App's id.
+    pub id: u64,
+    /// The client id; GitHub Enterprise Server before 3.14 sends none here.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// The name in addresses, and of the App's bot user.
+    pub slug: String,
+    /// The name that people read.
+    pub name: String,
+    /// Who owns the App.
+    #[serde(default)]
+    pub owner: Option<Account>,
+    /// The App's page.
+    pub html_url: String,
+    /// What the App asks of an account that installs it.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// The events the App is sent.
+    #[serde(default)]
+    pub events: Vec<String>,
+}
+
+/// Which repositories an installation or a token reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum RepositorySelection {
+    /// Every repository of the account, those that are yet to come included.
+    All,
+    /// Only those that were selected.
+    Selected,
+    /// A word that is not known here.
+    Other(String),
+}
+
+impl RepositorySelection {
+    /// GitHub's word for it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::All => "all",
+            Self::Selected => "selected",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+impl From<String> for RepositorySelection {
+    fn from(word: String) -> Self {
+        match word.as_str() {
+            "all" => Self::All,
+            "selected" => Self::Selected,
+            _ => Self::Other(word),
+        }
+    }
+}
+
+impl From<RepositorySelection> for String {
+    fn from(selection: RepositorySelection) -> Self {
+        selection.as_str().to_owned()
+    }
+}
+
+/// An App's installation in an account: <https://docs.github.com/en/rest/apps/apps#get-an-installation-for-the-authenticated-app>
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Installation {
+    /// Another one after a reinstall.
+    pub id: u64,
+    /// The App's id.
+    pub app_id: u64,
+    /// Whose it is. Null in the schema.
+    #[serde(default)]
+    pub account: Option<Account>,
+    /// Which repositories it reaches.
+    pub repository_selection: RepositorySelection,
+    /// What the account has granted.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// The events it sends.
+    #[serde(default)]
+    pub events: Vec<String>,
+    /// Its settings page.
+    pub html_url: String,
+    /// Since when it is suspended. Suspended installations are listed like others.
+    #[serde(default)]
+    pub suspended_at: Option<Timestamp>,
+    /// Who suspended it.
+    #[serde(default)]
+    pub suspended_by: Option<Account>,
+}
+
+/// A repository.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Repository {
+    /// Stays when the repository is renamed or transferred; a repository made anew under the same name has another.
+    pub id: u64,
+    /// The id in GraphQL.
+    pub node_id: String,
+    /// The name within its owner.
+    pub name: String,
+    /// `owner/name`.
+    pub full_name: String,
+    /// Whether only those who were let in see it.
+    pub private: bool,
+}
+
+/// `POST /app/installations/{installation_id}/access_tokens`:
+/// <https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app>
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Minted {
+    /// The token.
+    pub token: Token,
+    /// When it dies by itself, an hour after it was minted.
+    pub expires_at: Timestamp,
+    /// What it may do.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// Which repositories it reaches.
+    pub repository_selection: RepositorySelection,
+    /// The repositories, where they were selected.
+    #[serde(default)]
+    pub repositories: Option<Vec<Repository>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_covers_what_is_below_it_and_an_unknown_word_only_itself() {
+        let level = Level::from;
+        for (has, wanted, covers) in [
+            ("write", "read", true),
+            ("read", "read", true),
+            ("read", "write", false),
+            ("admin", "write", true),
+            ("maintain", "maintain", true),
+            ("maintain", "read", false),
+            ("admin", "maintain", false),
+        ] {
+            assert_eq!(level(has).covers(&level(wanted)), covers, "{has} {wanted}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_words_and_nulls_are_tolerated() {
+        let installation: Installation = serde_json::from_value(serde_json::json!({
+            "id": 1, "app_id": 2, "account": null, "repository_selection": "some", "permissions": {"contents": "maintain", "metadata": "read"},
+            "html_url": "https://github.com/x", "suspended_at": null, "suspended_by": null, "brand_new": {"a": [1]},
+        }))
+        .unwrap();
+        assert_eq!(installation.repository_selection, RepositorySelection::Other("some".into()));
+        assert_eq!(installation.permissions["contents"], Level::Other("maintain".into()));
+        assert_eq!(installation.permissions["metadata"], Level::Read);
+    }
+
+    #[test]
+    fn an_enterprise_has_a_slug_for_a_login() {
+        let account: Account =
+            serde_json::from_value(serde_json::json!({"id": 1, "slug": "octo", "name": "Octo"})).unwrap();
+        assert_eq!((account.login.as_str(), account.kind.as_str()), ("octo", ""));
+    }
+
+    #[test]
+    fn a_minted_token_prints_as_redacted() {
+        let minted: Minted = serde_json::from_value(serde_json::json!({
+            "token": "ghs_1_a.b-c", "expires_at": "2026-11-21T02:00:00Z", "permissions": {"contents": "read"}, "repository_selection": "selected",
+        }))
+        .unwrap();
+        assert_eq!(minted.token.expose(), "ghs_1_a.b-c");
+        assert!(!format!("{minted:?}").contains("ghs_1"), "{minted:?}");
+    }
+}

@@ -1,0 +1,101 @@
+//! Secrets as types: an access token and the PEM of a private key.
+//!
+//! The invariant: a value of these types cannot be printed, logged or serialised by accident; whoever needs the bytes says
+//! `expose()`, which is easy to find in review. Memory is overwritten when the last holder lets go. (Copies that TLS and HTTP
+//! buffers hold for the length of a request are outside of this.) Without these types one `{:?}` of a struct in a log line
+//! publishes a token.
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+/// What stands in for a secret wherever one is printed.
+pub const REDACTED: &str = "[redacted]";
+
+/// An access token of GitHub's. Clones share one buffer.
+///
+/// Since October 2026 an installation token is about 520 characters of `[A-Za-z0-9._-]`; nothing here assumes a length.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<Zeroizing<String>>);
+
+impl Token {
+    /// Takes ownership of a token.
+    #[must_use]
+    pub fn new(token: String) -> Self {
+        Self(Arc::new(Zeroizing::new(token)))
+    }
+
+    /// The token itself, for an `Authorization` header or a Secret; nowhere else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 16 hexadecimal characters of the token's SHA-256: enough to tell tokens apart in status and logs, useless
+    /// to whoever wants the token.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.as_bytes());
+        hex::encode(&digest.as_ref()[..8])
+    }
+}
+
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// The private key of a GitHub App as PEM text, as a Secret carries it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PrivateKeyPem(Arc<Zeroizing<Vec<u8>>>);
+
+impl PrivateKeyPem {
+    /// Takes ownership of the PEM text.
+    #[must_use]
+    pub fn new(pem: Vec<u8>) -> Self {
+        Self(Arc::new(Zeroizing::new(pem)))
+    }
+
+    /// The PEM text itself, to be parsed; nowhere else.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+macro_rules! printed_as_redacted {
+    ($($name:ty),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(REDACTED)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(REDACTED)
+            }
+        }
+    )*};
+}
+printed_as_redacted!(Token, PrivateKeyPem);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_prints_as_redacted() {
+        let token = Token::new("ghs_1_a.b-c".into());
+        let pem = PrivateKeyPem::new(b"-----BEGIN".to_vec());
+        assert_eq!(format!("{token} {token:?} {token:#?} {pem} {pem:?}"), ["[redacted]"; 5].join(" "));
+        assert_eq!(token.expose(), "ghs_1_a.b-c");
+    }
+
+    #[test]
+    fn the_fingerprint_is_a_prefix_of_the_sha_256() {
+        // echo -n abc | sha256sum (FIPS 180-2, appendix B.1)
+        assert_eq!(Token::new("abc".into()).fingerprint(), "ba7816bf8f01cfea");
+    }
+}

@@ -1,0 +1,105 @@
+//! Turns GitHub's refusals into [`Error`]s.
+//!
+//! The invariant: of a body only `message` and the fields in `errors` are read, and they are shown cut and redacted.
+//! Shapes: <https://docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api>
+use http::{Response, StatusCode, header};
+use hyper::body::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::auth::Credential;
+use crate::github::error::{Error, Target};
+use crate::github::redact::shown;
+
+const SHOWN_ERRORS: usize = 5;
+/// A JWT is dated back by a minute, so less than that makes no difference.
+const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+/// What GitHub says in the body of a refusal.
+#[derive(Default)]
+pub(super) struct Said {
+    /// GitHub's `message`, unless the body is not JSON or has none.
+    pub message: Option<String>,
+    errors: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    message: Option<String>,
+    #[serde(default)]
+    errors: Value,
+}
+
+impl Said {
+    pub fn read(response: &Response<Bytes>) -> Self {
+        if response.status().is_success() {
+            return Self::default();
+        }
+        let Ok(refusal) = serde_json::from_slice::<Refusal>(response.body()) else { return Self::default() };
+        let errors = match refusal.errors {
+            Value::Array(errors) => errors,
+            Value::String(error) => vec![Value::String(error)],
+            _ => Vec::new(),
+        };
+        Self {
+            message: refusal.message.map(|message| shown(&message)).filter(|message| !message.is_empty()),
+            errors: errors.iter().take(SHOWN_ERRORS).map(detail).filter(|detail| !detail.is_empty()).collect(),
+        }
+    }
+}
+
+/// One of `errors`: a string, or an object of `resource`, `field`, `code` and `message`.
+fn detail(error: &Value) -> String {
+    if let Value::String(text) = error {
+        return shown(text);
+    }
+    let text = |name: &str| error[name].as_str().unwrap_or_default();
+    let subject =
+        [text("resource"), text("field")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
+    let problem = if text("message").is_empty() { text("code") } else { text("message") };
+    shown(&[subject.as_str(), problem].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))
+}
+
+pub(super) fn judge(
+    response: Response<Bytes>,
+    said: Said,
+    target: Target,
+    credential: &Credential,
+    now: Timestamp,
+) -> Result<Response<Bytes>, Error> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let code = status.as_u16();
+    let message = said.message.unwrap_or_else(|| status.canonical_reason().unwrap_or("no message").to_owned());
+    Err(match (status, credential) {
+        (StatusCode::UNAUTHORIZED, Credential::App) => {
+            Error::CredentialsRefused { target, message, skew: skew(&response, now) }
+        }
+        // So GitHub answers to a well-formed JWT whose issuer it does not know.
+        (StatusCode::NOT_FOUND, Credential::App) if message == "Integration not found" => {
+            Error::CredentialsRefused { target, message, skew: None }
+        }
+        (StatusCode::UNAUTHORIZED, Credential::Token(_)) => Error::TokenRefused { target, message },
+        (StatusCode::NOT_FOUND | StatusCode::GONE, _) => Error::NotFound { target, message },
+        (StatusCode::FORBIDDEN, _) if message.contains("installation has been suspended") => {
+            Error::Suspended { target, message }
+        }
+        (StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, _) => Error::Forbidden { target, message },
+        (StatusCode::UNPROCESSABLE_ENTITY, _) => Error::Unprocessable { target, message, errors: said.errors },
+        (StatusCode::REQUEST_TIMEOUT, _) => Error::Server { target, status: code },
+        _ if status.is_server_error() => Error::Server { target, status: code },
+        _ if status.is_client_error() => Error::Refused { target, status: code, message },
+        _ => Error::Malformed { target, what: format!("it answered {code}, which is no answer to this call") },
+    })
+}
+
+/// By how much the clock here is ahead of GitHub's, by the `Date` of its answer.
+fn skew(response: &Response<Bytes>, now: Timestamp) -> Option<SignedDuration> {
+    let date = response.headers().get(header::DATE)?.to_str().ok()?;
+    let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    let skew = now.duration_since(theirs);
+    (skew.abs() > NOTABLE_SKEW).then_some(skew)
+}

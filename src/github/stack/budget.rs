@@ -1,0 +1,126 @@
+//! Remembers until when GitHub said to stop, and refuses calls until then without asking.
+//!
+//! The invariant: after GitHub limited a holder of credentials, nothing of that holder goes out before the time it named (a
+//! client that goes on is banned in the end). Per holder, for one installation's limit is none of another's. It does not wait:
+//! it says until when, and the controllers put that into their queue.
+//!
+//! Source: <https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit>
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use http::{HeaderMap, Response, StatusCode};
+use hyper::body::Bytes;
+use jiff::{SignedDuration, Timestamp};
+
+use super::answer::Said;
+use super::auth::Holder;
+
+/// The least that GitHub asks to wait when it names no time; doubled each time it limits again.
+const SECONDARY_WAIT: SignedDuration = SignedDuration::from_mins(1);
+const MOST_DOUBLINGS: i32 = 4;
+/// GitHub's windows are an hour. A proxy's nonsense, or a clock that is off, stops calls no longer.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(61);
+
+/// Until when to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stop {
+    pub until: Timestamp,
+    pub secondary: bool,
+    /// How often in a row GitHub limited without naming a time.
+    doublings: i32,
+}
+
+#[derive(Default)]
+pub(super) struct Budget {
+    stops: Mutex<HashMap<Holder, Stop>>,
+}
+
+impl Budget {
+    /// Whether a call may go out now.
+    pub fn admit(&self, holder: &Holder, now: Timestamp) -> Result<(), Stop> {
+        match self.stops().get(holder) {
+            Some(stop) if now < stop.until => Err(*stop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what an answer says about limits; an error when the answer itself is one.
+    pub fn learn(&self, holder: &Holder, response: &Response<Bytes>, said: &Said, now: Timestamp) -> Result<(), Stop> {
+        let mut stops = self.stops();
+        // Tokens come and go; what they were told counts for a window at most.
+        stops.retain(|_, stop| now < stop.until.saturating_add(LONGEST_WAIT).unwrap_or(Timestamp::MAX));
+        let earlier = stops.get(holder).map_or(0, |stop| stop.doublings);
+        match verdict(response.status(), response.headers(), said.message.as_deref(), now, earlier) {
+            Verdict::Limited(stop) => {
+                stops.insert(holder.clone(), stop);
+                Err(stop)
+            }
+            Verdict::Last(stop) => {
+                stops.insert(holder.clone(), stop);
+                Ok(())
+            }
+            Verdict::Free => {
+                if response.status().is_success() {
+                    stops.remove(holder);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn stops(&self) -> MutexGuard<'_, HashMap<Holder, Stop>> {
+        self.stops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// This call was refused by a limit.
+    Limited(Stop),
+    /// This call was the last of the hour's budget.
+    Last(Stop),
+    Free,
+}
+
+fn verdict(status: StatusCode, headers: &HeaderMap, message: Option<&str>, now: Timestamp, earlier: i32) -> Verdict {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
+    let words = message.map(str::to_ascii_lowercase).unwrap_or_default();
+    let secondary_words = words.contains("secondary rate limit") || words.contains("abuse detection");
+    let stop = |until: Option<Timestamp>, secondary: bool, doublings: i32| {
+        let bound = |wait| now.saturating_add(wait).unwrap_or(now);
+        let until = until.unwrap_or_else(|| bound(SECONDARY_WAIT * (1 << doublings.min(MOST_DOUBLINGS))));
+        Stop { until: until.min(bound(LONGEST_WAIT)), secondary, doublings }
+    };
+    let retry_after =
+        number("retry-after").and_then(|seconds| now.checked_add(SignedDuration::from_secs(seconds)).ok());
+    // A time that is over is a clock that is off: then it is as if none was named.
+    let reset = (number("x-ratelimit-remaining") == Some(0))
+        .then(|| number("x-ratelimit-reset").and_then(|seconds| Timestamp::from_second(seconds).ok()))
+        .flatten()
+        .filter(|reset| *reset > now);
+
+    let may_limit = matches!(status, StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+    // A 403 is a limit only when GitHub says so: by a time, by its words, or by an empty budget and no other words.
+    let limited = may_limit
+        && (status == StatusCode::TOO_MANY_REQUESTS
+            || retry_after.is_some()
+            || secondary_words
+            || words.contains("rate limit")
+            || (reset.is_some() && words.is_empty()));
+    match (limited, retry_after, reset) {
+        (true, Some(until), _) => Verdict::Limited(stop(Some(until), true, 0)),
+        (true, None, Some(until)) if !secondary_words => Verdict::Limited(stop(Some(until), false, 0)),
+        (true, None, _) => Verdict::Limited(stop(None, true, earlier)).doubled(),
+        (false, _, Some(until)) => Verdict::Last(stop(Some(until), false, 0)),
+        (false, _, None) => Verdict::Free,
+    }
+}
+
+impl Verdict {
+    fn doubled(self) -> Self {
+        match self {
+            Self::Limited(stop) => Self::Limited(Stop { doublings: stop.doublings + 1, ..stop }),
+            other => other,
+        }
+    }
+}

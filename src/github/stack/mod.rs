@@ -1,0 +1,184 @@
+//! What every call to GitHub passes on its way: the layers between octocrab and the transport.
+//!
+//! From the outside in: refuse what the rate budget forbids and judge the answer ([`budget`], [`answer`]) · span and metric
+//! ([`observe`]) · one deadline for the whole call · redirects ([`redirect`]) · credentials ([`auth`]) · the wire. Inside,
+//! bodies are whole and in memory, so a layer that has to send a request once more can.
+//!
+//! The invariants: credentials are put on below the redirects and only for addresses of the API, so no hop takes them
+//! elsewhere; nothing repeats a request that GitHub may have acted on, for the controllers have the one queue of due times.
+//! Two things are sent again, both refused by GitHub untouched: a redirected request, and a 401 for the other key.
+//!
+//! Conditional requests are left out: an `ETag` belongs to the token that was used, every JWT is another token, and an
+//! installation token is used for few calls. A 304 would hardly ever come, and a cache of bodies would hold one tenant's
+//! answers next to another's.
+mod answer;
+pub(super) mod auth;
+mod budget;
+mod observe;
+mod redirect;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use octocrab::OctoBody;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+
+use self::auth::Credential;
+pub use self::observe::{Exchange, Ignore, Observe};
+use super::endpoint::Endpoint;
+use super::error::{Error, Route, Target};
+use super::jwt::AppCredentials;
+use super::transport::{self, Transport, Unreached};
+use crate::runtime::clock::Clock;
+
+/// The version of the REST API that is asked for with every call. Every supported GitHub knows this one: a GitHub Enterprise
+/// Server answers 400 to a version that is younger than its release, and 2026-03-10 changes nothing that is used here.
+/// Without the header the version is whatever the server takes for its default, some day one that no test here has seen.
+/// <https://docs.github.com/en/rest/about-the-rest-api/api-versions>
+pub const API_VERSION: &str = "2022-11-28";
+const USER_AGENT: &str = concat!("landfall/", env!("CARGO_PKG_VERSION"));
+/// For a call with its redirects, from the first byte out to the last byte in.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// A page of a hundred installations is about 300 KiB.
+const BODY_LIMIT: usize = 4 * 1024 * 1024;
+
+type Next = BoxCloneSyncService<Request<Bytes>, Response<Bytes>, Error>;
+
+/// The layers, ready to be put around a [`Transport`].
+#[derive(Clone)]
+pub(super) struct Stack {
+    pub endpoint: Arc<Endpoint>,
+    pub host: Arc<str>,
+    pub credentials: Arc<AppCredentials>,
+    pub clock: Arc<dyn Clock>,
+    pub observer: Arc<dyn Observe>,
+}
+
+impl Layer<Transport> for Stack {
+    type Service = BoxCloneSyncService<Request<OctoBody>, Response<Full<Bytes>>, Error>;
+
+    fn layer(&self, transport: Transport) -> Self::Service {
+        let wire = BoxCloneSyncService::new(service_fn(move |request| wire(request, transport.clone())));
+        let (endpoint, credentials, clock) = (self.endpoint.clone(), self.credentials.clone(), self.clock.clone());
+        let authenticated = around(wire, move |request, next| {
+            auth::authenticate(request, next, endpoint.clone(), credentials.clone(), clock.clone())
+        });
+        let redirected = around(authenticated, redirect::follow);
+        let timed = around(redirected, deadline);
+        let observer = self.observer.clone();
+        let seen = around(timed, move |request, next| observe::observe(request, next, observer.clone()));
+        let (budget, clock) = (Arc::new(budget::Budget::default()), self.clock.clone());
+        let judged = around(seen, move |request, next| judge(request, next, budget.clone(), clock.clone()));
+        let stack = self.clone();
+        BoxCloneSyncService::new(service_fn(move |request| {
+            let (stack, judged) = (stack.clone(), judged.clone());
+            async move { Ok(judged.oneshot(stack.prepare(request).await?).await?.map(Full::new)) }
+        }))
+    }
+}
+
+/// A layer out of a function.
+fn around<F, Fut>(next: Next, layer: F) -> Next
+where
+    F: Fn(Request<Bytes>, Next) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response<Bytes>, Error>> + Send + 'static,
+{
+    BoxCloneSyncService::new(service_fn(move |request| layer(request, next.clone())))
+}
+
+impl Stack {
+    /// Makes the address absolute, reads the body, and adds what all requests carry.
+    async fn prepare(&self, request: Request<OctoBody>) -> Result<Request<Bytes>, Error> {
+        let (mut parts, body) = request.into_parts();
+        let route = parts.extensions.get().copied().unwrap_or(Route { method: "*", template: "other" });
+        let target = Target { host: self.host.clone(), route };
+        let unsent = |what: &str| Error::Unsent { target: target.clone(), what: what.to_owned() };
+        if parts.uri.authority().is_none() {
+            parts.uri = format!("{}{}", self.endpoint.api_url(), parts.uri)
+                .parse::<Uri>()
+                .map_err(|_| unsent("its path does not make an address"))?;
+        }
+        for (name, value) in [
+            (header::USER_AGENT, USER_AGENT),
+            (header::ACCEPT, "application/vnd.github+json"),
+            (HeaderName::from_static("x-github-api-version"), API_VERSION),
+        ] {
+            parts.headers.insert(name, HeaderValue::from_static(value));
+        }
+        if parts.extensions.get::<Credential>().is_none() {
+            parts.extensions.insert(Credential::None);
+        }
+        let body = body.collect().await.map_err(|_| unsent("its body could not be read"))?.to_bytes();
+        parts.extensions.insert(target);
+        Ok(Request::from_parts(parts, body))
+    }
+}
+
+/// What [`Stack::prepare`] noted on every request.
+fn noted<T: Clone + Send + Sync + 'static>(request: &Request<Bytes>) -> Option<T> {
+    request.extensions().get::<T>().cloned()
+}
+
+/// The target and credential of a request; `prepare` has put both there.
+fn subject(request: &Request<Bytes>) -> (Target, Credential) {
+    let nowhere = || Target { host: Arc::from(""), route: Route { method: "*", template: "other" } };
+    (noted(request).unwrap_or_else(nowhere), noted(request).unwrap_or(Credential::None))
+}
+
+async fn judge(
+    request: Request<Bytes>,
+    next: Next,
+    budget: Arc<budget::Budget>,
+    clock: Arc<dyn Clock>,
+) -> Result<Response<Bytes>, Error> {
+    let (target, credential) = subject(&request);
+    let limited = |stop: budget::Stop| Error::RateLimited {
+        target: target.clone(),
+        until: stop.until,
+        secondary: stop.secondary,
+    };
+    let holder = credential.holder();
+    budget.admit(&holder, clock.now()).map_err(limited)?;
+    let response = next.oneshot(request).await?;
+    let now = clock.now();
+    let said = answer::Said::read(&response);
+    budget.learn(&holder, &response, &said, now).map_err(limited)?;
+    answer::judge(response, said, target, &credential, now)
+}
+
+async fn deadline(request: Request<Bytes>, next: Next) -> Result<Response<Bytes>, Error> {
+    let (target, _) = subject(&request);
+    tokio::time::timeout(DEADLINE, next.oneshot(request)).await.unwrap_or_else(|elapsed| {
+        Err(Error::Unreachable { target, reason: Unreached::TimedOut, source: Arc::new(elapsed) })
+    })
+}
+
+async fn wire(request: Request<Bytes>, transport: Transport) -> Result<Response<Bytes>, Error> {
+    let (target, _) = subject(&request);
+    let response = transport.oneshot(request.map(OctoBody::from)).await.map_err(|error| unreachable(&target, error))?;
+    let (parts, body) = response.into_parts();
+    let body = bounded(body).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Error::Malformed {
+                target: target.clone(),
+                what: format!("its answer is larger than {} MiB", BODY_LIMIT >> 20),
+            }
+        } else {
+            unreachable(&target, error)
+        }
+    })?;
+    Ok(Response::from_parts(parts, body.to_bytes()))
+}
+
+/// Boxed at once: with the type of [`Limited`] held over an `await`, the compiler cannot tell that the future is `Send`.
+fn bounded(body: transport::Body) -> transport::Body {
+    Limited::new(body, BODY_LIMIT).boxed()
+}
+
+fn unreachable(target: &Target, error: BoxError) -> Error {
+    Error::Unreachable { target: target.clone(), reason: transport::reason(&*error), source: Arc::from(error) }
+}

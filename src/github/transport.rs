@@ -1,0 +1,219 @@
+//! The way bytes reach GitHub: one exchange of an HTTP request for a response, without any knowledge of GitHub.
+//!
+//! A [`Transport`] is a service, so tests put another in its place or faults in between; [`HttpsConnect`] makes the real one.
+//! The invariant: a connection is TLS (or plain http where [`super::endpoint`] allowed that) and its certificate was verified
+//! against the system's roots and the `GitHubApp`'s own bundle, never less. Nothing here repeats a request that may have
+//! reached GitHub.
+use std::error::Error;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Bytes;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error as LegacyError};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use octocrab::OctoBody;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Service, ServiceExt};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Shorter than the idle timeouts of the load balancers in front of GitHub, so that a request seldom meets a closed connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_CONNECTIONS: usize = 4;
+
+/// A response's body.
+pub type Body = BoxBody<Bytes, BoxError>;
+
+/// Exchanges a request for a response. Clones share connections.
+#[derive(Clone)]
+pub struct Transport(BoxCloneSyncService<Request<OctoBody>, Response<Body>, BoxError>);
+
+impl Transport {
+    /// A transport out of any service of this shape.
+    pub fn new<S, B>(service: S) -> Self
+    where
+        S: Service<Request<OctoBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: hyper::body::Body<Data = Bytes> + Send + Sync + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self(BoxCloneSyncService::new(
+            service.map_response(|response| response.map(|body| body.map_err(Into::into).boxed())).map_err(Into::into),
+        ))
+    }
+}
+
+impl Service<Request<OctoBody>> for Transport {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<OctoBody>) -> Self::Future {
+        self.0.call(request)
+    }
+}
+
+/// Makes transports: one per `GitHubApp`, for each may bring its own certificate authorities.
+pub trait Connect: Send + Sync {
+    /// A transport that trusts the system's roots and, besides them, the PEM certificates in `ca_bundle`.
+    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError>;
+}
+
+/// Why `spec.caBundle` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CaBundleError {
+    /// No PEM section of a certificate is in it.
+    #[error(
+        "spec.caBundle holds no certificate; put the certificate authority there as PEM, beginning with -----BEGIN CERTIFICATE-----"
+    )]
+    Empty,
+    /// A PEM section is cut or not base64.
+    #[error("spec.caBundle: certificate {number} is not valid PEM; copy it again, from its BEGIN to its END line")]
+    NotPem {
+        /// Counted from one.
+        number: usize,
+        /// What the parser says.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A section is PEM, and what is in it is not a certificate.
+    #[error(
+        "spec.caBundle: certificate {number} cannot be a trust anchor ({source}); use the certificate of the authority that signed GitHub's"
+    )]
+    NotCertificate {
+        /// Counted from one.
+        number: usize,
+        /// What the parser says.
+        #[source]
+        source: rustls::Error,
+    },
+    /// No TLS version could be configured; a fault of this build.
+    #[error("TLS could not be set up; this is a fault of this build of Landfall, please report it")]
+    Tls(#[source] rustls::Error),
+}
+
+/// Real HTTPS: hyper over rustls with aws-lc, HTTP/2 or 1.1, a pool of connections.
+pub struct HttpsConnect {
+    native_roots: RootCertStore,
+}
+
+impl HttpsConnect {
+    /// Loads the system's roots. A system without any is allowed: then only what a `caBundle` names is trusted.
+    #[must_use]
+    pub fn new() -> Self {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "some of the system's certificate authorities could not be read");
+        }
+        let mut native_roots = RootCertStore::empty();
+        let (added, ignored) = native_roots.add_parsable_certificates(found.certs);
+        tracing::debug!(added, ignored, "loaded the system's certificate authorities");
+        Self { native_roots }
+    }
+}
+
+impl Default for HttpsConnect {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Connect for HttpsConnect {
+    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+        let mut roots = self.native_roots.clone();
+        if let Some(bundle) = ca_bundle {
+            add_bundle(&mut roots, bundle)?;
+        }
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(CaBundleError::Tls)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        // Plain http is for addresses that `Endpoint` let through; it decides, once.
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(tcp);
+        let client: Client<_, OctoBody> = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_timer(TokioTimer::new())
+            .build(https);
+        Ok(Transport::new(client))
+    }
+}
+
+fn add_bundle(roots: &mut RootCertStore, bundle: &[u8]) -> Result<(), CaBundleError> {
+    let mut number = 0;
+    for certificate in CertificateDer::pem_slice_iter(bundle) {
+        number += 1;
+        let certificate = certificate.map_err(|source| CaBundleError::NotPem { number, source })?;
+        roots.add(certificate).map_err(|source| CaBundleError::NotCertificate { number, source })?;
+    }
+    if number == 0 { Err(CaBundleError::Empty) } else { Ok(()) }
+}
+
+/// Why an exchange failed, as far as a remedy depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreached {
+    /// No connection came about: the name does not resolve, nothing listens, no route, a connect timeout.
+    NotConnected,
+    /// GitHub's certificate is signed by an authority that is not trusted here.
+    Untrusted,
+    /// The certificate is of another host, expired or otherwise bad.
+    BadCertificate,
+    /// No whole answer in time. The request may have taken effect.
+    TimedOut,
+    /// The connection ended before the whole answer was here. The request may have taken effect.
+    Cut,
+}
+
+/// Finds the reason in the chain of a transport's error.
+pub(super) fn reason(error: &(dyn Error + 'static)) -> Unreached {
+    let mut found = Unreached::Cut;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return tls_reason(tls);
+        }
+        if error.downcast_ref::<LegacyError>().is_some_and(LegacyError::is_connect) {
+            found = Unreached::NotConnected;
+        }
+        next = deeper(error);
+    }
+    found
+}
+
+/// What caused an error. An I/O error says as its source the source of what it wraps; here it is what it wraps.
+pub(super) fn deeper<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn tls_reason(error: &rustls::Error) -> Unreached {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => Unreached::Untrusted,
+        rustls::Error::InvalidCertificate(_) => Unreached::BadCertificate,
+        _ => Unreached::NotConnected,
+    }
+}
