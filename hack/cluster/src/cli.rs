@@ -1,0 +1,219 @@
+//! The command line: what a person types, and what it prints. Results go to standard output, all else to standard error.
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::cache::Cache;
+use crate::cluster::{Cluster, Kind, Name};
+use crate::programs;
+
+/// A real one-node Kubernetes on this machine, built from source: no container engine, no registry.
+#[derive(Parser)]
+#[command(name = "landfall-cluster", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring a cluster up; the first time builds its programs.
+    ///
+    /// Where KUBECONFIG names a cluster that was not started here and no NAME is given, that one is used as it is.
+    Up {
+        /// Only etcd, the API server (on 127.0.0.1) and the controllers: no node, no root needed.
+        #[arg(long, required = true)]
+        api_only: bool,
+        /// The cluster; several can be up side by side.
+        name: Option<Name>,
+    },
+    /// End a cluster and remove everything of it.
+    Down {
+        /// The cluster [default: landfall].
+        name: Option<Name>,
+        /// All clusters.
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Show what is up. Of a named cluster, fail if it is not.
+    Status {
+        /// The cluster [default: all].
+        name: Option<Name>,
+    },
+    /// Print the path of the admin's kubeconfig.
+    Kubeconfig {
+        /// The cluster [default: landfall].
+        name: Option<Name>,
+    },
+    /// Print what the programs of a cluster wrote.
+    Logs {
+        /// The cluster.
+        name: Name,
+        /// Only of this program, all of it [default: the last lines of each].
+        program: Option<String>,
+    },
+    /// Print what a shell needs, for `eval "$(cargo cluster env)"`: kubectl and helm on PATH, and KUBECONFIG.
+    Env {
+        /// The cluster [default: landfall].
+        name: Option<Name>,
+    },
+    /// Build the programs that are not kept yet.
+    Build {
+        /// Only what --api-only needs.
+        #[arg(long, required = true)]
+        api_only: bool,
+    },
+    /// Print the completion of a shell.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Runs the command line of this process.
+pub async fn run() -> ExitCode {
+    match dispatch(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprint!("error: {error}");
+            let mut cause = error.source();
+            while let Some(source) = cause {
+                eprint!(": {source}");
+                cause = source.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    let cache = Cache::from_environment()?;
+    match command {
+        Command::Up { api_only: _, name } => {
+            if let (None, Some(foreign)) = (&name, foreign_kubeconfig(&cache)) {
+                eprintln!("using the cluster of KUBECONFIG={}; unset it to start one here", foreign.display());
+                return Ok(ExitCode::SUCCESS);
+            }
+            up(&named(&cache, name)?, Kind::ApiOnly).await?;
+        }
+        Command::Down { name, all } => {
+            let clusters = if all { Cluster::all(&cache)? } else { vec![named(&cache, name)?] };
+            clusters.iter().try_for_each(Cluster::down)?;
+        }
+        Command::Status { name: Some(name) } => {
+            let cluster = Cluster::named(&cache, name);
+            show(&cluster)?;
+            return Ok(if cluster.status()?.is_up() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Status { name: None } => Cluster::all(&cache)?.iter().try_for_each(show)?,
+        Command::Kubeconfig { name } => println!("{}", kubeconfig(&cache, name)?.display()),
+        Command::Logs { name, program } => logs(&Cluster::named(&cache, name), program.as_deref())?,
+        Command::Env { name } => print_environment(&cache, name)?,
+        Command::Build { api_only: _ } => programs::build_all(&cache, Kind::ApiOnly)?,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "landfall-cluster", &mut io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn named(cache: &Cache, name: Option<Name>) -> Result<Cluster, Box<dyn Error>> {
+    let name = name.map_or_else(|| "landfall".parse(), Ok)?;
+    Ok(Cluster::named(cache, name))
+}
+
+/// A kubeconfig that the environment names and that is none of ours.
+fn foreign_kubeconfig(cache: &Cache) -> Option<PathBuf> {
+    let path = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)?;
+    (!cache.owns(&path)).then_some(path)
+}
+
+fn kubeconfig(cache: &Cache, name: Option<Name>) -> Result<PathBuf, Box<dyn Error>> {
+    match (&name, foreign_kubeconfig(cache)) {
+        (None, Some(foreign)) => Ok(foreign),
+        _ => Ok(named(cache, name)?.kubeconfig()?),
+    }
+}
+
+async fn up(cluster: &Cluster, kind: Kind) -> Result<(), Box<dyn Error>> {
+    let started = Instant::now();
+    tokio::select! {
+        result = cluster.up(kind) => result?,
+        // What was started is recorded; the next `up` or `down` ends it.
+        _ = tokio::signal::ctrl_c() => return Err("interrupted: `cargo cluster down` removes what was started".into()),
+    }
+    eprintln!("cluster {} is up after {:.1} s", cluster.name(), started.elapsed().as_secs_f32());
+    eprintln!("  eval \"$(cargo cluster env {})\"", cluster.name());
+    Ok(())
+}
+
+fn show(cluster: &Cluster) -> Result<(), Box<dyn Error>> {
+    let status = cluster.status()?;
+    let kind = match status.kind {
+        _ if !status.is_up() => "down",
+        Some(Kind::ApiOnly) => "up (API only)",
+        None => "down",
+    };
+    println!("{} {kind}", cluster.name());
+    for (process, runs) in &status.processes {
+        println!("  {:<24} {:>8}  {}", process.name, process.pid, if *runs { "runs" } else { "ended" });
+    }
+    Ok(())
+}
+
+fn logs(cluster: &Cluster, program: Option<&str>) -> Result<(), Box<dyn Error>> {
+    let mut output = io::stdout().lock();
+    if let Some(program) = program {
+        let path = cluster.log(program);
+        let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        output.write_all(&text)?;
+        return Ok(());
+    }
+    for path in cluster.logs()? {
+        writeln!(output, "==> {}", path.display())?;
+        writeln!(output, "{}", crate::control_plane::tail(&path))?;
+    }
+    Ok(())
+}
+
+fn print_environment(cache: &Cache, name: Option<Name>) -> Result<(), Box<dyn Error>> {
+    let cluster = named(cache, name)?;
+    println!("export PATH={}:\"$PATH\"", quoted(&cluster.programs()));
+    println!("export KUBECONFIG={}", quoted(&cluster.kubeconfig()?));
+    Ok(())
+}
+
+/// A path as one word of a POSIX shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_is_checked() {
+        for name in ["Demo", "-a", "a-", "1a", "a/b", "..", ""] {
+            assert!(name.parse::<Name>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_quote_in_a_path_stays_a_quote() {
+        assert_eq!(quoted(Path::new("/a 'b'")), r"'/a '\''b'\'''");
+    }
+}

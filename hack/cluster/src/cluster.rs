@@ -1,0 +1,258 @@
+//! Clusters that have a name and outlive the command that brought them up.
+//!
+//! A cluster is its folder: what it was made as, the record of each process, logs, keys. `down` ends what is recorded
+//! there and removes it last, so that whatever interrupts a command, the next one finds what is left.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api_server::{hold_port, loopback};
+use crate::audit::AuditLog;
+use crate::cache::Cache;
+use crate::control_plane::{self, StartError};
+use crate::process::{Launcher, Process, Tie, log_file};
+use crate::programs::{ProgramError, Programs};
+use crate::tools::{self, MissingTools};
+
+/// The name of a cluster: a DNS label of at most 30 characters, for it names the node, too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name(String);
+
+/// A name that no cluster can have.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} names no cluster: take at most 30 small letters, digits and hyphens, a letter first and no hyphen last")]
+pub struct InvalidName(String);
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let valid = name.len() <= 30
+            && name.bytes().all(allowed)
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
+            && !name.ends_with('-');
+        if valid { Ok(Self(name.to_owned())) } else { Err(InvalidName(name.to_owned())) }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// What a cluster consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// etcd, the API server and the controllers.
+    ApiOnly,
+}
+
+/// Something about a cluster did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The machine lacks tools.
+    #[error(transparent)]
+    Tools(#[from] MissingTools),
+    /// Its programs could not be had.
+    #[error(transparent)]
+    Programs(#[from] ProgramError),
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// There is no cluster of this name.
+    #[error("no cluster {0} is up: `cargo cluster up {0}` starts it, `cargo cluster status` lists those that are")]
+    NotUp(Name),
+    /// It is up in the other form.
+    #[error("cluster {0} is up in another form: `cargo cluster down {0}` first, or take another name")]
+    OtherKind(Name),
+    /// A file of the cluster could not be used.
+    #[error("{} of cluster {name} could not be used", path.display())]
+    File {
+        /// Which cluster.
+        name: Name,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a cluster was made as.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    kind: Kind,
+}
+
+/// How a cluster is.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// What it was made as; none if it was never completely up.
+    pub kind: Option<Kind>,
+    /// Its processes, and whether each runs.
+    pub processes: Vec<(Process, bool)>,
+}
+
+impl Status {
+    /// Whether it came up and all of it runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.kind.is_some() && self.processes.iter().all(|(_, runs)| *runs)
+    }
+}
+
+/// A named cluster, whether it is up or not.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    name: Name,
+    folder: PathBuf,
+    cache: Cache,
+}
+
+impl Cluster {
+    /// The cluster of this name.
+    #[must_use]
+    pub fn named(cache: &Cache, name: Name) -> Self {
+        Self { folder: parent(cache).join(&name.0), name, cache: cache.clone() }
+    }
+
+    /// All that have a folder: those that are up, and those of which something is left.
+    pub fn all(cache: &Cache) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(parent(cache)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names: Vec<Name> =
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        names.sort();
+        Ok(names.into_iter().map(|name| Self::named(cache, name)).collect())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Brings it up and returns when it is ready. One that is up already is left as it is; what is left of one that came
+    /// to harm is taken down first.
+    pub async fn up(&self, kind: Kind) -> Result<(), ClusterError> {
+        let _lock = self.lock()?;
+        let status = self.status()?;
+        if status.is_up() {
+            return if status.kind == Some(kind) { Ok(()) } else { Err(ClusterError::OtherKind(self.name.clone())) };
+        }
+        self.remove()?;
+        fs::create_dir_all(&self.folder).map_err(self.in_file(&self.folder))?;
+        let started = match kind {
+            Kind::ApiOnly => self.start_api_server().await,
+        };
+        // The logs say what went wrong, so what failed is ended and its folder stays until the next `up` or `down`.
+        started.inspect_err(|_| control_plane::end(&self.folder))?;
+        let record = self.folder.join(RECORD);
+        let content = serde_json::to_vec(&Record { kind }).map_err(io::Error::other);
+        content.and_then(|content| fs::write(&record, content)).map_err(self.in_file(&record))
+    }
+
+    async fn start_api_server(&self) -> Result<(), ClusterError> {
+        tools::require(&tools::API)?;
+        let programs = Programs::api(&self.cache)?;
+        let launcher = Launcher { tie: Tie::Detached, folder: self.folder.clone() };
+        // Let go of when the server has it.
+        let (port, _held) = hold_port().map_err(StartError::Port)?;
+        control_plane::start(&launcher, &programs, &loopback(port, Vec::new()), &self.name.0).await?;
+        let folder = self.programs();
+        programs.with_kubectl(&self.cache)?.link_into(&folder).map_err(self.in_file(&folder))
+    }
+
+    /// Ends it and removes all of it.
+    pub fn down(&self) -> Result<(), ClusterError> {
+        let _lock = self.lock()?;
+        self.remove()
+    }
+
+    fn remove(&self) -> Result<(), ClusterError> {
+        control_plane::end(&self.folder);
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.in_file(&self.folder)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Result<Status, ClusterError> {
+        let processes = Process::recorded(&self.folder).map_err(self.in_file(&self.folder.join("pids")))?;
+        let kind =
+            fs::read(self.folder.join(RECORD)).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        let mut processes: Vec<_> = processes.into_iter().map(|process| (process.is_running(), process)).collect();
+        processes.sort_by(|(_, one), (_, other)| one.name.cmp(&other.name));
+        let processes = processes.into_iter().map(|(runs, process)| (process, runs)).collect();
+        Ok(Status { kind: kind.map(|record| record.kind), processes })
+    }
+
+    /// The admin's kubeconfig.
+    pub fn kubeconfig(&self) -> Result<PathBuf, ClusterError> {
+        self.require_up()?;
+        Ok(control_plane::admin_kubeconfig(&self.folder))
+    }
+
+    /// What its API server was asked.
+    #[must_use]
+    pub fn audit_log(&self) -> AuditLog {
+        AuditLog::at(&control_plane::audit_log(&self.folder))
+    }
+
+    /// The folder in which its programs lie under their own names, kubectl among them.
+    #[must_use]
+    pub fn programs(&self) -> PathBuf {
+        self.folder.join("bin")
+    }
+
+    /// The programs that have a log.
+    pub fn logs(&self) -> Result<Vec<PathBuf>, ClusterError> {
+        let folder = self.folder.join("logs");
+        let entries = fs::read_dir(&folder).map_err(|_| ClusterError::NotUp(self.name.clone()))?;
+        let mut logs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        logs.sort();
+        Ok(logs)
+    }
+
+    /// The log of one of its programs.
+    #[must_use]
+    pub fn log(&self, program: &str) -> PathBuf {
+        log_file(&self.folder, program)
+    }
+
+    fn require_up(&self) -> Result<Kind, ClusterError> {
+        let status = self.status()?;
+        status.kind.filter(|_| status.is_up()).ok_or_else(|| ClusterError::NotUp(self.name.clone()))
+    }
+
+    /// Held while the cluster changes, so that two commands do not bring up the same one.
+    fn lock(&self) -> Result<File, ClusterError> {
+        let parent = parent(&self.cache);
+        fs::create_dir_all(&parent).map_err(self.in_file(&parent))?;
+        let path = parent.join(format!(".{}.lock", self.name));
+        let file = File::create(&path).map_err(self.in_file(&path))?;
+        file.lock().map_err(self.in_file(&path))?;
+        Ok(file)
+    }
+
+    fn in_file(&self, path: &Path) -> impl Fn(io::Error) -> ClusterError + use<> {
+        let (name, path) = (self.name.clone(), path.to_owned());
+        move |source| ClusterError::File { name: name.clone(), path: path.clone(), source }
+    }
+}
+
+const RECORD: &str = "cluster.json";
+
+fn parent(cache: &Cache) -> PathBuf {
+    cache.run().join("clusters")
+}

@@ -1,0 +1,287 @@
+//! A process of ours: started so that it outlives us or so that it cannot, recorded, ended, and waited for.
+//!
+//! A pid alone names whoever has it now. A [`Process`] is a pid, its start time and the boot it belongs to, and it is
+//! signalled through a pidfd that was checked against both: without that, ending yesterday's cluster could end a
+//! stranger's process.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// A process that was started here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// What it is, for people: `etcd`.
+    pub name: String,
+    /// Its id in the machine's own pid namespace.
+    pub pid: i32,
+    /// Clock ticks between the boot and its start (proc(5), `stat`, field 22).
+    started: u64,
+    /// The boot in which it was started.
+    boot: String,
+}
+
+impl Process {
+    /// Records a process that runs now.
+    pub fn observe(name: &str, pid: i32) -> io::Result<Self> {
+        Ok(Self { name: name.to_owned(), pid, started: Stat::read(pid)?.started, boot: boot_id()? })
+    }
+
+    /// Records it below the folder of what it belongs to, so that whoever comes later can end it.
+    pub(crate) fn record(&self, folder: &Path) -> io::Result<()> {
+        fs::write(folder.join("pids").join(format!("{}.json", self.name)), serde_json::to_vec(self)?)
+    }
+
+    /// All that were recorded below a folder, in no order.
+    pub(crate) fn recorded(folder: &Path) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(folder.join("pids")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.map(|entry| Ok(serde_json::from_slice(&fs::read(entry?.path())?)?)).collect()
+    }
+
+    /// A handle on exactly this process, or none if it has ended.
+    fn open(&self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Opened first, compared after: from here on the handle cannot come to mean another process.
+        let stat = Stat::read(self.pid).ok()?;
+        (stat.started == self.started && !stat.ended && boot_id().is_ok_and(|boot| boot == self.boot)).then_some(pidfd)
+    }
+
+    /// Whether it still runs; one that has ended but was not collected does not.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.open().is_some()
+    }
+
+    /// Asks it to end, kills it when `grace` is over, and returns when it is gone. Blocks.
+    pub fn end(&self, grace: Duration) {
+        let Some(pidfd) = self.open() else { return };
+        if !grace.is_zero() {
+            // It may end by itself between the check and the signal, which is what was asked for.
+            let _ = pidfd_send_signal(&pidfd, Signal::TERM);
+            if gone_within(&pidfd, grace) {
+                return;
+            }
+        }
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        // A killed process ends as soon as the kernel has taken it apart; the first process of a pid namespace takes
+        // all the others with it, which can be a hundred.
+        gone_within(&pidfd, Duration::from_secs(30));
+    }
+}
+
+/// Waits until the process behind the handle has ended, at most `limit`.
+fn gone_within(pidfd: &OwnedFd, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(timeout) = Timespec::try_from(left) else { return false };
+        match poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// The fields of `/proc/PID/stat` that matter here.
+struct Stat {
+    ended: bool,
+    parent: i32,
+    started: u64,
+}
+
+impl Stat {
+    fn read(pid: i32) -> io::Result<Self> {
+        let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Self::parse(&line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat")))
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        // The second field is the program's name in parentheses and may hold any character, so count from its end.
+        let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
+        let ended = matches!(fields.next()?, "Z" | "X");
+        let parent = fields.next()?.parse().ok()?;
+        Some(Self { ended, parent, started: fields.nth(17)?.parse().ok()? })
+    }
+}
+
+/// The processes whose parent is `pid`.
+fn children(pid: i32) -> io::Result<Vec<i32>> {
+    Ok(pids()?.filter(|child| Stat::read(*child).is_ok_and(|stat| stat.parent == pid)).collect())
+}
+
+/// Every process of the machine.
+pub(crate) fn pids() -> io::Result<impl Iterator<Item = i32>> {
+    Ok(fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// How long a process may live.
+#[derive(Debug, Clone)]
+pub(crate) enum Tie {
+    /// It outlives us: it has a session of its own, so that neither a closed terminal nor an interrupt reaches it.
+    Detached,
+    /// It is killed when we end, however we end.
+    Tied,
+    /// It outlives us and runs in the namespaces of the process with this id, which is the first of its pid namespace.
+    Inside(i32),
+}
+
+/// Starts processes that belong together.
+#[derive(Debug, Clone)]
+pub(crate) struct Launcher {
+    pub(crate) tie: Tie,
+    /// Where they run, and below which their logs are.
+    pub(crate) folder: PathBuf,
+}
+
+impl Launcher {
+    /// The log of the process of this name: what it wrote to its standard output and error.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        log_file(&self.folder, name)
+    }
+
+    /// Starts `program` and returns it together with the handle by which our own child is collected.
+    pub(crate) fn start(&self, name: &str, program: &Path, arguments: &[String]) -> io::Result<(Process, Child)> {
+        let mut command = match &self.tie {
+            Tie::Detached => Command::new("setsid"),
+            Tie::Tied => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL"]);
+                command
+            }
+            Tie::Inside(first) => {
+                let mut command = Command::new("setsid");
+                command.args(["nsenter", "--target", &first.to_string(), "--net", "--mount", "--pid"]);
+                // The working folder is entered again inside, where mounts may lie over it.
+                command.arg(format!("--wd={}", self.folder.display()));
+                command
+            }
+        };
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log(name))?;
+        command.arg("--").arg(program).args(arguments).current_dir(&self.folder);
+        command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
+        let mut child = match self.tie {
+            Tie::Tied => spawn_from_lasting_thread(command)?,
+            Tie::Detached | Tie::Inside(_) => command.spawn()?,
+        };
+        let own = i32::try_from(child.id()).map_err(io::Error::other)?;
+        let pid = match self.tie {
+            Tie::Detached | Tie::Tied => own,
+            // To enter a pid namespace takes a fork, so what we started is the parent of what we want.
+            Tie::Inside(_) => only_child(&mut child, own)?,
+        };
+        let process = Process::observe(name, pid)?;
+        process.record(&self.folder)?;
+        Ok((process, child))
+    }
+}
+
+/// The log of a process, below the folder of what it belongs to.
+pub(crate) fn log_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join("logs").join(format!("{name}.log"))
+}
+
+/// Waits until a process that is about to fork has done so.
+pub(crate) fn only_child(parent: &mut Child, pid: i32) -> io::Result<i32> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(child) = children(pid)?.first() {
+            return Ok(*child);
+        }
+        if let Some(status) = parent.try_wait()? {
+            return Err(io::Error::other(format!("ended at once: {status}")));
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "did not fork within 10 s"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+type Order = (Command, mpsc::Sender<io::Result<Child>>);
+
+/// Spawns from a thread that lasts as long as our process: the kernel sends the parent-death signal when the *thread*
+/// that started a child ends (prctl(2), `PR_SET_PDEATHSIG`), and the thread of a test ends with the test.
+fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
+    static ORDERS: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let orders = ORDERS.get_or_init(|| {
+        let (orders, received) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in received {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        orders
+    });
+    let (answer, spawned) = mpsc::channel();
+    let gone = |_| io::Error::other("the thread that starts processes has ended");
+    orders.send((command, answer)).map_err(|error| gone(error.to_string()))?;
+    spawned.recv().map_err(|error| gone(error.to_string()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_cannot_shift_the_fields() {
+        let line = "42 (a) Z 7 (b)) S 17 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 8675309 1 2";
+        let stat = Stat::parse(line).unwrap();
+        assert!(!stat.ended);
+        assert_eq!((stat.parent, stat.started), (17, 8_675_309));
+        assert!(Stat::parse("42 (a").is_none());
+    }
+
+    #[test]
+    fn a_recycled_pid_is_another_process() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::observe("sleep", i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(process.is_running());
+        for other in [
+            Process { started: process.started - 1, ..process.clone() },
+            Process { boot: "another".to_owned(), ..process.clone() },
+        ] {
+            assert!(!other.is_running());
+            other.end(Duration::ZERO);
+        }
+        assert!(process.is_running(), "a stale record must not end it");
+        process.end(Duration::from_secs(5));
+        assert!(!process.is_running());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_ignores_the_request_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        for part in ["logs", "pids"] {
+            fs::create_dir(folder.path().join(part)).unwrap();
+        }
+        let launcher = Launcher { tie: Tie::Tied, folder: folder.path().to_owned() };
+        let script = "trap '' TERM; echo ready; while :; do sleep 1; done".to_owned();
+        let (process, mut child) = launcher.start("stubborn", Path::new("sh"), &["-c".to_owned(), script]).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::read_to_string(launcher.log("stubborn")).unwrap().is_empty() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        process.end(Duration::from_millis(100));
+        assert!(!process.is_running());
+        assert_eq!(Process::recorded(folder.path()).unwrap(), [process]);
+        assert!(!child.wait().unwrap().success());
+    }
+}
