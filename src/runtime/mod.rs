@@ -6,6 +6,7 @@ pub mod due;
 pub mod events;
 pub mod heartbeat;
 pub mod jitter;
+pub mod lease;
 pub mod metrics;
 pub mod readiness;
 pub mod server;

@@ -1,0 +1,319 @@
+//! Against a Lease held in memory by an API server that behaves as the real one does: a write needs the current
+//! `resourceVersion`. The two tests that must see real time pass let it pass in the election itself.
+
+use std::sync::{Arc, Mutex};
+
+use http::Method;
+use k8s_openapi::api::coordination::v1::LeaseSpec;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::runtime::{
+    readiness::Readiness,
+    scripted::{self, Call, refusal},
+};
+
+const BOUND: Duration = Duration::from_secs(30);
+const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/landfall/leases";
+
+fn seconds(seconds: u64) -> LeaseTimes {
+    LeaseTimes::of_ttl(Duration::from_secs(seconds))
+}
+
+/// How the API server treats what it is asked from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mood {
+    #[default]
+    Well,
+    /// Writes take effect and their answer is lost.
+    AnswersLost,
+    Silent,
+    Refusing(u16),
+}
+
+#[derive(Default)]
+struct Server {
+    record: Option<Value>,
+    version: u64,
+    mood: Mood,
+    writes: Vec<Call>,
+}
+
+#[derive(Clone, Default)]
+struct Api(Arc<Mutex<Server>>);
+
+impl Api {
+    fn client(&self) -> kube::Client {
+        let api = self.clone();
+        scripted::client(move |call: Call| {
+            let (answer, mood) = api.with(|server| {
+                let mood = server.mood;
+                let answer = match mood {
+                    Mood::Refusing(status) => Some(refusal(status, "Refused")),
+                    Mood::Silent => None,
+                    Mood::Well | Mood::AnswersLost => Some(server.answer(&call)),
+                };
+                (answer, if call.method == Method::GET { Mood::Well } else { mood })
+            });
+            async move {
+                match answer {
+                    Some(answer) if mood != Mood::AnswersLost => answer,
+                    _ => std::future::pending().await,
+                }
+            }
+        })
+    }
+
+    fn candidate(&self, identity: &str, times: LeaseTimes) -> Lease {
+        Lease::new(self.client(), "landfall", "leader", identity, times)
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Server) -> T) -> T {
+        look(&mut self.0.lock().expect("not poisoned"))
+    }
+
+    fn spec(&self) -> LeaseSpec {
+        self.with(|server| {
+            serde_json::from_value(server.record.as_ref().expect("there")["spec"].clone()).expect("a spec")
+        })
+    }
+
+    fn writes(&self) -> usize {
+        self.with(|server| server.writes.len())
+    }
+
+    fn set_mood(&self, mood: Mood) {
+        self.with(|server| server.mood = mood);
+    }
+
+    /// A record that another made.
+    fn put(&self, spec: &Value) {
+        self.with(|server| {
+            server.store(&json!({"metadata": {"name": "leader", "namespace": "landfall"}, "spec": spec}))
+        });
+    }
+}
+
+impl Server {
+    fn store(&mut self, record: &Value) -> Value {
+        self.version += 1;
+        let mut record = record.clone();
+        record["metadata"]["resourceVersion"] = self.version.to_string().into();
+        self.record.insert(record).clone()
+    }
+
+    fn answer(&mut self, call: &Call) -> (u16, Value) {
+        if call.method != Method::GET {
+            self.writes.push(call.clone());
+        }
+        let one = format!("{PATH}/leader");
+        match (&call.method, call.path.as_str()) {
+            (&Method::GET, path) if path == one => match &self.record {
+                Some(record) => (200, record.clone()),
+                None => refusal(404, "NotFound"),
+            },
+            (&Method::POST, PATH) if self.record.is_some() => refusal(409, "AlreadyExists"),
+            (&Method::POST, PATH) => (201, self.store(&call.body)),
+            (&Method::PUT, path) if path == one => match &self.record {
+                None => refusal(404, "NotFound"),
+                Some(record) if record["metadata"]["resourceVersion"] != call.body["metadata"]["resourceVersion"] => {
+                    refusal(409, "Conflict")
+                }
+                Some(_) => (200, self.store(&call.body)),
+            },
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("within the bound")
+}
+
+async fn acquired(lease: &Lease) -> Leadership {
+    in_time(lease.acquire(&CancellationToken::new())).await.expect("leads")
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    in_time(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_absent_lease_is_created_and_then_renewed_by_replacing_what_was_read() {
+    let api = Api::default();
+    let leadership = acquired(&api.candidate("a", seconds(3))).await;
+    assert!(leadership.held());
+    let first = api.spec();
+    assert_eq!((first.holder_identity.as_deref(), first.lease_duration_seconds), (Some("a"), Some(3)));
+    assert_eq!((first.lease_transitions, first.acquire_time.is_some()), (Some(0), true));
+
+    until(|| api.writes() >= 3).await;
+    let renewed = api.spec();
+    assert!(renewed.renew_time.as_ref().map(|time| time.0) > first.renew_time.as_ref().map(|time| time.0));
+    assert_eq!((renewed.acquire_time, renewed.lease_transitions), (first.acquire_time, Some(0)));
+    let written = api.with(|server| server.writes.clone());
+    assert_eq!(written[0].method, Method::POST);
+    for (number, write) in written.iter().enumerate().skip(1) {
+        assert_eq!(write.method, Method::PUT);
+        assert_eq!(write.body["metadata"]["resourceVersion"], number.to_string());
+    }
+    assert!(leadership.held());
+}
+
+#[tokio::test]
+async fn a_standby_says_who_leads_and_leads_at_once_when_the_lease_is_given_back() {
+    let api = Api::default();
+    let (readiness, metrics) = (Readiness::new(), Metrics::new());
+    let leader = acquired(&api.candidate("a", seconds(3))).await;
+    let standby = api.candidate("b", seconds(3)).reporting(readiness.check("leadership"), metrics.clone());
+    let waiting = tokio::spawn(async move { standby.acquire(&CancellationToken::new()).await });
+    until(|| readiness.report().text.contains("[+]leadership ok: standby, a leads")).await;
+    assert!(metrics.text().expect("encodes").contains("landfall_leader 0"));
+    assert!(!waiting.is_finished());
+
+    let given_back = Instant::now();
+    in_time(leader.release()).await;
+    let leadership = in_time(waiting).await.expect("does not panic").expect("leads");
+    assert!(given_back.elapsed() < Duration::from_secs(3), "it did not wait for the Lease to expire");
+    assert!(readiness.report().text.contains("[+]leadership ok\n"));
+    assert!(metrics.text().expect("encodes").contains("landfall_leader 1"));
+    assert_eq!((api.spec().holder_identity.as_deref(), api.spec().lease_transitions), (Some("b"), Some(1)));
+    drop(leadership);
+}
+
+#[tokio::test]
+async fn nothing_is_written_after_the_lease_was_given_back() {
+    let api = Api::default();
+    let leadership = acquired(&api.candidate("a", seconds(1))).await;
+    let lost = leadership.lost();
+    in_time(leadership.release()).await;
+    assert_eq!(api.spec().holder_identity, None);
+    let writes = api.writes();
+    assert!(timeout(Duration::from_secs(1), lost).await.is_err(), "given back is not lost");
+    assert_eq!(api.writes(), writes);
+}
+
+#[tokio::test]
+async fn a_dead_holder_is_replaced_after_a_full_time_to_live_whatever_its_wall_clock_said() {
+    for renewed in ["1970-01-01T00:00:00.000000Z", "2970-01-01T00:00:00.000000Z"] {
+        let api = Api::default();
+        api.put(
+            &json!({"holderIdentity": "dead", "leaseDurationSeconds": 1, "leaseTransitions": 4, "renewTime": renewed}),
+        );
+        let started = Instant::now();
+        let leadership = acquired(&api.candidate("a", seconds(1))).await;
+        assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!((api.spec().holder_identity.as_deref(), api.spec().lease_transitions), (Some("a"), Some(5)));
+        drop(leadership);
+    }
+}
+
+#[tokio::test]
+async fn of_two_that_see_an_expired_lease_one_leads() {
+    let api = Api::default();
+    api.put(&json!({"holderIdentity": "dead", "leaseDurationSeconds": 1}));
+    let (a, b) = (api.candidate("a", seconds(3)), api.candidate("b", seconds(3)));
+    let shutdown = CancellationToken::new();
+    let mut first = Box::pin(a.acquire(&shutdown));
+    let mut second = Box::pin(b.acquire(&shutdown));
+    let leadership = in_time(async {
+        tokio::select! {
+            won = &mut first => (won, second),
+            won = &mut second => (won, first),
+        }
+    })
+    .await;
+    let (won, mut other) = leadership;
+    let leadership = won.expect("one leads");
+    until(|| api.writes() >= 4).await;
+    assert!(futures::poll!(&mut other).is_pending());
+    assert!(leadership.held());
+    shutdown.cancel();
+    assert!(matches!(in_time(other).await, Err(LeaseError::Stopped)));
+}
+
+#[tokio::test]
+async fn a_conflict_with_another_holder_means_that_leadership_is_lost() {
+    let api = Api::default();
+    let (readiness, metrics) = (Readiness::new(), Metrics::new());
+    let lease = api.candidate("a", seconds(3)).reporting(readiness.check("leadership"), metrics.clone());
+    let leadership = acquired(&lease).await;
+    api.put(&json!({"holderIdentity": "b", "leaseDurationSeconds": 3}));
+    let lost = in_time(leadership.lost()).await;
+    assert_eq!(lost, LeaseLost::Taken { lease: "landfall/leader".to_owned(), holder: "b".to_owned() });
+    assert!(!leadership.held());
+    assert!(!readiness.report().passed);
+    assert!(metrics.text().expect("encodes").contains("landfall_leader 0"));
+    in_time(leadership.release()).await;
+    assert_eq!(api.spec().holder_identity.as_deref(), Some("b"), "what is another's is not given back");
+}
+
+#[tokio::test]
+async fn a_deleted_lease_is_lost() {
+    let api = Api::default();
+    let leadership = acquired(&api.candidate("a", seconds(3))).await;
+    api.with(|server| server.record = None);
+    assert!(matches!(in_time(leadership.lost()).await, LeaseLost::Gone { .. }));
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_was_lost_is_recognised_as_ones_own() {
+    let api = Api::default();
+    let leadership = acquired(&api.candidate("a", seconds(6))).await;
+    api.set_mood(Mood::AnswersLost);
+    until(|| api.writes() >= 2).await;
+    api.set_mood(Mood::Well);
+    // The next write conflicts with the one that arrived, the one after it does not.
+    until(|| api.writes() >= 5).await;
+    assert!(leadership.held());
+}
+
+#[tokio::test]
+async fn a_holder_that_cannot_renew_stops_claiming_before_another_may_lead() {
+    let api = Api::default();
+    let leadership = acquired(&api.candidate("a", seconds(3))).await;
+    let last_success = Instant::now();
+    api.set_mood(Mood::Silent);
+    let lost = in_time(leadership.lost()).await;
+    assert!(matches!(lost, LeaseLost::NotRenewed { .. }), "{lost}");
+    assert!(last_success.elapsed() < Duration::from_secs(3), "{:?}", last_success.elapsed());
+    assert!(!leadership.held());
+}
+
+#[tokio::test]
+async fn what_the_api_server_refuses_for_good_is_an_error_and_what_passes_is_not() {
+    let api = Api::default();
+    api.set_mood(Mood::Refusing(403));
+    let lease = api.candidate("a", seconds(1));
+    let error = in_time(lease.acquire(&CancellationToken::new())).await.expect_err("refused");
+    assert!(error.to_string().contains("landfall/leader") && error.to_string().contains("must be granted"), "{error}");
+
+    api.set_mood(Mood::Refusing(503));
+    let readiness = Readiness::new();
+    let lease = lease.reporting(readiness.check("leadership"), Metrics::new());
+    let waiting = tokio::spawn(async move { lease.acquire(&CancellationToken::new()).await });
+    until(|| readiness.report().text.contains("cannot reach the Lease")).await;
+    api.set_mood(Mood::Well);
+    in_time(waiting).await.expect("does not panic").expect("leads");
+}
+
+#[tokio::test]
+async fn the_client_for_the_lease_neither_repeats_nor_waits() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // A server that takes connections and never answers.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let client = client(kube::Config::new(url.parse().expect("a URL")), seconds(1)).expect("a client");
+    let leases: kube::Api<Record> = kube::Api::namespaced(client, "landfall");
+    assert!(in_time(leases.get("leader")).await.is_err());
+    let mut connections = 0;
+    while let Ok(Ok(_)) = timeout(Duration::from_millis(50), listener.accept()).await {
+        connections += 1;
+    }
+    assert_eq!(connections, 1);
+}
