@@ -261,10 +261,13 @@ fn next_page(headers: &HeaderMap, page: &str) -> Result<Option<Url>, &'static st
                 .any(|parameter| matches!(parameter.trim(), "rel=\"next\"" | "rel=next"));
             if is_next {
                 let from = Url::parse(page).map_err(|_| "its own address cannot be read")?;
-                return Endpoint::resolve(&from, address).map(Some).ok_or("its Link header names no address");
+                return from.join(address).map(Some).map_err(|_| "its Link header names no address");
             }
             rest = &parameters[end..];
         }
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,11 +92,6 @@ impl Endpoint {
         let under_base = url.path().strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         url.origin() == self.api.origin() && under_base && url.username().is_empty() && url.password().is_none()
     }
-
-    /// The address a `Link` or `Location` header of the answer to `from` points to, whether relative or absolute.
-    pub(super) fn resolve(from: &Url, reference: &str) -> Option<Url> {
-        from.join(reference).ok()
-    }
 }
 
 fn without_slash(url: &Url) -> &str {

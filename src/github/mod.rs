@@ -18,11 +18,14 @@ pub mod secret;
 pub mod stack;
 pub mod transport;
 
+#[cfg(test)]
+mod scripted;
+
 pub use self::client::{GitHub, Repositories, Revocation, Scope};
 pub use self::endpoint::{Endpoint, EndpointError, PlainHttp};
 pub use self::error::{Error, Outlook, Unreached};
 pub use self::jwt::{AppCredentials, CredentialsError};
 pub use self::models::{Account, App, Installation, Level, Minted, Permissions, Repository, RepositorySelection};
 pub use self::secret::{PrivateKeyPem, Token};
-pub use self::stack::{Exchange, Ignore, Observe};
+pub use self::stack::{Count, Exchange, Ignore, Observe};
 pub use self::transport::{CaBundleError, Connect, HttpsConnect, Transport};

@@ -186,6 +186,20 @@ pub enum Unreached {
     Cut,
 }
 
+impl Unreached {
+    /// One word, fit for a metric's label.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotConnected => "connect",
+            Self::Untrusted => "untrusted",
+            Self::BadCertificate => "certificate",
+            Self::TimedOut => "timeout",
+            Self::Cut => "cut",
+        }
+    }
+}
+
 /// Finds the reason in the chain of a transport's error.
 pub(super) fn reason(error: &(dyn Error + 'static)) -> Unreached {
     let mut found = Unreached::Cut;
@@ -215,5 +229,62 @@ fn tls_reason(error: &rustls::Error) -> Unreached {
         rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => Unreached::Untrusted,
         rustls::Error::InvalidCertificate(_) => Unreached::BadCertificate,
         _ => Unreached::NotConnected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::CertificateError::{Expired, NotValidForName, UnknownIssuer};
+
+    use super::*;
+
+    #[test]
+    fn the_reason_is_found_however_deep_it_is_wrapped() {
+        let tls = |error: rustls::CertificateError| {
+            io::Error::other(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error)))
+        };
+        for (error, expected) in [
+            (tls(UnknownIssuer), Unreached::Untrusted),
+            (tls(NotValidForName), Unreached::BadCertificate),
+            (tls(Expired), Unreached::BadCertificate),
+            (io::Error::other(rustls::Error::HandshakeNotComplete), Unreached::NotConnected),
+            (io::Error::from(io::ErrorKind::ConnectionReset), Unreached::Cut),
+        ] {
+            assert_eq!(reason(&error), expected, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_nothing_listens_there_is_no_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let transport = HttpsConnect::new().connect(None).unwrap();
+        let request = Request::get(format!("https://{address}/")).body(OctoBody::empty()).unwrap();
+        let error = transport.oneshot(request).await.unwrap_err();
+        assert_eq!(reason(&*error), Unreached::NotConnected);
+    }
+
+    #[test]
+    fn a_bundle_that_cannot_be_used_says_which_certificate_and_what_to_do() {
+        let connect = HttpsConnect::new();
+        let good = rcgen::generate_simple_self_signed(["h.example".to_owned()]).unwrap().cert.pem();
+        let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let cut = &good[..good.len() / 2];
+        for (bundle, expected) in [
+            (String::new(), "spec.caBundle holds no certificate; put the certificate authority there as PEM"),
+            ("words".into(), "spec.caBundle holds no certificate"),
+            (
+                format!("{good}{bad}"),
+                "spec.caBundle: certificate 2 cannot be a trust anchor (invalid peer certificate: BadEncoding)",
+            ),
+            (format!("{good}{cut}"), "spec.caBundle: certificate 2 is not valid PEM; copy it again"),
+        ] {
+            let Err(error) = connect.connect(Some(bundle.as_bytes())) else { panic!("{bundle} was taken") };
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+        assert!(connect.connect(Some(good.as_bytes())).is_ok());
     }
 }

@@ -5,14 +5,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::Bytes;
 use tower::ServiceExt;
 use url::Url;
 
-use super::{Next, subject};
+use super::{Call, Next};
 use crate::github::endpoint::Endpoint;
-use crate::github::error::{Error, Target};
+use crate::github::error::Error;
 use crate::github::jwt::AppCredentials;
 use crate::github::secret::Token;
 use crate::runtime::clock::Clock;
@@ -63,57 +63,50 @@ impl fmt::Debug for Credential {
 }
 
 pub(super) async fn authenticate(
-    mut request: Request<Bytes>,
+    call: Call,
     next: Next,
     endpoint: Arc<Endpoint>,
     credentials: Arc<AppCredentials>,
     clock: Arc<dyn Clock>,
 ) -> Result<Response<Bytes>, Error> {
-    let (target, credential) = subject(&request);
-    let url = Url::parse(&request.uri().to_string()).ok().filter(|url| endpoint.contains(url));
-    if url.is_none() {
-        let authority = request.uri().authority().map_or("", |authority| authority.host());
-        let what = format!("it points to {authority}, outside of {}, and was not followed", endpoint.api_url());
-        return Err(Error::Malformed { target, what });
+    let uri = call.request.uri();
+    if !Url::parse(&uri.to_string()).is_ok_and(|url| endpoint.contains(&url)) {
+        let what = format!("it leads to {}, outside of {}", uri.host().unwrap_or("nowhere"), endpoint.api_url());
+        return Err(Error::Malformed { target: call.target, what });
     }
-    match credential {
-        Credential::None => next.oneshot(request).await,
-        Credential::Token(token) => {
-            carry(&mut request, &token, &target)?;
-            next.oneshot(request).await
-        }
+    match call.credential.clone() {
+        Credential::None => next.oneshot(call).await,
+        Credential::Token(token) => next.oneshot(carrying(call, &token)?).await,
         Credential::App => {
+            let signed = |key| match credentials.sign(key, clock.now()) {
+                Some(jwt) => carrying(call.clone(), &jwt),
+                None => Err(Error::Unsent { target: call.target.clone(), what: format!("{key} cannot sign") }),
+            };
             let first = credentials.preferred();
-            let sign = |key| {
-                credentials
-                    .sign(key, clock.now())
-                    .ok_or_else(|| Error::Unsent { target: target.clone(), what: format!("{key} cannot sign") })
-            };
-            let mut again = request.clone();
-            carry(&mut request, &sign(first)?, &target)?;
-            let response = next.clone().oneshot(request).await?;
-            let Some(other) = credentials.alternative(first).filter(|_| response.status() == StatusCode::UNAUTHORIZED)
-            else {
-                return Ok(response);
-            };
-            carry(&mut again, &sign(other)?, &target)?;
-            let second = next.oneshot(again).await?;
+            let response = next.clone().oneshot(signed(first)?).await?;
+            let refused = response.status() == StatusCode::UNAUTHORIZED;
+            let Some(other) = credentials.alternative(first).filter(|_| refused) else { return Ok(response) };
+            let second = next.oneshot(signed(other)?).await?;
             if second.status() == StatusCode::UNAUTHORIZED {
                 return Ok(response);
             }
-            tracing::info!(refused = %first, accepted = %other, "GitHub accepts the App's other private key; it is used from now on");
-            credentials.prefer(other);
+            if !second.status().is_server_error() {
+                tracing::info!(refused = %first, accepted = %other, "GitHub accepts the App's other private key; it is used from now on");
+                credentials.prefer(other);
+            }
             Ok(second)
         }
     }
 }
 
-fn carry(request: &mut Request<Bytes>, token: &Token, target: &Target) -> Result<(), Error> {
-    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| Error::Unsent {
-        target: target.clone(),
-        what: "the token has characters that no header may carry".into(),
-    })?;
+fn carrying(mut call: Call, token: &Token) -> Result<Call, Error> {
+    let Ok(mut value) = HeaderValue::try_from(format!("Bearer {}", token.expose())) else {
+        return Err(Error::Unsent {
+            target: call.target,
+            what: "the token has characters that no header may carry".into(),
+        });
+    };
     value.set_sensitive(true);
-    request.headers_mut().insert(header::AUTHORIZATION, value);
-    Ok(())
+    call.request.headers_mut().insert(header::AUTHORIZATION, value);
+    Ok(call)
 }

@@ -124,3 +124,99 @@ impl Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn after(seconds: i64) -> Timestamp {
+        NOW + SignedDuration::from_secs(seconds)
+    }
+
+    fn headers(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_is_a_limit_and_what_is_not() {
+        const PERMISSION: &str = "Resource not accessible by integration";
+        const PRIMARY: &str = "API rate limit exceeded for installation ID 1.";
+        const SECONDARY: &str =
+            "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.";
+        const EMPTY: &[(&str, &str)] = &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "600")];
+        const LEFT: &[(&str, &str)] = &[("x-ratelimit-remaining", "17"), ("x-ratelimit-reset", "600")];
+        let limited = |until: i64, secondary: bool| Some((true, after(until), secondary));
+        let last = |until: i64| Some((false, after(until), false));
+        #[rustfmt::skip]
+        let table = [
+            (200, LEFT, None, None),
+            (200, EMPTY, None, last(600)),
+            (403, LEFT, Some(PERMISSION), None),
+            // The last call of the hour met a missing permission: it is that, and the budget is empty besides.
+            (403, EMPTY, Some(PERMISSION), last(600)),
+            (403, EMPTY, Some(PRIMARY), limited(600, false)),
+            (403, EMPTY, None, limited(600, false)),
+            (429, EMPTY, Some(PRIMARY), limited(600, false)),
+            (403, LEFT, Some(SECONDARY), limited(60, true)),
+            (403, &[], Some(SECONDARY), limited(60, true)),
+            (403, &[], Some("You have triggered an abuse detection mechanism."), limited(60, true)),
+            (403, EMPTY, Some(SECONDARY), limited(60, true)),
+            (403, &[("retry-after", "30")], Some(SECONDARY), limited(30, true)),
+            (403, &[("retry-after", "30")], None, limited(30, true)),
+            (429, &[("retry-after", "30")], None, limited(30, true)),
+            (429, &[], None, limited(60, true)),
+            (429, &[("retry-after", "soon")], None, limited(60, true)),
+            // Longer than any window of GitHub's, and a reset that is over: the clock is off.
+            (429, &[("retry-after", "999999")], None, limited(3660, true)),
+            (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "999999")], Some(PRIMARY), limited(3660, false)),
+            (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "-5")], Some(PRIMARY), limited(60, true)),
+            (403, &[], Some(PERMISSION), None),
+            (403, &[], Some("This installation has been suspended"), None),
+            (403, &[], None, None),
+            (401, LEFT, Some("Bad credentials"), None),
+            (404, &[("retry-after", "30")], None, None),
+            (500, &[], Some(SECONDARY), None),
+        ];
+        for (status, lines, message, expected) in table {
+            let verdict = verdict(StatusCode::from_u16(status).unwrap(), &headers(lines), message, NOW, 0);
+            let found = match verdict {
+                Verdict::Limited(stop) => Some((true, stop.until, stop.secondary)),
+                Verdict::Last(stop) => Some((false, stop.until, stop.secondary)),
+                Verdict::Free => None,
+            };
+            assert_eq!(found, expected, "{status} {lines:?} {message:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_that_github_does_not_name_doubles_until_a_call_succeeds() {
+        let budget = Budget::default();
+        let holder = Holder::App;
+        let answer = |status: u16| Response::builder().status(status).body(Bytes::new()).unwrap();
+        let mut now = NOW;
+        for expected in [60, 120, 240, 480, 960, 960] {
+            let stop = budget.learn(&holder, &answer(429), &Said::default(), now).unwrap_err();
+            assert_eq!(stop.until.duration_since(now), SignedDuration::from_secs(expected));
+            assert_eq!(budget.admit(&holder, now), Err(stop));
+            assert_eq!(budget.admit(&Holder::Nobody, now), Ok(()));
+            now = stop.until;
+            assert_eq!(budget.admit(&holder, now), Ok(()));
+        }
+        budget.learn(&holder, &answer(200), &Said::default(), now).unwrap();
+        let stop = budget.learn(&holder, &answer(429), &Said::default(), now).unwrap_err();
+        assert_eq!(stop.until.duration_since(now), SignedDuration::from_secs(60));
+    }
+
+    #[test]
+    fn what_a_token_was_told_is_forgotten_after_a_window() {
+        let budget = Budget::default();
+        let answer = Response::builder().status(429).body(Bytes::new()).unwrap();
+        for token in 0..10 {
+            let now = after(token * 10_000);
+            budget.learn(&Holder::Token(token.to_string()), &answer, &Said::default(), now).unwrap_err();
+        }
+        assert_eq!(budget.stops().len(), 1);
+    }
+}

@@ -28,7 +28,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 
 use self::auth::Credential;
-pub use self::observe::{Exchange, Ignore, Observe};
+pub use self::observe::{Count, Exchange, Ignore, Observe};
 use super::endpoint::Endpoint;
 use super::error::{Error, Route, Target};
 use super::jwt::AppCredentials;
@@ -46,7 +46,15 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A page of a hundred installations is about 300 KiB.
 const BODY_LIMIT: usize = 4 * 1024 * 1024;
 
-type Next = BoxCloneSyncService<Request<Bytes>, Response<Bytes>, Error>;
+/// A request on its way through the layers.
+#[derive(Clone)]
+struct Call {
+    target: Target,
+    credential: Credential,
+    request: Request<Bytes>,
+}
+
+type Next = BoxCloneSyncService<Call, Response<Bytes>, Error>;
 
 /// The layers, ready to be put around a [`Transport`].
 #[derive(Clone)]
@@ -62,17 +70,17 @@ impl Layer<Transport> for Stack {
     type Service = BoxCloneSyncService<Request<OctoBody>, Response<Full<Bytes>>, Error>;
 
     fn layer(&self, transport: Transport) -> Self::Service {
-        let wire = BoxCloneSyncService::new(service_fn(move |request| wire(request, transport.clone())));
+        let wire = BoxCloneSyncService::new(service_fn(move |call| wire(call, transport.clone())));
         let (endpoint, credentials, clock) = (self.endpoint.clone(), self.credentials.clone(), self.clock.clone());
-        let authenticated = around(wire, move |request, next| {
-            auth::authenticate(request, next, endpoint.clone(), credentials.clone(), clock.clone())
+        let authenticated = around(wire, move |call, next| {
+            auth::authenticate(call, next, endpoint.clone(), credentials.clone(), clock.clone())
         });
         let redirected = around(authenticated, redirect::follow);
         let timed = around(redirected, deadline);
         let observer = self.observer.clone();
-        let seen = around(timed, move |request, next| observe::observe(request, next, observer.clone()));
+        let seen = around(timed, move |call, next| observe::observe(call, next, observer.clone()));
         let (budget, clock) = (Arc::new(budget::Budget::default()), self.clock.clone());
-        let judged = around(seen, move |request, next| judge(request, next, budget.clone(), clock.clone()));
+        let judged = around(seen, move |call, next| judge(call, next, budget.clone(), clock.clone()));
         let stack = self.clone();
         BoxCloneSyncService::new(service_fn(move |request| {
             let (stack, judged) = (stack.clone(), judged.clone());
@@ -84,17 +92,18 @@ impl Layer<Transport> for Stack {
 /// A layer out of a function.
 fn around<F, Fut>(next: Next, layer: F) -> Next
 where
-    F: Fn(Request<Bytes>, Next) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(Call, Next) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<Response<Bytes>, Error>> + Send + 'static,
 {
-    BoxCloneSyncService::new(service_fn(move |request| layer(request, next.clone())))
+    BoxCloneSyncService::new(service_fn(move |call| layer(call, next.clone())))
 }
 
 impl Stack {
     /// Makes the address absolute, reads the body, and adds what all requests carry.
-    async fn prepare(&self, request: Request<OctoBody>) -> Result<Request<Bytes>, Error> {
+    async fn prepare(&self, request: Request<OctoBody>) -> Result<Call, Error> {
         let (mut parts, body) = request.into_parts();
-        let route = parts.extensions.get().copied().unwrap_or(Route { method: "*", template: "other" });
+        let route = parts.extensions.remove().unwrap_or(Route { method: "*", template: "other" });
+        let credential = parts.extensions.remove().unwrap_or(Credential::None);
         let target = Target { host: self.host.clone(), route };
         let unsent = |what: &str| Error::Unsent { target: target.clone(), what: what.to_owned() };
         if parts.uri.authority().is_none() {
@@ -109,33 +118,18 @@ impl Stack {
         ] {
             parts.headers.insert(name, HeaderValue::from_static(value));
         }
-        if parts.extensions.get::<Credential>().is_none() {
-            parts.extensions.insert(Credential::None);
-        }
         let body = body.collect().await.map_err(|_| unsent("its body could not be read"))?.to_bytes();
-        parts.extensions.insert(target);
-        Ok(Request::from_parts(parts, body))
+        Ok(Call { target, credential, request: Request::from_parts(parts, body) })
     }
 }
 
-/// What [`Stack::prepare`] noted on every request.
-fn noted<T: Clone + Send + Sync + 'static>(request: &Request<Bytes>) -> Option<T> {
-    request.extensions().get::<T>().cloned()
-}
-
-/// The target and credential of a request; `prepare` has put both there.
-fn subject(request: &Request<Bytes>) -> (Target, Credential) {
-    let nowhere = || Target { host: Arc::from(""), route: Route { method: "*", template: "other" } };
-    (noted(request).unwrap_or_else(nowhere), noted(request).unwrap_or(Credential::None))
-}
-
 async fn judge(
-    request: Request<Bytes>,
+    call: Call,
     next: Next,
     budget: Arc<budget::Budget>,
     clock: Arc<dyn Clock>,
 ) -> Result<Response<Bytes>, Error> {
-    let (target, credential) = subject(&request);
+    let (target, credential) = (call.target.clone(), call.credential.clone());
     let limited = |stop: budget::Stop| Error::RateLimited {
         target: target.clone(),
         until: stop.until,
@@ -143,22 +137,21 @@ async fn judge(
     };
     let holder = credential.holder();
     budget.admit(&holder, clock.now()).map_err(limited)?;
-    let response = next.oneshot(request).await?;
+    let response = next.oneshot(call).await?;
     let now = clock.now();
     let said = answer::Said::read(&response);
     budget.learn(&holder, &response, &said, now).map_err(limited)?;
     answer::judge(response, said, target, &credential, now)
 }
 
-async fn deadline(request: Request<Bytes>, next: Next) -> Result<Response<Bytes>, Error> {
-    let (target, _) = subject(&request);
-    tokio::time::timeout(DEADLINE, next.oneshot(request)).await.unwrap_or_else(|elapsed| {
+async fn deadline(call: Call, next: Next) -> Result<Response<Bytes>, Error> {
+    let target = call.target.clone();
+    tokio::time::timeout(DEADLINE, next.oneshot(call)).await.unwrap_or_else(|elapsed| {
         Err(Error::Unreachable { target, reason: Unreached::TimedOut, source: Arc::new(elapsed) })
     })
 }
 
-async fn wire(request: Request<Bytes>, transport: Transport) -> Result<Response<Bytes>, Error> {
-    let (target, _) = subject(&request);
+async fn wire(Call { target, request, .. }: Call, transport: Transport) -> Result<Response<Bytes>, Error> {
     let response = transport.oneshot(request.map(OctoBody::from)).await.map_err(|error| unreachable(&target, error))?;
     let (parts, body) = response.into_parts();
     let body = bounded(body).collect().await.map_err(|error| {
@@ -182,3 +175,6 @@ fn bounded(body: transport::Body) -> transport::Body {
 fn unreachable(target: &Target, error: BoxError) -> Error {
     Error::Unreachable { target: target.clone(), reason: transport::reason(&*error), source: Arc::from(error) }
 }
+
+#[cfg(test)]
+mod tests;

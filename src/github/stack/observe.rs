@@ -5,13 +5,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Method, Response};
 use hyper::body::Bytes;
 use tower::ServiceExt;
 use tracing::{Instrument, field};
 
-use super::{Next, subject};
-use crate::github::error::{Error, Route};
+use super::{Call, Next};
+use crate::github::error::{Error, Route, Target};
+use crate::runtime::metrics::{Answer, Metrics};
 
 /// A call that went out, with all its redirects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ pub struct Exchange {
     pub route: Route,
     /// `app`, `installation` or `none`.
     pub credential: &'static str,
-    /// The status code; none when no whole answer came.
-    pub status: Option<u16>,
+    /// The status code, or in a word why there was no answer.
+    pub answer: Answer,
     /// From sending to the last byte of the answer.
     pub duration: Duration,
     /// What is left of the hour's budget of these credentials, where GitHub says it.
@@ -34,6 +35,27 @@ pub trait Observe: Send + Sync {
     fn observe(&self, exchange: &Exchange);
 }
 
+/// Counts the calls of one `GitHubApp`.
+#[derive(Clone, Debug)]
+pub struct Count {
+    /// Where to.
+    pub metrics: Arc<Metrics>,
+    /// The name of the `GitHubApp`, for what is left of its budget.
+    pub app: String,
+}
+
+impl Observe for Count {
+    fn observe(&self, exchange: &Exchange) {
+        let Exchange { route, credential, answer, duration, remaining } = *exchange;
+        let method = Method::from_bytes(route.method.as_bytes()).unwrap_or_default();
+        self.metrics.github_request(&method, route.template, answer, duration);
+        // Installations have budgets of their own; a series for each would be one for each tenant.
+        if let Some(remaining) = remaining.filter(|_| credential == "app") {
+            self.metrics.github_rate_limit_remaining(&self.app, remaining);
+        }
+    }
+}
+
 /// Observes nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ignore;
@@ -42,29 +64,30 @@ impl Observe for Ignore {
     fn observe(&self, _: &Exchange) {}
 }
 
-pub(super) async fn observe(
-    request: Request<Bytes>,
-    next: Next,
-    observer: Arc<dyn Observe>,
-) -> Result<Response<Bytes>, Error> {
-    let (target, credential) = subject(&request);
+pub(super) async fn observe(call: Call, next: Next, observer: Arc<dyn Observe>) -> Result<Response<Bytes>, Error> {
+    let Call { target: Target { host, route }, .. } = call.clone();
+    let credential = call.credential.kind();
     let span = tracing::debug_span!(
         "github",
-        host = %target.host,
-        method = target.route.method,
-        route = target.route.template,
-        credential = credential.kind(),
+        %host,
+        method = route.method,
+        route = route.template,
+        credential,
         status = field::Empty,
         request_id = field::Empty,
     );
     let begun = Instant::now();
-    let result = next.oneshot(request).instrument(span.clone()).await;
+    let result = next.oneshot(call).instrument(span.clone()).await;
     let duration = begun.elapsed();
     let response = result.as_ref().ok();
     let header =
         |name: &str| response.and_then(|response| response.headers().get(name)).and_then(|value| value.to_str().ok());
-    let status = response.map(|response| response.status().as_u16());
-    if let Some(status) = status {
+    let answer = match &result {
+        Ok(response) => Answer::Status(response.status().as_u16()),
+        Err(Error::Unreachable { reason, .. }) => Answer::None(reason.word()),
+        Err(_) => Answer::None("malformed"),
+    };
+    if let Answer::Status(status) = answer {
         span.record("status", status);
     }
     if let Some(id) = header("x-github-request-id") {
@@ -74,6 +97,6 @@ pub(super) async fn observe(
         tracing::debug!(milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), "called GitHub");
     });
     let remaining = header("x-ratelimit-remaining").and_then(|remaining| remaining.parse().ok());
-    observer.observe(&Exchange { route: target.route, credential: credential.kind(), status, duration, remaining });
+    observer.observe(&Exchange { route, credential, answer, duration, remaining });
     result
 }

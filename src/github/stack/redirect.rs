@@ -4,33 +4,31 @@
 //! (<https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#follow-redirects>). The
 //! invariant: method and body stay, so a method that is not GET is followed by 307 and 308 only (by 301 and 302 clients have
 //! turned a POST into a GET); three hops at most. That no hop leaves the API is [`super::auth`]'s.
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use hyper::body::Bytes;
 use tower::ServiceExt;
 use url::Url;
 
-use super::{Next, subject};
-use crate::github::endpoint::Endpoint;
+use super::{Call, Next};
 use crate::github::error::Error;
 
 const HOPS: usize = 3;
 
-pub(super) async fn follow(mut request: Request<Bytes>, next: Next) -> Result<Response<Bytes>, Error> {
-    let (target, _) = subject(&request);
+pub(super) async fn follow(mut call: Call, next: Next) -> Result<Response<Bytes>, Error> {
+    let target = call.target.clone();
     let malformed = |what: String| Error::Malformed { target: target.clone(), what };
     for _ in 0..=HOPS {
-        let mut again = request.clone();
-        let response = next.clone().oneshot(request).await?;
-        if !is_followed(again.method(), response.status()) {
+        let response = next.clone().oneshot(call.clone()).await?;
+        if !is_followed(call.request.method(), response.status()) {
             return Ok(response);
         }
         let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
-        let location =
-            Url::parse(&again.uri().to_string()).ok().zip(location).and_then(|(from, to)| Endpoint::resolve(&from, to));
-        *again.uri_mut() = location
+        let from = Url::parse(&call.request.uri().to_string()).ok();
+        *call.request.uri_mut() = from
+            .zip(location)
+            .and_then(|(from, to)| from.join(to).ok())
             .and_then(|location| location.as_str().parse().ok())
             .ok_or_else(|| malformed(format!("it redirects ({}) to no readable address", response.status())))?;
-        request = again;
     }
     Err(malformed(format!("it redirects more than {HOPS} times")))
 }
