@@ -1,1 +1,68 @@
-//! A GitHub that behaves.
+//! A GitHub that behaves: REST, GraphQL, git over HTTPS and webhooks, in memory and on one port.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use github_sim::{AppKey, AppSeed, Options, Seed, Sim};
+//!
+//! let key = AppKey::generate()?;
+//! let app = AppSeed {
+//!     name: "Landfall".into(),
+//!     owner: "acme".into(),
+//!     public_key: Some(key.public_pem().into()),
+//!     ..AppSeed::default()
+//! };
+//! let seed = Seed { apps: vec![app], ..Seed::from_yaml("accounts: [{login: acme, type: Organization}]")? };
+//! let sim = Sim::start(Options { listen: "127.0.0.1:0".parse()?, tls: true, seed }).await?;
+//! println!("{} trusts {}", sim.api_url(), sim.ca_pem());
+//! # Ok(())
+//! # }
+//! ```
+
+mod access;
+mod bare;
+mod begin;
+mod clock;
+mod control;
+mod credential;
+mod fault;
+mod git_http;
+mod journal;
+mod jwt;
+mod keys;
+mod model;
+mod person;
+mod pulling;
+mod rate;
+mod refusal;
+mod rest;
+mod seed;
+mod server;
+mod shapes;
+mod sim;
+mod state;
+mod tls;
+mod token;
+mod webhook;
+
+pub use access::{Level, Permissions};
+pub use bare::GitError;
+pub use begin::BeginError;
+pub use clock::Clock;
+pub use fault::{Fault, FaultKind, Injected};
+pub use journal::{Caller, Count, Entry};
+pub use keys::{AppKey, KeyError};
+pub use model::TokenInfo;
+pub use person::{ControlError, Install, Push};
+pub use seed::{
+    AccountSeed, AccountType, AppSeed, InstallationSeed, RepositorySeed, Seed, SeedError, Selection, WebhookSeed,
+};
+pub use sim::{Options, Sim, Site, StartError};
+pub use tls::TlsError;
+pub use webhook::signature;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks the state. A handler that panicked left it as it was at that moment, which is still one that can be looked at.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

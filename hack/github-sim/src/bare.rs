@@ -1,0 +1,328 @@
+//! One repository's bare git directory, and the few plumbing commands the simulator needs on it.
+//!
+//! git itself keeps objects and refs; nothing here interprets a pack. Commands run with a configuration of their own,
+//! so that the machine's git settings and identity change no answer.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use jiff::Timestamp;
+
+/// The object id that stands for "no object" in pushes and their events.
+pub(crate) const ZERO: &str = "0000000000000000000000000000000000000000";
+
+/// git did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// git cannot be started.
+    #[error("git cannot be started; install git")]
+    Start(#[source] std::io::Error),
+    /// git ended with an error.
+    #[error("git {command} in {directory}: {message}")]
+    Failed {
+        /// The subcommand.
+        command: String,
+        /// The bare directory.
+        directory: PathBuf,
+        /// Its error output.
+        message: String,
+    },
+}
+
+/// Who committed, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Person {
+    pub(crate) name: String,
+    pub(crate) email: String,
+    pub(crate) at: Timestamp,
+}
+
+/// One commit.
+#[derive(Clone, Debug)]
+pub(crate) struct Commit {
+    pub(crate) sha: String,
+    pub(crate) tree: String,
+    pub(crate) parents: Vec<String>,
+    pub(crate) author: Person,
+    pub(crate) committer: Person,
+    pub(crate) message: String,
+}
+
+/// One changed path.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) status: char,
+    pub(crate) path: String,
+    pub(crate) blob: String,
+    pub(crate) additions: u64,
+    pub(crate) deletions: u64,
+}
+
+/// A bare repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Bare {
+    path: PathBuf,
+}
+
+impl Bare {
+    /// Makes an empty repository whose HEAD names `branch`.
+    pub(crate) fn create(path: &Path, branch: &str, hooks: &Path) -> Result<Self, GitError> {
+        std::fs::create_dir_all(path).map_err(GitError::Start)?;
+        let bare = Self { path: path.to_owned() };
+        bare.run(&["init", "--quiet", "--bare", "--template=", &format!("--initial-branch={branch}")])?;
+        for (key, value) in [
+            ("core.hooksPath", hooks.to_string_lossy().as_ref()),
+            ("http.receivepack", "true"),
+            ("uploadpack.allowFilter", "true"),
+            ("uploadpack.allowAnySHA1InWant", "true"),
+            ("receive.shallowUpdate", "true"),
+            ("gc.auto", "0"),
+        ] {
+            bare.run(&["config", key, value])?;
+        }
+        Ok(bare)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every branch and tag with the object it points to.
+    pub(crate) fn refs(&self) -> Result<BTreeMap<String, String>, GitError> {
+        let listed = self.run(&["for-each-ref", "--format=%(objectname) %(refname)"])?;
+        Ok(listed
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(sha, name)| (name.into(), sha.into()))
+            .collect())
+    }
+
+    /// What kind of object `sha` is; `None` if there is none.
+    pub(crate) fn kind(&self, sha: &str) -> Option<String> {
+        let full = sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit());
+        full.then(|| self.run(&["cat-file", "-t", sha]).ok()).flatten().map(|kind| kind.trim().to_owned())
+    }
+
+    /// The commit that `revision` (a full ref or an object id) names.
+    pub(crate) fn commit(&self, revision: &str) -> Result<Option<Commit>, GitError> {
+        Ok(self.log(&["-1", revision, "--"])?.pop())
+    }
+
+    /// The commits reachable from `head` and not from `base`, oldest first, at most `most`.
+    pub(crate) fn between(&self, base: Option<&str>, head: &str, most: usize) -> Result<Vec<Commit>, GitError> {
+        let count = format!("-{most}");
+        let mut commits = match base {
+            Some(base) => self.log(&[&count, head, &format!("^{base}"), "--"])?,
+            None => self.log(&[&count, head, "--"])?,
+        };
+        commits.reverse();
+        Ok(commits)
+    }
+
+    fn log(&self, what: &[&str]) -> Result<Vec<Commit>, GitError> {
+        let format = "--format=%H%x00%T%x00%P%x00%an%x00%ae%x00%at%x00%cn%x00%ce%x00%ct%x00%B%x00%x00";
+        let mut arguments = vec!["log", format];
+        arguments.extend(what);
+        let text = self.run(&arguments)?;
+        Ok(text.split("\0\0\n").filter_map(commit_of).collect())
+    }
+
+    /// Whether `ancestor` is reachable from `head`.
+    pub(crate) fn is_ancestor(&self, ancestor: &str, head: &str) -> bool {
+        self.run(&["merge-base", "--is-ancestor", ancestor, head]).is_ok()
+    }
+
+    /// What changed between two commits (`None`: since the beginning).
+    pub(crate) fn changes(&self, from: Option<&str>, to: &str) -> Result<Vec<Change>, GitError> {
+        let empty = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+        let from = from.unwrap_or(empty);
+        let range = ["diff-tree", "-r", "-z", "--no-renames", from, to];
+        let numbers = self.run(&[&range[..4], &["--numstat"], &range[4..]].concat())?;
+        let lines: BTreeMap<&str, (u64, u64)> = numbers.split('\0').filter_map(line_counts).collect();
+        let raw = self.run(&range)?;
+        let mut fields = raw.split('\0');
+        let mut changes = Vec::new();
+        while let (Some(meta), Some(path)) = (fields.next(), fields.next()) {
+            let meta: Vec<&str> = meta.split(' ').collect();
+            let [_, _, _, blob, status] = meta[..] else { break };
+            let (additions, deletions) = lines.get(path).copied().unwrap_or_default();
+            let status = status.chars().next().unwrap_or('M');
+            changes.push(Change { status, path: path.into(), blob: blob.into(), additions, deletions });
+        }
+        Ok(changes)
+    }
+
+    /// The best common ancestor.
+    pub(crate) fn merge_base(&self, one: &str, other: &str) -> Option<String> {
+        self.run(&["merge-base", one, other]).ok().map(|sha| sha.trim().to_owned())
+    }
+
+    /// Commits `files` on top of `branch` (which may not exist yet) and moves the branch. Returns the new commit.
+    pub(crate) fn write(
+        &self,
+        branch: &str,
+        files: &[(&str, &[u8])],
+        message: &str,
+        who: &Person,
+    ) -> Result<String, GitError> {
+        let name = format!("refs/heads/{branch}");
+        let parent = self.run(&["rev-parse", "--verify", "--quiet", &name]).ok().map(|sha| sha.trim().to_owned());
+        let index = self.path.join("control-index");
+        let with_index = |command: &mut Command| {
+            command.env("GIT_INDEX_FILE", &index);
+        };
+        match &parent {
+            Some(parent) => self.run_with(&["read-tree", parent], &[], with_index)?,
+            None => self.run_with(&["read-tree", "--empty"], &[], with_index)?,
+        };
+        for (path, content) in files {
+            let blob = self.run_with(&["hash-object", "-w", "--stdin"], content, |_| {})?;
+            let entry = format!("100644,{},{path}", blob.trim());
+            self.run_with(&["update-index", "--add", "--cacheinfo", &entry], &[], with_index)?;
+        }
+        let tree = self.run_with(&["write-tree"], &[], with_index)?;
+        let mut arguments = vec!["commit-tree", tree.trim(), "-m", message];
+        if let Some(parent) = &parent {
+            arguments.extend(["-p", parent]);
+        }
+        let date = format!("{} +0000", who.at.as_second());
+        let sha = self.run_with(&arguments, &[], |command| {
+            for role in ["AUTHOR", "COMMITTER"] {
+                command.env(format!("GIT_{role}_NAME"), &who.name).env(format!("GIT_{role}_EMAIL"), &who.email);
+                command.env(format!("GIT_{role}_DATE"), &date);
+            }
+        })?;
+        let sha = sha.trim().to_owned();
+        self.run(&["update-ref", &name, &sha, parent.as_deref().unwrap_or(ZERO)])?;
+        Ok(sha)
+    }
+
+    /// Sets or moves a ref.
+    pub(crate) fn set_ref(&self, name: &str, sha: &str) -> Result<(), GitError> {
+        self.run(&["update-ref", name, sha]).map(drop)
+    }
+
+    /// Removes a ref.
+    pub(crate) fn delete_ref(&self, name: &str) -> Result<(), GitError> {
+        self.run(&["update-ref", "-d", name]).map(drop)
+    }
+
+    /// The bytes of a file at a commit, with its blob's id; `None` if it is not there.
+    pub(crate) fn file(&self, revision: &str, path: &str) -> Result<Option<(String, Vec<u8>)>, GitError> {
+        let listed = self.run(&["ls-tree", "-z", revision, "--", path])?;
+        let Some((meta, _)) = listed.split('\0').next().and_then(|entry| entry.split_once('\t')) else {
+            return Ok(None);
+        };
+        let mut meta = meta.split(' ').skip(1);
+        match (meta.next(), meta.next()) {
+            (Some("blob"), Some(sha)) => {
+                Ok(Some((sha.to_owned(), self.bytes(&["cat-file", "blob", sha], &[], |_| {})?)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether git accepts this as the name of a ref.
+    pub(crate) fn is_ref_name(&self, name: &str) -> bool {
+        self.run(&["check-ref-format", name]).is_ok()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String, GitError> {
+        self.run_with(arguments, &[], |_| {})
+    }
+
+    fn run_with(&self, arguments: &[&str], input: &[u8], more: impl Fn(&mut Command)) -> Result<String, GitError> {
+        Ok(String::from_utf8_lossy(&self.bytes(arguments, input, more)?).into_owned())
+    }
+
+    fn bytes(&self, arguments: &[&str], input: &[u8], more: impl Fn(&mut Command)) -> Result<Vec<u8>, GitError> {
+        let mut command = Command::new("git");
+        command.arg("--git-dir").arg(&self.path).args(arguments).current_dir(&self.path);
+        for (name, value) in environment() {
+            command.env(name, value);
+        }
+        more(&mut command);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(GitError::Start)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A command that reads nothing closes its end first: its status tells whether that was an error.
+            let _ = stdin.write_all(input);
+        }
+        let output = child.wait_with_output().map_err(GitError::Start)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(GitError::Failed {
+            command: arguments.first().copied().unwrap_or_default().to_owned(),
+            directory: self.path.clone(),
+            message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+}
+
+/// What keeps the machine's own git configuration out.
+pub(crate) fn environment() -> [(&'static str, &'static str); 3] {
+    [("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")]
+}
+
+fn line_counts(entry: &str) -> Option<(&str, (u64, u64))> {
+    let mut fields = entry.splitn(3, '\t');
+    let (added, removed, path) = (fields.next()?, fields.next()?, fields.next()?);
+    Some((path, (added.parse().unwrap_or(0), removed.parse().unwrap_or(0))))
+}
+
+fn commit_of(text: &str) -> Option<Commit> {
+    let fields: Vec<&str> = text.trim_start_matches('\n').split('\0').collect();
+    let [sha, tree, parents, author, author_email, authored, committer, committer_email, committed, message] =
+        fields[..]
+    else {
+        return None;
+    };
+    let person = |name: &str, email: &str, at: &str| {
+        let at = at.parse().ok().and_then(|second| Timestamp::from_second(second).ok())?;
+        Some(Person { name: name.into(), email: email.into(), at })
+    };
+    Some(Commit {
+        sha: sha.into(),
+        tree: tree.into(),
+        parents: parents.split_whitespace().map(str::to_owned).collect(),
+        author: person(author, author_email, authored)?,
+        committer: person(committer, committer_email, committed)?,
+        message: message.trim_end().into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person() -> Person {
+        Person {
+            name: "Mona".into(),
+            email: "mona@example.com".into(),
+            at: Timestamp::from_second(1_790_000_000).unwrap(),
+        }
+    }
+
+    #[test]
+    fn writes_commits_and_tells_them_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let bare = Bare::create(&folder.path().join("a.git"), "main", folder.path()).unwrap();
+        assert!(bare.refs().unwrap().is_empty());
+        let first = bare.write("main", &[("README.md", b"one\n")], "First\n\nwith a body", &person()).unwrap();
+        let second = bare.write("main", &[("src/a.txt", b"two\nlines\n")], "Second", &person()).unwrap();
+        assert_eq!(bare.refs().unwrap()["refs/heads/main"], second);
+        assert_eq!(bare.commit(&second).unwrap().unwrap().parents, vec![first.clone()]);
+        assert_eq!(bare.commit(&first).unwrap().unwrap().message, "First\n\nwith a body");
+        assert!(bare.is_ancestor(&first, &second) && !bare.is_ancestor(&second, &first));
+        let between = bare.between(Some(&first), &second, 20).unwrap();
+        assert_eq!(between.iter().map(|commit| &commit.sha).collect::<Vec<_>>(), [&second]);
+        let changes = bare.changes(Some(&first), &second).unwrap();
+        assert_eq!((changes[0].status, changes[0].path.as_str(), changes[0].additions), ('A', "src/a.txt", 2));
+        assert_eq!(bare.changes(None, &second).unwrap().len(), 2);
+        assert_eq!(bare.file(&second, "src/a.txt").unwrap().unwrap().1, b"two\nlines\n");
+        assert!(bare.file(&first, "src/a.txt").unwrap().is_none());
+    }
+}

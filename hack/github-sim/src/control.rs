@@ -1,0 +1,242 @@
+//! The control API under `/_sim`: what the typed [`crate::Sim`] does, for people and for other languages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State as Shared};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use http::{StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::access::Permissions;
+use crate::fault::Fault;
+use crate::person::{ControlError, Install, Push};
+use crate::seed::{RepositorySeed, Selection};
+use crate::server::Hub;
+use crate::state::State;
+use crate::{lock, shapes};
+
+type Answer = Result<Response, Failure>;
+
+/// The routes; README.md describes them.
+pub(crate) fn router(hub: Arc<Hub>) -> Router {
+    Router::new()
+        .route("/ca", get(ca))
+        .route("/state", get(overview))
+        .route("/installations", post(install))
+        .route("/installations/{id}", delete(uninstall))
+        .route("/installations/{id}/suspended", put(suspend).delete(unsuspend))
+        .route("/installations/{id}/repositories", put(select))
+        .route("/installations/{id}/permissions", put(grant))
+        .route("/repositories", post(create))
+        .route("/repositories/{owner}/{name}", delete(remove).patch(rename))
+        .route("/push", post(push))
+        .route("/clock", get(clock))
+        .route("/clock/advance", post(advance))
+        .route("/token-life", put(token_life))
+        .route("/rate-limit", put(rate_limit))
+        .route("/faults", get(faults).post(inject).delete(clear_faults))
+        .route("/faults/{id}", delete(remove_fault))
+        .route("/requests", get(requests).delete(reset))
+        .route("/requests/counts", get(counts))
+        .route("/tokens", get(tokens))
+        .route("/deliveries", get(deliveries))
+        .with_state(hub)
+}
+
+/// A failure as JSON.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({"error": self.1}))).into_response()
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        let status = match error {
+            ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
+            ControlError::Exists { .. } => StatusCode::CONFLICT,
+            ControlError::Git(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+/// Changes the state where git may be waited for.
+async fn change<T: Send + 'static>(
+    hub: &Hub,
+    change: impl FnOnce(&mut State) -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, Failure> {
+    let state = Arc::clone(&hub.state);
+    let changed = tokio::task::spawn_blocking(move || change(&mut lock(&state))).await;
+    Ok(changed.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??)
+}
+
+fn done() -> Answer {
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn shown(value: impl serde::Serialize) -> Answer {
+    Ok(Json(value).into_response())
+}
+
+async fn ca(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    let pem =
+        hub.ca_pem.clone().ok_or_else(|| Failure(StatusCode::NOT_FOUND, "this simulator serves without TLS".into()))?;
+    Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response())
+}
+
+/// What there is, by names and ids: for a person who looks around.
+async fn overview(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    let state = lock(&hub.state);
+    let links = shapes::Links { web: state.web.clone(), api: format!("{}/api/v3", state.web) };
+    shown(json!({
+        "now": state.now(),
+        "url": state.web,
+        "apps": state.apps.values().map(|app| shapes::app(&state, app, &links)).collect::<Vec<Value>>(),
+        "accounts": state.accounts.values()
+            .map(|account| json!({"id": account.id, "login": account.login, "type": account.kind})).collect::<Vec<_>>(),
+        "installations": state.installations.values()
+            .map(|installation| shapes::installation(&state, installation, &links)).collect::<Vec<_>>(),
+        "repositories": state.repositories.values().map(|found| json!({
+            "id": found.id, "full_name": state.full_name(found), "private": found.private,
+            "default_branch": found.default_branch, "refs": found.refs,
+        })).collect::<Vec<_>>(),
+    }))
+}
+
+async fn install(Shared(hub): Shared<Arc<Hub>>, Json(wish): Json<Install>) -> Answer {
+    let id = change(&hub, move |state| state.install(&wish, None)).await?;
+    Ok((StatusCode::CREATED, Json(json!({"id": id}))).into_response())
+}
+
+async fn uninstall(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
+    change(&hub, move |state| state.uninstall(id)).await?;
+    done()
+}
+
+async fn suspend(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
+    change(&hub, move |state| state.suspend(id)).await?;
+    done()
+}
+
+async fn unsuspend(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
+    change(&hub, move |state| state.unsuspend(id)).await?;
+    done()
+}
+
+async fn select(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>, Json(selection): Json<Selection>) -> Answer {
+    change(&hub, move |state| state.select_repositories(id, &selection)).await?;
+    done()
+}
+
+async fn grant(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>, Json(permissions): Json<Permissions>) -> Answer {
+    change(&hub, move |state| state.grant(id, permissions)).await?;
+    done()
+}
+
+async fn create(Shared(hub): Shared<Arc<Hub>>, Json(seed): Json<RepositorySeed>) -> Answer {
+    let id = change(&hub, move |state| state.create_repository(&seed)).await?;
+    Ok((StatusCode::CREATED, Json(json!({"id": id}))).into_response())
+}
+
+async fn remove(Shared(hub): Shared<Arc<Hub>>, Path((owner, name)): Path<(String, String)>) -> Answer {
+    change(&hub, move |state| state.delete_repository(&format!("{owner}/{name}"))).await?;
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rename {
+    name: String,
+}
+
+async fn rename(
+    Shared(hub): Shared<Arc<Hub>>,
+    Path((owner, name)): Path<(String, String)>,
+    Json(rename): Json<Rename>,
+) -> Answer {
+    change(&hub, move |state| state.rename_repository(&format!("{owner}/{name}"), &rename.name)).await?;
+    done()
+}
+
+async fn push(Shared(hub): Shared<Arc<Hub>>, Json(wish): Json<Push>) -> Answer {
+    let sha = change(&hub, move |state| state.push(&wish)).await?;
+    Ok((StatusCode::CREATED, Json(json!({"sha": sha}))).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seconds {
+    seconds: u64,
+}
+
+async fn clock(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    shown(json!({"now": lock(&hub.state).now()}))
+}
+
+async fn advance(Shared(hub): Shared<Arc<Hub>>, Json(by): Json<Seconds>) -> Answer {
+    let state = lock(&hub.state);
+    state.clock.advance(Duration::from_secs(by.seconds));
+    shown(json!({"now": state.now()}))
+}
+
+async fn token_life(Shared(hub): Shared<Arc<Hub>>, Json(life): Json<Seconds>) -> Answer {
+    lock(&hub.state).token_life = Duration::from_secs(life.seconds);
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    limit: u64,
+}
+
+async fn rate_limit(Shared(hub): Shared<Arc<Hub>>, Json(limit): Json<Limit>) -> Answer {
+    lock(&hub.state).rates.limit = limit.limit;
+    done()
+}
+
+async fn faults(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    shown(lock(&hub.state).faults.all())
+}
+
+async fn inject(Shared(hub): Shared<Arc<Hub>>, Json(fault): Json<Fault>) -> Answer {
+    let id = lock(&hub.state).faults.inject(fault);
+    Ok((StatusCode::CREATED, Json(json!({"id": id}))).into_response())
+}
+
+async fn remove_fault(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
+    if lock(&hub.state).faults.remove(id) { done() } else { Err(ControlError::not_found("fault", id).into()) }
+}
+
+async fn clear_faults(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    lock(&hub.state).faults.clear();
+    done()
+}
+
+async fn requests(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    shown(lock(&hub.state).journal.entries())
+}
+
+async fn reset(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    lock(&hub.state).journal.clear();
+    done()
+}
+
+async fn counts(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    shown(lock(&hub.state).journal.counts())
+}
+
+async fn tokens(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    shown(lock(&hub.state).live_tokens())
+}
+
+async fn deliveries(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    shown(lock(&hub.state).deliveries.values().map(shapes::delivery).collect::<Vec<_>>())
+}

@@ -1,0 +1,206 @@
+//! Faults that a test injects: what strikes which request, and how often.
+//!
+//! A fault names a method and a path pattern, the first matching request it strikes and how many. It strikes before
+//! any effect, but for the one that loses the answer of an effect, and the one that makes a fresh token be refused.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A fault: what it strikes, and what then happens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// The method; any if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The path without `/api/v3`; `*` stands for anything, also for slashes. Any path if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The first matching request that is struck: 1 is the next one.
+    #[serde(default = "one")]
+    pub nth: u64,
+    /// How many requests are struck from there on.
+    #[serde(default = "one")]
+    pub times: u64,
+    /// What happens.
+    #[serde(flatten)]
+    pub kind: FaultKind,
+}
+
+impl Fault {
+    /// A fault that strikes the next request of this method and path pattern, once.
+    #[must_use]
+    pub fn new(method: &str, path: &str, kind: FaultKind) -> Self {
+        Self { method: Some(method.to_owned()), path: Some(path.to_owned()), nth: 1, times: 1, kind }
+    }
+
+    /// The same, but beginning with the nth match.
+    #[must_use]
+    pub fn nth(self, nth: u64) -> Self {
+        Self { nth, ..self }
+    }
+
+    /// The same, for so many requests.
+    #[must_use]
+    pub fn times(self, times: u64) -> Self {
+        Self { times, ..self }
+    }
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// What happens to a struck request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FaultKind {
+    /// This answer, and no effect.
+    Status {
+        /// The status.
+        status: u16,
+        /// The body; GitHub's `{"message": …}` for the status if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        body: Option<Value>,
+        /// Headers on top of GitHub's usual ones.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        headers: BTreeMap<String, String>,
+    },
+    /// The request is handled so much later, in real time; at most 30 s.
+    Delay {
+        /// Milliseconds.
+        milliseconds: u64,
+    },
+    /// The connection is cut; nothing happened.
+    Cut,
+    /// The effect happened, the connection is cut before the answer.
+    LoseResponse,
+    /// The token that this mint makes is refused at its first uses.
+    FreshToken {
+        /// How many uses.
+        uses: u32,
+        /// 401 (the default) or 404.
+        #[serde(default = "unauthorized")]
+        status: u16,
+    },
+}
+
+fn unauthorized() -> u16 {
+    401
+}
+
+impl FaultKind {
+    /// Its name in the log.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Status { .. } => "status",
+            Self::Delay { .. } => "delay",
+            Self::Cut => "cut",
+            Self::LoseResponse => "lose_response",
+            Self::FreshToken { .. } => "fresh_token",
+        }
+    }
+}
+
+/// A fault with what it has seen and done.
+#[derive(Clone, Debug, Serialize)]
+pub struct Injected {
+    /// Its number, for removing it.
+    pub id: u64,
+    /// The fault.
+    #[serde(flatten)]
+    pub fault: Fault,
+    /// Requests that matched.
+    pub matched: u64,
+    /// Requests that were struck.
+    pub struck: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    injected: Vec<Injected>,
+    last: u64,
+}
+
+impl Faults {
+    pub(crate) fn inject(&mut self, fault: Fault) -> u64 {
+        self.last += 1;
+        self.injected.push(Injected { id: self.last, fault, matched: 0, struck: 0 });
+        self.last
+    }
+
+    pub(crate) fn all(&self) -> &[Injected] {
+        &self.injected
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) -> bool {
+        let before = self.injected.len();
+        self.injected.retain(|injected| injected.id != id);
+        self.injected.len() < before
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.injected.clear();
+    }
+
+    /// The first fault that strikes this request. Every fault that matches counts it.
+    pub(crate) fn strike(&mut self, method: &str, path: &str) -> Option<FaultKind> {
+        let mut strikes = None;
+        for injected in &mut self.injected {
+            let fault = &injected.fault;
+            let matches = fault.method.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method))
+                && fault.path.as_ref().is_none_or(|pattern| like(pattern, path));
+            if !matches {
+                continue;
+            }
+            injected.matched += 1;
+            let due = injected.matched >= fault.nth && injected.struck < fault.times;
+            if due && strikes.is_none() {
+                injected.struck += 1;
+                strikes = Some(fault.kind.clone());
+            }
+        }
+        strikes
+    }
+}
+
+/// Whether a text is like a pattern in which `*` stands for anything.
+fn like(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(text) = text.strip_prefix(head) else { return false };
+    (0..=text.len()).filter_map(|from| text.get(from..)).any(|text| like(rest, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        assert!(like("/app/installations/*/access_tokens", "/app/installations/7/access_tokens"));
+        assert!(like("/repos/*", "/repos/a/b/hooks") && like("*/info/refs", "/a/b.git/info/refs"));
+        assert!(!like("/app", "/app/installations") && !like("/app/*/x", "/app/x"));
+    }
+
+    #[test]
+    fn strikes_from_the_nth_match_so_many_times() {
+        let mut faults = Faults::default();
+        faults.inject(Fault::new("GET", "/app", FaultKind::Cut).nth(2).times(2));
+        let struck: Vec<bool> = (0..5).map(|_| faults.strike("GET", "/app").is_some()).collect();
+        assert_eq!(struck, [false, true, true, false, false]);
+        assert!(faults.strike("POST", "/app").is_none());
+        assert_eq!((faults.all()[0].matched, faults.all()[0].struck), (5, 2));
+    }
+
+    #[test]
+    fn reads_from_json() {
+        let fault: Fault = serde_json::from_str(
+            r#"{"method":"POST","path":"/app/*","kind":"status","status":403,"headers":{"retry-after":"60"}}"#,
+        )
+        .unwrap();
+        assert_eq!((fault.nth, fault.times), (1, 1));
+        assert!(matches!(fault.kind, FaultKind::Status { status: 403, .. }));
+    }
+}

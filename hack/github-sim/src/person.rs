@@ -1,0 +1,296 @@
+//! What a person does on github.com: install, suspend, select, rename, push. Each change tells those who watch.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::access::Permissions;
+use crate::bare::{GitError, ZERO};
+use crate::model::{Coverage, HookOwner, Installation, Repository};
+use crate::seed::{RepositorySeed, Selection};
+use crate::state::State;
+use crate::webhook::{Moved, RETENTION_DAYS};
+
+/// Why something cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no such thing.
+    #[error("there is no {kind} {name:?}")]
+    NotFound {
+        /// What was looked for.
+        kind: &'static str,
+        /// By which name or number.
+        name: String,
+    },
+    /// It is already there.
+    #[error("{name:?} already exists")]
+    Exists {
+        /// What.
+        name: String,
+    },
+    /// git failed.
+    #[error(transparent)]
+    Git(#[from] GitError),
+}
+
+impl ControlError {
+    pub(crate) fn not_found(kind: &'static str, name: impl ToString) -> Self {
+        Self::NotFound { kind, name: name.to_string() }
+    }
+}
+
+/// An App to be installed on an account.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Install {
+    /// The slug of the App.
+    pub app: String,
+    /// The login of the account.
+    pub account: String,
+    /// All repositories (the default) or some.
+    #[serde(default)]
+    pub selection: Selection,
+    /// What is granted; what the App asks for unless told.
+    #[serde(default)]
+    pub permissions: Option<Permissions>,
+}
+
+/// A file to be committed to a branch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Push {
+    /// `owner/name`.
+    pub repository: String,
+    /// The branch; the default branch unless told. Made, from nothing, if it does not exist.
+    #[serde(default)]
+    pub branch: Option<String>,
+    /// The path of the file.
+    pub path: String,
+    /// What the file holds from now on.
+    pub content: String,
+    /// The commit's message.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+impl State {
+    pub(crate) fn install(&mut self, install: &Install, given: Option<u64>) -> Result<u64, ControlError> {
+        let app = self.app_by_slug(&install.app).ok_or_else(|| ControlError::not_found("App", &install.app))?;
+        let (app, asked) = (app.id, app.permissions.clone());
+        let account = self.account(&install.account);
+        let account = account.ok_or_else(|| ControlError::not_found("account", &install.account))?.id;
+        if self.installations.values().any(|found| found.app == app && found.account == account) {
+            return Err(ControlError::Exists { name: format!("{} on {}", install.app, install.account) });
+        }
+        let coverage = self.coverage(account, &install.selection)?;
+        let now = self.now();
+        let installation = Installation {
+            id: self.id_or_new(given),
+            app,
+            account,
+            coverage,
+            permissions: install.permissions.clone().unwrap_or(asked),
+            suspended: None,
+            created: now,
+            updated: now,
+        };
+        self.installations.insert(installation.id, installation.clone());
+        self.announce_installation("created", &installation, self.person);
+        Ok(installation.id)
+    }
+
+    fn coverage(&self, account: u64, selection: &Selection) -> Result<Coverage, ControlError> {
+        let Selection::Selected(names) = selection else { return Ok(Coverage::All) };
+        let login = self.login(account);
+        let id = |name: &String| {
+            let found = self.repository(login, name);
+            found.map(|found| found.id).ok_or_else(|| ControlError::not_found("repository", format!("{login}/{name}")))
+        };
+        names.iter().map(id).collect::<Result<BTreeSet<_>, _>>().map(Coverage::Selected)
+    }
+
+    fn installation(&self, id: u64) -> Result<Installation, ControlError> {
+        self.installations.get(&id).cloned().ok_or_else(|| ControlError::not_found("installation", id))
+    }
+
+    pub(crate) fn uninstall(&mut self, id: u64) -> Result<(), ControlError> {
+        let installation = self.installation(id)?;
+        self.announce_installation("deleted", &installation, self.person);
+        self.installations.remove(&id);
+        self.tokens.retain(|_, token| token.installation != id);
+        Ok(())
+    }
+
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut Installation)) -> Result<Installation, ControlError> {
+        let now = self.now();
+        let found = self.installations.get_mut(&id).ok_or_else(|| ControlError::not_found("installation", id))?;
+        change(found);
+        found.updated = now;
+        Ok(found.clone())
+    }
+
+    pub(crate) fn suspend(&mut self, id: u64) -> Result<(), ControlError> {
+        let suspended = Some((self.now(), self.person));
+        let installation = self.change(id, |found| found.suspended = suspended)?;
+        self.announce_installation("suspend", &installation, self.person);
+        Ok(())
+    }
+
+    pub(crate) fn unsuspend(&mut self, id: u64) -> Result<(), ControlError> {
+        let installation = self.change(id, |found| found.suspended = None)?;
+        self.announce_installation("unsuspend", &installation, self.person);
+        Ok(())
+    }
+
+    /// Grants other permissions, as the account does when an App asks for more.
+    pub(crate) fn grant(&mut self, id: u64, permissions: Permissions) -> Result<(), ControlError> {
+        let installation = self.change(id, |found| found.permissions = permissions)?;
+        self.announce_installation("new_permissions_accepted", &installation, self.person);
+        Ok(())
+    }
+
+    /// From all to some, `repositories_removed` is empty, as on GitHub: who listens must list again.
+    pub(crate) fn select_repositories(&mut self, id: u64, selection: &Selection) -> Result<(), ControlError> {
+        let before = self.installation(id)?;
+        let had: BTreeSet<u64> = self.reached_by(&before).iter().map(|found| found.id).collect();
+        let coverage = self.coverage(before.account, selection)?;
+        let installation = self.change(id, |found| found.coverage = coverage)?;
+        let has: BTreeSet<u64> = self.reached_by(&installation).iter().map(|found| found.id).collect();
+        let tell = |ids: &mut dyn Iterator<Item = &u64>| {
+            ids.filter_map(|id| self.repositories.get(id)).map(|found| crate::shapes::trivial(self, found)).collect()
+        };
+        let (added, removed): (Vec<_>, Vec<_>) = match before.coverage {
+            Coverage::All => (tell(&mut has.iter()), Vec::new()),
+            Coverage::Selected(_) => (tell(&mut has.difference(&had)), tell(&mut had.difference(&has))),
+        };
+        self.announce_selection(&installation, &added, &removed);
+        Ok(())
+    }
+
+    /// The repository of an `owner/name`.
+    pub(crate) fn by_full_name(&self, full_name: &str) -> Result<&Repository, ControlError> {
+        let found = full_name.split_once('/').and_then(|(owner, name)| self.repository(owner, name));
+        found.ok_or_else(|| ControlError::not_found("repository", full_name))
+    }
+
+    pub(crate) fn create_repository(&mut self, seed: &RepositorySeed) -> Result<u64, ControlError> {
+        let owner = self.account(&seed.owner).ok_or_else(|| ControlError::not_found("account", &seed.owner))?.id;
+        if self.repository(&seed.owner, &seed.name).is_some() {
+            return Err(ControlError::Exists { name: format!("{}/{}", seed.owner, seed.name) });
+        }
+        let id = self.id_or_new(seed.id);
+        let branch = seed.default_branch.clone().unwrap_or_else(|| "main".to_owned());
+        let readme = format!("# {}\n", seed.name);
+        let mut files: Vec<(&str, &[u8])> =
+            seed.files.iter().map(|(path, content)| (path.as_str(), content.as_bytes())).collect();
+        if files.is_empty() && !seed.empty {
+            files.push(("README.md", readme.as_bytes()));
+        }
+        let bare = self.new_bare(id, &branch, &files)?;
+        let now = self.now();
+        let repository = Repository {
+            id,
+            owner,
+            name: seed.name.clone(),
+            private: seed.private,
+            archived: seed.archived,
+            description: seed.description.clone(),
+            default_branch: branch,
+            refs: bare.refs()?,
+            bare,
+            next_number: 1,
+            created: now,
+            updated: now,
+            pushed: now,
+        };
+        // Whoever had this name before is no longer found by it.
+        self.moved.remove(&self.full_name(&repository).to_lowercase());
+        self.repositories.insert(id, repository.clone());
+        self.announce_repository("created", &repository, None);
+        Ok(id)
+    }
+
+    pub(crate) fn rename_repository(&mut self, full_name: &str, name: &str) -> Result<(), ControlError> {
+        let repository = self.by_full_name(full_name)?;
+        let (id, old, owner) = (repository.id, repository.name.clone(), self.login(repository.owner).to_owned());
+        if self.repository(&owner, name).is_some_and(|found| found.id != id) {
+            return Err(ControlError::Exists { name: format!("{owner}/{name}") });
+        }
+        self.moved.insert(format!("{owner}/{old}").to_lowercase(), id);
+        self.moved.remove(&format!("{owner}/{name}").to_lowercase());
+        let now = self.now();
+        if let Some(repository) = self.repositories.get_mut(&id) {
+            name.clone_into(&mut repository.name);
+            repository.updated = now;
+            let repository = repository.clone();
+            let changes = json!({"repository": {"name": {"from": old}}});
+            self.announce_repository("renamed", &repository, Some(changes));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delete_repository(&mut self, full_name: &str) -> Result<(), ControlError> {
+        let repository = self.by_full_name(full_name)?.clone();
+        let id = repository.id;
+        self.announce_repository("deleted", &repository, None);
+        self.repositories.remove(&id);
+        self.moved.retain(|_, target| *target != id);
+        self.hooks.retain(|_, hook| hook.owner != HookOwner::Repository(id));
+        self.pulls.retain(|(home, _), _| *home != id);
+        for installation in self.installations.values_mut() {
+            if let Coverage::Selected(ids) = &mut installation.coverage {
+                ids.remove(&id);
+            }
+        }
+        // The directory's name is the id, which no other repository gets; it goes with the simulator at the latest.
+        let _ = std::fs::remove_dir_all(repository.bare.path());
+        Ok(())
+    }
+
+    pub(crate) fn push(&mut self, push: &Push) -> Result<String, ControlError> {
+        let repository = self.by_full_name(&push.repository)?;
+        let (id, bare) = (repository.id, repository.bare.clone());
+        let branch = push.branch.clone().unwrap_or_else(|| repository.default_branch.clone());
+        let message = push.message.clone().unwrap_or_else(|| format!("Update {}", push.path));
+        let files = [(push.path.as_str(), push.content.as_bytes())];
+        let sha = bare.write(&branch, &files, &message, &self.committer(self.person))?;
+        self.take_in(id, self.person)?;
+        Ok(sha)
+    }
+
+    /// Reads a repository's refs after something moved them, and tells those who watch what moved.
+    pub(crate) fn take_in(&mut self, id: u64, pusher: u64) -> Result<(), GitError> {
+        let now = self.now();
+        let Some(repository) = self.repositories.get_mut(&id) else { return Ok(()) };
+        let refs = repository.bare.refs()?;
+        let names: BTreeSet<&String> = repository.refs.keys().chain(refs.keys()).collect();
+        let zero = || ZERO.to_owned();
+        let moved: Vec<Moved> = names
+            .into_iter()
+            .map(|name| Moved {
+                name: name.clone(),
+                before: repository.refs.get(name).cloned().unwrap_or_else(zero),
+                after: refs.get(name).cloned().unwrap_or_else(zero),
+            })
+            .filter(|moved| moved.before != moved.after)
+            .collect();
+        repository.refs = refs;
+        if moved.is_empty() {
+            return Ok(());
+        }
+        repository.pushed = now;
+        repository.updated = now;
+        self.follow_pulls(id, &moved);
+        self.announce_push(id, &moved, pusher);
+        Ok(())
+    }
+
+    /// Deliveries can be looked up for three days.
+    pub(crate) fn forget_old_deliveries(&mut self) {
+        let kept = SignedDuration::from_hours(24 * RETENTION_DAYS);
+        let oldest = self.now().checked_sub(kept).unwrap_or(Timestamp::MIN);
+        self.deliveries.retain(|_, delivery| delivery.delivered >= oldest);
+    }
+}

@@ -1,0 +1,253 @@
+//! From what a handler returns to what GitHub sends: version, ETag, rate limit, and the headers of every answer.
+
+use aws_lc_rs::digest;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use serde_json::Value;
+
+use super::{Asked, REQUEST_ID, Route, documentation};
+use crate::credential::Credential;
+use crate::journal::Caller;
+use crate::rate::Standing;
+use crate::refusal::Refusal;
+use crate::state::State;
+
+/// What an answer is like when the caller does not say which version it wants.
+pub(crate) const DEFAULT: &str = "2022-11-28";
+/// The newest version.
+pub(crate) const NEWEST: &str = "2026-03-10";
+
+/// What a handler returns.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Option<Value>,
+    pub(crate) headers: Vec<(HeaderName, String)>,
+}
+
+impl Reply {
+    pub(crate) fn new(status: StatusCode, body: Value) -> Self {
+        Self { status, body: Some(body), headers: Vec::new() }
+    }
+
+    pub(crate) fn ok(body: Value) -> Result<Self, Refusal> {
+        Ok(Self::new(StatusCode::OK, body))
+    }
+
+    pub(crate) fn created(body: Value) -> Result<Self, Refusal> {
+        let location = body["url"].as_str().map(|url| (header::LOCATION, url.to_owned()));
+        let headers = location.into_iter().collect();
+        Ok(Self { headers, ..Self::new(StatusCode::CREATED, body) })
+    }
+
+    pub(crate) fn nothing() -> Result<Self, Refusal> {
+        Ok(Self { status: StatusCode::NO_CONTENT, body: None, headers: Vec::new() })
+    }
+
+    /// One page of a list, with `Link` to the others. `whole` makes the body of the page.
+    pub(crate) fn page(
+        asked: &Asked,
+        all: Vec<Value>,
+        whole: impl FnOnce(Vec<Value>) -> Value,
+    ) -> Result<Self, Refusal> {
+        let number = |name| asked.query(name).and_then(|value| value.parse::<usize>().ok());
+        let size = number("per_page").unwrap_or(30).clamp(1, 100);
+        let page = number("page").unwrap_or(1).max(1);
+        let last = all.len().div_ceil(size).max(1);
+        let items = all.into_iter().skip((page - 1) * size).take(size).collect();
+        let mut reply = Self::new(StatusCode::OK, whole(items));
+        let link = |rel: &str, page: usize| {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            let kept = url::form_urlencoded::parse(asked.query.as_bytes()).filter(|(key, _)| key != "page");
+            query.extend_pairs(kept).append_pair("page", &page.to_string());
+            format!("<{}{}?{}>; rel=\"{rel}\"", asked.api, asked.path, query.finish())
+        };
+        let mut links = Vec::new();
+        if page > 1 {
+            links.push(link("prev", (page - 1).min(last)));
+        }
+        if page < last {
+            links.extend([link("next", page + 1), link("last", last)]);
+        }
+        if page > 1 {
+            links.push(link("first", 1));
+        }
+        if !links.is_empty() {
+            reply.headers.push((header::LINK, links.join(", ")));
+        }
+        Ok(reply)
+    }
+}
+
+/// What goes out.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) caller: Caller,
+    pub(crate) route: Option<String>,
+    pub(crate) unknown: bool,
+}
+
+impl Answer {
+    /// What is sent when a handler ended early.
+    pub(crate) fn server_error() -> Self {
+        let refusal = Refusal::internal("Server Error");
+        Self {
+            status: refusal.status,
+            headers: HeaderMap::new(),
+            body: refusal.body(crate::refusal::DOCUMENTATION).to_string().into_bytes(),
+            caller: Caller::None,
+            route: None,
+            unknown: false,
+        }
+    }
+}
+
+/// Makes the answer of what a handler returned.
+pub(crate) fn finish(
+    state: &mut State,
+    asked: &Asked,
+    route: Option<&Route>,
+    who: &Credential,
+    result: Result<Reply, Refusal>,
+) -> Answer {
+    let now = state.now();
+    let mut standing = state.rates.standing(who.budget(), now);
+    let mut headers = HeaderMap::new();
+    let (status, body) = match result {
+        Ok(reply) => {
+            extend(&mut headers, reply.headers);
+            (reply.status, reply.body.map(|body| if asked.newest() { of_newest(body) } else { body }))
+        }
+        Err(refusal) => {
+            let body = refusal.body(&documentation(route));
+            extend(&mut headers, refusal.headers);
+            (refusal.status, Some(body))
+        }
+    };
+    let mut answer = Answer {
+        status,
+        headers,
+        body: body.map(|body| body.to_string().into_bytes()).unwrap_or_default(),
+        caller: who.caller(),
+        route: route.map(|route| route.template.to_owned()),
+        unknown: route.is_none(),
+    };
+    if asked.method == Method::GET && status == StatusCode::OK {
+        let tag = entity_tag(who, &answer.body);
+        let known = asked.headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag.trim_start_matches("W/")) {
+            answer.status = StatusCode::NOT_MODIFIED;
+            answer.body.clear();
+            if !matches!(who, Credential::Nobody) {
+                standing = state.rates.refund(who.budget(), now);
+            }
+        }
+        extend(&mut answer.headers, [(header::ETAG, tag)]);
+        let cache = if matches!(who, Credential::Nobody) {
+            "public, max-age=60, s-maxage=60"
+        } else {
+            "private, max-age=60, s-maxage=60"
+        };
+        extend(&mut answer.headers, [(header::CACHE_CONTROL, cache.to_owned())]);
+    }
+    usual(&mut answer, asked, &standing);
+    answer
+}
+
+/// What GitHub looks at before it looks at the request: the version asked for, and the caller's rate limit.
+pub(crate) fn before(state: &mut State, asked: &Asked, who: &Credential) -> Result<(), Refusal> {
+    version(asked)?;
+    let now = state.now();
+    within(&state.rates.charge(who.budget(), now), who)
+}
+
+/// The version header must name a version that GitHub has.
+fn version(asked: &Asked) -> Result<(), Refusal> {
+    match asked.headers.get("x-github-api-version") {
+        Some(version) if version != DEFAULT && version != NEWEST => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("{version:?} is not a supported version. Supported versions: {NEWEST}, {DEFAULT}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn within(standing: &Standing, who: &Credential) -> Result<(), Refusal> {
+    if !standing.exceeded {
+        return Ok(());
+    }
+    let whose = match who.caller() {
+        Caller::Installation(id) => format!("installation ID {id}"),
+        Caller::App(id) => format!("app ID {id}"),
+        Caller::None => "127.0.0.1".to_owned(),
+    };
+    Err(Refusal::new(StatusCode::FORBIDDEN, format!("API rate limit exceeded for {whose}.")))
+}
+
+/// The differences of 2026-03-10 from 2022-11-28 in the shapes used here (`x-github-breaking-changes` in GitHub's
+/// description): properties that are gone.
+fn of_newest(mut body: Value) -> Value {
+    match &mut body {
+        Value::Object(fields) => {
+            for gone in
+                ["has_downloads", "use_squash_pr_title_as_default", "master_branch", "merge_commit_sha", "assignee"]
+            {
+                fields.remove(gone);
+            }
+            if fields.contains_key("resources") {
+                fields.remove("rate");
+            }
+            if fields.contains_key("emojis_url") {
+                fields.remove("authorizations_url");
+                fields.remove("hub_url");
+            }
+            for value in fields.values_mut() {
+                *value = of_newest(value.take());
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                *item = of_newest(item.take());
+            }
+        }
+        _ => {}
+    }
+    body
+}
+
+fn entity_tag(who: &Credential, body: &[u8]) -> String {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    digest.update(who.entity_salt());
+    digest.update(body);
+    format!("W/\"{}\"", hex::encode(digest.finish().as_ref()))
+}
+
+/// The headers GitHub sends with every answer.
+pub(crate) fn usual(answer: &mut Answer, asked: &Asked, standing: &Standing) {
+    let request_id: [u8; 10] = std::array::from_fn(|_| rand::random());
+    let version = if asked.newest() { NEWEST } else { DEFAULT };
+    let name = HeaderName::from_static;
+    let mut usual = vec![
+        (header::SERVER, "github.com".to_owned()),
+        (REQUEST_ID, hex::encode_upper(request_id)),
+        (name("x-github-media-type"), "github.v3; format=json".to_owned()),
+        (name("x-github-api-version-selected"), version.to_owned()),
+        (name("x-ratelimit-limit"), standing.limit.to_string()),
+        (name("x-ratelimit-remaining"), standing.remaining().to_string()),
+        (name("x-ratelimit-used"), standing.used.to_string()),
+        (name("x-ratelimit-reset"), standing.reset.to_string()),
+        (name("x-ratelimit-resource"), "core".to_owned()),
+        (header::VARY, "Accept, Authorization, Cookie, X-GitHub-OTP".to_owned()),
+    ];
+    if !answer.body.is_empty() && !answer.headers.contains_key(header::CONTENT_TYPE) {
+        usual.push((header::CONTENT_TYPE, "application/json; charset=utf-8".to_owned()));
+    }
+    extend(&mut answer.headers, usual);
+}
+
+/// Adds headers; a value that HTTP cannot carry is left out.
+pub(crate) fn extend(headers: &mut HeaderMap, more: impl IntoIterator<Item = (HeaderName, String)>) {
+    headers.extend(more.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?))));
+}

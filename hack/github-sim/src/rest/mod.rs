@@ -1,0 +1,188 @@
+//! The REST API: one table of routes, and the one way a request takes through it.
+//!
+//! A route states its documentation page and what it asks of the caller, so that who may do what is decided in one
+//! place, before any handler; a handler that checked for itself could forget to.
+
+mod answer;
+mod app;
+mod branches;
+
+mod installations;
+mod meta;
+mod mint;
+
+mod repositories;
+mod route;
+mod users;
+
+pub(crate) use answer::{Answer, Reply, finish};
+pub(crate) use route::{Access, Asked, Call, Route};
+
+use http::{HeaderName, Method, StatusCode, header};
+
+use crate::access::Level;
+use crate::credential::{self, Credential};
+use crate::journal::Caller;
+use crate::model::Repository;
+use crate::refusal::{DOCUMENTATION, Refusal};
+use crate::state::State;
+
+/// All routes; where two could match, the first is meant.
+fn routes() -> impl Iterator<Item = &'static Route> {
+    [
+        meta::ROUTES,
+        app::ROUTES,
+        installations::ROUTES,
+        mint::ROUTES,
+        users::ROUTES,
+        branches::ROUTES,
+        repositories::ROUTES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The route of a request, its parameters, and its name in the log.
+fn matched(state: &State, asked: &Asked) -> Option<(&'static Route, Vec<(&'static str, String)>, String)> {
+    let mut segments = asked.segments();
+    let find = |segments: &[String]| routes().find_map(|route| Some((route, route.matches(&asked.method, segments)?)));
+    let by_id = segments.first().is_some_and(|first| first == "repositories") && segments.len() > 1;
+    if !by_id {
+        let (route, parameters) = find(&segments)?;
+        return Some((route, parameters, route.template.to_owned()));
+    }
+    // `/repositories/ID/…` is `/repos/OWNER/NAME/…` of whatever it is called now; no repository has an empty name.
+    let found = segments[1].parse().ok().and_then(|id: u64| state.repositories.get(&id));
+    let named = found.map(|found| [state.login(found.owner).to_owned(), found.name.clone()]).unwrap_or_default();
+    segments.splice(..2, std::iter::once("repos".to_owned()).chain(named));
+    let (route, parameters) = find(&segments)?;
+    Some((route, parameters, route.template.replace("/repos/{owner}/{repo}", "/repositories/{repository_id}")))
+}
+
+/// Whose request this is and which route it is for, when it is not handled.
+pub(crate) fn attribution(state: &State, asked: &Asked) -> (Caller, Option<String>) {
+    (attributed(state, asked), matched(state, asked).map(|(_, _, template)| template))
+}
+
+/// Answers a request.
+pub(crate) fn answer(state: &mut State, asked: &Asked) -> Answer {
+    let Some((route, parameters, template)) = matched(state, asked) else {
+        let refused = credential::of(state, &asked.headers, false).err().unwrap_or_else(Refusal::not_found);
+        return finish(state, asked, None, &Credential::Nobody, Err(refused));
+    };
+    let for_app = matches!(route.access, Access::App | Access::AppOfRepository);
+    let mut answer = match credential::of(state, &asked.headers, for_app) {
+        Ok(who) => {
+            let mut call = Call { state, asked, parameters, who: who.clone(), repository: 0 };
+            let result = answer::before(call.state, asked, &who)
+                .and_then(|()| admit(&mut call, route))
+                .and_then(|()| (route.handler)(&mut call));
+            finish(state, asked, Some(route), &who, result)
+        }
+        Err(refused) => {
+            let mut answer = finish(state, asked, Some(route), &Credential::Nobody, Err(refused));
+            answer.caller = attributed(state, asked);
+            answer
+        }
+    };
+    answer.route = Some(template);
+    answer
+}
+
+/// Whose credential this is, for the log, also when it is refused: a suspended installation's requests are its own.
+fn attributed(state: &State, asked: &Asked) -> Caller {
+    let token = credential::presented(&asked.headers)
+        .and_then(|secret| state.live_token(&secret).map(|found| found.1.installation));
+    token.map_or(Caller::None, Caller::Installation)
+}
+
+/// Whether this caller may use this route, before its handler.
+fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
+    match (route.access, &call.who) {
+        (Access::Anyone, _) | (Access::App, Credential::App(_)) => Ok(()),
+        (Access::Installation, Credential::Installation(..)) => Ok(()),
+        (Access::App, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, crate::jwt::UNDECODABLE)),
+        (Access::Installation, Credential::Nobody) => {
+            Err(Refusal::new(StatusCode::UNAUTHORIZED, "Requires authentication"))
+        }
+        (Access::Installation, Credential::App(_)) => {
+            Err(Refusal::new(StatusCode::FORBIDDEN, "You must authenticate with an installation access token"))
+        }
+        (Access::Repository(permission, level), who) => {
+            let repository = named(call)?;
+            let id = repository.id;
+            permitted(call.state, who, repository, permission, level)?;
+            call.repository = id;
+            Ok(())
+        }
+        (Access::AppOfRepository, Credential::App(_)) => {
+            call.repository = named(call)?.id;
+            Ok(())
+        }
+        (Access::AppOfRepository, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, crate::jwt::UNDECODABLE)),
+    }
+}
+
+/// The repository the path names; a former name redirects those who may see it.
+fn named<'a>(call: &'a Call<'_>) -> Result<&'a Repository, Refusal> {
+    let (owner, name) = (call.parameter("owner"), call.parameter("repo"));
+    if let Some(repository) = call.state.repository(owner, name) {
+        return Ok(repository);
+    }
+    let moved = call.state.moved(owner, name).ok_or_else(Refusal::not_found)?;
+    visible(call.state, &call.who, moved)?;
+    Err(redirect(call.asked, moved.id))
+}
+
+fn redirect(asked: &Asked, id: u64) -> Refusal {
+    let (status, message) = if asked.method == Method::GET {
+        (StatusCode::MOVED_PERMANENTLY, "Moved Permanently")
+    } else {
+        (StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect")
+    };
+    let rest = asked.path.splitn(5, '/').nth(4).map(|rest| format!("/{rest}")).unwrap_or_default();
+    let query = if asked.query.is_empty() { String::new() } else { format!("?{}", asked.query) };
+    let url = format!("{}/repositories/{id}{rest}{query}", asked.api);
+    Refusal { url: Some(url.clone()), ..Refusal::new(status, message) }.with_header(header::LOCATION, url)
+}
+
+/// Whether a caller sees that a repository exists.
+pub(crate) fn visible(state: &State, who: &Credential, repository: &Repository) -> Result<(), Refusal> {
+    let reached = match who {
+        Credential::Installation(_, token) => state.token_reaches(token, repository),
+        Credential::App(app) => {
+            state.installations.values().any(|found| found.app == *app && state.reaches(found, repository))
+        }
+        Credential::Nobody => false,
+    };
+    if reached || !repository.private { Ok(()) } else { Err(Refusal::not_found()) }
+}
+
+/// Whether a caller has a permission on a repository. Reading what is public needs none.
+pub(crate) fn permitted(
+    state: &State,
+    who: &Credential,
+    repository: &Repository,
+    permission: &str,
+    level: Level,
+) -> Result<(), Refusal> {
+    visible(state, who, repository)?;
+    let public = !repository.private && level == Level::Read && permission != "repository_hooks";
+    match who {
+        _ if public => Ok(()),
+        Credential::Installation(_, token) => {
+            let granted = state.token_level(token, permission).is_some_and(|granted| granted >= level);
+            if granted && state.token_reaches(token, repository) { Ok(()) } else { Err(Refusal::not_accessible()) }
+        }
+        Credential::App(_) => Err(Refusal::not_accessible()),
+        Credential::Nobody => Err(Refusal::new(StatusCode::UNAUTHORIZED, "Requires authentication")),
+    }
+}
+
+/// The headers of every answer that are GitHub's own.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-github-request-id");
+
+/// The page that documents a route.
+pub(crate) fn documentation(route: Option<&Route>) -> String {
+    route.map_or_else(|| DOCUMENTATION.to_owned(), |route| format!("{DOCUMENTATION}/{}", route.page))
+}

@@ -1,0 +1,215 @@
+//! A route, a request, and the two brought together.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::access::Level;
+use crate::credential::Credential;
+use crate::model::Repository;
+use crate::refusal::Refusal;
+use crate::rest::Reply;
+use crate::shapes::Links;
+use crate::state::State;
+
+/// What a route asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Anyone,
+    /// An App's JWT.
+    App,
+    /// An App's JWT, and the repository in the path.
+    AppOfRepository,
+    /// An installation token.
+    Installation,
+    /// The repository in the path, with a permission on it.
+    Repository(&'static str, Level),
+}
+
+pub(crate) type Handler = fn(&mut Call<'_>) -> Result<Reply, Refusal>;
+
+/// One line of the table.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    /// The path as GitHub's description writes it; a last `{*name}` takes all that follows.
+    pub(crate) template: &'static str,
+    /// The page under docs.github.com/rest.
+    pub(crate) page: &'static str,
+    pub(crate) access: Access,
+    pub(crate) handler: Handler,
+}
+
+impl Route {
+    pub(crate) const fn on(
+        method: Method,
+        template: &'static str,
+        page: &'static str,
+        access: Access,
+        handler: Handler,
+    ) -> Self {
+        Self { method, template, page, access, handler }
+    }
+
+    /// The path's parameters if method and path are this route's.
+    pub(crate) fn matches(&self, method: &Method, segments: &[String]) -> Option<Vec<(&'static str, String)>> {
+        if self.method != *method {
+            return None;
+        }
+        let mut parameters = Vec::new();
+        let mut given = segments.iter();
+        for wanted in self.template.split('/').filter(|wanted| !wanted.is_empty()) {
+            match wanted.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+                Some(name) if name.starts_with('*') => {
+                    let rest: Vec<&str> = given.by_ref().map(String::as_str).collect();
+                    if rest.is_empty() {
+                        return None;
+                    }
+                    parameters.push((&name[1..], rest.join("/")));
+                }
+                Some(name) => parameters.push((name, given.next()?.clone())),
+                None if given.next()? == wanted => {}
+                None => return None,
+            }
+        }
+        given.next().is_none().then_some(parameters)
+    }
+}
+
+/// A request, with the prefix of the API taken off.
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// Without `/api/v3`, still percent-encoded.
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// The API's base as the caller used it: with or without `/api/v3`.
+    pub(crate) api: String,
+    /// How the token of this mint is to be refused at first: uses and status.
+    pub(crate) fresh_token: Option<(u32, u16)>,
+}
+
+impl Asked {
+    /// The decoded segments of the path.
+    pub(crate) fn segments(&self) -> Vec<String> {
+        self.path.split('/').filter(|part| !part.is_empty()).map(decoded).collect()
+    }
+
+    /// A value of the query.
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Whether the caller chose the version of 2026-03-10.
+    pub(crate) fn newest(&self) -> bool {
+        self.headers.get("x-github-api-version").is_some_and(|version| version == super::answer::NEWEST)
+    }
+}
+
+/// Percent-decoding of one segment; `+` is itself in a path.
+fn decoded(segment: &str) -> String {
+    let bytes = segment.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = segment.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (bytes[at], hex) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 3;
+            }
+            (byte, _) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A request that was admitted to a route.
+pub(crate) struct Call<'a> {
+    pub(crate) state: &'a mut State,
+    pub(crate) asked: &'a Asked,
+    pub(crate) parameters: Vec<(&'static str, String)>,
+    pub(crate) who: Credential,
+    /// The repository in the path, for routes that have one.
+    pub(crate) repository: u64,
+}
+
+impl Call<'_> {
+    /// A parameter of the path; empty if the route has none of this name.
+    pub(crate) fn parameter(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value.as_str())
+    }
+
+    /// A numeric parameter of the path; what is no number is not found.
+    pub(crate) fn number(&self, name: &str) -> Result<u64, Refusal> {
+        self.parameter(name).parse().map_err(|_| Refusal::not_found())
+    }
+
+    /// The repository in the path.
+    pub(crate) fn repository(&self) -> Result<&Repository, Refusal> {
+        self.state.repositories.get(&self.repository).ok_or_else(Refusal::not_found)
+    }
+
+    /// The App that calls.
+    pub(crate) fn app(&self) -> Result<u64, Refusal> {
+        match self.who {
+            Credential::App(app) => Ok(app),
+            _ => Err(Refusal::bad_credentials()),
+        }
+    }
+
+    /// The account that acts: an installation acts as its App's bot.
+    pub(crate) fn actor(&self) -> u64 {
+        let app = match &self.who {
+            Credential::App(app) => Some(*app),
+            Credential::Installation(_, token) => {
+                self.state.installations.get(&token.installation).map(|installation| installation.app)
+            }
+            Credential::Nobody => None,
+        };
+        app.and_then(|app| self.state.apps.get(&app)).map_or(self.state.person, |app| app.bot)
+    }
+
+    /// The body as JSON; an empty one is an empty object.
+    pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        let value = self.json()?;
+        serde_json::from_value(value).map_err(|error| Refusal::unprocessable(format!("Invalid request.\n\n{error}.")))
+    }
+
+    /// The body as a JSON object.
+    pub(crate) fn json(&self) -> Result<Value, Refusal> {
+        if self.asked.body.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+        let value: Value = serde_json::from_slice(&self.asked.body).map_err(|_| Refusal::problems_parsing())?;
+        if value.is_object() {
+            Ok(value)
+        } else {
+            Err(Refusal::new(http::StatusCode::BAD_REQUEST, "Body should be a JSON object"))
+        }
+    }
+
+    /// Where URLs in the answer point.
+    pub(crate) fn links(&self) -> Links {
+        Links { web: self.state.web.clone(), api: self.asked.api.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_decoded_one_by_one() {
+        assert_eq!(decoded("feature%2Fx"), "feature/x");
+        assert_eq!(decoded("landfall%5Bbot%5D"), "landfall[bot]");
+        assert_eq!(decoded("a+b%"), "a+b%");
+    }
+}

@@ -1,0 +1,292 @@
+//! A running simulator and everything that a test can do to it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use jiff::Timestamp;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::access::Permissions;
+use crate::begin::{self, BeginError};
+use crate::clock::Clock;
+use crate::fault::{Fault, Injected};
+use crate::journal::{Count, Entry};
+use crate::model::TokenInfo;
+use crate::person::{ControlError, Install, Push};
+use crate::seed::{RepositorySeed, Seed, Selection};
+use crate::server::{self, Hub};
+use crate::state::State;
+use crate::tls::{self, Authority, TlsError};
+use crate::webhook::Sender;
+use crate::{control, lock, shapes};
+
+/// What to simulate, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether to serve TLS, with a certificate of [`Sim::ca_pem`].
+    pub tls: bool,
+    /// The first state.
+    pub seed: Seed,
+}
+
+/// What a simulator that others than a test on this machine use needs besides.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// Names and addresses in the certificate besides localhost and the address listened on.
+    pub tls_names: Vec<String>,
+    /// The base of URLs in answers; `http(s)://ADDRESS:PORT` unless told.
+    pub base_url: Option<String>,
+    /// Where the git directories are kept; a temporary directory unless told. Nothing is read back from it.
+    pub state_dir: Option<PathBuf>,
+    /// Authorities (PEM) that webhook receivers may be certified by, besides the simulator's own.
+    pub webhook_ca: Option<String>,
+}
+
+/// Why a simulator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken or not this machine's.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no directory for the git repositories.
+    #[error("no directory for the repositories")]
+    Folder(#[source] std::io::Error),
+    /// No TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The seed cannot be set up.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+}
+
+/// A running simulator. It ends when this is dropped.
+pub struct Sim {
+    state: Arc<Mutex<State>>,
+    address: SocketAddr,
+    web: String,
+    ca_pem: Option<String>,
+    _stop: DropGuard,
+    _folder: Option<TempDir>,
+}
+
+impl Sim {
+    /// Starts a simulator for clients on this machine.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_at(options, Site::default()).await
+    }
+
+    /// Starts a simulator for clients anywhere.
+    pub async fn start_at(options: Options, site: Site) -> Result<Self, StartError> {
+        let listen = |source| StartError::Listen { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let scheme = if options.tls { "https" } else { "http" };
+        let web = site.base_url.unwrap_or_else(|| format!("{scheme}://{address}")).trim_end_matches('/').to_owned();
+        let authority =
+            if options.tls { Some(Authority::new(&tls::names(address.ip(), &site.tls_names))?) } else { None };
+        let ca_pem = authority.as_ref().map(|authority| authority.ca_pem.clone());
+
+        let (folder, temporary) = match site.state_dir {
+            Some(folder) => {
+                std::fs::create_dir_all(&folder).map_err(StartError::Folder)?;
+                (std::path::absolute(folder).map_err(StartError::Folder)?, None)
+            }
+            None => {
+                let folder = TempDir::with_prefix("github-sim-").map_err(StartError::Folder)?;
+                (folder.path().to_owned(), Some(folder))
+            }
+        };
+        let (outbox, attempts) = mpsc::unbounded_channel();
+        let (seed, at, base) = (options.seed, folder.clone(), web.clone());
+        let begun = tokio::task::spawn_blocking(move || begin::state(&seed, base, &at, Clock::default(), outbox)).await;
+        let state = begun.map_err(|error| StartError::Folder(std::io::Error::other(error)))??;
+        let state = Arc::new(Mutex::new(state));
+
+        let trusted = [ca_pem.clone(), site.webhook_ca].into_iter().flatten().collect::<Vec<_>>().join("\n");
+        let sender = Sender::new(Arc::clone(&state), &trusted)?;
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(sender.run(attempts)));
+        let hub = Arc::new(Hub { state: Arc::clone(&state), web: web.clone(), ca_pem: ca_pem.clone(), folder });
+        let router = Router::new()
+            .nest_service("/_sim", control::router(Arc::clone(&hub)))
+            .fallback(server::github)
+            .with_state(hub);
+        let acceptor = authority.map(|authority| TlsAcceptor::from(authority.server));
+        tokio::spawn(server::accept(listener, acceptor, router, stop.clone()));
+        Ok(Self { state, address, web, ca_pem, _stop: stop.drop_guard(), _folder: temporary })
+    }
+
+    /// The address it listens on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The web's base: `https://127.0.0.1:PORT`. The REST API is also here, as on api.github.com.
+    #[must_use]
+    pub fn base_url(&self) -> &str {
+        &self.web
+    }
+
+    /// The REST API's base as on GitHub Enterprise Server: `{base_url}/api/v3`.
+    #[must_use]
+    pub fn api_url(&self) -> String {
+        format!("{}/api/v3", self.web)
+    }
+
+    /// The authority to trust, as PEM; empty without TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        self.ca_pem.as_deref().unwrap_or_default()
+    }
+
+    /// Installs an App; returns the installation's id.
+    pub fn install(&self, install: &Install) -> Result<u64, ControlError> {
+        lock(&self.state).install(install, None)
+    }
+
+    /// Uninstalls: tokens end, the installation is gone.
+    pub fn uninstall(&self, installation: u64) -> Result<(), ControlError> {
+        lock(&self.state).uninstall(installation)
+    }
+
+    /// Suspends: still listed, but nothing can be minted or used.
+    pub fn suspend(&self, installation: u64) -> Result<(), ControlError> {
+        lock(&self.state).suspend(installation)
+    }
+
+    /// Ends a suspension.
+    pub fn unsuspend(&self, installation: u64) -> Result<(), ControlError> {
+        lock(&self.state).unsuspend(installation)
+    }
+
+    /// Chooses the repositories an installation covers.
+    pub fn select_repositories(&self, installation: u64, selection: &Selection) -> Result<(), ControlError> {
+        lock(&self.state).select_repositories(installation, selection)
+    }
+
+    /// Grants an installation other permissions.
+    pub fn grant(&self, installation: u64, permissions: Permissions) -> Result<(), ControlError> {
+        lock(&self.state).grant(installation, permissions)
+    }
+
+    /// Creates a repository; returns its id.
+    pub fn create_repository(&self, seed: &RepositorySeed) -> Result<u64, ControlError> {
+        lock(&self.state).create_repository(seed)
+    }
+
+    /// Renames `owner/name`; the old name redirects.
+    pub fn rename_repository(&self, full_name: &str, name: &str) -> Result<(), ControlError> {
+        lock(&self.state).rename_repository(full_name, name)
+    }
+
+    /// Deletes `owner/name`.
+    pub fn delete_repository(&self, full_name: &str) -> Result<(), ControlError> {
+        lock(&self.state).delete_repository(full_name)
+    }
+
+    /// Commits a file; returns the commit.
+    pub fn push(&self, push: &Push) -> Result<String, ControlError> {
+        lock(&self.state).push(push)
+    }
+
+    /// The id of `owner/name`.
+    #[must_use]
+    pub fn repository_id(&self, full_name: &str) -> Option<u64> {
+        lock(&self.state).by_full_name(full_name).ok().map(|found| found.id)
+    }
+
+    /// The commit a branch of `owner/name` points to.
+    #[must_use]
+    pub fn head(&self, full_name: &str, branch: &str) -> Option<String> {
+        lock(&self.state).by_full_name(full_name).ok().and_then(|found| found.branch(branch).cloned())
+    }
+
+    /// The simulator's present.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        lock(&self.state).now()
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        lock(&self.state).clock.advance(by);
+    }
+
+    /// The simulator's clock, to be shared with who should see the same time.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        lock(&self.state).clock.clone()
+    }
+
+    /// The life of tokens minted from now on.
+    pub fn set_token_life(&self, life: Duration) {
+        lock(&self.state).token_life = life;
+    }
+
+    /// Requests per hour and installation.
+    pub fn set_rate_limit(&self, limit: u64) {
+        lock(&self.state).rates.limit = limit;
+    }
+
+    /// Injects a fault; returns its id.
+    pub fn inject(&self, fault: Fault) -> u64 {
+        lock(&self.state).faults.inject(fault)
+    }
+
+    /// The faults with what they saw and struck.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Injected> {
+        lock(&self.state).faults.all().to_vec()
+    }
+
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
+        lock(&self.state).faults.clear();
+    }
+
+    /// The log of requests, the oldest first.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Entry> {
+        lock(&self.state).journal.entries()
+    }
+
+    /// How often each route answered with each status.
+    #[must_use]
+    pub fn request_counts(&self) -> Vec<Count> {
+        lock(&self.state).journal.counts()
+    }
+
+    /// Empties the log.
+    pub fn reset_requests(&self) {
+        lock(&self.state).journal.clear();
+    }
+
+    /// The tokens that have neither ended nor been revoked.
+    #[must_use]
+    pub fn live_tokens(&self) -> Vec<TokenInfo> {
+        lock(&self.state).live_tokens()
+    }
+
+    /// Webhook deliveries as GitHub's `hook-delivery`, the oldest first.
+    #[must_use]
+    pub fn deliveries(&self) -> Vec<Value> {
+        lock(&self.state).deliveries.values().map(shapes::delivery).collect()
+    }
+}

@@ -1,0 +1,291 @@
+//! Which hooks an event goes to, and what its payload says.
+
+use serde_json::{Value, json};
+
+use super::send::Attempt;
+use crate::access::{Level, level_of};
+use crate::bare::{Commit, Person, ZERO};
+use crate::clock::stamp;
+use crate::model::{Hook, HookOwner, Installation, Repository};
+use crate::seed::AccountType;
+use crate::shapes::{self, Links, node_id, simple_user};
+use crate::state::State;
+
+/// A ref that moved.
+#[derive(Clone, Debug)]
+pub(crate) struct Moved {
+    pub(crate) name: String,
+    pub(crate) before: String,
+    pub(crate) after: String,
+}
+
+/// Commits that a push event lists at most.
+const MOST_COMMITS: usize = 2048;
+/// Tags or branches that can move at once before GitHub sends no event for them.
+const MOST_TAGS: usize = 3;
+const MOST_BRANCHES: usize = 5000;
+
+impl State {
+    fn event_links(&self) -> Links {
+        Links { web: self.web.clone(), api: format!("{}/api/v3", self.web) }
+    }
+
+    /// An `installation` event to the App.
+    pub(crate) fn announce_installation(&mut self, action: &str, installation: &Installation, sender: u64) {
+        let links = self.event_links();
+        let mut payload = json!({
+            "action": action,
+            "installation": shapes::installation(self, installation, &links),
+            "sender": self.accounts.get(&sender).map(|sender| simple_user(sender, &links)),
+        });
+        let repositories: Value =
+            self.reached_by(installation).into_iter().map(|repository| shapes::trivial(self, repository)).collect();
+        payload["repositories"] = repositories;
+        if action == "created" {
+            payload["requester"] = Value::Null;
+        }
+        self.organization(&mut payload, installation.account, &links);
+        self.to_app(installation, "installation", &payload);
+    }
+
+    /// An `installation_repositories` event to the App.
+    pub(crate) fn announce_selection(&mut self, installation: &Installation, added: &[Value], removed: &[Value]) {
+        let links = self.event_links();
+        let action = if added.is_empty() && !removed.is_empty() { "removed" } else { "added" };
+        let shape = shapes::installation(self, installation, &links);
+        let mut payload = json!({
+            "action": action,
+            "repository_selection": shape["repository_selection"],
+            "installation": shape,
+            "repositories_added": added,
+            "repositories_removed": removed,
+            "requester": null,
+            "sender": self.accounts.get(&self.person).map(|sender| simple_user(sender, &links)),
+        });
+        self.organization(&mut payload, installation.account, &links);
+        self.to_app(installation, "installation_repositories", &payload);
+    }
+
+    /// `push` events for refs that moved.
+    pub(crate) fn announce_push(&mut self, repository: u64, moved: &[Moved], pusher: u64) {
+        let tags = moved.iter().filter(|moved| moved.name.starts_with("refs/tags/")).count();
+        let branches = moved.len() - tags;
+        for moved in moved {
+            let tag = moved.name.starts_with("refs/tags/");
+            if (tag && tags > MOST_TAGS) || (!tag && branches > MOST_BRANCHES) {
+                continue;
+            }
+            let Some(payload) = self.push_payload(repository, moved, pusher) else { continue };
+            self.to_watchers(repository, "push", &payload);
+        }
+    }
+
+    fn push_payload(&self, repository: u64, moved: &Moved, pusher: u64) -> Option<Value> {
+        let links = self.event_links();
+        let found = self.repositories.get(&repository)?;
+        let (created, deleted) = (moved.before == ZERO, moved.after == ZERO);
+        let web = format!("{}/{}", self.web, self.full_name(found));
+        let base = if created { self.known_before(found, moved) } else { Some(moved.before.clone()) };
+        let commits = if deleted {
+            Vec::new()
+        } else {
+            found.bare.between(base.as_deref(), &moved.after, MOST_COMMITS).unwrap_or_default()
+        };
+        let head = (!deleted).then(|| found.bare.commit(&moved.after).ok().flatten()).flatten();
+        let describe = |commit: &Commit| self.pushed_commit(found, commit, &web);
+        let pusher_login = self.login(pusher);
+        let short = |sha: &str| sha.get(..12).unwrap_or(sha).to_owned();
+        let compare = if created {
+            format!("{web}/compare/{}", moved.name.rsplit('/').next().unwrap_or_default())
+        } else {
+            format!("{web}/compare/{}...{}", short(&moved.before), short(&moved.after))
+        };
+        let mut payload = json!({
+            "ref": moved.name,
+            "before": moved.before,
+            "after": moved.after,
+            "base_ref": null,
+            "created": created,
+            "deleted": deleted,
+            "forced": !created && !deleted && !found.bare.is_ancestor(&moved.before, &moved.after),
+            "compare": compare,
+            "commits": commits.iter().map(describe).collect::<Vec<_>>(),
+            "head_commit": head.as_ref().map(describe),
+            "repository": self.pushed_repository(found, &links),
+            "pusher": {"name": pusher_login, "email": format!("{pusher}+{pusher_login}@users.noreply.github.com")},
+            "sender": self.accounts.get(&pusher).map(|sender| simple_user(sender, &links)),
+        });
+        self.organization(&mut payload, found.owner, &links);
+        Some(payload)
+    }
+
+    /// For a new branch: where it left the default branch, so that only its own commits are listed.
+    fn known_before(&self, found: &Repository, moved: &Moved) -> Option<String> {
+        let default = found.branch(&found.default_branch)?;
+        if *default == moved.after && moved.name == format!("refs/heads/{}", found.default_branch) {
+            return None;
+        }
+        found.bare.merge_base(default, &moved.after)
+    }
+
+    fn pushed_commit(&self, found: &Repository, commit: &Commit, web: &str) -> Value {
+        let changes = found.bare.changes(commit.parents.first().map(String::as_str), &commit.sha).unwrap_or_default();
+        let paths = |wanted: char| -> Vec<&str> {
+            changes.iter().filter(|change| change.status == wanted).map(|change| change.path.as_str()).collect()
+        };
+        let person = |person: &Person| {
+            let mut shape = json!({"name": person.name, "email": person.email, "date": stamp(person.at)});
+            let account = person.email.split_once('+').and_then(|(id, _)| self.accounts.get(&id.parse().ok()?));
+            if let Some(account) = account {
+                shape["username"] = json!(account.login);
+            }
+            shape
+        };
+        json!({
+            "id": commit.sha,
+            "tree_id": commit.tree,
+            "distinct": true,
+            "message": commit.message,
+            "timestamp": stamp(commit.committer.at),
+            "url": format!("{web}/commit/{}", commit.sha),
+            "author": person(&commit.author),
+            "committer": person(&commit.committer),
+            "added": paths('A'),
+            "removed": paths('D'),
+            "modified": paths('M'),
+        })
+    }
+
+    /// The repository as push events tell it: times in seconds, an owner with a name, and a few older fields.
+    fn pushed_repository(&self, found: &Repository, links: &Links) -> Value {
+        let mut shape = shapes::repository(self, found, links);
+        shape["created_at"] = json!(found.created.as_second());
+        shape["pushed_at"] = json!(found.pushed.as_second());
+        shape["stargazers"] = json!(0);
+        shape["master_branch"] = json!(found.default_branch);
+        shape["owner"]["name"] = json!(self.login(found.owner));
+        shape["owner"]["email"] = Value::Null;
+        if self.accounts.get(&found.owner).is_some_and(|owner| owner.kind == AccountType::Organization) {
+            shape["organization"] = json!(self.login(found.owner));
+        }
+        shape
+    }
+
+    /// A `repository` event.
+    pub(crate) fn announce_repository(&mut self, action: &str, repository: &Repository, changes: Option<Value>) {
+        let links = self.event_links();
+        let mut payload = json!({
+            "action": action,
+            "repository": shapes::repository(self, repository, &links),
+            "sender": self.accounts.get(&self.person).map(|sender| simple_user(sender, &links)),
+        });
+        if let Some(changes) = changes {
+            payload["changes"] = changes;
+        }
+        self.organization(&mut payload, repository.owner, &links);
+        self.to_watchers(repository.id, "repository", &payload);
+    }
+
+    /// A `ping` to one hook.
+    pub(crate) fn ping(&mut self, hook: u64) {
+        let links = self.event_links();
+        let Some(found) = self.hooks.get(&hook).cloned() else { return };
+        let mut payload = json!({
+            "zen": "Keep it logically awesome.",
+            "hook_id": hook,
+            "sender": self.accounts.get(&self.person).map(|sender| simple_user(sender, &links)),
+        });
+        match found.owner {
+            HookOwner::Repository(id) => {
+                let Some(repository) = self.repositories.get(&id) else { return };
+                payload["hook"] = shapes::hook(self, &found, &links);
+                payload["repository"] = shapes::repository(self, repository, &links);
+                let owner = repository.owner;
+                self.organization(&mut payload, owner, &links);
+            }
+            HookOwner::App(id) => {
+                payload["hook"] = json!({
+                    "type": "App",
+                    "id": hook,
+                    "name": "web",
+                    "active": true,
+                    "events": found.events,
+                    "config": shapes::config(&found.config),
+                    "updated_at": stamp(found.updated),
+                    "created_at": stamp(found.created),
+                    "app_id": id,
+                    "deliveries_url": format!("{}/app/hook/deliveries", links.api),
+                });
+            }
+        }
+        self.to_hook(&found, "ping", payload, None);
+    }
+
+    /// To the App of an installation.
+    fn to_app(&mut self, installation: &Installation, event: &str, payload: &Value) {
+        let hook = self.apps.get(&installation.app).and_then(|app| self.hooks.get(&app.hook)).cloned();
+        if let Some(hook) = hook {
+            self.to_hook(&hook, event, payload.clone(), Some(installation.id));
+        }
+    }
+
+    /// To everyone who watches a repository: its own hooks, and the Apps installed on it that subscribe.
+    fn to_watchers(&mut self, repository: u64, event: &str, payload: &Value) {
+        let Some(found) = self.repositories.get(&repository) else { return };
+        let own: Vec<Hook> = self
+            .hooks
+            .values()
+            .filter(|hook| hook.owner == HookOwner::Repository(repository) && hook.active && wants(hook, event))
+            .cloned()
+            .collect();
+        let needed = if event == "push" { "contents" } else { "metadata" };
+        let apps: Vec<(Hook, u64)> = self
+            .installations
+            .values()
+            .filter(|installation| installation.suspended.is_none() && self.reaches(installation, found))
+            .filter(|installation| level_of(&installation.permissions, needed) >= Some(Level::Read))
+            .filter_map(|installation| {
+                let app = self.apps.get(&installation.app)?;
+                let subscribed = app.events.iter().any(|subscribed| subscribed == event);
+                Some((self.hooks.get(&app.hook).filter(|_| subscribed)?.clone(), installation.id))
+            })
+            .collect();
+        for hook in own {
+            self.to_hook(&hook, event, payload.clone(), None);
+        }
+        for (hook, installation) in apps {
+            let mut payload = payload.clone();
+            payload["installation"] = json!({"id": installation, "node_id": node_id("I", installation)});
+            self.to_hook(&hook, event, payload, Some(installation));
+        }
+    }
+
+    fn to_hook(&mut self, hook: &Hook, event: &str, payload: Value, installation: Option<u64>) {
+        if hook.config.url.is_none() {
+            return;
+        }
+        let id = self.new_id();
+        let attempt = Attempt::new(id, hook, event, payload, installation);
+        // The receiver of the channel lives as long as the simulator; without it there is nobody to deliver to.
+        let _ = self.outbox.send(attempt);
+    }
+
+    fn organization(&self, payload: &mut Value, account: u64, links: &Links) {
+        let Some(account) = self.accounts.get(&account).filter(|found| found.kind == AccountType::Organization) else {
+            return;
+        };
+        let user = simple_user(account, links);
+        let api = format!("{}/orgs/{}", links.api, account.login);
+        payload["organization"] = json!({
+            "login": user["login"], "id": user["id"], "node_id": user["node_id"], "avatar_url": user["avatar_url"],
+            "url": api, "repos_url": format!("{api}/repos"), "events_url": format!("{api}/events"),
+            "hooks_url": format!("{api}/hooks"), "issues_url": format!("{api}/issues"),
+            "members_url": format!("{api}/members{{/member}}"),
+            "public_members_url": format!("{api}/public_members{{/member}}"), "description": null,
+        });
+    }
+}
+
+fn wants(hook: &Hook, event: &str) -> bool {
+    hook.events.iter().any(|wanted| wanted == event || wanted == "*")
+}
