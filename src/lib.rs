@@ -1,4 +1,9 @@
 //! Landfall: ties GitHub to a Kubernetes cluster through a GitHub App.
 
+pub mod api;
+pub mod cli;
+pub mod controller;
+pub mod controllers;
 pub mod github;
+pub mod manifests;
 pub mod runtime;

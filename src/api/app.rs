@@ -1,0 +1,210 @@
+//! `GitHubApp`: a GitHub App, its credentials, and who in the cluster may use it for what.
+
+use super::{Permissions, reconciled};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// A GitHub App that this cluster acts as. Cluster-scoped: only who administers the cluster connects Apps and says,
+/// under `tenants`, which namespaces may use them for which accounts, repositories and permissions.
+/// No entry, no access.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "landfall.dev",
+    version = "v1alpha1",
+    kind = "GitHubApp",
+    plural = "githubapps",
+    shortname = "ghapp",
+    category = "landfall",
+    status = "GitHubAppStatus",
+    derive = "PartialEq",
+    doc = "A GitHub App that this cluster acts as, and who in the cluster may use it for what. No entry under spec.tenants, no access.",
+    printcolumn(name = "App", type_ = "string", json_path = ".status.slug", description = "the App's name in URLs"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = "1"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name is used as a label value: choose one of at most 63 characters")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.appId) != has(self.clientId)")
+        .message("set exactly one of spec.appId (a number) and spec.clientId (Iv…): both stand on the App's settings page")
+)]
+pub struct GitHubAppSpec {
+    /// The REST API's address: `https://api.github.com`, `https://HOST/api/v3` for GitHub Enterprise Server,
+    /// `https://api.SUBDOMAIN.ghe.com` for GHE.com. Must be https, except for loopback hosts.
+    #[serde(default = "default_api_url")]
+    #[schemars(length(min = 8, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')").message("spec.apiUrl must be an address that begins with https://"),
+        validation = Rule::new("self == oldSelf").message("spec.apiUrl cannot be changed, for what was made with the old one would be orphaned: make another GitHubApp")
+    )]
+    pub api_url: String,
+    /// Where people and git go. Derived from `apiUrl` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub web_url: Option<String>,
+    /// The GraphQL API's address. Derived from `apiUrl` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub graphql_url: Option<String>,
+    /// PEM certificates trusted besides the system's, for a GitHub Enterprise Server behind a private CA.
+    /// Handed on as `ca.crt` in the Secrets of tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 131_072))]
+    pub ca_bundle: Option<String>,
+    /// The App's id, a number. Either this or `clientId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.appId cannot be changed: make another GitHubApp"))]
+    pub app_id: Option<i64>,
+    /// The App's client id (`Iv…`), which GitHub recommends as the issuer of the JWT. Either this or `appId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.clientId cannot be changed: make another GitHubApp"))]
+    pub client_id: Option<String>,
+    /// The Secret with the App's private key, in the operator's namespace.
+    pub credentials_secret: CredentialsSecretReference,
+    /// Who may use the App, for what. No entry, no access.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub tenants: Vec<TenantGrant>,
+    /// Stops changes: no installation object is made or removed. Looks at GitHub go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+fn default_api_url() -> String {
+    "https://api.github.com".to_owned()
+}
+
+/// A Secret in the operator's namespace with the key `private-key.pem` and, while keys are rotated,
+/// `private-key-next.pem`, which is tried when GitHub refuses the first.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialsSecretReference {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Gives namespaces access to an account's repositories.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantGrant {
+    /// The login of the user or organization. At the first look it is pinned to the account's id, so that somebody
+    /// who takes the name later gets nothing.
+    #[schemars(length(min = 1, max = 39))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*$')").message("spec.tenants[].account is the login of a user or organization, without @ or a URL")
+    )]
+    pub account: String,
+    /// The account's id, if it shall be pinned before the first look: `GET /users/LOGIN` gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub account_id: Option<i64>,
+    /// Which repositories: names (`shop`), patterns with `*` (`lib-*`), or ids in quotes (`"1296269"`).
+    /// All of them, and those to come, must be said as `*`.
+    #[schemars(length(min = 1, max = 500), inner(length(min = 1, max = 100)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new("self.all(r, r.matches('^[A-Za-z0-9._*-]+$'))").message("spec.tenants[].repositories takes names without owner, patterns with *, or ids")
+    )]
+    pub repositories: Vec<String>,
+    /// The most that a token for this tenant may do. Default: `contents: read` and `metadata: read`.
+    #[serde(default = "super::default_permissions")]
+    #[schemars(extend("maxProperties" = 100))]
+    #[x_kube(
+        validation = Rule::new("self.all(p, self[p] in ['read', 'write', 'admin'])").message("spec.tenants[].maxPermissions takes the levels read, write and admin")
+    )]
+    pub max_permissions: Permissions,
+    /// Which namespaces.
+    pub namespaces: NamespaceGrant,
+}
+
+/// Namespaces by name or by label. Who may label namespaces may then grant access: prefer names where tenants can.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.names) || has(self.selector)").message("spec.tenants[].namespaces needs names or a selector"),
+    validation = Rule::new("!has(self.selector) || (has(self.selector.matchLabels) && size(self.selector.matchLabels) > 0) || (has(self.selector.matchExpressions) && size(self.selector.matchExpressions) > 0)")
+        .message("an empty spec.tenants[].namespaces.selector would grant every namespace: say matchLabels or matchExpressions")
+)]
+pub struct NamespaceGrant {
+    /// Names of namespaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub names: Vec<String>,
+    /// Labels of namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// What the operator saw of the App.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GitHubAppStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, and `Reconciling` or `Stalled` where they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The App's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<i64>,
+    /// The App's name in URLs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+    /// The App's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who owns the App.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_login: Option<String>,
+    /// The App's page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html_url: Option<String>,
+    /// The id of the user `slug[bot]`, the author of the App's commits. It is not the App's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bot_user_id: Option<i64>,
+    /// What the App asks for at installation.
+    #[serde(default, skip_serializing_if = "Permissions::is_empty")]
+    pub permissions: Permissions,
+    /// The webhook events the App receives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
+    /// The accounts that are granted, and the ids they are pinned to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["account".into()]))]
+    pub tenants: Vec<TenantStatus>,
+    /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile: Option<String>,
+}
+
+/// An account under `spec.tenants`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantStatus {
+    /// The login as the spec names it.
+    pub account: String,
+    /// The account's id, from the first time the App was seen installed there. To accept another account that took
+    /// the name, set `spec.tenants[].accountId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_id: Option<i64>,
+    /// How many namespaces the account is granted to.
+    #[serde(default)]
+    pub namespaces: i64,
+}
+
+reconciled!(GitHubApp, GitHubAppStatus);

@@ -1,0 +1,103 @@
+//! The kinds of the API group `landfall.dev/v1alpha1`: what users write and read.
+//!
+//! Owns every type that is serialised into a custom resource, and the names shared with the outside (labels,
+//! annotations, finalizers). Invariant: nothing here does IO or decides anything; a spec that the API server accepted
+//! deserialises. If that broke, one odd object would stop the watch of its whole kind.
+
+mod app;
+mod installation;
+mod reason;
+mod token;
+
+pub use app::{
+    CredentialsSecretReference, GitHubApp, GitHubAppSpec, GitHubAppStatus, NamespaceGrant, TenantGrant, TenantStatus,
+};
+pub use installation::{
+    AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
+};
+pub use reason::{ConditionType, Reason};
+pub use token::{
+    InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference,
+    SecretFormat, SecretTemplate,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResourceExt;
+use std::collections::BTreeMap;
+
+/// The API group of all kinds.
+pub const GROUP: &str = "landfall.dev";
+/// The field manager of everything the operator applies.
+pub const FIELD_MANAGER: &str = "landfall";
+/// Annotation: any new value asks the operator to look at GitHub now.
+pub const RECONCILE_ANNOTATION: &str = "landfall.dev/reconcile";
+/// Label on what the operator made, with [`MANAGED_BY`] as its value (a label recommended by Kubernetes).
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY_LABEL`].
+pub const MANAGED_BY: &str = "landfall";
+/// Label on a `GitHubInstallation` that the operator made: the name of its `GitHubApp`.
+pub const APP_LABEL: &str = "landfall.dev/app";
+/// Annotation on a token's Secret: when the token ends to be valid (RFC 3339).
+pub const EXPIRES_AT_ANNOTATION: &str = "landfall.dev/expires-at";
+/// Annotation on a token's Secret: when the token was minted (RFC 3339).
+pub const MINTED_AT_ANNOTATION: &str = "landfall.dev/minted-at";
+/// Annotation on a token's Secret: the fingerprint of the token in it.
+pub const FINGERPRINT_ANNOTATION: &str = "landfall.dev/fingerprint";
+/// Annotation on a token's Secret: what the token was minted for (a digest of installation, repositories, permissions).
+pub const SCOPE_ANNOTATION: &str = "landfall.dev/scope";
+/// Annotation on a token's Secret: the ids of the repositories the token reaches, or `all`.
+pub const REPOSITORIES_ANNOTATION: &str = "landfall.dev/repository-ids";
+/// Finalizer on an `InstallationToken`: its token is revoked and its Secret removed before it goes.
+pub const REVOKE_FINALIZER: &str = "landfall.dev/revoke";
+/// Finalizer on a `GitHubApp` and a `GitHubInstallation`: it stays while what depends on it needs it to clean up.
+pub const DEPENDENTS_FINALIZER: &str = "landfall.dev/dependents";
+
+/// Repository permission names with levels, as GitHub's "Create an installation access token" takes them:
+/// `{"contents": "read", "pull_requests": "write"}`.
+pub type Permissions = BTreeMap<String, String>;
+
+/// What a token may do when nothing is said: read code, and the metadata that GitHub always includes.
+#[must_use]
+pub fn default_permissions() -> Permissions {
+    [("contents", "read"), ("metadata", "read")].map(|(name, level)| (name.to_owned(), level.to_owned())).into()
+}
+
+/// Every kind's definition, in the order in which they are installed.
+#[must_use]
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![GitHubApp::crd(), GitHubInstallation::crd(), InstallationToken::crd()]
+}
+
+/// What the controllers need from every kind, so that conditions are written in one place.
+pub trait Reconciled: kube::Resource<DynamicType = ()> + Clone {
+    /// The kind's status.
+    type Status: Clone + Default + PartialEq + serde::Serialize;
+
+    /// The stored status.
+    fn status(&self) -> Option<&Self::Status>;
+    /// The conditions of a status.
+    fn conditions(status: &Self::Status) -> &[Condition];
+    /// Sets what every status has.
+    fn set_conditions(status: &mut Self::Status, observed_generation: Option<i64>, conditions: Vec<Condition>);
+}
+
+macro_rules! reconciled {
+    ($kind:ty, $status:ty) => {
+        impl crate::api::Reconciled for $kind {
+            type Status = $status;
+
+            fn status(&self) -> Option<&$status> {
+                self.status.as_ref()
+            }
+            fn conditions(status: &$status) -> &[Condition] {
+                &status.conditions
+            }
+            fn set_conditions(status: &mut $status, observed_generation: Option<i64>, conditions: Vec<Condition>) {
+                status.observed_generation = observed_generation;
+                status.conditions = conditions;
+            }
+        }
+    };
+}
+use reconciled;

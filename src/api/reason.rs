@@ -1,0 +1,102 @@
+//! The words that conditions, events and answers use: one list, so that a reason means the same everywhere.
+
+use std::fmt;
+
+/// The type of a condition. `Reconciling` and `Stalled` follow kstatus, so `kubectl wait`, Flux and Argo CD understand them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionType {
+    /// The object does what its spec asks.
+    Ready,
+    /// The operator is still at it, or will try again by itself.
+    Reconciling,
+    /// Nothing will change until a person does something.
+    Stalled,
+}
+
+impl ConditionType {
+    /// The text in `conditions[].type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Why a condition holds: `conditions[].reason`, and the reason of the event at its transition.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $name),+
+        }
+
+        impl Reason {
+            /// Every reason, for the documentation and its test.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The text in `conditions[].reason`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name)),+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// GitHub accepted the App's key.
+    Connected,
+    /// The App is installed on the account and this namespace was granted access.
+    Active,
+    /// The Secret holds a token that was used once with success.
+    Published,
+    /// `spec.paused` is true: nothing is changed, what was published is renewed.
+    Paused,
+    /// Something this object refers to is not there or not ready yet.
+    WaitingForReference,
+    /// Waits for what depends on it before it goes.
+    WaitingForDependents,
+    /// The App's key or id is missing, malformed, of another App, or refused.
+    CredentialsInvalid,
+    /// A field's value cannot be used; the message names it.
+    InvalidSpec,
+    /// No installation of the App is known for the account or reference.
+    InstallationNotFound,
+    /// The App was never installed on the account.
+    NotInstalled,
+    /// The installation was suspended, on GitHub, by the account or by the App's owner.
+    Suspended,
+    /// The App was installed on the account and no longer is.
+    Revoked,
+    /// The App's tenants do not give this namespace access to the account.
+    AccountNotGranted,
+    /// More was asked for than the grant or the installation allows.
+    InsufficientPermissions,
+    /// A repository does not exist, was deleted, or cannot be seen by the installation.
+    RepositoryNotFound,
+    /// A repository outside of the grant was asked for.
+    RepositoryNotGranted,
+    /// The Secret exists and was not made for this object.
+    SecretNotOurs,
+    /// GitHub asked to wait.
+    RateLimited,
+    /// GitHub cannot be reached.
+    ApiUnreachable,
+    /// GitHub answered with a failure of its own.
+    ApiFailed,
+    /// GitHub refused a token that it had just minted.
+    TokenRefused,
+    /// The Kubernetes API refused a write or a read.
+    KubernetesRefused,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

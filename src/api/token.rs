@@ -1,0 +1,186 @@
+//! `InstallationToken`: a Secret with an installation token that never goes stale.
+
+use super::{Permissions, reconciled};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A GitHub installation token in a Secret of this namespace: narrowed to repositories and permissions within the
+/// namespace's grant, used once with success before it is published, renewed before it expires, repaired when
+/// the Secret is changed, revoked when this object goes. One token per object, never shared.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "landfall.dev",
+    version = "v1alpha1",
+    kind = "InstallationToken",
+    plural = "installationtokens",
+    namespaced,
+    shortname = "ghtoken",
+    category = "landfall",
+    status = "InstallationTokenStatus",
+    derive = "PartialEq",
+    doc = "A GitHub installation token in a Secret that never goes stale: scoped within the namespace's grant, verified before it is published, renewed, repaired, and revoked when this object goes.",
+    printcolumn(name = "Secret", type_ = "string", json_path = ".status.secretName"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = "1"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.repositories) && size(self.repositories) > 0) != (has(self.allRepositories) && self.allRepositories)")
+        .message("say spec.repositories, or spec.allRepositories: true, and not both: a token for every repository must be said")
+)]
+pub struct InstallationTokenSpec {
+    /// The GitHubInstallation in this namespace.
+    pub installation_ref: InstallationReference,
+    /// Which repositories, all by name or all by id, within the grant. What a name stood for at first is remembered
+    /// with the Secret: a repository made anew under that name is not reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new("self.all(r, has(r.name)) || self.all(r, has(r.id))").message("spec.repositories takes all by name or all by id: GitHub accepts one or the other")
+    )]
+    pub repositories: Vec<RepositoryReference>,
+    /// Every repository that the installation can see, now and later. Needs a grant of `*`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_repositories: bool,
+    /// What the token may do, within the grant. Default: `contents: read` and `metadata: read`.
+    #[serde(default = "super::default_permissions")]
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 100))]
+    #[x_kube(
+        validation = Rule::new("self.all(p, self[p] in ['read', 'write', 'admin'])").message("spec.permissions takes the levels read, write and admin, e.g. contents: read")
+    )]
+    pub permissions: Permissions,
+    /// The Secret to keep.
+    pub secret: SecretTemplate,
+    /// How long before its expiry a token is renewed: a duration such as `10m`. At least `1m`; at most half of the
+    /// token's life, whatever is said. Up to half as much again is added as jitter.
+    #[serde(default = "default_renew_before")]
+    #[schemars(length(min = 2, max = 8))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && duration(self) >= duration('1m') && duration(self) <= duration('1h')")
+            .message("spec.renewBefore is a duration between 1m and 1h, such as 10m or 90s")
+    )]
+    pub renew_before: String,
+    /// Stops changes to scope and Secret. The token is still renewed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+fn default_renew_before() -> String {
+    "10m".to_owned()
+}
+
+/// Names a GitHubInstallation in the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallationReference {
+    /// The GitHubInstallation's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// A repository by name or by id.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.name) != has(self.id)").message("a repository under spec.repositories is given by name or by id, not both"))]
+pub struct RepositoryReference {
+    /// The name without its owner, which is the installation's account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("a repository's name under spec.repositories stands without its owner: shop, not acme/shop")
+    )]
+    pub name: Option<String>,
+    /// The id, which stays when the repository is renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub id: Option<i64>,
+}
+
+/// The Secret in which the token is kept.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretTemplate {
+    /// The Secret's name. A Secret of that name that is not this object's is never overwritten.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.secret.name must be a DNS name: lower-case letters, digits, - and .")
+    )]
+    pub name: String,
+    /// What the Secret looks like. `BasicAuth` (type kubernetes.io/basic-auth: `username` x-access-token, `password`)
+    /// serves git, Flux and Tekton; `Opaque` has the key `token`. Both have `ca.crt` if the GitHubApp has a caBundle.
+    #[serde(default)]
+    pub format: SecretFormat,
+    /// Labels for the Secret. Keys under landfall.dev and app.kubernetes.io/managed-by are the operator's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 50))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, !k.startsWith('landfall.dev/') && !k.contains('.landfall.dev/') && !k.contains('kubernetes.io/') && !k.contains('k8s.io/'))")
+            .message("spec.secret.labels must not use keys under landfall.dev, kubernetes.io or k8s.io")
+    )]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations for the Secret. Keys under landfall.dev and kubernetes.io are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 50))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, !k.startsWith('landfall.dev/') && !k.contains('.landfall.dev/') && !k.contains('kubernetes.io/') && !k.contains('k8s.io/'))")
+            .message("spec.secret.annotations must not use keys under landfall.dev, kubernetes.io or k8s.io")
+    )]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What the Secret looks like.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecretFormat {
+    /// `kubernetes.io/basic-auth`: `username`, `password`.
+    #[default]
+    BasicAuth,
+    /// `Opaque`: `token`.
+    Opaque,
+}
+
+/// What is known of the published token. Never the token.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallationTokenStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, and `Reconciling` or `Stalled` where they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// When the published token ends to be valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+    /// When it was minted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minted_at: Option<Time>,
+    /// The ids of the repositories it reaches; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repository_ids: Vec<i64>,
+    /// What it may do.
+    #[serde(default, skip_serializing_if = "Permissions::is_empty")]
+    pub permissions: Permissions,
+    /// The Secret that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+    /// The first 16 hexadecimal digits of the token's SHA-256: tells two tokens apart, reveals none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile: Option<String>,
+}
+
+reconciled!(InstallationToken, InstallationTokenStatus);

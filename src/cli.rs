@@ -1,0 +1,203 @@
+//! The command line: one binary, a command for each process.
+//!
+//! Invariant: what is wrong with the configuration is said before anything is started, with the option's name.
+
+use crate::controller::{Config, Controller, Environment};
+use crate::github::{HttpsConnect, PlainHttp};
+use crate::runtime::clock::SystemClock;
+use crate::runtime::jitter::RandomJitter;
+use crate::runtime::lease::{self, LeaseTimes};
+use crate::runtime::shutdown::on_signal;
+use crate::runtime::telemetry::{self, LogFormat};
+use crate::{api, manifests};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one request to Kubernetes may take, watches excepted.
+const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Ties GitHub to a Kubernetes cluster through a GitHub App.
+#[derive(Parser)]
+#[command(name = "landfall", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the controllers: one of several replicas leads, the others stand by.
+    Controller(ControllerArgs),
+    /// Run every process of Landfall in one, without election and with readable logs: for development.
+    All(ControllerArgs),
+    /// Print the custom resource definitions as YAML, for kubectl apply.
+    Crds,
+    /// Print the RBAC rules that the controllers need, as YAML.
+    Rbac {
+        /// Which set of rules.
+        #[arg(value_enum)]
+        set: manifests::RuleSet,
+    },
+    /// Print a completion script.
+    Completion {
+        /// For which shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+struct ControllerArgs {
+    /// The operator's own namespace: the credentials of GitHubApps and the Lease are there.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "landfall-system")]
+    namespace: String,
+    /// The name of this process among several. Default: the pod's name, else the machine's.
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    health_address: SocketAddr,
+    /// Read and write Secrets of tokens in this namespace only. May be given several times, or several with commas. Default: in all.
+    #[arg(long = "secret-namespace", env = "LANDFALL_SECRET_NAMESPACES", value_delimiter = ',')]
+    secret_namespaces: Vec<String>,
+    /// Accept plain http in a GitHubApp's spec.apiUrl also for hosts other than loopback. Tokens and keys then cross the network in the clear.
+    #[arg(long, env = "LANDFALL_INSECURE_DEVELOPMENT")]
+    insecure_development: bool,
+    /// Do not elect a leader: for one process alone.
+    #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
+    no_leader_election: bool,
+    /// What is logged: a level (error, warn, info, debug, trace), or levels by module as in landfall=debug,kube=info.
+    #[arg(long, env = "LANDFALL_LOG", default_value = "info")]
+    log_level: String,
+    /// How it is logged. Default: json; text for `landfall all`.
+    #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum)]
+    log_format: Option<Format>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Json => Self::Json,
+            Format::Text => Self::Text,
+        }
+    }
+}
+
+/// Runs the command that was given; what went wrong is printed with its causes.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("landfall: {}", with_causes(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+    match command {
+        Command::Controller(args) => start(args, Format::Json, true),
+        Command::All(args) => start(args, Format::Text, false),
+        Command::Crds => {
+            print!("{}", manifests::yaml(&api::crds())?);
+            Ok(())
+        }
+        Command::Rbac { set } => {
+            print!("{}", manifests::yaml(&[set.rules()])?);
+            Ok(())
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "landfall", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn start(args: ControllerArgs, format: Format, elects: bool) -> Result<(), Box<dyn std::error::Error>> {
+    telemetry::start(&args.log_level, args.log_format.unwrap_or(format).into())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(control(args, elects))
+}
+
+async fn control(args: ControllerArgs, elects: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let shutdown = on_signal()?;
+    let mut kube = kube::Config::infer().await.map_err(|error| {
+        format!("no cluster to talk to: neither a pod's service account nor a kubeconfig ($KUBECONFIG, ~/.kube/config) can be used: {error}")
+    })?;
+    let times = LeaseTimes::default();
+    let lease = if elects && !args.no_leader_election { Some((lease::client(kube.clone(), times)?, times)) } else { None };
+    // Failures come back to the due queue, which tries again; kube's own retries would go on for up to 1000 seconds.
+    kube.default_retry = false;
+    kube.write_timeout = Some(KUBERNETES_TIMEOUT);
+    kube.connect_timeout = Some(KUBERNETES_TIMEOUT);
+    let identity = args.identity.or_else(hostname).unwrap_or_else(|| format!("landfall-{}", std::process::id()));
+    let config = Config {
+        namespace: args.namespace,
+        identity,
+        health_address: args.health_address,
+        secret_namespaces: args.secret_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+        plain_http: if args.insecure_development { PlainHttp::Anywhere } else { PlainHttp::Loopback },
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = config.namespace, identity = config.identity, "starting");
+    let environment = Environment {
+        kube: kube::Client::try_from(kube)?,
+        lease,
+        clock: Arc::new(SystemClock),
+        jitter: Arc::new(RandomJitter),
+        github: Arc::new(HttpsConnect::new()),
+        shutdown,
+        #[cfg(feature = "sabotage")]
+        sabotage: crate::controller::Sabotage::default(),
+    };
+    let controller = Controller::start(config, environment).await?;
+    tracing::info!(address = %controller.health_address(), "serving health and metrics");
+    controller.run().await?;
+    Ok(())
+}
+
+fn hostname() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_option() {
+        let refused = Cli::try_parse_from(["landfall", "controller", "--health-address", "here"]);
+        assert!(refused.err().unwrap().to_string().contains("--health-address"));
+    }
+}

@@ -1,0 +1,275 @@
+//! `landfall controller`: everything that runs in that process, from start to an orderly end.
+//!
+//! Invariant: health and metrics are served before leadership, caches are filled before leadership is asked for, and
+//! nothing is written before it is had. When leadership is lost, or any task ends, the process ends.
+
+use crate::controllers::connection::Connections;
+use crate::controllers::context::{Context, Dues, Settings};
+use crate::controllers::token::Memory;
+use crate::controllers::watch::Watches;
+use crate::controllers::{self, InFlight, Streams};
+use crate::github::{Connect, PlainHttp};
+use crate::runtime::clock::Clock;
+use crate::runtime::due::DueQueue;
+use crate::runtime::events::Events;
+use crate::runtime::heartbeat::Liveness;
+use crate::runtime::jitter::Jitter;
+use crate::runtime::lease::{Lease, LeaseError, LeaseLost, LeaseTimes};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::server::{Endpoints, Server, ServerError};
+use crate::runtime::shutdown::{ShutdownError, Tasks};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The name of the Lease by which one of several controllers leads.
+pub const LEASE: &str = "landfall-controller";
+/// How long the due queue may be silent before the process counts as dead.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+/// How long what is under way may take after shutdown began. The chart's grace period is longer.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// What was configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The operator's own namespace: the Apps' credentials and the Lease are there.
+    pub namespace: String,
+    /// This process among several; the pod's name.
+    pub identity: String,
+    /// Where health and metrics are served.
+    pub health_address: SocketAddr,
+    /// The namespaces in which Secrets may be read and written; empty for all.
+    pub secret_namespaces: Vec<String>,
+    /// Whether plain http to GitHub is accepted.
+    pub plain_http: PlainHttp,
+}
+
+/// What the process stands in: everything that a test puts something else in place of.
+pub struct Environment {
+    /// Kubernetes, for everything but the Lease.
+    pub kube: kube::Client,
+    /// Kubernetes, for the Lease; none: no election, this process leads.
+    pub lease: Option<(kube::Client, LeaseTimes)>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub jitter: Arc<dyn Jitter>,
+    /// The way to GitHub.
+    pub github: Arc<dyn Connect>,
+    /// Cancelled when the process is to end.
+    pub shutdown: CancellationToken,
+    /// Guards to take out, which shows that a test notices.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: Sabotage,
+}
+
+/// Guards that a test takes out to see that it notices. Not in the operator that is shipped.
+#[cfg(feature = "sabotage")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sabotage {
+    /// Tokens get no finalizer.
+    pub drop_finalizer: bool,
+    /// What a Secret says of its token is not believed: a good token is not adopted after a restart.
+    pub skip_adoption: bool,
+}
+
+#[cfg(feature = "sabotage")]
+impl Sabotage {
+    /// Takes the guards out of what was gathered.
+    #[must_use]
+    pub fn tamper(self, gathered: controllers::token::Gathered) -> controllers::token::Gathered {
+        use controllers::token::SecretSeen;
+        let mut gathered = gathered;
+        if self.drop_finalizer && gathered.token.metadata.deletion_timestamp.is_none() {
+            gathered.has_finalizer = true;
+        }
+        if self.skip_adoption
+            && gathered.held.is_none()
+            && let SecretSeen::Ours(published) = &mut gathered.secret
+        {
+            published.scope = None;
+        }
+        gathered
+    }
+}
+
+/// Why the process ended, or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Health and metrics cannot be served.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// A task ended that should not have.
+    #[error(transparent)]
+    Shutdown(#[from] ShutdownError),
+}
+
+/// Why the leading task ended.
+#[derive(Debug, thiserror::Error)]
+enum LeadError {
+    #[error("the election of a leader failed")]
+    Election(#[source] LeaseError),
+    #[error("leadership was lost: {0}")]
+    Lost(LeaseLost),
+    #[error("a cache was never filled, for its watch ended")]
+    Caches,
+}
+
+/// A controller that listens for health checks and has yet to be run.
+pub struct Controller {
+    tasks: Tasks,
+    health_address: SocketAddr,
+    activity: Activity,
+}
+
+/// Whether anything is going on: for tests, which wait for it to end.
+#[derive(Clone)]
+pub struct Activity {
+    queue: DueQueue,
+    in_flight: InFlight,
+}
+
+impl Activity {
+    /// Nothing is being worked on and nothing is due.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.count() == 0 && self.queue.due_now() == 0
+    }
+
+    /// When the next object falls due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<jiff::Timestamp> {
+        self.queue.next()
+    }
+}
+
+impl Controller {
+    /// Starts everything. Health and metrics are served when this returns.
+    ///
+    /// # Errors
+    /// When the address for health and metrics cannot be listened on.
+    pub async fn start(config: Config, environment: Environment) -> Result<Self, Error> {
+        let Environment { kube, lease, clock, jitter, github, shutdown, .. } = environment;
+        #[cfg(feature = "sabotage")]
+        let sabotage = environment.sabotage;
+        let metrics = Metrics::new();
+        let readiness = Readiness::new();
+        let liveness = Liveness::new();
+        let queue = DueQueue::new(Arc::clone(&clock), Arc::clone(&jitter));
+        liveness.watch("due-queue", queue.heartbeat(), LONGEST_SILENCE);
+        metrics.watch_due_queue(queue.clone());
+        metrics.watch_readiness(readiness.clone());
+        let endpoints = Endpoints { liveness, readiness: readiness.clone(), metrics: metrics.clone() };
+        let server = Server::bind(config.health_address, endpoints).await?;
+        let health_address = server.address();
+
+        let mut tasks = Tasks::new(shutdown);
+        let shutdown = tasks.shutdown();
+        let until = shutdown.clone();
+        tasks.spawn::<Error>("the server for health and metrics", async move {
+            server.serve(until).await;
+            Ok(())
+        });
+        let (fired, until) = (queue.clone(), shutdown.clone());
+        tasks.spawn::<Error>("the due queue", async move {
+            fired.run(until).await;
+            Ok(())
+        });
+
+        let (apps, app_stream) = queue.register();
+        let (installations, installation_stream) = queue.register();
+        let (tokens, token_stream) = queue.register();
+        let due = Dues { apps, installations, tokens };
+        let streams = Streams { apps: app_stream, installations: installation_stream, tokens: token_stream };
+        let (stores, writers) = Watches::new(&config.secret_namespaces).split();
+        let stores = Arc::new(stores);
+        let watching = Watches::run(writers, kube.clone(), Arc::clone(&stores), due.clone(), config.namespace.clone());
+        let until = shutdown.clone();
+        tasks.spawn::<Error>("the watches", async move {
+            tokio::select! {
+                () = watching => {}
+                () = until.cancelled() => {}
+            }
+            Ok(())
+        });
+
+        let caches = readiness.check("caches");
+        let leading = readiness.check("leadership");
+        caches.not_ready("the caches of Kubernetes' objects are being filled");
+        let lease = match lease {
+            Some((client, times)) => Some(
+                Lease::new(client, &config.namespace, LEASE, &config.identity, times)
+                    .reporting(leading, metrics.clone()),
+            ),
+            None => {
+                metrics.leader(true);
+                leading.ready_but("no election: this process leads");
+                None
+            }
+        };
+        let context = Arc::new(Context {
+            events: Events::new(kube.clone(), config.identity.clone(), metrics.clone()),
+            client: kube,
+            clock,
+            jitter,
+            connect: github,
+            settings: Settings { namespace: config.namespace, plain_http: config.plain_http },
+            metrics,
+            connections: Connections::default(),
+            memory: Memory::default(),
+            stores,
+            due,
+            #[cfg(feature = "sabotage")]
+            sabotage,
+        });
+        let in_flight = InFlight::default();
+        let activity = Activity { queue, in_flight: in_flight.clone() };
+        tasks.spawn("the controllers", async move {
+            tokio::select! {
+                filled = context.stores.wait_until_ready() => filled.map_err(|_| LeadError::Caches)?,
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            caches.ready();
+            let Some(lease) = lease else {
+                controllers::run(context, streams, in_flight, shutdown).await;
+                return Ok(());
+            };
+            let leadership = match lease.acquire(&shutdown).await {
+                Ok(leadership) => leadership,
+                Err(LeaseError::Stopped) => return Ok(()),
+                Err(error) => return Err(LeadError::Election(error)),
+            };
+            tokio::select! {
+                // No grace: whoever leads now may be writing already.
+                lost = leadership.lost() => Err(LeadError::Lost(lost)),
+                () = controllers::run(context, streams, in_flight, shutdown) => {
+                    leadership.release().await;
+                    Ok(())
+                }
+            }
+        });
+        Ok(Self { tasks, health_address, activity })
+    }
+
+    /// Where health and metrics are served.
+    #[must_use]
+    pub fn health_address(&self) -> SocketAddr {
+        self.health_address
+    }
+
+    /// Whether anything is going on.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
+    /// Runs until shutdown is asked for or a task ends.
+    ///
+    /// # Errors
+    /// The task that ended.
+    pub async fn run(self) -> Result<(), Error> {
+        self.tasks.supervise(GRACE).await.map_err(Into::into)
+    }
+}

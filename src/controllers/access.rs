@@ -1,0 +1,209 @@
+//! Whether a namespace may use an account now: grants, pins and the last look, put together in one pure function.
+//!
+//! Invariant: the order of the questions. First who granted what, then what GitHub says; so that somebody who was
+//! granted nothing learns nothing about the account, not even whether the App is installed there.
+
+use super::connection::{Connection, Found, pin};
+use super::grant::{Grant, NamespaceView, grant};
+use super::standing::{Standing, State};
+use crate::api::{GitHubApp, Reason};
+use crate::github::Installation;
+
+/// Whether and how.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// There is no such `GitHubApp`.
+    NoApp,
+    /// The `GitHubApp` gives this namespace nothing of this account.
+    NotGranted,
+    /// The App was not looked at since this process started.
+    NotYetKnown,
+    /// The App could not be looked at since this process started.
+    NoLook(Standing),
+    /// The account's name was taken over by another account.
+    TakenOver {
+        /// The id the name is pinned to.
+        pinned: i64,
+        /// The id of the account that has the name now.
+        found: i64,
+    },
+    /// The App is not installed on the account.
+    NotInstalled {
+        /// Where a person can install it.
+        install_url: String,
+        /// What was granted.
+        grant: Grant,
+    },
+    /// It is installed, and suspended.
+    Suspended(Installation, Grant),
+    /// It is installed, and works.
+    Active(Installation, Grant),
+}
+
+/// Answers for an account, as the object names it, and a namespace.
+#[must_use]
+pub fn access(
+    app: Option<&GitHubApp>,
+    connection: Option<&Connection>,
+    account: &str,
+    namespace: &NamespaceView,
+) -> Access {
+    let Some(app) = app else { return Access::NoApp };
+    let Some(grant) = grant(app, account, namespace) else { return Access::NotGranted };
+    let Some(connection) = connection else { return Access::NotYetKnown };
+    let Some(look) = &connection.look else {
+        return connection.trouble.clone().map_or(Access::NotYetKnown, Access::NoLook);
+    };
+    match look.find(account, pin(app, account)) {
+        Found::Installed(installation) if installation.suspended_at.is_some() => {
+            Access::Suspended(installation.clone(), grant)
+        }
+        Found::Installed(installation) => Access::Active(installation.clone(), grant),
+        Found::Another { pinned, found } => Access::TakenOver { pinned, found },
+        Found::Nowhere => {
+            Access::NotInstalled { install_url: format!("{}/installations/new", look.app.html_url), grant }
+        }
+    }
+}
+
+/// Whom a standing speaks of.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// The `GitHubApp`.
+    pub app: &'a str,
+    /// The account.
+    pub account: &'a str,
+    /// The namespace.
+    pub namespace: &'a str,
+    /// The App was seen installed there before.
+    pub was_installed: bool,
+}
+
+impl Access {
+    /// What it means for an object that needs the installation. `None`: nothing can be said yet.
+    #[must_use]
+    pub fn standing(&self, names: Names<'_>) -> Option<Standing> {
+        let Names { app, account, namespace, was_installed } = names;
+        Some(match self {
+            Self::NotYetKnown => return None,
+            Self::NoApp => Standing::reconciling(
+                Reason::WaitingForReference,
+                format!("there is no GitHubApp {app}: create it, or correct the reference; it is picked up as soon as it is there"),
+            ),
+            Self::NotGranted => Standing::stalled(
+                Reason::AccountNotGranted,
+                format!(
+                    "GitHubApp {app} does not grant account {account} to namespace {namespace}: ask who administers it to add \
+                     the account and this namespace to its spec.tenants"
+                ),
+            ),
+            Self::NoLook(trouble) => {
+                let message = format!(
+                    "GitHubApp {app} does not work: {}. `kubectl describe githubapp {app}` says more; this goes on as soon as it does",
+                    trouble.reason
+                );
+                match trouble.state {
+                    State::Stalled => Standing::stalled(Reason::WaitingForReference, message),
+                    _ => Standing::reconciling(Reason::WaitingForReference, message),
+                }
+            }
+            Self::TakenOver { pinned, found } => Standing::stalled(
+                Reason::AccountNotGranted,
+                format!(
+                    "the name {account} belonged to the account with id {pinned} when it was granted, and now to another one, id \
+                     {found}: if that one is meant, set spec.tenants[].accountId of GitHubApp {app} to {found}"
+                ),
+            ),
+            Self::NotInstalled { install_url, .. } if was_installed => Standing::stalled(
+                Reason::Revoked,
+                format!(
+                    "the App was uninstalled from {account}, or the account was deleted; its tokens are dead. Who owns the account \
+                     can install it again: {install_url}"
+                ),
+            ),
+            Self::NotInstalled { install_url, .. } => Standing::stalled(
+                Reason::NotInstalled,
+                format!("the App is not installed on {account}. Who owns the account can install it: {install_url}"),
+            ),
+            Self::Suspended(installation, _) => Standing::stalled(
+                Reason::Suspended,
+                format!(
+                    "the installation on {account} was suspended{}; its tokens do not work. It can be unsuspended at {}",
+                    installation.suspended_by.as_ref().map(|by| format!(" by {}", by.login)).unwrap_or_default(),
+                    installation.html_url
+                ),
+            ),
+            Self::Active(installation, _) => Standing::ready(
+                Reason::Active,
+                format!("the App is installed on {account}, for {} repositories", installation.repository_selection.as_str()),
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::Look;
+    use super::*;
+    use jiff::Timestamp;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn app() -> GitHubApp {
+        serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
+            "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [
+                {"account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
+        }))
+        .unwrap()
+    }
+
+    fn connection(suspended: Option<&str>) -> Connection {
+        let installation = json!({
+            "id": 70, "app_id": 1, "account": {"id": 7, "login": "acme", "type": "Organization"}, "suspended_at": suspended,
+            "repository_selection": "all", "html_url": "https://github.com/settings/installations/70",
+        });
+        let app = json!({"id": 1, "slug": "x", "name": "X", "html_url": "https://github.com/apps/x"});
+        Connection {
+            look: Some(Arc::new(Look {
+                at: Timestamp::UNIX_EPOCH,
+                app: serde_json::from_value(app).unwrap(),
+                bot_user_id: None,
+                installations: vec![serde_json::from_value(installation).unwrap()],
+            })),
+            ..Connection::default()
+        }
+    }
+
+    fn namespace(name: &str) -> NamespaceView {
+        NamespaceView { name: name.into(), labels: [].into(), terminating: false }
+    }
+
+    #[test]
+    fn who_was_granted_nothing_learns_nothing() {
+        for connection in [None, Some(connection(None)), Some(connection(Some("2026-01-01T00:00:00Z")))] {
+            let access = access(Some(&app()), connection.as_ref(), "acme", &namespace("team-b"));
+            assert!(matches!(access, Access::NotGranted), "{access:?}");
+        }
+    }
+
+    #[test]
+    fn a_suspended_installation_is_listed_and_does_not_work() {
+        let suspended = connection(Some("2026-01-01T00:00:00Z"));
+        assert!(matches!(
+            access(Some(&app()), Some(&suspended), "acme", &namespace("team-a")),
+            Access::Suspended(i, _) if i.id == 70
+        ));
+        assert!(matches!(
+            access(Some(&app()), Some(&connection(None)), "Acme", &namespace("team-a")),
+            Access::Active(i, _) if i.id == 70
+        ));
+    }
+
+    #[test]
+    fn nothing_is_said_before_the_first_look() {
+        let names = Names { app: "landfall", account: "acme", namespace: "team-a", was_installed: true };
+        let access = access(Some(&app()), None, "acme", &namespace("team-a"));
+        assert_eq!(access.standing(names), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! Looks at GitHub for an App: credentials, the App itself, its installations.
+//!
+//! Invariant: two calls a look, a look each half hour, however many objects depend on it; and a look that failed is not
+//! repeated before its time, whatever wakes the controller up.
+
+use crate::api::{GitHubApp, Reason};
+use crate::controllers::connection::{Connection, Look};
+use crate::controllers::context::{Context, requested_look};
+use crate::controllers::standing::{Again, Standing, github_failure};
+use crate::github::{self, AppCredentials, Endpoint, GitHub};
+use crate::controllers::watch::wake_tokens_of;
+use aws_lc_rs::digest::{SHA256, digest};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::api::Api;
+use kube::runtime::reflector::ObjectRef;
+use std::sync::Arc;
+
+/// How often GitHub is looked at, less jitter: two calls each time, four an hour, of the six that idleness may cost.
+const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
+
+/// The Secret's keys.
+const PRIVATE_KEY: &str = "private-key.pem";
+const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
+
+/// The connection after a look, if one was due.
+///
+/// # Errors
+/// When the credentials' Secret cannot be read from Kubernetes.
+pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube::Error> {
+    let name = app.name_any();
+    let reference = ObjectRef::from_obj(app);
+    connect(context, app).await?;
+    let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
+    if requested_look(app).is_some_and(|request| handled != Some(request)) {
+        context.connections.request_look(&name);
+    }
+    let Some(connection) = context.connections.get(&name) else { return Ok(Connection::default()) };
+    let now = context.clock.now();
+    let Some(github) = connection.github.as_ref().filter(|_| !connection.is_broken) else {
+        // The trouble that keeps it from being used was noted when it was made.
+        let next_look = Some(context.resolve(&context.due.apps, &reference, Again::Person));
+        return Ok(Connection { next_look, ..connection });
+    };
+    if connection.next_look.is_some_and(|at| at > now) {
+        return Ok(connection);
+    }
+    let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
+    match ask(context, github, app, known_bot).await {
+        Ok(look) => {
+            let changed = connection.trouble.is_some() || connection.look.as_ref().is_none_or(|old| !old.says_the_same(&look));
+            let wait = LOOK_EVERY.mul_f64(context.jitter.between(1.0, 1.2));
+            context.connections.update(&name, |connection| {
+                connection.look = Some(Arc::new(look));
+                connection.trouble = None;
+                connection.next_look = now.checked_add(wait).ok();
+            });
+            context.due.apps.succeeded(&reference);
+            if changed {
+                wake_dependents(context, &name);
+            }
+        }
+        Err((standing, again)) => {
+            tracing::warn!(app = name, reason = %standing.reason, message = standing.message, "the look at GitHub failed");
+            let at = context.resolve(&context.due.apps, &reference, again);
+            let changed = connection.trouble.as_ref() != Some(&standing);
+            context.connections.update(&name, |connection| {
+                connection.trouble = Some(standing);
+                connection.next_look = Some(at);
+            });
+            if changed {
+                wake_dependents(context, &name);
+            }
+        }
+    }
+    Ok(context.connections.get(&name).unwrap_or_default())
+}
+
+/// Makes the connection anew if what it was made from has changed.
+///
+/// # Errors
+/// When the credentials' Secret cannot be read from Kubernetes.
+pub async fn connect(context: &Context, app: &GitHubApp) -> Result<(), kube::Error> {
+    let name = app.name_any();
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), &context.settings.namespace);
+    let secret = secrets.get_opt(&app.spec.credentials_secret.name).await?;
+    let made_from = made_from(app, secret.as_ref());
+    if context.connections.get(&name).is_some_and(|connection| connection.made_from == made_from) {
+        return Ok(());
+    }
+    let made = client(context, app, secret.as_ref());
+    context.connections.update(&name, |connection| {
+        connection.made_from = made_from;
+        connection.next_look = None;
+        connection.is_broken = made.is_err();
+        match made {
+            Ok(github) => connection.github = Some(Arc::new(github)),
+            // The old client goes on: what it can revoke or renew is better revoked and renewed.
+            Err(standing) => connection.trouble = Some(standing),
+        }
+    });
+    wake_dependents(context, &name);
+    Ok(())
+}
+
+async fn ask(
+    context: &Context,
+    github: &GitHub,
+    app: &GitHubApp,
+    known_bot: Option<(String, i64)>,
+) -> Result<Look, (Standing, Again)> {
+    let found = github.app().await.map_err(|error| refused(&error, app))?;
+    if let Some(asked) = app.spec.app_id
+        && i64::try_from(found.id) != Ok(asked)
+    {
+        let message = format!(
+            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appId, or put the right key into Secret {}",
+            found.slug, found.id, app.spec.credentials_secret.name
+        );
+        return Err((Standing::stalled(Reason::CredentialsInvalid, message), Again::Person));
+    }
+    let installations =
+        github.installations().await.map_err(|error| github_failure(&error, "listing the App's installations"))?;
+    let bot_user_id = match known_bot {
+        Some((slug, id)) if slug == found.slug => Some(id),
+        _ => match github.bot_user(&found.slug).await {
+            Ok(bot) => i64::try_from(bot.id).ok(),
+            Err(error) => {
+                tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
+                None
+            }
+        },
+    };
+    Ok(Look { at: context.clock.now(), app: found, bot_user_id, installations })
+}
+
+/// What a refused `GET /app` means.
+fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
+    let secret = &app.spec.credentials_secret.name;
+    match error {
+        github::Error::NotFound { .. } => (
+            Standing::stalled(
+                Reason::CredentialsInvalid,
+                format!("{error}. There is no App with the id in spec at {}: correct spec.appId or spec.clientId, or spec.apiUrl", app.spec.api_url),
+            ),
+            Again::Person,
+        ),
+        github::Error::CredentialsRefused { .. } => (
+            Standing::stalled(
+                Reason::CredentialsInvalid,
+                format!(
+                    "{error}. The private key in Secret {secret} was deleted on the App's settings page, or is another App's: \
+                     generate one there and put it into the key {PRIVATE_KEY}"
+                ),
+            ),
+            Again::Person,
+        ),
+        other => github_failure(other, "looking at the App"),
+    }
+}
+
+fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result<GitHub, Standing> {
+    let spec = &app.spec;
+    let name = &spec.credentials_secret.name;
+    let namespace = &context.settings.namespace;
+    let endpoint =
+        Endpoint::parse(&spec.api_url, spec.web_url.as_deref(), spec.graphql_url.as_deref(), context.settings.plain_http)
+            .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
+    let invalid = |message: String| Standing::stalled(Reason::CredentialsInvalid, message);
+    let secret = secret.ok_or_else(|| {
+        invalid(format!(
+            "there is no Secret {name} in namespace {namespace}: create it with the App's private key, `kubectl create secret \
+             generic {name} --namespace {namespace} --from-file={PRIVATE_KEY}=FILE`"
+        ))
+    })?;
+    let key = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let pem = key(PRIVATE_KEY)
+        .ok_or_else(|| invalid(format!("Secret {name} in namespace {namespace} has no key {PRIVATE_KEY}: put the App's private key there")))?;
+    let issuer = spec.client_id.clone().or_else(|| spec.app_id.map(|id| id.to_string())).unwrap_or_default();
+    let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY))
+        .map_err(|error| invalid(format!("Secret {name} in namespace {namespace}: {error}")))?;
+    let transport = context
+        .connect
+        .connect(spec.ca_bundle.as_deref().map(str::as_bytes))
+        .map_err(|error| Standing::stalled(Reason::InvalidSpec, format!("spec.caBundle: {error}")))?;
+    let observer = Arc::new(crate::github::Ignore);
+    Ok(GitHub::new(endpoint, transport, credentials, Arc::clone(&context.clock), observer))
+}
+
+/// A digest of all that a connection is made from. The Secret counts by content: an edit that changes nothing is none.
+fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> String {
+    let spec = &app.spec;
+    let data = secret.and_then(|secret| secret.data.as_ref());
+    let key = |key: &str| data.and_then(|data| data.get(key)).map(|bytes| digest(&SHA256, &bytes.0).as_ref().to_vec());
+    let parts = serde_json::json!([
+        app.metadata.uid, spec.api_url, spec.web_url, spec.graphql_url, spec.ca_bundle, spec.app_id, spec.client_id,
+        key(PRIVATE_KEY), key(NEXT_PRIVATE_KEY), secret.is_some(),
+    ]);
+    hex::encode(digest(&SHA256, parts.to_string().as_bytes()))
+}
+
+/// Whoever depends on the App looks again.
+fn wake_dependents(context: &Context, app: &str) {
+    for installation in context.stores.installations.state() {
+        if installation.spec.app_ref.name == app {
+            context.due.installations.look_now(&ObjectRef::from_obj(&*installation));
+            wake_tokens_of(&context.stores.tokens, &context.due.tokens, &installation);
+        }
+    }
+}
+
+impl Look {
+    /// GitHub said the same at another time.
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.app == other.app && self.installations == other.installations && self.bot_user_id == other.bot_user_id
+    }
+}

@@ -1,0 +1,146 @@
+//! `GitHubApp`: keeps the connection, looks at GitHub for all that depend on it, and makes the installations' objects.
+
+mod apply;
+mod gather;
+mod plan;
+
+use super::connection::Connection;
+use super::context::{Context, Settled, requested_look, set_finalizer};
+use super::installation::{tokens_published_for, waited_long_enough};
+use super::standing::{Again, Standing};
+use crate::api::{DEPENDENTS_FINALIZER, GitHubApp, GitHubAppStatus, Reason};
+use crate::runtime::metrics::Outcome;
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use plan::{Desired, plan};
+use std::sync::Arc;
+
+/// One reconcile.
+///
+/// # Errors
+/// What Kubernetes refused.
+pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome, kube::Error> {
+    if app.metadata.deletion_timestamp.is_some() {
+        return remove(&app, context).await;
+    }
+    let app = if app.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
+        app
+    } else {
+        Arc::new(set_finalizer(&context.client, &*app, DEPENDENTS_FINALIZER, true).await?)
+    };
+    let connection = gather::look(context, &app).await?;
+    let desired = plan(
+        &app,
+        connection.look.as_deref(),
+        &context.namespaces(),
+        &context.stores.installations.state(),
+        &context.stores.tokens.state(),
+    );
+    if connection.look.is_some() && !app.spec.paused {
+        apply::apply(context, &app, &desired).await?;
+    }
+    let settled = Settled {
+        standing: Some(standing(&app, &connection, &desired)),
+        again: connection.next_look.map(Again::At),
+    };
+    let status = status(&app, &connection, &desired);
+    context.conclude(&context.due.apps, &*app, status, &settled).await
+}
+
+fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired) -> Standing {
+    match (&connection.look, &connection.trouble) {
+        (_, Some(trouble)) if trouble.state == super::standing::State::Stalled => trouble.clone(),
+        (Some(_), Some(trouble)) => trouble.clone().while_still_good("GitHub accepted the App's credentials before"),
+        (None, Some(trouble)) => trouble.clone(),
+        (None, None) => Standing::reconciling(Reason::ApiUnreachable, "the App was not looked at yet"),
+        (Some(look), None) => {
+            let mut message =
+                format!("GitHub accepts the credentials of App {}, installed on {} accounts", look.app.slug, look.installations.len());
+            if app.spec.tenants.is_empty() {
+                message.push_str("; spec.tenants grants it to nobody yet");
+            }
+            if !desired.clashes.is_empty() {
+                message.push_str("; not made, for a GitHubInstallation of that name is there already: ");
+                message.push_str(&desired.clashes.join(", "));
+            }
+            if app.spec.paused {
+                Standing::ready(Reason::Paused, format!("{message}; spec.paused: true holds back changes"))
+            } else {
+                Standing::ready(Reason::Connected, message)
+            }
+        }
+    }
+}
+
+fn status(app: &GitHubApp, connection: &Connection, desired: &Desired) -> GitHubAppStatus {
+    let stored = app.status.clone().unwrap_or_default();
+    let status = GitHubAppStatus {
+        tenants: desired.tenants.clone(),
+        last_handled_reconcile: requested_look(app).cloned(),
+        ..stored.clone()
+    };
+    let Some(look) = &connection.look else { return status };
+    GitHubAppStatus {
+        app_id: i64::try_from(look.app.id).ok(),
+        slug: Some(look.app.slug.clone()),
+        name: Some(look.app.name.clone()),
+        owner_login: look.app.owner.as_ref().map(|owner| owner.login.clone()),
+        html_url: Some(look.app.html_url.clone()),
+        bot_user_id: look.bot_user_id,
+        permissions: look.app.permissions.iter().map(|(name, level)| (name.clone(), level.to_string())).collect(),
+        events: look.app.events.clone(),
+        ..status
+    }
+}
+
+/// Withdraws the grants (an App that is going grants nothing, so tokens are revoked and Secrets removed), then removes
+/// the objects that were made for it, then goes.
+async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Error> {
+    let name = app.name_any();
+    if !app.finalizers().iter().any(|finalizer| finalizer == DEPENDENTS_FINALIZER) {
+        return Ok(Outcome::Ok);
+    }
+    // After a restart the client is not there yet, and the tokens need it to be revoked.
+    gather::connect(context, app).await?;
+    let installations: Vec<_> =
+        context.stores.installations.state().into_iter().filter(|other| other.spec.app_ref.name == name).collect();
+    for installation in &installations {
+        context.due.installations.look_now(&ObjectRef::from_obj(&**installation));
+        if plan::is_made_for(installation, &name) && installation.metadata.deletion_timestamp.is_none() {
+            apply::delete(context, installation).await?;
+        }
+    }
+    let mut waiting = Vec::new();
+    for installation in &installations {
+        let tokens = tokens_published_for(&context.stores.tokens, installation);
+        waiting.extend(tokens.into_iter().map(|token| format!("{}/{token}", installation.namespace().unwrap_or_default())));
+    }
+    match waited_long_enough(app, context.clock.now()) {
+        Some(until) if !waiting.is_empty() => {
+            let message = format!(
+                "it is being deleted and waits, 15 minutes at most, until its published tokens are revoked: InstallationToken {}",
+                waiting.join(", ")
+            );
+            let standing = Standing::reconciling(Reason::WaitingForDependents, message);
+            let settled = Settled { standing: Some(standing), again: Some(Again::At(until)) };
+            let status = app.status.clone().unwrap_or_default();
+            context.conclude(&context.due.apps, app, status, &settled).await
+        }
+        bound => {
+            if bound.is_none() && !waiting.is_empty() {
+                let note = format!(
+                    "gone after 15 minutes, though tokens of it were still published, which expire within the hour: InstallationToken {}",
+                    waiting.join(", ")
+                );
+                let object = app.object_ref(&());
+                context.events.transition(&object, EventType::Warning, Reason::WaitingForDependents.as_str(), &note).await;
+            }
+            set_finalizer(&context.client, app, DEPENDENTS_FINALIZER, false).await?;
+            context.connections.forget(&name);
+            context.metrics.forget_app(&name);
+            context.due.apps.forget(&ObjectRef::from_obj(app));
+            Ok(Outcome::Ok)
+        }
+    }
+}

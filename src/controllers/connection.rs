@@ -1,0 +1,187 @@
+//! What this process knows of each `GitHubApp`: its client, and what GitHub last said of its installations.
+//!
+//! Owned by the App's controller, read by those of installations and tokens: one look serves them all, so REST calls
+//! grow with the number of Apps and not of objects. Invariant: what is here came from GitHub in this process's life;
+//! nothing is read back from status, but for the ids that accounts are pinned to.
+
+use super::standing::Standing;
+use crate::api::{GitHubApp, TenantStatus};
+use crate::github::{Account, App, GitHub, Installation};
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What GitHub said at one look.
+#[derive(Debug, PartialEq)]
+pub struct Look {
+    /// When.
+    pub at: Timestamp,
+    /// The App.
+    pub app: App,
+    /// The id of its bot user.
+    pub bot_user_id: Option<i64>,
+    /// All of its installations, suspended ones included.
+    pub installations: Vec<Installation>,
+}
+
+/// The connection to one App.
+#[derive(Clone, Default)]
+pub struct Connection {
+    /// What it was made from; another one makes another connection.
+    pub made_from: String,
+    /// The client. None while the credentials cannot be used at all.
+    pub github: Option<Arc<GitHub>>,
+    /// The last look that succeeded.
+    pub look: Option<Arc<Look>>,
+    /// What is wrong, if the last look failed.
+    pub trouble: Option<Standing>,
+    /// What it is made from cannot be used, as `trouble` says. An older client may still be there.
+    pub is_broken: bool,
+    /// When to look again; a look that failed is not repeated before, whatever else wakes the controller up.
+    pub next_look: Option<Timestamp>,
+}
+
+/// The connections of all Apps, by the `GitHubApp`'s name.
+#[derive(Default)]
+pub struct Connections {
+    by_app: Mutex<HashMap<String, Connection>>,
+}
+
+impl Connections {
+    /// What is known of an App. Nothing is known of one that was not looked at since start.
+    #[must_use]
+    pub fn get(&self, app: &str) -> Option<Connection> {
+        self.lock().get(app).cloned()
+    }
+
+    /// Changes what is known of an App.
+    pub fn update(&self, app: &str, change: impl FnOnce(&mut Connection)) {
+        change(self.lock().entry(app.to_owned()).or_default());
+    }
+
+    /// Asks the App's controller to look at GitHub at its next reconcile.
+    pub fn request_look(&self, app: &str) {
+        if let Some(connection) = self.lock().get_mut(app) {
+            connection.next_look = None;
+        }
+    }
+
+    /// Forgets an App that is gone.
+    pub fn forget(&self, app: &str) {
+        self.lock().remove(app);
+    }
+
+    // A panic while the lock was held leaves a map that is whole: every change is one insertion or one field.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Connection>> {
+        self.by_app.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whom an account's name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// This account and no other.
+    To(i64),
+    /// Not seen yet: the first account of that name that has the App installed.
+    FirstSeen,
+}
+
+/// The id that an account's name is pinned to: what the spec says, else what the status of the App remembers.
+#[must_use]
+pub fn pin(app: &GitHubApp, account: &str) -> Pin {
+    let same = |name: &str| name.eq_ignore_ascii_case(account);
+    let said = app.spec.tenants.iter().filter(|tenant| same(&tenant.account)).find_map(|tenant| tenant.account_id);
+    let remembered = || pinned_in(app.status.as_ref().map_or(&[], |status| &status.tenants), account);
+    said.or_else(remembered).map_or(Pin::FirstSeen, Pin::To)
+}
+
+fn pinned_in(tenants: &[TenantStatus], account: &str) -> Option<i64> {
+    tenants.iter().find(|tenant| tenant.account.eq_ignore_ascii_case(account)).and_then(|tenant| tenant.account_id)
+}
+
+/// What the look knows of an account.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Found<'a> {
+    /// The App is installed there.
+    Installed(&'a Installation),
+    /// Another account has the name now; it gets nothing.
+    Another {
+        /// The id the name is pinned to.
+        pinned: i64,
+        /// The id of the account that has the name now.
+        found: i64,
+    },
+    /// The App is not installed there.
+    Nowhere,
+}
+
+impl Look {
+    /// The installation on an account: by the id its name is pinned to, so that renames are followed; by name only
+    /// before there is a pin.
+    #[must_use]
+    pub fn find(&self, account: &str, pin: Pin) -> Found<'_> {
+        let of = |matches: &dyn Fn(&Account) -> bool| {
+            self.installations.iter().find(|installation| installation.account.as_ref().is_some_and(matches))
+        };
+        let by_name = of(&|found| found.login.eq_ignore_ascii_case(account));
+        let Pin::To(pinned) = pin else { return by_name.map_or(Found::Nowhere, Found::Installed) };
+        let by_id = of(&|found| i64::try_from(found.id) == Ok(pinned));
+        match (by_id, by_name.and_then(|installation| installation.account.as_ref())) {
+            (Some(installation), _) => Found::Installed(installation),
+            (None, Some(other)) => Found::Another { pinned, found: i64::try_from(other.id).unwrap_or_default() },
+            (None, None) => Found::Nowhere,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn look(installations: &[(u64, u64, &str)]) -> Look {
+        let installations = installations.iter().map(|(id, account, login)| {
+            serde_json::from_value(json!({
+                "id": id, "app_id": 1, "account": {"id": account, "login": login, "type": "Organization"},
+                "repository_selection": "all", "html_url": "https://github.com/x",
+            }))
+            .unwrap()
+        });
+        let app = json!({"id": 1, "slug": "x", "name": "X", "html_url": "https://github.com/apps/x"});
+        Look {
+            at: Timestamp::UNIX_EPOCH,
+            app: serde_json::from_value(app).unwrap(),
+            bot_user_id: None,
+            installations: installations.collect(),
+        }
+    }
+
+    #[test]
+    fn the_name_is_followed_by_id_and_a_name_taken_over_gets_nothing() {
+        let renamed = look(&[(70, 7, "acme-2"), (80, 8, "acme")]);
+        assert!(matches!(renamed.find("acme", Pin::To(7)), Found::Installed(i) if i.id == 70));
+        assert!(matches!(renamed.find("acme", Pin::FirstSeen), Found::Installed(i) if i.id == 80));
+        let taken_over = look(&[(80, 8, "acme")]);
+        assert_eq!(taken_over.find("ACME", Pin::To(7)), Found::Another { pinned: 7, found: 8 });
+        assert_eq!(taken_over.find("globex", Pin::FirstSeen), Found::Nowhere);
+    }
+
+    #[test]
+    fn the_specs_pin_goes_before_the_remembered_one() {
+        let app = |account_id: Option<i64>| -> GitHubApp {
+            let mut tenant = json!({"account": "acme", "repositories": ["*"], "namespaces": {"names": ["a"]}});
+            if let Some(id) = account_id {
+                tenant["accountId"] = id.into();
+            }
+            serde_json::from_value(json!({
+                "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "x"},
+                "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [tenant]},
+                "status": {"tenants": [{"account": "Acme", "accountId": 7}]},
+            }))
+            .unwrap()
+        };
+        assert_eq!(pin(&app(None), "acme"), Pin::To(7));
+        assert_eq!(pin(&app(Some(9)), "acme"), Pin::To(9));
+        assert_eq!(pin(&app(None), "globex"), Pin::FirstSeen);
+    }
+}

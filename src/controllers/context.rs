@@ -1,0 +1,253 @@
+//! What every controller works with: the clients, the caches, the queue, and the one way to conclude a reconcile.
+
+use super::connection::Connections;
+use super::grant::NamespaceView;
+use super::standing::{Again, Standing, State};
+use super::token::Memory;
+use crate::api::{FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, RECONCILE_ANNOTATION, Reconciled};
+use crate::github::{Connect, PlainHttp};
+use crate::runtime::clock::Clock;
+use crate::runtime::due::Due;
+use crate::runtime::events::Events;
+use crate::runtime::jitter::Jitter;
+use crate::runtime::metrics::{Metrics, Outcome};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// How often something that only a person can mend is looked at all the same, should the news of it have got lost.
+pub const PERSON_RECHECK: SignedDuration = SignedDuration::from_mins(30);
+
+/// What was configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The operator's own namespace, in which the Apps' credentials are.
+    pub namespace: String,
+    /// Whether plain http to GitHub is accepted.
+    pub plain_http: PlainHttp,
+}
+
+/// The caches, kept by the watches.
+pub struct Stores {
+    /// All `GitHubApp`s.
+    pub apps: Store<GitHubApp>,
+    /// All `GitHubInstallation`s.
+    pub installations: Store<GitHubInstallation>,
+    /// All `InstallationToken`s.
+    pub tokens: Store<InstallationToken>,
+    /// All namespaces, metadata only.
+    pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// Metadata of the Secrets the operator made; a store for each namespace it is limited to, or one for all.
+    pub secrets: Vec<Store<PartialObjectMeta<Secret>>>,
+}
+
+/// The say over when objects are looked at.
+#[derive(Clone)]
+pub struct Dues {
+    /// `GitHubApp`s.
+    pub apps: Due<GitHubApp>,
+    /// `GitHubInstallation`s.
+    pub installations: Due<GitHubInstallation>,
+    /// `InstallationToken`s.
+    pub tokens: Due<InstallationToken>,
+}
+
+/// What every controller works with.
+pub struct Context {
+    /// Kubernetes.
+    pub client: Client,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub jitter: Arc<dyn Jitter>,
+    /// The way to GitHub.
+    pub connect: Arc<dyn Connect>,
+    /// What was configured.
+    pub settings: Settings,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Events.
+    pub events: Events,
+    /// What is known of each App.
+    pub connections: Connections,
+    /// The tokens this process minted.
+    pub memory: Memory,
+    /// The caches.
+    pub stores: Arc<Stores>,
+    /// The queue.
+    pub due: Dues,
+    /// Guards of the operator that tests take out.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: crate::controller::Sabotage,
+}
+
+/// How a reconcile ended.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// How the object stands. `None`: nothing can be said, status stays as it is.
+    pub standing: Option<Standing>,
+    /// When to look again. `None`: when something changes.
+    pub again: Option<Again>,
+}
+
+impl Context {
+    /// A namespace as grants see it.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<NamespaceView> {
+        self.stores.namespaces.get(&ObjectRef::new(name)).map(|namespace| namespace_view(&namespace))
+    }
+
+    /// All namespaces.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<NamespaceView> {
+        self.stores.namespaces.state().iter().map(|namespace| namespace_view(namespace)).collect()
+    }
+
+    /// The time at which to try or look again.
+    #[must_use]
+    pub fn resolve<K: Reconciled + 'static>(&self, due: &Due<K>, object: &ObjectRef<K>, again: Again) -> Timestamp {
+        match again {
+            Again::At(at) => at,
+            Again::Backoff => due.retry(object).at,
+            Again::Person => {
+                let now = self.clock.now();
+                now.checked_add(PERSON_RECHECK.mul_f64(self.jitter.between(1.0, 1.2))).unwrap_or(now)
+            }
+        }
+    }
+
+    /// Concludes a reconcile: writes status if it differs, tells of a transition, and queues the next look.
+    ///
+    /// # Errors
+    /// When status could not be written.
+    pub async fn conclude<K>(
+        &self,
+        due: &Due<K>,
+        object: &K,
+        mut status: K::Status,
+        settled: &Settled,
+    ) -> Result<Outcome, kube::Error>
+    where
+        K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
+    {
+        let reference = ObjectRef::from_obj(object);
+        let Some(standing) = &settled.standing else {
+            if let Some(again) = settled.again {
+                due.look_at(&reference, self.resolve(due, &reference, again));
+            }
+            return Ok(Outcome::Waiting);
+        };
+        let stored = object.status().map_or(&[][..], K::conditions);
+        let generation = object.meta().generation;
+        K::set_conditions(&mut status, generation, standing.conditions(stored, generation, self.clock.now()));
+        if object.status() != Some(&status) {
+            self.write_status(object, &status).await?;
+            self.tell(object, stored, standing).await;
+        }
+        if matches!(standing.state, State::Ready) {
+            due.succeeded(&reference);
+        }
+        match settled.again {
+            Some(again) => due.look_at(&reference, self.resolve(due, &reference, again)),
+            None => due.succeeded(&reference),
+        }
+        Ok(match standing.state {
+            State::Ready => Outcome::Ok,
+            State::ReadyButRetrying | State::Reconciling => Outcome::Retry,
+            State::Stalled => Outcome::Stalled,
+        })
+    }
+
+    async fn write_status<K>(&self, object: &K, status: &K::Status) -> Result<(), kube::Error>
+    where
+        K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
+    {
+        let patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
+        let api = <K::Scope as ScopeApi<K>>::api(self.client.clone(), object);
+        api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
+            .await
+            .map(drop)
+    }
+
+    /// An event, when Ready's status or reason is another than before.
+    async fn tell<K: Reconciled>(
+        &self,
+        object: &K,
+        stored: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+        standing: &Standing,
+    ) {
+        let is_ready = matches!(standing.state, State::Ready | State::ReadyButRetrying);
+        let was = stored.iter().find(|condition| condition.type_ == "Ready");
+        let same = was.is_some_and(|was| was.reason == standing.reason.as_str() && (was.status == "True") == is_ready);
+        if same {
+            return;
+        }
+        let severity = match standing.state {
+            State::Ready => kube::runtime::events::EventType::Normal,
+            _ => kube::runtime::events::EventType::Warning,
+        };
+        self.events.transition(&object.object_ref(&()), severity, standing.reason.as_str(), &standing.message).await;
+    }
+}
+
+/// The value of the annotation that asks for a look now.
+#[must_use]
+pub fn requested_look<K: Resource>(object: &K) -> Option<&String> {
+    object.meta().annotations.as_ref()?.get(RECONCILE_ANNOTATION)
+}
+
+fn namespace_view(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
+    NamespaceView {
+        name: namespace.name_any(),
+        labels: namespace.metadata.labels.clone().unwrap_or_default(),
+        terminating: namespace.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// The API for an object, be its kind namespaced or not.
+pub trait ScopeApi<K> {
+    /// The API that reaches `object`.
+    fn api(client: Client, object: &K) -> Api<K>;
+}
+
+impl<K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>> ScopeApi<K>
+    for kube::core::ClusterResourceScope
+{
+    fn api(client: Client, _: &K) -> Api<K> {
+        Api::all(client)
+    }
+}
+
+impl<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>> ScopeApi<K>
+    for kube::core::NamespaceResourceScope
+{
+    fn api(client: Client, object: &K) -> Api<K> {
+        Api::namespaced(client, object.meta().namespace.as_deref().unwrap_or_default())
+    }
+}
+
+/// Adds or removes a finalizer, against the version that was read: a conflict means somebody was faster, and the
+/// object comes back by its watch.
+///
+/// # Errors
+/// The API server's, a conflict among them.
+pub async fn set_finalizer<K>(client: &Client, object: &K, finalizer: &str, present: bool) -> Result<K, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Serialize + Debug,
+{
+    let mut finalizers = object.finalizers().to_vec();
+    finalizers.retain(|name| name != finalizer);
+    if present {
+        finalizers.push(finalizer.to_owned());
+    }
+    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    let api = <K::Scope as ScopeApi<K>>::api(client.clone(), object);
+    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await
+}

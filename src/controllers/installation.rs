@@ -1,0 +1,155 @@
+//! `GitHubInstallation`: shows what a namespace was granted of an account, and waits for its tokens when it goes.
+//!
+//! It makes no call of its own: all it needs is the App's last look. Invariant: who was not granted the account sees
+//! nothing of it in status.
+
+use super::access::{Access, Names, access};
+use super::context::{Context, Settled, requested_look, set_finalizer};
+use super::standing::{Again, Standing};
+use crate::api::{
+    AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason,
+};
+use crate::runtime::metrics::Outcome;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, runtime::reflector::Store};
+use std::sync::Arc;
+
+/// How long something that is being deleted waits for what depends on it.
+pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(15);
+
+/// One reconcile.
+///
+/// # Errors
+/// What Kubernetes refused.
+pub async fn reconcile(installation: Arc<GitHubInstallation>, context: &Context) -> Result<Outcome, kube::Error> {
+    if installation.metadata.deletion_timestamp.is_some() {
+        return remove(&installation, context).await;
+    }
+    let installation = if installation.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
+        installation
+    } else {
+        Arc::new(set_finalizer(&context.client, &*installation, DEPENDENTS_FINALIZER, true).await?)
+    };
+    let app_name = &installation.spec.app_ref.name;
+    let handled = installation.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
+    if requested_look(&*installation).is_some_and(|request| handled != Some(request)) {
+        context.connections.request_look(app_name);
+        context.due.apps.look_now(&ObjectRef::new(app_name));
+    }
+    let Some(namespace) = context.namespace(&installation.namespace().unwrap_or_default()) else {
+        // Its namespace is announced by its own watch, which wakes this up.
+        return Ok(Outcome::Waiting);
+    };
+    let app = context.stores.apps.get(&ObjectRef::new(app_name));
+    let access = access(
+        app.as_deref(),
+        context.connections.get(app_name).as_ref(),
+        &installation.spec.account,
+        &namespace,
+    );
+    let stored = installation.status.clone().unwrap_or_default();
+    let names = Names {
+        app: app_name,
+        account: &installation.spec.account,
+        namespace: &namespace.name,
+        was_installed: stored.installation_id.is_some(),
+    };
+    let settled = Settled { standing: access.standing(names), again: None };
+    let status = status(&access, stored, requested_look(&*installation).cloned());
+    context.conclude(&context.due.installations, &*installation, status, &settled).await
+}
+
+/// What to show.
+fn status(access: &Access, stored: GitHubInstallationStatus, handled: Option<String>) -> GitHubInstallationStatus {
+    let shown = match access {
+        Access::Active(installation, grant) | Access::Suspended(installation, grant) => GitHubInstallationStatus {
+            installation_id: i64::try_from(installation.id).ok(),
+            account: installation.account.as_ref().map(|account| AccountStatus {
+                id: i64::try_from(account.id).unwrap_or_default(),
+                login: account.login.clone(),
+                kind: account.kind.clone(),
+            }),
+            repository_selection: Some(installation.repository_selection.as_str().to_owned()),
+            permissions: installation.permissions.iter().map(|(name, level)| (name.clone(), level.to_string())).collect(),
+            events: installation.events.clone(),
+            suspended_at: installation.suspended_at.map(Time),
+            suspended_by: installation.suspended_by.as_ref().map(|by| by.login.clone()),
+            html_url: Some(installation.html_url.clone()),
+            granted: Some(grant.effective()),
+            ..GitHubInstallationStatus::default()
+        },
+        // The old id stays, as the sign that it was installed once.
+        Access::NotInstalled { grant, .. } => GitHubInstallationStatus {
+            installation_id: stored.installation_id,
+            account: stored.account,
+            granted: Some(grant.effective()),
+            ..GitHubInstallationStatus::default()
+        },
+        Access::NoLook(_) | Access::NotYetKnown => stored,
+        Access::NoApp | Access::NotGranted | Access::TakenOver { .. } => GitHubInstallationStatus::default(),
+    };
+    GitHubInstallationStatus { last_handled_reconcile: handled, ..shown }
+}
+
+/// Waits until no token published for it is left, which its tokens see to, then lets it go.
+async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<Outcome, kube::Error> {
+    let reference = ObjectRef::from_obj(installation);
+    if !installation.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
+        return Ok(Outcome::Ok);
+    }
+    let published = tokens_published_for(&context.stores.tokens, installation);
+    match waited_long_enough(installation, context.clock.now()) {
+        Some(until) if !published.is_empty() => {
+            let standing = Standing::reconciling(
+                Reason::WaitingForDependents,
+                format!(
+                    "it is being deleted and waits, 15 minutes at most, until the tokens that were published for it are \
+                     revoked: InstallationToken {}",
+                    published.join(", ")
+                ),
+            );
+            let settled = Settled { standing: Some(standing), again: Some(Again::At(until)) };
+            let status = installation.status.clone().unwrap_or_default();
+            context.conclude(&context.due.installations, installation, status, &settled).await
+        }
+        waiting => {
+            if waiting.is_none() && !published.is_empty() {
+                let note = format!(
+                    "gone after 15 minutes, though tokens were still published for it, which expire within the hour: \
+                     InstallationToken {}",
+                    published.join(", ")
+                );
+                let object = installation.object_ref(&());
+                context.events.transition(&object, EventType::Warning, Reason::WaitingForDependents.as_str(), &note).await;
+            }
+            set_finalizer(&context.client, installation, DEPENDENTS_FINALIZER, false).await?;
+            context.due.installations.forget(&reference);
+            Ok(Outcome::Ok)
+        }
+    }
+}
+
+/// Until when what is being deleted waits. `None`: it has waited long enough.
+#[must_use]
+pub fn waited_long_enough<K: Resource>(object: &K, now: Timestamp) -> Option<Timestamp> {
+    let until = object.meta().deletion_timestamp.as_ref()?.0.checked_add(LONGEST_WAIT).ok()?;
+    (until > now).then_some(until)
+}
+
+/// The names of the tokens that are published for an installation, by their status: a hint, and the wait is bounded.
+#[must_use]
+pub fn tokens_published_for(
+    tokens: &Store<crate::api::InstallationToken>,
+    installation: &GitHubInstallation,
+) -> Vec<String> {
+    let published = tokens.state().into_iter().filter(|token| {
+        token.namespace() == installation.namespace()
+            && token.spec.installation_ref.name == installation.name_any()
+            && token.status.as_ref().is_some_and(|status| status.fingerprint.is_some())
+    });
+    published.map(|token| token.name_any()).collect()
+}

@@ -1,0 +1,145 @@
+//! The controllers: for each kind gather → plan → apply → status.
+//!
+//! Owns how they are fed and run. Invariant: every reconcile comes from the due queue, one at a time for an object, and
+//! says there when it wants to come again; kube's own requeueing is not used.
+
+pub mod access;
+mod app;
+pub mod connection;
+pub mod context;
+pub mod grant;
+mod installation;
+pub mod standing;
+pub mod token;
+pub mod watch;
+
+use crate::runtime::due::Due;
+use crate::runtime::metrics::Outcome;
+use context::Context;
+use futures::{Stream, StreamExt};
+use kube::runtime::controller::{self, Action, Error as ControllerError, ReconcileRequest, applier};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Resource, ResourceExt};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How many objects of a kind are worked on at once. Each may wait for GitHub, so more than there are cores; few enough
+/// to stay far below the 100 requests at once that GitHub's secondary limits allow an App.
+const CONCURRENCY: u16 = 8;
+
+/// How many reconciles are under way.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// The number.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn enter(&self) -> InFlightGuard {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        InFlightGuard(Arc::clone(&self.0))
+    }
+}
+
+struct InFlightGuard(Arc<AtomicUsize>);
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The queues' streams: what each controller is fed with.
+pub struct Streams<A, I, T> {
+    /// Of `GitHubApp`s.
+    pub apps: A,
+    /// Of `GitHubInstallation`s.
+    pub installations: I,
+    /// Of `InstallationToken`s.
+    pub tokens: T,
+}
+
+/// Runs all controllers until `shutdown`, then finishes what is under way.
+pub async fn run<A, I, T>(context: Arc<Context>, streams: Streams<A, I, T>, in_flight: InFlight, shutdown: CancellationToken)
+where
+    A: Stream<Item = ObjectRef<crate::api::GitHubApp>> + Send,
+    I: Stream<Item = ObjectRef<crate::api::GitHubInstallation>> + Send,
+    T: Stream<Item = ObjectRef<crate::api::InstallationToken>> + Send,
+{
+    let c = &context;
+    futures::join!(
+        drive(c, c.stores.apps.clone(), c.due.apps.clone(), streams.apps, &in_flight, &shutdown, |object, context| async move {
+            app::reconcile(object, &context).await
+        }),
+        drive(
+            c,
+            c.stores.installations.clone(),
+            c.due.installations.clone(),
+            streams.installations,
+            &in_flight,
+            &shutdown,
+            |object, context| async move { installation::reconcile(object, &context).await }
+        ),
+        drive(c, c.stores.tokens.clone(), c.due.tokens.clone(), streams.tokens, &in_flight, &shutdown, |object, context| async move {
+            token::reconcile(object, &context).await
+        }),
+    );
+}
+
+/// Runs one controller.
+async fn drive<K, F>(
+    context: &Arc<Context>,
+    store: Store<K>,
+    due: Due<K>,
+    stream: impl Stream<Item = ObjectRef<K>> + Send,
+    in_flight: &InFlight,
+    shutdown: &CancellationToken,
+    reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Clone,
+) where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Outcome, kube::Error>> + Send,
+{
+    let kind: &'static str = Box::leak(K::kind(&()).into_owned().into_boxed_str());
+    let queue = stream.map(|reference| Ok::<_, Infallible>(ReconcileRequest::from(reference)));
+    let retry = due.clone();
+    let run = |object: Arc<K>, context: Arc<Context>| {
+        let (reconcile, in_flight) = (reconcile.clone(), in_flight.clone());
+        Box::pin(async move {
+            let _guard = in_flight.enter();
+            let began = Instant::now();
+            let result = reconcile(object, Arc::clone(&context)).await;
+            let outcome = result.as_ref().map_or(Outcome::Retry, |outcome| *outcome);
+            context.metrics.reconciled(kind, outcome, began.elapsed());
+            result.map(|_| Action::await_change())
+        })
+    };
+    let on_error = move |object: Arc<K>, error: &kube::Error, _: Arc<Context>| {
+        let reference = ObjectRef::from_obj(&*object);
+        let again = retry.retry(&reference);
+        retry.look_at(&reference, again.at);
+        tracing::warn!(
+            kind, namespace = object.namespace(), name = object.name_any(), attempt = again.attempt, %error,
+            "Kubernetes refused; it is tried again"
+        );
+        Action::await_change()
+    };
+    let config = controller::Config::default().concurrency(CONCURRENCY);
+    let queue = Box::pin(queue.take_until(shutdown.cancelled()));
+    applier(run, on_error, Arc::clone(context), store, queue, config)
+        .for_each(|result| {
+            match result {
+                Err(ControllerError::ObjectNotFound(reference)) => due.unknown(&reference),
+                Err(ControllerError::QueueError(never)) => match never {},
+                Err(ControllerError::RunnerError(error)) => tracing::error!(kind, %error, "the controller's cache ended"),
+                Err(ControllerError::ReconcilerFailed(..)) | Ok(_) => {}
+            }
+            std::future::ready(())
+        })
+        .await;
+}

@@ -1,0 +1,183 @@
+//! How an object stands, and what that means for its conditions.
+//!
+//! Owns the one mapping from an outcome to `Ready`, `Reconciling` and `Stalled` (kstatus). Invariant: the same outcome
+//! twice gives the same conditions, transition times included, so that nothing is written when nothing changed.
+//! Were it broken, an idle cluster would write status for ever.
+
+use crate::api::{ConditionType, Reason};
+use crate::github;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// The three ways in which an object can stand, and one in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It does what its spec asks.
+    Ready,
+    /// What was published is still good, but something needed for the future is being retried.
+    ReadyButRetrying,
+    /// It will pass, or is retried.
+    Reconciling,
+    /// A person has to do something.
+    Stalled,
+}
+
+/// How an object stands, why, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which of the ways.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// What happened, to what, what to do. Never a secret, never a time that changes by itself.
+    pub message: String,
+}
+
+/// When something that did not work is looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// With growing pauses.
+    Backoff,
+    /// Not before this time.
+    At(Timestamp),
+    /// A person has to act; looked at again now and then, in case the news of it got lost.
+    Person,
+}
+
+impl Standing {
+    /// It does what its spec asks.
+    pub fn ready(reason: Reason, message: impl Into<String>) -> Self {
+        Self { state: State::Ready, reason, message: message.into() }
+    }
+
+    /// It will pass, or is retried.
+    pub fn reconciling(reason: Reason, message: impl Into<String>) -> Self {
+        Self { state: State::Reconciling, reason, message: message.into() }
+    }
+
+    /// A person has to do something.
+    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Self { state: State::Stalled, reason, message: message.into() }
+    }
+
+    /// The same trouble while what was published before is still good.
+    #[must_use]
+    pub fn while_still_good(self, good: &str) -> Self {
+        Self { state: State::ReadyButRetrying, reason: self.reason, message: format!("{good}. But: {}", self.message) }
+    }
+
+    /// The conditions that say this, given the stored ones.
+    #[must_use]
+    pub fn conditions(&self, stored: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+        let condition = |kind: ConditionType, status: &str| {
+            let since = stored.iter().find(|c| c.type_ == kind.as_str() && c.status == status);
+            Condition {
+                type_: kind.as_str().to_owned(),
+                status: status.to_owned(),
+                reason: self.reason.as_str().to_owned(),
+                message: bounded(&self.message),
+                observed_generation: generation,
+                last_transition_time: since.map_or(Time(whole_second(now)), |c| c.last_transition_time.clone()),
+            }
+        };
+        match self.state {
+            State::Ready => vec![condition(ConditionType::Ready, "True")],
+            State::ReadyButRetrying => {
+                vec![condition(ConditionType::Ready, "True"), condition(ConditionType::Reconciling, "True")]
+            }
+            State::Reconciling => {
+                vec![condition(ConditionType::Ready, "False"), condition(ConditionType::Reconciling, "True")]
+            }
+            State::Stalled => vec![condition(ConditionType::Ready, "False"), condition(ConditionType::Stalled, "True")],
+        }
+    }
+}
+
+/// What a failed call to GitHub means for the object that needed it. `what` says what was tried: "minting a token for acme".
+#[must_use]
+pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
+    let reason = match error {
+        github::Error::CredentialsRefused { .. } => Reason::CredentialsInvalid,
+        github::Error::TokenRefused { .. } => Reason::TokenRefused,
+        github::Error::NotFound { .. } => Reason::InstallationNotFound,
+        github::Error::Suspended { .. } => Reason::Suspended,
+        github::Error::Forbidden { .. } => Reason::InsufficientPermissions,
+        github::Error::Unprocessable { .. } => Reason::RepositoryNotFound,
+        github::Error::RateLimited { .. } => Reason::RateLimited,
+        github::Error::Unreachable { .. } => Reason::ApiUnreachable,
+        github::Error::Server { .. }
+        | github::Error::Refused { .. }
+        | github::Error::Malformed { .. }
+        | github::Error::Unsent { .. } => Reason::ApiFailed,
+    };
+    match error.outlook() {
+        github::Outlook::Passes => (
+            Standing::reconciling(
+                reason,
+                format!("{what}: {error}. It is retried by itself, with growing pauses of at most 5 minutes"),
+            ),
+            Again::Backoff,
+        ),
+        github::Outlook::Waits(until) => {
+            (Standing::reconciling(reason, format!("{what}: {error}. It is retried by itself")), Again::At(until))
+        }
+        github::Outlook::Stalls => (Standing::stalled(reason, format!("{what}: {error}")), Again::Person),
+    }
+}
+
+/// A condition's message may have 32,768 characters; a person reads fewer.
+fn bounded(message: &str) -> String {
+    const MOST: usize = 1024;
+    match message.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
+}
+
+/// Kubernetes stores condition times in whole seconds; a finer time would differ from what is read back.
+#[must_use]
+pub fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_same_outcome_gives_the_same_conditions_at_another_time() {
+        let standing = Standing::stalled(Reason::Suspended, "the account suspended the App");
+        let first = standing.conditions(&[], Some(1), at(100));
+        assert_eq!(standing.conditions(&first, Some(1), at(900)), first);
+    }
+
+    #[test]
+    fn a_transition_gets_its_own_time() {
+        let first = Standing::reconciling(Reason::ApiUnreachable, "x").conditions(&[], Some(1), at(100));
+        let then = Standing::ready(Reason::Published, "y").conditions(&first, Some(1), at(200));
+        assert_eq!(then.len(), 1);
+        assert_eq!(then[0].last_transition_time.0, at(200));
+    }
+
+    #[test]
+    fn each_state_has_its_conditions() {
+        let types = |standing: Standing| {
+            standing.conditions(&[], None, at(0)).into_iter().map(|c| (c.type_, c.status)).collect::<Vec<_>>()
+        };
+        let pairs = |v: &[(&str, &str)]| v.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
+        assert_eq!(types(Standing::ready(Reason::Active, "")), pairs(&[("Ready", "True")]));
+        assert_eq!(
+            types(Standing::reconciling(Reason::RateLimited, "")),
+            pairs(&[("Ready", "False"), ("Reconciling", "True")])
+        );
+        assert_eq!(types(Standing::stalled(Reason::Revoked, "")), pairs(&[("Ready", "False"), ("Stalled", "True")]));
+        assert_eq!(
+            types(Standing::reconciling(Reason::RateLimited, "").while_still_good("fine")),
+            pairs(&[("Ready", "True"), ("Reconciling", "True")])
+        );
+    }
+}

@@ -1,0 +1,492 @@
+//! What to do next for an `InstallationToken`: a pure function of what was gathered and of `now`.
+//!
+//! Invariants: a token is published only after it was used once with success; a Secret that is not ours is never
+//! touched; a token whose scope is no longer wanted or granted is revoked before another takes its place; one that is
+//! good is kept. One step at a time, each gathered anew, so that a stop between any two of them changes nothing about
+//! where it ends.
+
+use super::scope::{Repositories, Scope};
+use crate::api::{InstallationToken, Reason, Reconciled};
+use crate::controllers::grant::{Grant, Reach, Refusal, excess};
+use crate::controllers::standing::{Again, Standing};
+use crate::github::Permissions as GitHubPermissions;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use std::sync::Arc;
+
+/// Whether the token may be minted, as far as App, installation and grants say.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// The App was not looked at since this process started. Nothing is known, so nothing is done.
+    NotYetKnown,
+    /// Something referred to is not there or not usable now. What was published stays.
+    Unavailable(Standing),
+    /// The installation does not work now, and tokens of it neither.
+    Dead(Standing),
+    /// Not granted: what was published is taken back.
+    Denied(Standing),
+    /// Granted.
+    Granted {
+        /// The installation's id.
+        installation: i64,
+        /// The account's login.
+        account: String,
+        /// The installation's settings page.
+        settings_url: String,
+        /// What the namespace may ask for.
+        grant: Grant,
+        /// What the account lets the App do.
+        permissions: GitHubPermissions,
+    },
+}
+
+/// The Secret of the name in the spec.
+#[derive(Clone, Debug)]
+pub enum SecretSeen {
+    /// There is none.
+    Absent,
+    /// It was not made for this object.
+    Foreign,
+    /// It is ours.
+    Ours(Published),
+}
+
+/// What our Secret says of the token in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The fingerprint of the token that is in the data, if there is one.
+    pub fingerprint: Option<String>,
+    /// The fingerprint that was noted when it was published. Another one: somebody edited the data.
+    pub noted_fingerprint: Option<String>,
+    /// What it was asked for.
+    pub scope: Option<Scope>,
+    /// The repositories it reaches; none for all.
+    pub repository_ids: Vec<i64>,
+    /// When it ends to be valid.
+    pub expires_at: Option<Timestamp>,
+    /// When it was minted.
+    pub minted_at: Option<Timestamp>,
+    /// Type, labels, annotations and the other keys are as the spec wants them.
+    pub as_wanted: bool,
+    /// The Secret is being deleted.
+    pub going: bool,
+}
+
+/// A token that this process minted and remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// What it was asked for.
+    pub scope: Scope,
+    /// Where it is on its way.
+    pub stage: Stage,
+    /// When it ends to be valid.
+    pub expires_at: Timestamp,
+}
+
+/// The way of a token from mint to Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Not used yet, or refused so many times: a fresh token can be refused for some seconds.
+    Minted {
+        /// How often it was refused.
+        refusals: u32,
+    },
+    /// Used once with success.
+    Verified,
+    /// GitHub gave more than was granted: it is never published.
+    Unfit,
+    /// In the Secret. Remembered so that it can be revoked if the Secret goes first.
+    Published,
+}
+
+/// All that a decision needs.
+#[derive(Clone, Debug)]
+pub struct Gathered {
+    /// The object.
+    pub token: Arc<InstallationToken>,
+    /// We are asked before it goes.
+    pub has_finalizer: bool,
+    /// Whether it may be minted.
+    pub access: Access,
+    /// The Secret.
+    pub secret: SecretSeen,
+    /// Names of Secrets that are ours and not wanted: the spec named them before.
+    pub former_secrets: Vec<String>,
+    /// What this process remembers.
+    pub held: Option<Held>,
+    /// The fingerprint of the token that was last revoked for this object.
+    pub revoked: Option<String>,
+    /// What failed last, as long as it is not to be tried again.
+    pub failed: Option<Failed>,
+}
+
+/// A call that failed and is not repeated before its time, whatever else wakes the controller up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// How the object stands since.
+    pub standing: Standing,
+    /// When it is tried again.
+    pub until: Timestamp,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make sure we are asked before the object goes.
+    AddFinalizer,
+    /// Ask GitHub for a token.
+    Mint {
+        /// What to ask for.
+        scope: Scope,
+        /// The ids the names had when they were first resolved, so that a repository made anew under an old name is
+        /// not taken for the old one.
+        pinned: Vec<i64>,
+    },
+    /// Use the minted token once.
+    Verify,
+    /// Put the verified token into the Secret.
+    Publish,
+    /// The Secret holds the right token but looks different from what the spec wants.
+    Repair,
+    /// Make the minted token worthless.
+    RevokeHeld,
+    /// Make the token in the Secret worthless.
+    RevokePublished,
+    /// Remove a Secret of ours.
+    DeleteSecret(String),
+    /// Let the object go.
+    RemoveFinalizer,
+}
+
+/// What comes of planning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Do this, then gather and plan again.
+    Do(Step),
+    /// Nothing to do before `again`.
+    Settled {
+        /// How the object stands. `None`: nothing can be said, status stays.
+        standing: Option<Standing>,
+        /// When to look again. `None`: when something changes.
+        again: Option<Again>,
+    },
+}
+
+/// How often a fresh token may be refused before it is given up: with the due queue's pauses about two minutes.
+pub const REFUSALS_UNTIL_GIVEN_UP: u32 = 6;
+
+/// The next step.
+#[must_use]
+pub fn plan(seen: &Gathered, now: Timestamp) -> Plan {
+    match (next(seen, now), &seen.failed) {
+        (Plan::Do(step), Some(failed)) if step.calls_github() && failed.until > now => {
+            let standing = match &step {
+                Step::Mint { .. } | Step::Verify => still_good(seen, failed.standing.clone(), now),
+                _ => failed.standing.clone(),
+            };
+            Plan::Settled { standing: Some(standing), again: Some(Again::At(failed.until)) }
+        }
+        (plan, _) => plan,
+    }
+}
+
+impl Step {
+    /// Whether it calls GitHub.
+    #[must_use]
+    pub fn calls_github(&self) -> bool {
+        matches!(self, Self::Mint { .. } | Self::Verify | Self::RevokeHeld | Self::RevokePublished)
+    }
+}
+
+fn next(seen: &Gathered, now: Timestamp) -> Plan {
+    if seen.token.metadata.deletion_timestamp.is_some() {
+        return plan_removal(seen, now);
+    }
+    if !seen.has_finalizer {
+        return Plan::Do(Step::AddFinalizer);
+    }
+    match &seen.access {
+        Access::NotYetKnown => Plan::Settled { standing: None, again: None },
+        Access::Unavailable(standing) => {
+            Plan::Settled { standing: Some(still_good(seen, standing.clone(), now)), again: Some(Again::Person) }
+        }
+        Access::Dead(standing) => Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) },
+        Access::Denied(standing) => plan_denial(seen, standing, now),
+        Access::Granted { installation, account, settings_url, grant, permissions } => {
+            let spec_scope = Scope::wanted(&seen.token, *installation);
+            let wanted = match &seen.secret {
+                // Paused: what was published is renewed, whatever the spec says meanwhile.
+                SecretSeen::Ours(Published { scope: Some(scope), .. })
+                    if seen.token.spec.paused && scope.installation == *installation =>
+                {
+                    scope.clone()
+                }
+                _ => spec_scope,
+            };
+            if let Err(refusal) = allows(grant, &wanted) {
+                let standing = refused(&refusal, account, &seen.token);
+                // What the old scope gave may still be granted: a mistake in the spec does not take it away at once.
+                let keeps = published(seen)
+                    .and_then(|published| published.scope.as_ref())
+                    .is_some_and(|scope| scope.installation == *installation && allows(grant, scope).is_ok());
+                return if keeps {
+                    Plan::Settled { standing: Some(standing), again: Some(Again::Person) }
+                } else {
+                    plan_denial(seen, &standing, now)
+                };
+            }
+            let installed = permissions.iter().map(|(name, level)| (name.clone(), level.as_str().to_owned())).collect();
+            let missing = excess(&wanted.permissions, &installed);
+            if !missing.is_empty() {
+                let standing = Standing::stalled(
+                    Reason::InsufficientPermissions,
+                    format!(
+                        "the installation on {account} does not have {}: add it to the App's permissions and let {account} \
+                         accept it at {settings_url}",
+                        listed(&missing)
+                    ),
+                );
+                return Plan::Settled { standing: Some(standing), again: Some(Again::Person) };
+            }
+            plan_token(seen, &wanted, now)
+        }
+    }
+}
+
+/// The way to a good token in the Secret.
+fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
+    let name = &seen.token.spec.secret.name;
+    if let SecretSeen::Foreign = seen.secret {
+        if seen.held.as_ref().is_some_and(|held| held.expires_at > now) {
+            return Plan::Do(Step::RevokeHeld);
+        }
+        let standing = Standing::stalled(
+            Reason::SecretNotOurs,
+            format!(
+                "Secret {name} exists and was not made for this object, so it is left as it is: choose another \
+                 spec.secret.name, or delete that Secret"
+            ),
+        );
+        return Plan::Settled { standing: Some(standing), again: Some(Again::Person) };
+    }
+    let published = published(seen);
+    if let Some(held) = &seen.held {
+        match held.stage {
+            _ if held.expires_at <= now => {}
+            Stage::Unfit => return Plan::Do(Step::RevokeHeld),
+            Stage::Minted { .. } | Stage::Verified if held.scope != *wanted => return Plan::Do(Step::RevokeHeld),
+            Stage::Minted { refusals } if refusals >= REFUSALS_UNTIL_GIVEN_UP => return Plan::Do(Step::RevokeHeld),
+            Stage::Minted { .. } => return Plan::Do(Step::Verify),
+            Stage::Verified => {
+                return Plan::Do(match published {
+                    Some(published) if must_die_first(seen, published, wanted, now) => Step::RevokePublished,
+                    _ => Step::Publish,
+                });
+            }
+            // The Secret lost it: whoever took it away may have had a reason, so it does not come back.
+            Stage::Published if published.is_none_or(|p| p.fingerprint.as_ref() != Some(&held.fingerprint)) => {
+                return Plan::Do(Step::RevokeHeld);
+            }
+            Stage::Published => {}
+        }
+    }
+    match published {
+        Some(published) if is_good(seen, published, wanted, now) => {
+            if !published.as_wanted {
+                return Plan::Do(Step::Repair);
+            }
+            if let Some(former) = seen.former_secrets.first() {
+                return Plan::Do(Step::DeleteSecret(former.clone()));
+            }
+            let renewal = renewal(seen, published);
+            let standing = if seen.token.spec.paused {
+                Standing::ready(
+                    Reason::Paused,
+                    format!("Secret {name} holds a good token, which is renewed; spec.paused: true holds back other changes"),
+                )
+            } else {
+                Standing::ready(Reason::Published, format!("Secret {name} holds a token for {}", wanted.describe()))
+            };
+            Plan::Settled { standing: Some(standing), again: renewal.map(Again::At) }
+        }
+        _ => {
+            let pinned = published
+                .filter(|published| published.scope.as_ref() == Some(wanted))
+                .map(|published| published.repository_ids.clone())
+                .unwrap_or_default();
+            Plan::Do(Step::Mint { scope: wanted.clone(), pinned })
+        }
+    }
+}
+
+/// The published token is what is wanted and lives long enough.
+fn is_good(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
+    published.is_intact()
+        && !published.going
+        && !is_doubted(seen)
+        && published.scope.as_ref() == Some(wanted)
+        && published.fingerprint != seen.revoked
+        && renewal(seen, published).is_some_and(|due| due > now)
+}
+
+/// A published token that reaches what is no longer wanted dies before its successor is published: otherwise a stop
+/// between the two would leave it alive and nobody would know it any more.
+fn must_die_first(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
+    published.is_intact()
+        && (published.scope.as_ref() != Some(wanted) || is_doubted(seen))
+        && published.fingerprint != seen.revoked
+        && published.expires_at.is_some_and(|at| at > now)
+}
+
+/// The installation did not work when status was last written: tokens from before may be dead.
+fn is_doubted(seen: &Gathered) -> bool {
+    let conditions: &[Condition] = seen.token.status().map_or(&[], InstallationToken::conditions);
+    conditions.iter().any(|condition| {
+        condition.type_ == "Ready"
+            && condition.status == "False"
+            && [Reason::Suspended, Reason::Revoked, Reason::NotInstalled].iter().any(|r| r.as_str() == condition.reason)
+    })
+}
+
+/// Takes everything back.
+fn plan_denial(seen: &Gathered, standing: &Standing, now: Timestamp) -> Plan {
+    match take_back(seen, now) {
+        Some(step) => Plan::Do(step),
+        None => Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) },
+    }
+}
+
+fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
+    if !seen.has_finalizer {
+        return Plan::Settled { standing: None, again: None };
+    }
+    Plan::Do(take_back(seen, now).unwrap_or(Step::RemoveFinalizer))
+}
+
+/// The next step towards no live token and no Secret.
+fn take_back(seen: &Gathered, now: Timestamp) -> Option<Step> {
+    let published = published(seen);
+    let published_print = published.and_then(|published| published.fingerprint.clone());
+    if let Some(held) = &seen.held
+        && held.expires_at > now
+        && Some(&held.fingerprint) != published_print.as_ref()
+    {
+        return Some(Step::RevokeHeld);
+    }
+    if let Some(published) = published {
+        if published.fingerprint.is_some()
+            && published.fingerprint != seen.revoked
+            && published.expires_at.is_none_or(|at| at > now)
+        {
+            return Some(Step::RevokePublished);
+        }
+        if !published.going {
+            return Some(Step::DeleteSecret(seen.token.spec.secret.name.clone()));
+        }
+    }
+    seen.former_secrets.first().cloned().map(Step::DeleteSecret)
+}
+
+/// When the published token is renewed: `renewBefore` and up to half as much before its expiry. Which part of that half
+/// follows from the token's fingerprint, so that it needs no memory and does not change at a restart.
+#[must_use]
+pub fn renewal(seen: &Gathered, published: &Published) -> Option<Timestamp> {
+    let expires_at = published.expires_at?;
+    let asked = parse_duration(&seen.token.spec.renew_before);
+    let before = match published.minted_at {
+        Some(minted_at) => asked.min(expires_at.duration_since(minted_at) / 2),
+        None => asked,
+    };
+    let part = published
+        .fingerprint
+        .as_deref()
+        .and_then(|print| print.get(..4))
+        .and_then(|digits| u16::from_str_radix(digits, 16).ok())
+        .unwrap_or(0);
+    let jitter = before.mul_f64(0.5 * f64::from(part) / f64::from(u16::MAX));
+    expires_at.checked_sub(before.checked_add(jitter).unwrap_or(before)).ok()
+}
+
+/// `10m`, `90s`, `1h30m`. The API server refused everything else; should it not have, ten minutes.
+fn parse_duration(text: &str) -> SignedDuration {
+    text.parse::<SignedDuration>().unwrap_or(SignedDuration::from_mins(10))
+}
+
+fn still_good(seen: &Gathered, standing: Standing, now: Timestamp) -> Standing {
+    let good = published(seen).is_some_and(|p| p.is_intact() && p.expires_at.is_some_and(|at| at > now));
+    if good { standing.while_still_good(&good_words(&seen.token)) } else { standing }
+}
+
+/// What to say of a Secret whose token still works.
+#[must_use]
+pub fn good_words(token: &InstallationToken) -> String {
+    format!("Secret {} holds a token that is good until status.expiresAt", token.spec.secret.name)
+}
+
+/// Ours and not on its way out.
+fn published(seen: &Gathered) -> Option<&Published> {
+    match &seen.secret {
+        SecretSeen::Ours(published) => Some(published),
+        SecretSeen::Absent | SecretSeen::Foreign => None,
+    }
+}
+
+impl Published {
+    /// The token in the data is the one that was published.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.fingerprint.is_some() && self.fingerprint == self.noted_fingerprint
+    }
+}
+
+fn allows(grant: &Grant, scope: &Scope) -> Result<(), Refusal> {
+    match (&scope.repositories, scope.known()) {
+        (Repositories::Only(_), Some(known)) => {
+            // Ids cannot be told from names before GitHub was asked; what it gives is held against the grant then.
+            let named: Vec<_> = known.into_iter().filter(|known| known.name.is_some()).collect();
+            grant.allows(&Reach::Only(&named), &scope.permissions)
+        }
+        _ => grant.allows(&Reach::All, &scope.permissions),
+    }
+}
+
+/// What to say when the grant does not allow it.
+#[must_use]
+pub fn refused(refusal: &Refusal, account: &str, token: &InstallationToken) -> Standing {
+    let namespace = token.metadata.namespace.as_deref().unwrap_or_default();
+    match refusal {
+        Refusal::Repositories(missing) if missing == &["*"] => Standing::stalled(
+            Reason::RepositoryNotGranted,
+            format!(
+                "spec.allRepositories needs a grant of \"*\", and namespace {namespace} has none for {account}: name \
+                 spec.repositories, or ask who administers the GitHubApp"
+            ),
+        ),
+        Refusal::Repositories(missing) => Standing::stalled(
+            Reason::RepositoryNotGranted,
+            format!(
+                "namespace {namespace} was not granted {} of {account}: see status.granted of the GitHubInstallation, or \
+                 ask who administers the GitHubApp to add it to spec.tenants[].repositories",
+                missing.join(", ")
+            ),
+        ),
+        Refusal::Permissions(missing) => Standing::stalled(
+            Reason::InsufficientPermissions,
+            format!(
+                "spec.permissions asks for {}, which exceeds the grant: see status.granted of the GitHubInstallation, or ask \
+                 who administers the GitHubApp to raise spec.tenants[].maxPermissions",
+                listed(missing)
+            ),
+        ),
+    }
+}
+
+fn listed(missing: &[(String, String, Option<String>)]) -> String {
+    let each = missing.iter().map(|(name, asked, has)| match has {
+        Some(has) => format!("{name}: {asked} (has {has})"),
+        None => format!("{name}: {asked}"),
+    });
+    each.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,134 @@
+//! What a token was asked for, as it is remembered on the Secret that holds it.
+//!
+//! Invariant: two scopes are equal exactly when a token minted for one serves the other. It stands in an annotation of
+//! the Secret, written in the same request as the token, so that a restart between publishing and writing status finds
+//! out what it published. A tenant can edit it; so it is only compared with what is wanted, and what GitHub gave for it is
+//! held against the grant again.
+
+use crate::api::{InstallationToken, Permissions, RepositoryReference};
+use crate::controllers::grant::Known;
+use serde::{Deserialize, Serialize};
+
+/// Which repositories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Repositories {
+    /// All that the installation can see.
+    All,
+    /// These, by name or id, sorted.
+    Only(Vec<Named>),
+}
+
+/// A repository as the spec names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Named {
+    /// By id.
+    Id(i64),
+    /// By name, in lower case.
+    Name(String),
+}
+
+/// What a token was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scope {
+    /// The installation's id: after a reinstallation every token is another.
+    pub installation: i64,
+    /// Which repositories.
+    pub repositories: Repositories,
+    /// What may be done. Always with `metadata: read`, which GitHub gives with every token.
+    pub permissions: Permissions,
+}
+
+impl Scope {
+    /// What the spec asks for.
+    #[must_use]
+    pub fn wanted(token: &InstallationToken, installation: i64) -> Self {
+        let repositories = if token.spec.all_repositories {
+            Repositories::All
+        } else {
+            let mut named: Vec<_> = token.spec.repositories.iter().filter_map(Named::from_reference).collect();
+            named.sort();
+            named.dedup();
+            Repositories::Only(named)
+        };
+        let mut permissions = token.spec.permissions.clone();
+        permissions.entry("metadata".to_owned()).or_insert_with(|| "read".to_owned());
+        Self { installation, repositories, permissions }
+    }
+
+    /// The repositories as a grant is asked about them.
+    #[must_use]
+    pub fn known(&self) -> Option<Vec<Known>> {
+        match &self.repositories {
+            Repositories::All => None,
+            Repositories::Only(named) => Some(named.iter().map(Named::known).collect()),
+        }
+    }
+
+    /// For people: "shop, id 7 with contents: read".
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let repositories = match &self.repositories {
+            Repositories::All => "all repositories".to_owned(),
+            Repositories::Only(named) => named.iter().map(Named::describe).collect::<Vec<_>>().join(", "),
+        };
+        let permissions: Vec<_> = self.permissions.iter().map(|(name, level)| format!("{name}: {level}")).collect();
+        format!("{repositories} with {}", permissions.join(", "))
+    }
+}
+
+impl Named {
+    fn from_reference(reference: &RepositoryReference) -> Option<Self> {
+        reference.id.map(Self::Id).or_else(|| reference.name.as_ref().map(|name| Self::Name(name.to_ascii_lowercase())))
+    }
+
+    fn known(&self) -> Known {
+        match self {
+            Self::Id(id) => Known { name: None, id: Some(*id) },
+            Self::Name(name) => Known { name: Some(name.clone()), id: None },
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Id(id) => format!("id {id}"),
+            Self::Name(name) => name.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn token(spec: &serde_json::Value) -> InstallationToken {
+        let mut spec = spec.clone();
+        spec["installationRef"] = json!({"name": "acme"});
+        spec["secret"] = json!({"name": "git"});
+        serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken", "metadata": {"name": "t"}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn order_case_and_repetition_do_not_make_another_scope() {
+        let one = token(&json!({"repositories": [{"name": "Shop"}, {"id": 7}, {"name": "lib"}]}));
+        let other = token(&json!({"repositories": [{"name": "lib"}, {"name": "shop"}, {"id": 7}, {"id": 7}],
+            "permissions": {"metadata": "read", "contents": "read"}}));
+        assert_eq!(Scope::wanted(&one, 1), Scope::wanted(&other, 1));
+        assert_ne!(Scope::wanted(&one, 1), Scope::wanted(&one, 2), "a reinstallation");
+    }
+
+    #[test]
+    fn it_reads_back_what_it_wrote() {
+        for spec in [json!({"allRepositories": true}), json!({"repositories": [{"name": "a"}, {"id": 7}]})] {
+            let scope = Scope::wanted(&token(&spec), 5);
+            let text = serde_json::to_string(&scope).unwrap();
+            assert_eq!(serde_json::from_str::<Scope>(&text).unwrap(), scope, "{text}");
+        }
+    }
+}

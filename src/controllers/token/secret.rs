@@ -1,0 +1,152 @@
+//! The Secret that holds a token: how it is built, and how it is read back.
+//!
+//! Invariant: whatever is needed to go on after a restart is in the Secret itself, written in the one request that
+//! publishes the token. Ours is a Secret whose controller reference has the object's uid; no other is read or written.
+
+use super::plan::Published;
+use super::scope::Scope;
+use crate::api::{
+    EXPIRES_AT_ANNOTATION, FINGERPRINT_ANNOTATION, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL,
+    MINTED_AT_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,
+};
+use crate::github::Token;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Resource;
+use kube::api::ObjectMeta;
+use std::collections::BTreeMap;
+
+/// The user that git is given besides a token: GitHub's "Authenticating as a GitHub App installation".
+const GIT_USER: &str = "x-access-token";
+
+/// A token with all that its Secret says of it.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// The token.
+    pub token: Token,
+    /// What it was asked for.
+    pub scope: Scope,
+    /// The repositories it reaches; none for all.
+    pub repository_ids: Vec<i64>,
+    /// When it ends to be valid.
+    pub expires_at: Timestamp,
+    /// When it was minted.
+    pub minted_at: Timestamp,
+}
+
+/// The Secret as it shall be.
+#[must_use]
+pub fn build(object: &InstallationToken, content: &Content, ca_bundle: Option<&str>) -> Secret {
+    let template = &object.spec.secret;
+    let mut data = BTreeMap::new();
+    let mut put = |key: &str, value: &str| data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()));
+    let kind = match template.format {
+        SecretFormat::BasicAuth => {
+            put("username", GIT_USER);
+            put("password", content.token.expose());
+            "kubernetes.io/basic-auth"
+        }
+        SecretFormat::Opaque => {
+            put("token", content.token.expose());
+            "Opaque"
+        }
+    };
+    if let Some(ca_bundle) = ca_bundle {
+        put("ca.crt", ca_bundle);
+    }
+    let mut labels = template.labels.clone();
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    let mut annotations = template.annotations.clone();
+    annotations.extend(
+        [
+            (EXPIRES_AT_ANNOTATION, content.expires_at.to_string()),
+            (MINTED_AT_ANNOTATION, content.minted_at.to_string()),
+            (FINGERPRINT_ANNOTATION, content.token.fingerprint()),
+            (SCOPE_ANNOTATION, serde_json::to_string(&content.scope).unwrap_or_default()),
+            (REPOSITORIES_ANNOTATION, join(&content.repository_ids)),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(template.name.clone()),
+            namespace: object.metadata.namespace.clone(),
+            labels: Some(labels),
+            annotations: Some(annotations),
+            owner_references: object.controller_owner_ref(&()).map(|reference| vec![reference]),
+            ..ObjectMeta::default()
+        },
+        type_: Some(kind.to_owned()),
+        data: Some(data),
+        ..Secret::default()
+    }
+}
+
+/// Whether the Secret was made for this object.
+#[must_use]
+pub fn is_ours(metadata: &ObjectMeta, object: &InstallationToken) -> bool {
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.controller == Some(true) && Some(&owner.uid) == object.metadata.uid.as_ref())
+}
+
+/// The token in the Secret, whatever its format, with what is noted of it. `None` where a part is missing or unreadable.
+#[must_use]
+pub fn content(secret: &Secret) -> Option<Content> {
+    let note = |key: &str| secret.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+    Some(Content {
+        token: token(secret)?,
+        scope: serde_json::from_str(note(SCOPE_ANNOTATION)?).ok()?,
+        repository_ids: split(note(REPOSITORIES_ANNOTATION).unwrap_or_default()),
+        expires_at: note(EXPIRES_AT_ANNOTATION)?.parse().ok()?,
+        minted_at: note(MINTED_AT_ANNOTATION)?.parse().ok()?,
+    })
+}
+
+/// The token in the Secret's data.
+#[must_use]
+pub fn token(secret: &Secret) -> Option<Token> {
+    let data = secret.data.as_ref()?;
+    let key = if secret.type_.as_deref() == Some("kubernetes.io/basic-auth") { "password" } else { "token" };
+    let text = std::str::from_utf8(&data.get(key)?.0).ok()?;
+    (!text.is_empty()).then(|| Token::new(text.to_owned()))
+}
+
+/// What a Secret of ours says.
+#[must_use]
+pub fn published(secret: &Secret, object: &InstallationToken, ca_bundle: Option<&str>) -> Published {
+    let note = |key: &str| secret.metadata.annotations.as_ref()?.get(key).cloned();
+    let as_wanted = content(secret).is_some_and(|content| looks_like(secret, &build(object, &content, ca_bundle)));
+    Published {
+        fingerprint: token(secret).map(|token| token.fingerprint()),
+        noted_fingerprint: note(FINGERPRINT_ANNOTATION),
+        scope: note(SCOPE_ANNOTATION).and_then(|text| serde_json::from_str(&text).ok()),
+        repository_ids: split(&note(REPOSITORIES_ANNOTATION).unwrap_or_default()),
+        expires_at: note(EXPIRES_AT_ANNOTATION).and_then(|text| text.parse().ok()),
+        minted_at: note(MINTED_AT_ANNOTATION).and_then(|text| text.parse().ok()),
+        as_wanted,
+        going: secret.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// Everything wanted is there. What others added besides stays theirs.
+fn looks_like(secret: &Secret, wanted: &Secret) -> bool {
+    fn has_all<V: PartialEq>(has: Option<&BTreeMap<String, V>>, wanted: Option<&BTreeMap<String, V>>) -> bool {
+        wanted.is_none_or(|wanted| wanted.iter().all(|(k, v)| has.and_then(|has| has.get(k)) == Some(v)))
+    }
+    secret.type_ == wanted.type_
+        && has_all(secret.data.as_ref(), wanted.data.as_ref())
+        && has_all(secret.metadata.labels.as_ref(), wanted.metadata.labels.as_ref())
+        && has_all(secret.metadata.annotations.as_ref(), wanted.metadata.annotations.as_ref())
+}
+
+fn join(ids: &[i64]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn split(text: &str) -> Vec<i64> {
+    text.split(',').filter_map(|id| id.parse().ok()).collect()
+}

@@ -1,0 +1,283 @@
+//! The watches: they keep the caches, and turn every change into a look at whatever it may concern.
+//!
+//! Invariant: a change is only ever a reason to look. What is done follows from what is then gathered, so that a change
+//! that is announced twice, late, or together with others does no harm. All looks go through the due queue, in which an
+//! object waits once, however many changes concern it.
+
+use super::context::{Dues, Stores};
+use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL};
+use crate::runtime::due::Due;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Api, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt, reflector};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// What a watch saw.
+enum Seen<'a, K> {
+    /// The object is there, or is another than before.
+    Changed(&'a K),
+    /// The object is gone.
+    Gone(&'a K),
+    /// A whole listing was taken; objects may have gone unseen before it.
+    Listed,
+}
+
+/// The caches, not filled yet, and what fills them.
+pub struct Watches {
+    /// The caches.
+    pub stores: Stores,
+    writers: Writers,
+}
+
+struct Writers {
+    apps: Writer<GitHubApp>,
+    installations: Writer<GitHubInstallation>,
+    tokens: Writer<InstallationToken>,
+    namespaces: Writer<PartialObjectMeta<Namespace>>,
+    secrets: Vec<(Option<String>, Writer<PartialObjectMeta<Secret>>)>,
+}
+
+impl Watches {
+    /// Prepares them. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
+    #[must_use]
+    pub fn new(secret_namespaces: &[String]) -> Self {
+        let (apps, write_apps) = reflector::store();
+        let (installations, write_installations) = reflector::store();
+        let (tokens, write_tokens) = reflector::store();
+        let (namespaces, write_namespaces) = reflector::store();
+        let places: Vec<_> =
+            if secret_namespaces.is_empty() { vec![None] } else { secret_namespaces.iter().cloned().map(Some).collect() };
+        let (secrets, write_secrets) = places
+            .into_iter()
+            .map(|place| {
+                let (store, writer) = reflector::store();
+                (store, (place, writer))
+            })
+            .unzip();
+        Self {
+            stores: Stores { apps, installations, tokens, namespaces, secrets },
+            writers: Writers {
+                apps: write_apps,
+                installations: write_installations,
+                tokens: write_tokens,
+                namespaces: write_namespaces,
+                secrets: write_secrets,
+            },
+        }
+    }
+
+    /// Runs them all. Never ends by itself.
+    pub async fn run(writers: WatchWriters, client: Client, stores: Arc<Stores>, due: Dues, namespace: String) {
+        let Writers { apps, installations, tokens, namespaces, secrets } = writers.0;
+        let everything = watcher::Config::default();
+        let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
+        let secret_watches = futures::future::join_all(secrets.into_iter().map(|(place, writer)| {
+            let api = match place {
+                Some(place) => Api::namespaced(client.clone(), &place),
+                None => Api::all(client.clone()),
+            };
+            let (stores, due) = (&stores, &due);
+            let store = writer.as_reader();
+            drive(reflected(api, ours.clone(), writer), store, move |seen| secret_seen(&seen, stores, due))
+        }));
+        let credentials: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), &namespace);
+        let (credentials_store, credentials_writer) = reflector::store();
+        futures::join!(
+            drive(reflected(Api::all(client.clone()), everything.clone(), apps), stores.apps.clone(), |seen| app_seen(
+                &seen, &stores, &due
+            )),
+            drive(
+                reflected(Api::all(client.clone()), everything.clone(), installations),
+                stores.installations.clone(),
+                |seen| installation_seen(&seen, &stores, &due)
+            ),
+            drive(reflected(Api::all(client.clone()), everything.clone(), tokens), stores.tokens.clone(), |seen| {
+                token_seen(&seen, &stores, &due);
+            }),
+            drive(reflected(Api::all(client.clone()), everything.clone(), namespaces), stores.namespaces.clone(), |seen| {
+                namespace_seen(&seen, &stores, &due);
+            }),
+            drive(reflected(credentials, everything.clone(), credentials_writer), credentials_store, |seen| {
+                credentials_seen(&seen, &stores, &due);
+            }),
+            secret_watches,
+        );
+    }
+
+    /// Takes the caches and what fills them apart.
+    #[must_use]
+    pub fn split(self) -> (Stores, WatchWriters) {
+        (self.stores, WatchWriters(self.writers))
+    }
+}
+
+/// What fills the caches.
+pub struct WatchWriters(Writers);
+
+impl Stores {
+    /// Resolves when all caches were filled once.
+    ///
+    /// # Errors
+    /// When a watch ended before.
+    pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
+        self.apps.wait_until_ready().await?;
+        self.installations.wait_until_ready().await?;
+        self.tokens.wait_until_ready().await?;
+        self.namespaces.wait_until_ready().await?;
+        for secrets in &self.secrets {
+            secrets.wait_until_ready().await?;
+        }
+        Ok(())
+    }
+}
+
+/// A watch that keeps a cache, without the managed fields, which are of no use here and most of an object's size.
+fn reflected<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    writer: Writer<K>,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
+where
+    K: Resource<DynamicType: Eq + Hash + Clone + Default> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear()).reflect(writer)
+}
+
+async fn drive<K>(stream: impl Stream<Item = watcher::Result<Event<K>>>, store: Store<K>, on: impl Fn(Seen<'_, K>))
+where
+    K: Resource<DynamicType: Eq + Hash + Clone> + Clone + 'static,
+{
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Apply(object)) => on(Seen::Changed(&object)),
+            Ok(Event::Delete(object)) => on(Seen::Gone(&object)),
+            // kube announces a listing's objects before its cache holds them, so they are announced here at its end.
+            Ok(Event::Init | Event::InitApply(_)) => {}
+            Ok(Event::InitDone) => {
+                for object in store.state() {
+                    on(Seen::Changed(&object));
+                }
+                on(Seen::Listed);
+            }
+            Err(error) => tracing::warn!(%error, "a watch broke off and is taken up again"),
+        }
+    }
+}
+
+fn app_seen(seen: &Seen<'_, GitHubApp>, stores: &Stores, due: &Dues) {
+    let (Seen::Changed(app) | Seen::Gone(app)) = seen else { return };
+    due.apps.look_now(&ObjectRef::from_obj(*app));
+    let name = app.name_any();
+    for installation in stores.installations.state() {
+        if installation.spec.app_ref.name == name {
+            due.installations.look_now(&ObjectRef::from_obj(&*installation));
+            wake_tokens_of(&stores.tokens, &due.tokens, &installation);
+        }
+    }
+    if matches!(seen, Seen::Gone(_)) {
+        due.apps.forget(&ObjectRef::from_obj(*app));
+    }
+}
+
+fn installation_seen(seen: &Seen<'_, GitHubInstallation>, stores: &Stores, due: &Dues) {
+    match seen {
+        Seen::Changed(installation) | Seen::Gone(installation) => {
+            due.apps.look_now(&ObjectRef::new(&installation.spec.app_ref.name));
+            wake_tokens_of(&stores.tokens, &due.tokens, installation);
+            let reference = ObjectRef::from_obj(*installation);
+            match seen {
+                Seen::Gone(_) => due.installations.forget(&reference),
+                _ => due.installations.look_now(&reference),
+            }
+        }
+        Seen::Listed => wake_all(&stores.apps, &due.apps),
+    }
+}
+
+fn token_seen(seen: &Seen<'_, InstallationToken>, stores: &Stores, due: &Dues) {
+    let (Seen::Changed(token) | Seen::Gone(token)) = seen else { return };
+    let reference = ObjectRef::from_obj(*token);
+    match seen {
+        Seen::Gone(_) => due.tokens.forget(&reference),
+        _ => due.tokens.look_now(&reference),
+    }
+    // What is being deleted waits for its tokens; and what was made for a grant that is no more goes with its last token.
+    let namespace = token.namespace().unwrap_or_default();
+    let place = ObjectRef::new(&token.spec.installation_ref.name).within(&namespace);
+    if let Some(installation) = stores.installations.get(&place) {
+        due.installations.look_now(&place);
+        let app = ObjectRef::new(&installation.spec.app_ref.name);
+        if matches!(seen, Seen::Gone(_)) || stores.apps.get(&app).is_some_and(|app| app.meta().deletion_timestamp.is_some()) {
+            due.apps.look_now(&app);
+        }
+    }
+}
+
+fn namespace_seen(seen: &Seen<'_, PartialObjectMeta<Namespace>>, stores: &Stores, due: &Dues) {
+    let (Seen::Changed(namespace) | Seen::Gone(namespace)) = seen else { return };
+    wake_all(&stores.apps, &due.apps);
+    let name = Some(namespace.name_any());
+    for installation in stores.installations.state() {
+        if installation.namespace() == name {
+            due.installations.look_now(&ObjectRef::from_obj(&*installation));
+            wake_tokens_of(&stores.tokens, &due.tokens, &installation);
+        }
+    }
+}
+
+fn secret_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores, due: &Dues) {
+    match seen {
+        Seen::Changed(secret) | Seen::Gone(secret) => {
+            let namespace = secret.namespace().unwrap_or_default();
+            for owner in secret.owner_references() {
+                if owner.kind == "InstallationToken" {
+                    due.tokens.look_now(&ObjectRef::new(&owner.name).within(&namespace));
+                }
+            }
+        }
+        Seen::Listed => wake_all(&stores.tokens, &due.tokens),
+    }
+}
+
+fn credentials_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores, due: &Dues) {
+    match seen {
+        Seen::Changed(secret) | Seen::Gone(secret) => {
+            let name = secret.name_any();
+            for app in stores.apps.state() {
+                if app.spec.credentials_secret.name == name {
+                    due.apps.look_now(&ObjectRef::from_obj(&*app));
+                }
+            }
+        }
+        Seen::Listed => wake_all(&stores.apps, &due.apps),
+    }
+}
+
+fn wake_all<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, due: &Due<K>) {
+    for object in store.state() {
+        due.look_now(&ObjectRef::from_obj(&*object));
+    }
+}
+
+/// Looks at the tokens of an installation.
+pub fn wake_tokens_of(
+    tokens: &Store<InstallationToken>,
+    due: &Due<InstallationToken>,
+    installation: &GitHubInstallation,
+) {
+    for token in tokens.state() {
+        if token.namespace() == installation.namespace()
+            && token.spec.installation_ref.name == installation.name_any()
+        {
+            due.look_now(&ObjectRef::from_obj(&*token));
+        }
+    }
+}
