@@ -10,7 +10,7 @@ use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
 use crate::{api, manifests};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -74,24 +74,7 @@ struct ControllerArgs {
     log_level: String,
     /// How it is logged. Default: json; text for `landfall all`.
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum)]
-    log_format: Option<Format>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
-}
-
-impl From<Format> for LogFormat {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Json => Self::Json,
-            Format::Text => Self::Text,
-        }
-    }
+    log_format: Option<LogFormat>,
 }
 
 /// Runs the command that was given; what went wrong is printed with its causes.
@@ -108,8 +91,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
-        Command::Controller(args) => start(args, Format::Json, true),
-        Command::All(args) => start(args, Format::Text, false),
+        Command::Controller(args) => start(args, LogFormat::Json, true),
+        Command::All(args) => start(args, LogFormat::Text, false),
         Command::Crds => {
             print!("{}", manifests::yaml(&api::crds())?);
             Ok(())
@@ -125,8 +108,8 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-fn start(args: ControllerArgs, format: Format, elects: bool) -> Result<(), Box<dyn std::error::Error>> {
-    telemetry::start(&args.log_level, args.log_format.unwrap_or(format).into())?;
+fn start(args: ControllerArgs, format: LogFormat, elects: bool) -> Result<(), Box<dyn std::error::Error>> {
+    telemetry::start(&args.log_level, args.log_format.unwrap_or(format))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(control(args, elects))
 }
@@ -148,7 +131,7 @@ async fn control(args: ControllerArgs, elects: bool) -> Result<(), Box<dyn std::
         identity,
         health_address: args.health_address,
         secret_namespaces: args.secret_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
-        plain_http: if args.insecure_development { PlainHttp::Anywhere } else { PlainHttp::Loopback },
+        plain_http: if args.insecure_development { PlainHttp::Anywhere } else { PlainHttp::OnLoopback },
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = config.namespace, identity = config.identity, "starting");
     let environment = Environment {
