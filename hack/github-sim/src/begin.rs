@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::bare::GitError;
 use crate::clock::Clock;
@@ -99,7 +99,8 @@ pub(crate) fn state(
         rates: Rates::new(seed.rate_limit.unwrap_or(5000)),
         faults: Faults::default(),
         journal: Journal::default(),
-        outbox,
+        // What is there from the beginning is no news: nobody listens to this channel.
+        outbox: mpsc::unbounded_channel().0,
         next_id: 100_000,
     };
     for account in &seed.accounts {
@@ -123,6 +124,7 @@ pub(crate) fn state(
             state.suspend(id)?;
         }
     }
+    state.outbox = outbox;
     Ok(state)
 }
 

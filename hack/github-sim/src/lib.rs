@@ -26,6 +26,7 @@ mod control;
 mod credential;
 mod fault;
 mod git_http;
+mod graphql;
 mod journal;
 mod jwt;
 mod keys;

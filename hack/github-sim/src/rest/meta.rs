@@ -17,6 +17,7 @@ pub(crate) const ROUTES: &[Route] = &[
         Access::Anyone,
         rate_limit,
     ),
+    Route::on(Method::POST, "/graphql", "graphql", Access::Anyone, crate::graphql::answer),
 ];
 
 const ROOT: [(&str, &str); 32] = [

@@ -6,11 +6,12 @@
 mod answer;
 mod app;
 mod branches;
-
+mod hooks;
 mod installations;
 mod meta;
 mod mint;
-
+mod pulls;
+mod refs;
 mod repositories;
 mod route;
 mod users;
@@ -23,6 +24,7 @@ use http::{HeaderName, Method, StatusCode, header};
 use crate::access::Level;
 use crate::credential::{self, Credential};
 use crate::journal::Caller;
+use crate::jwt;
 use crate::model::Repository;
 use crate::refusal::{DOCUMENTATION, Refusal};
 use crate::state::State;
@@ -36,6 +38,9 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         mint::ROUTES,
         users::ROUTES,
         branches::ROUTES,
+        refs::ROUTES,
+        hooks::ROUTES,
+        pulls::ROUTES,
         repositories::ROUTES,
     ]
     .into_iter()
@@ -91,9 +96,12 @@ pub(crate) fn answer(state: &mut State, asked: &Asked) -> Answer {
 
 /// Whose credential this is, for the log, also when it is refused: a suspended installation's requests are its own.
 fn attributed(state: &State, asked: &Asked) -> Caller {
-    let token = credential::presented(&asked.headers)
-        .and_then(|secret| state.live_token(&secret).map(|found| found.1.installation));
-    token.map_or(Caller::None, Caller::Installation)
+    let Some(secret) = credential::presented(&asked.headers) else { return Caller::None };
+    if jwt::is_jwt(&secret) {
+        let app = jwt::verify(&secret, state.apps.values(), state.now());
+        return app.map_or(Caller::None, |app| Caller::App(app.id));
+    }
+    state.live_token(&secret).map_or(Caller::None, |(_, token)| Caller::Installation(token.installation))
 }
 
 /// Whether this caller may use this route, before its handler.
@@ -101,7 +109,7 @@ fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
     match (route.access, &call.who) {
         (Access::Anyone, _) | (Access::App, Credential::App(_)) => Ok(()),
         (Access::Installation, Credential::Installation(..)) => Ok(()),
-        (Access::App, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, crate::jwt::UNDECODABLE)),
+        (Access::App, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, jwt::UNDECODABLE)),
         (Access::Installation, Credential::Nobody) => {
             Err(Refusal::new(StatusCode::UNAUTHORIZED, "Requires authentication"))
         }
@@ -119,7 +127,7 @@ fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
             call.repository = named(call)?.id;
             Ok(())
         }
-        (Access::AppOfRepository, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, crate::jwt::UNDECODABLE)),
+        (Access::AppOfRepository, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, jwt::UNDECODABLE)),
     }
 }
 

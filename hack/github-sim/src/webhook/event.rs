@@ -221,6 +221,18 @@ impl State {
         self.to_hook(&found, "ping", payload, None);
     }
 
+    /// The newest push of the default branch, to a hook that wants pushes.
+    pub(crate) fn test_push(&mut self, hook: &Hook, repository: u64, pusher: u64) {
+        let Some(found) = self.repositories.get(&repository).filter(|_| wants(hook, "push")) else { return };
+        let Some(after) = found.branch(&found.default_branch).cloned() else { return };
+        let parent = found.bare.commit(&after).ok().flatten().and_then(|head| head.parents.first().cloned());
+        let (name, before) =
+            (format!("refs/heads/{}", found.default_branch), parent.unwrap_or_else(|| ZERO.to_owned()));
+        if let Some(payload) = self.push_payload(repository, &Moved { name, before, after }, pusher) {
+            self.to_hook(hook, "push", payload, None);
+        }
+    }
+
     /// To the App of an installation.
     fn to_app(&mut self, installation: &Installation, event: &str, payload: &Value) {
         let hook = self.apps.get(&installation.app).and_then(|app| self.hooks.get(&app.hook)).cloned();

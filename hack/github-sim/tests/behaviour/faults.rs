@@ -1,0 +1,106 @@
+//! Injected faults, each with its effect or the lack of it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use github_sim::{Fault, FaultKind};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::world::{World, refused, succeeded};
+
+const MINT: &str = "/app/installations/*/access_tokens";
+
+#[tokio::test]
+async fn a_status_has_no_effect_and_strikes_as_often_as_told() {
+    let world = World::new().await;
+    let headers = BTreeMap::from([("retry-after".to_owned(), "7".to_owned())]);
+    let body = Some(json!({"message": "You have exceeded a secondary rate limit."}));
+    let kind = FaultKind::Status { status: 403, body, headers };
+    world.sim.inject(Fault::new("POST", MINT, kind).nth(2).times(2));
+    let statuses = [
+        world.mint(json!({})).await,
+        world.mint(json!({})).await,
+        world.mint(json!({})).await,
+        world.mint(json!({})).await,
+    ];
+    assert_eq!(statuses.each_ref().map(|answer| answer.status.as_u16()), [201, 403, 403, 201]);
+    assert_eq!(statuses[1].header("retry-after"), "7");
+    assert_eq!(statuses[1].message(), "You have exceeded a secondary rate limit.");
+    assert_ne!(statuses[1].header("x-ratelimit-remaining"), "0");
+    assert_eq!(world.sim.live_tokens().len(), 2);
+    let log = world.sim.requests();
+    assert_eq!((log[1].fault.as_deref(), log[1].unknown), (Some("status"), false));
+    assert_eq!(log[1].caller, github_sim::Caller::App(world.app_id()));
+    assert_eq!(log[1].route, log[0].route);
+    assert_eq!(world.sim.faults()[0].struck, 2);
+}
+
+#[tokio::test]
+async fn a_cut_connection_did_nothing_and_a_lost_answer_did() {
+    let world = World::new().await;
+    let mint = || world.try_ask(Method::POST, "/app/installations/4242/access_tokens", "", &[], json!({}));
+    world.sim.inject(Fault::new("POST", MINT, FaultKind::Cut));
+    mint().await.unwrap_err();
+    assert!(world.sim.live_tokens().is_empty());
+    world.sim.inject(Fault::new("POST", MINT, FaultKind::LoseResponse));
+    let jwt = world.jwt();
+    world.try_ask(Method::POST, "/app/installations/4242/access_tokens", &jwt, &[], json!({})).await.unwrap_err();
+    assert_eq!(world.sim.live_tokens().len(), 1);
+    let log = world.sim.requests();
+    assert_eq!((log[0].status, log[1].status), (None, None));
+    assert_eq!((log[0].fault.as_deref(), log[1].fault.as_deref()), (Some("cut"), Some("lose_response")));
+}
+
+#[tokio::test]
+async fn a_fresh_token_is_refused_at_first() {
+    let world = World::new().await;
+    world.sim.inject(Fault::new("POST", MINT, FaultKind::FreshToken { uses: 2, status: 401 }));
+    let (fresh, other) = (world.token(json!({})).await, world.token(json!({})).await);
+    let statuses = [
+        world.get("/repos/acme/shop", &fresh).await.status.as_u16(),
+        world.get("/repos/acme/shop", &fresh).await.status.as_u16(),
+        world.get("/repos/acme/shop", &fresh).await.status.as_u16(),
+    ];
+    assert_eq!(statuses, [401, 401, 200]);
+    assert_eq!(world.get("/repos/acme/shop", &other).await.status.as_u16(), 200);
+    world.sim.inject(Fault::new("POST", MINT, FaultKind::FreshToken { uses: 1, status: 404 }));
+    let hidden = world.token(json!({})).await;
+    let at = world.folder.path();
+    let said = refused(&world.git(at, &hidden, &["ls-remote", &world.url("acme/shop")]).await);
+    assert!(said.contains("Repository not found"), "{said}");
+    succeeded(&world.git(at, &hidden, &["ls-remote", &world.url("acme/shop")]).await);
+}
+
+#[tokio::test]
+async fn git_can_be_struck_too() {
+    let world = World::new().await;
+    let token = world.token(json!({})).await;
+    let at = world.folder.path();
+    succeeded(&world.git(at, &token, &["clone", "-q", &world.url("acme/shop"), "shop"]).await);
+    let clone = at.join("shop");
+    let status = |status| FaultKind::Status { status, body: None, headers: BTreeMap::new() };
+    world.sim.inject(Fault::new("GET", "*/info/refs", status(503)));
+    refused(&world.git(&clone, &token, &["fetch", "origin"]).await);
+    succeeded(&world.git(&clone, &token, &["fetch", "-q", "origin"]).await);
+    // The push happened, though git was told nothing. git tries again by itself on a connection it used before.
+    world.sim.inject(Fault::new("POST", "*/git-receive-pack", FaultKind::LoseResponse).times(9));
+    refused(&world.git(&clone, &token, &["push", "origin", "main:lost"]).await);
+    assert_eq!(world.sim.head("acme/shop", "lost"), world.sim.head("acme/shop", "main"));
+    world.sim.clear_faults();
+    world.sim.inject(Fault::new("POST", "*/git-receive-pack", FaultKind::Cut).times(9));
+    refused(&world.git(&clone, &token, &["push", "origin", "main:cut"]).await);
+    assert_eq!(world.sim.head("acme/shop", "cut"), None);
+}
+
+#[tokio::test]
+async fn a_delay_takes_its_time_and_then_answers() {
+    let world = World::new().await;
+    world.sim.inject(Fault::new("GET", "/app", FaultKind::Delay { milliseconds: 150 }));
+    let began = Instant::now();
+    assert_eq!(world.get("/app", &world.jwt()).await.status, StatusCode::OK);
+    assert!(began.elapsed().as_millis() >= 150);
+    world.sim.inject(Fault::new("GET", "/app", FaultKind::Cut));
+    world.sim.clear_faults();
+    assert_eq!(world.ask(Method::GET, "/app", &world.jwt(), &[], Value::Null).await.status, StatusCode::OK);
+}

@@ -1,0 +1,224 @@
+//! Webhooks as a receiver gets them.
+
+use std::time::Duration;
+
+use github_sim::{Install, Push, Selection, WebhookSeed, signature};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::receiver::Receiver;
+use crate::world::{World, seed, succeeded};
+
+const SECRET: &str = "It's a Secret to Everybody";
+const ZERO: &str = "0000000000000000000000000000000000000000";
+
+/// A world whose App delivers to a receiver.
+async fn world() -> (World, Receiver) {
+    let receiver = Receiver::start().await;
+    let (mut seed, key) = seed();
+    let (url, secret) = (receiver.url.clone(), Some(SECRET.to_owned()));
+    seed.apps[0].webhook = Some(WebhookSeed { url, secret, content_type: Some("json".into()) });
+    (World::with(seed, key).await, receiver)
+}
+
+fn push(path: &str) -> Push {
+    Push { repository: "acme/shop".into(), path: path.into(), content: "x\n".into(), ..Push::default() }
+}
+
+/// Waits until so many deliveries to the App are logged; the newest is first.
+async fn logged(world: &World, count: usize) -> Vec<Value> {
+    for _ in 0..2000 {
+        let listed = world.get("/app/hook/deliveries?per_page=100", &world.jwt()).await;
+        let rows = listed.body.as_array().unwrap().clone();
+        if rows.len() >= count {
+            return rows;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{count} deliveries were not logged");
+}
+
+#[tokio::test]
+async fn a_push_is_delivered_signed_and_with_githubs_headers() {
+    let (world, receiver) = world().await;
+    let before = world.sim.head("acme/shop", "main").unwrap();
+    let sha = world.sim.push(&push("a.txt")).unwrap();
+    let pushed = receiver.events("push", 1).await.remove(0);
+    assert_eq!(pushed.header("x-hub-signature-256"), signature(SECRET, &pushed.body));
+    assert!(pushed.header("x-hub-signature").starts_with("sha1="));
+    assert!(pushed.header("user-agent").starts_with("GitHub-Hookshot/"));
+    assert_eq!(pushed.header("x-github-hook-installation-target-type"), "integration");
+    assert_eq!(pushed.header("x-github-hook-installation-target-id"), world.app_id().to_string());
+    assert_eq!(pushed.header("x-github-delivery").len(), 36);
+    assert!(pushed.header("x-github-hook-id").parse::<u64>().is_ok());
+    let payload = pushed.payload();
+    assert_eq!(
+        (&payload["ref"], &payload["before"], &payload["after"]),
+        (&json!("refs/heads/main"), &json!(before), &json!(sha))
+    );
+    assert_eq!(payload["installation"], json!({"id": 4242, "node_id": payload["installation"]["node_id"]}));
+    assert_eq!((&payload["commits"][0]["added"], &payload["head_commit"]["id"]), (&json!(["a.txt"]), &json!(sha)));
+    assert_eq!(payload["repository"]["full_name"], "acme/shop");
+    assert_eq!(payload["pusher"]["name"], "mona");
+}
+
+#[tokio::test]
+async fn a_push_by_git_names_the_bot_and_a_deleted_branch_ends_at_zero() {
+    let (world, receiver) = world().await;
+    let token = world.token(json!({})).await;
+    succeeded(&world.git(world.folder.path(), &token, &["clone", "-q", &world.url("acme/shop"), "shop"]).await);
+    let clone = world.folder.path().join("shop");
+    succeeded(&world.git(&clone, &token, &["push", "-q", "origin", "main:topic"]).await);
+    let created = receiver.events("push", 1).await[0].payload();
+    assert_eq!(
+        (&created["created"], &created["before"], &created["commits"]),
+        (&json!(true), &json!(ZERO), &json!([]))
+    );
+    assert_eq!(created["sender"]["login"], "landfall[bot]");
+    succeeded(&world.git(&clone, &token, &["push", "-q", "--delete", "origin", "topic"]).await);
+    let deleted = receiver.events("push", 2).await[1].payload();
+    assert_eq!(
+        (&deleted["deleted"], &deleted["after"], &deleted["head_commit"]),
+        (&json!(true), &json!(ZERO), &Value::Null)
+    );
+    // More than three tags at once are not told.
+    for tag in ["v1", "v2", "v3", "v4"] {
+        succeeded(&world.git(&clone, "", &["tag", tag]).await);
+    }
+    succeeded(&world.git(&clone, &token, &["push", "-q", "--tags"]).await);
+    world.sim.push(&push("after-tags")).unwrap();
+    let told = receiver.events("push", 3).await;
+    assert_eq!(told[2].payload()["ref"], "refs/heads/main");
+}
+
+#[tokio::test]
+async fn an_app_hears_of_its_installations() {
+    let (world, receiver) = world().await;
+    let install = Install { app: "landfall".into(), account: "globex".into(), ..Install::default() };
+    let id = world.sim.install(&install).unwrap();
+    let created = receiver.events("installation", 1).await[0].payload();
+    assert_eq!((&created["action"], &created["installation"]["id"]), (&json!("created"), &json!(id)));
+    assert_eq!(
+        (&created["repositories"][0]["full_name"], &created["sender"]["login"]),
+        (&json!("globex/vault"), &json!("mona"))
+    );
+    world.sim.select_repositories(4242, &Selection::Selected(vec!["attic".into()])).unwrap();
+    let first = receiver.events("installation_repositories", 1).await[0].payload();
+    assert_eq!(
+        (&first["repositories_added"][0]["name"], first["repositories_removed"].as_array().unwrap().len()),
+        (&json!("attic"), 2)
+    );
+    world.sim.select_repositories(4242, &Selection::All).unwrap();
+    receiver.events("installation_repositories", 2).await;
+    world.sim.select_repositories(4242, &Selection::Selected(vec!["shop".into()])).unwrap();
+    let narrowed = receiver.events("installation_repositories", 3).await[2].payload();
+    assert_eq!(
+        (&narrowed["repository_selection"], &narrowed["repositories_removed"]),
+        (&json!("selected"), &json!([]))
+    );
+    world.sim.suspend(4242).unwrap();
+    receiver.events("installation", 2).await;
+    world.sim.unsuspend(4242).unwrap();
+    receiver.events("installation", 3).await;
+    world.sim.uninstall(4242).unwrap();
+    let told = receiver.events("installation", 4).await;
+    let actions: Vec<Value> = told.iter().map(|event| event.payload()["action"].clone()).collect();
+    assert_eq!(actions, ["created", "suspend", "unsuspend", "deleted"]);
+}
+
+#[tokio::test]
+async fn a_failed_delivery_is_not_repeated_until_somebody_asks() {
+    let (world, receiver) = world().await;
+    world.sim.push(&push("good")).unwrap();
+    logged(&world, 1).await;
+    receiver.answers(500);
+    world.sim.push(&push("bad")).unwrap();
+    let failed = logged(&world, 2).await.remove(0);
+    assert_eq!(
+        (&failed["event"], &failed["status_code"], &failed["redelivery"]),
+        (&json!("push"), &json!(500), &json!(false))
+    );
+    let seen = receiver.count();
+    receiver.answers(202);
+    let path = format!("/app/hook/deliveries/{}", failed["id"]);
+    let again = world.post(&format!("{path}/attempts"), &world.jwt(), Value::Null).await;
+    assert_eq!((again.status, &again.body), (StatusCode::ACCEPTED, &json!({})));
+    let rows = logged(&world, 3).await;
+    assert_eq!((receiver.count(), &rows[0]["redelivery"], &rows[0]["guid"]), (seen + 1, &json!(true), &failed["guid"]));
+    assert_eq!(rows[1], failed, "the failed row stays as it was");
+    let whole = world.get(&path, &world.jwt()).await;
+    assert_eq!(
+        (&whole.body["response"]["payload"], &whole.body["request"]["payload"]["ref"]),
+        (&json!("seen"), &json!("refs/heads/main"))
+    );
+    let failures = world.get("/app/hook/deliveries?status=failure", &world.jwt()).await;
+    assert_eq!(failures.body.as_array().unwrap().len(), 1);
+
+    let page = world.get("/app/hook/deliveries?per_page=2", &world.jwt()).await;
+    let next = page.header("link").split(['<', '>']).nth(1).unwrap().to_owned();
+    assert!(next.contains("cursor="), "{next}");
+    assert_eq!(world.get(&next, &world.jwt()).await.body[0], rows[2]);
+
+    world.sim.advance(Duration::from_secs(3 * 24 * 3600 + 60));
+    assert_eq!(world.get("/app/hook/deliveries", &world.jwt()).await.body, json!([]));
+}
+
+#[tokio::test]
+async fn what_was_never_answered_is_no_failure_to_the_list() {
+    let (world, receiver) = world().await;
+    let nowhere = json!({"url": "http://127.0.0.1:1/", "content_type": "json"});
+    let changed = world.ask(Method::PATCH, "/app/hook/config", &world.jwt(), &[], nowhere).await;
+    assert_eq!((changed.status, &changed.body["secret"]), (StatusCode::OK, &json!("********")));
+    world.sim.push(&push("a")).unwrap();
+    let rows = logged(&world, 1).await;
+    assert_eq!((&rows[0]["status_code"], &rows[0]["status"]), (&json!(0), &json!("failed to connect to host")));
+    assert_eq!(world.get("/app/hook/deliveries?status=failure", &world.jwt()).await.body, json!([]));
+    // It is sent to where the hook points when it is asked for again.
+    let back = json!({"url": receiver.url});
+    world.ask(Method::PATCH, "/app/hook/config", &world.jwt(), &[], back).await;
+    world.post(&format!("/app/hook/deliveries/{}/attempts", rows[0]["id"]), &world.jwt(), Value::Null).await;
+    assert_eq!(receiver.events("push", 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_repositorys_hook_is_pinged_and_hears_its_pushes() {
+    let world = World::new().await;
+    let receiver = Receiver::start().await;
+    let token = world.token(json!({})).await;
+    let config = json!({"url": receiver.url, "secret": SECRET});
+    let hook = world.post("/repos/acme/shop/hooks", &token, json!({"config": config})).await.body;
+    let ping = receiver.events("ping", 1).await.remove(0);
+    assert_eq!(ping.header("content-type"), "application/x-www-form-urlencoded");
+    assert_eq!(ping.header("x-hub-signature-256"), signature(SECRET, &ping.body), "a form is signed as it is sent");
+    assert_eq!((&ping.payload()["hook_id"], &ping.payload()["hook"]["type"]), (&hook["id"], &json!("Repository")));
+    assert_eq!(ping.header("x-github-hook-installation-target-type"), "repository");
+    world.sim.push(&push("a")).unwrap();
+    let pushed = receiver.events("push", 1).await[0].payload();
+    assert!(pushed.get("installation").is_none());
+    let url = hook["url"].as_str().unwrap();
+    assert_eq!(world.post(&format!("{url}/pings"), &token, Value::Null).await.status, StatusCode::NO_CONTENT);
+    receiver.events("ping", 2).await;
+    assert_eq!(world.post(&format!("{url}/tests"), &token, Value::Null).await.status, StatusCode::NO_CONTENT);
+    let tested = receiver.events("push", 2).await[1].payload();
+    assert_eq!(tested["after"], pushed["after"]);
+    let listed = world.get(&format!("{url}/deliveries"), &token).await;
+    assert!(!listed.body.as_array().unwrap().is_empty());
+    world.ask(Method::PATCH, url, &token, &[], json!({"active": false})).await;
+    world.sim.push(&push("b")).unwrap();
+    world.post(&format!("{url}/pings"), &token, Value::Null).await;
+    receiver.events("ping", 3).await;
+    assert_eq!(receiver.events("push", 2).await.len(), 2, "an inactive hook hears no pushes");
+}
+
+#[tokio::test]
+async fn a_rename_tells_the_old_name() {
+    let (world, receiver) = world().await;
+    world.sim.rename_repository("acme/shop", "store").unwrap();
+    let renamed = receiver.events("repository", 1).await[0].payload();
+    assert_eq!(
+        (&renamed["action"], &renamed["changes"]["repository"]["name"]["from"]),
+        (&json!("renamed"), &json!("shop"))
+    );
+    world.sim.delete_repository("acme/store").unwrap();
+    assert_eq!(receiver.events("repository", 2).await[1].payload()["action"], "deleted");
+}
