@@ -120,7 +120,8 @@ async fn control(args: ControllerArgs, elects: bool) -> Result<(), Box<dyn std::
         format!("no cluster to talk to: neither a pod's service account nor a kubeconfig ($KUBECONFIG, ~/.kube/config) can be used: {error}")
     })?;
     let times = LeaseTimes::default();
-    let lease = if elects && !args.no_leader_election { Some((lease::client(kube.clone(), times)?, times)) } else { None };
+    let lease =
+        if elects && !args.no_leader_election { Some((lease::client(kube.clone(), times)?, times)) } else { None };
     // Failures come back to the due queue, which tries again; kube's own retries would go on for up to 1000 seconds.
     kube.default_retry = false;
     kube.write_timeout = Some(KUBERNETES_TIMEOUT);
@@ -133,7 +134,12 @@ async fn control(args: ControllerArgs, elects: bool) -> Result<(), Box<dyn std::
         secret_namespaces: args.secret_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
         plain_http: if args.insecure_development { PlainHttp::Anywhere } else { PlainHttp::OnLoopback },
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = config.namespace, identity = config.identity, "starting");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace = config.namespace,
+        identity = config.identity,
+        "starting"
+    );
     let environment = Environment {
         kube: kube::Client::try_from(kube)?,
         lease,

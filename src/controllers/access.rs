@@ -88,7 +88,9 @@ impl Access {
             Self::NotYetKnown => return None,
             Self::NoApp => Standing::reconciling(
                 Reason::WaitingForReference,
-                format!("there is no GitHubApp {app}: create it, or correct the reference; it is picked up as soon as it is there"),
+                format!(
+                    "there is no GitHubApp {app}: create it, or correct the reference; it is picked up as soon as it is there"
+                ),
             ),
             Self::NotGranted => Standing::stalled(
                 Reason::AccountNotGranted,
@@ -135,7 +137,10 @@ impl Access {
             ),
             Self::Active(installation, _) => Standing::ready(
                 Reason::Active,
-                format!("the App is installed on {account}, for {} repositories", installation.repository_selection.as_str()),
+                format!(
+                    "the App is installed on {account}, for {} repositories",
+                    installation.repository_selection.as_str()
+                ),
             ),
         })
     }

@@ -6,9 +6,7 @@
 use super::access::{Access, Names, access};
 use super::context::{Context, Settled, requested_look, set_finalizer};
 use super::standing::{Again, Standing};
-use crate::api::{
-    AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason,
-};
+use crate::api::{AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason};
 use crate::runtime::metrics::Outcome;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -45,12 +43,8 @@ pub async fn reconcile(installation: Arc<GitHubInstallation>, context: &Context)
         return Ok(Outcome::Waiting);
     };
     let app = context.stores.apps.get(&ObjectRef::new(app_name));
-    let access = access(
-        app.as_deref(),
-        context.connections.get(app_name).as_ref(),
-        &installation.spec.account,
-        &namespace,
-    );
+    let access =
+        access(app.as_deref(), context.connections.get(app_name).as_ref(), &installation.spec.account, &namespace);
     let stored = installation.status.clone().unwrap_or_default();
     let names = Names {
         app: app_name,
@@ -74,7 +68,11 @@ fn status(access: &Access, stored: GitHubInstallationStatus, handled: Option<Str
                 kind: account.kind.clone(),
             }),
             repository_selection: Some(installation.repository_selection.as_str().to_owned()),
-            permissions: installation.permissions.iter().map(|(name, level)| (name.clone(), level.to_string())).collect(),
+            permissions: installation
+                .permissions
+                .iter()
+                .map(|(name, level)| (name.clone(), level.to_string()))
+                .collect(),
             events: installation.events.clone(),
             suspended_at: installation.suspended_at.map(Time),
             suspended_by: installation.suspended_by.as_ref().map(|by| by.login.clone()),
@@ -124,7 +122,10 @@ async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<
                     published.join(", ")
                 );
                 let object = installation.object_ref(&());
-                context.events.transition(&object, EventType::Warning, Reason::WaitingForDependents.as_str(), &note).await;
+                context
+                    .events
+                    .transition(&object, EventType::Warning, Reason::WaitingForDependents.as_str(), &note)
+                    .await;
             }
             set_finalizer(&context.client, installation, DEPENDENTS_FINALIZER, false).await?;
             context.due.installations.forget(&reference);

@@ -66,17 +66,27 @@ pub struct Streams<A, I, T> {
 }
 
 /// Runs all controllers until `shutdown`, then finishes what is under way.
-pub async fn run<A, I, T>(context: Arc<Context>, streams: Streams<A, I, T>, in_flight: InFlight, shutdown: CancellationToken)
-where
+pub async fn run<A, I, T>(
+    context: Arc<Context>,
+    streams: Streams<A, I, T>,
+    in_flight: InFlight,
+    shutdown: CancellationToken,
+) where
     A: Stream<Item = ObjectRef<crate::api::GitHubApp>> + Send,
     I: Stream<Item = ObjectRef<crate::api::GitHubInstallation>> + Send,
     T: Stream<Item = ObjectRef<crate::api::InstallationToken>> + Send,
 {
     let c = &context;
     futures::join!(
-        drive(c, c.stores.apps.clone(), c.due.apps.clone(), streams.apps, &in_flight, &shutdown, |object, context| async move {
-            app::reconcile(object, &context).await
-        }),
+        drive(
+            c,
+            c.stores.apps.clone(),
+            c.due.apps.clone(),
+            streams.apps,
+            &in_flight,
+            &shutdown,
+            |object, context| async move { app::reconcile(object, &context).await }
+        ),
         drive(
             c,
             c.stores.installations.clone(),
@@ -86,9 +96,15 @@ where
             &shutdown,
             |object, context| async move { installation::reconcile(object, &context).await }
         ),
-        drive(c, c.stores.tokens.clone(), c.due.tokens.clone(), streams.tokens, &in_flight, &shutdown, |object, context| async move {
-            token::reconcile(object, &context).await
-        }),
+        drive(
+            c,
+            c.stores.tokens.clone(),
+            c.due.tokens.clone(),
+            streams.tokens,
+            &in_flight,
+            &shutdown,
+            |object, context| async move { token::reconcile(object, &context).await }
+        ),
     );
 }
 
@@ -136,7 +152,9 @@ async fn drive<K, F>(
             match result {
                 Err(ControllerError::ObjectNotFound(reference)) => due.unknown(&reference),
                 Err(ControllerError::QueueError(never)) => match never {},
-                Err(ControllerError::RunnerError(error)) => tracing::error!(kind, %error, "the controller's cache ended"),
+                Err(ControllerError::RunnerError(error)) => {
+                    tracing::error!(kind, %error, "the controller's cache ended")
+                }
                 Err(ControllerError::ReconcilerFailed(..)) | Ok(_) => {}
             }
             std::future::ready(())

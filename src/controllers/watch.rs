@@ -52,8 +52,11 @@ impl Watches {
         let (installations, write_installations) = reflector::store();
         let (tokens, write_tokens) = reflector::store();
         let (namespaces, write_namespaces) = reflector::store();
-        let places: Vec<_> =
-            if secret_namespaces.is_empty() { vec![None] } else { secret_namespaces.iter().cloned().map(Some).collect() };
+        let places: Vec<_> = if secret_namespaces.is_empty() {
+            vec![None]
+        } else {
+            secret_namespaces.iter().cloned().map(Some).collect()
+        };
         let (secrets, write_secrets) = places
             .into_iter()
             .map(|place| {
@@ -101,9 +104,13 @@ impl Watches {
             drive(reflected(Api::all(client.clone()), everything.clone(), tokens), stores.tokens.clone(), |seen| {
                 token_seen(&seen, &stores, &due);
             }),
-            drive(reflected(Api::all(client.clone()), everything.clone(), namespaces), stores.namespaces.clone(), |seen| {
-                namespace_seen(&seen, &stores, &due);
-            }),
+            drive(
+                reflected(Api::all(client.clone()), everything.clone(), namespaces),
+                stores.namespaces.clone(),
+                |seen| {
+                    namespace_seen(&seen, &stores, &due);
+                }
+            ),
             drive(reflected(credentials, everything.clone(), credentials_writer), credentials_store, |seen| {
                 credentials_seen(&seen, &stores, &due);
             }),
@@ -215,7 +222,9 @@ fn token_seen(seen: &Seen<'_, InstallationToken>, stores: &Stores, due: &Dues) {
     if let Some(installation) = stores.installations.get(&place) {
         due.installations.look_now(&place);
         let app = ObjectRef::new(&installation.spec.app_ref.name);
-        if matches!(seen, Seen::Gone(_)) || stores.apps.get(&app).is_some_and(|app| app.meta().deletion_timestamp.is_some()) {
+        if matches!(seen, Seen::Gone(_))
+            || stores.apps.get(&app).is_some_and(|app| app.meta().deletion_timestamp.is_some())
+        {
             due.apps.look_now(&app);
         }
     }
@@ -274,8 +283,7 @@ pub fn wake_tokens_of(
     installation: &GitHubInstallation,
 ) {
     for token in tokens.state() {
-        if token.namespace() == installation.namespace()
-            && token.spec.installation_ref.name == installation.name_any()
+        if token.namespace() == installation.namespace() && token.spec.installation_ref.name == installation.name_any()
         {
             due.look_now(&ObjectRef::from_obj(&*token));
         }

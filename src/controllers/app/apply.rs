@@ -23,9 +23,8 @@ pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Res
                 paused: false,
             },
         );
-        installation.metadata.labels = Some(
-            [(APP_LABEL.to_owned(), app.name_any()), (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into(),
-        );
+        installation.metadata.labels =
+            Some([(APP_LABEL.to_owned(), app.name_any()), (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into());
         installation.metadata.owner_references = app.controller_owner_ref(&()).map(|owner| vec![owner]);
         let api = Api::<GitHubInstallation>::namespaced(context.client.clone(), namespace);
         match api.patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&installation)).await {

@@ -7,8 +7,8 @@ use crate::api::{GitHubApp, Reason};
 use crate::controllers::connection::{Connection, Look};
 use crate::controllers::context::{Context, requested_look};
 use crate::controllers::standing::{Again, Standing, github_failure};
-use crate::github::{self, AppCredentials, Endpoint, GitHub};
 use crate::controllers::watch::wake_tokens_of;
+use crate::github::{self, AppCredentials, Endpoint, GitHub};
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
@@ -49,7 +49,8 @@ pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube
     let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
     match ask(context, github, app, known_bot).await {
         Ok(look) => {
-            let changed = connection.trouble.is_some() || connection.look.as_ref().is_none_or(|old| !old.says_the_same(&look));
+            let changed =
+                connection.trouble.is_some() || connection.look.as_ref().is_none_or(|old| !old.says_the_same(&look));
             let wait = LOOK_EVERY.mul_f64(context.jitter.between(1.0, 1.2));
             context.connections.update(&name, |connection| {
                 connection.look = Some(Arc::new(look));
@@ -142,7 +143,10 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
         github::Error::NotFound { .. } => (
             Standing::stalled(
                 Reason::CredentialsInvalid,
-                format!("{error}. There is no App with the id in spec at {}: correct spec.appId or spec.clientId, or spec.apiUrl", app.spec.api_url),
+                format!(
+                    "{error}. There is no App with the id in spec at {}: correct spec.appId or spec.clientId, or spec.apiUrl",
+                    app.spec.api_url
+                ),
             ),
             Again::Person,
         ),
@@ -164,9 +168,13 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
     let spec = &app.spec;
     let name = &spec.credentials_secret.name;
     let namespace = &context.settings.namespace;
-    let endpoint =
-        Endpoint::parse(&spec.api_url, spec.web_url.as_deref(), spec.graphql_url.as_deref(), context.settings.plain_http)
-            .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
+    let endpoint = Endpoint::parse(
+        &spec.api_url,
+        spec.web_url.as_deref(),
+        spec.graphql_url.as_deref(),
+        context.settings.plain_http,
+    )
+    .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
     let invalid = |message: String| Standing::stalled(Reason::CredentialsInvalid, message);
     let secret = secret.ok_or_else(|| {
         invalid(format!(
@@ -175,8 +183,11 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
         ))
     })?;
     let key = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
-    let pem = key(PRIVATE_KEY)
-        .ok_or_else(|| invalid(format!("Secret {name} in namespace {namespace} has no key {PRIVATE_KEY}: put the App's private key there")))?;
+    let pem = key(PRIVATE_KEY).ok_or_else(|| {
+        invalid(format!(
+            "Secret {name} in namespace {namespace} has no key {PRIVATE_KEY}: put the App's private key there"
+        ))
+    })?;
     let issuer = spec.client_id.clone().or_else(|| spec.app_id.map(|id| id.to_string())).unwrap_or_default();
     let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY))
         .map_err(|error| invalid(format!("Secret {name} in namespace {namespace}: {error}")))?;
@@ -194,8 +205,16 @@ fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> String {
     let data = secret.and_then(|secret| secret.data.as_ref());
     let key = |key: &str| data.and_then(|data| data.get(key)).map(|bytes| digest(&SHA256, &bytes.0).as_ref().to_vec());
     let parts = serde_json::json!([
-        app.metadata.uid, spec.api_url, spec.web_url, spec.graphql_url, spec.ca_bundle, spec.app_id, spec.client_id,
-        key(PRIVATE_KEY), key(NEXT_PRIVATE_KEY), secret.is_some(),
+        app.metadata.uid,
+        spec.api_url,
+        spec.web_url,
+        spec.graphql_url,
+        spec.ca_bundle,
+        spec.app_id,
+        spec.client_id,
+        key(PRIVATE_KEY),
+        key(NEXT_PRIVATE_KEY),
+        secret.is_some(),
     ]);
     hex::encode(digest(&SHA256, parts.to_string().as_bytes()))
 }

@@ -40,10 +40,8 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
     if connection.look.is_some() && !app.spec.paused {
         apply::apply(context, &app, &desired).await?;
     }
-    let settled = Settled {
-        standing: Some(standing(&app, &connection, &desired)),
-        again: connection.next_look.map(Again::At),
-    };
+    let settled =
+        Settled { standing: Some(standing(&app, &connection, &desired)), again: connection.next_look.map(Again::At) };
     let status = status(&app, &connection, &desired);
     context.conclude(&context.due.apps, &*app, status, &settled).await
 }
@@ -55,8 +53,11 @@ fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired) -> Stan
         (None, Some(trouble)) => trouble.clone(),
         (None, None) => Standing::reconciling(Reason::ApiUnreachable, "the App was not looked at yet"),
         (Some(look), None) => {
-            let mut message =
-                format!("GitHub accepts the credentials of App {}, installed on {} accounts", look.app.slug, look.installations.len());
+            let mut message = format!(
+                "GitHub accepts the credentials of App {}, installed on {} accounts",
+                look.app.slug,
+                look.installations.len()
+            );
             if app.spec.tenants.is_empty() {
                 message.push_str("; spec.tenants grants it to nobody yet");
             }
@@ -114,7 +115,9 @@ async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Err
     let mut waiting = Vec::new();
     for installation in &installations {
         let tokens = tokens_published_for(&context.stores.tokens, installation);
-        waiting.extend(tokens.into_iter().map(|token| format!("{}/{token}", installation.namespace().unwrap_or_default())));
+        waiting.extend(
+            tokens.into_iter().map(|token| format!("{}/{token}", installation.namespace().unwrap_or_default())),
+        );
     }
     match waited_long_enough(app, context.clock.now()) {
         Some(until) if !waiting.is_empty() => {
@@ -134,7 +137,10 @@ async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Err
                     waiting.join(", ")
                 );
                 let object = app.object_ref(&());
-                context.events.transition(&object, EventType::Warning, Reason::WaitingForDependents.as_str(), &note).await;
+                context
+                    .events
+                    .transition(&object, EventType::Warning, Reason::WaitingForDependents.as_str(), &note)
+                    .await;
             }
             set_finalizer(&context.client, app, DEPENDENTS_FINALIZER, false).await?;
             context.connections.forget(&name);

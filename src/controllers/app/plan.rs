@@ -50,7 +50,8 @@ pub fn plan(
             match by_place.get(&place) {
                 Some(there) if is_made_for(there, &app_name) => {}
                 // Declared by somebody for the same App and account: just as good.
-                Some(there) if there.spec.app_ref.name == app_name && there.spec.account.eq_ignore_ascii_case(&account) => {}
+                Some(there)
+                    if there.spec.app_ref.name == app_name && there.spec.account.eq_ignore_ascii_case(&account) => {}
                 Some(_) => desired.clashes.push(format!("{}/{}", place.0, place.1)),
                 None if namespace.terminating => {}
                 None => desired.make.push((place.0.clone(), place.1.clone(), account.clone())),
@@ -157,8 +158,12 @@ mod tests {
             desired.make,
             [make("team-a", "acme", "Acme"), make("team-b", "acme", "Acme"), make("team-a", "octo-corp", "octo_corp")]
         );
-        assert_eq!(desired.tenants.iter().map(|t| (t.account.as_str(), t.namespaces)).collect::<Vec<_>>(), [("Acme", 2), ("octo_corp", 1)]);
-        let made: Vec<_> = desired.make.iter().map(|(ns, name, account)| installation(ns, name, account, true)).collect();
+        assert_eq!(
+            desired.tenants.iter().map(|t| (t.account.as_str(), t.namespaces)).collect::<Vec<_>>(),
+            [("Acme", 2), ("octo_corp", 1)]
+        );
+        let made: Vec<_> =
+            desired.make.iter().map(|(ns, name, account)| installation(ns, name, account, true)).collect();
         let again = plan(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &made, &[]);
         assert_eq!((again.make.len(), again.remove.len(), again.clashes.len()), (0, 0, 0), "converged");
     }

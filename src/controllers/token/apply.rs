@@ -37,7 +37,10 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
     let object = &found.gathered.token;
     match step {
         Step::AddFinalizer => {
-            return set_finalizer(&context.client, &**object, REVOKE_FINALIZER, true).await.map(Some).map_err(Into::into);
+            return set_finalizer(&context.client, &**object, REVOKE_FINALIZER, true)
+                .await
+                .map(Some)
+                .map_err(Into::into);
         }
         Step::RemoveFinalizer => {
             set_finalizer(&context.client, &**object, REVOKE_FINALIZER, false).await?;
@@ -300,7 +303,8 @@ fn client(found: &Found) -> Result<&Arc<github::GitHub>, Failure> {
             Reason::WaitingForReference,
             "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can",
         );
-        let is_good = matches!(&found.gathered.secret, super::plan::SecretSeen::Ours(published) if published.is_intact());
+        let is_good =
+            matches!(&found.gathered.secret, super::plan::SecretSeen::Ours(published) if published.is_intact());
         let standing = if is_good { standing.while_still_good(&good_words(object)) } else { standing };
         Failure::GitHub(standing, Again::Backoff)
     })

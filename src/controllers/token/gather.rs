@@ -39,10 +39,8 @@ pub struct Found {
 pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result<Found, kube::Error> {
     let namespace = token.namespace().unwrap_or_default();
     let uid = token.uid().unwrap_or_default();
-    let installation = context
-        .stores
-        .installations
-        .get(&ObjectRef::new(&token.spec.installation_ref.name).within(&namespace));
+    let installation =
+        context.stores.installations.get(&ObjectRef::new(&token.spec.installation_ref.name).within(&namespace));
     let app_name = installation.as_ref().map(|installation| installation.spec.app_ref.name.clone());
     let app = app_name.as_ref().and_then(|name| context.stores.apps.get(&ObjectRef::new(name)));
     let connection = app_name.as_ref().and_then(|name| context.connections.get(name));
@@ -128,7 +126,9 @@ fn decide(
     };
     let Some(standing) = access.standing(names) else { return Access::NotYetKnown };
     match access {
-        access::Access::NotYetKnown | access::Access::NoApp | access::Access::NoLook(_) => Access::Unavailable(standing),
+        access::Access::NotYetKnown | access::Access::NoApp | access::Access::NoLook(_) => {
+            Access::Unavailable(standing)
+        }
         access::Access::NotGranted | access::Access::TakenOver { .. } => Access::Denied(standing),
         access::Access::NotInstalled { .. } | access::Access::Suspended(..) => Access::Dead(standing),
         access::Access::Active(found, grant) => Access::Granted {

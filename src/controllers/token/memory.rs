@@ -55,7 +55,12 @@ impl Memory {
         let entries = self.lock();
         let (content, stage) = entries.get(uid)?.held.as_ref()?;
         let Content { token, scope, expires_at, .. } = content;
-        Some(Held { fingerprint: token.fingerprint(), scope: Scope::clone(scope), stage: *stage, expires_at: *expires_at })
+        Some(Held {
+            fingerprint: token.fingerprint(),
+            scope: Scope::clone(scope),
+            stage: *stage,
+            expires_at: *expires_at,
+        })
     }
 
     /// The held token with all that its Secret will say.

@@ -304,7 +304,9 @@ fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
             let standing = if seen.token.spec.paused {
                 Standing::ready(
                     Reason::Paused,
-                    format!("Secret {name} holds a good token, which is renewed; spec.paused: true holds back other changes"),
+                    format!(
+                        "Secret {name} holds a good token, which is renewed; spec.paused: true holds back other changes"
+                    ),
                 )
             } else {
                 Standing::ready(Reason::Published, format!("Secret {name} holds a token for {}", wanted.describe()))

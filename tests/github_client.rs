@@ -1,0 +1,260 @@
+//! The GitHub client against a GitHub that behaves, over TLS, as on GitHub Enterprise Server with a private authority.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use github_sim::{
+    AccountSeed, AccountType, AppKey, AppSeed, Caller, Fault, FaultKind, Install, Level, Options, Permissions,
+    RepositorySeed, Seed, Selection, Sim,
+};
+use landfall::github::{
+    AppCredentials, Connect, Endpoint, Error, GitHub, HttpsConnect, Ignore, Outlook, PlainHttp, Repositories,
+    RepositorySelection, Revocation, Scope, Unreached,
+};
+use landfall::runtime::clock::{Clock, ManualClock};
+
+struct World {
+    sim: Sim,
+    key: AppKey,
+    clock: Arc<ManualClock>,
+    github: GitHub,
+}
+
+fn account(login: &str) -> AccountSeed {
+    AccountSeed { login: login.into(), kind: AccountType::Organization, ..AccountSeed::default() }
+}
+
+fn permissions() -> Permissions {
+    [("contents".into(), Level::Write), ("metadata".into(), Level::Read)].into()
+}
+
+impl World {
+    async fn new(accounts: Vec<AccountSeed>) -> Self {
+        let key = AppKey::generate().unwrap();
+        let app = AppSeed {
+            name: "Landfall".into(),
+            owner: "acme".into(),
+            id: Some(4711),
+            public_key: Some(key.public_pem().into()),
+            permissions: permissions(),
+            ..AppSeed::default()
+        };
+        let repository = |name: &str| RepositorySeed {
+            owner: "acme".into(),
+            name: name.into(),
+            private: true,
+            empty: true,
+            ..RepositorySeed::default()
+        };
+        let seed = Seed {
+            accounts: accounts.into_iter().chain([account("acme")]).collect(),
+            apps: vec![app],
+            repositories: vec![repository("shop"), repository("till")],
+            ..Seed::default()
+        };
+        let sim = Sim::start(Options { listen: "127.0.0.1:0".parse().unwrap(), tls: true, seed }).await.unwrap();
+        let clock = Arc::new(ManualClock::new(sim.now()));
+        let github = client(&sim, &clock, Some(sim.ca_pem()), key.private_pem(), None);
+        Self { sim, key, clock, github }
+    }
+
+    fn install(&self) -> u64 {
+        self.sim.install(&Install { app: "landfall".into(), account: "acme".into(), ..Install::default() }).unwrap()
+    }
+
+    fn advance(&self, by: Duration) {
+        self.sim.advance(by);
+        self.clock.advance(by);
+    }
+}
+
+fn client(sim: &Sim, clock: &Arc<ManualClock>, ca: Option<&str>, key: &str, next: Option<&str>) -> GitHub {
+    let endpoint = Endpoint::parse(&sim.api_url(), None, None, PlainHttp::OnLoopback).unwrap();
+    let transport = HttpsConnect::new().connect(ca.map(str::as_bytes)).unwrap();
+    let credentials = AppCredentials::parse("4711", key.as_bytes(), next.map(str::as_bytes)).unwrap();
+    let clock: Arc<dyn Clock> = clock.clone();
+    GitHub::new(endpoint, transport, credentials, clock, Arc::new(Ignore))
+}
+
+fn scope(repositories: Repositories, level: &str) -> Scope {
+    Scope { repositories, permissions: BTreeMap::from([("contents".into(), level.into())]) }
+}
+
+fn shop() -> Scope {
+    scope(Repositories::Names(vec!["shop".into()]), "read")
+}
+
+#[tokio::test]
+async fn a_token_lives_from_mint_to_revocation() {
+    let world = World::new(vec![]).await;
+    let github = &world.github;
+    let id = world.install();
+
+    let app = github.app().await.unwrap();
+    assert_eq!((app.id, app.slug.as_str(), app.owner.unwrap().login.as_str()), (4711, "landfall", "acme"));
+    let bot = github.bot_user(&app.slug).await.unwrap();
+    assert_eq!((bot.login.as_str(), bot.kind.as_str()), ("landfall[bot]", "Bot"));
+    let installation = github.installation(id).await.unwrap();
+    assert_eq!(installation.account.as_ref().unwrap().login, "acme");
+    assert_eq!(github.installations().await.unwrap(), [installation]);
+
+    let minted = github.mint(id, &shop()).await.unwrap();
+    assert_eq!(minted.repository_selection, RepositorySelection::Selected);
+    let repositories = minted.repositories.unwrap();
+    assert_eq!(repositories.len(), 1);
+    assert_eq!(repositories[0].full_name, "acme/shop");
+    assert_eq!(Some(repositories[0].id), world.sim.repository_id("acme/shop"));
+    assert_eq!(minted.permissions["contents"], landfall::github::Level::Read);
+    let life = minted.expires_at.duration_since(world.sim.now()).as_secs();
+    assert!((3590..=3600).contains(&life), "{life}");
+
+    github.verify(&minted.token).await.unwrap();
+    assert_eq!(world.sim.live_tokens().len(), 1);
+    assert_eq!(github.revoke(&minted.token).await.unwrap(), Revocation::Revoked);
+    assert_eq!(world.sim.live_tokens().len(), 0);
+    assert_eq!(github.revoke(&minted.token).await.unwrap(), Revocation::AlreadyDead);
+    assert!(matches!(github.verify(&minted.token).await, Err(Error::TokenRefused { .. })));
+
+    let requests = world.sim.requests();
+    assert!(requests.iter().all(|request| !request.unknown && request.user_agent.starts_with("landfall/")));
+    let callers: Vec<_> = requests.iter().map(|request| request.caller).collect();
+    let (app, installation) = (Caller::App(4711), Caller::Installation(id));
+    let expected = [app, Caller::None, app, app, app, installation, installation, Caller::None, Caller::None];
+    assert_eq!(callers, expected, "{requests:#?}");
+}
+
+#[tokio::test]
+async fn every_page_of_installations_is_read() {
+    let logins: Vec<String> = (0..104).map(|number| format!("team-{number}")).collect();
+    let world = World::new(logins.iter().map(|login| account(login)).collect()).await;
+    for login in &logins {
+        world.sim.install(&Install { app: "landfall".into(), account: login.clone(), ..Install::default() }).unwrap();
+    }
+    assert_eq!(world.github.installations().await.unwrap().len(), 104);
+    assert_eq!(world.sim.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn only_a_known_authority_is_trusted() {
+    let world = World::new(vec![]).await;
+    let stranger = client(&world.sim, &world.clock, None, world.key.private_pem(), None);
+    let error = stranger.app().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { reason: Unreached::Untrusted, .. }), "{error}");
+    assert!(error.to_string().ends_with("put that authority's certificate into spec.caBundle"), "{error}");
+    assert_eq!(error.outlook(), Outlook::Stalls);
+    assert!(world.sim.requests().is_empty());
+}
+
+#[tokio::test]
+async fn the_next_key_takes_over_when_the_current_one_is_deleted() {
+    let world = World::new(vec![]).await;
+    let deleted = AppKey::generate().unwrap();
+    let ca = Some(world.sim.ca_pem());
+    let github = client(&world.sim, &world.clock, ca, deleted.private_pem(), Some(world.key.private_pem()));
+    github.app().await.unwrap();
+    github.app().await.unwrap();
+    let statuses: Vec<_> = world.sim.requests().iter().map(|request| request.status).collect();
+    assert_eq!(statuses, [Some(401), Some(200), Some(200)]);
+
+    let github = client(&world.sim, &world.clock, ca, deleted.private_pem(), None);
+    let error = github.app().await.unwrap_err();
+    assert!(matches!(error, Error::CredentialsRefused { skew: None, .. }), "{error}");
+    assert_eq!(error.outlook(), Outlook::Stalls);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_named() {
+    let world = World::new(vec![]).await;
+    world.clock.advance(Duration::from_secs(15 * 60));
+    let error = world.github.app().await.unwrap_err().to_string();
+    assert!(error.contains(" s ahead of GitHub's: set it right"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_person_changed_is_told_apart() {
+    let world = World::new(vec![]).await;
+    let github = &world.github;
+    let id = world.install();
+
+    let wider = scope(Repositories::All, "admin");
+    for scope in [wider, Scope { permissions: [("issues".into(), "read".into())].into(), ..shop() }] {
+        let error = github.mint(id, &scope).await.unwrap_err();
+        assert!(matches!(error, Error::Unprocessable { .. }), "{error}");
+    }
+    world.sim.select_repositories(id, &Selection::Selected(vec!["till".into()])).unwrap();
+    let error = github.mint(id, &shop()).await.unwrap_err();
+    assert!(matches!(error, Error::Unprocessable { .. }), "{error}");
+
+    world.sim.suspend(id).unwrap();
+    let error = github.mint(id, &scope(Repositories::All, "read")).await.unwrap_err();
+    assert!(matches!(error, Error::Suspended { .. }), "{error}");
+    assert!(github.installation(id).await.unwrap().suspended_at.is_some());
+    assert_eq!(github.installations().await.unwrap().len(), 1, "suspended installations are listed");
+
+    world.sim.uninstall(id).unwrap();
+    for error in [
+        github.mint(id, &scope(Repositories::All, "read")).await.unwrap_err(),
+        github.installation(id).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    }
+    assert_eq!(world.sim.live_tokens().len(), 0);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_not_asked_for_again() {
+    let world = World::new(vec![]).await;
+    let id = world.install();
+    let mint = "/app/installations/*/access_tokens";
+    for (kind, tokens) in [(FaultKind::Cut, 0), (FaultKind::LoseResponse, 1)] {
+        // On a connection that was used before, too: there a client may take the cut for one from before the request.
+        world.github.app().await.unwrap();
+        world.sim.inject(Fault::new("POST", mint, kind));
+        let error = world.github.mint(id, &shop()).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { reason: Unreached::Cut, .. }), "{error}");
+        assert!(error.may_have_happened());
+        assert_eq!(error.outlook(), Outlook::Passes);
+        assert_eq!(world.sim.live_tokens().len(), tokens);
+    }
+    assert_eq!(world.sim.requests().len(), 4);
+
+    world.sim.inject(Fault::new("POST", mint, FaultKind::FreshToken { uses: 1, status: 401 }));
+    let minted = world.github.mint(id, &shop()).await.unwrap();
+    let error = world.github.verify(&minted.token).await.unwrap_err();
+    assert_eq!(error.outlook(), Outlook::Passes);
+    world.github.verify(&minted.token).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_empty_budget_waits_for_its_reset_and_leaves_others_alone() {
+    let world = World::new(vec![]).await;
+    world.sim.set_rate_limit(3);
+    let id = world.install();
+    let minted = world.github.mint(id, &shop()).await.unwrap();
+    world.github.app().await.unwrap();
+    world.github.app().await.unwrap();
+    let asked = world.sim.requests().len();
+    let error = world.github.app().await.unwrap_err();
+    let Outlook::Waits(until) = error.outlook() else { panic!("{error}") };
+    assert!(matches!(error, Error::RateLimited { secondary: false, .. }), "{error}");
+    assert_eq!(world.sim.requests().len(), asked, "GitHub was not asked");
+    world.github.verify(&minted.token).await.unwrap();
+    world.advance(Duration::try_from(until.duration_since(world.clock.now())).unwrap() + Duration::from_secs(1));
+    world.github.app().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secondary_limit_without_a_time_waits_a_minute() {
+    let world = World::new(vec![]).await;
+    let message = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.";
+    let body = Some(serde_json::json!({ "message": message }));
+    world.sim.inject(Fault::new("GET", "/app", FaultKind::Status { status: 403, body, headers: BTreeMap::new() }));
+    for _ in 0..2 {
+        let error = world.github.app().await.unwrap_err();
+        assert_eq!(error.outlook(), Outlook::Waits(world.clock.now() + Duration::from_secs(60)), "{error}");
+    }
+    assert_eq!(world.sim.requests().len(), 1);
+    world.advance(Duration::from_secs(60));
+    world.github.app().await.unwrap();
+}
