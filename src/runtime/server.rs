@@ -260,7 +260,9 @@ mod tests {
         idle.write_all(b"GET /livez HTTP/1.1\r\nHost: landfall\r\n\r\n").await.expect("sends");
         assert!(idle.read_u8().await.is_ok());
         shutdown.cancel();
-        timeout(Limits::default().shutdown / 2, serving).await.expect("stops").expect("does not panic");
+        let at_once = Limits::default().shutdown / 2;
+        timeout(at_once, serving).await.expect("stops").expect("does not panic");
+        timeout(at_once, idle.read_to_end(&mut Vec::new())).await.expect("is closed").expect("reads");
         assert!(TcpStream::connect(address).await.is_err());
     }
 

@@ -1,11 +1,18 @@
 //! Against a Lease held in memory by an API server that behaves as the real one does: a write needs the current
 //! `resourceVersion`. The two tests that must see real time pass let it pass in the election itself.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use http::Method;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use super::*;
 use crate::runtime::{
@@ -302,18 +309,41 @@ async fn what_the_api_server_refuses_for_good_is_an_error_and_what_passes_is_not
     in_time(waiting).await.expect("does not panic").expect("leads");
 }
 
-#[tokio::test]
-async fn the_client_for_the_lease_neither_repeats_nor_waits() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // A server that takes connections and never answers.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+/// An API server on a real socket that answers each connection once with `answer`, or never, and counts them.
+async fn socket(answer: Option<&'static str>) -> (Lease, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
-    let client = client(kube::Config::new(url.parse().expect("a URL")), seconds(1)).expect("a client");
-    let leases: kube::Api<Record> = kube::Api::namespaced(client, "landfall");
-    assert!(in_time(leases.get("leader")).await.is_err());
-    let mut connections = 0;
-    while let Ok(Ok(_)) = timeout(Duration::from_millis(50), listener.accept()).await {
-        connections += 1;
-    }
-    assert_eq!(connections, 1);
+    let connections: Arc<AtomicUsize> = Arc::default();
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            if let Some(answer) = answer {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            } else {
+                open.push(stream);
+            }
+        }
+    });
+    let times = seconds(1);
+    let client = client(kube::Config::new(url.parse().expect("a URL")), times).expect("a client");
+    (Lease::new(client, "landfall", "leader", "a", times), connections)
+}
+
+#[tokio::test]
+async fn the_client_for_the_lease_does_not_repeat() {
+    let unavailable = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let (lease, connections) = socket(Some(unavailable)).await;
+    let error = in_time(lease.api.get("leader")).await.expect_err("unavailable");
+    assert!(matches!(&error, kube::Error::Api(status) if status.code == 503), "{error}");
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_client_for_the_lease_does_not_wait_for_ever() {
+    let (lease, connections) = socket(None).await;
+    assert!(in_time(lease.api.get("leader")).await.is_err());
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
