@@ -275,8 +275,7 @@ fn line_counts(entry: &str) -> Option<(&str, (u64, u64))> {
 
 fn commit_of(text: &str) -> Option<Commit> {
     let fields: Vec<&str> = text.trim_start_matches('\n').split('\0').collect();
-    let [sha, tree, parents, author, author_email, authored, committer, committer_email, committed, message] =
-        fields[..]
+    let [sha, tree, parents, author, author_email, author_time, committer, committer_email, time, message] = fields[..]
     else {
         return None;
     };
@@ -288,8 +287,8 @@ fn commit_of(text: &str) -> Option<Commit> {
         sha: sha.into(),
         tree: tree.into(),
         parents: parents.split_whitespace().map(str::to_owned).collect(),
-        author: person(author, author_email, authored)?,
-        committer: person(committer, committer_email, committed)?,
+        author: person(author, author_email, author_time)?,
+        committer: person(committer, committer_email, time)?,
         message: message.trim_end().into(),
     })
 }

@@ -130,17 +130,12 @@ pub(crate) fn state(
 
 /// Who acts through the control API.
 fn person(state: &mut State, seed: &Seed) -> Result<u64, ControlError> {
-    match &seed.person {
-        Some(login) => {
-            let found = state.account(login).map(|account| account.id);
-            found.ok_or_else(|| ControlError::not_found("account", login))
-        }
-        None => {
-            let found = state.accounts.values().find(|account| account.kind == AccountType::User);
-            let found = found.map(|account| account.id);
-            Ok(found.unwrap_or_else(|| state.add_account(None, "monalisa", AccountType::User, "team")))
-        }
+    if let Some(login) = &seed.person {
+        let found = state.account(login).map(|account| account.id);
+        return found.ok_or_else(|| ControlError::not_found("account", login));
     }
+    let found = state.accounts.values().find(|account| account.kind == AccountType::User).map(|account| account.id);
+    Ok(found.unwrap_or_else(|| state.add_account(None, "monalisa", AccountType::User, "team")))
 }
 
 fn add_app(state: &mut State, seed: &AppSeed) -> Result<(), BeginError> {

@@ -77,10 +77,12 @@ async fn change<T: Send + 'static>(
     Ok(changed.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "handlers end with it")]
 fn done() -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "handlers end with it")]
 fn shown(value: impl serde::Serialize) -> Answer {
     Ok(Json(value).into_response())
 }
@@ -212,7 +214,11 @@ async fn inject(Shared(hub): Shared<Arc<Hub>>, Json(fault): Json<Fault>) -> Answ
 }
 
 async fn remove_fault(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
-    if lock(&hub.state).faults.remove(id) { done() } else { Err(ControlError::not_found("fault", id).into()) }
+    if lock(&hub.state).faults.remove(id) {
+        done()
+    } else {
+        Err(ControlError::not_found("fault", id.to_string()).into())
+    }
 }
 
 async fn clear_faults(Shared(hub): Shared<Arc<Hub>>) -> Answer {

@@ -40,7 +40,7 @@ impl Credential {
         }
     }
 
-    /// What an ETag is bound to besides the body: another token gets another one.
+    /// What an `ETag` is bound to besides the body: another token gets another one.
     pub(crate) fn entity_salt(&self) -> &[u8] {
         match self {
             Self::Installation(digest, _) => digest,

@@ -74,7 +74,7 @@ fn json(part: &str) -> Option<Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-/// A NumericDate in whole seconds; fractions are cut.
+/// A `NumericDate` in whole seconds; fractions are cut.
 #[allow(clippy::cast_possible_truncation, reason = "a date beyond 2^63 saturates, and is then too far in the future")]
 fn seconds(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))

@@ -83,6 +83,17 @@ pub(crate) struct Installation {
     pub(crate) updated: Timestamp,
 }
 
+impl Installation {
+    /// Whether it reaches a repository now.
+    pub(crate) fn reaches(&self, repository: &Repository) -> bool {
+        self.account == repository.owner
+            && match &self.coverage {
+                Coverage::All => true,
+                Coverage::Selected(ids) => ids.contains(&repository.id),
+            }
+    }
+}
+
 /// An installation token, kept by the digest of its text: the text is in the answer that minted it and nowhere else.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {

@@ -36,8 +36,8 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    pub(crate) fn not_found(kind: &'static str, name: impl ToString) -> Self {
-        Self::NotFound { kind, name: name.to_string() }
+    pub(crate) fn not_found(kind: &'static str, name: impl Into<String>) -> Self {
+        Self::NotFound { kind, name: name.into() }
     }
 }
 
@@ -112,7 +112,7 @@ impl State {
     }
 
     fn installation(&self, id: u64) -> Result<Installation, ControlError> {
-        self.installations.get(&id).cloned().ok_or_else(|| ControlError::not_found("installation", id))
+        self.installations.get(&id).cloned().ok_or_else(|| ControlError::not_found("installation", id.to_string()))
     }
 
     pub(crate) fn uninstall(&mut self, id: u64) -> Result<(), ControlError> {
@@ -125,7 +125,8 @@ impl State {
 
     fn change(&mut self, id: u64, change: impl FnOnce(&mut Installation)) -> Result<Installation, ControlError> {
         let now = self.now();
-        let found = self.installations.get_mut(&id).ok_or_else(|| ControlError::not_found("installation", id))?;
+        let found =
+            self.installations.get_mut(&id).ok_or_else(|| ControlError::not_found("installation", id.to_string()))?;
         change(found);
         found.updated = now;
         Ok(found.clone())

@@ -218,7 +218,7 @@ fn api_of(web: &str, path: &str) -> (String, String) {
         return (format!("{web}/api/v3"), "/graphql".to_owned());
     }
     match path.strip_prefix("/api/v3") {
-        Some(rest) if rest.is_empty() => (format!("{web}/api/v3"), "/".to_owned()),
+        Some("") => (format!("{web}/api/v3"), "/".to_owned()),
         Some(rest) if rest.starts_with('/') => (format!("{web}/api/v3"), rest.to_owned()),
         _ => (web.to_owned(), path.to_owned()),
     }

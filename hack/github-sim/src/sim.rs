@@ -102,15 +102,12 @@ impl Sim {
             if options.tls { Some(Authority::new(&tls::names(address.ip(), &site.tls_names))?) } else { None };
         let ca_pem = authority.as_ref().map(|authority| authority.ca_pem.clone());
 
-        let (folder, temporary) = match site.state_dir {
-            Some(folder) => {
-                std::fs::create_dir_all(&folder).map_err(StartError::Folder)?;
-                (std::path::absolute(folder).map_err(StartError::Folder)?, None)
-            }
-            None => {
-                let folder = TempDir::with_prefix("github-sim-").map_err(StartError::Folder)?;
-                (folder.path().to_owned(), Some(folder))
-            }
+        let (folder, temporary) = if let Some(folder) = site.state_dir {
+            std::fs::create_dir_all(&folder).map_err(StartError::Folder)?;
+            (std::path::absolute(folder).map_err(StartError::Folder)?, None)
+        } else {
+            let folder = TempDir::with_prefix("github-sim-").map_err(StartError::Folder)?;
+            (folder.path().to_owned(), Some(folder))
         };
         let (outbox, attempts) = mpsc::unbounded_channel();
         let (seed, at, base) = (options.seed, folder.clone(), web.clone());
@@ -246,6 +243,7 @@ impl Sim {
     }
 
     /// Injects a fault; returns its id.
+    #[expect(clippy::must_use_candidate, reason = "the id is for those who remove it by hand")]
     pub fn inject(&self, fault: Fault) -> u64 {
         lock(&self.state).faults.inject(fault)
     }

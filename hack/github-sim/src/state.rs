@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::fault::Faults;
 use crate::journal::Journal;
 use crate::model::{
-    Account, App, Coverage, Delivery, Hook, HookConfig, HookOwner, Installation, Pull, Repository, Token, TokenInfo,
+    Account, App, Delivery, Hook, HookConfig, HookOwner, Installation, Pull, Repository, Token, TokenInfo,
 };
 use crate::rate::Rates;
 use crate::seed::AccountType;
@@ -98,24 +98,15 @@ impl State {
         self.accounts.get(&account).map_or("ghost", |account| account.login.as_str())
     }
 
-    /// Whether an installation reaches a repository now.
-    pub(crate) fn reaches(&self, installation: &Installation, repository: &Repository) -> bool {
-        installation.account == repository.owner
-            && match &installation.coverage {
-                Coverage::All => true,
-                Coverage::Selected(ids) => ids.contains(&repository.id),
-            }
-    }
-
     /// The repositories of an installation, by id.
     pub(crate) fn reached_by(&self, installation: &Installation) -> Vec<&Repository> {
-        self.repositories.values().filter(|repository| self.reaches(installation, repository)).collect()
+        self.repositories.values().filter(|repository| installation.reaches(repository)).collect()
     }
 
     /// Whether a token reaches a repository: its own narrowing within what the installation covers now.
     pub(crate) fn token_reaches(&self, token: &Token, repository: &Repository) -> bool {
         token.repositories.as_ref().is_none_or(|ids| ids.contains(&repository.id))
-            && self.installations.get(&token.installation).is_some_and(|found| self.reaches(found, repository))
+            && self.installations.get(&token.installation).is_some_and(|found| found.reaches(repository))
     }
 
     /// The level of one permission a token has now.

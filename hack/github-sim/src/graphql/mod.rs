@@ -150,7 +150,7 @@ fn look(call: &mut Call<'_>, name: &str, arguments: &Map<String, Value>) -> Resu
     }
 }
 
-/// `markPullRequestReadyForReview` and its inverse; both need contents: write besides pull_requests: write.
+/// `markPullRequestReadyForReview` and its inverse; both need `contents: write` besides `pull_requests: write`.
 fn change(call: &mut Call<'_>, name: &str, arguments: &Map<String, Value>) -> Result<Value, Unanswered> {
     let (draft, payload) = match name {
         "markPullRequestReadyForReview" => (false, "MarkPullRequestReadyForReviewPayload"),

@@ -1,4 +1,4 @@
-//! From what a handler returns to what GitHub sends: version, ETag, rate limit, and the headers of every answer.
+//! From what a handler returns to what GitHub sends: version, `ETag`, rate limit, and the headers of every answer.
 
 use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -24,6 +24,7 @@ pub(crate) struct Reply {
     pub(crate) headers: Vec<(HeaderName, String)>,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "handlers end with them")]
 impl Reply {
     pub(crate) fn new(status: StatusCode, body: Value) -> Self {
         Self { status, body: Some(body), headers: Vec::new() }

@@ -129,18 +129,18 @@ fn of_user(call: &mut Call<'_>) -> Result<Reply, Refusal> {
 fn of_account(call: &Call<'_>, parameter: &str, kind: AccountType) -> Result<Reply, Refusal> {
     let account = call.state.account(call.parameter(parameter)).filter(|account| account.kind == kind);
     let account = account.ok_or_else(Refusal::not_found)?.id;
-    reply(call, |installation, _| installation.account == account)
+    reply(call, |installation| installation.account == account)
 }
 
 fn of_repository(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let repository = call.repository()?;
-    reply(call, |installation, call| call.state.reaches(installation, repository))
+    reply(call, |installation| installation.reaches(repository))
 }
 
-fn reply(call: &Call<'_>, wanted: impl Fn(&Installation, &Call<'_>) -> bool) -> Result<Reply, Refusal> {
+fn reply(call: &Call<'_>, wanted: impl Fn(&Installation) -> bool) -> Result<Reply, Refusal> {
     let app = call.app()?;
     let mut own = call.state.installations.values().filter(|installation| installation.app == app);
-    let found = own.find(|installation| wanted(installation, call)).ok_or_else(Refusal::not_found)?;
+    let found = own.find(|installation| wanted(installation)).ok_or_else(Refusal::not_found)?;
     Reply::ok(shapes::installation(call.state, found, &call.links()))
 }
 

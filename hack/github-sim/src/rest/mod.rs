@@ -17,6 +17,7 @@ mod route;
 mod users;
 
 pub(crate) use answer::{Answer, Reply, finish};
+use route::Parameters;
 pub(crate) use route::{Access, Asked, Call, Route};
 
 use http::{HeaderName, Method, StatusCode, header};
@@ -48,7 +49,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
 }
 
 /// The route of a request, its parameters, and its name in the log.
-fn matched(state: &State, asked: &Asked) -> Option<(&'static Route, Vec<(&'static str, String)>, String)> {
+fn matched(state: &State, asked: &Asked) -> Option<(&'static Route, Parameters, String)> {
     let mut segments = asked.segments();
     let find = |segments: &[String]| routes().find_map(|route| Some((route, route.matches(&asked.method, segments)?)));
     let by_id = segments.first().is_some_and(|first| first == "repositories") && segments.len() > 1;
@@ -107,9 +108,14 @@ fn attributed(state: &State, asked: &Asked) -> Caller {
 /// Whether this caller may use this route, before its handler.
 fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
     match (route.access, &call.who) {
-        (Access::Anyone, _) | (Access::App, Credential::App(_)) => Ok(()),
-        (Access::Installation, Credential::Installation(..)) => Ok(()),
-        (Access::App, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, jwt::UNDECODABLE)),
+        (Access::Anyone, _)
+        | (Access::App, Credential::App(_))
+        | (Access::Installation, Credential::Installation(..)) => Ok(()),
+        (Access::AppOfRepository, Credential::App(_)) => {
+            call.repository = named(call)?.id;
+            Ok(())
+        }
+        (Access::App | Access::AppOfRepository, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, jwt::UNDECODABLE)),
         (Access::Installation, Credential::Nobody) => {
             Err(Refusal::new(StatusCode::UNAUTHORIZED, "Requires authentication"))
         }
@@ -123,11 +129,6 @@ fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
             call.repository = id;
             Ok(())
         }
-        (Access::AppOfRepository, Credential::App(_)) => {
-            call.repository = named(call)?.id;
-            Ok(())
-        }
-        (Access::AppOfRepository, _) => Err(Refusal::new(StatusCode::UNAUTHORIZED, jwt::UNDECODABLE)),
     }
 }
 
@@ -159,7 +160,7 @@ pub(crate) fn visible(state: &State, who: &Credential, repository: &Repository) 
     let reached = match who {
         Credential::Installation(_, token) => state.token_reaches(token, repository),
         Credential::App(app) => {
-            state.installations.values().any(|found| found.app == *app && state.reaches(found, repository))
+            state.installations.values().any(|found| found.app == *app && found.reaches(repository))
         }
         Credential::Nobody => false,
     };

@@ -152,7 +152,6 @@ fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
         pull.base = base;
     }
     match changes.state.as_deref() {
-        None => {}
         Some("closed") if pull.open => (pull.open, pull.closed) = (false, Some(now)),
         Some("open") if !pull.open => {
             let head = call.state.repositories.get(&pull.head_repository).and_then(|from| from.branch(&pull.head));
@@ -162,7 +161,7 @@ fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
             pull.head_sha = head.cloned().ok_or_else(gone)?;
             (pull.open, pull.closed) = (true, None);
         }
-        Some("open" | "closed") => {}
+        None | Some("open" | "closed") => {}
         Some(_) => return Err(Refusal::field("PullRequest", "state", "invalid")),
     }
     pull.title = changes.title.filter(|title| !title.is_empty()).unwrap_or(pull.title);

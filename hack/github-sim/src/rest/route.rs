@@ -27,6 +27,9 @@ pub(crate) enum Access {
     Repository(&'static str, Level),
 }
 
+/// The values of a path's parameters, by name.
+pub(crate) type Parameters = Vec<(&'static str, String)>;
+
 pub(crate) type Handler = fn(&mut Call<'_>) -> Result<Reply, Refusal>;
 
 /// One line of the table.
@@ -52,7 +55,7 @@ impl Route {
     }
 
     /// The path's parameters if method and path are this route's.
-    pub(crate) fn matches(&self, method: &Method, segments: &[String]) -> Option<Vec<(&'static str, String)>> {
+    pub(crate) fn matches(&self, method: &Method, segments: &[String]) -> Option<Parameters> {
         if self.method != *method {
             return None;
         }
@@ -135,7 +138,7 @@ fn decoded(segment: &str) -> String {
 pub(crate) struct Call<'a> {
     pub(crate) state: &'a mut State,
     pub(crate) asked: &'a Asked,
-    pub(crate) parameters: Vec<(&'static str, String)>,
+    pub(crate) parameters: Parameters,
     pub(crate) who: Credential,
     /// The repository in the path, for routes that have one.
     pub(crate) repository: u64,

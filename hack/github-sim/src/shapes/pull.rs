@@ -82,9 +82,10 @@ pub(crate) fn pull_simple(state: &State, pull: &Pull, links: &Links) -> Value {
 pub(crate) fn pull(state: &State, found: &Pull, links: &Links) -> Value {
     let mut shape = pull_simple(state, found, links);
     let bare = state.repositories.get(&found.repository).map(|home| &home.bare);
-    let base = bare.and_then(|bare| bare.merge_base(&found.base_sha, &found.head_sha));
-    let commits = bare.and_then(|bare| bare.between(base.as_deref(), &found.head_sha, 250).ok()).unwrap_or_default();
-    let changes = bare.and_then(|bare| bare.changes(base.as_deref(), &found.head_sha).ok()).unwrap_or_default();
+    let fork_point = bare.and_then(|bare| bare.merge_base(&found.base_sha, &found.head_sha));
+    let commits =
+        bare.and_then(|bare| bare.between(fork_point.as_deref(), &found.head_sha, 250).ok()).unwrap_or_default();
+    let changes = bare.and_then(|bare| bare.changes(fork_point.as_deref(), &found.head_sha).ok()).unwrap_or_default();
     shape["merged"] = json!(found.merged.is_some());
     shape["mergeable"] = if found.open { json!(true) } else { Value::Null };
     shape["rebaseable"] = shape["mergeable"].clone();

@@ -45,7 +45,7 @@ impl State {
             payload["requester"] = Value::Null;
         }
         self.organization(&mut payload, installation.account, &links);
-        self.to_app(installation, "installation", &payload);
+        self.deliver_to_app(installation, "installation", &payload);
     }
 
     /// An `installation_repositories` event to the App.
@@ -63,7 +63,7 @@ impl State {
             "sender": self.accounts.get(&self.person).map(|sender| simple_user(sender, &links)),
         });
         self.organization(&mut payload, installation.account, &links);
-        self.to_app(installation, "installation_repositories", &payload);
+        self.deliver_to_app(installation, "installation_repositories", &payload);
     }
 
     /// `push` events for refs that moved.
@@ -76,7 +76,7 @@ impl State {
                 continue;
             }
             let Some(payload) = self.push_payload(repository, moved, pusher) else { continue };
-            self.to_watchers(repository, "push", &payload);
+            self.deliver_to_watchers(repository, "push", &payload);
         }
     }
 
@@ -85,7 +85,7 @@ impl State {
         let found = self.repositories.get(&repository)?;
         let (created, deleted) = (moved.before == ZERO, moved.after == ZERO);
         let web = format!("{}/{}", self.web, self.full_name(found));
-        let base = if created { self.known_before(found, moved) } else { Some(moved.before.clone()) };
+        let base = if created { known_before(found, moved) } else { Some(moved.before.clone()) };
         let commits = if deleted {
             Vec::new()
         } else {
@@ -117,15 +117,6 @@ impl State {
         });
         self.organization(&mut payload, found.owner, &links);
         Some(payload)
-    }
-
-    /// For a new branch: where it left the default branch, so that only its own commits are listed.
-    fn known_before(&self, found: &Repository, moved: &Moved) -> Option<String> {
-        let default = found.branch(&found.default_branch)?;
-        if *default == moved.after && moved.name == format!("refs/heads/{}", found.default_branch) {
-            return None;
-        }
-        found.bare.merge_base(default, &moved.after)
     }
 
     fn pushed_commit(&self, found: &Repository, commit: &Commit, web: &str) -> Value {
@@ -183,7 +174,7 @@ impl State {
             payload["changes"] = changes;
         }
         self.organization(&mut payload, repository.owner, &links);
-        self.to_watchers(repository.id, "repository", &payload);
+        self.deliver_to_watchers(repository.id, "repository", &payload);
     }
 
     /// A `ping` to one hook.
@@ -218,7 +209,7 @@ impl State {
                 });
             }
         }
-        self.to_hook(&found, "ping", payload, None);
+        self.deliver_to_hook(&found, "ping", payload, None);
     }
 
     /// The newest push of the default branch, to a hook that wants pushes.
@@ -229,20 +220,20 @@ impl State {
         let (name, before) =
             (format!("refs/heads/{}", found.default_branch), parent.unwrap_or_else(|| ZERO.to_owned()));
         if let Some(payload) = self.push_payload(repository, &Moved { name, before, after }, pusher) {
-            self.to_hook(hook, "push", payload, None);
+            self.deliver_to_hook(hook, "push", payload, None);
         }
     }
 
     /// To the App of an installation.
-    fn to_app(&mut self, installation: &Installation, event: &str, payload: &Value) {
+    fn deliver_to_app(&mut self, installation: &Installation, event: &str, payload: &Value) {
         let hook = self.apps.get(&installation.app).and_then(|app| self.hooks.get(&app.hook)).cloned();
         if let Some(hook) = hook {
-            self.to_hook(&hook, event, payload.clone(), Some(installation.id));
+            self.deliver_to_hook(&hook, event, payload.clone(), Some(installation.id));
         }
     }
 
     /// To everyone who watches a repository: its own hooks, and the Apps installed on it that subscribe.
-    fn to_watchers(&mut self, repository: u64, event: &str, payload: &Value) {
+    fn deliver_to_watchers(&mut self, repository: u64, event: &str, payload: &Value) {
         let Some(found) = self.repositories.get(&repository) else { return };
         let own: Vec<Hook> = self
             .hooks
@@ -254,7 +245,7 @@ impl State {
         let apps: Vec<(Hook, u64)> = self
             .installations
             .values()
-            .filter(|installation| installation.suspended.is_none() && self.reaches(installation, found))
+            .filter(|installation| installation.suspended.is_none() && installation.reaches(found))
             .filter(|installation| level_of(&installation.permissions, needed) >= Some(Level::Read))
             .filter_map(|installation| {
                 let app = self.apps.get(&installation.app)?;
@@ -263,16 +254,16 @@ impl State {
             })
             .collect();
         for hook in own {
-            self.to_hook(&hook, event, payload.clone(), None);
+            self.deliver_to_hook(&hook, event, payload.clone(), None);
         }
         for (hook, installation) in apps {
             let mut payload = payload.clone();
             payload["installation"] = json!({"id": installation, "node_id": node_id("I", installation)});
-            self.to_hook(&hook, event, payload, Some(installation));
+            self.deliver_to_hook(&hook, event, payload, Some(installation));
         }
     }
 
-    fn to_hook(&mut self, hook: &Hook, event: &str, payload: Value, installation: Option<u64>) {
+    fn deliver_to_hook(&mut self, hook: &Hook, event: &str, payload: Value, installation: Option<u64>) {
         if hook.config.url.is_none() {
             return;
         }
@@ -300,4 +291,13 @@ impl State {
 
 fn wants(hook: &Hook, event: &str) -> bool {
     hook.events.iter().any(|wanted| wanted == event || wanted == "*")
+}
+
+/// For a new branch: where it left the default branch, so that only its own commits are listed.
+fn known_before(found: &Repository, moved: &Moved) -> Option<String> {
+    let default = found.branch(&found.default_branch)?;
+    if *default == moved.after && moved.name == format!("refs/heads/{}", found.default_branch) {
+        return None;
+    }
+    found.bare.merge_base(default, &moved.after)
 }

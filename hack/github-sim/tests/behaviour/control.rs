@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::world::{Answer, World};
+use crate::world::{APP, Answer, World};
 
 async fn ask(world: &World, method: Method, path: &str, body: Value) -> Answer {
     let url = format!("{}/_sim{path}", world.sim.base_url());
@@ -54,7 +54,7 @@ async fn a_person_can_do_what_a_test_can() {
     assert_eq!((&tokens.body[0]["installation_id"], tokens.body.as_array().unwrap().len()), (&json!(4242), 1));
     let requests = ask(&world, Method::GET, "/requests", Value::Null).await;
     assert_eq!(requests.body.as_array().unwrap().len(), world.sim.requests().len());
-    assert_eq!(requests.body[0]["caller"], json!({"kind": "app", "id": world.app_id()}));
+    assert_eq!(requests.body[0]["caller"], json!({"kind": "app", "id": APP}));
     let counts = ask(&world, Method::GET, "/requests/counts", Value::Null).await;
     assert!(counts.body.as_array().unwrap().iter().any(|count| count["route"] == "/app" && count["status"] == 500));
     assert_eq!(ask(&world, Method::DELETE, "/requests", Value::Null).await.status, StatusCode::NO_CONTENT);

@@ -7,7 +7,7 @@ use github_sim::{Fault, FaultKind};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::world::{World, refused, succeeded};
+use crate::world::{APP, World, refused, succeeded};
 
 const MINT: &str = "/app/installations/*/access_tokens";
 
@@ -31,7 +31,7 @@ async fn a_status_has_no_effect_and_strikes_as_often_as_told() {
     assert_eq!(world.sim.live_tokens().len(), 2);
     let log = world.sim.requests();
     assert_eq!((log[1].fault.as_deref(), log[1].unknown), (Some("status"), false));
-    assert_eq!(log[1].caller, github_sim::Caller::App(world.app_id()));
+    assert_eq!(log[1].caller, github_sim::Caller::App(APP));
     assert_eq!(log[1].route, log[0].route);
     assert_eq!(world.sim.faults()[0].struck, 2);
 }

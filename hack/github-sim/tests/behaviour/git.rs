@@ -84,7 +84,7 @@ async fn what_a_token_may_not_is_refused() {
     let suspended = refused(&world.git(at, &read, &["ls-remote", &shop]).await);
     assert!(suspended.contains("has been suspended"), "{suspended}");
     world.sim.unsuspend(4242).unwrap();
-    world.sim.advance(Duration::from_secs(3600));
+    world.sim.advance(Duration::from_hours(1));
     let ended = refused(&world.git(at, "", &["ls-remote", &with_password(&shop, &read)]).await);
     assert!(ended.contains("Invalid username or token"), "{ended}");
 }

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::json;
 
-use crate::world::World;
+use crate::world::{APP, World};
 
 const UNDECODABLE: &str = "A JSON web token could not be decoded";
 const EXPIRED: &str = "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires";
@@ -29,7 +29,7 @@ async fn an_app_is_known_by_id_and_by_client_id() {
 async fn a_wrong_jwt_is_refused_in_githubs_words() {
     let world = World::new().await;
     let now = world.sim.now().as_second();
-    let id = world.app_id().to_string();
+    let id = APP.to_string();
     let signed_by_another = {
         let other = World::new().await;
         other.jwt()

@@ -6,7 +6,7 @@ use github_sim::{Caller, Level, Selection};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::world::{World, permissions};
+use crate::world::{APP, World, permissions};
 
 #[tokio::test]
 async fn a_token_is_long_and_tells_its_scope() {
@@ -15,7 +15,7 @@ async fn a_token_is_long_and_tells_its_scope() {
     assert_eq!(minted.status, StatusCode::CREATED);
     let token = minted.body["token"].as_str().unwrap();
     assert_eq!(token.len(), 520);
-    assert!(token.starts_with(&format!("ghs_{}_", world.app_id())) && token.contains('.'));
+    assert!(token.starts_with(&format!("ghs_{}_", APP)) && token.contains('.'));
     assert_eq!(minted.body["permissions"], json!({"contents": "read", "metadata": "read"}));
     assert_eq!(minted.body["repository_selection"], "selected");
     assert_eq!(minted.body["repositories"][0]["full_name"], "acme/shop");
@@ -132,8 +132,8 @@ async fn requests_use_up_the_installations_budget() {
     assert_eq!(refused.status.as_u16(), 403);
     assert!(refused.message().starts_with("API rate limit exceeded for installation ID 4242"), "{}", refused.message());
     assert_eq!(world.sim.live_tokens().len(), 2, "what is refused has no effect");
-    world.sim.advance(Duration::from_secs(3600));
-    world.sim.set_token_life(Duration::from_secs(3600));
+    world.sim.advance(Duration::from_hours(1));
+    world.sim.set_token_life(Duration::from_hours(1));
     let later = world.token(json!({})).await;
     assert_eq!(world.get("/repos/acme/shop", &later).await.status.as_u16(), 200);
 }
@@ -147,7 +147,7 @@ async fn the_log_tells_who_asked_what() {
     let log = world.sim.requests();
     assert_eq!(log.len(), 3);
     assert_eq!(log[0].route.as_deref(), Some("/app/installations/{installation_id}/access_tokens"));
-    assert_eq!((log[0].status, log[0].caller), (Some(201), Caller::App(world.app_id())));
+    assert_eq!((log[0].status, log[0].caller), (Some(201), Caller::App(APP)));
     assert_eq!((log[1].query.as_str(), log[1].caller), ("x=1", Caller::Installation(4242)));
     assert_eq!((log[1].user_agent.as_str(), log[1].sequence), ("tests", 2));
     assert!(log[2].unknown && !log[1].unknown);

@@ -7,7 +7,8 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Trap {
-    trap: String,
+    #[serde(rename = "trap")]
+    what: String,
     simulator: Vec<String>,
     operator: Vec<String>,
 }
@@ -35,13 +36,13 @@ fn each_trap_names_tests_that_exist() {
     let traps: Vec<Trap> = serde_saphyr::from_str(&text).unwrap();
     assert!(traps.len() >= 30);
     let operator = here.join("../../tests");
-    for Trap { trap, simulator, operator: survived } in &traps {
-        assert!(!simulator.is_empty(), "{trap}");
+    for Trap { what, simulator, operator: survived } in &traps {
+        assert!(!simulator.is_empty(), "{what}");
         for test in simulator {
-            assert!(exists(&here.join("tests/behaviour"), test), "{trap} names {test}, which is no test here");
+            assert!(exists(&here.join("tests/behaviour"), test), "{what} names {test}, which is no test here");
         }
         for test in survived {
-            assert!(exists(&operator, test), "{trap} names {test}, which is no test of the operator");
+            assert!(exists(&operator, test), "{what} names {test}, which is no test of the operator");
         }
     }
 }

@@ -41,12 +41,15 @@ impl Answer {
     }
 }
 
+/// The id of the App `landfall`, and of its installation on `acme`.
+pub const APP: u64 = 12_345;
+pub const INSTALLATION: u64 = 4242;
+
 pub struct World {
     pub sim: Sim,
     pub key: AppKey,
     pub client: HttpsClient,
     pub folder: tempfile::TempDir,
-    pub installation: u64,
 }
 
 pub fn permissions(pairs: &[(&str, Level)]) -> Permissions {
@@ -83,7 +86,7 @@ pub fn seed() -> (Seed, AppKey) {
             account("globex", AccountType::Organization),
             account("mona", AccountType::User),
         ],
-        apps: vec![app("Landfall", &key), app("Other", &AppKey::generate().unwrap())],
+        apps: vec![AppSeed { id: Some(APP), ..app("Landfall", &key) }, app("Other", &AppKey::generate().unwrap())],
         repositories: vec![
             repository("shop", true),
             repository("attic", true),
@@ -94,7 +97,7 @@ pub fn seed() -> (Seed, AppKey) {
             InstallationSeed {
                 app: "landfall".into(),
                 account: "acme".into(),
-                id: Some(4242),
+                id: Some(INSTALLATION),
                 selection: Selection::Selected(vec!["shop".into(), "site".into()]),
                 ..InstallationSeed::default()
             },
@@ -136,7 +139,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), sim.ca_pem()).unwrap();
         let client = client(sim.ca_pem());
-        Self { sim, key, client, folder, installation: 4242 }
+        Self { sim, key, client, folder }
     }
 
     /// A JWT with these claims, by the App's key.
@@ -145,14 +148,10 @@ impl World {
         jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256), claims, &key).unwrap()
     }
 
-    pub fn app_id(&self) -> u64 {
-        100_004
-    }
-
     /// A good JWT.
     pub fn jwt(&self) -> String {
         let now = self.sim.now().as_second();
-        self.jwt_of(&json!({"iss": self.app_id().to_string(), "iat": now - 60, "exp": now + 540}))
+        self.jwt_of(&json!({"iss": APP.to_string(), "iat": now - 60, "exp": now + 540}))
     }
 
     /// A request; `secret` is sent as a bearer if it is not empty.
@@ -202,7 +201,7 @@ impl World {
 
     /// The answer to a mint.
     pub async fn mint(&self, wish: Value) -> Answer {
-        self.post(&format!("/app/installations/{}/access_tokens", self.installation), &self.jwt(), wish).await
+        self.post(&format!("/app/installations/{}/access_tokens", INSTALLATION), &self.jwt(), wish).await
     }
 
     /// A minted token.
