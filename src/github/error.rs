@@ -221,7 +221,7 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
     let detail = super::redact::shown(&root.to_string());
     match reason {
         Unreached::NotConnected => {
-            format!("no connection ({detail}); check spec.apiUrl, DNS, the proxy and the network policies")
+            format!("no connection ({detail}); check spec.apiUrl, DNS and the network policies")
         }
         Unreached::Untrusted => {
             format!(
