@@ -16,6 +16,16 @@ pub enum Level {
     Admin,
 }
 
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        })
+    }
+}
+
 /// Permissions by GitHub's names.
 pub type Permissions = BTreeMap<String, Level>;
 

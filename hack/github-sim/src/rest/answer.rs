@@ -4,7 +4,7 @@ use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 
-use super::{Asked, REQUEST_ID, Route, documentation};
+use super::{Access, Asked, REQUEST_ID, Route, documentation};
 use crate::credential::Credential;
 use crate::journal::Caller;
 use crate::rate::Standing;
@@ -15,6 +15,9 @@ use crate::state::State;
 pub(crate) const DEFAULT: &str = "2022-11-28";
 /// The newest version.
 pub(crate) const NEWEST: &str = "2026-03-10";
+
+/// On answers to an installation: the permission the route asks for, as GitHub tells it.
+const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-github-permissions");
 
 /// What a handler returns.
 #[derive(Debug)]
@@ -153,7 +156,13 @@ pub(crate) fn finish(
         };
         extend(&mut answer.headers, [(header::CACHE_CONTROL, cache.to_owned())]);
     }
+    if let (Credential::Installation(..), Some(Access::Repository(permission, level))) =
+        (who, route.map(|route| route.access))
+    {
+        extend(&mut answer.headers, [(ACCEPTED, format!("{permission}={level}"))]);
+    }
     usual(&mut answer, asked, &standing);
+    extend(&mut answer.headers, [(header::DATE, now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())]);
     answer
 }
 

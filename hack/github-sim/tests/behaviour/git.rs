@@ -42,7 +42,8 @@ async fn a_big_push_and_a_big_clone_are_streamed() {
     let at = world.folder.path();
     succeeded(&world.git(at, &token, &["clone", "-q", &world.url("acme/shop"), "big"]).await);
     let clone = at.join("big");
-    let noise: Vec<u8> = (0..6_000_000).map(|_| rand::random()).collect();
+    let mut noise = vec![0; 3_000_000];
+    rand::fill(&mut noise[..]);
     std::fs::write(clone.join("noise"), &noise).unwrap();
     succeeded(&world.git(&clone, &token, &["add", "noise"]).await);
     succeeded(&world.git(&clone, &token, &["commit", "-qm", "Noise"]).await);

@@ -15,7 +15,7 @@ async fn a_token_is_long_and_tells_its_scope() {
     assert_eq!(minted.status, StatusCode::CREATED);
     let token = minted.body["token"].as_str().unwrap();
     assert_eq!(token.len(), 520);
-    assert!(token.starts_with(&format!("ghs_{}_", APP)) && token.contains('.'));
+    assert!(token.starts_with(&format!("ghs_{APP}_")) && token.contains('.'));
     assert_eq!(minted.body["permissions"], json!({"contents": "read", "metadata": "read"}));
     assert_eq!(minted.body["repository_selection"], "selected");
     assert_eq!(minted.body["repositories"][0]["full_name"], "acme/shop");
@@ -66,6 +66,9 @@ async fn permissions_and_repositories_are_enforced() {
         let answer = world.ask(method.clone(), path, &token, &[], Value::Null).await;
         assert_eq!((answer.status.as_u16(), answer.message()), (status, message), "{method} {path}");
     }
+    let refused = world.ask(Method::PATCH, "/repos/acme/shop", &token, &[], json!({"archived": true})).await;
+    assert_eq!(refused.header("x-accepted-github-permissions"), "administration=write");
+    assert_eq!(world.get("/repos/acme/shop", &token).await.body["archived"], false);
     let listed = world.get("/installation/repositories", &token).await;
     assert_eq!((&listed.body["total_count"], &listed.body["repository_selection"]), (&json!(1), &json!("selected")));
     assert_eq!(world.get("/repos/acme/shop", "").await.status.as_u16(), 404);
@@ -91,6 +94,8 @@ async fn a_token_ends_with_the_clock_and_by_revocation() {
     assert_eq!(world.get("/repos/acme/shop", &first).await.status.as_u16(), 200);
     world.sim.advance(Duration::from_secs(1));
     let ended = world.get("/repos/acme/shop", &first).await;
+    let date = jiff::fmt::rfc2822::parse(ended.header("date")).unwrap().timestamp();
+    assert!(world.sim.now().duration_since(date).as_secs() <= 60, "the Date is of the simulator's clock");
     assert_eq!((ended.status.as_u16(), ended.message()), (401, "Bad credentials"));
 
     world.sim.set_token_life(Duration::from_secs(90));

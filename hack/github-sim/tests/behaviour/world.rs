@@ -201,7 +201,7 @@ impl World {
 
     /// The answer to a mint.
     pub async fn mint(&self, wish: Value) -> Answer {
-        self.post(&format!("/app/installations/{}/access_tokens", INSTALLATION), &self.jwt(), wish).await
+        self.post(&format!("/app/installations/{INSTALLATION}/access_tokens"), &self.jwt(), wish).await
     }
 
     /// A minted token.
