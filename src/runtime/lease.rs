@@ -187,15 +187,16 @@ impl CallError {
 }
 
 impl Lease {
-    /// A candidate. `client` is one that [`client`] made. `identity` is this process's alone, not merely its pod's: a
-    /// record with this identity is taken for one's own.
+    /// A candidate. `client` is one that [`client`] made. `identity` tells people who it is, as a pod's name does; a
+    /// random end makes it this candidate's alone, since a record with its identity is taken for its own, and two
+    /// processes on one machine would otherwise both lead.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, name: &str, identity: &str, times: LeaseTimes) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            identity: identity.to_owned(),
+            identity: format!("{identity}_{:08x}", rand::random::<u32>()),
             times,
             check: None,
             metrics: None,
