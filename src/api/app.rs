@@ -73,7 +73,7 @@ pub struct GitHubAppSpec {
     pub credentials_secret: CredentialsSecretReference,
     /// Who may use the App, for what. No entry, no access.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub tenants: Vec<TenantGrant>,
     /// Stops changes: no installation object is made or removed. Looks at GitHub go on.
@@ -112,7 +112,7 @@ pub struct TenantGrant {
     pub account_id: Option<i64>,
     /// Which repositories: names (`shop`), patterns with `*` (`lib-*`), or ids in quotes (`"1296269"`).
     /// All of them, and those to come, must be said as `*`.
-    #[schemars(length(min = 1, max = 500), inner(length(min = 1, max = 100)))]
+    #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 100)))]
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
         validation = Rule::new("self.all(r, r.matches('^[A-Za-z0-9._*-]+$'))").message("spec.tenants[].repositories takes names without owner, patterns with *, or ids")

@@ -7,8 +7,8 @@ use crate::api::{GitHubApp, Reason};
 use crate::controllers::connection::{Connection, Look};
 use crate::controllers::context::{Context, requested_look};
 use crate::controllers::standing::{Again, Standing, github_failure};
+use crate::github::{self, AppCredentials, Count, Endpoint, GitHub};
 use crate::controllers::watch::wake_tokens_of;
-use crate::github::{self, AppCredentials, Endpoint, GitHub};
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
@@ -194,8 +194,8 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
     let transport = context
         .connect
         .connect(spec.ca_bundle.as_deref().map(str::as_bytes))
-        .map_err(|error| Standing::stalled(Reason::InvalidSpec, format!("spec.caBundle: {error}")))?;
-    let observer = Arc::new(crate::github::Ignore);
+        .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
+    let observer = Arc::new(Count { metrics: Arc::new(context.metrics.clone()), app: app.name_any() });
     Ok(GitHub::new(endpoint, transport, credentials, Arc::clone(&context.clock), observer))
 }
 

@@ -1,0 +1,134 @@
+//! The API server that the tests of one process share, with the chart's definitions and rules installed.
+
+use super::{OPERATOR, SYSTEM};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use landfall_cluster::{ApiServer, AuditLog};
+use serde_json::{Value, json};
+use std::sync::{LazyLock, mpsc};
+
+/// The shared API server.
+pub struct Cluster {
+    server: ApiServer,
+    admin: Config,
+    operator: Config,
+}
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+    // It lives on a runtime of its own: a test's ends with the test.
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let cluster = Cluster::start().await;
+            send.send(cluster).expect("somebody waits");
+            std::future::pending::<()>().await;
+        });
+    });
+    receive.recv().expect("an API server")
+});
+
+/// The shared API server; started at the first call.
+pub fn cluster() -> &'static Cluster {
+    &CLUSTER
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let server = ApiServer::start(landfall_cluster::Options::default()).await.expect("an API server");
+        let admin = read(&std::fs::read_to_string(server.kubeconfig()).expect("a kubeconfig")).await;
+        let group = "system:serviceaccounts";
+        let mut operator = read(&server.kubeconfig_of(OPERATOR, Some(group)).expect("a kubeconfig")).await;
+        // As the command line has it: failures go back to the due queue.
+        operator.default_retry = false;
+        let cluster = Self { server, admin, operator };
+        cluster.install().await;
+        cluster
+    }
+
+    /// A client of an administrator.
+    pub fn admin(&self) -> Client {
+        Client::try_from(self.admin.clone()).expect("a client")
+    }
+
+    /// What the operator's client is made from.
+    pub fn operator(&self) -> Config {
+        self.operator.clone()
+    }
+
+    /// What the API server was asked.
+    pub fn audit_log(&self) -> AuditLog {
+        self.server.audit_log()
+    }
+
+    /// The definitions and the chart's rules.
+    async fn install(&self) {
+        let client = self.admin();
+        for object in manifests() {
+            apply(&client, &object).await;
+        }
+        for crd in landfall::api::crds() {
+            let name = crd.metadata.name.clone().expect("a name");
+            super::until("the definition is established", async || {
+                let get = http::Request::get(format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"));
+                let crd: Value = client.request(get.body(Vec::new()).expect("a request")).await.ok()?;
+                let conditions = crd["status"]["conditions"].as_array()?;
+                conditions.iter().find(|c| c["type"] == "Established" && c["status"] == "True").map(drop)
+            })
+            .await;
+        }
+    }
+}
+
+async fn read(kubeconfig: &str) -> Config {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).expect("a kubeconfig");
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a kubeconfig")
+}
+
+/// Everything to install, as objects.
+fn manifests() -> Vec<Value> {
+    use landfall::manifests::RuleSet;
+    let account = json!([{"kind": "ServiceAccount", "name": "landfall", "namespace": SYSTEM}]);
+    let rules = |set: RuleSet| serde_json::to_value(set.rules()).expect("json")["rules"].clone();
+    let rbac = "rbac.authorization.k8s.io/v1";
+    let mut objects: Vec<Value> =
+        landfall::api::crds().iter().map(|crd| serde_json::to_value(crd).expect("json")).collect();
+    objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}));
+    for (name, set) in [("landfall", RuleSet::Cluster), ("landfall-secrets", RuleSet::Secrets)] {
+        objects.push(json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules(set)}));
+        objects.push(json!({
+            "apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": name}, "subjects": account,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        }));
+    }
+    let own = json!({"name": "landfall", "namespace": SYSTEM});
+    objects.push(json!({"apiVersion": rbac, "kind": "Role", "metadata": own, "rules": rules(RuleSet::Own)}));
+    objects.push(json!({
+        "apiVersion": rbac, "kind": "RoleBinding", "metadata": own, "subjects": account,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "landfall"},
+    }));
+    objects
+}
+
+async fn apply(client: &Client, object: &Value) {
+    let kind = object["kind"].as_str().expect("a kind");
+    let (group, plural) = match kind {
+        "CustomResourceDefinition" => ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+        "Namespace" => ("/api/v1", "namespaces"),
+        "ClusterRole" => ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+        "ClusterRoleBinding" => ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+        "Role" => ("/apis/rbac.authorization.k8s.io/v1", "roles"),
+        "RoleBinding" => ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+        other => panic!("{other} is not applied here"),
+    };
+    let place = object["metadata"]["namespace"].as_str().map(|namespace| format!("/namespaces/{namespace}"));
+    let name = object["metadata"]["name"].as_str().expect("a name");
+    let patch = http::Request::patch(format!(
+        "{group}{}/{plural}/{name}?fieldManager=test&force=true",
+        place.unwrap_or_default()
+    ))
+    .header("content-type", "application/apply-patch+yaml")
+    .body(serde_json::to_vec(object).expect("json"))
+    .expect("a request");
+    client.request::<Value>(patch).await.unwrap_or_else(|error| panic!("{kind} {name}: {error}"));
+}

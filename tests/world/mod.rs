@@ -1,0 +1,329 @@
+//! The world a test lives in: a real API server, a simulated GitHub, a clock, and operators that it starts and stops.
+//!
+//! Invariant: the operator gets nothing here that it would not get in a cluster but a clock that is moved by hand. It
+//! talks to the API server as the service account, with the rules of the chart, and to GitHub over TLS. What tests
+//! believe is what others recorded: the API server's audit log and the simulator's request log.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub mod cluster;
+pub mod objects;
+pub mod operator;
+
+use cluster::cluster;
+use github_sim::{AppKey, AppSeed, Options, Seed, Sim};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, Resource, ResourceExt};
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall::runtime::clock::{Clock, ManualClock};
+use landfall_cluster::{AuditLog, Entry, Mark};
+use operator::{Operator, Start};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::fmt::Debug;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// The operator's namespace.
+pub const SYSTEM: &str = "landfall-system";
+/// The user the operator is to the API server.
+pub const OPERATOR: &str = "system:serviceaccount:landfall-system:landfall";
+/// How long a condition may take, in real time. Far more than it does; only a failing test waits so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One key for all tests of a process: making one takes a while.
+pub static KEY: LazyLock<AppKey> = LazyLock::new(|| AppKey::generate().expect("a key"));
+
+/// Tests of one process share an API server, and each wants it for itself.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// The world.
+pub struct World {
+    /// The simulated GitHub.
+    pub sim: Sim,
+    /// The operator's clock.
+    pub clock: Arc<ManualClock>,
+    /// An administrator's client.
+    pub admin: Client,
+    /// What the API server was asked.
+    pub audit: AuditLog,
+    began: Mark,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// What GitHub begins with.
+pub fn seed() -> Seed {
+    let yaml = "
+accounts:
+- {login: acme, id: 7001, type: Organization}
+- {login: globex, id: 7002, type: Organization}
+- {login: monalisa, id: 7003, type: User}
+repositories:
+- {owner: acme, name: shop, id: 9001, private: true}
+- {owner: acme, name: lib-core, id: 9002, private: true}
+- {owner: acme, name: vault, id: 9003, private: true}
+- {owner: globex, name: plans, id: 9101, private: true}
+installations:
+- {app: landfall, account: acme, id: 501}
+";
+    let app = AppSeed {
+        name: "Landfall".into(),
+        owner: "acme".into(),
+        id: Some(4242),
+        client_id: Some("Iv23liLandfallTests".into()),
+        public_key: Some(KEY.public_pem().into()),
+        permissions: serde_json::from_value(json!({
+            "contents": "write", "metadata": "read", "pull_requests": "write", "repository_hooks": "write",
+        }))
+        .expect("permissions"),
+        ..AppSeed::default()
+    };
+    Seed { apps: vec![app], ..Seed::from_yaml(yaml).expect("the seed") }
+}
+
+impl World {
+    /// A fresh GitHub, and a cluster with nothing of ours in it but the definitions, the rules and the App's key.
+    pub async fn new() -> Self {
+        Self::with(seed()).await
+    }
+
+    /// The same with another beginning.
+    pub async fn with(seed: Seed) -> Self {
+        let turn = TURN.lock().await;
+        let cluster = cluster();
+        let admin = cluster.admin();
+        let sim = Sim::start(Options { listen: "127.0.0.1:0".parse().expect("an address"), tls: true, seed })
+            .await
+            .expect("the simulator");
+        let clock = Arc::new(ManualClock::new(sim.now()));
+        let audit = cluster.audit_log();
+        let mut world = Self { began: audit.mark().expect("the audit log"), sim, clock, admin, audit, _turn: turn };
+        world.clear().await;
+        world.namespace(SYSTEM, &[]).await;
+        world.put_key(KEY.private_pem()).await;
+        world.began = world.audit.mark().expect("the audit log");
+        world
+    }
+
+    /// Removes what an earlier test left: objects, finalizers, namespaces' contents.
+    async fn clear(&self) {
+        async fn all<K>(client: &Client)
+        where
+            K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+        {
+            let everywhere: Api<K> = Api::all(client.clone());
+            for object in everywhere.list(&ListParams::default()).await.expect("a list") {
+                let path = K::url_path(&(), object.namespace().as_deref());
+                let target = format!("{path}/{}", object.name_any());
+                let body = serde_json::to_vec(&json!({"metadata": {"finalizers": null}})).expect("json");
+                let patch = http::Request::patch(&target)
+                    .header("content-type", "application/merge-patch+json")
+                    .body(body)
+                    .expect("a request");
+                let _ = client.request::<Value>(patch).await;
+                let delete = http::Request::delete(&target).body(Vec::new()).expect("a request");
+                let _ = client.request::<Value>(delete).await;
+            }
+        }
+        all::<InstallationToken>(&self.admin).await;
+        all::<GitHubInstallation>(&self.admin).await;
+        all::<GitHubApp>(&self.admin).await;
+        let secrets: Api<Secret> = Api::all(self.admin.clone());
+        let ours = ListParams::default().labels("app.kubernetes.io/managed-by=landfall");
+        for secret in secrets.list(&ours).await.expect("a list") {
+            let api: Api<Secret> = Api::namespaced(self.admin.clone(), &secret.namespace().unwrap_or_default());
+            let _ = api.delete(&secret.name_any(), &DeleteParams::default()).await;
+        }
+        self.until("earlier tests' objects are gone", async || {
+            let tokens = Api::<InstallationToken>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
+            let apps = Api::<GitHubApp>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
+            let made = Api::<GitHubInstallation>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
+            (tokens.items.len() + apps.items.len() + made.items.len() == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Makes a namespace, or sets its labels.
+    pub async fn namespace(&self, name: &str, labels: &[(&str, &str)]) {
+        let labels: std::collections::BTreeMap<_, _> = labels.iter().copied().collect();
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        Api::<Namespace>::all(self.admin.clone())
+            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&namespace))
+            .await
+            .expect("a namespace");
+    }
+
+    /// Puts the App's key where the operator looks for it.
+    pub async fn put_key(&self, pem: &str) {
+        self.put_secret(SYSTEM, "github-app", &[("private-key.pem", pem)]).await;
+    }
+
+    /// Writes a Secret as a person would.
+    pub async fn put_secret(&self, namespace: &str, name: &str, data: &[(&str, &str)]) {
+        let data: std::collections::BTreeMap<_, _> = data.iter().copied().collect();
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+        Api::<Secret>::namespaced(self.admin.clone(), namespace)
+            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&secret))
+            .await
+            .expect("a Secret");
+    }
+
+    /// Applies an object as a person would.
+    pub async fn apply<K>(&self, object: &Value) -> K
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        self.try_apply(object).await.unwrap_or_else(|error| panic!("{object} was refused: {error}"))
+    }
+
+    /// The same, where it may be refused.
+    pub async fn try_apply<K>(&self, object: &Value) -> kube::Result<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let path = K::url_path(&(), object["metadata"]["namespace"].as_str());
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        let patch = http::Request::patch(format!("{path}/{name}?fieldManager=test&force=true"))
+            .header("content-type", "application/apply-patch+yaml")
+            .body(serde_json::to_vec(object).expect("json"))
+            .expect("a request");
+        self.admin.request(patch).await
+    }
+
+    /// Reads an object.
+    pub async fn get<K>(&self, namespace: &str, name: &str) -> Option<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let path = K::url_path(&(), Some(namespace).filter(|namespace| !namespace.is_empty()));
+        let get = http::Request::get(format!("{path}/{name}")).body(Vec::new()).expect("a request");
+        match self.admin.request(get).await {
+            Ok(object) => Some(object),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("{path}/{name}: {error}"),
+        }
+    }
+
+    /// Deletes an object as a person would; does not wait for it to be gone.
+    pub async fn delete<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str) {
+        let path = K::url_path(&(), Some(namespace).filter(|namespace| !namespace.is_empty()));
+        let delete = http::Request::delete(format!("{path}/{name}")).body(Vec::new()).expect("a request");
+        self.admin.request::<Value>(delete).await.expect("deleted");
+    }
+
+    /// Starts an operator.
+    pub async fn operator(&self) -> Operator {
+        self.start(Start::default()).await
+    }
+
+    /// Starts an operator with something put in its way.
+    pub async fn start(&self, start: Start) -> Operator {
+        Operator::start(Arc::clone(&self.clock), start).await
+    }
+
+    /// Moves the operator's clock and GitHub's.
+    pub fn advance(&self, by: SignedDuration) {
+        self.sim.advance(Duration::try_from(by).expect("forward"));
+        self.clock.advance(by);
+    }
+
+    /// The time by the operator's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Waits, in real time, until `condition` gives something.
+    pub async fn until<T>(&self, what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+        until(what, condition).await
+    }
+
+    /// Waits until an object's Ready condition has this reason, and gives back its message.
+    pub async fn until_reason<K>(&self, namespace: &str, name: &str, reason: &str) -> String
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + serde::Serialize,
+    {
+        let mut last = String::new();
+        let began = Instant::now();
+        loop {
+            if let Some(object) = self.get::<K>(namespace, name).await {
+                let value = serde_json::to_value(&object).expect("json");
+                let ready = ready(&value);
+                if ready["reason"] == reason {
+                    return ready["message"].as_str().unwrap_or_default().to_owned();
+                }
+                last = ready.to_string();
+            }
+            assert!(began.elapsed() < PATIENCE, "{name} did not come to {reason}; it is {last}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Moves the clock from due time to due time, for `by` in all, letting the operator finish at each.
+    pub async fn live_through(&self, operator: &Operator, by: SignedDuration) {
+        let end = self.now().checked_add(by).expect("in range");
+        loop {
+            operator.settled().await;
+            let next = operator.activity().next_due().unwrap_or(end).min(end).max(self.now());
+            let step = next.duration_since(self.now());
+            if step > SignedDuration::ZERO {
+                self.advance(step);
+            }
+            operator.settled().await;
+            if self.now() >= end {
+                return;
+            }
+        }
+    }
+
+    /// What was written to the API server by the operator since a mark, granted or not.
+    pub fn writes_since(&self, mark: Mark) -> Vec<Entry> {
+        let entries = self.audit.since(mark).expect("the audit log");
+        entries.into_iter().filter(|entry| entry.user == OPERATOR && entry.is_write()).collect()
+    }
+
+    /// The same since this world began.
+    pub fn writes(&self) -> Vec<Entry> {
+        self.writes_since(self.began)
+    }
+
+    /// How often GitHub was asked for something, by method and route.
+    pub fn calls(&self, method: &str, route: &str) -> usize {
+        let is_it = |entry: &&github_sim::Entry| entry.method == method && entry.route.as_deref() == Some(route);
+        self.sim.requests().iter().filter(is_it).count()
+    }
+
+    /// How many tokens were minted.
+    pub fn mints(&self) -> usize {
+        self.calls("POST", "/app/installations/{installation_id}/access_tokens")
+    }
+}
+
+/// The Ready condition of any object.
+pub fn ready(object: &Value) -> Value {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|condition| condition["type"] == "Ready").unwrap_or(Value::Null)
+}
+
+/// Waits, in real time, until `condition` gives something.
+pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(result) = condition().await {
+            return result;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} and not yet: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A Secret's value as text.
+pub fn text(secret: &Secret, key: &str) -> Option<String> {
+    let bytes = &secret.data.as_ref()?.get(key)?.0;
+    Some(String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// The names of what cannot be used unless tests do.
+pub type Post = PostParams;

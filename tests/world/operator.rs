@@ -1,0 +1,146 @@
+//! An operator within the test, on a runtime of its own, so that it can be stopped as by SIGTERM and as by SIGKILL.
+
+use super::cluster::cluster;
+use super::{SYSTEM, until};
+use jiff::Timestamp;
+use landfall::controller::{Activity, Config, Controller, Environment, Sabotage};
+use landfall::github::{Connect, HttpsConnect, PlainHttp};
+use landfall::runtime::clock::{Clock, ManualClock};
+use landfall::runtime::jitter::FixedJitter;
+use landfall::runtime::lease::{self, LeaseTimes};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How an operator is started: what stands between it and the world.
+pub struct Start {
+    /// Its name among several.
+    pub identity: String,
+    /// The way to Kubernetes.
+    pub kube: Box<dyn Fn(kube::Config) -> kube::Client + Send + Sync>,
+    /// The way to GitHub.
+    pub github: Arc<dyn Connect>,
+    /// With a Lease.
+    pub elects: bool,
+    /// The namespaces its Secrets are limited to.
+    pub secret_namespaces: Vec<String>,
+    /// Guards to take out.
+    pub sabotage: Sabotage,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self {
+            identity: "test-operator".into(),
+            kube: Box::new(|config| kube::Client::try_from(config).expect("a client")),
+            github: Arc::new(HttpsConnect::new()),
+            elects: false,
+            secret_namespaces: Vec::new(),
+            sabotage: Sabotage::default(),
+        }
+    }
+}
+
+/// A running operator. Dropped, it is killed.
+pub struct Operator {
+    runtime: Option<Runtime>,
+    running: JoinHandle<Result<(), landfall::controller::Error>>,
+    shutdown: CancellationToken,
+    activity: Activity,
+    health: SocketAddr,
+}
+
+impl Operator {
+    pub(super) async fn start(clock: Arc<ManualClock>, start: Start) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let shutdown = CancellationToken::new();
+        let token = shutdown.clone();
+        let started = runtime.spawn(async move {
+            let times = LeaseTimes::default();
+            let base = cluster().operator();
+            let lease = start.elects.then(|| (lease::client(base.clone(), times).expect("a client"), times));
+            let config = Config {
+                namespace: SYSTEM.into(),
+                identity: start.identity,
+                health_address: "127.0.0.1:0".parse().expect("an address"),
+                secret_namespaces: start.secret_namespaces,
+                plain_http: PlainHttp::OnLoopback,
+            };
+            let environment = Environment {
+                kube: (start.kube)(base),
+                lease,
+                clock,
+                jitter: Arc::new(FixedJitter(0.5)),
+                github: start.github,
+                shutdown: token,
+                sabotage: start.sabotage,
+            };
+            Controller::start(config, environment).await.expect("an operator")
+        });
+        let controller = started.await.expect("an operator");
+        let (activity, health) = (controller.activity(), controller.health_address());
+        let running = runtime.spawn(controller.run());
+        Self { runtime: Some(runtime), running, shutdown, activity, health }
+    }
+
+    /// Whether anything is going on.
+    pub fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
+    /// Waits until it has nothing to do: idle at several looks in a row, for a watch may still bring something.
+    pub async fn settled(&self) {
+        let mut quiet = 0;
+        until("the operator has nothing to do", async || {
+            quiet = if self.activity.is_idle() { quiet + 1 } else { 0 };
+            (quiet >= 4).then_some(())
+        })
+        .await;
+    }
+
+    /// When it looks again at anything.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.activity.next_due()
+    }
+
+    /// What it serves at a path of its health address: status and body.
+    pub async fn serves(&self, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.health).await.expect("a connection");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    /// Waits until it is ready, as a kubelet would.
+    pub async fn ready(&self) {
+        until("the operator is ready", async || (self.serves("/readyz").await.0 == 200).then_some(())).await;
+    }
+
+    /// Ends it as SIGTERM does.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        (&mut self.running).await.expect("no panic").expect("an orderly end");
+        self.kill();
+    }
+
+    /// Ends it as SIGKILL does: nothing of it runs on.
+    pub fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
