@@ -95,7 +95,8 @@ fn manifests() -> Vec<Value> {
         landfall::api::crds().iter().map(|crd| serde_json::to_value(crd).expect("json")).collect();
     objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}));
     for (name, set) in [("landfall", RuleSet::Cluster), ("landfall-secrets", RuleSet::Secrets)] {
-        objects.push(json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules(set)}));
+        objects
+            .push(json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules(set)}));
         objects.push(json!({
             "apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": name}, "subjects": account,
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},

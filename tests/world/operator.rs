@@ -5,7 +5,7 @@ use super::{SYSTEM, until};
 use jiff::Timestamp;
 use landfall::controller::{Activity, Config, Controller, Environment, Sabotage};
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
-use landfall::runtime::clock::{Clock, ManualClock};
+use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
 use landfall::runtime::lease::{self, LeaseTimes};
 use std::net::SocketAddr;
@@ -54,7 +54,8 @@ pub struct Operator {
 
 impl Operator {
     pub(super) async fn start(clock: Arc<ManualClock>, start: Start) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let started = runtime.spawn(async move {
