@@ -150,7 +150,7 @@ pub(crate) fn loopback(port: u16, mut arguments: Vec<String>) -> Serving {
     // Others may share the port that we hold; the Service `kubernetes` cannot have a loopback address as its endpoint.
     let own = ["--permit-port-sharing", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"];
     arguments.splice(0..0, own.map(str::to_owned));
-    Serving { bind: address, port, reach: address, others: Vec::new(), arguments }
+    Serving { bind: address, port, reach: address, others: Vec::new(), arguments, identities: Vec::new() }
 }
 
 /// A free port, and the socket that keeps it free: bound with `SO_REUSEPORT` and never listening, it lets the API

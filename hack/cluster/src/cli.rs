@@ -1,8 +1,10 @@
 //! The command line: what a person types, and what it prints. Results go to standard output, all else to standard error.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -12,6 +14,7 @@ use clap_complete::Shell;
 
 use crate::cache::Cache;
 use crate::cluster::{Cluster, Kind, Name};
+use crate::image::{self, ImageError};
 use crate::programs;
 
 /// A real one-node Kubernetes on this machine, built from source: no container engine, no registry.
@@ -29,7 +32,7 @@ enum Command {
     /// Where KUBECONFIG names a cluster that was not started here and no NAME is given, that one is used as it is.
     Up {
         /// Only etcd, the API server (on 127.0.0.1) and the controllers: no node, no root needed.
-        #[arg(long, required = true)]
+        #[arg(long)]
         api_only: bool,
         /// The cluster; several can be up side by side.
         name: Option<Name>,
@@ -45,6 +48,13 @@ enum Command {
     /// Show what is up. Of a named cluster, fail if it is not.
     Status {
         /// The cluster [default: all].
+        name: Option<Name>,
+    },
+    /// Make an image of an OCI tar known to the node.
+    Load {
+        /// An OCI layout in a tar, whose index names the image (io.containerd.image.name).
+        image: PathBuf,
+        /// The cluster [default: landfall].
         name: Option<Name>,
     },
     /// Print the path of the admin's kubeconfig.
@@ -64,17 +74,45 @@ enum Command {
         /// The cluster [default: landfall].
         name: Option<Name>,
     },
+    /// Run a program in the network of a cluster's node, where it is reached as 10.99.0.1.
+    Exec {
+        /// The cluster [default: landfall].
+        name: Option<Name>,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Build the programs that are not kept yet.
     Build {
         /// Only what --api-only needs.
-        #[arg(long, required = true)]
+        #[arg(long)]
         api_only: bool,
+    },
+    /// Make an image without an engine or a registry, and print the path of its tar.
+    Image {
+        /// Where to write it [default: NAME.tar in the cache].
+        #[arg(long, global = true)]
+        output: Option<PathBuf>,
+        /// Which one.
+        #[command(subcommand)]
+        image: Image,
     },
     /// Print the completion of a shell.
     Completion {
         /// The shell.
         shell: Shell,
     },
+}
+
+#[derive(Subcommand)]
+enum Image {
+    /// The operator, localhost/landfall:dev: Debian, git and the program.
+    Operator {
+        /// The program `landfall`, built for this machine.
+        binary: PathBuf,
+    },
+    /// The workspaces', localhost/landfall-workspace:dev: Debian, git, gh, ssh, editors.
+    Workspace,
 }
 
 /// Runs the command line of this process.
@@ -97,12 +135,12 @@ pub async fn run() -> ExitCode {
 async fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     let cache = Cache::from_environment()?;
     match command {
-        Command::Up { api_only: _, name } => {
+        Command::Up { api_only, name } => {
             if let (None, Some(foreign)) = (&name, foreign_kubeconfig(&cache)) {
                 eprintln!("using the cluster of KUBECONFIG={}; unset it to start one here", foreign.display());
                 return Ok(ExitCode::SUCCESS);
             }
-            up(&named(&cache, name)?, Kind::ApiOnly).await?;
+            up(&named(&cache, name)?, if api_only { Kind::ApiOnly } else { Kind::Node }).await?;
         }
         Command::Down { name, all } => {
             let clusters = if all { Cluster::all(&cache)? } else { vec![named(&cache, name)?] };
@@ -114,10 +152,13 @@ async fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             return Ok(if cluster.status()?.is_up() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Status { name: None } => Cluster::all(&cache)?.iter().try_for_each(show)?,
+        Command::Load { image, name } => named(&cache, name)?.load(&image)?,
         Command::Kubeconfig { name } => println!("{}", kubeconfig(&cache, name)?.display()),
         Command::Logs { name, program } => logs(&Cluster::named(&cache, name), program.as_deref())?,
         Command::Env { name } => print_environment(&cache, name)?,
-        Command::Build { api_only: _ } => programs::build_all(&cache, Kind::ApiOnly)?,
+        Command::Exec { name, command } => return Err(exec(&named(&cache, name)?, &command)?.into()),
+        Command::Build { api_only } => programs::build_all(&cache, if api_only { Kind::ApiOnly } else { Kind::Node })?,
+        Command::Image { output, image } => make_image(&cache, output, &image)?,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "landfall-cluster", &mut io::stdout());
         }
@@ -160,7 +201,7 @@ fn show(cluster: &Cluster) -> Result<(), Box<dyn Error>> {
     let kind = match status.kind {
         _ if !status.is_up() => "down",
         Some(Kind::ApiOnly) => "up (API only)",
-        None => "down",
+        Some(Kind::Node) | None => "up",
     };
     println!("{} {kind}", cluster.name());
     for (process, runs) in &status.processes {
@@ -191,9 +232,33 @@ fn print_environment(cache: &Cache, name: Option<Name>) -> Result<(), Box<dyn Er
     Ok(())
 }
 
+fn make_image(cache: &Cache, output: Option<PathBuf>, image: &Image) -> Result<(), ImageError> {
+    let output = |name: &str| output.unwrap_or_else(|| cache.images().join(format!("{name}.tar")));
+    let path = match image {
+        Image::Operator { binary } => {
+            let path = output("landfall");
+            image::write_operator(cache, "localhost/landfall:dev", binary, &path)?;
+            path
+        }
+        Image::Workspace => {
+            let path = output("landfall-workspace");
+            image::write_workspace(cache, "localhost/landfall-workspace:dev", &path)?;
+            path
+        }
+    };
+    println!("{}", path.display());
+    Ok(())
+}
+
 /// A path as one word of a POSIX shell.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// Becomes the program; returns only why it could not.
+fn exec(cluster: &Cluster, command: &[OsString]) -> Result<io::Error, Box<dyn Error>> {
+    let (program, arguments) = command.split_first().ok_or("no program")?;
+    Ok(cluster.in_network(program)?.args(arguments).exec())
 }
 
 #[cfg(test)]
@@ -203,6 +268,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn exec_takes_all_behind_the_dashes() {
+        let parsed = Arguments::try_parse_from(["x", "exec", "demo", "--", "sh", "-c", "--all"]).unwrap();
+        let Command::Exec { name, command } = parsed.command else { panic!("not exec") };
+        assert_eq!(name, Some("demo".parse().unwrap()));
+        assert_eq!(command, ["sh", "-c", "--all"]);
+        assert!(Arguments::try_parse_from(["x", "exec", "demo"]).is_err());
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! A cluster is its folder: what it was made as, the record of each process, logs, keys. `down` ends what is recorded
 //! there and removes it last, so that whatever interrupts a command, the next one finds what is left.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,8 @@ use crate::api_server::{hold_port, loopback};
 use crate::audit::AuditLog;
 use crate::cache::Cache;
 use crate::control_plane::{self, StartError};
+use crate::namespaces;
+use crate::node::{self, NodeError};
 use crate::process::{Launcher, Process, Tie, log_file};
 use crate::programs::{ProgramError, Programs};
 use crate::tools::{self, MissingTools};
@@ -52,6 +56,8 @@ impl fmt::Display for Name {
 pub enum Kind {
     /// etcd, the API server and the controllers.
     ApiOnly,
+    /// Those and a node that runs pods.
+    Node,
 }
 
 /// Something about a cluster did not work.
@@ -66,9 +72,15 @@ pub enum ClusterError {
     /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Its node did not start, or could not do what was asked.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// There is no cluster of this name.
     #[error("no cluster {0} is up: `cargo cluster up {0}` starts it, `cargo cluster status` lists those that are")]
     NotUp(Name),
+    /// What was asked for takes a node.
+    #[error("cluster {0} has no node: `cargo cluster down {0}`, then `cargo cluster up {0}` without --api-only")]
+    NoNode(Name),
     /// It is up in the other form.
     #[error("cluster {0} is up in another form: `cargo cluster down {0}` first, or take another name")]
     OtherKind(Name),
@@ -153,9 +165,13 @@ impl Cluster {
         fs::create_dir_all(&self.folder).map_err(self.in_file(&self.folder))?;
         let started = match kind {
             Kind::ApiOnly => self.start_api_server().await,
+            Kind::Node => node::start(&self.cache, &self.name.0, &self.folder).await.map_err(Into::into),
         };
         // The logs say what went wrong, so what failed is ended and its folder stays until the next `up` or `down`.
-        started.inspect_err(|_| control_plane::end(&self.folder))?;
+        if let Err(error) = started {
+            self.end()?;
+            return Err(error);
+        }
         let record = self.folder.join(RECORD);
         let content = serde_json::to_vec(&Record { kind }).map_err(io::Error::other);
         content.and_then(|content| fs::write(&record, content)).map_err(self.in_file(&record))
@@ -179,11 +195,21 @@ impl Cluster {
     }
 
     fn remove(&self) -> Result<(), ClusterError> {
-        control_plane::end(&self.folder);
+        self.end()?;
+        node::remove_remains(&self.name.0)?;
         match fs::remove_dir_all(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.in_file(&self.folder)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Ends all of it. Of a node, ending the first process ends the rest.
+    fn end(&self) -> Result<(), ClusterError> {
+        if let Some(first) = node::first(&self.folder).map_err(self.in_file(&self.folder))? {
+            namespaces::end(&first).map_err(NodeError::from)?;
+        }
+        control_plane::end(&self.folder);
+        Ok(())
     }
 
     /// How it is.
@@ -213,6 +239,24 @@ impl Cluster {
     #[must_use]
     pub fn programs(&self) -> PathBuf {
         self.folder.join("bin")
+    }
+
+    /// Makes the image in an OCI tar known to the node.
+    pub fn load(&self, image: &Path) -> Result<(), ClusterError> {
+        Ok(node::import(&self.first()?, &self.programs().join("ctr"), image)?)
+    }
+
+    /// A command in the network of the node; its files and processes are the machine's.
+    pub fn in_network(&self, program: &OsStr) -> Result<Command, ClusterError> {
+        let mut command = namespaces::network_of(&self.first()?, program, &[]);
+        command.env("KUBECONFIG", self.kubeconfig()?);
+        Ok(command)
+    }
+
+    fn first(&self) -> Result<Process, ClusterError> {
+        self.require_up()?;
+        let first = node::first(&self.folder).map_err(self.in_file(&self.folder))?;
+        first.ok_or_else(|| ClusterError::NoNode(self.name.clone()))
     }
 
     /// The programs that have a log.

@@ -69,14 +69,6 @@ pub enum StartError {
     /// The API server refused what a new cluster begins with.
     #[error("the API server refused a request of its own cluster")]
     Request(#[source] io::Error),
-    /// A command of the machine failed.
-    #[error("`{command}` failed: {message}")]
-    Command {
-        /// The command.
-        command: String,
-        /// What it wrote.
-        message: String,
-    },
     /// No port of the loopback interface could be had.
     #[error("no free port on 127.0.0.1")]
     Port(#[source] io::Error),
@@ -93,6 +85,8 @@ pub(crate) struct Serving {
     pub(crate) others: Vec<IpAddr>,
     /// What only this kind of cluster passes.
     pub(crate) arguments: Vec<String>,
+    /// Further programs that get a kubeconfig: each one's name, user and group.
+    pub(crate) identities: Vec<(&'static str, String, Option<&'static str>)>,
 }
 
 impl Serving {
@@ -151,10 +145,12 @@ pub(crate) async fn start(
         &admin_kubeconfig(folder),
         &kubeconfig::render(name, &serving.url(), &authority.certificate(), &admin),
     )?;
-    for user in ["kube-controller-manager", "kube-scheduler", "kube-proxy"] {
-        let identity = authority.client(&format!("system:{user}"), None)?;
-        let content = kubeconfig::render(user, &serving.url(), &authority.certificate(), &identity);
-        write_kubeconfig(&component_kubeconfig(folder, user), &content)?;
+    authority.write_identity("kubelet-client", &authority.client("kube-apiserver", Some("system:masters"))?)?;
+    let controllers = ("kube-controller-manager", "system:kube-controller-manager".to_owned(), None);
+    for (program, user, group) in std::iter::once(&controllers).chain(&serving.identities) {
+        let identity = authority.client(user, *group)?;
+        let content = kubeconfig::render(program, &serving.url(), &authority.certificate(), &identity);
+        write_kubeconfig(&component_kubeconfig(folder, program), &content)?;
     }
 
     let address = SocketAddr::new(serving.reach, serving.port);
@@ -256,6 +252,8 @@ fn api_server_arguments(folder: &Path, serving: &Serving) -> Vec<String> {
         format!("--tls-cert-file={}", pki("kube-apiserver.crt")),
         format!("--tls-private-key-file={}", pki("kube-apiserver.key")),
         format!("--client-ca-file={}", pki("ca.crt")),
+        format!("--kubelet-client-certificate={}", pki("kubelet-client.crt")),
+        format!("--kubelet-client-key={}", pki("kubelet-client.key")),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
         format!("--service-account-key-file={}", pki("service-accounts.pub")),

@@ -16,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::tools;
+
 /// A process that was started here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -168,13 +170,16 @@ impl Launcher {
             Tie::Inside(first) => {
                 let mut command = Command::new("setsid");
                 command.args(["nsenter", "--target", &first.to_string(), "--net", "--mount", "--pid"]);
-                // The working folder is entered again inside, where mounts may lie over it.
-                command.arg(format!("--wd={}", self.folder.display()));
+                // To enter mounts leaves the working folder behind, so it is entered once more.
+                command.args(["--", "sh", "-c", r#"cd "$0" && exec "$@""#]).arg(&self.folder);
                 command
             }
         };
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log(name))?;
-        command.arg("--").arg(program).args(arguments).current_dir(&self.folder);
+        if !matches!(self.tie, Tie::Inside(_)) {
+            command.arg("--");
+        }
+        command.arg(program).args(arguments).current_dir(&self.folder).env("PATH", tools::search_path());
         command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
         let mut child = match self.tie {
             Tie::Tied => spawn_from_lasting_thread(command)?,

@@ -146,6 +146,7 @@ impl Programs {
 pub(crate) fn build_all(cache: &Cache, kind: Kind) -> Result<(), ProgramError> {
     match kind {
         Kind::ApiOnly => Programs::built_api(cache),
+        Kind::Node => Programs::node(cache),
     }
     .map(drop)
 }

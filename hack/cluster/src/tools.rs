@@ -3,7 +3,7 @@
 //! All that is missing is said at once, a line for each: whoever installs one to be told of the next gives up.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -101,6 +101,9 @@ fn apt_get(arguments: &[&str]) -> std::io::Result<std::process::ExitStatus> {
     Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::io::stderr()).status()
 }
 
+/// What a user's `PATH` may lack.
+const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
+
 /// Where a program is, by `PATH` and the folders of the system's programs, which a user's `PATH` may lack.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     find_in(program, &[])
@@ -108,7 +111,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 fn find_in(program: &str, folders: &[&str]) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let others = folders.iter().chain(&["/usr/sbin", "/sbin"]).map(PathBuf::from);
+    let others = folders.iter().chain(&SYSTEM_FOLDERS).map(PathBuf::from);
     env::split_paths(&path).chain(others).map(|folder| folder.join(program)).find(|path| is_program(path))
 }
 
@@ -117,12 +120,12 @@ pub(crate) fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// `PATH` with folders in front of it.
-pub(crate) fn path_behind(folders: &[&Path]) -> std::ffi::OsString {
+/// `PATH` and the folders of the system's programs, for programs that look for others.
+pub(crate) fn search_path() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
-    let all = folders.iter().map(|folder| folder.to_path_buf()).chain(env::split_paths(&path));
-    // Only a folder with a colon in its name cannot be joined; then the programs are called by their paths alone.
-    env::join_paths(all).unwrap_or_else(|_| OsStr::new(&path).to_owned())
+    let all: Vec<_> = env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from)).collect();
+    // Only a folder with a colon in its name cannot be joined, and a part of PATH has none.
+    env::join_paths(all).unwrap_or(path)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! A test's API server against the real programs: it serves, its audit log counts, and nothing of it stays.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -86,10 +88,15 @@ async fn a_user_may_what_rbac_grants() {
     assert_eq!(codes.last().unwrap().code, 200);
 }
 
-/// Not a test by itself: the process that [`what_a_killed_test_leaves_is_ended_and_removed`] starts and kills.
+/// Set in the process that [`what_a_killed_test_leaves_is_ended_and_removed`] starts and kills.
+const TO_BE_KILLED: &str = "LANDFALL_CLUSTER_TO_BE_KILLED";
+
+/// No test by itself.
 #[tokio::test]
-#[ignore = "started by another test"]
 async fn start_and_wait_to_be_killed() {
+    if std::env::var_os(TO_BE_KILLED).is_none() {
+        return;
+    }
     let server = ApiServer::start(Options::default()).await.unwrap();
     println!("folder {}", server.kubeconfig().parent().unwrap().display());
     println!("pids {}", server.pids().iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
@@ -99,7 +106,8 @@ async fn start_and_wait_to_be_killed() {
 #[tokio::test]
 async fn what_a_killed_test_leaves_is_ended_and_removed() {
     let mut test = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "start_and_wait_to_be_killed", "--ignored", "--nocapture"])
+        .args(["--exact", "start_and_wait_to_be_killed", "--nocapture"])
+        .env(TO_BE_KILLED, "")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

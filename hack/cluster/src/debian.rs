@@ -1,0 +1,207 @@
+//! The Debian that the images are made of, from this machine's own package sources: packages, trimmed, packed as a layer
+//! and kept, so that only a first image takes a minute.
+//!
+//! What is in a layer is decided by what is written here and by the sources; a layer is made anew when this changes, not
+//! when a package does: remove it from the cache for that.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cache::Cache;
+use crate::command::run;
+use crate::image::{ImageError, in_file, pack};
+use crate::tools;
+
+/// The file system of an image before anything of ours is in it.
+pub(crate) struct Root {
+    /// Names the layer in the cache.
+    pub(crate) name: &'static str,
+    packages: &'static [&'static str],
+    /// The one user, by name and number, and its home.
+    user: &'static str,
+    number: u32,
+    home: &'static str,
+}
+
+/// What the operator needs: git, and the authorities that sign servers.
+pub(crate) const OPERATOR: Root =
+    Root { name: "operator", packages: &["ca-certificates", "git"], user: "landfall", number: 65532, home: "/tmp" };
+
+/// What a person needs to work on a branch in a terminal.
+pub(crate) const WORKSPACE: Root = Root {
+    name: "workspace",
+    packages: &["ca-certificates", "curl", "gh", "git", "less", "nano", "openssh-client", "vim-tiny"],
+    user: "dev",
+    number: 1000,
+    home: "/home/dev",
+};
+
+/// Brings the system up to date and installs packages; within the new system.
+const INSTALL: &str = r#"
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+apt-get -qq -y --no-install-recommends upgrade
+apt-get -qq -y --no-install-recommends install "$@"
+"#;
+
+/// Makes the user and removes what a container does not read or must not know, but not the licences; within the new system.
+const FINISH: &str = r#"
+set -eu
+printf '%s:x:%s:\n' "$1" "$2" >> /etc/group
+printf '%s:x:%s:%s::%s:/bin/bash\n' "$1" "$2" "$2" "$3" >> /etc/passwd
+mkdir -p "$3"
+[ "$3" = /tmp ] || chown "$2:$2" "$3"
+apt-get clean
+find /usr/share/doc -type f ! -name copyright -delete
+find /usr/share/doc -depth -type d -empty -delete
+rm -rf /usr/share/man/* /usr/share/info/* /usr/share/locale/* /usr/share/lintian /usr/share/gitweb \
+  /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/* /var/lib/dpkg/*-old \
+  /var/log/* /tmp/* /etc/hostname /etc/resolv.conf /etc/machine-id
+"#;
+
+/// A package source of this machine.
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    mirror: String,
+    suite: String,
+    component: String,
+}
+
+impl Root {
+    /// The layer, from the cache or made now, which takes a minute or two.
+    pub(crate) fn layer(&self, cache: &Cache) -> Result<PathBuf, ImageError> {
+        let folder = cache.images();
+        fs::create_dir_all(&folder).map_err(in_file(&folder))?;
+        let (layer, record) =
+            (folder.join(format!("{}-root.tar", self.name)), folder.join(format!("{}-root.inputs", self.name)));
+        let lock = File::create(folder.join("lock")).map_err(in_file(&folder))?;
+        lock.lock().map_err(in_file(&folder))?;
+        if layer.exists() && fs::read_to_string(&record).is_ok_and(|kept| kept == self.inputs()) {
+            return Ok(layer);
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err(ImageError::NotRoot);
+        }
+        tools::require(&tools::IMAGES)?;
+        eprintln!("making the {} image's Debian: a minute or two, once", self.name);
+        let root = tempfile::tempdir_in(&folder).map_err(in_file(&folder))?;
+        self.install(root.path(), &folder)?;
+        let part = layer.with_extension("part");
+        // A container gets its own of these.
+        let without = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./run/*"];
+        pack(root.path(), &part, &["."], &without)?;
+        fs::rename(&part, &layer).map_err(in_file(&layer))?;
+        fs::write(&record, self.inputs()).map_err(in_file(&record))?;
+        Ok(layer)
+    }
+
+    /// All that is decided here.
+    fn inputs(&self) -> String {
+        format!("{:?}\n{} {} {}\n{INSTALL}{FINISH}", self.packages, self.user, self.number, self.home)
+    }
+
+    fn install(&self, root: &Path, folder: &Path) -> Result<(), ImageError> {
+        let base = base(folder)?;
+        run(Command::new("tar")
+            .args(["--extract", "--numeric-owner", "--preserve-permissions", "--file"])
+            .arg(base)
+            .arg("--directory")
+            .arg(root))?;
+        let resolver = root.join("etc/resolv.conf");
+        fs::copy("/etc/resolv.conf", &resolver).map_err(in_file(&resolver))?;
+        run(chroot(root, INSTALL).args(self.packages))?;
+        Ok(run(chroot(root, FINISH).args([self.user, &self.number.to_string(), self.home]))?)
+    }
+}
+
+/// The smallest Debian of this machine's release, packed; what all images begin with.
+fn base(folder: &Path) -> Result<PathBuf, ImageError> {
+    let release = fs::read_to_string("/etc/os-release").map_err(in_file(Path::new("/etc/os-release")))?;
+    let codename = codename(&release).ok_or(ImageError::NoSource)?;
+    let packed = folder.join(format!("{codename}.tar"));
+    if packed.exists() {
+        return Ok(packed);
+    }
+    let mut sources = sources()?;
+    sources.retain(|source| source.component == "main" && source.suite.starts_with(codename));
+    let main = sources.iter().find(|source| source.suite == codename).ok_or(ImageError::NoSource)?;
+    let root = tempfile::tempdir_in(folder).map_err(in_file(folder))?;
+    // Certificates first, for sources that are read over TLS.
+    let options = ["--variant=minbase", "--include=ca-certificates", codename];
+    run(Command::new("debootstrap").args(options).arg(root.path()).arg(&main.mirror))?;
+    let list = sources.iter().map(|source| format!("deb {} {} {}\n", source.mirror, source.suite, source.component));
+    let path = root.path().join("etc/apt/sources.list");
+    fs::write(&path, list.collect::<String>()).map_err(in_file(&path))?;
+    let part = packed.with_extension("part");
+    pack(root.path(), &part, &["."], &[])?;
+    fs::rename(&part, &packed).map_err(in_file(&packed))?;
+    Ok(packed)
+}
+
+/// A script in the new system; its arguments follow.
+fn chroot(root: &Path, script: &str) -> Command {
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["/bin/sh", "-c", script, "sh"]);
+    // The machine's language is not in the new system, and its PATH may not lead to what is.
+    command.env("LC_ALL", "C.UTF-8").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
+/// The package sources this machine uses.
+fn sources() -> Result<Vec<Source>, ImageError> {
+    let format = "$(REPO_URI)|$(CODENAME)|$(COMPONENT)";
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", format, "Created-By: Packages"]);
+    let output = command.output().map_err(in_file(Path::new("apt-get")))?;
+    Ok(parse_sources(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn parse_sources(lines: &str) -> Vec<Source> {
+    let parse = |line: &str| {
+        let mut parts = line.split('|').map(str::to_owned);
+        Some(Source { mirror: parts.next()?, suite: parts.next()?, component: parts.next()? })
+    };
+    lines.lines().filter_map(parse).collect()
+}
+
+fn codename(release: &str) -> Option<&str> {
+    release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).map(|name| name.trim_matches('"'))
+}
+
+/// Packs the operator's program as the layer on top of its Debian.
+pub(crate) fn program_layer(program: &Path, output: &Path) -> Result<(), ImageError> {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = output.parent().unwrap_or(Path::new("."));
+    let folder = tempfile::tempdir_in(parent).map_err(in_file(parent))?;
+    let place = folder.path().join("usr/local/bin");
+    fs::create_dir_all(&place).map_err(in_file(&place))?;
+    let copied = place.join("landfall");
+    fs::copy(program, &copied).map_err(in_file(program))?;
+    let executable = |path: &Path| -> io::Result<()> { fs::set_permissions(path, fs::Permissions::from_mode(0o755)) };
+    executable(&copied).map_err(in_file(&copied))?;
+    pack(folder.path(), output, &["usr/local/bin/landfall"], &["--owner=0", "--group=0"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_and_release_are_read() {
+        let source = |mirror: &str, suite: &str| Source {
+            mirror: mirror.to_owned(),
+            suite: suite.to_owned(),
+            component: "main".to_owned(),
+        };
+        let lines = "http://a/debian/|bookworm|main\nhttp://b/security/|bookworm-security|main\nnothing\n";
+        assert_eq!(
+            parse_sources(lines),
+            [source("http://a/debian/", "bookworm"), source("http://b/security/", "bookworm-security")]
+        );
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n"), Some("bookworm"));
+        assert_eq!(codename("ID=arch\n"), None);
+    }
+}
