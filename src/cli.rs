@@ -35,7 +35,7 @@ enum Command {
     All(ControllerArgs),
     /// Print the custom resource definitions as YAML, for kubectl apply.
     Crds,
-    /// Print the RBAC rules that the controllers need, as YAML.
+    /// Print RBAC rules, as YAML: what the controllers need, and what people are given.
     Rbac {
         /// Which set of rules.
         #[arg(value_enum)]

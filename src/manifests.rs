@@ -16,7 +16,16 @@ pub enum RuleSet {
     Secrets,
     /// In the operator's own namespace.
     Own,
+    /// For people who may look at a namespace: joins the role `view`.
+    View,
+    /// For people who may work in a namespace: joins the role `edit`.
+    Edit,
+    /// For people who own a namespace: joins the role `admin`.
+    Admin,
 }
+
+/// All that changes an object; to read it is a right of its own.
+const WRITE: &[&str] = &["create", "update", "patch", "delete", "deletecollection"];
 
 /// A list of rules as a chart includes it.
 #[derive(Serialize)]
@@ -52,6 +61,15 @@ impl RuleSet {
                 rule("", &["secrets"], &["get", "list", "watch"]),
                 rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
             ],
+            // GitHubApps are in none of these three: who connects an App and grants it to namespaces administers the
+            // cluster. Status is in none either: the operator writes it, and people could only falsify it.
+            Self::View => {
+                vec![rule("landfall.dev", &["githubinstallations", "installationtokens"], &["get", "list", "watch"])]
+            }
+            // A token puts no more within reach than the namespace was granted, and this role reads Secrets anyway.
+            Self::Edit => vec![rule("landfall.dev", &["installationtokens"], WRITE)],
+            // What a declared installation may do is decided by the GitHubApp's tenants, so declaring one grants nothing.
+            Self::Admin => vec![rule("landfall.dev", &["githubinstallations"], WRITE)],
         };
         Rules { rules }
     }
