@@ -51,7 +51,7 @@ enum Command {
 
 #[derive(Args)]
 struct ControllerArgs {
-    /// The operator's own namespace: the credentials of GitHubApps and the Lease are there.
+    /// The operator's own namespace: the credentials of the Apps and the Lease are there.
     #[arg(long, env = "POD_NAMESPACE", default_value = "landfall-system")]
     namespace: String,
     /// The name of this process among several. Default: the pod's name, else the machine's.

@@ -4,7 +4,7 @@
 //! nothing is written before it is had. When leadership is lost, or any task ends, the process ends.
 
 use crate::controllers::connection::Connections;
-use crate::controllers::context::{Context, Dues, Settings};
+use crate::controllers::context::{Context, Dues, Settings, count};
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
 use crate::controllers::{self, InFlight, Streams};
@@ -185,6 +185,10 @@ impl Controller {
         let streams = Streams { apps: app_stream, installations: installation_stream, tokens: token_stream };
         let (stores, writers) = Watches::new(&config.secret_namespaces).split();
         let stores = Arc::new(stores);
+        let (apps, installations, tokens) = (stores.apps.clone(), stores.installations.clone(), stores.tokens.clone());
+        metrics.count_objects("GitHubApp", move || count(&apps));
+        metrics.count_objects("GitHubInstallation", move || count(&installations));
+        metrics.count_objects("InstallationToken", move || count(&tokens));
         let watching = Watches::run(writers, kube.clone(), Arc::clone(&stores), due.clone(), config.namespace.clone());
         let until = shutdown.clone();
         tasks.spawn::<Error>("the watches", async move {
@@ -198,16 +202,13 @@ impl Controller {
         let caches = readiness.check("caches");
         let leading = readiness.check("leadership");
         caches.not_ready("the caches of Kubernetes' objects are being filled");
-        let lease = match lease {
-            Some((client, times)) => Some(
-                Lease::new(client, &config.namespace, LEASE, &config.identity, times)
-                    .reporting(leading, metrics.clone()),
-            ),
-            None => {
-                metrics.leader(true);
-                leading.ready_but("no election: this process leads");
-                None
-            }
+        let lease = if let Some((client, times)) = lease {
+            let lease = Lease::new(client, &config.namespace, LEASE, &config.identity, times);
+            Some(lease.reporting(leading, metrics.clone()))
+        } else {
+            metrics.leader(true);
+            leading.ready_but("no election: this process leads");
+            None
         };
         let context = Arc::new(Context {
             events: Events::new(kube.clone(), config.identity.clone(), metrics.clone()),

@@ -1,5 +1,7 @@
 //! `GitHubInstallation`: an account that granted the App access, as one namespace may use it.
 
+#![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
+
 use super::{Permissions, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};

@@ -1,5 +1,7 @@
 //! `InstallationToken`: a Secret with an installation token that never goes stale.
 
+#![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
+
 use super::{Permissions, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};

@@ -4,13 +4,15 @@ use super::connection::Connections;
 use super::grant::NamespaceView;
 use super::standing::{Again, Standing, State};
 use super::token::Memory;
-use crate::api::{FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, RECONCILE_ANNOTATION, Reconciled};
+use crate::api::{
+    FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, RECONCILE_ANNOTATION, Reason, Reconciled,
+};
 use crate::github::{Connect, PlainHttp};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::Due;
 use crate::runtime::events::Events;
 use crate::runtime::jitter::Jitter;
-use crate::runtime::metrics::{Metrics, Outcome};
+use crate::runtime::metrics::{Metrics, ObjectCount, Outcome};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
@@ -19,6 +21,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -195,6 +198,20 @@ impl Context {
         };
         self.events.transition(&object.object_ref(&()), severity, standing.reason.as_str(), &standing.message).await;
     }
+}
+
+/// How many objects stand how: what the metric `landfall_objects` shows, counted when it is asked for. Reasons are those
+/// of this program; a status that says something else was not written by it.
+#[must_use]
+pub fn count<K: Reconciled + 'static>(store: &Store<K>) -> Vec<ObjectCount> {
+    let mut counts: BTreeMap<(&'static str, &'static str), usize> = BTreeMap::new();
+    for object in store.state() {
+        let ready = object.status().and_then(|status| K::conditions(status).iter().find(|c| c.type_ == "Ready"));
+        let status = ["True", "False"].into_iter().find(|word| ready.is_some_and(|ready| ready.status == *word));
+        let reason = Reason::ALL.iter().find(|reason| ready.is_some_and(|ready| ready.reason == reason.as_str()));
+        *counts.entry((status.unwrap_or("Unknown"), reason.map_or("", |reason| reason.as_str()))).or_default() += 1;
+    }
+    counts.into_iter().map(|((ready, reason), objects)| ObjectCount { ready, reason, objects }).collect()
 }
 
 /// The value of the annotation that asks for a look now.

@@ -184,8 +184,9 @@ pub fn excess(asked: &Permissions, most: &Permissions) -> Vec<(String, String, O
         .iter()
         .filter(|(name, level)| {
             let asked = Level::from(level.as_str());
-            !(name.as_str() == "metadata" && asked == Level::Read)
-                && !most.get(*name).is_some_and(|granted| Level::from(granted.as_str()).covers(&asked))
+            let is_always_there = name.as_str() == "metadata" && asked == Level::Read;
+            let granted = most.get(*name).map(|granted| Level::from(granted.as_str()));
+            !is_always_there && granted.is_none_or(|granted| !granted.covers(&asked))
         })
         .map(|(name, level)| (name.clone(), level.clone(), most.get(name).cloned()))
         .collect()

@@ -23,12 +23,16 @@ use kube::{Resource, ResourceExt};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How many objects of a kind are worked on at once. Each may wait for GitHub, so more than there are cores; few enough
 /// to stay far below the 100 requests at once that GitHub's secondary limits allow an App.
 const CONCURRENCY: u16 = 8;
+
+/// The longest that one reconcile may take. All calls have limits of their own; this is for an API server that takes
+/// a request and never answers.
+const LONGEST_RECONCILE: Duration = Duration::from_mins(5);
 
 /// How many reconciles are under way.
 #[derive(Clone, Debug, Default)]
@@ -129,7 +133,10 @@ async fn drive<K, F>(
         Box::pin(async move {
             let _guard = in_flight.enter();
             let began = Instant::now();
-            let result = reconcile(object, Arc::clone(&context)).await;
+            let result = match tokio::time::timeout(LONGEST_RECONCILE, reconcile(object, Arc::clone(&context))).await {
+                Ok(result) => result,
+                Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
+            };
             let outcome = result.as_ref().map_or(Outcome::Retry, |outcome| *outcome);
             context.metrics.reconciled(kind, outcome, began.elapsed());
             result.map(|_| Action::await_change())
@@ -138,7 +145,6 @@ async fn drive<K, F>(
     let on_error = move |object: Arc<K>, error: &kube::Error, _: Arc<Context>| {
         let reference = ObjectRef::from_obj(&*object);
         let again = retry.retry(&reference);
-        retry.look_at(&reference, again.at);
         tracing::warn!(
             kind, namespace = object.namespace(), name = object.name_any(), attempt = again.attempt, %error,
             "Kubernetes refused; it is tried again"

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn app(tenants: serde_json::Value) -> GitHubApp {
+    fn app(tenants: &serde_json::Value) -> GitHubApp {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
             "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": tenants},
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn one_object_for_each_account_and_namespace() {
-        let app = app(json!([
+        let app = app(&json!([
             {"account": "Acme", "repositories": ["a"], "namespaces": {"names": ["team-a", "team-b"]}},
             {"account": "acme", "repositories": ["b"], "namespaces": {"names": ["team-a"]}},
             {"account": "octo_corp", "repositories": ["*"], "namespaces": {"names": ["team-a", "not-there"]}},
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_is_no_longer_granted_goes_unless_a_token_uses_it_or_somebody_declared_it() {
-        let app = app(json!([]));
+        let app = app(&json!([]));
         let existing = [
             installation("a", "acme", "acme", true),
             installation("b", "acme", "acme", true),
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_strangers_object_is_left_alone_and_named() {
-        let app = app(json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]));
+        let app = app(&json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]));
         let stranger = installation("a", "acme", "globex", false);
         let declared = installation("b", "acme", "ACME", false);
         let desired = plan(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &[]);
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn nothing_is_made_in_a_namespace_that_is_going() {
-        let app = app(json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
+        let app = app(&json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
         let mut namespaces = namespaces(&["a"]);
         namespaces[0].terminating = true;
         assert_eq!(plan(&app, None, &namespaces, &[], &[]).make.len(), 0);

@@ -7,7 +7,7 @@ use super::gather::Found;
 use super::plan::{Access, Stage, Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
-use crate::api::{FIELD_MANAGER, InstallationToken, REVOKE_FINALIZER, Reason};
+use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason};
 use crate::controllers::context::{Context, set_finalizer};
 use crate::controllers::grant::{Known, Reach, excess};
 use crate::controllers::standing::{Again, Standing, github_failure};
@@ -184,7 +184,8 @@ fn mint_failure(error: &github::Error, doing: &str, account: &str, object: &Inst
                 Reason::RepositoryNotFound,
                 format!(
                     "{doing}: {error}. Correct spec.repositories, or let {account} add the repository to the installation. If it \
-                     was deleted and made anew, delete Secret {} to accept the new one",
+                     was deleted and made anew, delete Secret {} to accept the new one. It is tried again within the hour, or at once \
+                     with the annotation {RECONCILE_ANNOTATION}",
                     object.spec.secret.name
                 ),
             ),

@@ -57,8 +57,10 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     let about = FailedFor {
         generation: token.metadata.generation,
         request: requested_look(&**token).cloned(),
-        installation: match &access {
-            Access::Granted { installation, permissions, .. } => format!("{installation} {permissions:?}"),
+        access: match &access {
+            Access::Granted { installation, permissions, grant, .. } => {
+                format!("{installation} {permissions:?} {grant:?}")
+            }
             other => format!("{:?}", std::mem::discriminant(other)),
         },
     };

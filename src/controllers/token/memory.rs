@@ -26,8 +26,8 @@ pub struct FailedFor {
     pub generation: Option<i64>,
     /// The value of the annotation that asks for a look.
     pub request: Option<String>,
-    /// What the installation was known to be: its id, and what it may do.
-    pub installation: String,
+    /// What the installation was known to be, what it may do, and what is granted of it.
+    pub access: String,
 }
 
 /// What is remembered for all objects, by uid.

@@ -492,3 +492,6 @@ fn listed(missing: &[(String, String, Option<String>)]) -> String {
     });
     each.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
+
+use super::*;
+use crate::api::GitHubApp;
+use crate::controllers::grant::{NamespaceView, grant};
+use crate::controllers::token::scope::Named;
+use serde_json::json;
+
+const UID: &str = "uid-1";
+
+fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + minutes * 60).unwrap()
+}
+
+fn object(spec: &serde_json::Value, ready: Option<(&str, &str)>) -> InstallationToken {
+    let mut whole = json!({
+        "installationRef": {"name": "acme"}, "repositories": [{"name": "shop"}],
+        "permissions": {"contents": "write"}, "secret": {"name": "git"},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    let conditions = ready.map(|(status, reason)| {
+        json!([{"type": "Ready", "status": status, "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    });
+    serde_json::from_value(json!({
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
+        "metadata": {"name": "shop", "namespace": "team-a", "uid": UID},
+        "spec": whole, "status": {"conditions": conditions.unwrap_or_else(|| json!([]))},
+    }))
+    .unwrap()
+}
+
+fn granted(repositories: &[&str]) -> Access {
+    let app: GitHubApp = serde_json::from_value(json!({
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
+        "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [{
+            "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
+            "namespaces": {"names": ["team-a"]}}]},
+    }))
+    .unwrap();
+    let namespace = NamespaceView { name: "team-a".into(), labels: [].into(), terminating: false };
+    Access::Granted {
+        installation: 501,
+        account: "acme".into(),
+        settings_url: "https://github.com/settings/installations/501".into(),
+        grant: grant(&app, "acme", &namespace).unwrap(),
+        permissions: [("contents".to_owned(), "write".into()), ("metadata".to_owned(), "read".into())].into(),
+    }
+}
+
+fn scope() -> Scope {
+    Scope::wanted(&object(&json!({}), None), 501)
+}
+
+fn published() -> Published {
+    Published {
+        fingerprint: Some("00aa".into()),
+        noted_fingerprint: Some("00aa".into()),
+        scope: Some(scope()),
+        repository_ids: vec![9001],
+        expires_at: Some(at(60)),
+        minted_at: Some(at(0)),
+        as_wanted: true,
+        going: false,
+    }
+}
+
+fn held(stage: Stage) -> Held {
+    Held { fingerprint: "00bb".into(), scope: scope(), stage, expires_at: at(60) }
+}
+
+fn seen() -> Gathered {
+    Gathered {
+        token: Arc::new(object(&json!({}), None)),
+        has_finalizer: true,
+        access: granted(&["shop"]),
+        secret: SecretSeen::Absent,
+        former_secrets: Vec::new(),
+        held: None,
+        revoked: None,
+        failed: None,
+    }
+}
+
+fn mint(pinned: &[i64]) -> Plan {
+    Plan::Do(Step::Mint { scope: scope(), pinned: pinned.to_vec() })
+}
+
+#[track_caller]
+fn settles(plan: &Plan, reason: Reason, state: crate::controllers::standing::State) -> String {
+    let Plan::Settled { standing: Some(standing), .. } = plan else { panic!("it does not settle: {plan:?}") };
+    assert_eq!((standing.reason, standing.state), (reason, state), "{}", standing.message);
+    standing.message.clone()
+}
+
+use crate::controllers::standing::State::{Ready, ReadyButRetrying, Reconciling, Stalled};
+
+#[test]
+fn the_way_of_a_new_token() {
+    let now = at(1);
+    assert_eq!(plan(&Gathered { has_finalizer: false, ..seen() }, now), Plan::Do(Step::AddFinalizer));
+    assert_eq!(plan(&seen(), now), mint(&[]));
+    let with = |stage| Gathered { held: Some(held(stage)), ..seen() };
+    assert_eq!(plan(&with(Stage::Minted { refusals: 0 }), now), Plan::Do(Step::Verify));
+    assert_eq!(plan(&with(Stage::Verified), now), Plan::Do(Step::Publish));
+    let done = Gathered { secret: SecretSeen::Ours(published()), ..seen() };
+    settles(&plan(&done, now), Reason::Published, Ready);
+}
+
+#[test]
+fn nothing_is_published_unverified_and_a_refused_token_is_given_up() {
+    for refusals in 0..REFUSALS_UNTIL_GIVEN_UP {
+        let seen = Gathered { held: Some(held(Stage::Minted { refusals })), ..seen() };
+        assert_eq!(plan(&seen, at(1)), Plan::Do(Step::Verify));
+    }
+    let tired = Gathered { held: Some(held(Stage::Minted { refusals: REFUSALS_UNTIL_GIVEN_UP })), ..seen() };
+    assert_eq!(plan(&tired, at(1)), Plan::Do(Step::RevokeHeld));
+    let unfit = Gathered { held: Some(held(Stage::Unfit)), ..seen() };
+    assert_eq!(plan(&unfit, at(1)), Plan::Do(Step::RevokeHeld));
+}
+
+#[test]
+fn a_good_token_is_adopted_and_renewed_in_time() {
+    let adopted = Gathered { secret: SecretSeen::Ours(published()), ..seen() };
+    let due = renewal(&adopted, &published()).unwrap();
+    assert!(due >= at(45) && due <= at(50), "10 to 15 minutes before expiry: {due}");
+    let Plan::Settled { again, .. } = plan(&adopted, at(1)) else { panic!() };
+    assert_eq!(again, Some(Again::At(due)));
+    assert_eq!(plan(&adopted, due), mint(&[9001]), "by the ids that the names had");
+}
+
+#[test]
+fn renewal_fits_the_tokens_life() {
+    let short = Published { expires_at: Some(at(1)), minted_at: Some(at(0)), ..published() };
+    let due = renewal(&seen(), &short).unwrap();
+    assert!(due > at(0) && due < at(1), "a token of a minute is renewed within it: {due}");
+    let last = Published { fingerprint: Some("ffff".into()), ..published() };
+    assert_eq!(renewal(&seen(), &last), Some(at(45)), "the jitter is half of renewBefore at most");
+}
+
+#[test]
+fn a_strangers_secret_is_left_alone() {
+    let stranger = Gathered { secret: SecretSeen::Foreign, ..seen() };
+    settles(&plan(&stranger, at(1)), Reason::SecretNotOurs, Stalled);
+    let with_token = Gathered { held: Some(held(Stage::Verified)), ..stranger };
+    assert_eq!(plan(&with_token, at(1)), Plan::Do(Step::RevokeHeld));
+}
+
+#[test]
+fn an_edited_or_lost_secret_is_mended_with_another_token() {
+    let edited = Published { fingerprint: Some("0bad".into()), ..published() };
+    assert_eq!(plan(&Gathered { secret: SecretSeen::Ours(edited.clone()), ..seen() }, at(1)), mint(&[9001]));
+    let ours = Held { fingerprint: "00aa".into(), ..held(Stage::Published) };
+    for secret in [SecretSeen::Ours(edited), SecretSeen::Absent] {
+        let seen = Gathered { secret, held: Some(ours.clone()), ..seen() };
+        assert_eq!(plan(&seen, at(1)), Plan::Do(Step::RevokeHeld), "what was taken away does not come back");
+    }
+    let relabelled = Published { as_wanted: false, ..published() };
+    assert_eq!(plan(&Gathered { secret: SecretSeen::Ours(relabelled), ..seen() }, at(1)), Plan::Do(Step::Repair));
+}
+
+#[test]
+fn another_scope_kills_the_old_token_before_it_publishes_the_new_one() {
+    let wider = Scope { repositories: Repositories::Only(vec![Named::Name("old".into())]), ..scope() };
+    let old = Published { scope: Some(wider), ..published() };
+    let secret = SecretSeen::Ours(old);
+    assert_eq!(
+        plan(&Gathered { secret: secret.clone(), ..seen() }, at(1)),
+        mint(&[]),
+        "and pins nothing of the old one"
+    );
+    let verified = Gathered { secret, held: Some(held(Stage::Verified)), ..seen() };
+    assert_eq!(plan(&verified, at(1)), Plan::Do(Step::RevokePublished));
+    let revoked = Gathered { revoked: Some("00aa".into()), ..verified };
+    assert_eq!(plan(&revoked, at(1)), Plan::Do(Step::Publish));
+}
+
+#[test]
+fn a_renewal_leaves_the_old_token_to_those_who_are_using_it() {
+    let due = Gathered { secret: SecretSeen::Ours(published()), held: Some(held(Stage::Verified)), ..seen() };
+    assert_eq!(plan(&due, at(50)), Plan::Do(Step::Publish));
+}
+
+#[test]
+fn what_is_denied_is_taken_back() {
+    let standing = Standing::stalled(Reason::AccountNotGranted, "no");
+    let denied = Gathered { access: Access::Denied(standing), secret: SecretSeen::Ours(published()), ..seen() };
+    assert_eq!(plan(&denied, at(1)), Plan::Do(Step::RevokePublished));
+    let revoked = Gathered { revoked: Some("00aa".into()), ..denied.clone() };
+    assert_eq!(plan(&revoked, at(1)), Plan::Do(Step::DeleteSecret("git".into())));
+    let gone = Gathered { secret: SecretSeen::Absent, ..denied };
+    settles(&plan(&gone, at(1)), Reason::AccountNotGranted, Stalled);
+}
+
+#[test]
+fn a_narrowed_grant_takes_back_what_it_no_longer_covers_and_a_wrong_spec_does_not() {
+    let narrowed = Gathered { access: granted(&["other"]), secret: SecretSeen::Ours(published()), ..seen() };
+    assert_eq!(plan(&narrowed, at(1)), Plan::Do(Step::RevokePublished));
+    let mistaken = Gathered {
+        token: Arc::new(object(&json!({"repositories": [{"name": "vault"}]}), None)),
+        secret: SecretSeen::Ours(published()),
+        ..seen()
+    };
+    let message = settles(&plan(&mistaken, at(1)), Reason::RepositoryNotGranted, Stalled);
+    assert!(message.contains("vault") && message.contains("tenants"), "{message}");
+}
+
+#[test]
+fn more_than_the_installation_has_is_not_asked_for() {
+    let Access::Granted { installation, account, settings_url, grant, .. } = granted(&["shop"]) else { panic!() };
+    let read_only = [("contents".to_owned(), "read".into())].into();
+    let access = Access::Granted { installation, account, settings_url, grant, permissions: read_only };
+    let message = settles(&plan(&Gathered { access, ..seen() }, at(1)), Reason::InsufficientPermissions, Stalled);
+    assert!(message.contains("contents: write (has read)") && message.contains("settings"), "{message}");
+}
+
+#[test]
+fn a_failed_call_waits_for_its_time_whatever_wakes_the_controller() {
+    let failed = Failed { standing: Standing::reconciling(Reason::ApiUnreachable, "away"), until: at(5) };
+    let waiting = Gathered { failed: Some(failed), ..seen() };
+    settles(&plan(&waiting, at(4)), Reason::ApiUnreachable, Reconciling);
+    assert_eq!(plan(&waiting, at(5)), mint(&[]));
+    let renewing = Gathered { secret: SecretSeen::Ours(published()), ..waiting };
+    let renewing = Gathered { failed: renewing.failed.map(|failed| Failed { until: at(58), ..failed }), ..renewing };
+    settles(&plan(&renewing, at(55)), Reason::ApiUnreachable, ReadyButRetrying);
+}
+
+#[test]
+fn nothing_is_said_or_done_before_the_app_was_looked_at() {
+    let early = Gathered { access: Access::NotYetKnown, secret: SecretSeen::Ours(published()), ..seen() };
+    assert_eq!(plan(&early, at(1)), Plan::Settled { standing: None, again: None });
+}
+
+#[test]
+fn a_suspension_makes_the_tokens_from_before_doubtful() {
+    let doubted = Gathered {
+        token: Arc::new(object(&json!({}), Some(("False", "Suspended")))),
+        secret: SecretSeen::Ours(published()),
+        ..seen()
+    };
+    assert_eq!(plan(&doubted, at(1)), mint(&[9001]));
+}
+
+#[test]
+fn paused_renews_what_is_there_and_changes_nothing() {
+    let token = object(&json!({"paused": true, "repositories": [{"name": "lib"}]}), None);
+    let paused = Gathered {
+        token: Arc::new(token),
+        access: granted(&["shop", "lib"]),
+        secret: SecretSeen::Ours(published()),
+        ..seen()
+    };
+    settles(&plan(&paused, at(1)), Reason::Paused, Ready);
+    assert_eq!(plan(&paused, at(50)), mint(&[9001]));
+}
+
+#[test]
+fn deletion_revokes_everything_then_lets_go() {
+    let mut token = object(&json!({}), None);
+    token.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
+    let going = Gathered {
+        token: Arc::new(token),
+        access: Access::NotYetKnown,
+        secret: SecretSeen::Ours(published()),
+        held: Some(held(Stage::Verified)),
+        former_secrets: vec!["old".into()],
+        ..seen()
+    };
+    assert_eq!(plan(&going, at(1)), Plan::Do(Step::RevokeHeld));
+    let going = Gathered { held: None, ..going };
+    assert_eq!(plan(&going, at(1)), Plan::Do(Step::RevokePublished));
+    assert_eq!(plan(&going, at(60)), Plan::Do(Step::DeleteSecret("git".into())), "it has died by itself");
+    let going = Gathered { secret: SecretSeen::Absent, ..going };
+    assert_eq!(plan(&going, at(1)), Plan::Do(Step::DeleteSecret("old".into())));
+    let going = Gathered { former_secrets: Vec::new(), ..going };
+    assert_eq!(plan(&going, at(1)), Plan::Do(Step::RemoveFinalizer));
+    let stranger = Gathered { secret: SecretSeen::Foreign, ..going };
+    assert_eq!(plan(&stranger, at(1)), Plan::Do(Step::RemoveFinalizer), "a stranger's Secret stays");
+}
