@@ -19,6 +19,15 @@ pub enum GitError {
     /// git cannot be started.
     #[error("git cannot be started; install git")]
     Start(#[source] std::io::Error),
+    /// A repository's directory cannot be made.
+    #[error("{directory}")]
+    Directory {
+        /// Which.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// git ended with an error.
     #[error("git {command} in {directory}: {message}")]
     Failed {
@@ -67,9 +76,13 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Makes an empty repository whose HEAD names `branch`.
+    /// Makes an empty repository whose HEAD names `branch`, in place of what an earlier simulator left at `path`.
     pub(crate) fn create(path: &Path, branch: &str, hooks: &Path) -> Result<Self, GitError> {
-        std::fs::create_dir_all(path).map_err(GitError::Start)?;
+        let directory = |source| GitError::Directory { directory: path.to_owned(), source };
+        if path.exists() {
+            std::fs::remove_dir_all(path).map_err(directory)?;
+        }
+        std::fs::create_dir_all(path).map_err(directory)?;
         let bare = Self { path: path.to_owned() };
         bare.run(&["init", "--quiet", "--bare", "--template=", &format!("--initial-branch={branch}")])?;
         for (key, value) in [

@@ -31,6 +31,7 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/installations/{id}/suspended", put(suspend).delete(unsuspend))
         .route("/installations/{id}/repositories", put(select))
         .route("/installations/{id}/permissions", put(grant))
+        .route("/apps/{slug}/keys", put(keys))
         .route("/repositories", post(create))
         .route("/repositories/{owner}/{name}", delete(remove).patch(rename))
         .route("/push", post(push))
@@ -61,6 +62,7 @@ impl From<ControlError> for Failure {
         let status = match error {
             ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
             ControlError::Exists { .. } => StatusCode::CONFLICT,
+            ControlError::TooManyKeys | ControlError::Key(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ControlError::Git(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, error.to_string())
@@ -139,6 +141,17 @@ async fn select(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>, Json(selecti
 
 async fn grant(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>, Json(permissions): Json<Permissions>) -> Answer {
     change(&hub, move |state| state.grant(id, permissions)).await?;
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    public_keys: Vec<String>,
+}
+
+async fn keys(Shared(hub): Shared<Arc<Hub>>, Path(slug): Path<String>, Json(keys): Json<Keys>) -> Answer {
+    change(&hub, move |state| state.set_app_keys(&slug, &keys.public_keys)).await?;
     done()
 }
 

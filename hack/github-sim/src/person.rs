@@ -8,10 +8,14 @@ use serde_json::json;
 
 use crate::access::Permissions;
 use crate::bare::{GitError, ZERO};
+use crate::keys::{self, KeyError};
 use crate::model::{Coverage, HookOwner, Installation, Repository};
 use crate::seed::{RepositorySeed, Selection};
 use crate::state::State;
 use crate::webhook::{Moved, RETENTION_DAYS};
+
+/// Keys that an App can have.
+const MOST_KEYS: usize = 25;
 
 /// Why something cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,12 @@ pub enum ControlError {
         /// What.
         name: String,
     },
+    /// An App has at most 25 keys.
+    #[error("an App has at most {MOST_KEYS} keys")]
+    TooManyKeys,
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// git failed.
     #[error(transparent)]
     Git(#[from] GitError),
@@ -142,6 +152,19 @@ impl State {
     pub(crate) fn unsuspend(&mut self, id: u64) -> Result<(), ControlError> {
         let installation = self.change(id, |found| found.suspended = None)?;
         self.announce_installation("unsuspend", &installation, self.person);
+        Ok(())
+    }
+
+    /// Replaces the public keys (PEM) of an App, as its owner does who adds and deletes keys.
+    pub(crate) fn set_app_keys(&mut self, slug: &str, keys: &[String]) -> Result<(), ControlError> {
+        if keys.len() > MOST_KEYS {
+            return Err(ControlError::TooManyKeys);
+        }
+        let id = self.app_by_slug(slug).ok_or_else(|| ControlError::not_found("App", slug))?.id;
+        let keys = keys.iter().map(|key| keys::public_der(key)).collect::<Result<_, _>>()?;
+        if let Some(app) = self.apps.get_mut(&id) {
+            app.keys = keys;
+        }
         Ok(())
     }
 

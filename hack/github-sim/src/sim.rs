@@ -183,6 +183,11 @@ impl Sim {
         lock(&self.state).grant(installation, permissions)
     }
 
+    /// Replaces the public keys (PEM) of an App: how a key is added, and how one is deleted.
+    pub fn set_app_keys(&self, slug: &str, public_keys: &[String]) -> Result<(), ControlError> {
+        lock(&self.state).set_app_keys(slug, public_keys)
+    }
+
     /// Creates a repository; returns its id.
     pub fn create_repository(&self, seed: &RepositorySeed) -> Result<u64, ControlError> {
         lock(&self.state).create_repository(seed)

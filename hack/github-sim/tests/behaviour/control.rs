@@ -29,6 +29,7 @@ async fn a_person_can_do_what_a_test_can() {
         (Method::DELETE, format!("/installations/{id}"), Value::Null),
         (Method::PATCH, "/repositories/acme/shop".to_owned(), json!({"name": "store"})),
         (Method::DELETE, "/repositories/acme/attic".to_owned(), Value::Null),
+        (Method::PUT, "/apps/landfall/keys".to_owned(), json!({"public_keys": [world.key.public_pem()]})),
         (Method::PUT, "/token-life".to_owned(), json!({"seconds": 60})),
         (Method::PUT, "/rate-limit".to_owned(), json!({"limit": 100})),
     ] {

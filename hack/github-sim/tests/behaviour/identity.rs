@@ -1,5 +1,6 @@
 //! Who an App is: its JWT, and what GitHub says to a wrong one.
 
+use github_sim::AppKey;
 use http::StatusCode;
 use serde_json::json;
 
@@ -59,6 +60,18 @@ async fn a_wrong_jwt_is_refused_in_githubs_words() {
         assert_eq!(refused.body["status"], status.to_string());
         assert!(refused.body["documentation_url"].as_str().unwrap().starts_with("https://docs.github.com/rest"));
     }
+}
+
+#[tokio::test]
+async fn a_key_counts_as_long_as_the_app_has_it() {
+    let world = World::new().await;
+    let next = AppKey::generate().unwrap();
+    let keys = |keys: &[&AppKey]| keys.iter().map(|key| key.public_pem().to_owned()).collect::<Vec<_>>();
+    world.sim.set_app_keys("landfall", &keys(&[&next, &world.key])).unwrap();
+    assert_eq!(world.get("/app", &world.jwt()).await.status, StatusCode::OK);
+    world.sim.set_app_keys("landfall", &keys(&[&next])).unwrap();
+    assert_eq!(world.get("/app", &world.jwt()).await.message(), UNDECODABLE);
+    assert!(world.sim.set_app_keys("landfall", &vec![next.public_pem().to_owned(); 26]).is_err());
 }
 
 #[tokio::test]

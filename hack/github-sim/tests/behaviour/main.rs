@@ -7,6 +7,7 @@ mod git;
 mod hooks;
 mod identity;
 mod names;
+mod program;
 mod pulls;
 mod receiver;
 mod refs;
