@@ -26,7 +26,7 @@ use crate::server::{self, Hub};
 use crate::state::State;
 use crate::tls::{self, Authority, TlsError};
 use crate::webhook::Sender;
-use crate::{control, lock, shapes};
+use crate::{control, lock, rest, shapes};
 
 /// What to simulate, and where.
 #[derive(Clone, Debug)]
@@ -268,6 +268,11 @@ impl Sim {
     #[must_use]
     pub fn requests(&self) -> Vec<Entry> {
         lock(&self.state).journal.entries()
+    }
+
+    /// The routes of the REST API (and GraphQL): method and template as in [`Entry::method`] and [`Entry::route`].
+    pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
+        rest::served().map(|(method, template)| (method.as_str(), template))
     }
 
     /// How often each route answered with each status.

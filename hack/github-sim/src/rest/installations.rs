@@ -103,7 +103,8 @@ fn get(call: &mut Call<'_>) -> Result<Reply, Refusal> {
 fn delete(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let id = own(call)?.id;
     call.state.uninstall(id).map_err(|_| Refusal::not_found())?;
-    if call.asked.newest() { Ok(Reply::new(StatusCode::ACCEPTED, json!({}))) } else { Reply::nothing() }
+    let status = if call.asked.newest() { StatusCode::ACCEPTED } else { StatusCode::NO_CONTENT };
+    Ok(Reply { status, body: None, headers: Vec::new() })
 }
 
 fn suspend(call: &mut Call<'_>) -> Result<Reply, Refusal> {

@@ -195,3 +195,8 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-github-requ
 pub(crate) fn documentation(route: Option<&Route>) -> String {
     route.map_or_else(|| DOCUMENTATION.to_owned(), |route| format!("{DOCUMENTATION}/{}", route.page))
 }
+
+/// What is served, by method and template.
+pub(crate) fn served() -> impl Iterator<Item = (&'static Method, &'static str)> {
+    routes().map(|route| (&route.method, route.template))
+}
