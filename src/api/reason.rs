@@ -91,6 +91,8 @@ reasons! {
     ApiFailed,
     /// GitHub refused a token that it had just minted.
     TokenRefused,
+    /// A token could not be revoked and is left to expire. Only of an event.
+    NotRevoked,
     /// The Kubernetes API refused a write or a read.
     KubernetesRefused,
 }

@@ -125,6 +125,21 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
     }
 }
 
+/// What it means that the Kubernetes API refused something, if it will go on to: a conflict, a limit or a failure of its
+/// own passes.
+#[must_use]
+pub fn kubernetes_refusal(error: &kube::Error, namespace: &str) -> Option<Standing> {
+    let kube::Error::Api(status) = error else { return None };
+    let remedy = match status.code {
+        404 | 409 | 429 | 500.. => return None,
+        403 if status.message.contains("being terminated") => "the namespace is being deleted",
+        403 => "grant it to the operator: if the chart's value secretNamespaces is set, it has to list this namespace",
+        _ => "correct what it names",
+    };
+    let message = format!("in namespace {namespace} the Kubernetes API refused: {}; {remedy}", status.message);
+    Some(Standing::reconciling(Reason::KubernetesRefused, message))
+}
+
 /// A condition's message may have 32,768 characters; a person reads fewer.
 fn bounded(message: &str) -> String {
     const MOST: usize = 1024;

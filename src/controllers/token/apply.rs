@@ -14,8 +14,9 @@ use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, Minted, Repositories, Token};
 use crate::runtime::metrics::TokenEvent;
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::EventType;
+use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 
 /// A step that did not work.
@@ -63,7 +64,12 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
                 revoke(context, found, &token, "revoking the published token").await?;
             }
         }
-        Step::DeleteSecret(name) => delete(context, found, &name).await?,
+        Step::DeleteSecret => {
+            if let Some(secret) = &found.secret {
+                remove(&secrets(context, object), secret).await?;
+            }
+        }
+        Step::DeleteFormer(name) => delete_former(context, found, &name).await?,
     }
     Ok(None)
 }
@@ -257,8 +263,15 @@ async fn write(context: &Context, found: &Found, content: &Content) -> Result<()
 async fn revoke(context: &Context, found: &Found, token: &Token, doing: &str) -> Result<(), Failure> {
     let object = &found.gathered.token;
     let Some(github) = &found.github else {
-        // Without the App there is no telling where to revoke it. It dies by itself within the hour.
-        tracing::warn!(token = %object.name_any(), "the token is left to expire, for its GitHubApp is gone");
+        if found.has_app {
+            let message =
+                format!("{doing} waits until the GitHubApp's credentials can be used, or until the token expires");
+            return Err(Failure::GitHub(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff));
+        }
+        // Without the App there is no telling where to revoke it.
+        let note = "its token was not revoked, for the GitHubApp is gone; it expires within the hour";
+        let regarding = object.object_ref(&());
+        context.events.transition(&regarding, EventType::Warning, Reason::NotRevoked.as_str(), note).await;
         context.memory.revoked(uid(object), token);
         return Ok(());
     };
@@ -278,13 +291,21 @@ async fn revoke(context: &Context, found: &Found, token: &Token, doing: &str) ->
     }
 }
 
-async fn delete(context: &Context, found: &Found, name: &str) -> Result<(), kube::Error> {
+async fn delete_former(context: &Context, found: &Found, name: &str) -> Result<(), Failure> {
     let object = &found.gathered.token;
     let secrets = secrets(context, object);
-    match secrets.get_opt(name).await? {
-        Some(secret) if secret::is_ours(&secret.metadata, object) => remove(&secrets, &secret).await,
-        _ => Ok(()),
+    let Some(secret) = secrets.get_opt(name).await? else { return Ok(()) };
+    if !secret::is_ours(&secret.metadata, object) {
+        return Ok(());
     }
+    let published = found.secret.as_ref().and_then(secret::token).map(|token| token.fingerprint());
+    if let Some(token) = secret::token(&secret)
+        && Some(token.fingerprint()) != published
+    {
+        revoke(context, found, &token, "revoking the token in a Secret of a former name").await?;
+    }
+    remove(&secrets, &secret).await?;
+    Ok(())
 }
 
 /// Removes this very Secret. That it is gone already is as good.

@@ -30,6 +30,8 @@ pub struct Found {
     pub ca_bundle: Option<String>,
     /// The client, unless the App's credentials cannot be used at all.
     pub github: Option<Arc<GitHub>>,
+    /// The `GitHubApp` is there, so that a client can be had sooner or later.
+    pub has_app: bool,
 }
 
 /// Reads it.
@@ -67,6 +69,9 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     let gathered = Gathered {
         token: Arc::clone(token),
         has_finalizer: token.finalizers().iter().any(|finalizer| finalizer == REVOKE_FINALIZER),
+        is_paused: token.spec.paused
+            || installation.as_ref().is_some_and(|installation| installation.spec.paused)
+            || app.as_ref().is_some_and(|app| app.spec.paused),
         access,
         secret: seen,
         former_secrets: former_secrets(context, token, &namespace),
@@ -76,7 +81,8 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     };
     #[cfg(feature = "sabotage")]
     let gathered = context.sabotage.tamper(gathered);
-    Ok(Found { gathered, about, secret, ca_bundle, github: connection.and_then(|connection| connection.github) })
+    let github = connection.and_then(|connection| connection.github);
+    Ok(Found { gathered, about, secret, ca_bundle, github, has_app: app.is_some() })
 }
 
 fn decide(

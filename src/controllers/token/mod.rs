@@ -11,7 +11,7 @@ pub use memory::Memory;
 pub use plan::{Gathered, SecretSeen};
 
 use super::context::{Context, Settled, requested_look};
-use super::standing::{Again, Standing};
+use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{InstallationToken, InstallationTokenStatus, Reason};
 use crate::runtime::metrics::Outcome;
 use apply::{Failure, apply};
@@ -34,7 +34,10 @@ pub async fn reconcile(token: Arc<InstallationToken>, context: &Context) -> Resu
     let reference = ObjectRef::from_obj(&*token);
     let uid = token.uid().unwrap_or_default();
     for _ in 0..MOST_STEPS {
-        let found = gather(context, &token).await?;
+        let found = match gather(context, &token).await {
+            Ok(found) => found,
+            Err(error) => return refused(context, &token, error).await,
+        };
         let step = match plan(&found.gathered, context.clock.now()) {
             Plan::Settled { standing, again } => {
                 let settled = Settled { standing, again };
@@ -62,13 +65,21 @@ pub async fn reconcile(token: Arc<InstallationToken>, context: &Context) -> Resu
                 let until = context.resolve(&context.due.tokens, &reference, again);
                 context.memory.failed(&uid, Failed { standing, until }, found.about);
             }
-            Err(Failure::Kubernetes(error)) => return Err(error),
+            Err(Failure::Kubernetes(error)) => return refused(context, &token, error).await,
         }
     }
     let standing = Standing::reconciling(Reason::ApiFailed, "the steps to a good token do not come to an end");
     let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
     let found = gather(context, &token).await?;
     context.conclude(&context.due.tokens, &*token, status(&found), &settled).await
+}
+
+/// Says in status what Kubernetes refused for good; what passes is only tried again.
+async fn refused(context: &Context, token: &InstallationToken, error: kube::Error) -> Result<Outcome, kube::Error> {
+    let Some(standing) = kubernetes_refusal(&error, &token.namespace().unwrap_or_default()) else { return Err(error) };
+    let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
+    let status = token.status.clone().unwrap_or_default();
+    context.conclude(&context.due.tokens, token, status, &settled).await
 }
 
 /// What is known of the published token, read from the Secret and not from what was planned.

@@ -108,6 +108,8 @@ pub struct Gathered {
     pub token: Arc<InstallationToken>,
     /// We are asked before it goes.
     pub has_finalizer: bool,
+    /// It, its installation or its App is paused.
+    pub is_paused: bool,
     /// Whether it may be minted.
     pub access: Access,
     /// The Secret.
@@ -154,8 +156,10 @@ pub enum Step {
     RevokeHeld,
     /// Make the token in the Secret worthless.
     RevokePublished,
-    /// Remove a Secret of ours.
-    DeleteSecret(String),
+    /// Remove the Secret.
+    DeleteSecret,
+    /// Remove a Secret of ours under a name that the spec no longer has, and make the token in it worthless.
+    DeleteFormer(String),
     /// Let the object go.
     RemoveFinalizer,
 }
@@ -196,7 +200,10 @@ impl Step {
     /// Whether it calls GitHub.
     #[must_use]
     pub fn calls_github(&self) -> bool {
-        matches!(self, Self::Mint { .. } | Self::Verify | Self::RevokeHeld | Self::RevokePublished)
+        match self {
+            Self::Mint { .. } | Self::Verify | Self::RevokeHeld | Self::RevokePublished | Self::DeleteFormer(_) => true,
+            Self::AddFinalizer | Self::Publish | Self::Repair | Self::DeleteSecret | Self::RemoveFinalizer => false,
+        }
     }
 }
 
@@ -219,7 +226,7 @@ fn next(seen: &Gathered, now: Timestamp) -> Plan {
             let wanted = match &seen.secret {
                 // Paused: what was published is renewed, whatever the spec says meanwhile.
                 SecretSeen::Ours(Published { scope: Some(scope), .. })
-                    if seen.token.spec.paused && scope.installation == *installation =>
+                    if seen.is_paused && scope.installation == *installation =>
                 {
                     scope.clone()
                 }
@@ -298,14 +305,14 @@ fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
                 return Plan::Do(Step::Repair);
             }
             if let Some(former) = seen.former_secrets.first() {
-                return Plan::Do(Step::DeleteSecret(former.clone()));
+                return Plan::Do(Step::DeleteFormer(former.clone()));
             }
             let renewal = renewal(seen, published);
-            let standing = if seen.token.spec.paused {
+            let standing = if seen.is_paused {
                 Standing::ready(
                     Reason::Paused,
                     format!(
-                        "Secret {name} holds a good token, which is renewed; spec.paused: true holds back other changes"
+                        "Secret {name} holds a good token, which is renewed; spec.paused, here or of the installation or App, holds back other changes"
                     ),
                 )
             } else {
@@ -385,10 +392,10 @@ fn take_back(seen: &Gathered, now: Timestamp) -> Option<Step> {
             return Some(Step::RevokePublished);
         }
         if !published.going {
-            return Some(Step::DeleteSecret(seen.token.spec.secret.name.clone()));
+            return Some(Step::DeleteSecret);
         }
     }
-    seen.former_secrets.first().cloned().map(Step::DeleteSecret)
+    seen.former_secrets.first().cloned().map(Step::DeleteFormer)
 }
 
 /// When the published token is renewed: `renewBefore` and up to half as much before its expiry. Which part of that half

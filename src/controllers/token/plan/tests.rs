@@ -74,6 +74,7 @@ fn seen() -> Gathered {
     Gathered {
         token: Arc::new(object(&json!({}), None)),
         has_finalizer: true,
+        is_paused: false,
         access: granted(&["shop"]),
         secret: SecretSeen::Absent,
         former_secrets: Vec::new(),
@@ -188,7 +189,7 @@ fn what_is_denied_is_taken_back() {
     let denied = Gathered { access: Access::Denied(standing), secret: SecretSeen::Ours(published()), ..seen() };
     assert_eq!(plan(&denied, at(1)), Plan::Do(Step::RevokePublished));
     let revoked = Gathered { revoked: Some("00aa".into()), ..denied.clone() };
-    assert_eq!(plan(&revoked, at(1)), Plan::Do(Step::DeleteSecret("git".into())));
+    assert_eq!(plan(&revoked, at(1)), Plan::Do(Step::DeleteSecret));
     let gone = Gathered { secret: SecretSeen::Absent, ..denied };
     settles(&plan(&gone, at(1)), Reason::AccountNotGranted, Stalled);
 }
@@ -247,6 +248,7 @@ fn paused_renews_what_is_there_and_changes_nothing() {
     let token = object(&json!({"paused": true, "repositories": [{"name": "lib"}]}), None);
     let paused = Gathered {
         token: Arc::new(token),
+        is_paused: true,
         access: granted(&["shop", "lib"]),
         secret: SecretSeen::Ours(published()),
         ..seen()
@@ -270,9 +272,9 @@ fn deletion_revokes_everything_then_lets_go() {
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::RevokeHeld));
     let going = Gathered { held: None, ..going };
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::RevokePublished));
-    assert_eq!(plan(&going, at(60)), Plan::Do(Step::DeleteSecret("git".into())), "it has died by itself");
+    assert_eq!(plan(&going, at(60)), Plan::Do(Step::DeleteSecret), "it has died by itself");
     let going = Gathered { secret: SecretSeen::Absent, ..going };
-    assert_eq!(plan(&going, at(1)), Plan::Do(Step::DeleteSecret("old".into())));
+    assert_eq!(plan(&going, at(1)), Plan::Do(Step::DeleteFormer("old".into())));
     let going = Gathered { former_secrets: Vec::new(), ..going };
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::RemoveFinalizer));
     let stranger = Gathered { secret: SecretSeen::Foreign, ..going };
