@@ -55,6 +55,11 @@ impl Target {
         let repository = repository.strip_suffix(".git").unwrap_or(repository);
         Some(Self { owner: owner.into(), repository: repository.into(), rest: rest.into(), push })
     }
+
+    /// Its name in the log.
+    pub(crate) fn route(&self) -> String {
+        format!("/{{owner}}/{{repo}}.git/{}", self.rest)
+    }
 }
 
 /// Who was let in, and to what.
@@ -102,7 +107,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, target: Target, head: request::Parts, b
         let caller = who.as_ref().map_or(Caller::None, Credential::caller);
         (caller, who.and_then(|who| admit(&state, &target, &head, &who)))
     };
-    let route = format!("/{{owner}}/{{repo}}.git/{}", target.rest);
+    let route = target.route();
     let response = match admitted {
         Ok(admitted) => run(&hub, &target, &head, body, &admitted).await.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "git http-backend failed");

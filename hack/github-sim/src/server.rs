@@ -130,21 +130,18 @@ async fn answered(hub: &Arc<Hub>, request: Request) -> Response {
     }
     let lost = matches!(fault, Some(FaultKind::Cut | FaultKind::LoseResponse));
     let mut response = match (fault, Target::of(head.uri.path(), &query)) {
-        (Some(FaultKind::Cut), _) => Response::new(Body::empty()),
-        (Some(FaultKind::Status { status, body, headers }), target) => {
-            let git = target.is_some();
+        (Some(kind @ (FaultKind::Cut | FaultKind::Status { .. })), target) => {
             let asked = asked(head, axum::body::Bytes::new(), api, path, None);
             let mut state = lock(&hub.state);
-            let answer = faulty(&mut state, &asked, status, body, headers);
-            drop(state);
-            entry.caller = answer.caller;
-            entry.route.clone_from(&answer.route);
-            let mut response = into_response(answer);
-            if git && status == 401 {
-                let realm = http::HeaderValue::from_static("Basic realm=\"GitHub\"");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+            let (caller, route) = rest::attribution(&state, &asked);
+            entry.caller = caller;
+            entry.route = target.as_ref().map(Target::route).or(route);
+            match kind {
+                FaultKind::Status { status, body, headers } => {
+                    into_response(faulty(&mut state, &asked, status, body, headers))
+                }
+                _ => Response::new(Body::empty()),
             }
-            response
         }
         (_, Some(target)) => {
             let Served { response, caller, route } = git_http::serve(Arc::clone(hub), target, head, body).await;
@@ -237,13 +234,11 @@ fn faulty(
     let body = body.unwrap_or_else(|| refused.body(crate::refusal::DOCUMENTATION));
     let reply = Reply { status, body: Some(body), headers: Vec::new() };
     let mut answer = rest::finish(state, asked, None, &Credential::Nobody, Ok(reply));
-    answer.unknown = false;
     for (name, value) in headers {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value.parse()) {
             answer.headers.insert(name, value);
         }
     }
-    (answer.caller, answer.route) = rest::attribution(state, asked);
     answer
 }
 

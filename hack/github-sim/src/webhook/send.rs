@@ -11,9 +11,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -74,20 +72,19 @@ type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub(crate) struct Sender {
     pub(crate) state: Arc<Mutex<State>>,
     client: HttpsClient,
+    credulous: HttpsClient,
+}
+
+fn https(tls: ClientConfig) -> HttpsClient {
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Client::builder(TokioExecutor::new()).build(connector)
 }
 
 impl Sender {
     /// A sender that trusts the authorities in a PEM text.
     pub(crate) fn new(state: Arc<Mutex<State>>, trusted: &str) -> Result<Self, tls::TlsError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(trusted.as_bytes()).filter_map(Result::ok));
-        let tls = rustls::ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()
-            .map_err(tls::TlsError::Serve)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        Ok(Self { state, client: Client::builder(TokioExecutor::new()).build(connector) })
+        let (client, credulous) = (https(tls::client(trusted)?), https(tls::credulous_client()?));
+        Ok(Self { state, client, credulous })
     }
 
     /// Sends what comes, until nobody can send any more.
@@ -104,7 +101,7 @@ impl Sender {
         let body = body(&attempt);
         let headers = headers(&attempt, &body);
         let began = Instant::now();
-        let sent = tokio::time::timeout(PATIENCE, self.send(&url, &headers, body)).await;
+        let sent = tokio::time::timeout(PATIENCE, self.send(&attempt.config, &headers, body)).await;
         let duration = began.elapsed().as_secs_f64();
         let (status, code, response_headers, response_body) = match sent {
             Ok(Ok(answer)) => (
@@ -145,7 +142,14 @@ impl Sender {
         state.forget_old_deliveries();
     }
 
-    async fn send(&self, url: &str, headers: &BTreeMap<String, String>, body: Vec<u8>) -> Result<Received, Unsent> {
+    async fn send(
+        &self,
+        config: &HookConfig,
+        headers: &BTreeMap<String, String>,
+        body: Vec<u8>,
+    ) -> Result<Received, Unsent> {
+        let url = config.url.as_deref().unwrap_or_default();
+        let client = if config.insecure_ssl == "1" { &self.credulous } else { &self.client };
         let mut request = Request::post(url).body(Full::from(body)).map_err(|_| Unsent("invalid URL".to_owned()))?;
         for (name, value) in headers {
             let name = header::HeaderName::from_bytes(name.as_bytes());
@@ -153,7 +157,7 @@ impl Sender {
                 request.headers_mut().insert(name, value);
             }
         }
-        let answer = self.client.request(request).await.map_err(|error| {
+        let answer = client.request(request).await.map_err(|error| {
             tracing::debug!(url, error = &error as &dyn std::error::Error, "a delivery failed");
             Unsent("failed to connect to host".to_owned())
         })?;

@@ -50,6 +50,7 @@ async fn a_cut_connection_did_nothing_and_a_lost_answer_did() {
     let log = world.sim.requests();
     assert_eq!((log[0].status, log[1].status), (None, None));
     assert_eq!((log[0].fault.as_deref(), log[1].fault.as_deref()), (Some("cut"), Some("lose_response")));
+    assert_eq!(log[0].route, log[1].route);
 }
 
 #[tokio::test]
@@ -82,6 +83,9 @@ async fn git_can_be_struck_too() {
     let status = |status| FaultKind::Status { status, body: None, headers: BTreeMap::new() };
     world.sim.inject(Fault::new("GET", "*/info/refs", status(503)));
     refused(&world.git(&clone, &token, &["fetch", "origin"]).await);
+    let struck = world.sim.requests().pop().unwrap();
+    assert_eq!(struck.route.as_deref(), Some("/{owner}/{repo}.git/info/refs"));
+    assert_eq!((struck.status, struck.caller), (Some(503), github_sim::Caller::Installation(4242)));
     succeeded(&world.git(&clone, &token, &["fetch", "-q", "origin"]).await);
     // The push happened, though git was told nothing. git tries again by itself on a connection it used before.
     world.sim.inject(Fault::new("POST", "*/git-receive-pack", FaultKind::LoseResponse).times(9));

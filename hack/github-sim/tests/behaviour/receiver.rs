@@ -7,8 +7,11 @@ use axum::Router;
 use axum::extract::State;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -48,17 +51,46 @@ pub struct Receiver {
 
 impl Receiver {
     pub async fn start() -> Self {
-        let shared =
-            Shared { received: watch::Sender::new(Vec::new()), status: Arc::new(Mutex::new(StatusCode::ACCEPTED)) };
+        Self::serve(None).await
+    }
+
+    /// One that serves TLS, and its certificate (PEM), which is its own authority.
+    pub async fn start_tls() -> (Self, String) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        (Self::serve(Some(TlsAcceptor::from(Arc::new(config)))).await, made.cert.pem())
+    }
+
+    async fn serve(tls: Option<TlsAcceptor>) -> Self {
+        let status = Arc::new(Mutex::new(StatusCode::ACCEPTED));
+        let shared = Shared { received: watch::Sender::new(Vec::new()), status };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/hook", listener.local_addr().unwrap());
         let router = Router::new().fallback(receive).with_state(shared.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let service = hyper_util::service::TowerToHyperService::new(router.clone());
-                let io = hyper_util::rt::TokioIo::new(stream);
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+                let service = TowerToHyperService::new(router.clone());
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let http = hyper::server::conn::http1::Builder::new();
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                drop(http.serve_connection(TokioIo::new(stream), service).await);
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { shared, url }

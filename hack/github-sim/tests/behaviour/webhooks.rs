@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use github_sim::{Install, Push, Selection, WebhookSeed, signature};
+use github_sim::{Install, Push, Selection, Site, WebhookSeed, signature};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -209,6 +209,27 @@ async fn a_repositorys_hook_is_pinged_and_hears_its_pushes() {
     world.post(&format!("{url}/pings"), &token, Value::Null).await;
     receiver.events("ping", 3).await;
     assert_eq!(receiver.events("push", 2).await.len(), 2, "an inactive hook hears no pushes");
+}
+
+#[tokio::test]
+async fn a_receivers_certificate_is_verified_unless_the_hook_says_otherwise() {
+    let (receiver, certificate) = Receiver::start_tls().await;
+    let (mut seed, key) = seed();
+    seed.apps[0].webhook = Some(WebhookSeed { url: receiver.url.clone(), ..WebhookSeed::default() });
+    let world = World::with(seed.clone(), key).await;
+    world.sim.push(&push("a")).unwrap();
+    assert_eq!(logged(&world, 1).await[0]["status_code"], 0);
+    let insecure = json!({"insecure_ssl": 1});
+    world.ask(Method::PATCH, "/app/hook/config", &world.jwt(), &[], insecure).await;
+    world.sim.push(&push("b")).unwrap();
+    assert_eq!(logged(&world, 2).await[0]["status_code"], 202);
+
+    let key = github_sim::AppKey::generate().unwrap();
+    seed.apps[0].public_key = Some(key.public_pem().into());
+    let trusting = Site { webhook_ca: Some(certificate), ..Site::default() };
+    let world = World::at(seed, key, trusting).await;
+    world.sim.push(&push("c")).unwrap();
+    assert_eq!(logged(&world, 1).await[0]["status_code"], 202);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use github_sim::{
     AccountSeed, AccountType, AppKey, AppSeed, InstallationSeed, Level, Options, Permissions, RepositorySeed, Seed,
-    Selection, Sim,
+    Selection, Sim, Site,
 };
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
@@ -134,8 +134,12 @@ impl World {
     }
 
     pub async fn with(seed: Seed, key: AppKey) -> Self {
+        Self::at(seed, key, Site::default()).await
+    }
+
+    pub async fn at(seed: Seed, key: AppKey, site: Site) -> Self {
         let options = Options { listen: "127.0.0.1:0".parse().unwrap(), tls: true, seed };
-        let sim = Sim::start(options).await.unwrap();
+        let sim = Sim::start_at(options, site).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), sim.ca_pem()).unwrap();
         let client = client(sim.ca_pem());
