@@ -1,5 +1,7 @@
 //! The GitHub client against a GitHub that behaves, over TLS, as on GitHub Enterprise Server with a private authority.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,7 +168,7 @@ async fn the_next_key_takes_over_when_the_current_one_is_deleted() {
 #[tokio::test]
 async fn a_clock_that_is_wrong_is_named() {
     let world = World::new(vec![]).await;
-    world.clock.advance(Duration::from_secs(15 * 60));
+    world.clock.advance(Duration::from_mins(15));
     let error = world.github.app().await.unwrap_err().to_string();
     assert!(error.contains(" s ahead of GitHub's: set it right"), "{error}");
 }
@@ -252,9 +254,9 @@ async fn a_secondary_limit_without_a_time_waits_a_minute() {
     world.sim.inject(Fault::new("GET", "/app", FaultKind::Status { status: 403, body, headers: BTreeMap::new() }));
     for _ in 0..2 {
         let error = world.github.app().await.unwrap_err();
-        assert_eq!(error.outlook(), Outlook::Waits(world.clock.now() + Duration::from_secs(60)), "{error}");
+        assert_eq!(error.outlook(), Outlook::Waits(world.clock.now() + Duration::from_mins(1)), "{error}");
     }
     assert_eq!(world.sim.requests().len(), 1);
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     world.github.app().await.unwrap();
 }

@@ -1,7 +1,5 @@
 //! `GitHubApp`: a GitHub App, its credentials, and who in the cluster may use it for what.
 
-#![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
-
 use super::{Permissions, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn app(tenants: serde_json::Value) -> GitHubApp {
+    fn app(tenants: &serde_json::Value) -> GitHubApp {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
             "spec": {"appId": 1, "credentialsSecret": {"name": "github-app"}, "tenants": tenants},
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn no_entry_no_access() {
-        let app = app(json!([
+        let app = app(&json!([
             {"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
         ]));
         assert!(grant(&app, "ACME", &namespace("team-a", &[])).is_some());
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn an_app_that_is_going_grants_nothing() {
-        let mut app = app(json!([{"account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]));
+        let mut app = app(&json!([{"account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]));
         app.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         assert!(grant(&app, "acme", &namespace("team-a", &[])).is_none());
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn selectors_choose_by_label_and_an_empty_one_chooses_nothing() {
         let with = |selector: serde_json::Value| {
-            app(json!([{"account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]))
+            app(&json!([{"account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]))
         };
         let labelled = namespace("x", &[("team", "a")]);
         let bare = namespace("y", &[]);
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn repositories_by_name_pattern_and_id() {
-        let app = app(json!([{
+        let app = app(&json!([{
             "account": "acme", "repositories": ["shop", "lib-*", "7"], "namespaces": {"names": ["a"]},
         }]));
         let grant = grant(&app, "acme", &namespace("a", &[])).unwrap();
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn permissions_do_not_add_up_over_entries() {
-        let app = app(json!([
+        let app = app(&json!([
             {"account": "acme", "repositories": ["a", "b"], "namespaces": {"names": ["n"]}},
             {"account": "acme", "repositories": ["b"], "maxPermissions": {"contents": "write"}, "namespaces": {"names": ["n"]}},
         ]));

@@ -159,7 +159,7 @@ async fn drive<K, F>(
                 Err(ControllerError::ObjectNotFound(reference)) => due.unknown(&reference),
                 Err(ControllerError::QueueError(never)) => match never {},
                 Err(ControllerError::RunnerError(error)) => {
-                    tracing::error!(kind, %error, "the controller's cache ended")
+                    tracing::error!(kind, %error, "the controller's cache ended");
                 }
                 Err(ControllerError::ReconcilerFailed(..)) | Ok(_) => {}
             }
