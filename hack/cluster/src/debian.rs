@@ -11,7 +11,7 @@ use std::process::Command;
 
 use crate::cache::Cache;
 use crate::command::run;
-use crate::image::{ImageError, in_file, pack};
+use crate::image::{ImageError, in_file, pack, packing};
 use crate::tools;
 
 /// The file system of an image before anything of ours is in it.
@@ -37,6 +37,26 @@ pub(crate) const WORKSPACE: Root = Root {
     number: 1000,
     home: "/home/dev",
 };
+
+/// Makes the base. Certificates come first, for sources that are read over TLS.
+const BOOTSTRAP: &str = r#"
+set -eu
+mount -t tmpfs -o mode=755 root "$ROOT"
+debootstrap --variant=minbase --include=ca-certificates "$CODENAME" "$ROOT" "$MIRROR" >&2
+printf %s "$SOURCES" > "$ROOT/etc/apt/sources.list"
+exec "$@"
+"#;
+
+/// Makes an image's system from the base.
+const EXTEND: &str = r#"
+set -eu
+mount -t tmpfs -o mode=755 root "$ROOT"
+tar --extract --numeric-owner --preserve-permissions --file "$BASE" --directory "$ROOT"
+cp /etc/resolv.conf "$ROOT/etc/resolv.conf"
+chroot "$ROOT" /bin/sh -c "$INSTALL" sh $PACKAGES >&2
+chroot "$ROOT" /bin/sh -c "$FINISH" sh "$NAME" "$NUMBER" "$PLACE" >&2
+exec "$@"
+"#;
 
 /// Brings the system up to date and installs packages; within the new system.
 const INSTALL: &str = r#"
@@ -87,12 +107,8 @@ impl Root {
         }
         tools::require(&tools::IMAGES)?;
         eprintln!("making the {} image's Debian: a minute or two, once", self.name);
-        let root = tempfile::tempdir_in(&folder).map_err(in_file(&folder))?;
-        self.install(root.path(), &folder)?;
         let part = layer.with_extension("part");
-        // A container gets its own of these.
-        let without = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./run/*"];
-        pack(root.path(), &part, &["."], &without)?;
+        self.make(&folder, &part)?;
         fs::rename(&part, &layer).map_err(in_file(&layer))?;
         fs::write(&record, self.inputs()).map_err(in_file(&record))?;
         Ok(layer)
@@ -103,17 +119,21 @@ impl Root {
         format!("{:?}\n{} {} {}\n{INSTALL}{FINISH}", self.packages, self.user, self.number, self.home)
     }
 
-    fn install(&self, root: &Path, folder: &Path) -> Result<(), ImageError> {
+    /// Installs the packages on the base and packs what comes of it.
+    fn make(&self, folder: &Path, layer: &Path) -> Result<(), ImageError> {
         let base = base(folder)?;
-        run(Command::new("tar")
-            .args(["--extract", "--numeric-owner", "--preserve-permissions", "--file"])
-            .arg(base)
-            .arg("--directory")
-            .arg(root))?;
-        let resolver = root.join("etc/resolv.conf");
-        fs::copy("/etc/resolv.conf", &resolver).map_err(in_file(&resolver))?;
-        run(chroot(root, INSTALL).args(self.packages))?;
-        Ok(run(chroot(root, FINISH).args([self.user, &self.number.to_string(), self.home]))?)
+        // A container gets its own of these.
+        let without = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./run/*"];
+        let root = tempfile::tempdir_in(folder).map_err(in_file(folder))?;
+        let pack = packing(root.path(), layer, &["."], &without);
+        let mut command = in_memory(root.path(), EXTEND, &pack);
+        command
+            .env("BASE", base)
+            .env("INSTALL", INSTALL)
+            .env("FINISH", FINISH)
+            .env("PACKAGES", self.packages.join(" "));
+        let number = self.number.to_string();
+        Ok(run(command.env("NAME", self.user).env("NUMBER", number).env("PLACE", self.home))?)
     }
 }
 
@@ -128,25 +148,24 @@ fn base(folder: &Path) -> Result<PathBuf, ImageError> {
     let mut sources = sources()?;
     sources.retain(|source| source.component == "main" && source.suite.starts_with(codename));
     let main = sources.iter().find(|source| source.suite == codename).ok_or(ImageError::NoSource)?;
-    let root = tempfile::tempdir_in(folder).map_err(in_file(folder))?;
-    // Certificates first, for sources that are read over TLS.
-    let options = ["--variant=minbase", "--include=ca-certificates", codename];
-    run(Command::new("debootstrap").args(options).arg(root.path()).arg(&main.mirror))?;
     let list = sources.iter().map(|source| format!("deb {} {} {}\n", source.mirror, source.suite, source.component));
-    let path = root.path().join("etc/apt/sources.list");
-    fs::write(&path, list.collect::<String>()).map_err(in_file(&path))?;
+
     let part = packed.with_extension("part");
-    pack(root.path(), &part, &["."], &[])?;
+    let root = tempfile::tempdir_in(folder).map_err(in_file(folder))?;
+    let mut command = in_memory(root.path(), BOOTSTRAP, &packing(root.path(), &part, &["."], &[]));
+    command.env("CODENAME", codename).env("MIRROR", &main.mirror).env("SOURCES", list.collect::<String>());
+    run(&mut command)?;
     fs::rename(&part, &packed).map_err(in_file(&packed))?;
     Ok(packed)
 }
 
-/// A script in the new system; its arguments follow.
-fn chroot(root: &Path, script: &str) -> Command {
-    let mut command = Command::new("chroot");
-    command.arg(root).args(["/bin/sh", "-c", script, "sh"]);
+/// A script that makes a system in `root`, followed by the command that packs it. The system is in memory and mounted for
+/// the script alone: dpkg asks for every file to be on the disk, which takes minutes, and nothing is left mounted.
+fn in_memory(root: &Path, script: &str, pack: &Command) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(pack.get_program()).args(pack.get_args());
     // The machine's language is not in the new system, and its PATH may not lead to what is.
-    command.env("LC_ALL", "C.UTF-8").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("LC_ALL", "C.UTF-8").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("ROOT", root);
     command
 }
 

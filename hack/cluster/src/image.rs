@@ -98,11 +98,17 @@ pub(crate) fn write(image: &Image<'_>, output: &Path) -> Result<(), ImageError> 
     fs::rename(&part, output).map_err(in_file(output))
 }
 
-/// Packs entries of a folder as a layer: sorted, without times, owned by the numbers they have.
+/// Packs entries of a folder as a layer.
 pub(crate) fn pack(folder: &Path, output: &Path, entries: &[&str], options: &[&str]) -> Result<(), ImageError> {
+    Ok(run(&mut packing(folder, output, entries, options))?)
+}
+
+/// The command that packs entries of a folder as a layer: sorted, without times, owned by the numbers they have.
+pub(crate) fn packing(folder: &Path, output: &Path, entries: &[&str], options: &[&str]) -> Command {
     let mut tar = Command::new("tar");
     tar.args(["--create", "--sort=name", "--mtime=@0", "--numeric-owner", "--format=gnu", "--file"]).arg(output);
-    Ok(run(tar.args(options).arg("--directory").arg(folder).args(entries))?)
+    tar.args(options).arg("--directory").arg(folder).args(entries);
+    tar
 }
 
 /// The image of a pod's first container, which only waits.

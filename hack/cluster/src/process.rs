@@ -39,7 +39,10 @@ impl Process {
 
     /// Records it below the folder of what it belongs to, so that whoever comes later can end it.
     pub(crate) fn record(&self, folder: &Path) -> io::Result<()> {
-        fs::write(folder.join("pids").join(format!("{}.json", self.name)), serde_json::to_vec(self)?)
+        let part = folder.join(format!("{}.json.part", self.name));
+        fs::write(&part, serde_json::to_vec(self)?)?;
+        // Whole or not there: a record that cannot be read would keep the rest from being ended.
+        fs::rename(part, folder.join("pids").join(format!("{}.json", self.name)))
     }
 
     /// All that were recorded below a folder, in no order.

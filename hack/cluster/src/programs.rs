@@ -135,10 +135,12 @@ impl Programs {
         self.0.get(name).cloned().unwrap_or_else(|| PathBuf::from(name))
     }
 
-    /// Makes a folder in which each program lies under its own name.
+    /// Makes a folder for a person's PATH, with the programs a person calls. The others are not in it: the next cluster
+    /// would find them on PATH and lose them with this one.
     pub(crate) fn link_into(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
-        self.0.iter().try_for_each(|(name, path)| std::os::unix::fs::symlink(path, folder.join(name)))
+        let called = ["ctr", "helm", "kubectl"].into_iter().filter_map(|name| Some((name, self.0.get(name)?)));
+        called.into_iter().try_for_each(|(name, path)| std::os::unix::fs::symlink(path, folder.join(name)))
     }
 }
 

@@ -60,8 +60,11 @@ pub(crate) const NODE: [Tool; 9] = [
 ];
 
 /// What makes images.
-pub(crate) const IMAGES: [Tool; 2] =
-    [tool("debootstrap", "debootstrap", "makes the images' Debian"), tool("tar", "tar", "packs the images' layers")];
+pub(crate) const IMAGES: [Tool; 3] = [
+    tool("debootstrap", "debootstrap", "makes the images' Debian"),
+    tool("tar", "tar", "packs the images' layers"),
+    tool("unshare", "util-linux", "keeps the images' Debian from the machine's mounts"),
+];
 
 /// Tools are missing and could not be installed.
 #[derive(Debug, thiserror::Error)]
