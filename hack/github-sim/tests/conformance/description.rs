@@ -1,33 +1,19 @@
 //! GitHub's descriptions of itself: what it answers on which route, and what its webhooks carry.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use aws_lc_rs::digest;
 use jsonschema::Validator;
 use serde_json::{Map, Value};
 
 use crate::closing::closed;
+use crate::fetched::fetched;
 use crate::finding::{Finding, findings};
 
 /// What a request without a version gets, and what the REST description's plain shapes are.
 pub const DEFAULT: &str = "2022-11-28";
 /// The version that the description holds as changes to the plain shapes.
 pub const NEWEST: &str = "2026-03-10";
-
-/// The folder of what `conformance/fetch` fetched by this lock file.
-pub fn fetched(kind: &str, pins: &str) -> PathBuf {
-    let conformance = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
-    let pins = std::fs::read(conformance.join(pins)).unwrap();
-    let digest = hex::encode(digest::digest(&digest::SHA256, &pins).as_ref());
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = folder("LANDFALL_CACHE").or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("landfall")));
-    let cache = cache.unwrap_or_else(|| folder("HOME").unwrap().join(".cache/landfall"));
-    let folder = cache.join(kind).join(format!("github-sim-{}", &digest[..16]));
-    assert!(folder.is_dir(), "{} is missing: run hack/github-sim/conformance/fetch", folder.display());
-    folder
-}
 
 fn document(package: &str) -> Value {
     let path = fetched("npm", "package-lock.json").join("node_modules/@octokit").join(package);

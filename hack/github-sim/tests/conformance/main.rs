@@ -7,6 +7,7 @@
 mod bites;
 mod closing;
 mod description;
+mod fetched;
 mod finding;
 mod recorder;
 mod scenario;
