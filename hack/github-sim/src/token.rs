@@ -20,7 +20,7 @@ pub(crate) fn text(app: u64, minted: Timestamp, expires: Timestamp) -> String {
     let claims = format!(r#"{{"iat":{},"exp":{},"jti":""#, minted.as_second(), expires.as_second());
     // Encoded text is never one character longer than a multiple of four: a byte less of signature avoids it.
     let fits = (LENGTH - prefix.len() - 1 - SIGNATURE) % 4 != 1;
-    let signature: Vec<u8> = (0..if fits { 256 } else { 255 }).map(|_| rand::random()).collect();
+    let signature: Vec<u8> = rand::random_iter().take(if fits { 256 } else { 255 }).collect();
     let signature = URL_SAFE_NO_PAD.encode(signature);
     // What is left for the claims: three bytes make four characters.
     let bytes = (LENGTH - prefix.len() - 1 - signature.len()) * 3 / 4;

@@ -2,9 +2,10 @@
 
 use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Access, Asked, REQUEST_ID, Route, documentation};
+use super::{Access, Asked, Route, documentation};
 use crate::credential::Credential;
 use crate::journal::Caller;
 use crate::rate::Standing;
@@ -161,8 +162,7 @@ pub(crate) fn finish(
     {
         extend(&mut answer.headers, [(ACCEPTED, format!("{permission}={level}"))]);
     }
-    usual(&mut answer, asked, &standing);
-    extend(&mut answer.headers, [(header::DATE, now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())]);
+    usual(&mut answer, asked, &standing, now);
     answer
 }
 
@@ -213,7 +213,8 @@ fn of_newest(mut body: Value) -> Value {
                 fields.remove("authorizations_url");
                 fields.remove("hub_url");
             }
-            for value in fields.values_mut() {
+            // A logged payload stays as it was sent.
+            for (_, value) in fields.iter_mut().filter(|(name, _)| *name != "payload") {
                 *value = of_newest(value.take());
             }
         }
@@ -234,14 +235,14 @@ fn entity_tag(who: &Credential, body: &[u8]) -> String {
     format!("W/\"{}\"", hex::encode(digest.finish().as_ref()))
 }
 
-/// The headers GitHub sends with every answer.
-pub(crate) fn usual(answer: &mut Answer, asked: &Asked, standing: &Standing) {
-    let request_id: [u8; 10] = std::array::from_fn(|_| rand::random());
+/// The headers GitHub sends with every answer. `Date` is the simulator's: clients correct their clocks by it.
+fn usual(answer: &mut Answer, asked: &Asked, standing: &Standing, now: Timestamp) {
     let version = if asked.newest() { NEWEST } else { DEFAULT };
     let name = HeaderName::from_static;
     let mut usual = vec![
         (header::SERVER, "github.com".to_owned()),
-        (REQUEST_ID, hex::encode_upper(request_id)),
+        (header::DATE, now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()),
+        (name("x-github-request-id"), hex::encode_upper(rand::random::<[u8; 10]>())),
         (name("x-github-media-type"), "github.v3; format=json".to_owned()),
         (name("x-github-api-version-selected"), version.to_owned()),
         (name("x-ratelimit-limit"), standing.limit.to_string()),
@@ -258,6 +259,6 @@ pub(crate) fn usual(answer: &mut Answer, asked: &Asked, standing: &Standing) {
 }
 
 /// Adds headers; a value that HTTP cannot carry is left out.
-pub(crate) fn extend(headers: &mut HeaderMap, more: impl IntoIterator<Item = (HeaderName, String)>) {
+fn extend(headers: &mut HeaderMap, more: impl IntoIterator<Item = (HeaderName, String)>) {
     headers.extend(more.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?))));
 }

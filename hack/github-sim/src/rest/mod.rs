@@ -20,7 +20,7 @@ pub(crate) use answer::{Answer, Reply, finish};
 use route::Parameters;
 pub(crate) use route::{Access, Asked, Call, Route};
 
-use http::{HeaderName, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use crate::access::Level;
 use crate::credential::{self, Credential};
@@ -187,9 +187,6 @@ pub(crate) fn permitted(
         Credential::Nobody => Err(Refusal::new(StatusCode::UNAUTHORIZED, "Requires authentication")),
     }
 }
-
-/// The headers of every answer that are GitHub's own.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-github-request-id");
 
 /// The page that documents a route.
 pub(crate) fn documentation(route: Option<&Route>) -> String {

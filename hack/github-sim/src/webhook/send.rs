@@ -62,7 +62,7 @@ impl Attempt {
 }
 
 fn guid() -> String {
-    let text = hex::encode(std::array::from_fn::<u8, 16, _>(|_| rand::random()));
+    let text = hex::encode(rand::random::<[u8; 16]>());
     [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-")
 }
 
