@@ -85,16 +85,15 @@ impl Bare {
         std::fs::create_dir_all(path).map_err(directory)?;
         let bare = Self { path: path.to_owned() };
         bare.run(&["init", "--quiet", "--bare", "--template=", &format!("--initial-branch={branch}")])?;
-        for (key, value) in [
-            ("core.hooksPath", hooks.to_string_lossy().as_ref()),
-            ("http.receivepack", "true"),
-            ("uploadpack.allowFilter", "true"),
-            ("uploadpack.allowAnySHA1InWant", "true"),
-            ("receive.shallowUpdate", "true"),
-            ("gc.auto", "0"),
-        ] {
-            bare.run(&["config", key, value])?;
-        }
+        // Written rather than set one by one: tests start many of these.
+        let hooks = hooks.to_string_lossy();
+        let settings = format!(
+            "[core]\n\thooksPath = {hooks:?}\n[http]\n\treceivepack = true\n[uploadpack]\n\tallowFilter = true\n\t\
+             allowAnySHA1InWant = true\n[receive]\n\tshallowUpdate = true\n[gc]\n\tauto = 0\n"
+        );
+        let config = path.join("config");
+        let made = std::fs::read_to_string(&config).map_err(directory)?;
+        std::fs::write(&config, made + &settings).map_err(directory)?;
         Ok(bare)
     }
 
@@ -181,35 +180,28 @@ impl Bare {
         who: &Person,
     ) -> Result<String, GitError> {
         let name = format!("refs/heads/{branch}");
-        let parent = self.run(&["rev-parse", "--verify", "--quiet", &name]).ok().map(|sha| sha.trim().to_owned());
-        let index = self.path.join("control-index");
-        let with_index = |command: &mut Command| {
-            command.env("GIT_INDEX_FILE", &index);
-        };
-        match &parent {
-            Some(parent) => self.run_with(&["read-tree", parent], &[], with_index)?,
-            None => self.run_with(&["read-tree", "--empty"], &[], with_index)?,
-        };
+        let at = |role| format!("{role} {} <{}> {} +0000\n", who.name, who.email, who.at.as_second());
+        let mut stream = format!("commit {name}\n{}{}", at("author"), at("committer")).into_bytes();
+        data(&mut stream, format!("{}\n", message.trim_end()).as_bytes());
+        if self.tip(&name).is_some() {
+            stream.extend(format!("from {name}^0\n").bytes());
+        }
         for (path, content) in files {
-            let blob = self.run_with(&["hash-object", "-w", "--stdin"], content, |_| {})?;
-            let entry = format!("100644,{},{path}", blob.trim());
-            self.run_with(&["update-index", "--add", "--cacheinfo", &entry], &[], with_index)?;
+            let quoted = path.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            stream.extend(format!("M 100644 inline \"{quoted}\"\n").bytes());
+            data(&mut stream, content);
         }
-        let tree = self.run_with(&["write-tree"], &[], with_index)?;
-        let mut arguments = vec!["commit-tree", tree.trim(), "-m", message];
-        if let Some(parent) = &parent {
-            arguments.extend(["-p", parent]);
-        }
-        let date = format!("{} +0000", who.at.as_second());
-        let sha = self.run_with(&arguments, &[], |command| {
-            for role in ["AUTHOR", "COMMITTER"] {
-                command.env(format!("GIT_{role}_NAME"), &who.name).env(format!("GIT_{role}_EMAIL"), &who.email);
-                command.env(format!("GIT_{role}_DATE"), &date);
-            }
-        })?;
-        let sha = sha.trim().to_owned();
-        self.run(&["update-ref", &name, &sha, parent.as_deref().unwrap_or(ZERO)])?;
-        Ok(sha)
+        self.bytes(&["fast-import", "--quiet"], &stream)?;
+        self.tip(&name).ok_or_else(|| GitError::Failed {
+            command: "fast-import".to_owned(),
+            directory: self.path.clone(),
+            message: format!("{name} was not written"),
+        })
+    }
+
+    /// What a full ref points to.
+    fn tip(&self, name: &str) -> Option<String> {
+        self.run(&["rev-parse", "--verify", "--quiet", name]).ok().map(|sha| sha.trim().to_owned())
     }
 
     /// Sets or moves a ref.
@@ -230,9 +222,7 @@ impl Bare {
         };
         let mut meta = meta.split(' ').skip(1);
         match (meta.next(), meta.next()) {
-            (Some("blob"), Some(sha)) => {
-                Ok(Some((sha.to_owned(), self.bytes(&["cat-file", "blob", sha], &[], |_| {})?)))
-            }
+            (Some("blob"), Some(sha)) => Ok(Some((sha.to_owned(), self.bytes(&["cat-file", "blob", sha], &[])?))),
             _ => Ok(None),
         }
     }
@@ -243,20 +233,12 @@ impl Bare {
     }
 
     fn run(&self, arguments: &[&str]) -> Result<String, GitError> {
-        self.run_with(arguments, &[], |_| {})
+        Ok(String::from_utf8_lossy(&self.bytes(arguments, &[])?).into_owned())
     }
 
-    fn run_with(&self, arguments: &[&str], input: &[u8], more: impl Fn(&mut Command)) -> Result<String, GitError> {
-        Ok(String::from_utf8_lossy(&self.bytes(arguments, input, more)?).into_owned())
-    }
-
-    fn bytes(&self, arguments: &[&str], input: &[u8], more: impl Fn(&mut Command)) -> Result<Vec<u8>, GitError> {
+    fn bytes(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, GitError> {
         let mut command = Command::new("git");
-        command.arg("--git-dir").arg(&self.path).args(arguments).current_dir(&self.path);
-        for (name, value) in environment() {
-            command.env(name, value);
-        }
-        more(&mut command);
+        command.arg("--git-dir").arg(&self.path).args(arguments).current_dir(&self.path).envs(environment());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(GitError::Start)?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -278,6 +260,13 @@ impl Bare {
 /// What keeps the machine's own git configuration out.
 pub(crate) fn environment() -> [(&'static str, &'static str); 3] {
     [("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")]
+}
+
+/// Adds bytes to a stream of `git fast-import`.
+fn data(stream: &mut Vec<u8>, bytes: &[u8]) {
+    stream.extend(format!("data {}\n", bytes.len()).bytes());
+    stream.extend(bytes);
+    stream.push(b'\n');
 }
 
 fn line_counts(entry: &str) -> Option<(&str, (u64, u64))> {
@@ -324,7 +313,7 @@ mod tests {
         let bare = Bare::create(&folder.path().join("a.git"), "main", folder.path()).unwrap();
         assert!(bare.refs().unwrap().is_empty());
         let first = bare.write("main", &[("README.md", b"one\n")], "First\n\nwith a body", &person()).unwrap();
-        let second = bare.write("main", &[("src/a.txt", b"two\nlines\n")], "Second", &person()).unwrap();
+        let second = bare.write("main", &[("src/a \"b\".txt", b"two\nlines\n")], "Second", &person()).unwrap();
         assert_eq!(bare.refs().unwrap()["refs/heads/main"], second);
         assert_eq!(bare.commit(&second).unwrap().unwrap().parents, vec![first.clone()]);
         assert_eq!(bare.commit(&first).unwrap().unwrap().message, "First\n\nwith a body");
@@ -332,9 +321,9 @@ mod tests {
         let between = bare.between(Some(&first), &second, 20).unwrap();
         assert_eq!(between.iter().map(|commit| &commit.sha).collect::<Vec<_>>(), [&second]);
         let changes = bare.changes(Some(&first), &second).unwrap();
-        assert_eq!((changes[0].status, changes[0].path.as_str(), changes[0].additions), ('A', "src/a.txt", 2));
+        assert_eq!((changes[0].status, changes[0].path.as_str(), changes[0].additions), ('A', "src/a \"b\".txt", 2));
         assert_eq!(bare.changes(None, &second).unwrap().len(), 2);
-        assert_eq!(bare.file(&second, "src/a.txt").unwrap().unwrap().1, b"two\nlines\n");
-        assert!(bare.file(&first, "src/a.txt").unwrap().is_none());
+        assert_eq!(bare.file(&second, "src/a \"b\".txt").unwrap().unwrap().1, b"two\nlines\n");
+        assert!(bare.file(&first, "src/a \"b\".txt").unwrap().is_none());
     }
 }
