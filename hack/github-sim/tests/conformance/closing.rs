@@ -116,3 +116,72 @@ fn nullable(mut schema: Map<String, Value>) -> Value {
         _ => json!({"anyOf": [schema, {"type": "null"}]}),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a value is as a schema says, with `user` (closed by itself: a login) and `tree` (of trees) shared.
+    fn valid(schema: &Value, value: &Value) -> bool {
+        let shared = json!({
+            "user": {"type": "object", "required": ["login"], "properties": {"login": {"type": "string"}}},
+            "tree": {"type": "object", "properties": {"leaf": {"$ref": "#/components/schemas/tree"}}},
+        });
+        let schema = closed(shared.as_object().unwrap(), schema);
+        jsonschema::draft202012::options().build(&schema).unwrap().is_valid(value)
+    }
+
+    #[test]
+    fn what_names_its_properties_has_no_others() {
+        let user = json!({"$ref": "#/components/schemas/user"});
+        assert!(valid(&user, &json!({"login": "a"})));
+        assert!(!valid(&user, &json!({"login": "a", "more": 1})));
+        let list = json!({"type": "array", "items": user});
+        assert!(!valid(&list, &json!([{"login": "a"}, {"login": "a", "more": 1}])));
+        let tree = json!({"$ref": "#/components/schemas/tree"});
+        assert!(valid(&tree, &json!({"leaf": {"leaf": {}}})) && !valid(&tree, &json!({"leaf": {"leaf": {"more": 1}}})));
+    }
+
+    #[test]
+    fn what_is_open_by_its_words_stays_open() {
+        assert!(valid(&json!({"type": "object"}), &json!({"any": 1})));
+        let numbers = json!({
+            "type": "object", "properties": {"name": {"type": "string"}}, "additionalProperties": {"type": "integer"},
+        });
+        assert!(valid(&numbers, &json!({"name": "a", "more": 1})) && !valid(&numbers, &json!({"more": "a"})));
+    }
+
+    #[test]
+    fn what_is_merged_is_closed_as_a_whole() {
+        let merged = json!({
+            "allOf": [{"$ref": "#/components/schemas/user"}, {"type": "object", "properties": {"id": {"type": "integer"}}}],
+        });
+        assert!(valid(&merged, &json!({"login": "a", "id": 1})));
+        assert!(!valid(&merged, &json!({"login": "a", "id": 1, "more": 1})));
+        let either = json!({
+            "type": "object", "properties": {"id": {"type": "integer"}, "name": {"type": "string"}},
+            "anyOf": [{"required": ["id"]}, {"required": ["name"]}],
+        });
+        assert!(valid(&either, &json!({"name": "a"})) && !valid(&either, &json!({"name": "a", "more": 1})));
+    }
+
+    #[test]
+    fn what_is_chosen_from_is_closed_one_by_one() {
+        let choice = json!({"anyOf": [
+            {"$ref": "#/components/schemas/user"},
+            {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}},
+        ]});
+        assert!(valid(&choice, &json!({"login": "a"})) && valid(&choice, &json!({"id": 1})));
+        assert!(!valid(&choice, &json!({"login": "a", "id": 1})));
+    }
+
+    #[test]
+    fn what_is_nullable_may_be_null() {
+        for schema in [
+            json!({"type": "string", "enum": ["a"], "nullable": true}),
+            json!({"nullable": true, "allOf": [{"$ref": "#/components/schemas/user"}]}),
+        ] {
+            assert!(valid(&schema, &Value::Null) && !valid(&schema, &json!(1)), "{schema}");
+        }
+    }
+}

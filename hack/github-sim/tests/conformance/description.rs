@@ -1,7 +1,7 @@
 //! GitHub's descriptions of itself: what it answers on which route, and what its webhooks carry.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use jsonschema::Validator;
 use serde_json::{Map, Value};
@@ -38,28 +38,28 @@ pub enum Undescribed {
 }
 
 impl Description {
-    /// The REST API in a version.
+    /// The REST API in a version. What is missing is said by each test that needs it: a lazy lock that failed once says only that.
     pub fn rest(version: &str) -> &'static Self {
-        static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document("openapi"));
-        static PLAIN: LazyLock<Description> = LazyLock::new(|| Description::new(&DOCUMENT, "paths"));
-        static CHANGED: LazyLock<Description> = LazyLock::new(|| {
-            let mut document = DOCUMENT.clone();
-            let applied = change(&mut document);
-            assert!(applied > 50, "the description has only {applied} changes for {NEWEST}");
-            Description::new(&document, "paths")
-        });
+        static DOCUMENT: OnceLock<Value> = OnceLock::new();
+        static PLAIN: OnceLock<Description> = OnceLock::new();
+        static CHANGED: OnceLock<Description> = OnceLock::new();
+        let document = DOCUMENT.get_or_init(|| document("openapi"));
         match version {
-            DEFAULT => &PLAIN,
-            NEWEST => &CHANGED,
+            DEFAULT => PLAIN.get_or_init(|| Self::new(document, "paths")),
+            NEWEST => CHANGED.get_or_init(|| {
+                let mut document = document.clone();
+                let applied = change(&mut document);
+                assert!(applied > 50, "the description has only {applied} changes for {NEWEST}");
+                Self::new(&document, "paths")
+            }),
             other => panic!("GitHub has no version {other}"),
         }
     }
 
     /// The webhooks.
     pub fn webhooks() -> &'static Self {
-        static WEBHOOKS: LazyLock<Description> =
-            LazyLock::new(|| Description::new(&document("openapi-webhooks"), "webhooks"));
-        &WEBHOOKS
+        static WEBHOOKS: OnceLock<Description> = OnceLock::new();
+        WEBHOOKS.get_or_init(|| Self::new(&document("openapi-webhooks"), "webhooks"))
     }
 
     fn new(document: &Value, operations: &str) -> Self {
