@@ -202,9 +202,11 @@ pub(crate) fn first(folder: &Path) -> io::Result<Option<Process>> {
     Ok(Process::recorded(folder)?.into_iter().find(|process| process.name == FIRST && process.is_running()))
 }
 
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
 /// Where the control groups of this machine begin: one folder under version 2, one per controller under version 1.
 fn control_group_roots() -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
+    let root = Path::new(CONTROL_GROUPS);
     if root.join("cgroup.controllers").exists() {
         return vec![root.to_owned()];
     }
@@ -215,6 +217,12 @@ fn control_group_roots() -> Vec<PathBuf> {
 }
 
 fn make_control_groups(name: &str) -> Result<(), NodeError> {
+    // Under version 2 a group has the controllers that its parent hands down, and the kubelet refuses one that lacks any.
+    // One that cannot be handed down is none that containers here need.
+    let root = Path::new(CONTROL_GROUPS);
+    for controller in fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default().split_whitespace() {
+        let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
     for root in control_group_roots() {
         let path = root.join(control_group(name));
         fs::create_dir_all(&path).map_err(|source| NodeError::ControlGroup { path: path.clone(), source })?;
