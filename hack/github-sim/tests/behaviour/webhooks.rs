@@ -28,7 +28,7 @@ fn push(path: &str) -> Push {
 /// Waits until so many deliveries to the App are logged; the newest is first.
 async fn logged(world: &World, count: usize) -> Vec<Value> {
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(10) {
+    while began.elapsed() < Duration::from_secs(30) {
         let listed = world.get("/app/hook/deliveries?per_page=100", &world.jwt()).await;
         let rows = listed.body.as_array().unwrap().clone();
         if rows.len() >= count {
