@@ -103,6 +103,8 @@ pub(crate) fn kubelet(name: &str, authority: &Path) -> Value {
         "imageGCLowThresholdPercent": 99,
         "makeIPTablesUtilChains": false,
         "serializeImagePulls": false,
+        // How soon a Secret that changed is in the pods that mount it; a minute, otherwise.
+        "syncFrequency": "5s",
     })
 }
 
