@@ -4,7 +4,7 @@ use github_sim::AppKey;
 use http::StatusCode;
 use serde_json::json;
 
-use crate::world::{APP, World};
+use crate::world::{APP, World, signed};
 
 const UNDECODABLE: &str = "A JSON web token could not be decoded";
 const EXPIRED: &str = "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires";
@@ -31,10 +31,8 @@ async fn a_wrong_jwt_is_refused_in_githubs_words() {
     let world = World::new().await;
     let now = world.sim.now().as_second();
     let id = APP.to_string();
-    let signed_by_another = {
-        let other = World::new().await;
-        other.jwt()
-    };
+    let claims = json!({"iss": id, "iat": now - 60, "exp": now + 540});
+    let signed_by_another = signed(&AppKey::generate().unwrap(), &claims);
     let token = world.token(json!({})).await;
     for (jwt, status, message) in [
         (String::new(), 401, UNDECODABLE),
@@ -67,7 +65,7 @@ async fn a_key_counts_as_long_as_the_app_has_it() {
     let world = World::new().await;
     let next = AppKey::generate().unwrap();
     let keys = |keys: &[&AppKey]| keys.iter().map(|key| key.public_pem().to_owned()).collect::<Vec<_>>();
-    world.sim.set_app_keys("landfall", &keys(&[&next, &world.key])).unwrap();
+    world.sim.set_app_keys("landfall", &keys(&[&next, world.key])).unwrap();
     assert_eq!(world.get("/app", &world.jwt()).await.status, StatusCode::OK);
     world.sim.set_app_keys("landfall", &keys(&[&next])).unwrap();
     assert_eq!(world.get("/app", &world.jwt()).await.message(), UNDECODABLE);

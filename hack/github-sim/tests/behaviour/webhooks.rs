@@ -224,8 +224,6 @@ async fn a_receivers_certificate_is_verified_unless_the_hook_says_otherwise() {
     world.sim.push(&push("b")).unwrap();
     assert_eq!(logged(&world, 2).await[0]["status_code"], 202);
 
-    let key = github_sim::AppKey::generate().unwrap();
-    seed.apps[0].public_key = Some(key.public_pem().into());
     let trusting = Site { webhook_ca: Some(certificate), ..Site::default() };
     let world = World::at(seed, key, trusting).await;
     world.sim.push(&push("c")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -47,7 +47,7 @@ pub const INSTALLATION: u64 = 4242;
 
 pub struct World {
     pub sim: Sim,
-    pub key: AppKey,
+    pub key: &'static AppKey,
     pub client: HttpsClient,
     pub folder: tempfile::TempDir,
 }
@@ -60,9 +60,12 @@ fn repository(name: &str, private: bool) -> RepositorySeed {
     RepositorySeed { owner: "acme".into(), name: name.into(), private, ..RepositorySeed::default() }
 }
 
+/// The keys of the Apps, made once: an RSA key takes longer to make than everything else of a world.
+static KEYS: LazyLock<[AppKey; 2]> = LazyLock::new(|| std::array::from_fn(|_| AppKey::generate().unwrap()));
+
 /// The seed all tests begin with, and the App's key.
-pub fn seed() -> (Seed, AppKey) {
-    let key = AppKey::generate().unwrap();
+pub fn seed() -> (Seed, &'static AppKey) {
+    let [key, other] = &*KEYS;
     let granted = [
         ("administration", Level::Write),
         ("contents", Level::Write),
@@ -86,7 +89,7 @@ pub fn seed() -> (Seed, AppKey) {
             account("globex", AccountType::Organization),
             account("mona", AccountType::User),
         ],
-        apps: vec![AppSeed { id: Some(APP), ..app("Landfall", &key) }, app("Other", &AppKey::generate().unwrap())],
+        apps: vec![AppSeed { id: Some(APP), ..app("Landfall", key) }, app("Other", other)],
         repositories: vec![
             repository("shop", true),
             repository("attic", true),
@@ -127,17 +130,23 @@ pub fn client(ca: &str) -> HttpsClient {
     Client::builder(TokioExecutor::new()).build(connector)
 }
 
+/// A JWT with these claims, by any key.
+pub fn signed(key: &AppKey, claims: &Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_rsa_pem(key.private_pem().as_bytes()).unwrap();
+    jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256), claims, &key).unwrap()
+}
+
 impl World {
     pub async fn new() -> Self {
         let (seed, key) = seed();
         Self::with(seed, key).await
     }
 
-    pub async fn with(seed: Seed, key: AppKey) -> Self {
+    pub async fn with(seed: Seed, key: &'static AppKey) -> Self {
         Self::at(seed, key, Site::default()).await
     }
 
-    pub async fn at(seed: Seed, key: AppKey, site: Site) -> Self {
+    pub async fn at(seed: Seed, key: &'static AppKey, site: Site) -> Self {
         let options = Options { listen: "127.0.0.1:0".parse().unwrap(), tls: true, seed };
         let sim = Sim::start_at(options, site).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -148,8 +157,7 @@ impl World {
 
     /// A JWT with these claims, by the App's key.
     pub fn jwt_of(&self, claims: &Value) -> String {
-        let key = jsonwebtoken::EncodingKey::from_rsa_pem(self.key.private_pem().as_bytes()).unwrap();
-        jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256), claims, &key).unwrap()
+        signed(self.key, claims)
     }
 
     /// A good JWT.
