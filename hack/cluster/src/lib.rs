@@ -32,5 +32,5 @@ pub use control_plane::StartError;
 pub use image::{ImageError, write_operator, write_workspace};
 pub use namespaces::NamespaceError;
 pub use node::NodeError;
-pub use programs::{ProgramError, kubectl};
+pub use programs::{ProgramError, helm, kubectl};
 pub use tools::{MissingTools, Tool};

@@ -37,6 +37,7 @@ struct Program {
 /// What `--api-only` needs: the first three.
 const API: usize = 3;
 const KUBECTL: usize = 3;
+const HELM_PROGRAM: usize = 11;
 
 const PROGRAMS: [Program; 12] = [
     Program { name: "etcd", module: &ETCD, package: "go.etcd.io/etcd/server/v3" },
@@ -156,6 +157,11 @@ pub(crate) fn build_all(cache: &Cache, kind: Kind) -> Result<(), ProgramError> {
 /// kubectl of the version of the cluster, built if it is not kept yet.
 pub fn kubectl(cache: &Cache) -> Result<PathBuf, ProgramError> {
     PROGRAMS[KUBECTL].build(cache)
+}
+
+/// Helm, built if it is not kept yet.
+pub fn helm(cache: &Cache) -> Result<PathBuf, ProgramError> {
+    PROGRAMS[HELM_PROGRAM].build(cache)
 }
 
 /// Builds what is not kept yet and says where all of it is.

@@ -1,0 +1,208 @@
+//! What the chart renders, for which values.
+
+use super::programs::{helm, kubectl_alone, objects, of_kind, only, path, template};
+use landfall::manifests::RuleSet;
+use serde_json::{Value, json};
+
+/// Values that people combine; each must render, and be accepted by a cluster.
+pub const VALUES: &[&[&str]] = &[
+    &[],
+    &["--set=replicas=3", "--set=priorityClassName=system-cluster-critical"],
+    &["--set=secretNamespaces={team-a,team-b}"],
+    &["--set=crds.keep=false", "--set=rbac.aggregate=false", "--set=metrics.service.enabled=false"],
+    &["--set=serviceAccount.create=false", "--set=fullnameOverride=github", "--set=nameOverride=hub"],
+    &["--set=image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"],
+    &["--set=insecureDevelopment=true", "--set=logLevel=landfall=debug\\,kube=info", "--set=logFormat=text"],
+    &[
+        "--set-json=extraEnv=[{\"name\":\"HTTPS_PROXY\",\"value\":\"http://proxy:3128\"}]",
+        "--set-json=imagePullSecrets=[{\"name\":\"registry\"}]",
+        "--set-json=podLabels={\"team\":\"platform\"}",
+        "--set-json=podAnnotations={\"note\":\"42\"}",
+        "--set-json=nodeSelector={\"kubernetes.io/os\":\"linux\"}",
+        "--set-json=tolerations=[{\"key\":\"spot\",\"operator\":\"Exists\"}]",
+        "--set-json=topologySpreadConstraints=[{\"maxSkew\":1,\"topologyKey\":\"zone\",\"whenUnsatisfiable\":\"ScheduleAnyway\"}]",
+        "--set-json=affinity={\"podAntiAffinity\":{}}",
+        "--set-json=serviceAccount.annotations={\"note\":\"42\"}",
+    ],
+    &[
+        "--set=networkPolicy.enabled=true",
+        "--set-json=networkPolicy.metricsFrom=[{\"namespaceSelector\":{\"matchLabels\":{\"name\":\"monitoring\"}}}]",
+        "--set-json=networkPolicy.github.to=[{\"ipBlock\":{\"cidr\":\"192.0.2.0/24\"}}]",
+    ],
+];
+
+fn rendered(values: &[&str]) -> Vec<Value> {
+    objects(&template(values).expect("the chart renders"))
+}
+
+fn rules(set: RuleSet) -> Value {
+    serde_json::to_value(set.rules()).unwrap()["rules"].clone()
+}
+
+#[test]
+fn helm_finds_nothing_to_blame() {
+    for values in VALUES {
+        helm(&[&["lint", "--strict", &path("charts/landfall")], *values].concat()).expect(&format!("lint {values:?}"));
+    }
+}
+
+#[test]
+fn no_secret_is_made() {
+    for values in VALUES {
+        assert!(of_kind(&rendered(values), "Secret").is_empty(), "{values:?}");
+    }
+}
+
+#[test]
+fn definitions_are_those_of_the_source() {
+    let of_source: Vec<Value> =
+        landfall::api::crds().iter().map(|crd| serde_json::to_value(crd).unwrap()["spec"].clone()).collect();
+    let objects = rendered(&[]);
+    let crds = of_kind(&objects, "CustomResourceDefinition");
+    assert_eq!(crds.len(), of_source.len());
+    for crd in crds {
+        let spec = of_source.iter().find(|spec| spec["names"] == crd["spec"]["names"]).unwrap();
+        // Helm reads and writes every number as one of floating point.
+        assert_eq!(as_floats(&crd["spec"]), as_floats(spec));
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    }
+    assert!(of_kind(&rendered(&["--set=crds.install=false"]), "CustomResourceDefinition").is_empty());
+    for crd in of_kind(&rendered(&["--set=crds.keep=false"]), "CustomResourceDefinition") {
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], Value::Null);
+    }
+}
+
+fn as_floats(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(items) => items.iter().map(as_floats).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), as_floats(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn the_operator_gets_the_rules_of_the_source_and_no_more() {
+    let objects = rendered(&["--set=rbac.aggregate=false"]);
+    let roles = of_kind(&objects, "ClusterRole");
+    let given: Vec<_> = roles.iter().map(|role| (&role["metadata"]["name"], &role["rules"])).collect();
+    let (name, secrets) = (json!("landfall-controller"), json!("landfall-controller-secrets"));
+    assert_eq!(given, [(&name, &rules(RuleSet::Cluster)), (&secrets, &rules(RuleSet::Secrets))]);
+    let own = only(&objects, "Role");
+    assert_eq!((&own["metadata"]["namespace"], &own["rules"]), (&json!("landfall-system"), &rules(RuleSet::Own)));
+    for binding in [of_kind(&objects, "ClusterRoleBinding"), of_kind(&objects, "RoleBinding")].concat() {
+        let subject = json!([{"kind": "ServiceAccount", "name": "landfall", "namespace": "landfall-system"}]);
+        assert_eq!(binding["subjects"], subject);
+        assert_eq!(binding["roleRef"]["name"], binding["metadata"]["name"]);
+    }
+}
+
+#[test]
+fn secrets_in_listed_namespaces_only() {
+    let objects = rendered(&["--set=secretNamespaces={team-a,team-b}", "--set=rbac.aggregate=false"]);
+    for role in of_kind(&objects, "ClusterRole") {
+        assert!(!role["rules"].to_string().contains("secrets"), "{role}");
+    }
+    let places: Vec<_> = of_kind(&objects, "Role")
+        .iter()
+        .filter(|role| role["rules"] == rules(RuleSet::Secrets))
+        .map(|role| role["metadata"]["namespace"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(places, ["team-a", "team-b"]);
+    assert_eq!(of_kind(&objects, "RoleBinding").len(), 3);
+    let args = container(&objects)["args"].to_string();
+    assert!(args.contains("--secret-namespace=team-a") && args.contains("--secret-namespace=team-b"), "{args}");
+}
+
+fn container(objects: &[Value]) -> &Value {
+    &only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+}
+
+#[test]
+fn a_budget_for_several_replicas_only() {
+    assert!(of_kind(&rendered(&[]), "PodDisruptionBudget").is_empty());
+    only(&rendered(&["--set=replicas=2"]), "PodDisruptionBudget");
+    let off = ["--set=replicas=2", "--set=podDisruptionBudget.enabled=false"];
+    assert!(of_kind(&rendered(&off), "PodDisruptionBudget").is_empty());
+}
+
+#[test]
+fn a_digest_goes_before_a_tag() {
+    let image = |values: &[&str]| container(&rendered(values))["image"].as_str().unwrap().to_owned();
+    assert_eq!(image(&[]), format!("localhost/landfall:{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(image(&["--set=image.tag=dev"]), "localhost/landfall:dev");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let set = format!("--set=image.digest={digest}");
+    assert_eq!(image(&["--set=image.tag=dev", &set]), format!("localhost/landfall@{digest}"));
+}
+
+#[test]
+fn a_service_monitor_selects_the_service() {
+    let objects = rendered(&["--set=metrics.serviceMonitor.enabled=true"]);
+    let labels = only(&objects, "Service")["metadata"]["labels"].as_object().unwrap();
+    let wanted = &only(&objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"];
+    assert!(wanted.as_object().unwrap().iter().all(|(key, value)| labels.get(key) == Some(value)), "{wanted}");
+    let without = ["--set=metrics.serviceMonitor.enabled=true", "--set=metrics.service.enabled=false"];
+    assert!(template(&without).refusal("a monitor of no service").contains("needs metrics.service.enabled: true"));
+}
+
+#[test]
+fn a_network_policy_lets_in_to_health_only() {
+    let objects = rendered(&["--set=networkPolicy.enabled=true"]);
+    let spec = &only(&objects, "NetworkPolicy")["spec"];
+    assert_eq!(spec["ingress"], json!([{"ports": [{"protocol": "TCP", "port": 8080}]}]));
+    assert_eq!(
+        spec["egress"],
+        json!([
+            {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
+            {"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]},
+            {"ports": [{"protocol": "TCP", "port": 443}]},
+        ])
+    );
+    assert_eq!(spec["podSelector"]["matchLabels"], only(&objects, "Deployment")["spec"]["selector"]["matchLabels"]);
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    for (value, words) in [
+        ("--set=replica=2", ["additional properties", "replica"]),
+        ("--set=replicas=many", ["/replicas", "got string, want integer"]),
+        ("--set=image.pullPolicy=Sometimes", ["/image/pullPolicy", "must be one of 'Always'"]),
+        ("--set=image.digest=deadbeef", ["/image/digest", "does not match pattern"]),
+        ("--set=logFormat=xml", ["/logFormat", "must be one of 'json', 'text'"]),
+        ("--set=secretNamespaces={Team_A}", ["/secretNamespaces/0", "does not match pattern"]),
+        ("--set=secretNamespaces=team-a", ["/secretNamespaces", "want array"]),
+        ("--set=insecureDevelopment=1", ["/insecureDevelopment", "want boolean"]),
+        (
+            "--set-json=extraEnv=[{\"name\":\"A\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"a\",\"key\":\"b\"}}}]",
+            ["/extraEnv/0", "valueFrom"],
+        ),
+        ("--set=networkPolicy.github.ports={0}", ["/networkPolicy/github/ports/0", "minimum"]),
+    ] {
+        let said = template(&[value]).refusal(value);
+        assert!(words.iter().all(|word| said.contains(word)), "{value}: {said}");
+    }
+}
+
+/// Who has no Helm gets the same pod, in the same way.
+#[test]
+fn config_default_is_the_chart_by_default() {
+    let config = objects(&kubectl_alone(&["kustomize", &path("config/default")]).expect("kustomize builds"));
+    let chart = rendered(&["--set=image.tag=dev", "--set=metrics.service.enabled=false"]);
+    let pod = |objects| only(objects, "Deployment")["spec"]["template"]["spec"].clone();
+    assert_eq!(pod(&config), pod(&chart));
+    let bare = |objects: &[Value]| {
+        let mut seen: Vec<_> = objects
+            .iter()
+            .filter(|object| !["Namespace", "Deployment"].contains(&object["kind"].as_str().unwrap()))
+            .map(|object| {
+                let place = (&object["metadata"]["namespace"], &object["metadata"]["name"]);
+                let what = ["rules", "roleRef", "subjects", "spec"].map(|field| as_floats(&object[field]).to_string());
+                (object["kind"].to_string(), format!("{place:?}"), what)
+            })
+            .collect();
+        seen.sort();
+        seen
+    };
+    assert_eq!(bare(&config), bare(&chart));
+}
