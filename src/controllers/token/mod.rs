@@ -11,7 +11,7 @@ pub use memory::Memory;
 pub use plan::{Gathered, SecretSeen};
 
 use super::context::{Context, Settled, requested_look};
-use super::standing::{Again, Standing, kubernetes_refusal};
+use super::standing::{Again, Standing, State, kubernetes_refusal};
 use crate::api::{InstallationToken, InstallationTokenStatus, Reason};
 use crate::runtime::metrics::Outcome;
 use apply::{Failure, apply};
@@ -19,7 +19,7 @@ use gather::{Found, gather};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use plan::{Failed, Plan, Step, plan};
+use plan::{Failed, Plan, Stage, Step, plan};
 use std::sync::Arc;
 
 /// More steps than any way has: a plan that never settles is a bug, and must not become a loop.
@@ -40,6 +40,9 @@ pub async fn reconcile(token: Arc<InstallationToken>, context: &Context) -> Resu
         };
         let step = match plan(&found.gathered, context.clock.now()) {
             Plan::Settled { standing, again } => {
+                if standing.as_ref().is_some_and(|standing| standing.state == State::Ready) {
+                    adopt(context, &uid, &found);
+                }
                 let settled = Settled { standing, again };
                 return context.conclude(&context.due.tokens, &*token, status(&found), &settled).await;
             }
@@ -80,6 +83,16 @@ async fn refused(context: &Context, token: &InstallationToken, error: kube::Erro
     let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
     let status = token.status.clone().unwrap_or_default();
     context.conclude(&context.due.tokens, token, status, &settled).await
+}
+
+/// Remembers the good token in the Secret, should another process have minted it, so that it can be revoked when the Secret
+/// goes first.
+fn adopt(context: &Context, uid: &str, found: &Found) {
+    if found.gathered.held.is_none()
+        && let Some(content) = found.secret.as_ref().and_then(secret::content)
+    {
+        context.memory.minted(uid, content, Stage::Published);
+    }
 }
 
 /// What is known of the published token, read from the Secret and not from what was planned.
