@@ -43,9 +43,11 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
                 .map(Some)
                 .map_err(Into::into);
         }
-        Step::RemoveFinalizer => {
-            set_finalizer(&context.client, &**object, REVOKE_FINALIZER, false).await?;
-        }
+        Step::RemoveFinalizer => match set_finalizer(&context.client, &**object, REVOKE_FINALIZER, false).await {
+            // Gone already: the Secret's end was announced before the object's, and the cache still had it.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            other => drop(other?),
+        },
         Step::Mint { scope, pinned } => mint(context, found, &scope, &pinned).await?,
         Step::Verify => verify(context, found).await?,
         Step::Publish => publish(context, found).await?,
