@@ -7,14 +7,19 @@ use landfall_cluster::{ApiServer, AuditLog};
 use serde_json::{Value, json};
 use std::sync::{LazyLock, mpsc};
 
-/// The shared API server.
+/// A shared API server.
 pub struct Cluster {
     server: ApiServer,
     admin: Config,
     operator: Config,
 }
 
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+/// How many API servers one process may have, for tests that are many and wait most of their time.
+pub const LANES: usize = 4;
+
+static CLUSTERS: [LazyLock<Cluster>; LANES] = [const { LazyLock::new(start) }; LANES];
+
+fn start() -> Cluster {
     // It lives on a runtime of its own: a test's ends with the test.
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
@@ -26,11 +31,11 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
         });
     });
     receive.recv().expect("an API server")
-});
+}
 
-/// The shared API server; started at the first call.
-pub fn cluster() -> &'static Cluster {
-    &CLUSTER
+/// The shared API server of a lane; started at the first call.
+pub fn cluster(lane: usize) -> &'static Cluster {
+    &CLUSTERS[lane]
 }
 
 impl Cluster {

@@ -11,7 +11,7 @@ pub mod cluster;
 pub mod objects;
 pub mod operator;
 
-use cluster::cluster;
+use cluster::{Cluster, LANES, cluster};
 use github_sim::{AppKey, AppSeed, Options, Seed, Sim};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub static KEY: LazyLock<AppKey> = LazyLock::new(|| AppKey::generate().expect("a key"));
 
 /// Tests of one process share an API server, and each wants it for itself.
-static TURN: Mutex<()> = Mutex::const_new(());
+static TURNS: [Mutex<()>; LANES] = [const { Mutex::const_new(()) }; LANES];
 
 /// The world.
 pub struct World {
@@ -51,6 +51,7 @@ pub struct World {
     pub admin: Client,
     /// What the API server was asked.
     pub audit: AuditLog,
+    cluster: &'static Cluster,
     began: Mark,
     _turn: MutexGuard<'static, ()>,
 }
@@ -93,15 +94,21 @@ impl World {
 
     /// The same with another beginning.
     pub async fn with(seed: Seed) -> Self {
-        let turn = TURN.lock().await;
-        let cluster = cluster();
+        Self::on(0, seed).await
+    }
+
+    /// The same on an API server of its own, one for each lane: worlds on different lanes know nothing of each other.
+    pub async fn on(lane: usize, seed: Seed) -> Self {
+        let turn = TURNS[lane].lock().await;
+        let cluster = cluster(lane);
         let admin = cluster.admin();
         let sim = Sim::start(Options { listen: "127.0.0.1:0".parse().expect("an address"), tls: true, seed })
             .await
             .expect("the simulator");
         let clock = Arc::new(ManualClock::new(sim.now()));
         let audit = cluster.audit_log();
-        let mut world = Self { began: audit.mark().expect("the audit log"), sim, clock, admin, audit, _turn: turn };
+        let mut world =
+            Self { began: audit.mark().expect("the audit log"), sim, clock, admin, audit, cluster, _turn: turn };
         world.clear().await;
         world.namespace(SYSTEM, &[]).await;
         world.put_key(KEY.private_pem()).await;
@@ -222,7 +229,7 @@ impl World {
 
     /// Starts an operator with something put in its way.
     pub async fn start(&self, start: Start) -> Operator {
-        Operator::start(Arc::clone(&self.clock), start).await
+        Operator::start(self.cluster, Arc::clone(&self.clock), start).await
     }
 
     /// Moves the operator's clock and GitHub's.

@@ -1,6 +1,6 @@
 //! An operator within the test, on a runtime of its own, so that it can be stopped as by SIGTERM and as by SIGKILL.
 
-use super::cluster::cluster;
+use super::cluster::Cluster;
 use super::{SYSTEM, until};
 use jiff::Timestamp;
 use landfall::controller::{Activity, Config, Controller, Environment, Sabotage};
@@ -53,14 +53,14 @@ pub struct Operator {
 }
 
 impl Operator {
-    pub(super) async fn start(clock: Arc<ManualClock>, start: Start) -> Self {
+    pub(super) async fn start(cluster: &'static Cluster, clock: Arc<ManualClock>, start: Start) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let started = runtime.spawn(async move {
             let times = LeaseTimes::default();
-            let base = cluster().operator();
+            let base = cluster.operator();
             let lease = start.elects.then(|| (lease::client(base.clone(), times).expect("a client"), times));
             let config = Config {
                 namespace: SYSTEM.into(),
