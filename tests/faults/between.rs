@@ -1,0 +1,303 @@
+//! What stands between an operator and the world: it records the points, and lets one fault happen at one of them.
+//!
+//! Invariant: exactly one request is interfered with, and the operator can tell it from no such fault in the world. A kill
+//! ends the operator from within that very request, so that nothing of it runs on.
+
+use super::point::{self, Fault, Point, Side};
+use crate::world::operator::{Operator, Start};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use kube::client::ClientBuilder;
+use landfall::github::{CaBundleError, Connect, HttpsConnect, Transport};
+use octocrab::OctoBody;
+use serde_json::json;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use tower::{BoxError, Layer, Service};
+
+type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
+type Answering = BoxFuture<'static, Result<Answer, BoxError>>;
+
+/// How many seconds GitHub's 429 asks to wait.
+const RETRY_AFTER: u32 = 30;
+
+/// The system's certificates are read once; an operator in a test needs none of them.
+static HTTPS: LazyLock<HttpsConnect> = LazyLock::new(HttpsConnect::new);
+
+/// Shared by all layers of all operators of one run.
+#[derive(Default)]
+pub struct Between {
+    state: Mutex<State>,
+    operator: Mutex<Option<Operator>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is to happen where.
+    planned: Option<(Point, Fault)>,
+    /// It happened.
+    struck: bool,
+    /// It was a kill, and no operator was started since.
+    killed: bool,
+    /// What is being done in the scenario; none when points are not recorded any more.
+    act: Option<&'static str>,
+    recorded: Vec<(Point, &'static str)>,
+    seen: HashMap<String, Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    count: usize,
+    last: Bytes,
+}
+
+impl Between {
+    /// Lets this happen there; nothing, to record the points.
+    pub fn new(planned: Option<(Point, Fault)>) -> Arc<Self> {
+        let state = State { planned, ..State::default() };
+        Arc::new(Self { state: Mutex::new(state), operator: Mutex::default() })
+    }
+
+    /// Requests belong to this act from now on; to none, when nothing more is to be recorded.
+    pub fn act(&self, act: Option<&'static str>) {
+        self.state().act = act;
+    }
+
+    /// The points that were passed, in order, each with its act.
+    pub fn recorded(&self) -> Vec<(Point, &'static str)> {
+        self.state().recorded.clone()
+    }
+
+    /// Whether the fault happened.
+    pub fn struck(&self) -> bool {
+        self.state().struck
+    }
+
+    /// How to start an operator with this in its way.
+    pub fn start(self: &Arc<Self>) -> Start {
+        let (kube, github) = (Arc::clone(self), Arc::clone(self));
+        Start {
+            kube: Box::new(move |config| {
+                let layer = Interposed { between: Arc::clone(&kube) };
+                ClientBuilder::try_from(config).expect("a client").with_layer(&layer).build()
+            }),
+            github: Arc::new(InterposedConnect { between: github }),
+            ..Start::default()
+        }
+    }
+
+    /// Takes charge of the operator, which may have been killed by one of its first requests already.
+    pub fn put(&self, operator: Operator) {
+        *self.operator() = Some(operator);
+        if self.state().killed {
+            self.kill();
+        }
+    }
+
+    /// The operator, to be stopped in order.
+    pub fn take(&self) -> Option<Operator> {
+        self.operator().take()
+    }
+
+    /// Looks at the running operator. None: it was killed.
+    pub fn with<T>(&self, look: impl FnOnce(&Operator) -> T) -> Option<T> {
+        self.operator().as_ref().map(look)
+    }
+
+    /// A new operator is about to be started in place of the killed one.
+    pub fn bury(&self) {
+        self.state().killed = false;
+    }
+
+    fn kill(&self) {
+        if let Some(operator) = self.take() {
+            operator.kill();
+        }
+    }
+
+    /// Notes a request, and says what is to happen to it.
+    fn pass(&self, side: Side, kind: String, body: &Bytes) -> Option<Fault> {
+        let mut state = self.state();
+        let act = state.act?;
+        let seen = state.seen.entry(kind.clone()).or_default();
+        // What is written word for word again, because the cache was a moment behind, is no other point: whether that
+        // happens is a matter of milliseconds.
+        if kind.starts_with("PATCH ") && seen.last == body {
+            return None;
+        }
+        seen.last = body.clone();
+        seen.count += 1;
+        let point = Point { side, ordinal: seen.count, kind };
+        let strikes = !state.struck && state.planned.as_ref().is_some_and(|(planned, _)| *planned == point);
+        state.recorded.push((point, act));
+        if !strikes {
+            return None;
+        }
+        state.struck = true;
+        let fault = state.planned.as_ref().map(|(_, fault)| *fault);
+        state.killed = fault.is_some_and(Fault::kills);
+        fault
+    }
+
+    /// Lets the request go its way, or not.
+    fn interfere(self: &Arc<Self>, fault: Option<Fault>, side: Side, send: impl FnOnce() -> Answering) -> Answering {
+        let between = Arc::clone(self);
+        match fault {
+            None => send(),
+            Some(Fault::KilledBefore) => async move { between.die().await }.boxed(),
+            Some(Fault::KilledAfter) => {
+                let sent = send();
+                async move {
+                    drop(whole(sent.await?).await?);
+                    between.die().await
+                }
+                .boxed()
+            }
+            Some(Fault::Lost) => {
+                let sent = send();
+                async move {
+                    drop(whole(sent.await?).await?);
+                    Err(broken())
+                }
+                .boxed()
+            }
+            Some(Fault::Cut) => std::future::ready(Err(broken())).boxed(),
+            Some(Fault::Conflict) => std::future::ready(Ok(refusal(side, StatusCode::CONFLICT))).boxed(),
+            Some(Fault::TooMany) => std::future::ready(Ok(refusal(side, StatusCode::TOO_MANY_REQUESTS))).boxed(),
+            Some(Fault::Unavailable) => std::future::ready(Ok(refusal(side, StatusCode::SERVICE_UNAVAILABLE))).boxed(),
+        }
+    }
+
+    async fn die(&self) -> Result<Answer, BoxError> {
+        self.kill();
+        std::future::pending().await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("not poisoned")
+    }
+
+    fn operator(&self) -> MutexGuard<'_, Option<Operator>> {
+        self.operator.lock().expect("not poisoned")
+    }
+}
+
+fn broken() -> BoxError {
+    io::Error::from(io::ErrorKind::ConnectionReset).into()
+}
+
+/// Waits for the end of the answer, so that the effect is complete.
+async fn whole(answer: Answer) -> Result<Bytes, BoxError> {
+    Ok(answer.into_body().collect().await?.to_bytes())
+}
+
+/// A refusal in the words of who gives it.
+fn refusal(side: Side, status: StatusCode) -> Answer {
+    let reason = match status {
+        StatusCode::CONFLICT => "Conflict",
+        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+        _ => "ServiceUnavailable",
+    };
+    let (body, wait) = match side {
+        Side::Kubernetes => (
+            json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": status.as_u16(),
+                "reason": reason, "message": "put in the way by a test",
+            }),
+            1,
+        ),
+        Side::GitHub => (json!({"message": "You have exceeded a secondary rate limit."}), RETRY_AFTER),
+    };
+    let mut answer = Response::builder().status(status).header(header::CONTENT_TYPE, "application/json");
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        answer = answer.header(header::RETRY_AFTER, wait);
+    }
+    let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed_unsync();
+    answer.body(body).expect("an answer")
+}
+
+/// On the way to Kubernetes.
+struct Interposed {
+    between: Arc<Between>,
+}
+
+impl<S> Layer<S> for Interposed {
+    type Service = InterposedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        InterposedService { between: Arc::clone(&self.between), inner }
+    }
+}
+
+struct InterposedService<S> {
+    between: Arc<Between>,
+    inner: S,
+}
+
+impl<S, B> Service<Request<kube::client::Body>> for InterposedService<S>
+where
+    S: Service<Request<kube::client::Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<kube::client::Body>) -> Answering {
+        let body = request.body().try_clone().and_then(|body| body.collect_bytes().now_or_never()?.ok());
+        let body = body.unwrap_or_default();
+        let kind = point::kubernetes(request.method(), request.uri(), &body);
+        let fault = kind.and_then(|kind| self.between.pass(Side::Kubernetes, kind, &body));
+        let (between, inner) = (Arc::clone(&self.between), &mut self.inner);
+        between.interfere(fault, Side::Kubernetes, || {
+            let sent = inner.call(request);
+            async move {
+                let answer = sent.await.map_err(Into::into)?;
+                Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+            }
+            .boxed()
+        })
+    }
+}
+
+/// On the way to GitHub.
+struct InterposedConnect {
+    between: Arc<Between>,
+}
+
+impl Connect for InterposedConnect {
+    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+        let (between, inner) = (Arc::clone(&self.between), HTTPS.connect(ca_bundle)?);
+        Ok(Transport::new(tower::service_fn(move |request: Request<OctoBody>| {
+            let kind = point::github(request.method(), request.uri());
+            let fault = between.pass(Side::GitHub, kind, &Bytes::new());
+            let mut inner = inner.clone();
+            let answering = between.interfere(fault, Side::GitHub, || {
+                async move {
+                    let answer = inner.call(request).await?;
+                    Ok(answer.map(BodyExt::boxed_unsync))
+                }
+                .boxed()
+            });
+            async move {
+                // The transport wants a body that threads may share; ours is whole after this.
+                let (head, body) = answering.await?.into_parts();
+                let body = body.collect().await?.to_bytes();
+                Ok::<_, BoxError>(Response::from_parts(head, Full::new(body)))
+            }
+        })))
+    }
+}

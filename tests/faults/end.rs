@@ -1,0 +1,109 @@
+//! The end state of a run: everything that lasts, masked for what is another each time.
+//!
+//! Masked are times, uids, versions, fingerprints and the simulator's address. Not masked is whether a Secret's token
+//! works, and for what: that is asked of the simulator.
+
+use crate::world::World;
+use aws_lc_rs::digest::{SHA256, digest};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Resource;
+use kube::api::{Api, ListParams};
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+/// What differs from run to run and from moment to moment.
+const VARYING: [&str; 9] = [
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "managedFields",
+    "lastTransitionTime",
+    "expiresAt",
+    "mintedAt",
+    "fingerprint",
+    "caBundle",
+];
+
+/// The end state.
+pub async fn state(world: &World) -> Value {
+    let mut secrets = Vec::new();
+    for namespace in ["landfall-system", "team-a"] {
+        let api = Api::<Secret>::namespaced(world.admin.clone(), namespace);
+        let found = api.list(&ListParams::default()).await.expect("Secrets");
+        secrets.extend(found.iter().map(|secret| show(world, secret)));
+    }
+    let mut state = json!({
+        "apps": all::<GitHubApp>(world).await,
+        "installations": all::<GitHubInstallation>(world).await,
+        "tokens": all::<InstallationToken>(world).await,
+        "secrets": secrets,
+        "live tokens": world.sim.live_tokens().len(),
+    });
+    mask(&mut state, world.sim.base_url());
+    state
+}
+
+async fn all<K>(world: &World) -> Vec<Value>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+{
+    let found = Api::<K>::all(world.admin.clone()).list(&ListParams::default()).await.expect("objects");
+    found.iter().map(|object| serde_json::to_value(object).expect("json")).collect()
+}
+
+/// A Secret without its values; of the token in it, what GitHub says of it.
+fn show(world: &World, secret: &Secret) -> Value {
+    let metadata = &secret.metadata;
+    let print = fingerprint(secret);
+    let live = world.sim.live_tokens();
+    let token = print.as_ref().map(|print| match live.iter().find(|token| token.sha256.starts_with(print)) {
+        Some(token) => json!({
+            "permissions": token.permissions, "repositories": token.repository_ids,
+            "installation": token.installation_id,
+        }),
+        None => json!("dead"),
+    });
+    let noted = metadata.annotations.iter().flatten().find(|(key, _)| key.ends_with("/fingerprint"));
+    json!({
+        "name": metadata.name, "namespace": metadata.namespace, "type": secret.type_, "labels": metadata.labels,
+        "annotations": metadata.annotations.as_ref().map(|all| all.keys().collect::<Vec<_>>()),
+        "owners": metadata.owner_references, "finalizers": metadata.finalizers,
+        "keys": secret.data.as_ref().map(BTreeMap::keys).map(Iterator::collect::<Vec<_>>),
+        "is noted": noted.map(|(_, value)| Some(value) == print.as_ref()), "token": token,
+    })
+}
+
+/// The fingerprint of the token in a Secret: as in status, the first 16 hexadecimal digits of its SHA-256.
+pub fn fingerprint(secret: &Secret) -> Option<String> {
+    let token = secret.data.as_ref()?.get("password")?;
+    Some(hex::encode(&digest(&SHA256, &token.0).as_ref()[..8]))
+}
+
+fn mask(value: &mut Value, address: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if VARYING.contains(&key.as_str()) && !value.is_null() {
+                    *value = json!("…");
+                } else {
+                    mask(value, address);
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, address)),
+        Value::String(text) => *text = text.replace(address, "https://github"),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// What differs between two end states, line by line.
+pub fn difference(wanted: &Value, found: &Value) -> String {
+    let (wanted, found) = (format!("{wanted:#}"), format!("{found:#}"));
+    let missing = wanted.lines().filter(|line| !found.lines().any(|other| other == *line)).map(|l| format!("- {l}"));
+    let added = found.lines().filter(|line| !wanted.lines().any(|other| other == *line)).map(|l| format!("+ {l}"));
+    missing.chain(added).take(40).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,148 @@
+//! The points at which a fault can strike, and the faults.
+//!
+//! A point is a write to Kubernetes or a call to GitHub, named by what it is and to what, and counted among its like:
+//! "PATCH installationtokens/status team-a/a #3". Not by its place in the whole order, for controllers run side by side,
+//! and what two of them do at once has no order that holds from run to run.
+
+use http::{Method, Uri};
+use hyper::body::Bytes;
+use serde_json::Value;
+use std::fmt;
+
+/// To whom a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// The API server.
+    Kubernetes,
+    /// GitHub.
+    GitHub,
+}
+
+/// A request that has an effect on Kubernetes, or goes to GitHub.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Point {
+    /// To whom.
+    pub side: Side,
+    /// Verb, resource, subresource and name, or method and route.
+    pub kind: String,
+    /// Which one of its kind, from 1.
+    pub ordinal: usize,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.kind, self.ordinal)
+    }
+}
+
+/// What can go wrong at a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// The operator dies before the request goes out.
+    KilledBefore,
+    /// The operator dies after the request took effect, before it has the answer.
+    KilledAfter,
+    /// The request takes effect, and the connection breaks in place of an answer.
+    Lost,
+    /// The connection breaks before the request takes effect.
+    Cut,
+    /// Kubernetes answers 409. GitHub does not, to any call that is made here.
+    Conflict,
+    /// 429, with a Retry-After.
+    TooMany,
+    /// 503.
+    Unavailable,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::KilledBefore,
+        Self::KilledAfter,
+        Self::Lost,
+        Self::Cut,
+        Self::Conflict,
+        Self::TooMany,
+        Self::Unavailable,
+    ];
+
+    /// Whether it can happen on that side.
+    pub fn happens_at(self, side: Side) -> bool {
+        self != Self::Conflict || side == Side::Kubernetes
+    }
+
+    /// The request takes effect all the same.
+    pub fn has_effect(self) -> bool {
+        matches!(self, Self::KilledAfter | Self::Lost)
+    }
+
+    /// The operator dies of it, and with it all that only it remembered.
+    pub fn kills(self) -> bool {
+        matches!(self, Self::KilledBefore | Self::KilledAfter)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KilledBefore => "killed before",
+            Self::KilledAfter => "killed after",
+            Self::Lost => "answer lost",
+            Self::Cut => "cut",
+            Self::Conflict => "409",
+            Self::TooMany => "429",
+            Self::Unavailable => "503",
+        })
+    }
+}
+
+/// What a request to Kubernetes is, if it is a write. A name is taken from the path, or, where there is none yet, from
+/// the body; an event is named by what it is about, for its own name is random.
+pub fn kubernetes(method: &Method, uri: &Uri, body: &Bytes) -> Option<String> {
+    if method == Method::GET {
+        return None;
+    }
+    let mut segments = uri.path().split('/').filter(|segment| !segment.is_empty());
+    let group_segments = if segments.next()? == "api" { 1 } else { 2 };
+    let rest: Vec<_> = segments.skip(group_segments).collect();
+    let (namespace, rest) = match rest.as_slice() {
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some(*namespace), rest),
+        rest => (None, rest),
+    };
+    let resource = rest.first()?;
+    let said: Value = serde_json::from_slice(body).unwrap_or_default();
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let name = match (*resource, rest.get(1)) {
+        ("events", _) => {
+            let about = &said["regarding"];
+            format!("{} {} {}", word(&about["kind"]), word(&about["name"]), word(&said["reason"]))
+        }
+        (_, Some(name)) => (*name).to_owned(),
+        (_, None) => word(&said["metadata"]["name"]),
+    };
+    let subresource = rest.get(2).map(|sub| format!("/{sub}")).unwrap_or_default();
+    let namespace = namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    Some(format!("{method} {resource}{subresource} {namespace}{name}"))
+}
+
+/// What a call to GitHub is: method and path, with the parts that vary named.
+pub fn github(method: &Method, uri: &Uri) -> String {
+    let path = uri.path().strip_prefix("/api/v3").unwrap_or(uri.path());
+    let mut before = "";
+    let segments: Vec<_> = path
+        .split('/')
+        .map(|segment| {
+            let is_id = !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
+            let shown = if before == "users" {
+                "{username}"
+            } else if is_id {
+                "{id}"
+            } else {
+                segment
+            };
+            before = segment;
+            shown
+        })
+        .collect();
+    format!("{method} {}", segments.join("/"))
+}
