@@ -239,17 +239,17 @@ async fn publish(context: &Context, found: &Found) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the Secret: created where there is none, applied where it is ours, made anew where its type, which cannot be
+/// Writes the Secret: created where there is none, changed where it is ours, made anew where its type, which cannot be
 /// changed, is another.
 async fn write(context: &Context, found: &Found, content: &Content) -> Result<(), kube::Error> {
     let object = &found.gathered.token;
     let secrets = secrets(context, object);
-    let mut wanted = secret::build(object, content, found.ca_bundle.as_deref());
+    let wanted = secret::build(object, content, found.ca_bundle.as_deref());
     match &found.secret {
         Some(existing) if existing.type_ == wanted.type_ => {
-            wanted.metadata.uid.clone_from(&existing.metadata.uid);
-            let apply = PatchParams::apply(FIELD_MANAGER).force();
-            secrets.patch(&object.spec.secret.name, &apply, &Patch::Apply(&wanted)).await?;
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            let change = Patch::Merge(secret::change(existing, &wanted));
+            secrets.patch(&object.spec.secret.name, &params, &change).await?;
         }
         existing => {
             if let Some(existing) = existing {

@@ -181,6 +181,9 @@ pub enum Plan {
 /// How often a fresh token may be refused before it is given up: with the due queue's pauses about two minutes.
 pub const REFUSALS_UNTIL_GIVEN_UP: u32 = 6;
 
+/// No token lives longer: GitHub gives them an hour, and another is for clocks that differ.
+const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(2);
+
 /// The next step.
 #[must_use]
 pub fn plan(seen: &Gathered, now: Timestamp) -> Plan {
@@ -337,6 +340,9 @@ fn is_good(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestam
         && !is_doubted(seen)
         && published.scope.as_ref() == Some(wanted)
         && published.fingerprint != seen.revoked
+        // Without its date a token could not be written anew, and one that lives longer than tokens do was not GitHub's word.
+        && published.minted_at.is_some()
+        && published.expires_at.is_some_and(|at| at.duration_since(now) <= LONGEST_LIFE)
         && renewal(seen, published).is_some_and(|due| due > now)
 }
 
@@ -377,6 +383,9 @@ fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
 /// The next step towards no live token and no Secret.
 fn take_back(seen: &Gathered, now: Timestamp) -> Option<Step> {
     let published = published(seen);
+    // What is noted of the expiry can be edited, and must not hold the object for ever: nothing is minted for one that goes.
+    let deleted = seen.token.metadata.deletion_timestamp.as_ref();
+    let outlived = deleted.is_some_and(|deleted| now.duration_since(deleted.0) > LONGEST_LIFE);
     let published_print = published.and_then(|published| published.fingerprint.clone());
     if let Some(held) = &seen.held
         && held.expires_at > now
@@ -388,6 +397,7 @@ fn take_back(seen: &Gathered, now: Timestamp) -> Option<Step> {
         if published.fingerprint.is_some()
             && published.fingerprint != seen.revoked
             && published.expires_at.is_none_or(|at| at > now)
+            && !outlived
         {
             return Some(Step::RevokePublished);
         }

@@ -6,7 +6,7 @@
 use super::plan::Published;
 use super::scope::Scope;
 use crate::api::{
-    EXPIRES_AT_ANNOTATION, FINGERPRINT_ANNOTATION, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL,
+    EXPIRES_AT_ANNOTATION, FIELD_MANAGER, FINGERPRINT_ANNOTATION, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL,
     MINTED_AT_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,
 };
 use crate::github::Token;
@@ -15,6 +15,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
 use kube::api::ObjectMeta;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The user that git is given besides a token: GitHub's "Authenticating as a GitHub App installation".
@@ -112,7 +113,8 @@ pub fn token(secret: &Secret) -> Option<Token> {
     let data = secret.data.as_ref()?;
     let key = if secret.type_.as_deref() == Some("kubernetes.io/basic-auth") { "password" } else { "token" };
     let text = std::str::from_utf8(&data.get(key)?.0).ok()?;
-    (!text.is_empty()).then(|| Token::new(text.to_owned()))
+    // What cannot stand in a header is no token, and could not be revoked either.
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Token::new(text.to_owned()))
 }
 
 /// What a Secret of ours says.
@@ -132,12 +134,59 @@ pub fn published(secret: &Secret, object: &InstallationToken, ca_bundle: Option<
     }
 }
 
-/// Everything wanted is there. What others added besides stays theirs.
+/// What makes an existing Secret of ours the wanted one: sets what is wanted, removes what we wrote and is not wanted any
+/// more, leaves what others wrote. Only for that very Secret.
+#[must_use]
+pub fn change(existing: &Secret, wanted: &Secret) -> Value {
+    let mut change = json!({
+        "metadata": {
+            "uid": existing.metadata.uid,
+            "labels": wanted.metadata.labels,
+            "annotations": wanted.metadata.annotations,
+        },
+        "data": wanted.data,
+    });
+    let (data, labels, annotations) = left_over(existing, wanted);
+    for key in data {
+        change["data"][key] = Value::Null;
+    }
+    for key in labels {
+        change["metadata"]["labels"][key] = Value::Null;
+    }
+    for key in annotations {
+        change["metadata"]["annotations"][key] = Value::Null;
+    }
+    change
+}
+
+/// The keys of data, labels and annotations that we wrote and that are not wanted any more.
+fn left_over<'a>(secret: &'a Secret, wanted: &Secret) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
+    fn of<'a, V>(secret: &'a Secret, path: &[&str], wanted: Option<&BTreeMap<String, V>>) -> Vec<&'a str> {
+        let managers = secret.metadata.managed_fields.iter().flatten();
+        let ours = managers.filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
+        let fields = ours.filter_map(|entry| {
+            path.iter().try_fold(&entry.fields_v1.as_ref()?.0, |fields, name| fields.get(name))?.as_object()
+        });
+        let keys = fields.flat_map(|fields| fields.keys()).filter_map(|key| key.strip_prefix("f:"));
+        keys.filter(|key| wanted.is_none_or(|wanted| !wanted.contains_key(*key))).collect()
+    }
+    (
+        of(secret, &["f:data"], wanted.data.as_ref()),
+        of(secret, &["f:metadata", "f:labels"], wanted.metadata.labels.as_ref()),
+        of(secret, &["f:metadata", "f:annotations"], wanted.metadata.annotations.as_ref()),
+    )
+}
+
+/// Everything wanted is there, and nothing that we wrote before and is not wanted any more. What others added stays theirs.
 fn looks_like(secret: &Secret, wanted: &Secret) -> bool {
     fn has_all<V: PartialEq>(has: Option<&BTreeMap<String, V>>, wanted: Option<&BTreeMap<String, V>>) -> bool {
         wanted.is_none_or(|wanted| wanted.iter().all(|(k, v)| has.and_then(|has| has.get(k)) == Some(v)))
     }
+    let (data, labels, annotations) = left_over(secret, wanted);
     secret.type_ == wanted.type_
+        && data.is_empty()
+        && labels.is_empty()
+        && annotations.is_empty()
         && has_all(secret.data.as_ref(), wanted.data.as_ref())
         && has_all(secret.metadata.labels.as_ref(), wanted.metadata.labels.as_ref())
         && has_all(secret.metadata.annotations.as_ref(), wanted.metadata.annotations.as_ref())
