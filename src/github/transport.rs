@@ -226,7 +226,10 @@ pub(super) fn deeper<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Er
 
 fn tls_reason(error: &rustls::Error) -> Unreached {
     match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => Unreached::Untrusted,
+        // A signature that does not fit is another authority's of the same name, such as one that was made anew.
+        rustls::Error::InvalidCertificate(
+            rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
+        ) => Unreached::Untrusted,
         rustls::Error::InvalidCertificate(_) => Unreached::BadCertificate,
         _ => Unreached::NotConnected,
     }
@@ -236,7 +239,7 @@ fn tls_reason(error: &rustls::Error) -> Unreached {
 mod tests {
     use std::io;
 
-    use rustls::CertificateError::{Expired, NotValidForName, UnknownIssuer};
+    use rustls::CertificateError::{BadSignature, Expired, NotValidForName, UnknownIssuer};
 
     use super::*;
 
@@ -247,6 +250,7 @@ mod tests {
         };
         for (error, expected) in [
             (tls(UnknownIssuer), Unreached::Untrusted),
+            (tls(BadSignature), Unreached::Untrusted),
             (tls(NotValidForName), Unreached::BadCertificate),
             (tls(Expired), Unreached::BadCertificate),
             (io::Error::other(rustls::Error::HandshakeNotComplete), Unreached::NotConnected),

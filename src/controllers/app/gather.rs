@@ -24,6 +24,9 @@ const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
 const PRIVATE_KEY: &str = "private-key.pem";
 const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
 
+/// What GitHub says of a JWT whose `iss` is no App's id.
+const UNKNOWN_ISSUER: &str = "Integration not found";
+
 /// The connection after a look, if one was due.
 ///
 /// # Errors
@@ -139,8 +142,13 @@ async fn ask(
 /// What a refused `GET /app` means.
 fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
     let secret = &app.spec.credentials_secret.name;
+    let is_unknown = match error {
+        github::Error::NotFound { .. } => true,
+        github::Error::CredentialsRefused { message, .. } => message == UNKNOWN_ISSUER,
+        _ => false,
+    };
     match error {
-        github::Error::NotFound { .. } => (
+        _ if is_unknown => (
             Standing::stalled(
                 Reason::CredentialsInvalid,
                 format!(
