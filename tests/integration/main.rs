@@ -1,6 +1,19 @@
 //! The operator against a real API server, with the chart's rules, and a simulated GitHub.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
+
 #[path = "../world/mod.rs"]
 mod world;
 
+mod app;
+mod app_refused;
+mod canary;
+mod election;
+mod installation;
+mod quiescence;
+mod refused;
+mod removal;
+mod renewal;
+mod scene;
+mod tenant;
 mod token;

@@ -215,6 +215,43 @@ impl World {
         }
     }
 
+    /// Changes some fields of an object as a person would.
+    pub async fn merge<K>(&self, namespace: &str, name: &str, change: &Value) -> kube::Result<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        self.merge_at::<K>(namespace, name, "", change).await
+    }
+
+    /// Changes status as somebody may who was given too much.
+    pub async fn merge_status<K>(&self, namespace: &str, name: &str, status: &Value) -> kube::Result<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        self.merge_at::<K>(namespace, name, "/status", &json!({"status": status})).await
+    }
+
+    async fn merge_at<K>(&self, namespace: &str, name: &str, part: &str, change: &Value) -> kube::Result<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let path = K::url_path(&(), Some(namespace).filter(|namespace| !namespace.is_empty()));
+        let patch = http::Request::patch(format!("{path}/{name}{part}?fieldManager=tenant"))
+            .header("content-type", "application/merge-patch+json")
+            .body(serde_json::to_vec(change).expect("json"))
+            .expect("a request");
+        self.admin.request(patch).await
+    }
+
+    /// Waits until an object is gone.
+    pub async fn until_gone<K>(&self, namespace: &str, name: &str)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let what = format!("{} {namespace}/{name} is gone", K::kind(&()));
+        self.until(&what, async || self.get::<K>(namespace, name).await.is_none().then_some(())).await;
+    }
+
     /// Deletes an object as a person would; does not wait for it to be gone.
     pub async fn delete<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str) {
         let path = K::url_path(&(), Some(namespace).filter(|namespace| !namespace.is_empty()));
@@ -295,6 +332,12 @@ impl World {
     /// The same since this world began.
     pub fn writes(&self) -> Vec<Entry> {
         self.writes_since(self.began)
+    }
+
+    /// All that the operator asked of the API server since this world began.
+    pub fn asked(&self) -> Vec<Entry> {
+        let entries = self.audit.since(self.began).expect("the audit log");
+        entries.into_iter().filter(|entry| entry.user == OPERATOR).collect()
     }
 
     /// How often GitHub was asked for something, by method and route.

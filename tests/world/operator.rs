@@ -24,6 +24,10 @@ pub struct Start {
     pub github: Arc<dyn Connect>,
     /// With a Lease.
     pub elects: bool,
+    /// The Lease's times.
+    pub times: LeaseTimes,
+    /// Where its log goes; nowhere unless told.
+    pub log: Option<tracing::Dispatch>,
     /// The namespaces its Secrets are limited to.
     pub secret_namespaces: Vec<String>,
     /// Guards to take out.
@@ -37,6 +41,8 @@ impl Default for Start {
             kube: Box::new(|config| kube::Client::try_from(config).expect("a client")),
             github: Arc::new(HttpsConnect::new()),
             elects: false,
+            times: LeaseTimes::default(),
+            log: None,
             secret_namespaces: Vec::new(),
             sabotage: Sabotage::default(),
         }
@@ -54,12 +60,16 @@ pub struct Operator {
 
 impl Operator {
     pub(super) async fn start(cluster: &'static Cluster, clock: Arc<ManualClock>, start: Start) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        if let Some(log) = start.log.clone() {
+            // Each thread of the operator logs there for as long as it lives.
+            runtime.on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&log)));
+        }
+        let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let started = runtime.spawn(async move {
-            let times = LeaseTimes::default();
+            let times = start.times;
             let base = cluster.operator();
             let lease = start.elects.then(|| (lease::client(base.clone(), times).expect("a client"), times));
             let config = Config {

@@ -1,0 +1,252 @@
+//! The canary: key, JSON web tokens and installation tokens of a whole run are searched everywhere but in Secrets.
+//!
+//! What to search for is taken from where it must be: the key from the Secret that a person wrote, everything else from the
+//! `Authorization` headers on their way to GitHub. Each is searched as it is, base64-encoded at any alignment,
+//! percent-encoded, and by its parts between dots. A leak that is planted in each place shows that the search bites.
+
+use crate::scene::{look, publish, token_in};
+use crate::world::operator::{Operator, Start};
+use crate::world::{KEY, SYSTEM, World, objects};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use github_sim::{Fault, FaultKind};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::discovery::{Discovery, verbs};
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall::github::{CaBundleError, Connect, HttpsConnect, Transport};
+use landfall::runtime::telemetry::{LogFormat, subscriber};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use tower::ServiceExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Shorter parts are words that anybody may say.
+const SHORTEST: usize = 16;
+
+/// The way to GitHub, which takes down every credential that passes.
+struct TakesDown {
+    real: HttpsConnect,
+    seen: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Connect for TakesDown {
+    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+        let seen = Arc::clone(&self.seen);
+        let takes_down = move |request: http::Request<_>| {
+            let header = request.headers().get(http::header::AUTHORIZATION);
+            let credential = header.and_then(|value| value.to_str().ok()?.split(' ').nth(1));
+            seen.lock().unwrap().extend(credential.map(str::to_owned));
+            request
+        };
+        Ok(Transport::new(self.real.connect(ca_bundle)?.map_request(takes_down)))
+    }
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How a secret could be written, each with what it is.
+fn spellings(name: &str, secret: &str) -> Vec<(String, String)> {
+    let mut parts: BTreeSet<&str> = secret.split(['.', '\n']).filter(|part| part.len() >= SHORTEST).collect();
+    parts.insert(secret);
+    let mut spellings = Vec::new();
+    for part in parts {
+        // The header of every JSON web token is the same, and the frame of every PEM: that is no secret.
+        if part.starts_with("-----") || part == URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"RS256"}"#) {
+            continue;
+        }
+        spellings.push((format!("{name}, as it is"), part.to_owned()));
+        spellings.push((format!("{name}, in percents"), utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()));
+        for before in 0..3 {
+            // What stands before it shifts it; the characters at the ends depend on their neighbours.
+            let shifted = [&vec![b'x'; before][..], part.as_bytes()].concat();
+            for encoded in [STANDARD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)] {
+                let encoded = encoded.trim_end_matches('=');
+                spellings.push((format!("{name}, in base64"), encoded[4..encoded.len() - 4].to_owned()));
+            }
+        }
+    }
+    spellings
+}
+
+/// Where a secret was found: the place, and what it is.
+fn search(places: &BTreeMap<&str, String>, secrets: &[(String, String)]) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for (place, text) in places {
+        for (name, spelling) in secrets {
+            if text.contains(spelling.as_str()) {
+                found.insert(((*place).to_owned(), name.clone()));
+            }
+        }
+    }
+    found
+}
+
+/// Every object of every kind but Secrets, as the API server gives it, managed fields and all.
+async fn objects_of_all_kinds(world: &World) -> String {
+    let discovery = Discovery::new(world.admin.clone()).run().await.expect("the kinds");
+    let mut text = String::new();
+    let mut kinds = BTreeSet::new();
+    for (resource, capabilities) in discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources) {
+        if !capabilities.supports_operation(verbs::LIST) || resource.kind == "Secret" {
+            continue;
+        }
+        let api: Api<DynamicObject> = Api::all_with(world.admin.clone(), &resource);
+        for object in
+            api.list(&ListParams::default()).await.unwrap_or_else(|error| panic!("{}: {error}", resource.kind))
+        {
+            kinds.insert(resource.kind.clone());
+            text.push_str(&serde_json::to_string(&object).expect("json"));
+            text.push('\n');
+        }
+    }
+    for kind in ["GitHubApp", "GitHubInstallation", "InstallationToken", "Event", "Lease", "ConfigMap"] {
+        assert!(kinds.contains(kind), "{kind} is not among {kinds:?}");
+    }
+    text
+}
+
+/// A whole run: made, renewed, changed, refused, edited, adopted, and taken back, with failures of all sorts. Gives back the
+/// operator that runs at its end, and what the first one served.
+async fn live(world: &World, start: impl Fn() -> Start) -> (Operator, String) {
+    let operator = world.start(start()).await;
+    world.apply::<GitHubApp>(&objects::app(world, &objects::tenants())).await;
+    world.until_reason::<GitHubInstallation>("team-a", "acme", "Active").await;
+    publish(world, "shop", &json!({})).await;
+    publish(
+        world,
+        "libs",
+        &json!({"repositories": [{"name": "lib-core"}], "secret": {"name": "libs", "format": "Opaque"}}),
+    )
+    .await;
+    world.apply::<InstallationToken>(&objects::token("vault", &json!({"repositories": [{"id": 9003}]}))).await;
+    world.until_reason::<InstallationToken>("team-a", "vault", "RepositoryNotGranted").await;
+    let mine = token_in(world, "shop-git").await.unwrap();
+    let echoes = json!({"message": format!("Bad token {mine} in request")});
+    for (route, kind) in [
+        ("/app/installations/*/access_tokens", FaultKind::LoseResponse),
+        (
+            "/app/installations/*/access_tokens",
+            FaultKind::Status { status: 422, body: Some(echoes.clone()), headers: [].into() },
+        ),
+        ("/installation/repositories", FaultKind::Status { status: 403, body: Some(echoes), headers: [].into() }),
+        ("/installation/repositories", FaultKind::Cut),
+        ("/app", FaultKind::Status { status: 401, body: None, headers: [].into() }),
+    ] {
+        world.sim.inject(Fault { method: None, path: Some(route.into()), nth: 1, times: 1, kind });
+    }
+    look(world).await;
+    world.live_through(&operator, SignedDuration::from_mins(70)).await;
+    world
+        .merge::<k8s_openapi::api::core::v1::Secret>("team-a", "libs", &json!({"data": {"token": "eHh4"}}))
+        .await
+        .unwrap();
+    world.live_through(&operator, SignedDuration::from_mins(10)).await;
+    let served = operator.serves("/metrics").await.1 + &operator.serves("/readyz").await.1;
+    operator.kill();
+    world.put_secret(SYSTEM, "github-app", &[("private-key.pem", KEY.public_pem())]).await;
+    let operator = world.start(start()).await;
+    world.until_reason::<GitHubApp>("", "landfall", "CredentialsInvalid").await;
+    world.put_key(KEY.private_pem()).await;
+    world.until_reason::<GitHubApp>("", "landfall", "Connected").await;
+    publish(world, "libs", &json!({})).await;
+    world.delete::<InstallationToken>("team-a", "libs").await;
+    world.until_gone::<InstallationToken>("team-a", "libs").await;
+    operator.settled().await;
+    (operator, served)
+}
+
+#[tokio::test]
+async fn no_secret_is_told_anywhere() {
+    let world = World::new().await;
+    world.namespace("team-a", &[]).await;
+    let mark = world.audit.mark().unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let level = "info,landfall=trace,kube=debug,kube_client=trace,kube_runtime=debug,hyper=debug,hyper_util=debug,octocrab=trace,tower=debug,rustls=debug";
+    let dispatch = tracing::Dispatch::new(subscriber(level, LogFormat::Json, move || writer.clone()).unwrap());
+    // As a side effect, records of the older kind reach the log too, as they do in the operator.
+    drop(tracing_subscriber::registry().set_default());
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let connect = Arc::new(TakesDown { real: HttpsConnect::new(), seen: Arc::clone(&seen) });
+    let start = || Start { elects: true, log: Some(dispatch.clone()), github: connect.clone(), ..Start::default() };
+
+    let (operator, served) = live(&world, start).await;
+
+    // All that must not be told.
+    let mut secrets = spellings("the App's key", KEY.private_pem());
+    let credentials: Vec<_> = seen.lock().unwrap().iter().cloned().collect();
+    let tokens: Vec<_> = credentials.iter().filter(|credential| credential.starts_with("ghs_")).collect();
+    assert!(tokens.len() >= 6 && credentials.len() > tokens.len(), "{} and {}", tokens.len(), credentials.len());
+    for alive in world.sim.live_tokens() {
+        // One whose answer was lost is known to nobody, and one that was never used to GitHub alone.
+        let is_known = tokens.iter().any(|token| crate::scene::sha256(token) == alive.sha256);
+        assert!(is_known || alive.uses == 0, "a token in use was not taken down");
+    }
+    for credential in &credentials {
+        let name = if credential.starts_with("ghs_") { "a token" } else { "a JSON web token" };
+        secrets.extend(spellings(name, credential));
+    }
+
+    // All places.
+    let log_text = || String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let urls = || format!("{:?}", world.sim.requests());
+    let audit = || format!("{:?}", world.audit.since(mark).unwrap());
+    let maps: Api<ConfigMap> = Api::namespaced(world.admin.clone(), "team-a");
+    let places = BTreeMap::from([
+        ("log", log_text()),
+        ("objects", objects_of_all_kinds(&world).await),
+        ("metrics and health", served + &operator.serves("/metrics").await.1),
+        ("requests to GitHub", urls()),
+        ("requests to Kubernetes", audit()),
+    ]);
+    assert!(places["log"].contains("\"level\":\"TRACE\"") && places["log"].contains("kube"), "the log was loud enough");
+    let found = search(&places, &secrets);
+    assert!(found.is_empty(), "{found:?}");
+
+    // Planted: the search finds one in each place, however it is written.
+    let token = credentials.iter().find(|credential| credential.starts_with("ghs_")).unwrap();
+    let basic = STANDARD.encode(format!("x-access-token:{token}"));
+    tracing::dispatcher::with_default(&dispatch, || tracing::info!(header = basic, "planted"));
+    let claims = token.split('.').nth(1).unwrap();
+    world
+        .apply::<ConfigMap>(&json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "planted", "namespace": "team-a"},
+            "data": {"claims": claims},
+        }))
+        .await;
+    let line = KEY.private_pem().lines().nth(3).unwrap();
+    let line = utf8_percent_encode(line, NON_ALPHANUMERIC);
+    let get = http::Request::get(format!("/version?key={line}")).body(Vec::new()).unwrap();
+    world.admin.request::<serde_json::Value>(get).await.unwrap();
+    let places = BTreeMap::from([
+        ("log", log_text()),
+        ("objects", objects_of_all_kinds(&world).await),
+        ("requests to Kubernetes", audit()),
+    ]);
+    maps.delete("planted", &kube::api::DeleteParams::default()).await.unwrap();
+    let found: BTreeSet<_> =
+        search(&places, &secrets).into_iter().map(|(place, name)| format!("{place}: {name}")).collect();
+    for leak in
+        ["log: a token, in base64", "objects: a token, as it is", "requests to Kubernetes: the App's key, in percents"]
+    {
+        assert!(found.contains(leak), "{leak} was planted, and found was {found:?}");
+    }
+    operator.stop().await;
+}

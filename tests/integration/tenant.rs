@@ -1,0 +1,167 @@
+//! What a tenant may try: to write status, to edit its Secrets, to name what is another's. Nothing of it may bring a token
+//! for what was not granted; the simulator knows what each living token reaches.
+
+use crate::scene::{connected, publish, published, token_in, value};
+use crate::world::operator::Operator;
+use crate::world::{World, objects, ready};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Secret;
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use serde_json::{Value, json};
+
+/// What the tenant was granted: shop and the libraries.
+const GRANTED: [u64; 2] = [9001, 9002];
+
+/// That no living token reaches anything else.
+fn nothing_else_is_reached(world: &World, after: &str) {
+    for token in world.sim.live_tokens() {
+        let reached = token.repository_ids.unwrap_or_else(|| panic!("after {after}: a token for everything"));
+        assert!(reached.iter().all(|id| GRANTED.contains(id)), "after {after}: a token for {reached:?}");
+    }
+}
+
+/// The same over all that the next hours bring, renewals and a restart among them.
+async fn nothing_comes_of_it(world: &World, operator: Operator, after: &str) {
+    operator.settled().await;
+    nothing_else_is_reached(world, after);
+    for _ in 0..6 {
+        world.live_through(&operator, SignedDuration::from_mins(11)).await;
+        nothing_else_is_reached(world, after);
+    }
+    operator.kill();
+    let operator = world.operator().await;
+    operator.ready().await;
+    world.live_through(&operator, SignedDuration::from_mins(61)).await;
+    nothing_else_is_reached(world, after);
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn status_decides_nothing() {
+    let (world, operator) = published(&json!({})).await;
+    let before = value::<InstallationToken>(&world, "team-a", "shop").await["status"].clone();
+    let lie = json!({
+        "repositoryIds": [9003], "fingerprint": "0123456789abcdef", "expiresAt": "2099-01-01T00:00:00Z",
+        "permissions": {"contents": "admin", "metadata": "read"}, "secretName": "github-app",
+    });
+    world.merge_status::<InstallationToken>("team-a", "shop", &lie).await.unwrap();
+    world
+        .until("status says the truth again", async || {
+            let status = value::<InstallationToken>(&world, "team-a", "shop").await["status"].clone();
+            (status == before).then_some(())
+        })
+        .await;
+    assert_eq!(world.mints(), 1);
+    let lie = json!({"installationId": 777, "account": {"id": 7002, "login": "globex", "type": "Organization"},
+        "granted": {"repositories": ["*"], "permissions": {"contents": "admin"}}});
+    world.merge_status::<GitHubInstallation>("team-a", "acme", &lie).await.unwrap();
+    nothing_comes_of_it(&world, operator, "status was edited").await;
+}
+
+#[tokio::test]
+async fn what_a_secret_notes_is_held_against_the_grant() {
+    let scope = |repositories: Value, contents: &str| {
+        let permissions = json!({"contents": contents, "metadata": "read"});
+        json!({"installation": 501, "repositories": repositories, "permissions": permissions}).to_string()
+    };
+    let vault = scope(json!({"only": [{"id": 9003}]}), "write");
+    let all = scope(json!("all"), "write");
+    let none = scope(json!({"only": []}), "write");
+    let annotations = [
+        json!({"landfall.dev/repository-ids": "9003", "landfall.dev/expires-at": null}),
+        json!({"landfall.dev/repository-ids": "9003", "landfall.dev/fingerprint": "x"}),
+        json!({"landfall.dev/scope": vault, "landfall.dev/repository-ids": "9003"}),
+        json!({"landfall.dev/scope": all, "landfall.dev/repository-ids": ""}),
+        json!({"landfall.dev/scope": none, "landfall.dev/repository-ids": ""}),
+        json!({"landfall.dev/expires-at": "2099-01-01T00:00:00Z"}),
+    ];
+    // Paused, the noted scope is what is renewed: the most that a note can bring about.
+    for paused in [false, true] {
+        let (world, operator) = connected().await;
+        let edit = async || {
+            for (number, annotations) in annotations.iter().enumerate() {
+                let change = json!({"metadata": {"annotations": annotations}});
+                let _ = world.merge::<Secret>("team-a", &format!("t{number}-git"), &change).await;
+            }
+        };
+        for number in 0..annotations.len() {
+            let name = format!("t{number}");
+            publish(&world, &name, &json!({})).await;
+            if paused {
+                world.apply::<InstallationToken>(&objects::token(&name, &json!({"paused": true}))).await;
+                world.until_reason::<InstallationToken>("team-a", &name, "Paused").await;
+            }
+        }
+        edit().await;
+        operator.settled().await;
+        nothing_else_is_reached(&world, "notes were edited");
+        operator.kill();
+        // The one that reads the notes next remembers nothing.
+        edit().await;
+        nothing_comes_of_it(&world, world.operator().await, &format!("notes were edited, paused: {paused}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_forged_secret_brings_no_token_and_takes_none() {
+    let (world, operator) = published(&json!({})).await;
+    let object = value::<InstallationToken>(&world, "team-a", "shop").await;
+    let token = token_in(&world, "shop-git").await.unwrap();
+    // One that claims to belong to the object, under a name that the spec then takes.
+    let forged = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth",
+        "metadata": {
+            "name": "forged", "namespace": "team-a", "labels": {"app.kubernetes.io/managed-by": "landfall"},
+            "annotations": {"landfall.dev/scope": "{}", "landfall.dev/repository-ids": "9003"},
+            "ownerReferences": [{"apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken", "name": "shop",
+                "uid": object["metadata"]["uid"], "controller": true}],
+        },
+        "stringData": {"username": "x", "password": "ghs_forged"},
+    });
+    world.apply::<Secret>(&forged).await;
+    operator.settled().await;
+    world.apply::<InstallationToken>(&objects::token("shop", &json!({"secret": {"name": "forged"}}))).await;
+    world
+        .until("a token is there", async || {
+            token_in(&world, "forged").await.filter(|now| *now != "ghs_forged" && *now != token)
+        })
+        .await;
+    nothing_comes_of_it(&world, operator, "a Secret was forged").await;
+}
+
+#[tokio::test]
+async fn what_is_anothers_cannot_be_named() {
+    let (world, operator) = connected().await;
+    let two = json!([
+        {"account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": {"contents": "write"},
+            "namespaces": {"names": ["team-a"]}},
+        {"account": "acme", "repositories": ["*"], "maxPermissions": {"contents": "write"},
+            "namespaces": {"names": ["team-b"]}},
+    ]);
+    world.apply::<GitHubApp>(&objects::app(&world, &two)).await;
+    world.until_reason::<GitHubInstallation>("team-b", "acme", "Active").await;
+    for (name, reference) in [("one", "team-b/acme"), ("two", "../team-b/acme"), ("three", "acme.team-b")] {
+        let spec = json!({"installationRef": {"name": reference}, "repositories": [{"name": "vault"}]});
+        world.apply::<InstallationToken>(&objects::token(name, &spec)).await;
+        world.until_reason::<InstallationToken>("team-a", name, "WaitingForReference").await;
+    }
+    // The names of accounts and Apps that were not granted.
+    for (name, account) in [("globex", "globex"), ("acme-2", "acme-2")] {
+        let declared = json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubInstallation",
+            "metadata": {"name": name, "namespace": "team-a"},
+            "spec": {"appRef": {"name": "landfall"}, "account": account},
+        });
+        world.apply::<GitHubInstallation>(&declared).await;
+        world.until_reason::<GitHubInstallation>("team-a", name, "AccountNotGranted").await;
+        let spec = json!({"installationRef": {"name": name}, "repositories": [{"name": "plans"}]});
+        world.apply::<InstallationToken>(&objects::token(name, &spec)).await;
+        world.until_reason::<InstallationToken>("team-a", name, "AccountNotGranted").await;
+    }
+    // team-a's own names reach as far as its own grant, whatever others were granted of the same account.
+    world.apply::<InstallationToken>(&objects::token("vault", &json!({"repositories": [{"name": "vault"}]}))).await;
+    world.until_reason::<InstallationToken>("team-a", "vault", "RepositoryNotGranted").await;
+    assert!(world.sim.live_tokens().is_empty());
+    assert_eq!(ready(&value::<GitHubInstallation>(&world, "team-b", "acme").await)["status"], "True");
+    nothing_comes_of_it(&world, operator, "names of others").await;
+}
