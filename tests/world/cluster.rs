@@ -3,8 +3,9 @@
 use super::{OPERATOR, SYSTEM};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use landfall_cluster::{ApiServer, AuditLog};
+use landfall_cluster::{ApiServer, AuditLog, Cache};
 use serde_json::{Value, json};
+use std::process::Command;
 use std::sync::{LazyLock, mpsc};
 
 /// A shared API server.
@@ -90,29 +91,21 @@ async fn read(kubeconfig: &str) -> Config {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a kubeconfig")
 }
 
-/// Everything to install, as objects.
+/// The kinds of the chart that need no node.
+const KINDS: [&str; 5] = ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+
+/// Everything to install, as objects: what Helm makes of the chart with its default values.
 fn manifests() -> Vec<Value> {
-    use landfall::manifests::RuleSet;
-    let account = json!([{"kind": "ServiceAccount", "name": "landfall", "namespace": SYSTEM}]);
-    let rules = |set: RuleSet| serde_json::to_value(set.rules()).expect("json")["rules"].clone();
-    let rbac = "rbac.authorization.k8s.io/v1";
-    let mut objects: Vec<Value> =
-        landfall::api::crds().iter().map(|crd| serde_json::to_value(crd).expect("json")).collect();
-    objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}));
-    for (name, set) in [("landfall", RuleSet::Cluster), ("landfall-secrets", RuleSet::Secrets)] {
-        objects
-            .push(json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules(set)}));
-        objects.push(json!({
-            "apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": name}, "subjects": account,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-        }));
-    }
-    let own = json!({"name": "landfall", "namespace": SYSTEM});
-    objects.push(json!({"apiVersion": rbac, "kind": "Role", "metadata": own, "rules": rules(RuleSet::Own)}));
-    objects.push(json!({
-        "apiVersion": rbac, "kind": "RoleBinding", "metadata": own, "subjects": account,
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "landfall"},
-    }));
+    let helm = landfall_cluster::helm(&Cache::from_environment().expect("a cache")).expect("Helm");
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/landfall");
+    let rendered = Command::new(helm).args(["template", "landfall", chart, "--namespace", SYSTEM]).output();
+    let rendered = rendered.expect("Helm runs");
+    assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    let rendered: Vec<Value> =
+        serde_saphyr::from_multiple(std::str::from_utf8(&rendered.stdout).expect("text")).expect("YAML");
+    let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})];
+    objects.extend(rendered.into_iter().filter(|object| KINDS.iter().any(|kind| object["kind"] == *kind)));
+    assert!(objects.len() > KINDS.len(), "the chart has its definitions and rules");
     objects
 }
 
