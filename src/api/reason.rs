@@ -83,6 +83,8 @@ reasons! {
     RepositoryNotGranted,
     /// The Secret exists and was not made for this object.
     SecretNotOurs,
+    /// The Secret is being deleted, and something holds it.
+    SecretTerminating,
     /// GitHub asked to wait.
     RateLimited,
     /// GitHub cannot be reached.

@@ -7,9 +7,12 @@
 use super::standing::Standing;
 use crate::api::{GitHubApp, TenantStatus};
 use crate::github::{Account, App, GitHub, Installation};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The shortest time between two looks that somebody asked for.
+const BETWEEN_LOOKS: SignedDuration = SignedDuration::from_secs(30);
 
 /// What GitHub said at one look.
 #[derive(Debug, PartialEq)]
@@ -37,6 +40,8 @@ pub struct Connection {
     pub trouble: Option<Standing>,
     /// What it is made from cannot be used, as `trouble` says. An older client may still be there.
     pub is_broken: bool,
+    /// When GitHub was last asked, with or without success.
+    pub looked_at: Option<Timestamp>,
     /// When to look again; a look that failed is not repeated before, whatever else wakes the controller up.
     pub next_look: Option<Timestamp>,
 }
@@ -59,10 +64,13 @@ impl Connections {
         change(self.lock().entry(app.to_owned()).or_default());
     }
 
-    /// Asks the App's controller to look at GitHub at its next reconcile.
-    pub fn request_look(&self, app: &str) {
+    /// Asks the App's controller to look at GitHub at its next reconcile; at most each [`BETWEEN_LOOKS`], for tenants can
+    /// ask too.
+    pub fn request_look(&self, app: &str, now: Timestamp) {
         if let Some(connection) = self.lock().get_mut(app) {
-            connection.next_look = None;
+            let earliest =
+                connection.looked_at.and_then(|at| at.checked_add(BETWEEN_LOOKS).ok()).unwrap_or(now).max(now);
+            connection.next_look = Some(connection.next_look.map_or(earliest, |next| next.min(earliest)));
         }
     }
 

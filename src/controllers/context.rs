@@ -2,6 +2,7 @@
 
 use super::connection::Connections;
 use super::grant::NamespaceView;
+use super::lenient::Lenient;
 use super::standing::{Again, Standing, State};
 use super::token::Memory;
 use crate::api::{
@@ -231,13 +232,13 @@ fn namespace_view(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
 /// The API for an object, be its kind namespaced or not.
 pub trait ScopeApi<K> {
     /// The API that reaches `object`.
-    fn api(client: Client, object: &K) -> Api<K>;
+    fn api(client: Client, object: &K) -> Api<Lenient<K>>;
 }
 
 impl<K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>> ScopeApi<K>
     for kube::core::ClusterResourceScope
 {
-    fn api(client: Client, _: &K) -> Api<K> {
+    fn api(client: Client, _: &K) -> Api<Lenient<K>> {
         Api::all(client)
     }
 }
@@ -245,7 +246,7 @@ impl<K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>> Sc
 impl<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>> ScopeApi<K>
     for kube::core::NamespaceResourceScope
 {
-    fn api(client: Client, object: &K) -> Api<K> {
+    fn api(client: Client, object: &K) -> Api<Lenient<K>> {
         Api::namespaced(client, object.meta().namespace.as_deref().unwrap_or_default())
     }
 }
@@ -266,5 +267,5 @@ where
     }
     let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
     let api = <K::Scope as ScopeApi<K>>::api(client.clone(), object);
-    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await
+    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?.read()
 }

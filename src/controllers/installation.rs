@@ -33,11 +33,6 @@ pub async fn reconcile(installation: Arc<GitHubInstallation>, context: &Context)
         Arc::new(set_finalizer(&context.client, &*installation, DEPENDENTS_FINALIZER, true).await?)
     };
     let app_name = &installation.spec.app_ref.name;
-    let handled = installation.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
-    if requested_look(&*installation).is_some_and(|request| handled != Some(request)) {
-        context.connections.request_look(app_name);
-        context.due.apps.look_now(&ObjectRef::new(app_name));
-    }
     let Some(namespace) = context.namespace(&installation.namespace().unwrap_or_default()) else {
         // Its namespace is announced by its own watch, which wakes this up.
         return Ok(Outcome::Waiting);
@@ -46,6 +41,13 @@ pub async fn reconcile(installation: Arc<GitHubInstallation>, context: &Context)
     let access =
         access(app.as_deref(), context.connections.get(app_name).as_ref(), &installation.spec.account, &namespace);
     let stored = installation.status.clone().unwrap_or_default();
+    let asks =
+        requested_look(&*installation).is_some_and(|request| stored.last_handled_reconcile.as_ref() != Some(request));
+    // Who was granted nothing has nothing looked at.
+    if asks && !matches!(access, Access::NoApp | Access::NotGranted) {
+        context.connections.request_look(app_name, context.clock.now());
+        context.due.apps.look_now(&ObjectRef::new(app_name));
+    }
     let names = Names {
         app: app_name,
         account: &installation.spec.account,
@@ -95,7 +97,6 @@ fn status(access: &Access, stored: GitHubInstallationStatus, handled: Option<Str
 
 /// Waits until no token published for it is left, which its tokens see to, then lets it go.
 async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<Outcome, kube::Error> {
-    let reference = ObjectRef::from_obj(installation);
     if !installation.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
         return Ok(Outcome::Ok);
     }
@@ -128,7 +129,6 @@ async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<
                     .await;
             }
             set_finalizer(&context.client, installation, DEPENDENTS_FINALIZER, false).await?;
-            context.due.installations.forget(&reference);
             Ok(Outcome::Ok)
         }
     }

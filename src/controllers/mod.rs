@@ -9,6 +9,7 @@ pub mod connection;
 pub mod context;
 pub mod grant;
 mod installation;
+pub mod lenient;
 pub mod standing;
 pub mod token;
 pub mod watch;

@@ -5,6 +5,7 @@
 //! object waits once, however many changes concern it.
 
 use super::context::{Dues, Stores};
+use super::lenient::{Lenient, readable};
 use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL};
 use crate::runtime::due::Due;
 use futures::{Stream, StreamExt};
@@ -90,7 +91,7 @@ impl Watches {
             let store = writer.as_reader();
             drive(reflected(api, ours.clone(), writer), store, move |seen| secret_seen(&seen, stores, due))
         }));
-        let credentials: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), &namespace);
+        let credentials: Api<Lenient<PartialObjectMeta<Secret>>> = Api::namespaced(client.clone(), &namespace);
         let (credentials_store, credentials_writer) = reflector::store();
         futures::join!(
             drive(reflected(Api::all(client.clone()), everything.clone(), apps), stores.apps.clone(), |seen| app_seen(
@@ -147,14 +148,20 @@ impl Stores {
 
 /// A watch that keeps a cache, without the managed fields, which are of no use here and most of an object's size.
 fn reflected<K>(
-    api: Api<K>,
+    api: Api<Lenient<K>>,
     config: watcher::Config,
     writer: Writer<K>,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
-    K: Resource<DynamicType: Eq + Hash + Clone + Default> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType: Eq + Hash + Clone + Default + Debug + Unpin + Send + Sync>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
 {
-    watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear()).reflect(writer)
+    readable(watcher(api, config).default_backoff()).reflect(writer)
 }
 
 async fn drive<K>(stream: impl Stream<Item = watcher::Result<Event<K>>>, store: Store<K>, on: impl Fn(Seen<'_, K>))
@@ -180,7 +187,11 @@ where
 }
 
 fn app_seen(seen: &Seen<'_, GitHubApp>, stores: &Stores, due: &Dues) {
-    let (Seen::Changed(app) | Seen::Gone(app)) = seen else { return };
+    let (Seen::Changed(app) | Seen::Gone(app)) = seen else {
+        wake_all(&stores.installations, &due.installations);
+        wake_all(&stores.tokens, &due.tokens);
+        return;
+    };
     due.apps.look_now(&ObjectRef::from_obj(*app));
     let name = app.name_any();
     for installation in stores.installations.state() {
@@ -210,7 +221,11 @@ fn installation_seen(seen: &Seen<'_, GitHubInstallation>, stores: &Stores, due: 
 }
 
 fn token_seen(seen: &Seen<'_, InstallationToken>, stores: &Stores, due: &Dues) {
-    let (Seen::Changed(token) | Seen::Gone(token)) = seen else { return };
+    let (Seen::Changed(token) | Seen::Gone(token)) = seen else {
+        wake_all(&stores.installations, &due.installations);
+        wake_all(&stores.apps, &due.apps);
+        return;
+    };
     let reference = ObjectRef::from_obj(*token);
     match seen {
         Seen::Gone(_) => due.tokens.forget(&reference),

@@ -40,6 +40,9 @@ pub enum TelemetryError {
     AlreadyStarted(#[source] tracing_subscriber::util::TryInitError),
 }
 
+/// kube's client logs the whole body of an answer that it cannot read, a Secret's among them.
+const NEVER: &str = "kube_client::client=off";
+
 /// Starts logging of the whole process to standard error.
 ///
 /// `level` is a word for Landfall's own level, or a list of directives as tracing-subscriber's `EnvFilter` takes them.
@@ -56,7 +59,7 @@ pub fn subscriber<W>(
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(directives(level))
+    let filter = EnvFilter::try_new(format!("{},{NEVER}", directives(level)))
         .map_err(|source| TelemetryError::Level { level: level.to_owned(), source })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {

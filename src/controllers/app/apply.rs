@@ -6,6 +6,7 @@ use crate::api::{
     MANAGED_BY_LABEL,
 };
 use crate::controllers::context::Context;
+use crate::controllers::lenient::Lenient;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 
@@ -26,7 +27,7 @@ pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Res
         installation.metadata.labels =
             Some([(APP_LABEL.to_owned(), app.name_any()), (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into());
         installation.metadata.owner_references = app.controller_owner_ref(&()).map(|owner| vec![owner]);
-        let api = Api::<GitHubInstallation>::namespaced(context.client.clone(), namespace);
+        let api = Api::<Lenient<GitHubInstallation>>::namespaced(context.client.clone(), namespace);
         match api.patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&installation)).await {
             Err(kube::Error::Api(status)) if status.code == 404 || is_terminating(&status) => {
                 tracing::info!(namespace, "the namespace is going, so no GitHubInstallation is made in it");
@@ -45,8 +46,8 @@ pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Res
 /// # Errors
 /// What Kubernetes refused.
 pub async fn delete(context: &Context, installation: &GitHubInstallation) -> Result<(), kube::Error> {
-    let api =
-        Api::<GitHubInstallation>::namespaced(context.client.clone(), &installation.namespace().unwrap_or_default());
+    let namespace = installation.namespace().unwrap_or_default();
+    let api = Api::<Lenient<GitHubInstallation>>::namespaced(context.client.clone(), &namespace);
     let preconditions = Preconditions { uid: installation.uid(), resource_version: None };
     let delete = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     match api.delete(&installation.name_any(), &delete).await {

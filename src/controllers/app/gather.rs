@@ -6,6 +6,7 @@
 use crate::api::{GitHubApp, Reason};
 use crate::controllers::connection::{Connection, Look};
 use crate::controllers::context::{Context, requested_look};
+use crate::controllers::lenient::Lenient;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::controllers::watch::wake_tokens_of;
 use crate::github::{self, AppCredentials, Count, Endpoint, GitHub};
@@ -37,7 +38,7 @@ pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube
     connect(context, app).await?;
     let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
     if requested_look(app).is_some_and(|request| handled != Some(request)) {
-        context.connections.request_look(&name);
+        context.connections.request_look(&name, context.clock.now());
     }
     let Some(connection) = context.connections.get(&name) else { return Ok(Connection::default()) };
     let now = context.clock.now();
@@ -49,6 +50,7 @@ pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube
     if connection.next_look.is_some_and(|at| at > now) {
         return Ok(connection);
     }
+    context.connections.update(&name, |connection| connection.looked_at = Some(now));
     let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
     match ask(context, github, app, known_bot).await {
         Ok(look) => {
@@ -87,8 +89,8 @@ pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube
 /// When the credentials' Secret cannot be read from Kubernetes.
 pub async fn connect(context: &Context, app: &GitHubApp) -> Result<(), kube::Error> {
     let name = app.name_any();
-    let secrets = Api::<Secret>::namespaced(context.client.clone(), &context.settings.namespace);
-    let secret = secrets.get_opt(&app.spec.credentials_secret.name).await?;
+    let secrets = Api::<Lenient<Secret>>::namespaced(context.client.clone(), &context.settings.namespace);
+    let secret = secrets.get_opt(&app.spec.credentials_secret.name).await?.map(Lenient::read).transpose()?;
     let made_from = made_from(app, secret.as_ref());
     if context.connections.get(&name).is_some_and(|connection| connection.made_from == made_from) {
         return Ok(());

@@ -145,7 +145,6 @@ async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Err
             set_finalizer(&context.client, app, DEPENDENTS_FINALIZER, false).await?;
             context.connections.forget(&name);
             context.metrics.forget_app(&name);
-            context.due.apps.forget(&ObjectRef::from_obj(app));
             Ok(Outcome::Ok)
         }
     }

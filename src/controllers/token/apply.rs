@@ -9,15 +9,20 @@ use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
 use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason};
 use crate::controllers::context::{Context, set_finalizer};
-use crate::controllers::grant::{Known, Reach, excess};
+use crate::controllers::grant::{Grant, Known, Reach, Refusal, excess};
+use crate::controllers::lenient::Lenient;
 use crate::controllers::standing::{Again, Standing, github_failure};
-use crate::github::{self, Minted, Repositories, Token};
+use crate::github::{self, Minted, Repositories, Revocation, Token};
 use crate::runtime::metrics::TokenEvent;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;
+
+/// For how long after a mint GitHub's word that a token is unknown is not taken for its death.
+const GETS_KNOWN: SignedDuration = SignedDuration::from_mins(1);
 
 /// A step that did not work.
 #[derive(Debug, thiserror::Error)]
@@ -58,16 +63,18 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         }
         Step::RevokeHeld => {
             if let Some(content) = context.memory.content(uid(object)) {
-                revoke(context, found, &content.token, "revoking a token that is not wanted any more").await?;
+                let doing = "revoking a token that is not wanted any more";
+                revoke(context, found, &content.token, Some(content.minted_at), doing).await?;
             }
         }
         Step::RevokePublished => {
             if let Some(token) = found.secret.as_ref().and_then(secret::token) {
-                revoke(context, found, &token, "revoking the published token").await?;
+                revoke(context, found, &token, None, "revoking the published token").await?;
             }
         }
         Step::DeleteSecret => {
             if let Some(secret) = &found.secret {
+                tell_of_what_lives_on(context, found, secret).await;
                 remove(&secrets(context, object), secret).await?;
             }
         }
@@ -82,6 +89,7 @@ async fn mint(context: &Context, found: &Found, scope: &Scope, pinned: &[i64]) -
     let doing = format!("minting a token for {}", scope.describe());
     let request = github::Scope { repositories: request(scope, pinned), permissions: scope.permissions.clone() };
     let minted_at = context.clock.now();
+    spend(context, object, minted_at)?;
     let minted = client(found)?
         .mint(u64::try_from(*installation).unwrap_or_default(), &request)
         .await
@@ -91,8 +99,10 @@ async fn mint(context: &Context, found: &Found, scope: &Scope, pinned: &[i64]) -
 
     let fitness = fitness(scope, pinned, &minted).and_then(|reached| {
         let reach = reached.as_deref().map_or(Reach::All, Reach::Only);
-        grant.allows(&reach, &scope.permissions).map_err(|refusal| refused(&refusal, account, object))?;
-        Ok(reached)
+        match grant.allows(&reach, &scope.permissions) {
+            Ok(()) => Ok(reached),
+            Err(refusal) => Err(refused(&discreet(refusal, grant, reached.as_deref(), scope), account, object)),
+        }
     });
     let (stage, reached, unfit) = match fitness {
         Ok(reached) => (Stage::Minted { refusals: 0 }, reached, None),
@@ -106,16 +116,42 @@ async fn mint(context: &Context, found: &Found, scope: &Scope, pinned: &[i64]) -
         minted_at,
     };
     context.memory.minted(uid(object), content, stage);
-    match unfit {
-        Some(standing) => {
-            // It is revoked here already, for the failure that is remembered keeps later steps from calling GitHub.
-            if let Some(content) = context.memory.content(uid(object)) {
-                revoke(context, found, &content.token, "revoking a token that reaches too far").await?;
-            }
-            Err(Failure::GitHub(standing, Again::Person))
-        }
-        None => Ok(()),
-    }
+    // The plan revokes it next; the failure to be remembered is why it was unfit.
+    unfit.map_or(Ok(()), |standing| Err(Failure::GitHub(standing, Again::Person)))
+}
+
+/// The refusal without names that the spec does not say: who asks for an id learns nothing about what it stands for.
+fn discreet(refusal: Refusal, grant: &Grant, reached: Option<&[Known]>, scope: &Scope) -> Refusal {
+    let (Refusal::Repositories(_), Some(reached)) = (&refusal, reached) else { return refusal };
+    let said = scope.known().unwrap_or_default();
+    let is_said = |known: &Known| {
+        said.iter().any(|said| match (&said.name, &known.name) {
+            (Some(said), Some(name)) => said.eq_ignore_ascii_case(name),
+            _ => false,
+        })
+    };
+    let refused =
+        reached.iter().filter(|known| grant.allows(&Reach::Only(&[(*known).clone()]), &scope.permissions).is_err());
+    Refusal::Repositories(
+        refused
+            .map(|known| match (&known.name, known.id) {
+                (Some(name), _) if is_said(known) => name.clone(),
+                (_, id) => format!("id {}", id.unwrap_or_default()),
+            })
+            .collect(),
+    )
+}
+
+/// Takes a call out of what the object and its namespace may make.
+fn spend(context: &Context, object: &InstallationToken, now: Timestamp) -> Result<(), Failure> {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    context.memory.spend(uid(object), namespace, now).map_err(|until| {
+        let message = format!(
+            "tokens for this object, or for namespace {namespace}, are asked for too often, and GitHub's limits are everybody's: \
+             see what changes or deletes the InstallationTokens or their Secrets all the time. It goes on by itself"
+        );
+        Failure::GitHub(Standing::reconciling(Reason::RateLimited, message), Again::At(until))
+    })
 }
 
 /// What to ask for: by the ids the names had, once they are known.
@@ -256,16 +292,24 @@ async fn write(context: &Context, found: &Found, content: &Content) -> Result<()
                 remove(&secrets, existing).await?;
             }
             let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            secrets.create(&create, &wanted).await?;
+            secrets.create(&create, &Lenient::from(wanted)).await?;
         }
     }
     Ok(())
 }
 
-async fn revoke(context: &Context, found: &Found, token: &Token, doing: &str) -> Result<(), Failure> {
+/// `minted_at`: when the token was minted, if it was a moment ago. GitHub may then say that it does not know it, because
+/// not all of GitHub does yet.
+async fn revoke(
+    context: &Context,
+    found: &Found,
+    token: &Token,
+    minted_at: Option<Timestamp>,
+    doing: &str,
+) -> Result<(), Failure> {
     let object = &found.gathered.token;
     let Some(github) = &found.github else {
-        if found.has_app {
+        if found.app.is_some() {
             let message =
                 format!("{doing} waits until the GitHubApp's credentials can be used, or until the token expires");
             return Err(Failure::GitHub(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff));
@@ -278,7 +322,16 @@ async fn revoke(context: &Context, found: &Found, token: &Token, doing: &str) ->
         return Ok(());
     };
     match github.revoke(token).await {
-        Ok(_) => {
+        Ok(Revocation::AlreadyDead)
+            if minted_at
+                .and_then(|at| at.checked_add(GETS_KNOWN).ok())
+                .is_some_and(|known| known > context.clock.now()) =>
+        {
+            let message = format!("{doing}: GitHub does not know the fresh token yet; it is tried again by itself");
+            Err(Failure::GitHub(Standing::reconciling(Reason::TokenRefused, message), Again::Backoff))
+        }
+        // A token that cannot even be sent was never one.
+        Ok(_) | Err(github::Error::Unsent { .. }) => {
             context.metrics.token(TokenEvent::Revoked);
             context.memory.revoked(uid(object), token);
             Ok(())
@@ -296,22 +349,37 @@ async fn revoke(context: &Context, found: &Found, token: &Token, doing: &str) ->
 async fn delete_former(context: &Context, found: &Found, name: &str) -> Result<(), Failure> {
     let object = &found.gathered.token;
     let secrets = secrets(context, object);
-    let Some(secret) = secrets.get_opt(name).await? else { return Ok(()) };
+    let Some(secret) = secrets.get_opt(name).await?.map(Lenient::read).transpose()? else { return Ok(()) };
     if !secret::is_ours(&secret.metadata, object) {
         return Ok(());
     }
     let published = found.secret.as_ref().and_then(secret::token).map(|token| token.fingerprint());
+    let is_alive = secret::content(&secret).is_none_or(|content| content.expires_at > context.clock.now());
     if let Some(token) = secret::token(&secret)
         && Some(token.fingerprint()) != published
+        && is_alive
     {
-        revoke(context, found, &token, "revoking the token in a Secret of a former name").await?;
+        spend(context, object, context.clock.now())?;
+        revoke(context, found, &token, None, "revoking the token in a Secret of a former name").await?;
     }
     remove(&secrets, &secret).await?;
     Ok(())
 }
 
+/// The Secret of an object that waited long enough goes with a token that could not be revoked.
+async fn tell_of_what_lives_on(context: &Context, found: &Found, secret: &Secret) {
+    let object = &found.gathered.token;
+    let print = secret::token(secret).map(|token| token.fingerprint());
+    let lives = secret::content(secret).is_none_or(|content| content.expires_at > context.clock.now());
+    if print.is_some() && print != found.gathered.revoked && lives {
+        let note = "its token could not be revoked within 15 minutes and was left to expire by itself";
+        let regarding = object.object_ref(&());
+        context.events.transition(&regarding, EventType::Warning, Reason::NotRevoked.as_str(), note).await;
+    }
+}
+
 /// Removes this very Secret. That it is gone already is as good.
-async fn remove(secrets: &Api<Secret>, secret: &Secret) -> Result<(), kube::Error> {
+async fn remove(secrets: &Api<Lenient<Secret>>, secret: &Secret) -> Result<(), kube::Error> {
     let preconditions = Preconditions { uid: secret.metadata.uid.clone(), resource_version: None };
     let delete = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     match secrets.delete(&secret.name_any(), &delete).await {
@@ -334,7 +402,7 @@ fn client(found: &Found) -> Result<&Arc<github::GitHub>, Failure> {
     })
 }
 
-fn secrets(context: &Context, object: &InstallationToken) -> Api<Secret> {
+fn secrets(context: &Context, object: &InstallationToken) -> Api<Lenient<Secret>> {
     Api::namespaced(context.client.clone(), object.metadata.namespace.as_deref().unwrap_or_default())
 }
 

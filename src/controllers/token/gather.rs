@@ -4,14 +4,16 @@
 //! token minted. Everything else comes from caches and memory.
 
 use super::memory::FailedFor;
-use super::plan::{Access, Gathered, SecretSeen};
+use super::plan::{Access, Failed, Failures, Gathered, SecretSeen};
 use super::secret;
 use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
 use crate::controllers::access::{self, Names, access};
 use crate::controllers::connection::Connection;
-use crate::controllers::context::{Context, requested_look};
+use crate::controllers::context::{Context, PERSON_RECHECK, requested_look};
+use crate::controllers::lenient::Lenient;
 use crate::controllers::standing::Standing;
 use crate::github::GitHub;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
@@ -30,8 +32,8 @@ pub struct Found {
     pub ca_bundle: Option<String>,
     /// The client, unless the App's credentials cannot be used at all.
     pub github: Option<Arc<GitHub>>,
-    /// The `GitHubApp` is there, so that a client can be had sooner or later.
-    pub has_app: bool,
+    /// The name of the `GitHubApp`, if it is there.
+    pub app: Option<String>,
 }
 
 /// Reads it.
@@ -49,12 +51,22 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     let access = decide(context, token, installation.as_deref(), app.as_deref(), connection.as_ref());
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.clone());
 
-    let secrets = Api::<Secret>::namespaced(context.client.clone(), &namespace);
-    let secret = secrets.get_opt(&token.spec.secret.name).await?;
+    let secrets = Api::<Lenient<Secret>>::namespaced(context.client.clone(), &namespace);
+    let secret = secrets.get_opt(&token.spec.secret.name).await?.map(Lenient::read).transpose()?;
     let seen = match &secret {
         None => SecretSeen::Absent,
         Some(secret) if !secret::is_ours(&secret.metadata, token) => SecretSeen::Foreign,
-        Some(secret) => SecretSeen::Ours(secret::published(secret, token, ca_bundle.as_deref())),
+        Some(secret) => {
+            let mut published = secret::published(secret, token, ca_bundle.as_deref());
+            // What this process minted it knows better than an annotation, which a tenant can edit.
+            if let Some(minted) = context.memory.content(&uid)
+                && Some(minted.token.fingerprint()) == published.fingerprint
+            {
+                published.scope = Some(minted.scope);
+                published.expires_at = Some(minted.expires_at);
+            }
+            SecretSeen::Ours(published)
+        }
     };
     let about = FailedFor {
         generation: token.metadata.generation,
@@ -77,12 +89,12 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
         former_secrets: former_secrets(context, token, &namespace),
         held: context.memory.held(&uid),
         revoked: context.memory.last_revoked(&uid),
-        failed: context.memory.failure(&uid, &about),
+        failed: failures(context, &uid, &about, connection.as_ref(), app_name.as_deref()),
     };
     #[cfg(feature = "sabotage")]
     let gathered = context.sabotage.tamper(gathered);
     let github = connection.and_then(|connection| connection.github);
-    Ok(Found { gathered, about, secret, ca_bundle, github, has_app: app.is_some() })
+    Ok(Found { gathered, about, secret, ca_bundle, github, app: app.and(app_name) })
 }
 
 fn decide(
@@ -118,12 +130,8 @@ fn decide(
             format!("GitHubInstallation {reference} is being deleted, so what was published for it is taken back"),
         ));
     }
-    // A namespace that is not in the cache yet has no labels that could grant anything; its name can.
-    let namespace = context.namespace(&namespace_name).unwrap_or(crate::controllers::grant::NamespaceView {
-        name: namespace_name.clone(),
-        labels: [].into(),
-        terminating: false,
-    });
+    // Announced by its own watch, which wakes this up. Without labels a selector could grant too much.
+    let Some(namespace) = context.namespace(&namespace_name) else { return Access::NotYetKnown };
     let account = &installation.spec.account;
     let access = access(app, connection, account, &namespace);
     let names = Names {
@@ -147,6 +155,32 @@ fn decide(
             permissions: found.permissions,
         },
     }
+}
+
+/// The calls that failed, and those that would: while the App itself does not work, its tokens do not try each for
+/// itself. The look that succeeds wakes them.
+fn failures(
+    context: &Context,
+    uid: &str,
+    about: &FailedFor,
+    connection: Option<&Connection>,
+    app: Option<&str>,
+) -> Failures {
+    let own = context.memory.failures(uid, about);
+    let trouble = connection.filter(|connection| {
+        connection
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| [Reason::ApiUnreachable, Reason::CredentialsInvalid].contains(&trouble.reason))
+    });
+    let (Some(connection), Some(app)) = (trouble, app) else { return own };
+    let until = context.clock.now().checked_add(PERSON_RECHECK).unwrap_or(Timestamp::MAX);
+    let reason = connection.trouble.as_ref().map_or(Reason::ApiUnreachable, |trouble| trouble.reason);
+    let message = format!(
+        "GitHubApp {app} does not work: {reason}. `kubectl describe githubapp {app}` says more; this goes on as soon as it does"
+    );
+    let failed = Failed { standing: Standing::reconciling(reason, message), until };
+    Failures { asking: own.asking.or(Some(failed.clone())), revoking: own.revoking.or(Some(failed)) }
 }
 
 /// Secrets that were made for this object under a name that its spec no longer has.

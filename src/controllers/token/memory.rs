@@ -4,10 +4,11 @@
 //! moment, and what is then not known any more dies by itself within the hour. It lets a token be revoked although its
 //! Secret went first, and a call that failed be spared until its time.
 
-use super::plan::{Failed, Held, Stage};
+use super::plan::{Call, Failed, Failures, Held, Stage};
 use super::scope::Scope;
 use super::secret::Content;
 use crate::github::Token;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 struct Entry {
     held: Option<(Content, Stage)>,
     revoked: Option<String>,
-    failed: Option<(Failed, FailedFor)>,
+    asking: Option<(Failed, FailedFor)>,
+    revoking: Option<(Failed, FailedFor)>,
+}
+
+impl Entry {
+    fn failed(&mut self, call: Call) -> &mut Option<(Failed, FailedFor)> {
+        match call {
+            Call::Asks => &mut self.asking,
+            Call::Revokes => &mut self.revoking,
+        }
+    }
+
+    /// Nothing in it matters any more.
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.held.as_ref().is_none_or(|(content, _)| content.expires_at <= now)
+            && [&self.asking, &self.revoking].into_iter().flatten().all(|(failed, _)| failed.until <= now)
+    }
 }
 
 /// What a failure is about. When it is another, the call is tried again at once.
@@ -34,12 +51,57 @@ pub struct FailedFor {
 #[derive(Default)]
 pub struct Memory {
     entries: Mutex<HashMap<String, Entry>>,
+    allowances: Mutex<HashMap<String, Allowance>>,
+}
+
+/// An object may have this many tokens minted at once, and then one each [`OBJECT_EVERY`]: enough for tokens that live
+/// for half a minute.
+const OBJECT_BURST: f64 = 10.0;
+const OBJECT_EVERY: SignedDuration = SignedDuration::from_secs(10);
+/// The objects of a namespace together; 1,200 an hour, of the 5,000 that an App may.
+const NAMESPACE_BURST: f64 = 200.0;
+const NAMESPACE_EVERY: SignedDuration = SignedDuration::from_secs(3);
+
+/// A token bucket.
+struct Allowance {
+    left: f64,
+    size: f64,
+    every: SignedDuration,
+    at: Timestamp,
+}
+
+impl Allowance {
+    fn full(size: f64, every: SignedDuration, now: Timestamp) -> Self {
+        Self { left: size, size, every, at: now }
+    }
+
+    fn left(&self, now: Timestamp) -> f64 {
+        let earned = now.duration_since(self.at).as_secs_f64() / self.every.as_secs_f64();
+        (self.left + earned.max(0.0)).min(self.size)
+    }
+
+    fn is_full(&self, now: Timestamp) -> bool {
+        self.left(now) >= self.size
+    }
+
+    fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
+        let left = self.left(now);
+        if left < 1.0 {
+            return Err(now.checked_add(self.every.mul_f64(1.0 - left)).unwrap_or(now));
+        }
+        self.left = left - 1.0;
+        self.at = now;
+        Ok(())
+    }
 }
 
 impl Memory {
-    /// A minted token begins its way.
+    /// A minted token begins its way. What is over, of objects that went without a word among others, is dropped.
     pub fn minted(&self, uid: &str, content: Content, stage: Stage) {
-        self.lock().entry(uid.to_owned()).or_default().held = Some((content, stage));
+        let mut entries = self.lock();
+        let now = content.minted_at;
+        entries.retain(|_, entry| !entry.is_over(now));
+        entries.entry(uid.to_owned()).or_default().held = Some((content, stage));
     }
 
     /// The token moved on.
@@ -86,22 +148,46 @@ impl Memory {
     }
 
     /// A call failed.
-    pub fn failed(&self, uid: &str, failed: Failed, about: FailedFor) {
-        self.lock().entry(uid.to_owned()).or_default().failed = Some((failed, about));
+    pub fn failed(&self, uid: &str, call: Call, failed: Failed, about: FailedFor) {
+        *self.lock().entry(uid.to_owned()).or_default().failed(call) = Some((failed, about));
     }
 
-    /// The call that failed, if it still is about the same.
+    /// The calls that failed, if they still are about the same.
     #[must_use]
-    pub fn failure(&self, uid: &str, about: &FailedFor) -> Option<Failed> {
+    pub fn failures(&self, uid: &str, about: &FailedFor) -> Failures {
         let entries = self.lock();
-        entries.get(uid)?.failed.as_ref().filter(|(_, was)| was == about).map(|(failed, _)| failed.clone())
+        let of = |failed: Option<&(Failed, FailedFor)>| {
+            failed.filter(|(_, was)| was == about).map(|(failed, _)| failed.clone())
+        };
+        let entry = entries.get(uid);
+        Failures {
+            asking: of(entry.and_then(|entry| entry.asking.as_ref())),
+            revoking: of(entry.and_then(|entry| entry.revoking.as_ref())),
+        }
     }
 
     /// A call succeeded.
-    pub fn succeeded(&self, uid: &str) {
+    pub fn succeeded(&self, uid: &str, call: Call) {
         if let Some(entry) = self.lock().get_mut(uid) {
-            entry.failed = None;
+            *entry.failed(call) = None;
         }
+    }
+
+    /// Takes one call out of what an object and its namespace may make, or says when there is one again.
+    ///
+    /// A tenant can have tokens minted and revoked by editing objects; GitHub's limits are the App's, and so every
+    /// tenant's.
+    ///
+    /// # Errors
+    /// When to try again.
+    pub fn spend(&self, uid: &str, namespace: &str, now: Timestamp) -> Result<(), Timestamp> {
+        let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        allowances.retain(|_, allowance| !allowance.is_full(now));
+        let mut take = |key: String, size: f64, every: SignedDuration| {
+            allowances.entry(key).or_insert_with(|| Allowance::full(size, every, now)).take(now)
+        };
+        take(format!("object {uid}"), OBJECT_BURST, OBJECT_EVERY)?;
+        take(format!("namespace {namespace}"), NAMESPACE_BURST, NAMESPACE_EVERY)
     }
 
     /// The object is gone.
@@ -112,5 +198,25 @@ impl Memory {
     // A panic while the lock was held leaves a map that is whole: every change is one insertion or one field.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_and_a_namespace_have_their_allowances() {
+        let memory = Memory::default();
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        for _ in 0..10 {
+            memory.spend("a", "team", at(0)).unwrap();
+        }
+        assert_eq!(memory.spend("a", "team", at(0)), Err(at(10)));
+        memory.spend("b", "team", at(0)).expect("another object has its own");
+        memory.spend("a", "team", at(10)).expect("time gives it back");
+        let storm = (0..1000).filter(|n| memory.spend(&format!("object-{n}"), "team", at(10)).is_ok()).count();
+        assert!(storm < 200, "{storm}: many objects do not make a namespace's allowance larger");
+        memory.spend("c", "other", at(10)).expect("another namespace has its own");
     }
 }

@@ -16,10 +16,11 @@ use crate::api::{InstallationToken, InstallationTokenStatus, Reason};
 use crate::runtime::metrics::Outcome;
 use apply::{Failure, apply};
 use gather::{Found, gather};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use plan::{Failed, Plan, Stage, Step, plan};
+use plan::{Call, Failed, Plan, Stage, Step, plan};
 use std::sync::Arc;
 
 /// More steps than any way has: a plan that never settles is a bug, and must not become a loop.
@@ -50,23 +51,25 @@ pub async fn reconcile(token: Arc<InstallationToken>, context: &Context) -> Resu
         };
         tracing::debug!(?step, "step");
         let is_last = step == Step::RemoveFinalizer;
-        let calls_github = step.calls_github();
+        let call = step.call();
         match apply(context, &found, step).await {
             Ok(changed) => {
                 if is_last {
                     context.memory.forget(&uid);
-                    context.due.tokens.forget(&reference);
                     return Ok(Outcome::Ok);
                 }
-                if calls_github {
-                    context.memory.succeeded(&uid);
+                if let Some(call) = call {
+                    context.memory.succeeded(&uid, call);
                 }
                 token = changed.map_or(token, Arc::new);
             }
             Err(Failure::GitHub(standing, again)) => {
                 tracing::warn!(reason = %standing.reason, message = standing.message, "a step failed");
-                let until = context.resolve(&context.due.tokens, &reference, again);
-                context.memory.failed(&uid, Failed { standing, until }, found.about);
+                if matters_to_the_app(&standing) {
+                    look_at_the_app(context, &found);
+                }
+                let until = again_at(context, &found, &reference, again);
+                context.memory.failed(&uid, call.unwrap_or(Call::Asks), Failed { standing, until }, found.about);
             }
             Err(Failure::Kubernetes(error)) => return refused(context, &token, error).await,
         }
@@ -75,6 +78,46 @@ pub async fn reconcile(token: Arc<InstallationToken>, context: &Context) -> Resu
     let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
     let found = gather(context, &token).await?;
     context.conclude(&context.due.tokens, &*token, status(&found), &settled).await
+}
+
+/// A failure of one token that may be everybody's: the App is looked at, and while it does not work no token calls.
+fn matters_to_the_app(standing: &Standing) -> bool {
+    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::Suspended]
+        .contains(&standing.reason)
+}
+
+fn look_at_the_app(context: &Context, found: &Found) {
+    if let Some(app) = &found.app {
+        context.connections.request_look(app, context.clock.now());
+        context.due.apps.look_now(&ObjectRef::new(app));
+    }
+}
+
+/// When a failed call is tried again. What only a person can mend is tried again soon for some times, for a single odd
+/// answer is not to cost half an hour; and while a published token is running out, never later than a third of what is
+/// left of it.
+fn again_at(context: &Context, found: &Found, reference: &ObjectRef<InstallationToken>, again: Again) -> Timestamp {
+    const SOON: u32 = 3;
+    let now = context.clock.now();
+    let at = match again {
+        Again::Person => {
+            let retry = context.due.tokens.retry(reference);
+            if retry.attempt <= SOON {
+                retry.at
+            } else {
+                context.resolve(&context.due.tokens, reference, Again::Person)
+            }
+        }
+        other => context.resolve(&context.due.tokens, reference, other),
+    };
+    let SecretSeen::Ours(published) = &found.gathered.secret else { return at };
+    let left = published.expires_at.map(|end| end.duration_since(now)).filter(|left| left.is_positive());
+    let soonest = left.map(|left| now + (left / 3).max(SignedDuration::from_secs(5)));
+    match (again, soonest) {
+        // Not before GitHub allows it.
+        (Again::At(_), _) | (_, None) => at,
+        (_, Some(soonest)) => at.min(soonest),
+    }
 }
 
 /// Says in status what Kubernetes refused for good; what passes is only tried again.

@@ -7,7 +7,9 @@
 
 use super::scope::{Repositories, Scope};
 use crate::api::{InstallationToken, Reason, Reconciled};
+use crate::controllers::context::PERSON_RECHECK;
 use crate::controllers::grant::{Grant, Reach, Refusal, excess};
+use crate::controllers::installation::waited_long_enough;
 use crate::controllers::standing::{Again, Standing};
 use crate::github::Permissions as GitHubPermissions;
 use jiff::{SignedDuration, Timestamp};
@@ -121,7 +123,16 @@ pub struct Gathered {
     /// The fingerprint of the token that was last revoked for this object.
     pub revoked: Option<String>,
     /// What failed last, as long as it is not to be tried again.
-    pub failed: Option<Failed>,
+    pub failed: Failures,
+}
+
+/// The calls that failed. Those that ask for a token and those that revoke one fail each for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Minting or trying out.
+    pub asking: Option<Failed>,
+    /// Revoking.
+    pub revoking: Option<Failed>,
 }
 
 /// A call that failed and is not repeated before its time, whatever else wakes the controller up.
@@ -187,25 +198,37 @@ const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(2);
 /// The next step.
 #[must_use]
 pub fn plan(seen: &Gathered, now: Timestamp) -> Plan {
-    match (next(seen, now), &seen.failed) {
-        (Plan::Do(step), Some(failed)) if step.calls_github() && failed.until > now => {
-            let standing = match &step {
-                Step::Mint { .. } | Step::Verify => still_good(seen, failed.standing.clone(), now),
-                _ => failed.standing.clone(),
-            };
-            Plan::Settled { standing: Some(standing), again: Some(Again::At(failed.until)) }
-        }
-        (plan, _) => plan,
+    let plan = next(seen, now);
+    let Plan::Do(step) = &plan else { return plan };
+    let failed = match step.call() {
+        Some(Call::Asks) => &seen.failed.asking,
+        Some(Call::Revokes) => &seen.failed.revoking,
+        None => &None,
+    };
+    match failed.as_ref().filter(|failed| failed.until > now) {
+        Some(failed) if step.call() == Some(Call::Asks) => retrying(seen, &failed.standing, failed.until, now),
+        Some(failed) => Plan::Settled { standing: Some(failed.standing.clone()), again: Some(Again::At(failed.until)) },
+        None => plan,
     }
 }
 
+/// What a step asks of GitHub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// For a token.
+    Asks,
+    /// To revoke one.
+    Revokes,
+}
+
 impl Step {
-    /// Whether it calls GitHub.
+    /// What it asks of GitHub, if anything.
     #[must_use]
-    pub fn calls_github(&self) -> bool {
+    pub fn call(&self) -> Option<Call> {
         match self {
-            Self::Mint { .. } | Self::Verify | Self::RevokeHeld | Self::RevokePublished | Self::DeleteFormer(_) => true,
-            Self::AddFinalizer | Self::Publish | Self::Repair | Self::DeleteSecret | Self::RemoveFinalizer => false,
+            Self::Mint { .. } | Self::Verify => Some(Call::Asks),
+            Self::RevokeHeld | Self::RevokePublished | Self::DeleteFormer(_) => Some(Call::Revokes),
+            Self::AddFinalizer | Self::Publish | Self::Repair | Self::DeleteSecret | Self::RemoveFinalizer => None,
         }
     }
 }
@@ -220,7 +243,8 @@ fn next(seen: &Gathered, now: Timestamp) -> Plan {
     match &seen.access {
         Access::NotYetKnown => Plan::Settled { standing: None, again: None },
         Access::Unavailable(standing) => {
-            Plan::Settled { standing: Some(still_good(seen, standing.clone(), now)), again: Some(Again::Person) }
+            let until = now.checked_add(PERSON_RECHECK).unwrap_or(now);
+            retrying(seen, standing, until, now)
         }
         Access::Dead(standing) => Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) },
         Access::Denied(standing) => plan_denial(seen, standing, now),
@@ -269,7 +293,9 @@ fn next(seen: &Gathered, now: Timestamp) -> Plan {
 fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
     let name = &seen.token.spec.secret.name;
     if let SecretSeen::Foreign = seen.secret {
-        if seen.held.as_ref().is_some_and(|held| held.expires_at > now) {
+        if let Some(held) = seen.held.as_ref().filter(|held| held.expires_at > now)
+            && (held.stage != Stage::Published || seen.former_secrets.is_empty())
+        {
             return Plan::Do(Step::RevokeHeld);
         }
         let standing = Standing::stalled(
@@ -282,6 +308,9 @@ fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
         return Plan::Settled { standing: Some(standing), again: Some(Again::Person) };
     }
     let published = published(seen);
+    if published.is_some_and(|published| published.going) {
+        return plan_while_going(seen, now);
+    }
     if let Some(held) = &seen.held {
         match held.stage {
             _ if held.expires_at <= now => {}
@@ -296,7 +325,11 @@ fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
                 });
             }
             // The Secret lost it: whoever took it away may have had a reason, so it does not come back.
-            Stage::Published if published.is_none_or(|p| p.fingerprint.as_ref() != Some(&held.fingerprint)) => {
+            // Under a former name it serves until its successor is published.
+            Stage::Published
+                if published.is_none_or(|p| p.fingerprint.as_ref() != Some(&held.fingerprint))
+                    && seen.former_secrets.is_empty() =>
+            {
                 return Plan::Do(Step::RevokeHeld);
             }
             Stage::Published => {}
@@ -336,8 +369,7 @@ fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
 /// The published token is what is wanted and lives long enough.
 fn is_good(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
     published.is_intact()
-        && !published.going
-        && !is_doubted(seen)
+        && !is_doubted(seen, published)
         && published.scope.as_ref() == Some(wanted)
         && published.fingerprint != seen.revoked
         // Without its date a token could not be written anew, and one that lives longer than tokens do was not GitHub's word.
@@ -350,17 +382,18 @@ fn is_good(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestam
 /// between the two would leave it alive and nobody would know it any more.
 fn must_die_first(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
     published.is_intact()
-        && (published.scope.as_ref() != Some(wanted) || is_doubted(seen))
+        && (published.scope.as_ref() != Some(wanted) || is_doubted(seen, published))
         && published.fingerprint != seen.revoked
         && published.expires_at.is_some_and(|at| at > now)
 }
 
-/// The installation did not work when status was last written: tokens from before may be dead.
-fn is_doubted(seen: &Gathered) -> bool {
+/// The token is from before the installation was seen not to work: it may be dead.
+fn is_doubted(seen: &Gathered, published: &Published) -> bool {
     let conditions: &[Condition] = seen.token.status().map_or(&[], InstallationToken::conditions);
     conditions.iter().any(|condition| {
         condition.type_ == "Ready"
             && condition.status == "False"
+            && published.minted_at.is_none_or(|at| at < condition.last_transition_time.0)
             && [Reason::Suspended, Reason::Revoked, Reason::NotInstalled].iter().any(|r| r.as_str() == condition.reason)
     })
 }
@@ -377,7 +410,29 @@ fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::Settled { standing: None, again: None };
     }
-    Plan::Do(take_back(seen, now).unwrap_or(Step::RemoveFinalizer))
+    let waits = waited_long_enough(&*seen.token, now).is_some();
+    let step = take_back(seen, now).filter(|step| waits || matches!(step, Step::DeleteSecret));
+    Plan::Do(step.or_else(|| remaining_secret(seen)).unwrap_or(Step::RemoveFinalizer))
+}
+
+fn remaining_secret(seen: &Gathered) -> Option<Step> {
+    published(seen).filter(|published| !published.going).map(|_| Step::DeleteSecret)
+}
+
+/// Our Secret is being deleted, and something holds it. Nothing is put into it any more.
+fn plan_while_going(seen: &Gathered, now: Timestamp) -> Plan {
+    match take_back(seen, now) {
+        Some(step @ (Step::RevokeHeld | Step::RevokePublished)) => Plan::Do(step),
+        _ => {
+            let message = format!(
+                "Secret {} is being deleted, and a finalizer of somebody's holds it (see its metadata.finalizers): a new one \
+                 with another token is made as soon as it is gone",
+                seen.token.spec.secret.name
+            );
+            let standing = Standing::reconciling(Reason::SecretTerminating, message);
+            Plan::Settled { standing: Some(standing), again: Some(Again::Person) }
+        }
+    }
 }
 
 /// The next step towards no live token and no Secret.
@@ -433,9 +488,17 @@ fn parse_duration(text: &str) -> SignedDuration {
     text.parse::<SignedDuration>().unwrap_or(SignedDuration::from_mins(10))
 }
 
-fn still_good(seen: &Gathered, standing: Standing, now: Timestamp) -> Standing {
-    let good = published(seen).is_some_and(|p| p.is_intact() && p.expires_at.is_some_and(|at| at > now));
-    if good { standing.while_still_good(&good_words(&seen.token)) } else { standing }
+/// Trouble, with what was published in mind: while that is good it is said, and looked at again when it ends to be.
+fn retrying(seen: &Gathered, standing: &Standing, until: Timestamp, now: Timestamp) -> Plan {
+    let good_until = published(seen)
+        .filter(|published| published.is_intact() && published.fingerprint != seen.revoked)
+        .and_then(|published| published.expires_at)
+        .filter(|at| *at > now);
+    let (standing, at) = match good_until {
+        Some(end) => (standing.clone().while_still_good(&good_words(&seen.token)), until.min(end)),
+        None => (standing.clone(), until),
+    };
+    Plan::Settled { standing: Some(standing), again: Some(Again::At(at)) }
 }
 
 /// What to say of a Secret whose token still works.
@@ -444,7 +507,7 @@ pub fn good_words(token: &InstallationToken) -> String {
     format!("Secret {} holds a token that is good until status.expiresAt", token.spec.secret.name)
 }
 
-/// Ours and not on its way out.
+/// The Secret, if it is ours.
 fn published(seen: &Gathered) -> Option<&Published> {
     match &seen.secret {
         SecretSeen::Ours(published) => Some(published),

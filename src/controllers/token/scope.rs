@@ -72,7 +72,13 @@ impl Scope {
     pub fn describe(&self) -> String {
         let repositories = match &self.repositories {
             Repositories::All => "all repositories".to_owned(),
-            Repositories::Only(named) => named.iter().map(Named::describe).collect::<Vec<_>>().join(", "),
+            Repositories::Only(named) => {
+                let first: Vec<_> = named.iter().take(5).map(Named::describe).collect();
+                match named.len().checked_sub(5) {
+                    Some(more @ 1..) => format!("{} and {more} more", first.join(", ")),
+                    _ => first.join(", "),
+                }
+            }
         };
         let permissions: Vec<_> = self.permissions.iter().map(|(name, level)| format!("{name}: {level}")).collect();
         format!("{repositories} with {}", permissions.join(", "))

@@ -21,7 +21,7 @@ fn object(spec: &serde_json::Value, ready: Option<(&str, &str)>) -> Installation
         whole[key] = value.clone();
     }
     let conditions = ready.map(|(status, reason)| {
-        json!([{"type": "Ready", "status": status, "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+        json!([{"type": "Ready", "status": status, "reason": reason, "message": "", "lastTransitionTime": at(30).to_string()}])
     });
     serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
@@ -80,7 +80,7 @@ fn seen() -> Gathered {
         former_secrets: Vec::new(),
         held: None,
         revoked: None,
-        failed: None,
+        failed: Failures::default(),
     }
 }
 
@@ -219,12 +219,17 @@ fn more_than_the_installation_has_is_not_asked_for() {
 #[test]
 fn a_failed_call_waits_for_its_time_whatever_wakes_the_controller() {
     let failed = Failed { standing: Standing::reconciling(Reason::ApiUnreachable, "away"), until: at(5) };
-    let waiting = Gathered { failed: Some(failed), ..seen() };
+    let asking = |failed| Failures { asking: Some(failed), revoking: None };
+    let waiting = Gathered { failed: asking(failed.clone()), ..seen() };
     settles(&plan(&waiting, at(4)), Reason::ApiUnreachable, Reconciling);
     assert_eq!(plan(&waiting, at(5)), mint(&[]));
     let renewing = Gathered { secret: SecretSeen::Ours(published()), ..waiting };
-    let renewing = Gathered { failed: renewing.failed.map(|failed| Failed { until: at(58), ..failed }), ..renewing };
-    settles(&plan(&renewing, at(55)), Reason::ApiUnreachable, ReadyButRetrying);
+    let renewing = Gathered { failed: asking(Failed { until: at(70), ..failed }), ..renewing };
+    let plan_then = plan(&renewing, at(55));
+    settles(&plan_then, Reason::ApiUnreachable, ReadyButRetrying);
+    let Plan::Settled { again, .. } = plan_then else { panic!() };
+    assert_eq!(again, Some(Again::At(at(60))), "Ready is not said longer than it is true");
+    settles(&plan(&renewing, at(60)), Reason::ApiUnreachable, Reconciling);
 }
 
 #[test]
@@ -279,4 +284,94 @@ fn deletion_revokes_everything_then_lets_go() {
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::RemoveFinalizer));
     let stranger = Gathered { secret: SecretSeen::Foreign, ..going };
     assert_eq!(plan(&stranger, at(1)), Plan::Do(Step::RemoveFinalizer), "a stranger's Secret stays");
+}
+
+/// Carries plans out on what was seen, as if everything succeeded at once, and says what was done.
+fn walk(mut seen: Gathered, now: Timestamp) -> Vec<&'static str> {
+    let mut done = Vec::new();
+    let mut serial = 0;
+    loop {
+        let step = match plan(&seen, now) {
+            Plan::Settled { standing, .. } => {
+                done.push(standing.map_or("nothing", |standing| standing.reason.as_str()));
+                return done;
+            }
+            Plan::Do(step) => step,
+        };
+        done.push(match step {
+            Step::Mint { scope, .. } => {
+                serial += 1;
+                let (fingerprint, expires_at) = (format!("{serial:04x}"), now + SignedDuration::from_mins(60));
+                let stage = Stage::Minted { refusals: 0 };
+                seen.held = Some(Held { fingerprint, scope, stage, expires_at });
+                "mint"
+            }
+            Step::Verify => {
+                seen.held.as_mut().unwrap().stage = Stage::Verified;
+                "verify"
+            }
+            Step::Publish => {
+                let held = seen.held.as_mut().unwrap();
+                held.stage = Stage::Published;
+                seen.secret = SecretSeen::Ours(Published {
+                    fingerprint: Some(held.fingerprint.clone()),
+                    noted_fingerprint: Some(held.fingerprint.clone()),
+                    scope: Some(held.scope.clone()),
+                    repository_ids: vec![9001],
+                    expires_at: Some(held.expires_at),
+                    minted_at: Some(now),
+                    as_wanted: true,
+                    going: matches!(&seen.secret, SecretSeen::Ours(published) if published.going),
+                });
+                "publish"
+            }
+            Step::RevokePublished => {
+                let SecretSeen::Ours(published) = &seen.secret else { panic!("there is none") };
+                seen.revoked.clone_from(&published.fingerprint);
+                seen.held = seen.held.filter(|held| Some(&held.fingerprint) != seen.revoked.as_ref());
+                "revoke published"
+            }
+            Step::RevokeHeld => {
+                seen.revoked = seen.held.take().map(|held| held.fingerprint);
+                "revoke held"
+            }
+            Step::DeleteFormer(_) => {
+                seen.former_secrets.remove(0);
+                "delete former"
+            }
+            Step::DeleteSecret => {
+                seen.secret = SecretSeen::Absent;
+                "delete"
+            }
+            Step::Repair => "repair",
+            Step::AddFinalizer | Step::RemoveFinalizer => "finalizer",
+        });
+        assert!(done.len() < 12, "it does not settle: {done:?}");
+    }
+}
+
+#[test]
+fn every_way_settles_with_one_mint_at_most() {
+    let after = |reason| Gathered { token: Arc::new(object(&json!({}), Some(("False", reason)))), ..seen() };
+    let there = || SecretSeen::Ours(published());
+    let remembered = Held { fingerprint: "00aa".into(), ..held(Stage::Published) };
+    let renamed = Gathered { held: Some(remembered), former_secrets: vec!["old".into()], ..seen() };
+    let going = Gathered { secret: SecretSeen::Ours(Published { going: true, ..published() }), ..seen() };
+    let new = ["mint", "verify", "publish", "Published"].as_slice();
+    for (what, seen, now, steps) in [
+        ("new", seen(), at(1), new),
+        ("installed after the token was asked for", after("NotInstalled"), at(31), new),
+        (
+            "unsuspended",
+            Gathered { secret: there(), ..after("Suspended") },
+            at(31),
+            &["mint", "verify", "revoke published", "publish", "Published"],
+        ),
+        ("the Secret is held while it goes", going, at(1), &["revoke published", "SecretTerminating"]),
+        ("another name", renamed.clone(), at(1), &["mint", "verify", "publish", "delete former", "Published"]),
+        ("a stranger's name", Gathered { secret: SecretSeen::Foreign, ..renamed }, at(1), &["SecretNotOurs"]),
+        ("renewal", Gathered { secret: there(), ..seen() }, at(50), new),
+    ] {
+        assert_eq!(walk(seen, now), steps, "{what}");
+    }
 }
