@@ -33,6 +33,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("has(self.appId) == has(oldSelf.appId) && has(self.clientId) == has(oldSelf.clientId)")
+        .message("spec.appId and spec.clientId cannot be exchanged for one another: make another GitHubApp"),
     validation = Rule::new("has(self.appId) != has(self.clientId)")
         .message("set exactly one of spec.appId (a number) and spec.clientId (Iv…): both stand on the App's settings page")
 )]

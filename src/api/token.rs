@@ -42,6 +42,7 @@ use std::collections::BTreeMap;
 )]
 pub struct InstallationTokenSpec {
     /// The GitHubInstallation in this namespace.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.installationRef cannot be changed: make another InstallationToken"))]
     pub installation_ref: InstallationReference,
     /// Which repositories, all by name or all by id, within the grant. What a name stood for at first is remembered
     /// with the Secret: a repository made anew under that name is not reached.

@@ -3,11 +3,17 @@
 //! Invariant: the order of the questions. First who granted what, then what GitHub says; so that somebody who was
 //! granted nothing learns nothing about the account, not even whether the App is installed there.
 
-use super::connection::{Connection, Found, pin};
+use super::connection::{Connection, Found, Look, pin};
 use super::grant::{Grant, NamespaceView, grant};
 use super::standing::{Standing, State};
 use crate::api::{GitHubApp, Reason};
 use crate::github::Installation;
+use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
+/// For how long what GitHub said is gone by when it cannot be asked again: some looks may fail, but an App whose key was
+/// taken away does not go on for ever.
+const LOOK_HOLDS: SignedDuration = SignedDuration::from_hours(2);
 
 /// Whether and how.
 #[derive(Clone, Debug)]
@@ -47,18 +53,24 @@ pub fn access(
     connection: Option<&Connection>,
     account: &str,
     namespace: &NamespaceView,
+    now: Timestamp,
 ) -> Access {
     let Some(app) = app else { return Access::NoApp };
     let Some(grant) = grant(app, account, namespace) else { return Access::NotGranted };
     let Some(connection) = connection else { return Access::NotYetKnown };
-    let Some(look) = &connection.look else {
+    let is_recent = |look: &&Arc<Look>| look.at.checked_add(LOOK_HOLDS).is_ok_and(|end| end > now);
+    let Some(look) = connection.look.as_ref().filter(is_recent) else {
         return connection.trouble.clone().map_or(Access::NotYetKnown, Access::NoLook);
     };
-    match look.find(account, pin(app, account)) {
-        Found::Installed(installation) if installation.suspended_at.is_some() => {
-            Access::Suspended(installation.clone(), grant)
+    match look.find(account, pin(app, account, grant.account_id())) {
+        Found::Installed(installation) => {
+            let id = installation.account.as_ref().and_then(|account| i64::try_from(account.id).ok());
+            match id.and_then(|id| grant.of_account(id)) {
+                None => Access::NotGranted,
+                Some(grant) if installation.suspended_at.is_some() => Access::Suspended(installation.clone(), grant),
+                Some(grant) => Access::Active(installation.clone(), grant),
+            }
         }
-        Found::Installed(installation) => Access::Active(installation.clone(), grant),
         Found::Another { pinned, found } => Access::TakenOver { pinned, found },
         Found::Nowhere => {
             Access::NotInstalled { install_url: format!("{}/installations/new", look.app.html_url), grant }
@@ -148,11 +160,10 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connection::Look;
     use super::*;
-    use jiff::Timestamp;
     use serde_json::json;
-    use std::sync::Arc;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn app() -> GitHubApp {
         serde_json::from_value(json!({
@@ -187,7 +198,7 @@ mod tests {
     #[test]
     fn who_was_granted_nothing_learns_nothing() {
         for connection in [None, Some(connection(None)), Some(connection(Some("2026-01-01T00:00:00Z")))] {
-            let access = access(Some(&app()), connection.as_ref(), "acme", &namespace("team-b"));
+            let access = access(Some(&app()), connection.as_ref(), "acme", &namespace("team-b"), NOW);
             assert!(matches!(access, Access::NotGranted), "{access:?}");
         }
     }
@@ -196,11 +207,11 @@ mod tests {
     fn a_suspended_installation_is_listed_and_does_not_work() {
         let suspended = connection(Some("2026-01-01T00:00:00Z"));
         assert!(matches!(
-            access(Some(&app()), Some(&suspended), "acme", &namespace("team-a")),
+            access(Some(&app()), Some(&suspended), "acme", &namespace("team-a"), NOW),
             Access::Suspended(i, _) if i.id == 70
         ));
         assert!(matches!(
-            access(Some(&app()), Some(&connection(None)), "Acme", &namespace("team-a")),
+            access(Some(&app()), Some(&connection(None)), "Acme", &namespace("team-a"), NOW),
             Access::Active(i, _) if i.id == 70
         ));
     }
@@ -208,7 +219,26 @@ mod tests {
     #[test]
     fn nothing_is_said_before_the_first_look() {
         let names = Names { app: "landfall", account: "acme", namespace: "team-a", was_installed: true };
-        let access = access(Some(&app()), None, "acme", &namespace("team-a"));
+        let access = access(Some(&app()), None, "acme", &namespace("team-a"), NOW);
         assert_eq!(access.standing(names), None);
+    }
+
+    #[test]
+    fn what_was_seen_long_ago_does_not_count() {
+        let later = NOW + SignedDuration::from_hours(3);
+        let trouble = Standing::stalled(crate::api::Reason::CredentialsInvalid, "the key is gone");
+        let old = Connection { trouble: Some(trouble), ..connection(None) };
+        assert!(matches!(access(Some(&app()), Some(&old), "acme", &namespace("team-a"), later), Access::NoLook(_)));
+    }
+
+    #[test]
+    fn an_entry_for_another_account_of_that_name_grants_nothing() {
+        let mut app = app();
+        app.spec.tenants[0].account_id = Some(9);
+        let seen = access(Some(&app), Some(&connection(None)), "acme", &namespace("team-a"), NOW);
+        assert!(matches!(seen, Access::TakenOver { pinned: 9, found: 7 }), "{seen:?}");
+        app.spec.tenants[0].account_id = Some(7);
+        let seen = access(Some(&app), Some(&connection(None)), "acme", &namespace("team-a"), NOW);
+        assert!(matches!(seen, Access::Active(..)), "{seen:?}");
     }
 }

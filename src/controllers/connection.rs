@@ -30,6 +30,8 @@ pub struct Look {
 /// The connection to one App.
 #[derive(Clone, Default)]
 pub struct Connection {
+    /// Which App on which GitHub it is.
+    pub identity: String,
     /// What it was made from; another one makes another connection.
     pub made_from: String,
     /// The client. None while the credentials cannot be used at all.
@@ -94,11 +96,9 @@ pub enum Pin {
     FirstSeen,
 }
 
-/// The id that an account's name is pinned to: what the spec says, else what the status of the App remembers.
+/// The id that an account's name is pinned to: what the grant says, else what the status of the App remembers.
 #[must_use]
-pub fn pin(app: &GitHubApp, account: &str) -> Pin {
-    let same = |name: &str| name.eq_ignore_ascii_case(account);
-    let said = app.spec.tenants.iter().filter(|tenant| same(&tenant.account)).find_map(|tenant| tenant.account_id);
+pub fn pin(app: &GitHubApp, account: &str, said: Option<i64>) -> Pin {
     let remembered = || pinned_in(app.status.as_ref().map_or(&[], |status| &status.tenants), account);
     said.or_else(remembered).map_or(Pin::FirstSeen, Pin::To)
 }
@@ -128,8 +128,11 @@ impl Look {
     /// before there is a pin.
     #[must_use]
     pub fn find(&self, account: &str, pin: Pin) -> Found<'_> {
+        // An enterprise, which has no kind, has ids and names of another realm.
         let of = |matches: &dyn Fn(&Account) -> bool| {
-            self.installations.iter().find(|installation| installation.account.as_ref().is_some_and(matches))
+            self.installations.iter().find(|installation| {
+                installation.account.as_ref().is_some_and(|account| !account.kind.is_empty() && matches(account))
+            })
         };
         let by_name = of(&|found| found.login.eq_ignore_ascii_case(account));
         let Pin::To(pinned) = pin else { return by_name.map_or(Found::Nowhere, Found::Installed) };
@@ -175,21 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn the_specs_pin_goes_before_the_remembered_one() {
-        let app = |account_id: Option<i64>| -> GitHubApp {
-            let mut tenant = json!({"account": "acme", "repositories": ["*"], "namespaces": {"names": ["a"]}});
-            if let Some(id) = account_id {
-                tenant["accountId"] = id.into();
-            }
-            serde_json::from_value(json!({
-                "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "x"},
-                "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [tenant]},
-                "status": {"tenants": [{"account": "Acme", "accountId": 7}]},
-            }))
-            .unwrap()
-        };
-        assert_eq!(pin(&app(None), "acme"), Pin::To(7));
-        assert_eq!(pin(&app(Some(9)), "acme"), Pin::To(9));
-        assert_eq!(pin(&app(None), "globex"), Pin::FirstSeen);
+    fn the_grants_pin_goes_before_the_remembered_one() {
+        let app: GitHubApp = serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "x"},
+            "spec": {"appId": 1, "credentialsSecret": {"name": "s"}},
+            "status": {"tenants": [{"account": "Acme", "accountId": 7}]},
+        }))
+        .unwrap();
+        assert_eq!(pin(&app, "acme", None), Pin::To(7));
+        assert_eq!(pin(&app, "acme", Some(9)), Pin::To(9));
+        assert_eq!(pin(&app, "globex", None), Pin::FirstSeen);
     }
 }

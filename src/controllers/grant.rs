@@ -81,6 +81,19 @@ pub fn grant(app: &GitHubApp, account: &str, namespace: &NamespaceView) -> Optio
 }
 
 impl Grant {
+    /// The id that these entries say the account has.
+    #[must_use]
+    pub fn account_id(&self) -> Option<i64> {
+        self.entries.iter().find_map(|entry| entry.account_id)
+    }
+
+    /// The entries that mean the account with this id: those that say no other. `None`: there is none.
+    #[must_use]
+    pub fn of_account(mut self, id: i64) -> Option<Self> {
+        self.entries.retain(|entry| entry.account_id.is_none_or(|said| said == id));
+        (!self.entries.is_empty()).then_some(self)
+    }
+
     /// Checks that one entry alone allows the whole of it: entries do not add up, for a token that reads A and
     /// writes B was granted by nobody who granted reading A and B here and writing B there.
     ///

@@ -38,8 +38,13 @@ pub async fn reconcile(installation: Arc<GitHubInstallation>, context: &Context)
         return Ok(Outcome::Waiting);
     };
     let app = context.stores.apps.get(&ObjectRef::new(app_name));
-    let access =
-        access(app.as_deref(), context.connections.get(app_name).as_ref(), &installation.spec.account, &namespace);
+    let access = access(
+        app.as_deref(),
+        context.connections.get(app_name).as_ref(),
+        &installation.spec.account,
+        &namespace,
+        context.clock.now(),
+    );
     let stored = installation.status.clone().unwrap_or_default();
     let asks =
         requested_look(&*installation).is_some_and(|request| stored.last_handled_reconcile.as_ref() != Some(request));

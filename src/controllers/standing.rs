@@ -119,7 +119,10 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
             Again::Backoff,
         ),
         github::Outlook::Waits(until) => {
-            (Standing::reconciling(reason, format!("{what}: {error}. It is retried by itself")), Again::At(until))
+            // Without the time, which would be another one each time.
+            let message =
+                format!("{what}: a rate limit of GitHub was reached. It is tried again as soon as GitHub allows it");
+            (Standing::reconciling(reason, message), Again::At(until))
         }
         github::Outlook::Stalls => (Standing::stalled(reason, format!("{what}: {error}")), Again::Person),
     }

@@ -10,11 +10,10 @@ use crate::controllers::lenient::Lenient;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 
-/// Makes what is missing and removes what is too much.
-///
-/// # Errors
-/// What Kubernetes refused. A namespace that began to go meanwhile is no error.
-pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Result<(), kube::Error> {
+/// Makes what is missing and removes what is too much. Gives back what could not be done, each with its place: one
+/// namespace that refuses is not to keep the others waiting. A namespace that began to go meanwhile is no failure.
+pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Vec<String> {
+    let mut failures = Vec::new();
     for (namespace, name, account) in &desired.make {
         let mut installation = GitHubInstallation::new(
             name,
@@ -32,13 +31,17 @@ pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Res
             Err(kube::Error::Api(status)) if status.code == 404 || is_terminating(&status) => {
                 tracing::info!(namespace, "the namespace is going, so no GitHubInstallation is made in it");
             }
-            other => drop(other?),
+            Err(error) => failures.push(format!("{namespace}/{name}: {error}")),
+            Ok(_) => {}
         }
     }
     for installation in &desired.remove {
-        delete(context, installation).await?;
+        if let Err(error) = delete(context, installation).await {
+            let namespace = installation.namespace().unwrap_or_default();
+            failures.push(format!("{namespace}/{}: {error}", installation.name_any()));
+        }
     }
-    Ok(())
+    failures
 }
 
 /// Removes this very object. That it is gone already is as good.

@@ -54,8 +54,10 @@ pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube
     let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
     match ask(context, github, app, known_bot).await {
         Ok(look) => {
-            let changed =
-                connection.trouble.is_some() || connection.look.as_ref().is_none_or(|old| !old.says_the_same(&look));
+            // After a long pause everybody waits, even if GitHub says what it said before.
+            let is_news =
+                |old: &Arc<Look>| !old.says_the_same(&look) || look.at.duration_since(old.at) > LOOK_EVERY * 2;
+            let changed = connection.trouble.is_some() || connection.look.as_ref().is_none_or(is_news);
             let wait = LOOK_EVERY.mul_f64(context.jitter.between(1.0, 1.2));
             context.connections.update(&name, |connection| {
                 connection.look = Some(Arc::new(look));
@@ -91,12 +93,19 @@ pub async fn connect(context: &Context, app: &GitHubApp) -> Result<(), kube::Err
     let name = app.name_any();
     let secrets = Api::<Lenient<Secret>>::namespaced(context.client.clone(), &context.settings.namespace);
     let secret = secrets.get_opt(&app.spec.credentials_secret.name).await?.map(Lenient::read).transpose()?;
-    let made_from = made_from(app, secret.as_ref());
-    if context.connections.get(&name).is_some_and(|connection| connection.made_from == made_from) {
+    let (identity, made_from) = made_from(app, secret.as_ref());
+    let before = context.connections.get(&name);
+    if before.as_ref().is_some_and(|connection| connection.made_from == made_from) {
         return Ok(());
     }
+    let is_another = before.is_some_and(|connection| connection.identity != identity);
     let made = client(context, app, secret.as_ref());
     context.connections.update(&name, |connection| {
+        if is_another {
+            // What another GitHub, or another App, said means nothing here.
+            *connection = Connection::default();
+        }
+        connection.identity = identity;
         connection.made_from = made_from;
         connection.next_look = None;
         connection.is_broken = made.is_err();
@@ -209,24 +218,24 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
     Ok(GitHub::new(endpoint, transport, credentials, Arc::clone(&context.clock), observer))
 }
 
-/// A digest of all that a connection is made from. The Secret counts by content: an edit that changes nothing is none.
-fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> String {
+/// Digests of which App on which GitHub it is, and of all that a connection is made from. The Secret counts by content:
+/// an edit that changes nothing is none.
+fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
     let spec = &app.spec;
     let data = secret.and_then(|secret| secret.data.as_ref());
     let key = |key: &str| data.and_then(|data| data.get(key)).map(|bytes| digest(&SHA256, &bytes.0).as_ref().to_vec());
-    let parts = serde_json::json!([
-        app.metadata.uid,
-        spec.api_url,
+    let hash = |parts: &serde_json::Value| hex::encode(digest(&SHA256, parts.to_string().as_bytes()));
+    let identity = hash(&serde_json::json!([app.metadata.uid, spec.api_url, spec.app_id, spec.client_id]));
+    let rest = serde_json::json!([
+        identity,
         spec.web_url,
         spec.graphql_url,
         spec.ca_bundle,
-        spec.app_id,
-        spec.client_id,
         key(PRIVATE_KEY),
         key(NEXT_PRIVATE_KEY),
         secret.is_some(),
     ]);
-    hex::encode(digest(&SHA256, parts.to_string().as_bytes()))
+    (identity, hash(&rest))
 }
 
 /// Whoever depends on the App looks again.

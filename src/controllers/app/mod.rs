@@ -7,7 +7,7 @@ mod plan;
 use super::connection::Connection;
 use super::context::{Context, Settled, requested_look, set_finalizer};
 use super::installation::{tokens_published_for, waited_long_enough};
-use super::standing::{Again, Standing};
+use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{DEPENDENTS_FINALIZER, GitHubApp, GitHubAppStatus, Reason};
 use crate::runtime::metrics::Outcome;
 use kube::runtime::events::EventType;
@@ -29,7 +29,16 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
     } else {
         Arc::new(set_finalizer(&context.client, &*app, DEPENDENTS_FINALIZER, true).await?)
     };
-    let connection = gather::look(context, &app).await?;
+    let connection = match gather::look(context, &app).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            // What passes is only tried again.
+            let Some(standing) = kubernetes_refusal(&error, &context.settings.namespace) else { return Err(error) };
+            let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
+            let status = app.status.clone().unwrap_or_default();
+            return context.conclude(&context.due.apps, &*app, status, &settled).await;
+        }
+    };
     let desired = plan(
         &app,
         connection.look.as_deref(),
@@ -37,11 +46,22 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
         &context.stores.installations.state(),
         &context.stores.tokens.state(),
     );
-    if connection.look.is_some() && !app.spec.paused {
-        apply::apply(context, &app, &desired).await?;
-    }
-    let settled =
-        Settled { standing: Some(standing(&app, &connection, &desired)), again: connection.next_look.map(Again::At) };
+    let failures = if connection.look.is_some() && !app.spec.paused {
+        apply::apply(context, &app, &desired).await
+    } else {
+        Vec::new()
+    };
+    let settled = if failures.is_empty() {
+        Settled { standing: Some(standing(&app, &connection, &desired)), again: connection.next_look.map(Again::At) }
+    } else {
+        let message = format!(
+            "Kubernetes refused {} GitHubInstallations, which is tried again by itself: {}",
+            failures.len(),
+            failures.join("; ")
+        );
+        let standing = Standing::reconciling(Reason::KubernetesRefused, message);
+        Settled { standing: Some(standing), again: Some(Again::Backoff) }
+    };
     let status = status(&app, &connection, &desired);
     context.conclude(&context.due.apps, &*app, status, &settled).await
 }

@@ -47,8 +47,13 @@ pub fn plan(
         });
         for namespace in granted {
             let place = (namespace.name.clone(), object_name(&account));
+            if wanted.contains(&place) {
+                // Two accounts whose names differ only where names of objects may not.
+                desired.clashes.push(format!("{}/{} for {account}", place.0, place.1));
+                continue;
+            }
             match by_place.get(&place) {
-                Some(there) if is_made_for(there, &app_name) => {}
+                Some(there) if is_made_for(there, &app_name) && there.spec.account.eq_ignore_ascii_case(&account) => {}
                 // Declared by somebody for the same App and account: just as good.
                 Some(there)
                     if there.spec.app_ref.name == app_name && there.spec.account.eq_ignore_ascii_case(&account) => {}
@@ -84,7 +89,8 @@ fn accounts(app: &GitHubApp) -> Vec<String> {
 
 /// The pin that holds from now on: the known one, else the account that has the name and the App installed.
 fn pinned(app: &GitHubApp, look: Option<&Look>, account: &str) -> Option<i64> {
-    match (pin(app, account), look) {
+    let mut entries = app.spec.tenants.iter().filter(|tenant| tenant.account.eq_ignore_ascii_case(account));
+    match (pin(app, account, entries.find_map(|tenant| tenant.account_id)), look) {
         (Pin::To(id), _) => Some(id),
         (Pin::FirstSeen, Some(look)) => match look.find(account, Pin::FirstSeen) {
             Found::Installed(installation) => installation.account.as_ref().and_then(|a| i64::try_from(a.id).ok()),

@@ -133,7 +133,7 @@ fn decide(
     // Announced by its own watch, which wakes this up. Without labels a selector could grant too much.
     let Some(namespace) = context.namespace(&namespace_name) else { return Access::NotYetKnown };
     let account = &installation.spec.account;
-    let access = access(app, connection, account, &namespace);
+    let access = access(app, connection, account, &namespace, context.clock.now());
     let names = Names {
         app: &installation.spec.app_ref.name,
         account,
