@@ -111,7 +111,7 @@ fn again_at(context: &Context, found: &Found, reference: &ObjectRef<Installation
         other => context.resolve(&context.due.tokens, reference, other),
     };
     let SecretSeen::Ours(published) = &found.gathered.secret else { return at };
-    let left = published.expires_at.map(|end| end.duration_since(now)).filter(|left| left.is_positive());
+    let left = published.expires_at.map(|end| end.duration_since(now)).filter(SignedDuration::is_positive);
     let soonest = left.map(|left| now + (left / 3).max(SignedDuration::from_secs(5)));
     match (again, soonest) {
         // Not before GitHub allows it.

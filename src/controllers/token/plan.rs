@@ -421,18 +421,16 @@ fn remaining_secret(seen: &Gathered) -> Option<Step> {
 
 /// Our Secret is being deleted, and something holds it. Nothing is put into it any more.
 fn plan_while_going(seen: &Gathered, now: Timestamp) -> Plan {
-    match take_back(seen, now) {
-        Some(step @ (Step::RevokeHeld | Step::RevokePublished)) => Plan::Do(step),
-        _ => {
-            let message = format!(
-                "Secret {} is being deleted, and a finalizer of somebody's holds it (see its metadata.finalizers): a new one \
-                 with another token is made as soon as it is gone",
-                seen.token.spec.secret.name
-            );
-            let standing = Standing::reconciling(Reason::SecretTerminating, message);
-            Plan::Settled { standing: Some(standing), again: Some(Again::Person) }
-        }
+    if let Some(step @ (Step::RevokeHeld | Step::RevokePublished)) = take_back(seen, now) {
+        return Plan::Do(step);
     }
+    let message = format!(
+        "Secret {} is being deleted, and a finalizer of somebody's holds it (see its metadata.finalizers): a new one with \
+         another token is made as soon as it is gone",
+        seen.token.spec.secret.name
+    );
+    let standing = Standing::reconciling(Reason::SecretTerminating, message);
+    Plan::Settled { standing: Some(standing), again: Some(Again::Person) }
 }
 
 /// The next step towards no live token and no Secret.
