@@ -4,6 +4,7 @@
 //! grow with the number of Apps and not of objects. Invariant: what is here came from GitHub in this process's life;
 //! nothing is read back from status, but for the ids that accounts are pinned to.
 
+use super::allowance::{Allowance, Rate};
 use super::standing::Standing;
 use crate::api::{GitHubApp, TenantStatus};
 use crate::github::{Account, App, GitHub, Installation};
@@ -11,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The shortest time between two looks that somebody asked for.
-const BETWEEN_LOOKS: SignedDuration = SignedDuration::from_secs(30);
+/// How often a look may be asked for, besides those that are due.
+const REQUESTED_LOOKS: Rate = Rate { burst: 5.0, every: SignedDuration::from_secs(30) };
 
 /// What GitHub said at one look.
 #[derive(Debug, PartialEq)]
@@ -42,8 +43,8 @@ pub struct Connection {
     pub trouble: Option<Standing>,
     /// What it is made from cannot be used, as `trouble` says. An older client may still be there.
     pub is_broken: bool,
-    /// When GitHub was last asked, with or without success.
-    pub looked_at: Option<Timestamp>,
+    /// What is left of the looks that may be asked for.
+    pub requests: Option<Allowance>,
     /// When to look again; a look that failed is not repeated before, whatever else wakes the controller up.
     pub next_look: Option<Timestamp>,
 }
@@ -66,13 +67,13 @@ impl Connections {
         change(self.lock().entry(app.to_owned()).or_default());
     }
 
-    /// Asks the App's controller to look at GitHub at its next reconcile; at most each [`BETWEEN_LOOKS`], for tenants can
-    /// ask too.
+    /// Asks the App's controller to look at GitHub at its next reconcile, as often as [`REQUESTED_LOOKS`] allows: tenants
+    /// can ask too.
     pub fn request_look(&self, app: &str, now: Timestamp) {
         if let Some(connection) = self.lock().get_mut(app) {
-            let earliest =
-                connection.looked_at.and_then(|at| at.checked_add(BETWEEN_LOOKS).ok()).unwrap_or(now).max(now);
-            connection.next_look = Some(connection.next_look.map_or(earliest, |next| next.min(earliest)));
+            let allowance = connection.requests.get_or_insert_with(|| Allowance::full(REQUESTED_LOOKS, now));
+            let at = allowance.take(now).err().unwrap_or(now);
+            connection.next_look = Some(connection.next_look.map_or(at, |next| next.min(at)));
         }
     }
 

@@ -3,7 +3,7 @@
 //! Whoever may patch an object may set `metadata.managedFields` to times that no parser of ours takes; the API server
 //! accepts them. Parsed as they come, one such object fails every list of its kind: the caches are never filled again,
 //! nobody leads, and kube's client logs the body it could not read. Invariant: everything that is read of an object
-//! that a tenant can write goes through [`Lenient`], which leaves the managed fields out and keeps an object that still
+//! that a tenant can write goes through [`Lenient`], which leaves the times of the managed fields out and keeps an object that still
 //! cannot be read as an error of its own.
 
 use futures::{Stream, StreamExt};
@@ -36,8 +36,8 @@ impl<K> Lenient<K> {
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut value = Value::deserialize(deserializer)?;
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
+        for entry in value.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
+            entry.as_object_mut().map(|entry| entry.remove("time"));
         }
         let text = |key: &str| value["metadata"][key].as_str().map(str::to_owned);
         let meta = ObjectMeta {

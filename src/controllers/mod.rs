@@ -4,6 +4,7 @@
 //! says there when it wants to come again; kube's own requeueing is not used.
 
 pub mod access;
+pub mod allowance;
 mod app;
 pub mod connection;
 pub mod context;

@@ -120,8 +120,10 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
         ),
         github::Outlook::Waits(until) => {
             // Without the time, which would be another one each time.
+            let secondary = matches!(error, github::Error::RateLimited { secondary: true, .. });
+            let limit = if secondary { "a secondary rate limit" } else { "the rate limit" };
             let message =
-                format!("{what}: a rate limit of GitHub was reached. It is tried again as soon as GitHub allows it");
+                format!("{what}: {limit} of GitHub was reached. It is retried by itself as soon as GitHub allows it");
             (Standing::reconciling(reason, message), Again::At(until))
         }
         github::Outlook::Stalls => (Standing::stalled(reason, format!("{what}: {error}")), Again::Person),

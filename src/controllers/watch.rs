@@ -161,7 +161,9 @@ where
         + Sync
         + 'static,
 {
-    readable(watcher(api, config).default_backoff()).reflect(writer)
+    readable(watcher(api, config).default_backoff())
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
 }
 
 async fn drive<K>(stream: impl Stream<Item = watcher::Result<Event<K>>>, store: Store<K>, on: impl Fn(Seen<'_, K>))

@@ -216,7 +216,10 @@ async fn no_secret_is_told_anywhere() {
         ("requests to GitHub", urls()),
         ("requests to Kubernetes", audit()),
     ]);
-    assert!(places["log"].contains("\"level\":\"TRACE\"") && places["log"].contains("kube"), "the log was loud enough");
+    assert!(
+        places["log"].contains("\"level\":\"DEBUG\"") && places["log"].contains("hyper_util"),
+        "the log was loud enough"
+    );
     let found = search(&places, &secrets);
     assert!(found.is_empty(), "{found:?}");
 

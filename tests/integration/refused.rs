@@ -57,7 +57,7 @@ async fn what_was_not_granted_is_refused_with_whom_to_ask() {
             "vault-id",
             json!({"repositories": [{"id": 9003}]}),
             "RepositoryNotGranted",
-            &["vault (id 9003)", "spec.tenants[].repositories"],
+            &["id 9003", "spec.tenants[].repositories"],
         ),
         (
             "both",

@@ -165,3 +165,57 @@ async fn what_is_anothers_cannot_be_named() {
     assert_eq!(ready(&value::<GitHubInstallation>(&world, "team-b", "acme").await)["status"], "True");
     nothing_comes_of_it(&world, operator, "names of others").await;
 }
+
+/// A time in `managedFields` that no parser of ours takes, on every object that a tenant can write: the API server lets
+/// it through.
+#[tokio::test]
+async fn an_object_that_cannot_be_parsed_stops_nobody_and_is_not_logged() {
+    async fn spoil<K: kube::Resource<DynamicType = ()>>(world: &World, name: &str) {
+        let path = K::url_path(&(), Some("team-a"));
+        let patch = json!([
+            {"op": "replace", "path": "/metadata/managedFields/0/time", "value": "9999-12-31T23:59:59Z"},
+            {"op": "add", "path": "/metadata/annotations/spoilt", "value": "yes"},
+        ]);
+        let annotate = json!({"metadata": {"annotations": {"there": "yes"}}});
+        for (kind, body) in [("merge-patch+json", annotate), ("json-patch+json", patch)] {
+            let request = http::Request::patch(format!("{path}/{name}"))
+                .header("content-type", format!("application/{kind}"))
+                .body(serde_json::to_vec(&body).unwrap())
+                .unwrap();
+            world.admin.request::<Value>(request).await.expect("the API server takes it");
+        }
+    }
+    let (world, operator) = published(&json!({})).await;
+    publish(&world, "libs", &json!({"repositories": [{"name": "lib-core"}]})).await;
+    spoil::<Secret>(&world, "shop-git").await;
+    spoil::<InstallationToken>(&world, "shop").await;
+    spoil::<GitHubInstallation>(&world, "acme").await;
+    operator.kill();
+    let operator = world.operator().await;
+    operator.ready().await;
+    world.live_through(&operator, SignedDuration::from_mins(61)).await;
+    assert!(world.mints() >= 4, "both tokens were renewed, not only {} mints", world.mints());
+    // Nothing of it is left behind, for nobody else can read it either.
+    world.delete::<InstallationToken>("team-a", "libs").await;
+    world.delete::<InstallationToken>("team-a", "shop").await;
+    world.delete::<GitHubApp>("", "landfall").await;
+    world.until_gone::<InstallationToken>("team-a", "libs").await;
+    world.until_gone::<GitHubApp>("", "landfall").await;
+    assert_eq!(world.sim.live_tokens().len(), 0);
+    operator.stop().await;
+}
+
+/// Somebody's finalizer keeps the Secret while it goes: no storm of mints, and all is well when it is gone.
+#[tokio::test]
+async fn a_secret_that_does_not_go_makes_no_storm() {
+    let (world, operator) = published(&json!({})).await;
+    world.merge::<Secret>("team-a", "shop-git", &json!({"metadata": {"finalizers": ["example.com/held"]}})).await;
+    world.delete::<Secret>("team-a", "shop-git").await;
+    world.until_reason::<InstallationToken>("team-a", "shop", "SecretTerminating").await;
+    world.live_through(&operator, SignedDuration::from_mins(61)).await;
+    assert_eq!((world.mints(), world.sim.live_tokens().len()), (1, 0));
+    world.merge::<Secret>("team-a", "shop-git", &json!({"metadata": {"finalizers": null}})).await;
+    world.until_reason::<InstallationToken>("team-a", "shop", "Published").await;
+    assert_eq!((world.mints(), world.sim.live_tokens().len()), (2, 1));
+    operator.stop().await;
+}

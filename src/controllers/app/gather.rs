@@ -50,7 +50,6 @@ pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube
     if connection.next_look.is_some_and(|at| at > now) {
         return Ok(connection);
     }
-    context.connections.update(&name, |connection| connection.looked_at = Some(now));
     let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
     match ask(context, github, app, known_bot).await {
         Ok(look) => {

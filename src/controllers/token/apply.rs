@@ -366,13 +366,13 @@ async fn delete_former(context: &Context, found: &Found, name: &str) -> Result<(
     Ok(())
 }
 
-/// The Secret of an object that waited long enough goes with a token that could not be revoked.
+/// The Secret of an object that waited as long as a token can live goes with one that could not be revoked.
 async fn tell_of_what_lives_on(context: &Context, found: &Found, secret: &Secret) {
     let object = &found.gathered.token;
     let print = secret::token(secret).map(|token| token.fingerprint());
     let lives = secret::content(secret).is_none_or(|content| content.expires_at > context.clock.now());
     if print.is_some() && print != found.gathered.revoked && lives {
-        let note = "its token could not be revoked within 15 minutes and was left to expire by itself";
+        let note = "its token could not be revoked for two hours, longer than tokens live, and is given up";
         let regarding = object.object_ref(&());
         context.events.transition(&regarding, EventType::Warning, Reason::NotRevoked.as_str(), note).await;
     }

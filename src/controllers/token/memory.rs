@@ -7,6 +7,7 @@
 use super::plan::{Call, Failed, Failures, Held, Stage};
 use super::scope::Scope;
 use super::secret::Content;
+use crate::controllers::allowance::{Allowance, Rate};
 use crate::github::Token;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
@@ -54,46 +55,10 @@ pub struct Memory {
     allowances: Mutex<HashMap<String, Allowance>>,
 }
 
-/// An object may have this many tokens minted at once, and then one each [`OBJECT_EVERY`]: enough for tokens that live
-/// for half a minute.
-const OBJECT_BURST: f64 = 10.0;
-const OBJECT_EVERY: SignedDuration = SignedDuration::from_secs(10);
+/// What an object may have minted: enough for tokens that live for half a minute.
+const OBJECT: Rate = Rate { burst: 10.0, every: SignedDuration::from_secs(10) };
 /// The objects of a namespace together; 1,200 an hour, of the 5,000 that an App may.
-const NAMESPACE_BURST: f64 = 200.0;
-const NAMESPACE_EVERY: SignedDuration = SignedDuration::from_secs(3);
-
-/// A token bucket.
-struct Allowance {
-    left: f64,
-    size: f64,
-    every: SignedDuration,
-    at: Timestamp,
-}
-
-impl Allowance {
-    fn full(size: f64, every: SignedDuration, now: Timestamp) -> Self {
-        Self { left: size, size, every, at: now }
-    }
-
-    fn left(&self, now: Timestamp) -> f64 {
-        let earned = now.duration_since(self.at).as_secs_f64() / self.every.as_secs_f64();
-        (self.left + earned.max(0.0)).min(self.size)
-    }
-
-    fn is_full(&self, now: Timestamp) -> bool {
-        self.left(now) >= self.size
-    }
-
-    fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
-        let left = self.left(now);
-        if left < 1.0 {
-            return Err(now.checked_add(self.every.mul_f64(1.0 - left)).unwrap_or(now));
-        }
-        self.left = left - 1.0;
-        self.at = now;
-        Ok(())
-    }
-}
+const NAMESPACE: Rate = Rate { burst: 200.0, every: SignedDuration::from_secs(3) };
 
 impl Memory {
     /// A minted token begins its way. What is over, of objects that went without a word among others, is dropped.
@@ -183,11 +148,10 @@ impl Memory {
     pub fn spend(&self, uid: &str, namespace: &str, now: Timestamp) -> Result<(), Timestamp> {
         let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
         allowances.retain(|_, allowance| !allowance.is_full(now));
-        let mut take = |key: String, size: f64, every: SignedDuration| {
-            allowances.entry(key).or_insert_with(|| Allowance::full(size, every, now)).take(now)
-        };
-        take(format!("object {uid}"), OBJECT_BURST, OBJECT_EVERY)?;
-        take(format!("namespace {namespace}"), NAMESPACE_BURST, NAMESPACE_EVERY)
+        let mut take =
+            |key: String, rate: Rate| allowances.entry(key).or_insert_with(|| Allowance::full(rate, now)).take(now);
+        take(format!("object {uid}"), OBJECT)?;
+        take(format!("namespace {namespace}"), NAMESPACE)
     }
 
     /// The object is gone.

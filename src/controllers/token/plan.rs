@@ -9,7 +9,6 @@ use super::scope::{Repositories, Scope};
 use crate::api::{InstallationToken, Reason, Reconciled};
 use crate::controllers::context::PERSON_RECHECK;
 use crate::controllers::grant::{Grant, Reach, Refusal, excess};
-use crate::controllers::installation::waited_long_enough;
 use crate::controllers::standing::{Again, Standing};
 use crate::github::Permissions as GitHubPermissions;
 use jiff::{SignedDuration, Timestamp};
@@ -410,13 +409,7 @@ fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::Settled { standing: None, again: None };
     }
-    let waits = waited_long_enough(&*seen.token, now).is_some();
-    let step = take_back(seen, now).filter(|step| waits || matches!(step, Step::DeleteSecret));
-    Plan::Do(step.or_else(|| remaining_secret(seen)).unwrap_or(Step::RemoveFinalizer))
-}
-
-fn remaining_secret(seen: &Gathered) -> Option<Step> {
-    published(seen).filter(|published| !published.going).map(|_| Step::DeleteSecret)
+    Plan::Do(take_back(seen, now).unwrap_or(Step::RemoveFinalizer))
 }
 
 /// Our Secret is being deleted, and something holds it. Nothing is put into it any more.
@@ -458,7 +451,8 @@ fn take_back(seen: &Gathered, now: Timestamp) -> Option<Step> {
             return Some(Step::DeleteSecret);
         }
     }
-    seen.former_secrets.first().cloned().map(Step::DeleteFormer)
+    // Kubernetes removes them with their owner.
+    seen.former_secrets.first().filter(|_| !outlived).cloned().map(Step::DeleteFormer)
 }
 
 /// When the published token is renewed: `renewBefore` and up to half as much before its expiry. Which part of that half
