@@ -209,12 +209,15 @@ async fn an_object_that_cannot_be_parsed_stops_nobody_and_is_not_logged() {
 #[tokio::test]
 async fn a_secret_that_does_not_go_makes_no_storm() {
     let (world, operator) = published(&json!({})).await;
-    world.merge::<Secret>("team-a", "shop-git", &json!({"metadata": {"finalizers": ["example.com/held"]}})).await;
+    world
+        .merge::<Secret>("team-a", "shop-git", &json!({"metadata": {"finalizers": ["example.com/held"]}}))
+        .await
+        .unwrap();
     world.delete::<Secret>("team-a", "shop-git").await;
     world.until_reason::<InstallationToken>("team-a", "shop", "SecretTerminating").await;
     world.live_through(&operator, SignedDuration::from_mins(61)).await;
     assert_eq!((world.mints(), world.sim.live_tokens().len()), (1, 0));
-    world.merge::<Secret>("team-a", "shop-git", &json!({"metadata": {"finalizers": null}})).await;
+    world.merge::<Secret>("team-a", "shop-git", &json!({"metadata": {"finalizers": null}})).await.unwrap();
     world.until_reason::<InstallationToken>("team-a", "shop", "Published").await;
     assert_eq!((world.mints(), world.sim.live_tokens().len()), (2, 1));
     operator.stop().await;

@@ -57,7 +57,14 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Verify => verify(context, found).await?,
         Step::Publish => publish(context, found).await?,
         Step::Repair => {
-            if let Some(content) = found.secret.as_ref().and_then(secret::content) {
+            let minted = context.memory.content(uid(object)).filter(|minted| {
+                found
+                    .secret
+                    .as_ref()
+                    .and_then(secret::token)
+                    .is_some_and(|token| token.fingerprint() == minted.token.fingerprint())
+            });
+            if let Some(content) = minted.or_else(|| found.secret.as_ref().and_then(secret::content)) {
                 write(context, found, &content).await?;
             }
         }

@@ -57,15 +57,8 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
         None => SecretSeen::Absent,
         Some(secret) if !secret::is_ours(&secret.metadata, token) => SecretSeen::Foreign,
         Some(secret) => {
-            let mut published = secret::published(secret, token, ca_bundle.as_deref());
-            // What this process minted it knows better than an annotation, which a tenant can edit.
-            if let Some(minted) = context.memory.content(&uid)
-                && Some(minted.token.fingerprint()) == published.fingerprint
-            {
-                published.scope = Some(minted.scope);
-                published.expires_at = Some(minted.expires_at);
-            }
-            SecretSeen::Ours(published)
+            let minted = context.memory.content(&uid);
+            SecretSeen::Ours(secret::published(secret, token, ca_bundle.as_deref(), minted.as_ref()))
         }
     };
     let about = FailedFor {

@@ -117,20 +117,40 @@ pub fn token(secret: &Secret) -> Option<Token> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Token::new(text.to_owned()))
 }
 
-/// What a Secret of ours says.
+/// What a Secret of ours says. Of a token that this process minted it knows better than the annotations, which a tenant can
+/// edit.
 #[must_use]
-pub fn published(secret: &Secret, object: &InstallationToken, ca_bundle: Option<&str>) -> Published {
+pub fn published(
+    secret: &Secret,
+    object: &InstallationToken,
+    ca_bundle: Option<&str>,
+    minted: Option<&Content>,
+) -> Published {
+    let fingerprint = token(secret).map(|token| token.fingerprint());
+    let going = secret.metadata.deletion_timestamp.is_some();
+    if let Some(minted) = minted.filter(|minted| Some(minted.token.fingerprint()) == fingerprint) {
+        return Published {
+            noted_fingerprint: fingerprint.clone(),
+            fingerprint,
+            scope: Some(minted.scope.clone()),
+            repository_ids: minted.repository_ids.clone(),
+            expires_at: Some(minted.expires_at),
+            minted_at: Some(minted.minted_at),
+            as_wanted: looks_like(secret, &build(object, minted, ca_bundle)),
+            going,
+        };
+    }
     let note = |key: &str| secret.metadata.annotations.as_ref()?.get(key).cloned();
     let as_wanted = content(secret).is_some_and(|content| looks_like(secret, &build(object, &content, ca_bundle)));
     Published {
-        fingerprint: token(secret).map(|token| token.fingerprint()),
+        fingerprint,
         noted_fingerprint: note(FINGERPRINT_ANNOTATION),
         scope: note(SCOPE_ANNOTATION).and_then(|text| serde_json::from_str(&text).ok()),
         repository_ids: split(&note(REPOSITORIES_ANNOTATION).unwrap_or_default()),
         expires_at: note(EXPIRES_AT_ANNOTATION).and_then(|text| text.parse().ok()),
         minted_at: note(MINTED_AT_ANNOTATION).and_then(|text| text.parse().ok()),
         as_wanted,
-        going: secret.metadata.deletion_timestamp.is_some(),
+        going,
     }
 }
 
