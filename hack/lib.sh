@@ -9,6 +9,14 @@ cache=${LANDFALL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/landfall}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 built=$CARGO_TARGET_DIR/debug
 
+# Checkouts share the target directory. Cargo tells their sources apart by time alone, so that one of them could be
+# tested with what was built from another: the sources of the one that comes next are made new.
+if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$root" ]; then
+  mkdir -p "$CARGO_TARGET_DIR"
+  git -C "$root" ls-files -z -- '*.rs' '*Cargo.toml' | (cd "$root" && xargs -0 touch -c --)
+  printf '%s\n' "$root" >"$CARGO_TARGET_DIR/checkout"
+fi
+
 if [ -t 2 ]; then bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
 else bold='' dim='' red='' green='' plain=''; fi
 
