@@ -4,9 +4,10 @@
 //! POST, which never overwrites, and changed only with the uid of the one that was found to be ours.
 
 use super::gather::Found;
-use super::plan::{Access, Stage, Step, good_words, refused};
+use super::plan::{Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
+use super::seen::{Access, SecretSeen, Stage};
 use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason};
 use crate::controllers::context::{Context, set_finalizer};
 use crate::controllers::grant::{Grant, Known, Reach, Refusal, excess};
@@ -402,8 +403,7 @@ fn client(found: &Found) -> Result<&Arc<github::GitHub>, Failure> {
             Reason::WaitingForReference,
             "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can",
         );
-        let is_good =
-            matches!(&found.gathered.secret, super::plan::SecretSeen::Ours(published) if published.is_intact());
+        let is_good = matches!(&found.gathered.secret, SecretSeen::Ours(published) if published.is_intact());
         let standing = if is_good { standing.while_still_good(&good_words(object)) } else { standing };
         Failure::GitHub(standing, Again::Backoff)
     })

@@ -4,8 +4,9 @@
 //! token minted. Everything else comes from caches and memory.
 
 use super::memory::FailedFor;
-use super::plan::{Access, Failed, Failures, Gathered, SecretSeen};
+
 use super::secret;
+use super::seen::{Access, Failed, Failures, Gathered, SecretSeen};
 use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
 use crate::controllers::access::{self, Names, access};
 use crate::controllers::connection::Connection;

@@ -4,9 +4,10 @@
 //! moment, and what is then not known any more dies by itself within the hour. It lets a token be revoked although its
 //! Secret went first, and a call that failed be spared until its time.
 
-use super::plan::{Call, Failed, Failures, Held, Stage};
+use super::plan::Call;
 use super::scope::Scope;
 use super::secret::Content;
+use super::seen::{Failed, Failures, Held, Stage};
 use crate::controllers::allowance::{Allowance, Rate};
 use crate::github::Token;
 use jiff::{SignedDuration, Timestamp};

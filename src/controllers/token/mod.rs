@@ -6,9 +6,10 @@ mod memory;
 mod plan;
 mod scope;
 mod secret;
+mod seen;
 
 pub use memory::Memory;
-pub use plan::{Gathered, SecretSeen};
+pub use seen::{Gathered, SecretSeen};
 
 use super::context::{Context, Settled, requested_look};
 use super::standing::{Again, Standing, State, kubernetes_refusal};
@@ -20,7 +21,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use plan::{Call, Failed, Plan, Stage, Step, plan};
+use plan::{Call, Plan, Step, plan};
+use seen::{Failed, Stage};
 use std::sync::Arc;
 
 /// More steps than any way has: a plan that never settles is a bug, and must not become a loop.

@@ -6,142 +6,13 @@
 //! where it ends.
 
 use super::scope::{Repositories, Scope};
+use super::seen::{Access, Gathered, Published, SecretSeen, Stage};
 use crate::api::{InstallationToken, Reason, Reconciled};
 use crate::controllers::context::PERSON_RECHECK;
 use crate::controllers::grant::{Grant, Reach, Refusal, excess};
 use crate::controllers::standing::{Again, Standing};
-use crate::github::Permissions as GitHubPermissions;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use std::sync::Arc;
-
-/// Whether the token may be minted, as far as App, installation and grants say.
-#[derive(Clone, Debug)]
-pub enum Access {
-    /// The App was not looked at since this process started. Nothing is known, so nothing is done.
-    NotYetKnown,
-    /// Something referred to is not there or not usable now. What was published stays.
-    Unavailable(Standing),
-    /// The installation does not work now, and tokens of it neither.
-    Dead(Standing),
-    /// Not granted: what was published is taken back.
-    Denied(Standing),
-    /// Granted.
-    Granted {
-        /// The installation's id.
-        installation: i64,
-        /// The account's login.
-        account: String,
-        /// The installation's settings page.
-        settings_url: String,
-        /// What the namespace may ask for.
-        grant: Grant,
-        /// What the account lets the App do.
-        permissions: GitHubPermissions,
-    },
-}
-
-/// The Secret of the name in the spec.
-#[derive(Clone, Debug)]
-pub enum SecretSeen {
-    /// There is none.
-    Absent,
-    /// It was not made for this object.
-    Foreign,
-    /// It is ours.
-    Ours(Published),
-}
-
-/// What our Secret says of the token in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// The fingerprint of the token that is in the data, if there is one.
-    pub fingerprint: Option<String>,
-    /// The fingerprint that was noted when it was published. Another one: somebody edited the data.
-    pub noted_fingerprint: Option<String>,
-    /// What it was asked for.
-    pub scope: Option<Scope>,
-    /// The repositories it reaches; none for all.
-    pub repository_ids: Vec<i64>,
-    /// When it ends to be valid.
-    pub expires_at: Option<Timestamp>,
-    /// When it was minted.
-    pub minted_at: Option<Timestamp>,
-    /// Type, labels, annotations and the other keys are as the spec wants them.
-    pub as_wanted: bool,
-    /// The Secret is being deleted.
-    pub going: bool,
-}
-
-/// A token that this process minted and remembers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Its fingerprint.
-    pub fingerprint: String,
-    /// What it was asked for.
-    pub scope: Scope,
-    /// Where it is on its way.
-    pub stage: Stage,
-    /// When it ends to be valid.
-    pub expires_at: Timestamp,
-}
-
-/// The way of a token from mint to Secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Not used yet, or refused so many times: a fresh token can be refused for some seconds.
-    Minted {
-        /// How often it was refused.
-        refusals: u32,
-    },
-    /// Used once with success.
-    Verified,
-    /// GitHub gave more than was granted: it is never published.
-    Unfit,
-    /// In the Secret. Remembered so that it can be revoked if the Secret goes first.
-    Published,
-}
-
-/// All that a decision needs.
-#[derive(Clone, Debug)]
-pub struct Gathered {
-    /// The object.
-    pub token: Arc<InstallationToken>,
-    /// We are asked before it goes.
-    pub has_finalizer: bool,
-    /// It, its installation or its App is paused.
-    pub is_paused: bool,
-    /// Whether it may be minted.
-    pub access: Access,
-    /// The Secret.
-    pub secret: SecretSeen,
-    /// Names of Secrets that are ours and not wanted: the spec named them before.
-    pub former_secrets: Vec<String>,
-    /// What this process remembers.
-    pub held: Option<Held>,
-    /// The fingerprint of the token that was last revoked for this object.
-    pub revoked: Option<String>,
-    /// What failed last, as long as it is not to be tried again.
-    pub failed: Failures,
-}
-
-/// The calls that failed. Those that ask for a token and those that revoke one fail each for itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failures {
-    /// Minting or trying out.
-    pub asking: Option<Failed>,
-    /// Revoking.
-    pub revoking: Option<Failed>,
-}
-
-/// A call that failed and is not repeated before its time, whatever else wakes the controller up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    /// How the object stands since.
-    pub standing: Standing,
-    /// When it is tried again.
-    pub until: Timestamp,
-}
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -504,14 +375,6 @@ fn published(seen: &Gathered) -> Option<&Published> {
     match &seen.secret {
         SecretSeen::Ours(published) => Some(published),
         SecretSeen::Absent | SecretSeen::Foreign => None,
-    }
-}
-
-impl Published {
-    /// The token in the data is the one that was published.
-    #[must_use]
-    pub fn is_intact(&self) -> bool {
-        self.fingerprint.is_some() && self.fingerprint == self.noted_fingerprint
     }
 }
 

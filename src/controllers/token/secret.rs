@@ -3,8 +3,8 @@
 //! Invariant: whatever is needed to go on after a restart is in the Secret itself, written in the one request that
 //! publishes the token. Ours is a Secret whose controller reference has the object's uid; no other is read or written.
 
-use super::plan::Published;
 use super::scope::Scope;
+use super::seen::Published;
 use crate::api::{
     EXPIRES_AT_ANNOTATION, FIELD_MANAGER, FINGERPRINT_ANNOTATION, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL,
     MINTED_AT_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,

@@ -1,10 +1,12 @@
 //! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
 
+use super::super::seen::{Failed, Failures, Held};
 use super::*;
 use crate::api::GitHubApp;
 use crate::controllers::grant::{NamespaceView, grant};
 use crate::controllers::token::scope::Named;
 use serde_json::json;
+use std::sync::Arc;
 
 const UID: &str = "uid-1";
 
