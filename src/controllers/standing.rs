@@ -105,7 +105,10 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
         github::Error::Unprocessable { .. } => Reason::RepositoryNotFound,
         github::Error::RateLimited { .. } => Reason::RateLimited,
         github::Error::Unreachable { .. } => Reason::ApiUnreachable,
-        github::Error::Server { .. }
+        github::Error::Archived { .. }
+        | github::Error::Conflict { .. }
+        | github::Error::Moved { .. }
+        | github::Error::Server { .. }
         | github::Error::Refused { .. }
         | github::Error::Malformed { .. }
         | github::Error::Unsent { .. } => Reason::ApiFailed,

@@ -1,7 +1,15 @@
 //! The calls to GitHub that the controllers make, for one GitHub App.
 //!
 //! The invariant: a call does what its name says, once, and answers with a model or an [`Error`]; it neither sleeps nor tries
-//! again. What would be wider than it says (an empty list of repositories is all of them to GitHub) is not sent.
+//! again. What would be wider than it says (an empty list of repositories is all of them to GitHub) is not sent. Names
+//! become segments of a path in one place ([`GitHub::repository_path`]), so a name with a slash reaches nothing else.
+//!
+//! Here are what all calls share and the calls about the App and its tokens; those about a repository are in
+//! [`repositories`], its hooks and the App's in [`hooks`], forks in [`forks`].
+mod forks;
+pub mod hooks;
+mod repositories;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,7 +19,7 @@ use hyper::body::Bytes;
 use octocrab::{AuthState, FromResponse, Octocrab, OctocrabBuilder};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use url::Url;
 
 use super::endpoint::Endpoint;
@@ -114,20 +122,10 @@ impl GitHub {
 
     /// `GET /app/installations`, every page, by ascending id. Suspended ones are among them.
     pub async fn installations(&self) -> Result<Vec<Installation>, Error> {
-        let mut found = BTreeMap::new();
-        let mut page = format!("{}/app/installations?per_page=100", self.endpoint.api_url());
-        for _ in 0..PAGES {
-            let answer = self.send(INSTALLATIONS, Credential::App, &page, NO_BODY).await?;
-            let next =
-                next_page(answer.headers(), &page).map_err(|what| self.malformed(INSTALLATIONS, what.to_owned()))?;
-            let installations: Vec<Installation> = self.read(INSTALLATIONS, answer).await?;
-            found.extend(installations.into_iter().map(|installation| (installation.id, installation)));
-            match next {
-                Some(next) => page = next.into(),
-                None => return Ok(found.into_values().collect()),
-            }
-        }
-        Err(self.malformed(INSTALLATIONS, format!("it has more than {PAGES} pages")))
+        let found = self.pages(INSTALLATIONS, &Credential::App, INSTALLATIONS.template).await?;
+        let by_id: BTreeMap<_, Installation> =
+            found.into_iter().map(|installation: Installation| (installation.id, installation)).collect();
+        Ok(by_id.into_values().collect())
     }
 
     /// `GET /app/installations/{installation_id}`.
@@ -140,7 +138,7 @@ impl GitHub {
     ///
     /// Not idempotent: when no answer comes ([`Error::may_have_happened`]) a token nobody has may live for an hour.
     pub async fn mint(&self, installation_id: u64, scope: &Scope) -> Result<Minted, Error> {
-        let body = scope.body().map_err(|what| Error::Unsent { target: self.target(MINT), what })?;
+        let body = scope.body().map_err(|what| self.unsent(MINT, what))?;
         let path = format!("/app/installations/{installation_id}/access_tokens");
         let answer = self.send(MINT, Credential::App, &path, Some(&body)).await?;
         self.read(MINT, answer).await
@@ -185,6 +183,27 @@ impl GitHub {
         self.octocrab.execute(request).await.map_err(|error| self.failed(route, error))
     }
 
+    /// Every page of a list. What moves from one page to the next meanwhile is in it twice, or not at all.
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        route: Route,
+        credential: &Credential,
+        path: &str,
+    ) -> Result<Vec<T>, Error> {
+        let mut found = Vec::new();
+        let mut page = format!("{}{path}?per_page=100", self.endpoint.api_url());
+        for _ in 0..PAGES {
+            let answer = self.send(route, credential.clone(), &page, NO_BODY).await?;
+            let next = next_page(answer.headers(), &page).map_err(|what| self.malformed(route, what.to_owned()))?;
+            found.extend(self.read::<Vec<T>>(route, answer).await?);
+            match next {
+                Some(next) => page = next.into(),
+                None => return Ok(found),
+            }
+        }
+        Err(self.malformed(route, format!("it has more than {PAGES} pages")))
+    }
+
     async fn read<T: FromResponse>(&self, route: Route, answer: Answer) -> Result<T, Error> {
         T::from_response(answer).await.map_err(|error| self.failed(route, error))
     }
@@ -204,12 +223,26 @@ impl GitHub {
                 let what = format!("its answer cannot be read at `{}` ({})", source.path(), source.inner());
                 self.malformed(route, shown(&what))
             }
-            other => Error::Unsent { target: self.target(route), what: shown(&other.to_string()) },
+            other => self.unsent(route, shown(&other.to_string())),
         }
     }
 
     fn malformed(&self, route: Route, what: String) -> Error {
         Error::Malformed { target: self.target(route), what }
+    }
+
+    fn unsent(&self, route: Route, what: impl Into<String>) -> Error {
+        Error::Unsent { target: self.target(route), what: what.into() }
+    }
+
+    /// `/repos/{owner}/{name}`, each one segment. `.` and `..` would be taken for steps on the way, however they are escaped.
+    fn repository_path(&self, route: Route, owner: &str, name: &str) -> Result<String, Error> {
+        for segment in [owner, name] {
+            if matches!(segment, "" | "." | "..") {
+                return Err(self.unsent(route, format!("`{segment}` is no name of an account or a repository")));
+            }
+        }
+        Ok(format!("/repos/{}/{}", utf8_percent_encode(owner, SEGMENT), utf8_percent_encode(name, SEGMENT)))
     }
 
     fn target(&self, route: Route) -> Target {

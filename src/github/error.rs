@@ -98,6 +98,29 @@ pub enum Error {
         /// What GitHub says.
         message: String,
     },
+    /// 403: the repository is archived, and what was asked for would change it.
+    #[error("{target}: {message}; who administers the repository can unarchive it in its settings")]
+    Archived {
+        /// The call.
+        target: Target,
+        /// What GitHub says.
+        message: String,
+    },
+    /// 409: it does not go together with how things are now: a merge conflict, an empty repository, a fork that is not ready.
+    #[error("{target}: GitHub cannot do it as things are: {message}")]
+    Conflict {
+        /// The call.
+        target: Target,
+        /// What GitHub says.
+        message: String,
+    },
+    /// 307 or 308 to what would change a repository: its name has come to stand for another address. Not followed, for what
+    /// is to be changed is the repository with a certain id: look up its name by the id and ask again.
+    #[error("{target}: the repository was renamed or transferred; it is looked up by its id again")]
+    Moved {
+        /// The call.
+        target: Target,
+    },
     /// 422: GitHub understood the request and will not do it.
     #[error("{target}: GitHub cannot do it: {}", with_details(message, errors))]
     Unprocessable {
@@ -171,7 +194,9 @@ impl Error {
     pub fn outlook(&self) -> Outlook {
         match self {
             Self::RateLimited { until, .. } => Outlook::Waits(*until),
-            Self::TokenRefused { .. } | Self::Server { .. } => Outlook::Passes,
+            Self::TokenRefused { .. } | Self::Conflict { .. } | Self::Moved { .. } | Self::Server { .. } => {
+                Outlook::Passes
+            }
             Self::Unreachable { reason, .. } => match reason {
                 Unreached::NotConnected | Unreached::TimedOut | Unreached::Cut => Outlook::Passes,
                 Unreached::Untrusted | Unreached::BadCertificate => Outlook::Stalls,
@@ -180,6 +205,7 @@ impl Error {
             | Self::NotFound { .. }
             | Self::Suspended { .. }
             | Self::Forbidden { .. }
+            | Self::Archived { .. }
             | Self::Unprocessable { .. }
             | Self::Refused { .. }
             | Self::Malformed { .. }

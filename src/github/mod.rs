@@ -21,11 +21,15 @@ pub mod transport;
 #[cfg(test)]
 mod scripted;
 
+pub use self::client::hooks::{HookConfigWanted, HookWanted};
 pub use self::client::{GitHub, Repositories, Revocation, Scope};
 pub use self::endpoint::{Endpoint, EndpointError, PlainHttp};
 pub use self::error::{Error, Outlook, Unreached};
 pub use self::jwt::{AppCredentials, CredentialsError};
-pub use self::models::{Account, App, Installation, Level, Minted, Permissions, Repository, RepositorySelection};
-pub use self::secret::{PrivateKeyPem, Token};
+pub use self::models::{
+    Account, App, Comparison, Hook, HookConfig, Installation, Level, MergeType, Merged, Minted, Permissions, Relation,
+    Repository, RepositorySelection,
+};
+pub use self::secret::{PrivateKeyPem, Token, WebhookSecret};
 pub use self::stack::{Count, Exchange, Ignore, Observe};
 pub use self::transport::{CaBundleError, Connect, HttpsConnect, Transport};

@@ -3,12 +3,17 @@
 //! Own models, because octocrab's are closed: a value they do not know fails the whole page. The invariant: a field or a value
 //! that GitHub adds never makes an answer unreadable. Shapes: GitHub's OpenAPI description of version 2022-11-28 and
 //! 2026-03-10, where these fields are the same.
+mod hook;
+mod repository;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::hook::{Hook, HookConfig};
+pub use self::repository::{Comparison, MergeType, Merged, Relation, Repository};
 use super::secret::Token;
 
 /// Permission names and how far each reaches, as GitHub names them.
@@ -192,21 +197,6 @@ pub struct Installation {
     /// Who suspended it.
     #[serde(default)]
     pub suspended_by: Option<Account>,
-}
-
-/// A repository.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Repository {
-    /// Stays when the repository is renamed or transferred; a repository made anew under the same name has another.
-    pub id: u64,
-    /// The id in GraphQL.
-    pub node_id: String,
-    /// The name within its owner.
-    pub name: String,
-    /// `owner/name`.
-    pub full_name: String,
-    /// Whether only those who were let in see it.
-    pub private: bool,
 }
 
 /// `POST /app/installations/{installation_id}/access_tokens`:

@@ -1,4 +1,4 @@
-//! Secrets as types: an access token and the PEM of a private key.
+//! Secrets as types: an access token, the PEM of a private key, and what webhooks are signed with.
 //!
 //! The invariant: a value of these types cannot be printed, logged or serialised by accident; whoever needs the bytes says
 //! `expose()`, which is easy to find in review. Memory is overwritten when the last holder lets go. (Copies that TLS and HTTP
@@ -65,6 +65,24 @@ impl PrivateKeyPem {
     }
 }
 
+/// What GitHub signs the deliveries of one webhook with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebhookSecret(Arc<Zeroizing<String>>);
+
+impl WebhookSecret {
+    /// Takes ownership of a secret. An empty one is none to GitHub, and is not sent.
+    #[must_use]
+    pub fn new(secret: String) -> Self {
+        Self(Arc::new(Zeroizing::new(secret)))
+    }
+
+    /// The secret itself, for the configuration of a hook or to check a signature; nowhere else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
 macro_rules! printed_as_redacted {
     ($($name:ty),*) => {$(
         impl fmt::Debug for $name {
@@ -79,7 +97,7 @@ macro_rules! printed_as_redacted {
         }
     )*};
 }
-printed_as_redacted!(Token, PrivateKeyPem);
+printed_as_redacted!(Token, PrivateKeyPem, WebhookSecret);
 
 #[cfg(test)]
 mod tests {
@@ -89,7 +107,8 @@ mod tests {
     fn a_secret_prints_as_redacted() {
         let token = Token::new("ghs_1_a.b-c".into());
         let pem = PrivateKeyPem::new(b"-----BEGIN".to_vec());
-        assert_eq!(format!("{token} {token:?} {token:#?} {pem} {pem:?}"), ["[redacted]"; 5].join(" "));
+        let hook = WebhookSecret::new("5ec4e7".into());
+        assert_eq!(format!("{token} {token:?} {token:#?} {pem} {pem:?} {hook} {hook:?}"), ["[redacted]"; 7].join(" "));
         assert_eq!(token.expose(), "ghs_1_a.b-c");
     }
 

@@ -87,7 +87,13 @@ pub(super) fn judge(
         (StatusCode::FORBIDDEN, _) if message.contains("installation has been suspended") => {
             Error::Suspended { target, message }
         }
+        (StatusCode::FORBIDDEN, _) if message.contains("archived so is read-only") => {
+            Error::Archived { target, message }
+        }
         (StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, _) => Error::Forbidden { target, message },
+        (StatusCode::CONFLICT, _) => Error::Conflict { target, message },
+        // The redirects that are followed do not come this far.
+        (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, _) => Error::Moved { target },
         (StatusCode::UNPROCESSABLE_ENTITY, _) => Error::Unprocessable { target, message, errors: said.errors },
         (StatusCode::REQUEST_TIMEOUT, _) => Error::Server { target, status: code },
         _ if status.is_server_error() => Error::Server { target, status: code },

@@ -3,7 +3,8 @@
 //! A renamed or transferred repository answers 301 to a GET and 307 to everything else, to `…/repositories/ID`
 //! (<https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#follow-redirects>). The
 //! invariant: method and body stay, so a method that is not GET is followed by 307 and 308 only (by 301 and 302 clients have
-//! turned a POST into a GET); three hops at most. That no hop leaves the API is [`super::auth`]'s.
+//! turned a POST into a GET); three hops at most. What changes a repository is not followed at all: it was meant for the
+//! repository that had this name when its id was looked up, and that one is looked up again ([`Error::Moved`]). That no hop leaves the API is [`super::auth`]'s.
 use http::{Method, Response, StatusCode, header};
 use hyper::body::Bytes;
 use tower::ServiceExt;
@@ -19,7 +20,7 @@ pub(super) async fn follow(mut call: Call, next: Next) -> Result<Response<Bytes>
     let malformed = |what: String| Error::Malformed { target: target.clone(), what };
     for _ in 0..=HOPS {
         let response = next.clone().oneshot(call.clone()).await?;
-        if !is_followed(call.request.method(), response.status()) {
+        if !is_followed(call.request.method(), target.route.template, response.status()) {
             return Ok(response);
         }
         let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
@@ -33,9 +34,11 @@ pub(super) async fn follow(mut call: Call, next: Next) -> Result<Response<Bytes>
     Err(malformed(format!("it redirects more than {HOPS} times")))
 }
 
-fn is_followed(method: &Method, status: StatusCode) -> bool {
+fn is_followed(method: &Method, template: &str, status: StatusCode) -> bool {
     match status {
-        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
+            method == Method::GET || !template.starts_with("/repos/")
+        }
         StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => method == Method::GET,
         _ => false,
     }
