@@ -32,5 +32,6 @@ pub use control_plane::StartError;
 pub use image::{ImageError, write_operator, write_workspace};
 pub use namespaces::NamespaceError;
 pub use node::NodeError;
+pub use process::Process;
 pub use programs::{ProgramError, helm, kubectl};
 pub use tools::{MissingTools, Tool};

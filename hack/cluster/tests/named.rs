@@ -5,8 +5,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use landfall_cluster::{Cache, Cluster, Name};
+use landfall_cluster::{Cache, Cluster, Name, Process};
 
 /// Calls the command with an environment in which nobody chose a cluster.
 fn call(arguments: &[&str]) -> Output {
@@ -19,8 +20,9 @@ fn stdout(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn runs(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+fn processes(name: &str) -> Vec<Process> {
+    let cluster = Cluster::named(&Cache::from_environment().unwrap(), name.parse::<Name>().unwrap());
+    cluster.status().unwrap().processes.into_iter().map(|(process, _)| process).collect()
 }
 
 #[test]
@@ -50,22 +52,18 @@ fn two_api_servers_by_the_command_line() {
     assert!(stdout(&["logs", names[0]]).contains("kube-apiserver.log"));
 
     // One that lost a process is not up, and `up` makes it whole.
-    let cluster = |name: &str| Cluster::named(&Cache::from_environment().unwrap(), name.parse::<Name>().unwrap());
-    let processes = cluster(names[0]).status().unwrap().processes;
-    let (etcd, _) = processes.iter().find(|(process, _)| process.name == "etcd").unwrap();
-    assert!(Command::new("kill").args(["-KILL", &etcd.pid.to_string()]).status().unwrap().success());
-    while runs(etcd.pid) {
-        std::thread::yield_now();
-    }
+    let etcd = processes(names[0]).into_iter().find(|process| process.name == "etcd").unwrap();
+    etcd.end(Duration::ZERO);
+    assert!(!etcd.is_running());
     assert!(!call(&["status", names[0]]).status.success());
     stdout(&["up", "--api-only", names[0]]);
     stdout(&["status", names[0]]);
 
     for name in names {
-        let pids: Vec<_> = cluster(name).status().unwrap().processes.iter().map(|(process, _)| process.pid).collect();
-        assert_eq!(pids.len(), 3);
+        let processes = processes(name);
+        assert_eq!(processes.len(), 3);
         stdout(&["down", name]);
-        assert!(!pids.into_iter().any(runs), "a process is left");
+        assert!(!processes.iter().any(Process::is_running), "a process is left");
         assert!(!call(&["status", name]).status.success());
         assert!(!call(&["kubeconfig", name]).status.success());
     }

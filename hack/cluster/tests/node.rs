@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use landfall_cluster::{Cache, Cluster, ClusterError, Kind, Name};
+use landfall_cluster::{Cache, Cluster, ClusterError, Kind, Name, Process};
 
 fn cluster(name: &str) -> Cluster {
     Cluster::named(&Cache::from_environment().unwrap(), name.parse::<Name>().unwrap())
@@ -30,17 +30,13 @@ fn in_node(cluster: &Cluster, script: &str) -> String {
     text(&cluster.in_network(OsStr::new("bash")).unwrap().args(["-c", script]).output().unwrap())
 }
 
-fn eventually(what: &str, limit: u64, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(limit);
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    // Far more than it takes: only a failing test waits so long.
+    let deadline = Instant::now() + Duration::from_mins(2);
     while !condition() {
-        assert!(Instant::now() < deadline, "not within {limit} s: {what}");
+        assert!(Instant::now() < deadline, "not within 2 min: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// Whether a process runs; one that has ended and was not collected yet has no command line.
-fn runs(pid: u32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
 /// Asks the node's DNS as a pod would, with the system's own resolver.
@@ -88,7 +84,7 @@ const POD: &str = r#"
 set -eu
 "$1" create deployment web --image=localhost/pause:landfall --port=80
 "$1" expose deployment web --port=80
-"$1" wait --for=condition=Available deployment/web --timeout=60s
+"$1" wait --for=condition=Available deployment/web --timeout=180s
 "#;
 
 #[tokio::test]
@@ -113,25 +109,20 @@ async fn two_are_up_side_by_side_and_leave_nothing() {
     let output = pod.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let address = text(&kubectl(&one, &["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]));
-    eventually("the Service's name is known to DNS", 20, || in_node(&one, RESOLVE).contains(&address));
-    eventually("the API server's Service leads to it", 20, || in_node(&one, CONNECT) == "connected\n");
+    eventually("the Service's name is known to DNS", || in_node(&one, RESOLVE).contains(&address));
+    eventually("the API server's Service leads to it", || in_node(&one, CONNECT) == "connected\n");
 
     // What somebody runs in the node's network ends with it.
     let mut guest = one.in_network(OsStr::new("sleep")).unwrap().arg("600").spawn().unwrap();
     let command = format!("/proc/{}/comm", guest.id());
-    eventually("the guest is inside", 5, || fs::read_to_string(&command).is_ok_and(|name| name == "sleep\n"));
+    eventually("the guest is inside", || fs::read_to_string(&command).is_ok_and(|name| name == "sleep\n"));
     for cluster in [&one, &other] {
-        let pids: Vec<_> = cluster.status().unwrap().processes.iter().map(|(process, _)| process.pid).collect();
-        assert_eq!(pids.len(), 9);
-        let started = Instant::now();
+        let processes: Vec<_> = cluster.status().unwrap().processes.into_iter().map(|(process, _)| process).collect();
+        assert_eq!(processes.len(), 9);
         cluster.down().unwrap();
-        assert!(started.elapsed() < Duration::from_secs(30));
         assert!(!cluster.status().unwrap().is_up());
-        for pid in pids {
-            eventually("no process is left", 5, || !runs(pid.cast_unsigned()));
-        }
+        eventually("no process is left", || !processes.iter().any(Process::is_running));
     }
-    eventually("the guest has ended", 5, || !runs(guest.id()));
-    guest.wait().unwrap();
-    eventually("the machine is as before", 20, || Machine::look() == before);
+    eventually("the guest has ended", || guest.try_wait().unwrap().is_some());
+    eventually("the machine is as before", || Machine::look() == before);
 }
