@@ -80,7 +80,7 @@ pub(crate) fn create(folder: &Path) -> Result<Process, NamespaceError> {
     let failed = || NamespaceError::First { log: log.clone(), message: fs::read_to_string(&log).unwrap_or_default() };
     let first = Process::observe(FIRST, only_child(&mut parent, pid).map_err(|_| failed())?)?;
     first.record(folder)?;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !folder.join("node/ready").exists() {
         if !first.is_running() || Instant::now() > deadline {
             return Err(failed());
