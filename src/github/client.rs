@@ -141,7 +141,8 @@ impl GitHub {
         let body = scope.body().map_err(|what| self.unsent(MINT, what))?;
         let path = format!("/app/installations/{installation_id}/access_tokens");
         let answer = self.send(MINT, Credential::App, &path, Some(&body)).await?;
-        self.read(MINT, answer).await
+        let minted: Minted = self.read(MINT, answer).await?;
+        Ok(Minted { token: minted.token.of_installation(installation_id), ..minted })
     }
 
     /// `GET /installation/repositories` with the token: that GitHub accepts it. A fresh one may be refused for seconds.

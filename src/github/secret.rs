@@ -16,30 +16,53 @@ pub const REDACTED: &str = "[redacted]";
 /// An access token of GitHub's. Clones share one buffer.
 ///
 /// Since October 2026 an installation token is about 520 characters of `[A-Za-z0-9._-]`; nothing here assumes a length.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Arc<Zeroizing<String>>);
+#[derive(Clone)]
+pub struct Token {
+    text: Arc<Zeroizing<String>>,
+    installation: Option<u64>,
+}
 
 impl Token {
     /// Takes ownership of a token.
     #[must_use]
     pub fn new(token: String) -> Self {
-        Self(Arc::new(Zeroizing::new(token)))
+        Self { text: Arc::new(Zeroizing::new(token)), installation: None }
+    }
+
+    /// The same token, and the installation that it was minted for: all tokens of an installation share one rate limit.
+    #[must_use]
+    pub(super) fn of_installation(self, id: u64) -> Self {
+        Self { installation: Some(id), ..self }
+    }
+
+    /// The installation it was minted for, where this process minted it.
+    pub(super) fn installation(&self) -> Option<u64> {
+        self.installation
     }
 
     /// The token itself, for an `Authorization` header or a Secret; nowhere else.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// The first 16 hexadecimal characters of the token's SHA-256: enough to tell tokens apart in status and logs, useless
     /// to whoever wants the token.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.as_bytes());
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.text.as_bytes());
         hex::encode(&digest.as_ref()[..8])
     }
 }
+
+/// A token is its text, wherever it came from.
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Token {}
 
 impl<'de> Deserialize<'de> for Token {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -32,7 +32,9 @@ pub(in crate::github) enum Credential {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
     App,
-    /// By the token's fingerprint.
+    /// By its id: whatever token it uses.
+    Installation(u64),
+    /// By the fingerprint, for a token that another process minted.
     Token(String),
     Nobody,
 }
@@ -41,7 +43,9 @@ impl Credential {
     pub(super) fn holder(&self) -> Holder {
         match self {
             Self::App => Holder::App,
-            Self::Token(token) => Holder::Token(token.fingerprint()),
+            Self::Token(token) => {
+                token.installation().map_or_else(|| Holder::Token(token.fingerprint()), Holder::Installation)
+            }
             Self::None => Holder::Nobody,
         }
     }

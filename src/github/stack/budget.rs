@@ -1,8 +1,9 @@
 //! Remembers until when GitHub said to stop, and refuses calls until then without asking.
 //!
 //! The invariant: after GitHub limited a holder of credentials, nothing of that holder goes out before the time it named (a
-//! client that goes on is banned in the end). Per holder, for one installation's limit is none of another's. It does not wait:
-//! it says until when, and the controllers put that into their queue.
+//! client that goes on is banned in the end). Per holder, for one installation's limit is none of another's. Answers come in
+//! any order: one to a call that went out before the limit takes nothing back. It does not wait: it says until when, and the
+//! controllers put that into their queue.
 //!
 //! Source: <https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit>
 use std::collections::HashMap;
@@ -52,15 +53,15 @@ impl Budget {
         let earlier = stops.get(holder).map_or(0, |stop| stop.doublings);
         match verdict(response.status(), response.headers(), said.message.as_deref(), now, earlier) {
             Verdict::Limited(stop) => {
-                stops.insert(holder.clone(), stop);
+                note(&mut stops, holder, stop);
                 Err(stop)
             }
             Verdict::Last(stop) => {
-                stops.insert(holder.clone(), stop);
+                note(&mut stops, holder, stop);
                 Ok(())
             }
             Verdict::Free => {
-                if response.status().is_success() {
+                if response.status().is_success() && stops.get(holder).is_some_and(|stop| stop.until <= now) {
                     stops.remove(holder);
                 }
                 Ok(())
@@ -70,6 +71,14 @@ impl Budget {
 
     fn stops(&self) -> MutexGuard<'_, HashMap<Holder, Stop>> {
         self.stops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of two stops, the later one counts.
+fn note(stops: &mut HashMap<Holder, Stop>, holder: &Holder, stop: Stop) {
+    let noted = stops.entry(holder.clone()).or_insert(stop);
+    if noted.until <= stop.until {
+        *noted = stop;
     }
 }
 
@@ -207,6 +216,24 @@ mod tests {
         budget.learn(&holder, &answer(200), &Said::default(), now).unwrap();
         let stop = budget.learn(&holder, &answer(429), &Said::default(), now).unwrap_err();
         assert_eq!(stop.until.duration_since(now), SignedDuration::from_secs(60));
+    }
+
+    #[test]
+    fn an_answer_from_before_the_limit_takes_nothing_back() {
+        let budget = Budget::default();
+        let holder = Holder::Installation(3);
+        let answer = |status: u16, retry_after: Option<&str>| {
+            let response =
+                retry_after.map_or_else(Response::builder, |at| Response::builder().header("retry-after", at));
+            response.status(status).body(Bytes::new()).unwrap()
+        };
+        let learn = |response| budget.learn(&holder, &response, &Said::default(), NOW);
+        learn(answer(429, Some("90"))).unwrap_err();
+        learn(answer(200, None)).unwrap();
+        learn(answer(429, Some("30"))).unwrap_err();
+        assert_eq!(budget.admit(&holder, after(89)).unwrap_err().until, after(90));
+        assert_eq!(budget.admit(&Holder::Installation(4), NOW), Ok(()));
+        assert_eq!(budget.admit(&holder, after(90)), Ok(()));
     }
 
     #[test]
