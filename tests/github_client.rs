@@ -11,8 +11,8 @@ use github_sim::{
     RepositorySeed, Seed, Selection, Sim,
 };
 use landfall::github::{
-    AppCredentials, Connect, Endpoint, Error, GitHub, HttpsConnect, Ignore, Outlook, PlainHttp, Repositories,
-    RepositorySelection, Revocation, Scope, Unreached,
+    AppCredentials, Connect, Endpoint, Error, GitHub, HookConfigWanted, HookWanted, HttpsConnect, Ignore, Outlook,
+    PlainHttp, Repositories, RepositorySelection, Revocation, Scope, Token, Unreached, WebhookSecret,
 };
 use landfall::runtime::clock::{Clock, ManualClock};
 
@@ -28,7 +28,9 @@ fn account(login: &str) -> AccountSeed {
 }
 
 fn permissions() -> Permissions {
-    [("contents".into(), Level::Write), ("metadata".into(), Level::Read)].into()
+    [("contents", Level::Write), ("metadata", Level::Read), ("repository_hooks", Level::Write)]
+        .map(|(name, level)| (name.to_owned(), level))
+        .into()
 }
 
 impl World {
@@ -63,6 +65,13 @@ impl World {
 
     fn install(&self) -> u64 {
         self.sim.install(&Install { app: "landfall".into(), account: "acme".into(), ..Install::default() }).unwrap()
+    }
+
+    /// A token of a new installation in acme, for all of its repositories.
+    async fn token(&self, permission: &str) -> Token {
+        let permissions = BTreeMap::from([(permission.to_owned(), "write".to_owned())]);
+        let scope = Scope { repositories: Repositories::All, permissions };
+        self.github.mint(self.install(), &scope).await.unwrap().token
     }
 
     fn advance(&self, by: Duration) {
@@ -259,4 +268,112 @@ async fn a_secondary_limit_without_a_time_waits_a_minute() {
     assert_eq!(world.sim.requests().len(), 1);
     world.advance(Duration::from_mins(1));
     world.github.app().await.unwrap();
+}
+
+fn hook() -> HookWanted {
+    // Nobody listens there: what GitHub sends is of no matter here.
+    let url = "https://127.0.0.1:9/webhooks/repo/landfall/1".into();
+    let config = HookConfigWanted { url, secret: WebhookSecret::new("5ec4e7".repeat(10)) };
+    HookWanted { events: vec!["push".into(), "repository".into()], config }
+}
+
+#[tokio::test]
+async fn a_repository_is_found_by_its_id_whatever_it_is_called() {
+    let world = World::new(vec![]).await;
+    let github = &world.github;
+    let token = world.token("contents").await;
+    let shop = github.repository_named(&token, "acme", "shop").await.unwrap();
+    assert_eq!(Some(shop.id), world.sim.repository_id("acme/shop"));
+    assert_eq!((shop.archived, shop.disabled, shop.fork, shop.private), (Some(false), Some(false), Some(false), true));
+    assert_eq!((shop.default_branch.as_deref(), shop.owner.as_ref().unwrap().login.as_str()), (Some("main"), "acme"));
+    assert!(shop.clone_url.as_ref().unwrap().ends_with("/acme/shop.git"), "{shop:?}");
+
+    world.sim.rename_repository("acme/shop", "store").unwrap();
+    let store = github.repository(&token, shop.id).await.unwrap();
+    assert_eq!((store.id, store.full_name.as_str()), (shop.id, "acme/store"));
+    assert_eq!(github.repository_named(&token, "acme", "shop").await.unwrap(), store, "a former name is redirected");
+
+    let seed = RepositorySeed { owner: "acme".into(), name: "shop".into(), private: true, ..RepositorySeed::default() };
+    world.sim.create_repository(&seed).unwrap();
+    assert_ne!(github.repository_named(&token, "acme", "shop").await.unwrap().id, shop.id, "until it is taken");
+
+    world.sim.delete_repository("acme/store").unwrap();
+    let error = github.repository(&token, shop.id).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_hook_is_made_found_mended_and_removed() {
+    let world = World::new(vec![]).await;
+    let github = &world.github;
+    let token = world.token("repository_hooks").await;
+    let wanted = hook();
+    assert_eq!(github.hooks(&token, "acme", "shop").await.unwrap(), []);
+    let made = github.create_hook(&token, "acme", "shop", &wanted).await.unwrap();
+    assert!(wanted.sends_as(&made) && wanted.config.is_met_by(&made.config), "{made:?}");
+    let error = github.create_hook(&token, "acme", "shop", &wanted).await.unwrap_err();
+    let Error::Unprocessable { errors, .. } = &error else { panic!("{error}") };
+    assert_eq!(errors, &["Hook: Hook already exists on this repository"]);
+    assert_eq!(github.hooks(&token, "acme", "shop").await.unwrap(), std::slice::from_ref(&made));
+
+    let other = HookConfigWanted { url: "https://127.0.0.1:9/other".into(), ..wanted.config.clone() };
+    let config = github.update_hook_config(&token, "acme", "shop", made.id, &other).await.unwrap();
+    assert!(other.is_met_by(&config), "{config:?}");
+    let narrower = HookWanted { events: vec!["push".into()], ..wanted.clone() };
+    let changed = github.update_hook(&token, "acme", "shop", made.id, &narrower).await.unwrap();
+    assert!(narrower.sends_as(&changed), "{changed:?}");
+    assert!(other.is_met_by(&changed.config), "its configuration is left as it was, secret and all: {changed:?}");
+
+    for _ in 0..2 {
+        github.delete_hook(&token, "acme", "shop", made.id).await.unwrap();
+    }
+    assert_eq!(github.hooks(&token, "acme", "shop").await.unwrap(), []);
+    let error = github.update_hook(&token, "acme", "shop", made.id, &wanted).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn hooks_are_found_on_every_page() {
+    let world = World::new(vec![]).await;
+    let token = world.token("repository_hooks").await;
+    let events = ["push", "fork", "star", "watch", "release", "issues"];
+    for number in 0..104 {
+        let mut wanted = hook();
+        wanted.events = vec![events[number / 20].into()];
+        wanted.config.url = format!("https://127.0.0.1:9/{number}");
+        world.github.create_hook(&token, "acme", "shop", &wanted).await.unwrap();
+    }
+    let asked = world.sim.requests().len();
+    assert_eq!(world.github.hooks(&token, "acme", "shop").await.unwrap().len(), 104);
+    assert_eq!(world.sim.requests().len(), asked + 2);
+}
+
+#[tokio::test]
+async fn a_hook_is_not_made_at_a_repository_that_took_another_name() {
+    let world = World::new(vec![]).await;
+    let token = world.token("repository_hooks").await;
+    world.sim.rename_repository("acme/shop", "store").unwrap();
+    let error = world.github.create_hook(&token, "acme", "shop", &hook()).await.unwrap_err();
+    assert!(matches!(error, Error::Moved { .. }), "{error}");
+    assert_eq!(error.outlook(), Outlook::Passes);
+    assert_eq!(world.github.hooks(&token, "acme", "store").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_token_without_the_permission_is_told_apart() {
+    let world = World::new(vec![]).await;
+    let token = world.token("contents").await;
+    let error = world.github.create_hook(&token, "acme", "shop", &hook()).await.unwrap_err();
+    assert!(matches!(error, Error::Forbidden { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_apps_hook_is_read_and_set() {
+    let world = World::new(vec![]).await;
+    let wanted = hook().config;
+    let before = world.github.app_hook_config().await.unwrap();
+    assert_eq!((before.url.as_deref(), before.has_secret), (None, false));
+    let after = world.github.update_app_hook_config(&wanted).await.unwrap();
+    assert!(wanted.is_met_by(&after), "{after:?}");
+    assert_eq!(world.github.app_hook_config().await.unwrap(), after);
 }

@@ -99,7 +99,7 @@ pub enum Error {
         message: String,
     },
     /// 403: the repository is archived, and what was asked for would change it.
-    #[error("{target}: {message}; who administers the repository can unarchive it in its settings")]
+    #[error("{target}: the repository is archived ({message}); who administers it can unarchive it in its settings")]
     Archived {
         /// The call.
         target: Target,

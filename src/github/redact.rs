@@ -1,16 +1,18 @@
 //! Text that others wrote, made fit for conditions, events and logs.
 //!
 //! The invariant: what leaves here has no control characters, is bounded, and holds nothing that looks like a token of
-//! GitHub's or a JSON web token. GitHub's messages are shown to people, and a proxy or a GitHub that echoes a request may put
+//! GitHub's, a JSON web token or a webhook's secret as Landfall makes them. GitHub's messages are shown to people, and a proxy or a GitHub that echoes a request may put
 //! anything into them. Cutting is wider than the formats: since October 2026 tokens contain `.` and `-`, so what follows a
 //! token's prefix is cut as far as those characters reach.
 use super::secret::REDACTED;
 
 /// The longest text of others' that is shown, in characters.
 const LIMIT: usize = 300;
+/// A webhook's secret is the hexadecimal digits of an HMAC-SHA256.
+const SECRET_DIGITS: usize = 64;
 const PREFIXES: [&str; 6] = ["ghs_", "ghu_", "ghp_", "gho_", "ghr_", "github_pat_"];
 
-/// `text` with tokens and JSON web tokens cut out.
+/// `text` with tokens, JSON web tokens and webhooks' secrets cut out.
 #[must_use]
 pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -55,7 +57,18 @@ fn secret_start(word: &str) -> Option<usize> {
     let token = PREFIXES.iter().filter_map(|prefix| word.find(prefix)).min();
     // A JSON web token is three base64url parts, the first of an object that begins with `{"`.
     let jwt = word.find("eyJ").filter(|start| word[*start..].matches('.').count() >= 2);
-    token.into_iter().chain(jwt).min()
+    token.into_iter().chain(jwt).chain(digits_start(word)).min()
+}
+
+fn digits_start(word: &str) -> Option<usize> {
+    let mut start = 0;
+    for run in word.split(|c: char| !c.is_ascii_hexdigit()) {
+        if run.len() >= SECRET_DIGITS {
+            return Some(start);
+        }
+        start += run.len() + 1;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -73,6 +86,9 @@ mod tests {
             ("https://x-access-token:ghs_a.b-c@example.com/", "https://x-access-token:[redacted]@example.com/"),
             ("prefixghs_abc", "prefix[redacted]"),
             ("Resource not accessible by integration", "Resource not accessible by integration"),
+            (&format!("a {}, b", "0a".repeat(32)), "a [redacted], b"),
+            (&format!("x-{}_y z", "0A".repeat(33)), "x-[redacted] z"),
+            (&format!("commit {}", "0a".repeat(20)), "commit 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"),
             ("eyJ alone is a word, v1.2.3 too", "eyJ alone is a word, v1.2.3 too"),
             ("", ""),
         ];

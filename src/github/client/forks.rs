@@ -60,3 +60,64 @@ impl GitHub {
         self.read(MERGE_UPSTREAM, answer).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::github::scripted::{Scripted, answer, refusal};
+    use crate::github::{Error, MergeType, Token};
+
+    const FORK: &str =
+        r#"{"id": 6, "node_id": "R_6", "name": "lib", "full_name": "acme/lib", "private": false, "fork": true}"#;
+
+    fn token() -> Token {
+        Token::new("ghs_7_a.b-c".into())
+    }
+
+    #[tokio::test]
+    async fn a_fork_is_asked_for_with_what_was_said_and_no_more() {
+        let github = Scripted::new(|_| answer(202, &[], FORK));
+        for (organization, name, default_branch_only, body) in [
+            (None, None, true, r#"{"default_branch_only":true}"#),
+            (
+                Some("acme"),
+                Some("their-lib"),
+                false,
+                r#"{"organization":"acme","name":"their-lib","default_branch_only":false}"#,
+            ),
+        ] {
+            let fork = github
+                .github
+                .create_fork(&token(), "up", "lib", organization, name, default_branch_only)
+                .await
+                .unwrap();
+            assert_eq!((fork.id, fork.fork), (6, Some(true)));
+            let sent = github.sent.lock().unwrap().pop().unwrap();
+            assert_eq!(sent.line(), "POST https://h.example/api/v3/repos/up/lib/forks");
+            assert_eq!(sent.body, body);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_branch_is_brought_in_step_and_how_is_told() {
+        for (word, expected) in [
+            ("none", MergeType::None),
+            ("fast-forward", MergeType::FastForward),
+            ("merge", MergeType::Merge),
+            ("rebase", MergeType::Other("rebase".into())),
+        ] {
+            let github = Scripted::new(move |_| {
+                let body = serde_json::json!({"message": "done", "merge_type": word, "base_branch": "up:main"});
+                answer(200, &[], &body.to_string())
+            });
+            let merged = github.github.merge_upstream(&token(), "acme", "lib", "main").await.unwrap();
+            assert_eq!((merged.merge_type, merged.base_branch.as_deref()), (expected, Some("up:main")));
+            let sent = github.sent.lock().unwrap().pop().unwrap();
+            assert_eq!(sent.line(), "POST https://h.example/api/v3/repos/acme/lib/merge-upstream");
+            assert_eq!(sent.body, r#"{"branch":"main"}"#);
+        }
+        let github = Scripted::new(|_| refusal(409, "There are merge conflicts"));
+        let error = github.github.merge_upstream(&token(), "acme", "lib", "main").await.unwrap_err();
+        assert!(matches!(&error, Error::Conflict { message, .. } if message == "There are merge conflicts"), "{error}");
+        assert!(!error.may_have_happened());
+    }
+}

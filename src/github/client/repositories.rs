@@ -49,3 +49,89 @@ impl GitHub {
         self.read(COMPARE, answer).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::github::scripted::{Scripted, answer};
+    use crate::github::{Error, Relation, Repository, Token};
+
+    const SHOP: &str = r#"{"id": 5, "node_id": "R_5", "name": "shop", "full_name": "acme/shop", "private": true}"#;
+
+    fn token() -> Token {
+        Token::new("ghs_7_a.b-c".into())
+    }
+
+    #[tokio::test]
+    async fn a_repository_is_asked_for_by_id_and_by_name() {
+        let github = Scripted::new(|_| answer(200, &[], SHOP));
+        assert_eq!(github.github.repository(&token(), 5).await.unwrap().full_name, "acme/shop");
+        assert_eq!(github.github.repository_named(&token(), "acme", "shop").await.unwrap().id, 5);
+        assert_eq!(
+            github.lines(),
+            ["GET https://h.example/api/v3/repositories/5", "GET https://h.example/api/v3/repos/acme/shop"]
+        );
+        assert!(github.sent.lock().unwrap().iter().all(|sent| sent.bearer() == Some("ghs_7_a.b-c")));
+        let templates: Vec<_> =
+            github.exchanges.lock().unwrap().iter().map(|exchange| exchange.route.template).collect();
+        assert_eq!(templates, ["/repositories/{repository_id}", "/repos/{owner}/{repo}"]);
+    }
+
+    #[tokio::test]
+    async fn a_former_name_is_followed_and_the_id_tells() {
+        let moved = "https://h.example/api/v3/repositories/5";
+        let github = Scripted::new(move |sent| {
+            if sent.url == moved { answer(200, &[], SHOP) } else { answer(301, &[("location", moved)], "") }
+        });
+        let found = github.github.repository_named(&token(), "acme", "store").await.unwrap();
+        assert_eq!((found.id, found.full_name.as_str()), (5, "acme/shop"));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_one_segment_of_the_path() {
+        let github = Scripted::new(|_| answer(200, &[], SHOP));
+        github.github.repository_named(&token(), "a/b", "c?d#e%2f").await.unwrap();
+        assert_eq!(github.lines(), ["GET https://h.example/api/v3/repos/a%2Fb/c%3Fd%23e%252f"]);
+        for (owner, name) in [("..", "shop"), ("acme", ".."), ("acme", "."), ("", "shop"), ("acme", "")] {
+            let error = github.github.repository_named(&token(), owner, name).await.unwrap_err();
+            assert!(matches!(error, Error::Unsent { .. }), "{error}");
+        }
+        assert_eq!(github.lines().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_compared_is_escaped_and_how_it_stands_is_read() {
+        let comparison = r#"{"status": "behind", "ahead_by": 0, "behind_by": 3, "total_commits": 0, "commits": []}"#;
+        let github = Scripted::new(move |_| answer(200, &[], comparison));
+        let found = github.github.compare(&token(), "acme", "lib", "up:main", "feature/a?b#c").await.unwrap();
+        assert_eq!((found.status, found.ahead_by, found.behind_by), (Relation::Behind, 0, 3));
+        assert_eq!(
+            github.lines(),
+            ["GET https://h.example/api/v3/repos/acme/lib/compare/up%3Amain...feature%2Fa%3Fb%23c?per_page=1"]
+        );
+        for (base, head) in [("", "main"), ("main", "")] {
+            let error = github.github.compare(&token(), "acme", "lib", base, head).await.unwrap_err();
+            assert!(matches!(error, Error::Unsent { .. }), "{error}");
+        }
+        assert_eq!(github.lines().len(), 1);
+    }
+
+    #[test]
+    fn the_shortest_and_the_fullest_answer_can_be_read() {
+        let short: Repository = serde_json::from_str(SHOP).unwrap();
+        assert_eq!((short.archived, short.default_branch, short.parent), (None, None, None));
+        let full: Repository = serde_json::from_value(serde_json::json!({
+            "id": 6, "node_id": "R_6", "name": "lib", "full_name": "acme/lib", "private": false, "archived": true,
+            "disabled": false, "fork": true, "default_branch": "main", "html_url": "https://h.example/acme/lib",
+            "clone_url": "https://h.example/acme/lib.git", "size": 0, "license": null, "brand_new": [],
+            "owner": {"id": 1, "login": "acme", "type": "Organization"},
+            "parent": {"id": 5, "node_id": "R_5", "name": "lib", "full_name": "up/lib", "private": false, "owner": null},
+        }))
+        .unwrap();
+        assert_eq!(
+            (full.archived, full.disabled, full.fork, full.size),
+            (Some(true), Some(false), Some(true), Some(0))
+        );
+        assert_eq!(full.owner.unwrap().login, "acme");
+        assert_eq!((full.parent.unwrap().full_name.as_str(), full.source), ("up/lib", None));
+    }
+}

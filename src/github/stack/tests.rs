@@ -180,6 +180,31 @@ async fn after_a_limit_nothing_goes_out_before_its_time_and_only_for_its_holder(
 }
 
 #[tokio::test]
+async fn an_installations_limit_is_one_for_all_of_its_tokens_and_none_of_anothers() {
+    let minted = r#"{"token": "ghs_x", "expires_at": "2026-11-21T02:00:00Z", "repository_selection": "all"}"#;
+    let count = Mutex::new(0);
+    let github = Scripted::new(move |sent| match sent.method.as_str() {
+        "POST" => {
+            *count.lock().unwrap() += 1;
+            answer(201, &[], &minted.replace("ghs_x", &format!("ghs_{}", count.lock().unwrap())))
+        }
+        _ => answer(403, &[("retry-after", "90")], r#"{"message": "You have exceeded a secondary rate limit"}"#),
+    });
+    let mint = async |id| github.github.mint(id, &scope()).await.unwrap().token;
+    let (one, another, elsewhere) = (mint(3).await, mint(3).await, mint(4).await);
+    assert_ne!(one, another);
+    let sent = || github.lines().len();
+    github.github.verify(&one).await.unwrap_err();
+    assert_eq!(sent(), 4);
+    github.github.verify(&another).await.unwrap_err();
+    assert_eq!(sent(), 4, "refused here");
+    github.github.verify(&elsewhere).await.unwrap_err();
+    assert_eq!(sent(), 5);
+    mint(3).await;
+    assert_eq!(sent(), 6, "minting is the App's");
+}
+
+#[tokio::test]
 async fn the_last_call_of_the_hour_succeeds_and_the_next_waits() {
     let reset = NOW.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(20);
     let seconds = reset.as_second().to_string();
@@ -336,6 +361,26 @@ async fn refusals_of_a_token_are_told_apart() {
             "GitHub cannot do it: Validation Failed (Hook.url: is taken; missing; words)".into(),
         ),
         (refusal(400, "Problems parsing JSON"), Stalls, "GitHub answered 400: Problems parsing JSON".into()),
+        (refusal(410, "Gone"), Stalls, "Gone; it does not exist, or the App has no access to it".into()),
+        (
+            refusal(451, "Repository access blocked"),
+            Stalls,
+            "GitHub forbids it: Repository access blocked; check the App's permissions, \
+             that the account has accepted them, and the account's policies"
+                .into(),
+        ),
+        (
+            refusal(403, "Repository was archived so is read-only."),
+            Stalls,
+            "the repository is archived (Repository was archived so is read-only.); \
+             who administers it can unarchive it in its settings"
+                .into(),
+        ),
+        (
+            refusal(409, "Git Repository is empty."),
+            Passes,
+            "GitHub cannot do it as things are: Git Repository is empty.".into(),
+        ),
         (
             answer(502, &[], "<html>secret</html>"),
             Passes,
