@@ -7,3 +7,4 @@ pub mod controllers;
 pub mod github;
 pub mod manifests;
 pub mod runtime;
+pub mod webhook;

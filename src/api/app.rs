@@ -1,6 +1,8 @@
 //! `GitHubApp`: a GitHub App, its credentials, and who in the cluster may use it for what.
 
-use super::{Permissions, reconciled};
+use super::delivery::Deliveries;
+use super::repository::WebhookStatus;
+use super::{Permissions, default_true, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -73,6 +75,10 @@ pub struct GitHubAppSpec {
     pub client_id: Option<String>,
     /// The Secret with the App's private key, in the operator's namespace.
     pub credentials_secret: CredentialsSecretReference,
+    /// Where GitHub delivers the App's events to. Without it pushes are only polled for, unless a repository has a
+    /// webhook of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<AppWebhook>,
     /// Who may use the App, for what. No entry, no access.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
@@ -85,6 +91,27 @@ pub struct GitHubAppSpec {
 
 fn default_api_url() -> String {
     "https://api.github.com".to_owned()
+}
+
+/// The App's webhook, and the address of those that repositories are given.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AppWebhook {
+    /// The address under which GitHub reaches `landfall receiver`: `https://landfall.example.com`. Below it are
+    /// `/webhooks/app/NAME` and `/webhooks/repo/NAME/REPOSITORY-ID`.
+    #[schemars(length(min = 8, max = 512))]
+    #[x_kube(
+        validation = Rule::new("(self.startsWith('https://') || self.startsWith('http://')) && !self.contains('?') && !self.contains('#') && !self.contains('@')")
+            .message("spec.webhook.url must be an address that begins with https://, without a user, a query or a fragment")
+    )]
+    pub url: String,
+    /// Set address, secret and content type of the App's webhook on GitHub. If false, `landfall webhook show` prints
+    /// what a person has to enter there.
+    #[serde(default = "default_true")]
+    pub manage: bool,
+    /// Take over a webhook that delivers to another address. Without it such a webhook is left alone: `HookForeign`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// A Secret in the operator's namespace with the key `private-key.pem` and, while keys are rotated,
@@ -189,6 +216,15 @@ pub struct GitHubAppStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["account".into()]))]
     pub tenants: Vec<TenantStatus>,
+    /// The App's webhook, once it is known to deliver here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<WebhookStatus>,
+    /// The newest deliveries that concern the App and its installations. The receiver adds to it and the operator marks
+    /// it, both outside of server-side apply, so it is left out where the rest is written.
+    #[serde(default, skip_serializing_if = "Deliveries::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
+    pub deliveries: Deliveries,
     /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile: Option<String>,

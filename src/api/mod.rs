@@ -5,17 +5,26 @@
 //! deserialises. If that broke, one odd object would stop the watch of its whole kind.
 
 mod app;
+mod delivery;
 mod installation;
 mod reason;
+mod repository;
 mod token;
 
 pub use app::{
-    CredentialsSecretReference, GitHubApp, GitHubAppSpec, GitHubAppStatus, NamespaceGrant, TenantGrant, TenantStatus,
+    AppWebhook, CredentialsSecretReference, GitHubApp, GitHubAppSpec, GitHubAppStatus, NamespaceGrant, TenantGrant,
+    TenantStatus,
 };
+pub use delivery::{Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES};
 pub use installation::{
     AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
 };
 pub use reason::{ConditionType, Reason};
+pub use repository::{
+    DeploymentResult, DeploymentStatus, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush, ProjectRepository,
+    ProjectRepositorySpec, ProjectRepositoryStatus, PushAction, RepositorySource, RepositoryWebhook, RolloutRestart,
+    SecretReference, WebhookMode, WebhookStatus, WorkloadKind,
+};
 pub use token::{
     InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference,
     SecretFormat, SecretTemplate,
@@ -50,6 +59,14 @@ pub const SCOPE_ANNOTATION: &str = "landfall.dev/scope";
 pub const REPOSITORIES_ANNOTATION: &str = "landfall.dev/repository-ids";
 /// Finalizer on an `InstallationToken`: its token is revoked and its Secret removed before it goes.
 pub const REVOKE_FINALIZER: &str = "landfall.dev/revoke";
+/// Annotation: any new value asks for a failed deployment to be done again.
+pub const REDEPLOY_ANNOTATION: &str = "landfall.dev/redeploy";
+/// Annotation on the pods' template of a workload that was rolled: the commit for which it was.
+pub const SHA_ANNOTATION: &str = "landfall.dev/sha";
+/// Annotation on the pods' template of a workload that was rolled: which deployment of its `ProjectRepository` it was.
+pub const SEQUENCE_ANNOTATION: &str = "landfall.dev/sequence";
+/// Finalizer on a `ProjectRepository`: its webhook is removed before it goes.
+pub const WEBHOOK_FINALIZER: &str = "landfall.dev/webhook";
 /// Finalizer on a `GitHubApp` and a `GitHubInstallation`: it stays while what depends on it needs it to clean up.
 pub const DEPENDENTS_FINALIZER: &str = "landfall.dev/dependents";
 
@@ -63,10 +80,14 @@ pub fn default_permissions() -> Permissions {
     [("contents", "read"), ("metadata", "read")].map(|(name, level)| (name.to_owned(), level.to_owned())).into()
 }
 
+fn default_true() -> bool {
+    true
+}
+
 /// Every kind's definition, in the order in which they are installed.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![GitHubApp::crd(), GitHubInstallation::crd(), InstallationToken::crd()]
+    vec![GitHubApp::crd(), GitHubInstallation::crd(), InstallationToken::crd(), ProjectRepository::crd()]
 }
 
 /// What the controllers need from every kind, so that conditions are written in one place.

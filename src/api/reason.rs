@@ -11,6 +11,12 @@ pub enum ConditionType {
     Reconciling,
     /// Nothing will change until a person does something.
     Stalled,
+    /// The repository's own webhook is there and as it should be.
+    WebhookReady,
+    /// The fork has all that its upstream has.
+    InStep,
+    /// The newest head is rolled out.
+    Deployed,
 }
 
 impl ConditionType {
@@ -21,6 +27,9 @@ impl ConditionType {
             Self::Ready => "Ready",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
+            Self::WebhookReady => "WebhookReady",
+            Self::InStep => "InStep",
+            Self::Deployed => "Deployed",
         }
     }
 }
@@ -81,6 +90,44 @@ reasons! {
     RepositoryNotFound,
     /// A repository outside of the grant was asked for.
     RepositoryNotGranted,
+    /// The repository is known, and its head is followed.
+    Observed,
+    /// The repository is archived: it can be read, and nothing in it can be changed.
+    RepositoryArchived,
+    /// GitHub disabled the repository.
+    RepositoryDisabled,
+    /// The repository has no commit yet.
+    RepositoryEmpty,
+    /// The branch does not exist.
+    BranchNotFound,
+    /// The fork was asked for, and GitHub is still making it.
+    ForkPending,
+    /// The App may not fork the repository.
+    ForkForbidden,
+    /// The repository cannot be forked: it is the account's own, or empty.
+    ForkImpossible,
+    /// The fork is not behind its upstream.
+    InStep,
+    /// The fork has commits that its upstream has not, so it is not fast-forwarded.
+    Diverged,
+    /// The address is not one that the operator allows.
+    UrlNotAllowed,
+    /// The webhook is there and as it should be.
+    HookEnsured,
+    /// The App's webhook delivers to another address, and was not taken over.
+    HookForeign,
+    /// GitHub did not let the webhook be made or repaired.
+    HookRefused,
+    /// Something changed shortly ago; further pushes are waited for.
+    Debouncing,
+    /// The workloads are being rolled.
+    RollingOut,
+    /// The workloads are rolled out.
+    RolledOut,
+    /// A workload could not be rolled, or was not rolled out in time.
+    RolloutFailed,
+    /// The operator may not act as the ServiceAccount, or the ServiceAccount may not roll the workload.
+    ActionForbidden,
     /// The Secret exists and was not made for this object.
     SecretNotOurs,
     /// The Secret is being deleted, and something holds it.

@@ -173,7 +173,9 @@ impl Context {
     where
         K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
     {
-        let patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
+        let mut patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
+        // Applied, it would become ours: what the receiver adds meanwhile would be removed by the next write.
+        patch["status"].as_object_mut().map(|status| status.remove("deliveries"));
         let api = <K::Scope as ScopeApi<K>>::api(self.client.clone(), object);
         api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
             .await

@@ -1,0 +1,64 @@
+//! A webhook delivery as status shows it: a hint that something happened, and what became of it.
+//!
+//! Invariant: the log is a plain map that is replaced or merged as a whole and never applied server-side, so that the
+//! receiver adds to it and the controller marks it without reading it first. Every field may be absent, for an entry can
+//! be marked in the moment in which it is evicted.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Deliveries by GUID (`X-GitHub-Delivery`).
+pub type Deliveries = BTreeMap<String, Delivery>;
+
+/// How many deliveries are kept: the newest.
+pub const KEPT_DELIVERIES: usize = 16;
+
+/// One delivery.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// The event (`X-GitHub-Event`): `push`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub event: Option<String>,
+    /// What was done, for events that say it: `renamed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub action: Option<String>,
+    /// The ref that was pushed: `refs/heads/main`.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reference: Option<String>,
+    /// The commit the ref was at after the push, as the delivery says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub sha: Option<String>,
+    /// When the receiver accepted it, or accepted it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_at: Option<Time>,
+    /// How often it was delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<i64>,
+    /// What became of it. Only `Pending` makes the operator look, and a look is all it makes it do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<DeliveryResult>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+}
+
+/// What became of a delivery.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryResult {
+    /// The operator has yet to look.
+    Pending,
+    /// The operator looked at GitHub after it.
+    Handled,
+    /// It does not concern this object: a push to another branch.
+    Ignored,
+    /// The operator could not look; the message says why.
+    Failed,
+}

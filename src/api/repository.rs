@@ -1,0 +1,421 @@
+//! `ProjectRepository`: a repository as a resource, its webhook, and what a push to it does in the cluster.
+
+#![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
+
+use super::delivery::Deliveries;
+use super::token::{InstallationReference, RepositoryReference};
+use super::{default_true, reconciled};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// A repository: one that exists, a fork that is ensured, or any git repository by its address. Its head is followed by
+/// polling and by webhooks, and a new head rolls the workloads that `onPush` names, exactly once.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "landfall.dev",
+    version = "v1alpha1",
+    kind = "ProjectRepository",
+    plural = "projectrepositories",
+    namespaced,
+    shortname = "prepo",
+    category = "landfall",
+    status = "ProjectRepositoryStatus",
+    derive = "PartialEq",
+    doc = "A repository that exists, a fork that is ensured, or a git repository by address. Its head is followed; a new head rolls the workloads under spec.onPush, exactly once.",
+    printcolumn(name = "Repository", type_ = "string", json_path = ".status.fullName"),
+    printcolumn(name = "Branch", type_ = "string", json_path = ".status.head.branch"),
+    printcolumn(name = "Head", type_ = "string", json_path = ".status.head.sha", priority = "1"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Deployed", type_ = "string", json_path = ".status.deployment.result"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = "1"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.installationRef) != has(self.source.url)")
+        .message("spec.installationRef is needed for source.existing and source.fork, and has no meaning for source.url"),
+    validation = Rule::new("has(self.installationRef) == has(oldSelf.installationRef)")
+        .message("spec.installationRef cannot be added or removed: make another ProjectRepository"),
+    validation = Rule::new("!has(self.source.url) || !has(self.webhook) || self.webhook.mode != 'Repository'")
+        .message("spec.webhook.mode Repository needs GitHub's API: with source.url the branch is polled")
+)]
+pub struct ProjectRepositorySpec {
+    /// The GitHubInstallation in this namespace. Not for `source.url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.installationRef cannot be changed: make another ProjectRepository"))]
+    pub installation_ref: Option<InstallationReference>,
+    /// Which repository.
+    pub source: RepositorySource,
+    /// The branch that is followed. Default: the repository's default branch, also when it becomes another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 244))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('-') && !self.contains('..') && !self.matches('[ ~^:?*\\\\[\\\\\\\\]')")
+            .message("spec.branch is a branch's name, such as main or release/1.2: without refs/heads/, spaces, .. and ~^:?*[\\\\")
+    )]
+    pub branch: Option<String>,
+    /// How pushes are announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<RepositoryWebhook>,
+    /// How often the head is looked at without being told of a push: a duration such as `10m`, at least `30s`. Up to a
+    /// fifth is added as jitter. It costs nothing of GitHub's REST budget.
+    #[serde(default = "default_interval")]
+    #[schemars(length(min = 2, max = 12))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && duration(self) >= duration('30s') && duration(self) <= duration('24h')")
+            .message("spec.pollInterval is a duration between 30s and 24h, such as 10m")
+    )]
+    pub poll_interval: String,
+    /// What a new head of the branch does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_push: Option<OnPush>,
+    /// Stops changes: on GitHub (webhooks, forks) and in the cluster (redeploys). The head is still followed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+fn default_interval() -> String {
+    "10m".to_owned()
+}
+
+/// Which repository: exactly one of `existing`, `fork` and `url`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("[has(self.existing), has(self.fork), has(self.url)].filter(x, x).size() == 1")
+        .message("spec.source takes exactly one of existing, fork and url"),
+    validation = Rule::new("has(self.existing) == has(oldSelf.existing) && has(self.fork) == has(oldSelf.fork) && has(self.url) == has(oldSelf.url)")
+        .message("spec.source cannot become one of another kind: make another ProjectRepository"),
+    validation = Rule::new("!has(self.credentialsSecret) || has(self.url)")
+        .message("spec.source.credentialsSecret is for source.url: other sources use the App's tokens")
+)]
+pub struct RepositorySource {
+    /// A repository of the installation's account. The id it has at first is kept: renames are followed, and a
+    /// repository made anew under the name is not taken for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.source.existing cannot be changed: make another ProjectRepository"))]
+    pub existing: Option<RepositoryReference>,
+    /// A fork in the installation's account, which is made if it is not there. Needs a grant of `administration: write`
+    /// and `contents: write`, and the App on all repositories of the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<ForkSource>,
+    /// The https address of any git repository, on a host that the operator allows. It is polled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 1024))]
+    #[x_kube(
+        validation = Rule::new("self.startsWith('https://')").message("spec.source.url must begin with https://"),
+        validation = Rule::new("self == oldSelf").message("spec.source.url cannot be changed: make another ProjectRepository")
+    )]
+    pub url: Option<String>,
+    /// The Secret in this namespace with which `url` is read: the keys `username` and `password`, and `host`, the host
+    /// they are for, which must be the one in `url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<SecretReference>,
+}
+
+/// A fork to ensure.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ForkSource {
+    /// The repository to fork, `owner/name`, of another account.
+    #[schemars(length(min = 3, max = 140))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9._-]+$')").message("spec.source.fork.of is owner/name, such as upstream/lib"),
+        validation = Rule::new("self == oldSelf").message("spec.source.fork.of cannot be changed: make another ProjectRepository")
+    )]
+    pub of: String,
+    /// The fork's name, should it have to be made. Default: that of the repository it is made of. A fork that is there
+    /// already is taken whatever its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("spec.source.fork.name stands without its owner, which is the installation's account")
+    )]
+    pub name: Option<String>,
+    /// Fork the default branch only.
+    #[serde(default = "default_true")]
+    pub default_branch_only: bool,
+    /// How the fork's branch is kept in step with the same branch of its upstream.
+    #[serde(default)]
+    pub sync: ForkSync,
+}
+
+/// How a fork is kept in step.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ForkSync {
+    /// How often the upstream is looked at: a duration such as `10m`, at least `1m`; `0s` for never. What the fork is
+    /// behind is fast-forwarded; a fork with commits of its own is left as it is and says so.
+    #[serde(default = "default_interval")]
+    #[schemars(length(min = 2, max = 12))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && (duration(self) == duration('0s') || (duration(self) >= duration('1m') && duration(self) <= duration('168h')))")
+            .message("spec.source.fork.sync.interval is a duration between 1m and 168h, such as 10m, or 0s for never")
+    )]
+    pub interval: String,
+}
+
+impl Default for ForkSync {
+    fn default() -> Self {
+        Self { interval: default_interval() }
+    }
+}
+
+/// Names a Secret in the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretReference {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// How pushes are announced.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryWebhook {
+    /// By the App's webhook, by one of the repository's own, or not at all. Polling goes on in any case.
+    #[serde(default)]
+    pub mode: WebhookMode,
+}
+
+/// By which webhook pushes are announced.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WebhookMode {
+    /// The App's, which the GitHubApp sees to.
+    #[default]
+    App,
+    /// One of the repository's own, which is made, repaired, and removed when this object goes. Needs a grant of
+    /// `repository_hooks: write`.
+    Repository,
+    /// None: the head is polled.
+    None,
+}
+
+/// What a new head does.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OnPush {
+    /// The ServiceAccount of this namespace as which it is done. It needs `get`, `list` and `patch` of the workloads,
+    /// and its namespace must let the operator impersonate it: a Role with the verb `impersonate` on `serviceaccounts`
+    /// of this name, bound to the operator.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.serviceAccountName is the name of a ServiceAccount in this namespace")
+    )]
+    pub service_account_name: String,
+    /// How long to wait for further pushes before anything is done: a duration such as `2s`, at most `10m`.
+    #[serde(default = "default_debounce")]
+    #[schemars(length(min = 2, max = 12))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+m)?([0-9]+s)?$') && duration(self) <= duration('10m')")
+            .message("spec.onPush.debounce is a duration of at most 10m, such as 2s")
+    )]
+    pub debounce: String,
+    /// What is done, all at once.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub actions: Vec<PushAction>,
+}
+
+fn default_debounce() -> String {
+    "2s".to_owned()
+}
+
+/// One thing that a new head does.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PushAction {
+    /// Rolls a workload, as `kubectl rollout restart` does, by annotations of its pods' template: `landfall.dev/sha`
+    /// and `landfall.dev/sequence`.
+    pub rollout_restart: RolloutRestart,
+}
+
+/// The workloads to roll: one by name, or those that labels select.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.name) != has(self.selector)").message("spec.onPush.actions[].rolloutRestart takes name or selector, not both"),
+    validation = Rule::new("!has(self.selector) || (has(self.selector.matchLabels) && size(self.selector.matchLabels) > 0) || (has(self.selector.matchExpressions) && size(self.selector.matchExpressions) > 0)")
+        .message("an empty spec.onPush.actions[].rolloutRestart.selector would roll every workload: say matchLabels or matchExpressions")
+)]
+pub struct RolloutRestart {
+    /// The workload's kind.
+    pub kind: WorkloadKind,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.actions[].rolloutRestart.name is the name of a workload in this namespace")
+    )]
+    pub name: Option<String>,
+    /// Their labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// The kinds of workloads that can be rolled (group `apps`).
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WorkloadKind {
+    /// A Deployment.
+    Deployment,
+    /// A StatefulSet.
+    StatefulSet,
+    /// A DaemonSet.
+    DaemonSet,
+}
+
+/// What the operator saw of the repository, and did.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectRepositoryStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, and `Reconciling` or `Stalled` where they hold; `WebhookReady`, `InStep` and `Deployed` where they
+    /// apply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The repository's id, to which this object is bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
+    /// Its id in GraphQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+    /// `owner/name`, as it is called now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_name: Option<String>,
+    /// Whether only those who were let in see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<bool>,
+    /// It is read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<bool>,
+    /// GitHub disabled it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+    /// What it is a fork of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<ForkStatus>,
+    /// The default branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_branch: Option<String>,
+    /// Where it is cloned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_url: Option<String>,
+    /// Its page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html_url: Option<String>,
+    /// The head of the branch that is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadStatus>,
+    /// The repository's own webhook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookStatus>,
+    /// The newest deliveries that concern the repository. The receiver adds to it and the operator marks it, both outside
+    /// of server-side apply, so it is left out where the rest is written.
+    #[serde(default, skip_serializing_if = "Deliveries::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
+    pub deliveries: Deliveries,
+    /// What was deployed last, or is being deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentStatus>,
+    /// The last value of the annotation `landfall.dev/redeploy` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_redeploy: Option<String>,
+    /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile: Option<String>,
+}
+
+/// What a fork was made of.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ForkStatus {
+    /// `owner/name` of the upstream.
+    pub of: String,
+    /// The upstream's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<i64>,
+    /// The upstream's head with which the fork was compared last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_sha: Option<String>,
+    /// How many commits the fork was behind then, and still is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_by: Option<i64>,
+    /// How many commits of its own it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead_by: Option<i64>,
+}
+
+/// A branch's head.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HeadStatus {
+    /// The branch.
+    pub branch: String,
+    /// The commit.
+    pub sha: String,
+    /// When this commit was first seen there.
+    pub observed_at: Time,
+}
+
+/// A webhook that the operator ensures.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookStatus {
+    /// Its id, if it is a repository's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
+    /// Where it delivers to.
+    pub url: String,
+    /// The id of the root key that its secret was derived from.
+    pub key_id: String,
+}
+
+/// A deployment of a head.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DeploymentStatus {
+    /// The commit.
+    pub sha: String,
+    /// Counts the deployments of this object, from 1; 0 for the head that was there when it began.
+    pub sequence: i64,
+    /// How far it is.
+    pub result: DeploymentResult,
+    /// Since when it waits, or runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it was done, or was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// What happened, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+}
+
+/// How far a deployment is.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeploymentResult {
+    /// It waits for further pushes, as long as `debounce` says.
+    Waiting,
+    /// The workloads are being rolled.
+    Running,
+    /// All are rolled out.
+    Succeeded,
+    /// Something refused, or was not rolled out in time. Any new value of the annotation `landfall.dev/redeploy` asks for it
+    /// again; a new head is deployed in any case.
+    Failed,
+}
+
+reconciled!(ProjectRepository, ProjectRepositoryStatus);
