@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod controller;
 pub mod controllers;
+pub mod git;
 pub mod github;
 pub mod manifests;
 pub mod runtime;

@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Bytes;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::client::legacy::{Client, Error as LegacyError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use octocrab::OctoBody;
@@ -22,7 +23,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service, ServiceExt, service_fn};
+
+use crate::git::reach::{Reach, Screened};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the idle timeouts of the load balancers in front of GitHub, so that a request seldom meets a closed connection.
@@ -131,8 +134,10 @@ impl Default for HttpsConnect {
     }
 }
 
-impl Connect for HttpsConnect {
-    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+impl HttpsConnect {
+    /// Like [`Connect::connect`], and connections go no further than `reach`, whatever a name resolves to; where that is not
+    /// anywhere, only https is spoken.
+    pub fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
         let mut roots = self.native_roots.clone();
         if let Some(bundle) = ca_bundle {
             add_bundle(&mut roots, bundle)?;
@@ -142,22 +147,37 @@ impl Connect for HttpsConnect {
             .map_err(CaBundleError::Tls)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
+        let mut tcp = HttpConnector::new_with_resolver(Screened { resolver: GaiResolver::new(), reach });
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        // Plain http is for addresses that `Endpoint` let through; it decides, once.
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(tcp);
+        let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls);
+        let https = match reach {
+            // Plain http is for addresses that `Endpoint` let through; it decides, once.
+            Reach::Anywhere => https.https_or_http(),
+            Reach::Private | Reach::Public => https.https_only(),
+        };
+        let https = https.enable_all_versions().wrap_connector(tcp);
         let client: Client<_, OctoBody> = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_timer(TokioTimer::new())
             .build(https);
-        Ok(Transport::new(client))
+        Ok(Transport::new(service_fn(move |request: Request<OctoBody>| {
+            // A host that is an address is never resolved.
+            let within = reach.check_host(request.uri().host().unwrap_or_default());
+            let client = client.clone();
+            async move {
+                within?;
+                Ok::<_, BoxError>(client.request(request).await?)
+            }
+        })))
+    }
+}
+
+impl Connect for HttpsConnect {
+    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+        self.connect_within(Reach::Anywhere, ca_bundle)
     }
 }
 
@@ -201,7 +221,7 @@ impl Unreached {
 }
 
 /// Finds the reason in the chain of a transport's error.
-pub(super) fn reason(error: &(dyn Error + 'static)) -> Unreached {
+pub(crate) fn reason(error: &(dyn Error + 'static)) -> Unreached {
     let mut found = Unreached::Cut;
     let mut next = Some(error);
     while let Some(error) = next {
@@ -217,7 +237,7 @@ pub(super) fn reason(error: &(dyn Error + 'static)) -> Unreached {
 }
 
 /// What caused an error. An I/O error says as its source the source of what it wraps; here it is what it wraps.
-pub(super) fn deeper<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+pub(crate) fn deeper<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
         None => error.source(),

@@ -1,0 +1,163 @@
+//! How far a connection may go: which IP addresses a repository's host may have.
+//!
+//! The invariant: the address that is checked is the address that is connected to. A check of the name before the request
+//! would ask DNS twice, and whoever owns the name could answer twice: something public to the check, and then the cloud's
+//! metadata service or a database in the cluster. So the check sits in the resolver that the connection itself uses
+//! ([`Screened`]), and beside it for hosts that are addresses already ([`Reach::check_host`]), which no resolver sees.
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use hyper_util::client::legacy::connect::dns::Name;
+use tower::{BoxError, Service, ServiceExt as _};
+
+use crate::github::transport::deeper;
+
+/// How far connections may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Anywhere: for addresses that whoever administers the cluster wrote down in full.
+    Anywhere,
+    /// To the internet and to private networks, this machine included; not to link-local and metadata addresses.
+    Private,
+    /// To the internet only.
+    Public,
+}
+
+/// A connection that was not made because of where it would have gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no address of the host may be connected to")]
+pub struct Barred;
+
+impl Barred {
+    /// Whether it is what caused `error`.
+    pub(super) fn is_in(error: &(dyn Error + 'static)) -> bool {
+        std::iter::successors(Some(error), |error| deeper(*error)).any(<dyn Error>::is::<Self>)
+    }
+}
+
+impl Reach {
+    /// Whether a connection may go to `address`.
+    #[must_use]
+    pub fn allows(self, address: IpAddr) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::Private => kind(address) != Kind::Never,
+            Self::Public => kind(address) == Kind::Public,
+        }
+    }
+
+    /// Refuses a host that is an address outside of this reach. A name passes: it is checked when it is resolved.
+    pub fn check_host(self, host: &str) -> Result<(), Barred> {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        match literal.parse::<IpAddr>() {
+            Ok(address) if !self.allows(address) => Err(Barred),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A resolver that leaves out what is beyond a reach.
+#[derive(Clone, Debug)]
+pub struct Screened<R> {
+    /// Who resolves names.
+    pub resolver: R,
+    /// What is left of the answer.
+    pub reach: Reach,
+}
+
+impl<R> Service<Name> for Screened<R>
+where
+    R: Service<Name> + Clone + Send + 'static,
+    R::Response: Iterator<Item = SocketAddr>,
+    R::Error: Into<BoxError>,
+    R::Future: Send,
+{
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let Self { resolver, reach } = self.clone();
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = resolver.oneshot(name).await.map_err(Into::into)?.collect();
+            let left: Vec<SocketAddr> = found.iter().copied().filter(|address| reach.allows(address.ip())).collect();
+            if left.is_empty() && !found.is_empty() {
+                return Err(Barred.into());
+            }
+            Ok(left.into_iter())
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Public,
+    /// Somebody's own network, or this machine.
+    Private,
+    /// Nowhere a repository is: link-local, metadata, multicast, reserved.
+    Never,
+}
+
+fn kind(address: IpAddr) -> Kind {
+    match address {
+        IpAddr::V4(address) => kind_v4(address),
+        IpAddr::V6(address) => embedded(address).map_or_else(|| kind_v6(address), kind_v4),
+    }
+}
+
+/// <https://www.iana.org/assignments/iana-ipv4-special-registry>
+fn kind_v4(address: Ipv4Addr) -> Kind {
+    match address.octets() {
+        // The metadata services: most are link-local, Oracle's is among the protocols' own, Alibaba's among the carriers'
+        // addresses and Azure's among the public ones.
+        [169, 254, ..] | [192, 0, 0, _] | [100, 100, 100, 200] | [168, 63, 129, 16] => Kind::Never,
+        [10 | 127, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] => Kind::Private,
+        octets => special_v4(octets),
+    }
+}
+
+/// The rest of the registry: documentation and benchmarks, which some use for networks of their own; what is reserved.
+fn special_v4(octets: [u8; 4]) -> Kind {
+    match octets {
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, 18 | 19, ..] => Kind::Private,
+        [0 | 224..=255, ..] | [192, 88, 99, _] => Kind::Never,
+        _ => Kind::Public,
+    }
+}
+
+/// The IPv4 address that one of IPv6 stands for: mapped, compatible (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052),
+/// 6to4 (RFC 3056).
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => return None,
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+}
+
+/// <https://www.iana.org/assignments/iana-ipv6-special-registry>
+fn kind_v6(address: Ipv6Addr) -> Kind {
+    match address.segments() {
+        // Amazon's metadata service, and what belongs to protocols, Teredo among them.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0x2001, 0..=0x1ff, ..] => Kind::Never,
+        // Loopback, unique local, site-local (deprecated), documentation; a NAT64 of one's own (RFC 8215), where the IPv4
+        // address may be anywhere in it.
+        [0, 0, 0, 0, 0, 0, 0, 1]
+        | [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..]
+        | [0x2001, 0xdb8, ..]
+        | [0x3fff, 0..=0xfff, ..]
+        | [0x64, 0xff9b, 1, ..] => Kind::Private,
+        [0x2000..=0x3fff, ..] => Kind::Public,
+        _ => Kind::Never,
+    }
+}
