@@ -180,9 +180,7 @@ impl Bare {
         who: &Person,
     ) -> Result<String, GitError> {
         let name = format!("refs/heads/{branch}");
-        let at = |role| format!("{role} {} <{}> {} +0000\n", who.name, who.email, who.at.as_second());
-        let mut stream = format!("commit {name}\n{}{}", at("author"), at("committer")).into_bytes();
-        data(&mut stream, format!("{}\n", message.trim_end()).as_bytes());
+        let mut stream = opened(&name, message, who);
         if self.tip(&name).is_some() {
             stream.extend(format!("from {name}^0\n").bytes());
         }
@@ -191,12 +189,63 @@ impl Bare {
             stream.extend(format!("M 100644 inline \"{quoted}\"\n").bytes());
             data(&mut stream, content);
         }
-        self.bytes(&["fast-import", "--quiet"], &stream)?;
-        self.tip(&name).ok_or_else(|| GitError::Failed {
+        self.import(&name, &stream)
+    }
+
+    /// Runs a stream that commits to a ref; returns the commit.
+    fn import(&self, name: &str, stream: &[u8]) -> Result<String, GitError> {
+        self.bytes(&["fast-import", "--quiet"], stream)?;
+        self.tip(name).ok_or_else(|| GitError::Failed {
             command: "fast-import".to_owned(),
             directory: self.path.clone(),
             message: format!("{name} was not written"),
         })
+    }
+
+    /// Copies what refspecs (or object ids) name from another repository.
+    pub(crate) fn fetch(&self, from: &Self, what: &[&str]) -> Result<(), GitError> {
+        let from = from.path.to_string_lossy();
+        self.run(&[&["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", &*from], what].concat()).map(drop)
+    }
+
+    /// How many commits are reachable from `head` and not from `base`.
+    pub(crate) fn count(&self, base: &str, head: &str) -> Result<usize, GitError> {
+        Ok(self.run(&["rev-list", "--count", head, &format!("^{base}"), "--"])?.trim().parse().unwrap_or(0))
+    }
+
+    /// A path under `folder` that a commit changes which no ref has yet, on its way to `head`.
+    pub(crate) fn newly_touched(&self, head: &str, folder: &str) -> Result<Option<String>, GitError> {
+        let listed = self.run(&["log", "--format=", "--name-only", head, "--not", "--all", "--", folder])?;
+        Ok(listed.lines().find(|line| !line.is_empty()).map(str::to_owned))
+    }
+
+    /// The tree that merging `theirs` into `ours` gives; `None` if they are in conflict.
+    pub(crate) fn merged_tree(&self, ours: &str, theirs: &str) -> Result<Option<String>, GitError> {
+        match self.run(&["merge-tree", "--write-tree", ours, theirs]) {
+            Ok(tree) => Ok(Some(tree.trim().to_owned())),
+            // Conflicts are told on standard output, errors on standard error.
+            Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Commits `tree` to a branch as the merge of `theirs` into it; returns the commit.
+    pub(crate) fn merge(
+        &self,
+        branch: &str,
+        (theirs, tree): (&str, &str),
+        message: &str,
+        who: &Person,
+    ) -> Result<String, GitError> {
+        let name = format!("refs/heads/{branch}");
+        let mut stream = opened(&name, message, who);
+        stream.extend(format!("from {name}^0\nmerge {theirs}\nM 040000 {tree} \n").bytes());
+        self.import(&name, &stream)
+    }
+
+    /// Points HEAD to a branch: what a clone checks out.
+    pub(crate) fn set_head(&self, branch: &str) -> Result<(), GitError> {
+        self.run(&["symbolic-ref", "HEAD", &format!("refs/heads/{branch}")]).map(drop)
     }
 
     /// What a full ref points to.
@@ -260,6 +309,14 @@ impl Bare {
 /// What keeps the machine's own git configuration out.
 pub(crate) fn environment() -> [(&'static str, &'static str); 3] {
     [("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")]
+}
+
+/// The opening of a commit to a ref, for `git fast-import`.
+fn opened(name: &str, message: &str, who: &Person) -> Vec<u8> {
+    let at = |role| format!("{role} {} <{}> {} +0000\n", who.name, who.email, who.at.as_second());
+    let mut stream = format!("commit {name}\n{}{}", at("author"), at("committer")).into_bytes();
+    data(&mut stream, format!("{}\n", message.trim_end()).as_bytes());
+    stream
 }
 
 /// Adds bytes to a stream of `git fast-import`.

@@ -96,6 +96,8 @@ pub(crate) fn state(
         pulls: BTreeMap::new(),
         person: 0,
         token_life: Duration::from_secs(seed.token_life_seconds.unwrap_or(3600)),
+        fork_delay: Duration::ZERO,
+        webhook_resolve: BTreeMap::new(),
         rates: Rates::new(seed.rate_limit.unwrap_or(5000)),
         faults: Faults::default(),
         journal: Journal::default(),

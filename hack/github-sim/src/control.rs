@@ -1,11 +1,13 @@
 //! The control API under `/_sim`: what the typed [`crate::Sim`] does, for people and for other languages.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use http::{StatusCode, header};
 use serde::Deserialize;
@@ -13,6 +15,8 @@ use serde_json::{Value, json};
 
 use crate::access::Permissions;
 use crate::fault::Fault;
+use crate::forking::Fork;
+use crate::hooking::{HookChange, NewHook};
 use crate::person::{ControlError, Install, Push};
 use crate::seed::{RepositorySeed, Selection};
 use crate::server::Hub;
@@ -33,7 +37,15 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/installations/{id}/permissions", put(grant))
         .route("/apps/{slug}/keys", put(keys))
         .route("/repositories", post(create))
-        .route("/repositories/{owner}/{name}", delete(remove).patch(rename))
+        .route("/repositories/{owner}/{name}", delete(remove).patch(edit))
+        .route("/repositories/{owner}/{name}/hooks", get(hooks).post(create_hook))
+        .route("/hooks/{id}", patch(change_hook).delete(delete_hook))
+        .route("/apps/{slug}/hook", get(app_hook))
+        .route("/deliveries/{id}/attempts", post(redeliver))
+        .route("/webhook-resolve", put(resolve_webhooks))
+        .route("/forks", post(fork))
+        .route("/forks/finished", put(finish_forks))
+        .route("/fork-delay", put(fork_delay))
         .route("/push", post(push))
         .route("/clock", get(clock))
         .route("/clock/advance", post(advance))
@@ -75,7 +87,12 @@ async fn change<T: Send + 'static>(
     change: impl FnOnce(&mut State) -> Result<T, ControlError> + Send + 'static,
 ) -> Result<T, Failure> {
     let state = Arc::clone(&hub.state);
-    let changed = tokio::task::spawn_blocking(move || change(&mut lock(&state))).await;
+    let changed = tokio::task::spawn_blocking(move || {
+        let mut state = lock(&state);
+        state.settle_forks();
+        change(&mut state)
+    });
+    let changed = changed.await;
     Ok(changed.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??)
 }
 
@@ -109,7 +126,9 @@ async fn overview(Shared(hub): Shared<Arc<Hub>>) -> Answer {
             .map(|installation| shapes::installation(&state, installation, &links)).collect::<Vec<_>>(),
         "repositories": state.repositories.values().map(|found| json!({
             "id": found.id, "full_name": state.full_name(found), "private": found.private,
-            "default_branch": found.default_branch, "refs": found.refs,
+            "archived": found.archived, "default_branch": found.default_branch, "refs": found.refs,
+            "parent": found.parent.and_then(|parent| state.repositories.get(&parent))
+                .map(|parent| state.full_name(parent)),
         })).collect::<Vec<_>>(),
     }))
 }
@@ -165,18 +184,96 @@ async fn remove(Shared(hub): Shared<Arc<Hub>>, Path((owner, name)): Path<(String
     done()
 }
 
+/// What is not given stays.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Rename {
-    name: String,
+struct Edit {
+    name: Option<String>,
+    archived: Option<bool>,
+    private: Option<bool>,
+    default_branch: Option<String>,
+    owner: Option<String>,
 }
 
-async fn rename(
+async fn edit(
     Shared(hub): Shared<Arc<Hub>>,
     Path((owner, name)): Path<(String, String)>,
-    Json(rename): Json<Rename>,
+    Json(edit): Json<Edit>,
 ) -> Answer {
-    change(&hub, move |state| state.rename_repository(&format!("{owner}/{name}"), &rename.name)).await?;
+    let edited = change(&hub, move |state| {
+        let mut full_name = format!("{owner}/{name}");
+        if let Some(name) = edit.name {
+            state.rename_repository(&full_name, &name)?;
+            full_name = format!("{owner}/{name}");
+        }
+        if let Some(private) = edit.private {
+            state.set_private(&full_name, private)?;
+        }
+        if let Some(branch) = edit.default_branch {
+            state.set_default_branch(&full_name, &branch)?;
+        }
+        if let Some(archived) = edit.archived {
+            state.set_archived(&full_name, archived)?;
+        }
+        edit.owner.map_or(Ok(()), |owner| state.transfer_repository(&full_name, &owner))
+    });
+    edited.await?;
+    done()
+}
+
+async fn hooks(Shared(hub): Shared<Arc<Hub>>, Path((owner, name)): Path<(String, String)>) -> Answer {
+    shown(lock(&hub.state).hooks_of(&format!("{owner}/{name}"))?)
+}
+
+async fn app_hook(Shared(hub): Shared<Arc<Hub>>, Path(slug): Path<String>) -> Answer {
+    shown(lock(&hub.state).hook_of_app(&slug)?)
+}
+
+async fn create_hook(
+    Shared(hub): Shared<Arc<Hub>>,
+    Path((owner, name)): Path<(String, String)>,
+    Json(hook): Json<NewHook>,
+) -> Answer {
+    let id = change(&hub, move |state| state.create_hook(&format!("{owner}/{name}"), &hook)).await?;
+    Ok((StatusCode::CREATED, Json(json!({"id": id}))).into_response())
+}
+
+async fn change_hook(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>, Json(wish): Json<HookChange>) -> Answer {
+    change(&hub, move |state| state.change_hook(id, wish)).await?;
+    done()
+}
+
+async fn delete_hook(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
+    change(&hub, move |state| state.delete_hook(id)).await?;
+    done()
+}
+
+async fn redeliver(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
+    change(&hub, move |state| state.redeliver(id)).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+async fn resolve_webhooks(Shared(hub): Shared<Arc<Hub>>, Json(resolve): Json<BTreeMap<String, SocketAddr>>) -> Answer {
+    lock(&hub.state).resolve_webhooks(resolve);
+    done()
+}
+
+async fn fork(Shared(hub): Shared<Arc<Hub>>, Json(wish): Json<Fork>) -> Answer {
+    let id = change(&hub, move |state| state.fork_by_hand(&wish)).await?;
+    Ok((StatusCode::CREATED, Json(json!({"id": id}))).into_response())
+}
+
+async fn finish_forks(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    change(&hub, |state| {
+        state.finish_forks();
+        Ok(())
+    })
+    .await?;
+    done()
+}
+
+async fn fork_delay(Shared(hub): Shared<Arc<Hub>>, Json(delay): Json<Seconds>) -> Answer {
+    lock(&hub.state).fork_delay = Duration::from_secs(delay.seconds);
     done()
 }
 

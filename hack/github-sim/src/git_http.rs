@@ -86,6 +86,22 @@ impl Denied {
         Self { header, ..Self::new(StatusCode::UNAUTHORIZED, text) }
     }
 
+    /// What git is told of a fork that is still being copied: an error of the protocol, inside a 200.
+    fn not_exported(target: &Target, repository: &Repository) -> Self {
+        let error = format!("ERR access denied or repository not exported: /{}.git", repository.id);
+        let mut text = format!("{:04x}{error}", error.len() + 4);
+        let service = if target.push { "git-receive-pack" } else { "git-upload-pack" };
+        let kind = if target.rest == "info/refs" {
+            let opening = format!("# service={service}\n");
+            text = format!("{:04x}{opening}0000{text}", opening.len() + 4);
+            "advertisement"
+        } else {
+            "result"
+        };
+        let kind = format!("application/x-{service}-{kind}");
+        Self { header: Some((header::CONTENT_TYPE, kind)), ..Self::new(StatusCode::OK, text) }
+    }
+
     fn response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.text));
         *response.status_mut() = self.status;
@@ -151,6 +167,7 @@ fn admit(state: &State, target: &Target, head: &request::Parts, who: &Credential
     let (token, pusher) = match who {
         Credential::Installation(_, token) => (token, bot(state, token.installation)),
         _ if target.push => return Err(missing()),
+        _ if repository.forking.is_some() => return Err(Denied::not_exported(target, repository)),
         _ => return Ok(Admitted { repository: repository.id, pusher: state.person, workflows: false }),
     };
     let contents = state.token_level(token, "contents").filter(|_| state.token_reaches(token, repository));
@@ -160,6 +177,9 @@ fn admit(state: &State, target: &Target, head: &request::Parts, who: &Credential
     }
     if !target.push && repository.private && contents.is_none() {
         return Err(Denied::new(StatusCode::FORBIDDEN, "Write access to repository not granted."));
+    }
+    if repository.forking.is_some() {
+        return Err(Denied::not_exported(target, repository));
     }
     if target.push && repository.archived {
         return Err(Denied::new(StatusCode::FORBIDDEN, "This repository was archived so it is read-only."));

@@ -37,6 +37,9 @@ struct Arguments {
     /// An authority (PEM) that webhook receivers may be certified by.
     #[arg(long, value_name = "FILE")]
     webhook_ca: Option<PathBuf>,
+    /// Connect deliveries for a hook's host and port to another address; a certificate is still verified for the host.
+    #[arg(long, value_name = "HOST:PORT=ADDRESS:PORT", value_parser = resolve)]
+    webhook_resolve: Vec<(String, SocketAddr)>,
     /// Log requests as JSON lines.
     #[arg(long)]
     log_json: bool,
@@ -60,6 +63,16 @@ enum Failure {
     },
     #[error("cannot wait for a signal")]
     Signal(#[source] io::Error),
+}
+
+/// Reads `HOST:PORT=ADDRESS:PORT`.
+fn resolve(text: &str) -> Result<(String, SocketAddr), String> {
+    let (asked, address) = text.split_once('=').ok_or("it has no =")?;
+    if asked.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        return Err(format!("{asked:?} names no port"));
+    }
+    let address = address.parse().map_err(|_| format!("{address:?} is no address and port"))?;
+    Ok((asked.to_owned(), address))
 }
 
 #[tokio::main]
@@ -97,7 +110,9 @@ async fn serve(arguments: Arguments) -> Result<(), Failure> {
     };
     let (tls_names, base_url, state_dir) = (arguments.tls_san, arguments.base_url, arguments.state_dir);
     let options = Options { listen: arguments.listen, tls: arguments.tls, seed };
-    let sim = Sim::start_at(options, Site { tls_names, base_url, state_dir, webhook_ca }).await?;
+    let webhook_resolve = arguments.webhook_resolve.into_iter().collect();
+    let site = Site { tls_names, base_url, state_dir, webhook_ca, webhook_resolve };
+    let sim = Sim::start_at(options, site).await?;
     match arguments.ca_file.as_deref() {
         Some(path) if path == Path::new("-") => print!("{}", sim.ca_pem()),
         Some(path) => std::fs::write(path, sim.ca_pem()).map_err(file(path))?,

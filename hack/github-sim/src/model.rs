@@ -48,6 +48,10 @@ pub(crate) struct Repository {
     pub(crate) archived: bool,
     pub(crate) description: Option<String>,
     pub(crate) default_branch: String,
+    /// What it is a fork of.
+    pub(crate) parent: Option<u64>,
+    /// That it is a fork whose objects are not there yet.
+    pub(crate) forking: Option<Forking>,
     pub(crate) bare: Bare,
     /// Full ref names and what they point to, as of the last push that was taken in.
     pub(crate) refs: BTreeMap<String, String>,
@@ -62,6 +66,15 @@ impl Repository {
     pub(crate) fn branch(&self, name: &str) -> Option<&String> {
         self.refs.get(&format!("refs/heads/{name}"))
     }
+}
+
+/// A fork that was answered for and is still being copied.
+#[derive(Clone, Debug)]
+pub(crate) struct Forking {
+    /// When its objects are there.
+    pub(crate) ready: Timestamp,
+    /// Whether it gets the default branch alone.
+    pub(crate) default_branch_only: bool,
 }
 
 /// The repositories an installation covers.

@@ -222,6 +222,8 @@ impl State {
             archived: seed.archived,
             description: seed.description.clone(),
             default_branch: branch,
+            parent: None,
+            forking: None,
             refs: bare.refs()?,
             bare,
             next_number: 1,
@@ -260,6 +262,10 @@ impl State {
         let id = repository.id;
         self.announce_repository("deleted", &repository, None);
         self.repositories.remove(&id);
+        // Its forks are forks of what it was a fork of.
+        for fork in self.repositories.values_mut().filter(|found| found.parent == Some(id)) {
+            fork.parent = repository.parent;
+        }
         self.moved.retain(|_, target| *target != id);
         self.hooks.retain(|_, hook| hook.owner != HookOwner::Repository(id));
         self.pulls.retain(|(home, _), _| *home != id);

@@ -35,6 +35,10 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "Resource not accessible by integration")
     }
 
+    pub(crate) fn archived() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Repository was archived so is read-only.")
+    }
+
     pub(crate) fn suspended() -> Self {
         Self::new(StatusCode::FORBIDDEN, "This installation has been suspended")
     }

@@ -102,10 +102,23 @@ pub(crate) async fn github(Shared(hub): Shared<Arc<Hub>>, request: Request) -> R
     })
 }
 
+/// Fills the forks whose time has come by this request.
+async fn settle(hub: &Hub) {
+    if !lock(&hub.state).forks_due() {
+        return;
+    }
+    let state = Arc::clone(&hub.state);
+    let settled = tokio::task::spawn_blocking(move || lock(&state).settle_forks()).await;
+    if let Err(error) = settled {
+        tracing::error!(%error, "forks were not filled");
+    }
+}
+
 async fn answered(hub: &Arc<Hub>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let query = head.uri.query().unwrap_or_default().to_owned();
     let (api, path) = api_of(&hub.web, head.uri.path());
+    settle(hub).await;
     let (time, fault) = {
         let mut state = lock(&hub.state);
         (state.now(), state.faults.strike(head.method.as_str(), &path))

@@ -1,5 +1,6 @@
 //! A running simulator and everything that a test can do to it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,8 @@ use crate::access::Permissions;
 use crate::begin::{self, BeginError};
 use crate::clock::Clock;
 use crate::fault::{Fault, Injected};
+use crate::forking::Fork;
+use crate::hooking::{HookChange, HookInfo, NewHook};
 use crate::journal::{Count, Entry};
 use crate::model::TokenInfo;
 use crate::person::{ControlError, Install, Push};
@@ -50,6 +53,8 @@ pub struct Site {
     pub state_dir: Option<PathBuf>,
     /// Authorities (PEM) that webhook receivers may be certified by, besides the simulator's own.
     pub webhook_ca: Option<String>,
+    /// Where deliveries connect to instead of a `host:port` of hooks' URLs.
+    pub webhook_resolve: BTreeMap<String, SocketAddr>,
 }
 
 /// Why a simulator does not start.
@@ -112,7 +117,8 @@ impl Sim {
         let (outbox, attempts) = mpsc::unbounded_channel();
         let (seed, at, base) = (options.seed, folder.clone(), web.clone());
         let begun = tokio::task::spawn_blocking(move || begin::state(&seed, base, &at, Clock::default(), outbox)).await;
-        let state = begun.map_err(|error| StartError::Folder(std::io::Error::other(error)))??;
+        let mut state = begun.map_err(|error| StartError::Folder(std::io::Error::other(error)))??;
+        state.resolve_webhooks(site.webhook_resolve);
         let state = Arc::new(Mutex::new(state));
 
         let trusted = [ca_pem.clone(), site.webhook_ca].into_iter().flatten().collect::<Vec<_>>().join("\n");
@@ -198,6 +204,71 @@ impl Sim {
         lock(&self.state).rename_repository(full_name, name)
     }
 
+    /// Makes `owner/name` read-only, or ends that.
+    pub fn set_archived(&self, full_name: &str, archived: bool) -> Result<(), ControlError> {
+        lock(&self.state).set_archived(full_name, archived)
+    }
+
+    /// Makes another branch of `owner/name` the default branch.
+    pub fn set_default_branch(&self, full_name: &str, branch: &str) -> Result<(), ControlError> {
+        lock(&self.state).set_default_branch(full_name, branch)
+    }
+
+    /// Gives `owner/name` to another account; the old name redirects, and only the new owner's Apps are told.
+    pub fn transfer_repository(&self, full_name: &str, owner: &str) -> Result<(), ControlError> {
+        lock(&self.state).transfer_repository(full_name, owner)
+    }
+
+    /// Forks as a person does; returns the id of the fork, which may be one that was there.
+    pub fn fork(&self, fork: &Fork) -> Result<u64, ControlError> {
+        lock(&self.state).fork_by_hand(fork)
+    }
+
+    /// How long forks made from now on have no objects, by the simulator's clock; no time unless told.
+    pub fn set_fork_delay(&self, delay: Duration) {
+        lock(&self.state).fork_delay = delay;
+    }
+
+    /// Fills all forks that are still being made.
+    pub fn finish_forks(&self) {
+        lock(&self.state).finish_forks();
+    }
+
+    /// The hooks of `owner/name`, the oldest first.
+    pub fn hooks(&self, full_name: &str) -> Result<Vec<HookInfo>, ControlError> {
+        lock(&self.state).hooks_of(full_name)
+    }
+
+    /// The hook of an App.
+    pub fn app_hook(&self, slug: &str) -> Result<HookInfo, ControlError> {
+        lock(&self.state).hook_of_app(slug)
+    }
+
+    /// Makes a hook of `owner/name` by hand; returns its id.
+    pub fn create_hook(&self, full_name: &str, hook: &NewHook) -> Result<u64, ControlError> {
+        lock(&self.state).create_hook(full_name, hook)
+    }
+
+    /// Changes a hook, also an App's, by hand.
+    pub fn change_hook(&self, id: u64, change: HookChange) -> Result<(), ControlError> {
+        lock(&self.state).change_hook(id, change)
+    }
+
+    /// Removes a repository's hook by hand.
+    pub fn delete_hook(&self, id: u64) -> Result<(), ControlError> {
+        lock(&self.state).delete_hook(id)
+    }
+
+    /// Sends a delivery once more, with its guid, to where its hook points now.
+    pub fn redeliver(&self, delivery: u64) -> Result<(), ControlError> {
+        lock(&self.state).redeliver(delivery)
+    }
+
+    /// Where deliveries connect to instead of a `host:port` of hooks' URLs, from now on; replaces what was told before.
+    pub fn resolve_webhooks(&self, resolve: BTreeMap<String, SocketAddr>) {
+        lock(&self.state).resolve_webhooks(resolve);
+    }
+
     /// Deletes `owner/name`.
     pub fn delete_repository(&self, full_name: &str) -> Result<(), ControlError> {
         lock(&self.state).delete_repository(full_name)
@@ -217,7 +288,9 @@ impl Sim {
     /// The commit a branch of `owner/name` points to.
     #[must_use]
     pub fn head(&self, full_name: &str, branch: &str) -> Option<String> {
-        lock(&self.state).by_full_name(full_name).ok().and_then(|found| found.branch(branch).cloned())
+        let mut state = lock(&self.state);
+        state.settle_forks();
+        state.by_full_name(full_name).ok().and_then(|found| found.branch(branch).cloned())
     }
 
     /// The simulator's present.

@@ -4,6 +4,7 @@
 //! things of any kind share a number, and a client that mixes them up is found out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ pub(crate) struct State {
     pub(crate) pulls: BTreeMap<(u64, u64), Pull>,
     pub(crate) person: u64,
     pub(crate) token_life: Duration,
+    /// How long a new fork has no objects.
+    pub(crate) fork_delay: Duration,
+    /// Where deliveries connect to instead of the `host:port` of a hook's URL.
+    pub(crate) webhook_resolve: BTreeMap<String, SocketAddr>,
     pub(crate) rates: Rates,
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,

@@ -157,10 +157,13 @@ pub(crate) fn finish(
         };
         extend(&mut answer.headers, [(header::CACHE_CONTROL, cache.to_owned())]);
     }
-    if let (Credential::Installation(..), Some(Access::Repository(permission, level))) =
-        (who, route.map(|route| route.access))
-    {
-        extend(&mut answer.headers, [(ACCEPTED, format!("{permission}={level}"))]);
+    if let Credential::Installation(..) = who {
+        let accepted = match route.map(|route| route.access) {
+            Some(Access::Repository(permission, level)) => Some(format!("{permission}={level}")),
+            Some(Access::Source) => Some("administration=write,contents=read".to_owned()),
+            _ => None,
+        };
+        extend(&mut answer.headers, accepted.map(|accepted| (ACCEPTED, accepted)));
     }
     usual(&mut answer, asked, &standing, now);
     answer

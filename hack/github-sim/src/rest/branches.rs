@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{Access, Call, Reply, Route};
 use crate::access::Level;
 use crate::bare::Commit;
+use crate::model::Repository;
 use crate::refusal::Refusal;
 use crate::shapes;
 
@@ -45,9 +46,12 @@ fn get(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::ok(shapes::branch(call.state, repository, name, &head, &call.links()))
 }
 
-/// The commit that a branch, a tag or an object id names.
 fn named(call: &Call<'_>, name: &str) -> Result<Option<Commit>, Refusal> {
-    let repository = call.repository()?;
+    resolved(call.repository()?, name)
+}
+
+/// The commit that a branch, a tag or an object id names.
+pub(super) fn resolved(repository: &Repository, name: &str) -> Result<Option<Commit>, Refusal> {
     let known = [format!("refs/heads/{name}"), format!("refs/tags/{name}"), format!("refs/{name}")];
     let sha = known.iter().find_map(|full| repository.refs.get(full)).map_or(name, String::as_str);
     if repository.bare.kind(sha).is_none() {

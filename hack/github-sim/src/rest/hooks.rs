@@ -9,7 +9,6 @@ use crate::access::Level;
 use crate::model::{Delivery, Hook, HookConfig, HookOwner};
 use crate::refusal::Refusal;
 use crate::shapes;
-use crate::webhook::Attempt;
 
 const READ: Access = Access::Repository("repository_hooks", Level::Read);
 const WRITE: Access = Access::Repository("repository_hooks", Level::Write);
@@ -417,9 +416,7 @@ fn delivery(call: &mut Call<'_>) -> Result<Reply, Refusal> {
 /// A new row with the same guid; the old one stays as it was.
 fn redeliver(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     call.state.forget_old_deliveries();
-    let (delivery, hook) = (logged(call)?.clone(), named(call)?.clone());
-    let id = call.state.new_id();
-    // The receiver of the channel lives as long as the simulator.
-    let _ = call.state.outbox.send(Attempt::again(id, &delivery, &hook));
+    let delivery = logged(call)?.id;
+    call.state.redeliver(delivery).map_err(|_| Refusal::not_found())?;
     Ok(Reply::new(StatusCode::ACCEPTED, json!({})))
 }

@@ -6,6 +6,8 @@
 mod answer;
 mod app;
 mod branches;
+mod compare;
+mod forks;
 mod hooks;
 mod installations;
 mod meta;
@@ -39,6 +41,8 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         mint::ROUTES,
         users::ROUTES,
         branches::ROUTES,
+        compare::ROUTES,
+        forks::ROUTES,
         refs::ROUTES,
         hooks::ROUTES,
         pulls::ROUTES,
@@ -126,6 +130,20 @@ fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
             let repository = named(call)?;
             let id = repository.id;
             permitted(call.state, who, repository, permission, level)?;
+            // What the repository itself is can still be changed: how else would it be unarchived, or deleted?
+            if level > Level::Read && repository.archived && route.template != "/repos/{owner}/{repo}" {
+                return Err(Refusal::archived());
+            }
+            call.repository = id;
+            Ok(())
+        }
+        (Access::Source, Credential::Nobody) => {
+            Err(Refusal::new(StatusCode::UNAUTHORIZED, "You must be logged in to do that."))
+        }
+        (Access::Source, who) => {
+            let repository = named(call)?;
+            let id = repository.id;
+            visible(call.state, who, repository)?;
             call.repository = id;
             Ok(())
         }

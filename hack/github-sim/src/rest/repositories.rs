@@ -64,25 +64,33 @@ struct Changes {
 fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let changes: Changes = call.body()?;
     let repository = call.repository()?;
-    if let Some(branch) = &changes.default_branch
-        && repository.branch(branch).is_none()
-    {
-        return Err(Refusal::custom("Repository", format!("The branch {branch} was not found.")));
+    if repository.archived && changes.archived != Some(false) {
+        return Err(Refusal::archived());
     }
-    let (full_name, now) = (call.state.full_name(repository), call.state.now());
-    if let Some(name) = changes.name.filter(|name| *name != repository.name) {
-        call.state
+    let missing = |branch: &str| Refusal::custom("Repository", format!("The branch {branch} was not found."));
+    if let Some(branch) = changes.default_branch.as_deref().filter(|branch| repository.branch(branch).is_none()) {
+        return Err(missing(branch));
+    }
+    let (mut full_name, old, owner) = (call.state.full_name(repository), repository.name.clone(), repository.owner);
+    let state = &mut *call.state;
+    if let Some(name) = changes.name.filter(|name| *name != old) {
+        state
             .rename_repository(&full_name, &name)
             .map_err(|_| Refusal::custom("Repository", "name already exists on this account"))?;
+        full_name = format!("{}/{name}", state.login(owner));
     }
-    let id = call.repository;
-    let repository = call.state.repositories.get_mut(&id).ok_or_else(Refusal::not_found)?;
-    repository.description = changes.description.or(repository.description.take());
-    repository.private = changes.private.unwrap_or(repository.private);
-    repository.archived = changes.archived.unwrap_or(repository.archived);
-    repository.updated = now;
+    let gone = |_| Refusal::not_found();
+    if let Some(description) = changes.description {
+        state.describe(&full_name, description).map_err(gone)?;
+    }
+    if let Some(private) = changes.private {
+        state.set_private(&full_name, private).map_err(gone)?;
+    }
     if let Some(branch) = changes.default_branch {
-        repository.default_branch = branch;
+        state.set_default_branch(&full_name, &branch).map_err(|_| missing(&branch))?;
+    }
+    if let Some(archived) = changes.archived {
+        state.set_archived(&full_name, archived).map_err(gone)?;
     }
     get(call)
 }

@@ -25,6 +25,8 @@ pub(crate) enum Access {
     Installation,
     /// The repository in the path, with a permission on it.
     Repository(&'static str, Level),
+    /// The repository in the path as what is forked into the account of an installation token.
+    Source,
 }
 
 /// The values of a path's parameters, by name.

@@ -96,24 +96,29 @@ pub(crate) fn commit(
         let (additions, deletions) =
             changes.iter().fold((0, 0), |sum, change| (sum.0 + change.additions, sum.1 + change.deletions));
         shape["stats"] = json!({"total": additions + deletions, "additions": additions, "deletions": deletions});
-        shape["files"] = changes
-            .iter()
-            .map(|change| {
-                json!({
-                    "sha": change.blob,
-                    "filename": change.path,
-                    "status": match change.status { 'A' => "added", 'D' => "removed", _ => "modified" },
-                    "additions": change.additions,
-                    "deletions": change.deletions,
-                    "changes": change.additions + change.deletions,
-                    "blob_url": format!("{web}/blob/{sha}/{}", change.path),
-                    "raw_url": format!("{web}/raw/{sha}/{}", change.path),
-                    "contents_url": format!("{api}/contents/{}?ref={sha}", change.path),
-                })
-            })
-            .collect();
+        shape["files"] = files(state, repository, sha, changes, links);
     }
     shape
+}
+
+/// `diff-entry`, one for each changed file.
+pub(crate) fn files(state: &State, repository: &Repository, sha: &str, changes: &[Change], links: &Links) -> Value {
+    let api = api_of(state, repository, links);
+    let web = format!("{}/{}", links.web, state.full_name(repository));
+    let entry = |change: &Change| {
+        json!({
+            "sha": change.blob,
+            "filename": change.path,
+            "status": match change.status { 'A' => "added", 'D' => "removed", _ => "modified" },
+            "additions": change.additions,
+            "deletions": change.deletions,
+            "changes": change.additions + change.deletions,
+            "blob_url": format!("{web}/blob/{sha}/{}", change.path),
+            "raw_url": format!("{web}/raw/{sha}/{}", change.path),
+            "contents_url": format!("{api}/contents/{}?ref={sha}", change.path),
+        })
+    };
+    changes.iter().map(entry).collect()
 }
 
 fn person(person: &Person) -> Value {

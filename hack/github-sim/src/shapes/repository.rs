@@ -66,7 +66,7 @@ pub(crate) fn repository(state: &State, repository: &Repository, links: &Links) 
         "private": repository.private,
         "html_url": web,
         "description": repository.description,
-        "fork": false,
+        "fork": repository.parent.is_some(),
         "git_url": format!("git://{host}/{full_name}.git"),
         "ssh_url": format!("git@{}:{full_name}.git", host.split(':').next().unwrap_or(host)),
         "clone_url": format!("{web}.git"),
@@ -91,8 +91,12 @@ pub(crate) fn repository(state: &State, repository: &Repository, links: &Links) 
     for (field, rest) in API_URLS {
         shape[field] = json!(format!("{}/repos/{full_name}{rest}", links.api));
     }
-    for field in ["forks_count", "stargazers_count", "watchers_count", "forks", "watchers"] {
+    for field in ["stargazers_count", "watchers_count", "watchers"] {
         shape[field] = json!(0);
+    }
+    let forks = state.repositories.values().filter(|found| found.parent == Some(repository.id)).count();
+    for field in ["forks_count", "forks"] {
+        shape[field] = json!(forks);
     }
     for field in ["has_issues", "has_projects", "has_wiki", "has_downloads", "allow_forking"] {
         shape[field] = json!(true);
@@ -121,6 +125,10 @@ pub(crate) fn full(state: &State, found: &Repository, links: &Links) -> Value {
     shape["subscribers_count"] = json!(0);
     if let Some(owner) = state.accounts.get(&found.owner).filter(|owner| owner.kind == AccountType::Organization) {
         shape["organization"] = simple_user(owner, links);
+    }
+    if let Some(parent) = found.parent.and_then(|parent| state.repositories.get(&parent)) {
+        shape["parent"] = repository(state, parent, links);
+        shape["source"] = repository(state, state.source(found), links);
     }
     shape
 }

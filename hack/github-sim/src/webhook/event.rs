@@ -177,6 +177,37 @@ impl State {
         self.deliver_to_watchers(repository.id, "repository", &payload);
     }
 
+    /// A `fork` event to those who watch what was forked.
+    pub(crate) fn announce_fork(&mut self, of: u64, fork: &Repository, sender: u64) {
+        let links = self.event_links();
+        let Some(repository) = self.repositories.get(&of) else { return };
+        let mut forkee = shapes::repository(self, fork, &links);
+        forkee["public"] = json!(!fork.private);
+        // As described, it is older than these.
+        for (of, field) in [("", "has_discussions"), ("/owner", "user_view_type")] {
+            forkee.pointer_mut(of).and_then(Value::as_object_mut).and_then(|fields| fields.remove(field));
+        }
+        let owner = repository.owner;
+        let mut payload = json!({
+            "forkee": forkee,
+            "repository": shapes::repository(self, repository, &links),
+            "sender": self.accounts.get(&sender).map(|sender| simple_user(sender, &links)),
+        });
+        self.organization(&mut payload, owner, &links);
+        self.deliver_to_watchers(of, "fork", &payload);
+    }
+
+    /// Whose a transferred repository was.
+    pub(crate) fn former_owner(&self, account: u64) -> Value {
+        let links = self.event_links();
+        let mut from = json!({});
+        self.organization(&mut from, account, &links);
+        if from.get("organization").is_none() {
+            from["user"] = json!(self.accounts.get(&account).map(|user| simple_user(user, &links)));
+        }
+        from
+    }
+
     /// A `ping` to one hook.
     pub(crate) fn ping(&mut self, hook: u64) {
         let links = self.event_links();
@@ -241,7 +272,7 @@ impl State {
             .filter(|hook| hook.owner == HookOwner::Repository(repository) && hook.active && wants(hook, event))
             .cloned()
             .collect();
-        let needed = if event == "push" { "contents" } else { "metadata" };
+        let needed = if ["push", "fork"].contains(&event) { "contents" } else { "metadata" };
         let apps: Vec<(Hook, u64)> = self
             .installations
             .values()

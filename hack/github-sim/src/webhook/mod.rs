@@ -2,6 +2,7 @@
 //!
 //! As on GitHub nothing is sent again on its own, deliveries overtake each other, and a receiver has ten seconds.
 
+mod connect;
 mod event;
 mod send;
 mod signature;

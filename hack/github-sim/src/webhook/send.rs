@@ -9,13 +9,13 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::PATIENCE;
+use super::connect::Connector;
 use super::signature::{legacy, signature};
 use crate::model::{Delivery, Hook, HookConfig, HookOwner};
 use crate::state::State;
@@ -66,7 +66,7 @@ fn guid() -> String {
     [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-")
 }
 
-type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type HttpsClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 /// What sends deliveries, each in a task of its own.
 pub(crate) struct Sender {
@@ -75,15 +75,19 @@ pub(crate) struct Sender {
     credulous: HttpsClient,
 }
 
-fn https(tls: ClientConfig) -> HttpsClient {
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-    Client::builder(TokioExecutor::new()).build(connector)
+/// Each delivery has a connection of its own: one that was kept could be closed, or lead to where a name led before.
+fn https(tls: ClientConfig, connector: Connector) -> HttpsClient {
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
+    Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)
 }
 
 impl Sender {
     /// A sender that trusts the authorities in a PEM text.
     pub(crate) fn new(state: Arc<Mutex<State>>, trusted: &str) -> Result<Self, tls::TlsError> {
-        let (client, credulous) = (https(tls::client(trusted)?), https(tls::credulous_client()?));
+        let connector = Connector::new(Arc::clone(&state));
+        let (client, credulous) =
+            (https(tls::client(trusted)?, connector.clone()), https(tls::credulous_client()?, connector));
         Ok(Self { state, client, credulous })
     }
 

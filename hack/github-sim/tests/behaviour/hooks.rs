@@ -1,8 +1,10 @@
 //! Hooks: how they are made, what GitHub says against them, what it reads back.
 
+use github_sim::{HookChange, NewHook};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::receiver::Receiver;
 use crate::world::World;
 
 const HOOKS: &str = "/repos/acme/shop/hooks";
@@ -88,4 +90,56 @@ async fn the_permission_is_repository_hooks() {
     assert_eq!(world.post(HOOKS, &read, wish.clone()).await.message(), "Resource not accessible by integration");
     assert_eq!(world.get(HOOKS, &none).await.status, StatusCode::FORBIDDEN);
     assert_eq!(world.get("/repos/acme/site/hooks", "").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_person_changes_hooks_and_a_test_sees_what_they_are() {
+    let world = World::new().await;
+    let receiver = Receiver::start().await;
+    let token = world.token(json!({})).await;
+    let config = json!({"url": receiver.url, "secret": "hidden", "content_type": "json"});
+    let made = world.post(HOOKS, &token, json!({"config": config})).await.body;
+    let id = made["id"].as_u64().unwrap();
+    let hooks = world.sim.hooks("acme/shop").unwrap();
+    assert_eq!((hooks.len(), hooks[0].id, hooks[0].active), (1, id, true));
+    assert_eq!(hooks[0].content_type, "json");
+    // printf hidden | sha256sum
+    let hidden = "e564b4081d7a9ea4b00dada53bdae70c99b87b6fce869f0c3dd4d2bfa1e53e1c";
+    assert_eq!(hooks[0].secret_sha256.as_deref(), Some(hidden));
+
+    let stranger = NewHook { url: "http://127.0.0.1:1/stranger".into(), ..NewHook::default() };
+    let stranger = world.sim.create_hook("acme/shop", &stranger).unwrap();
+    let listed = world.get(HOOKS, &token).await;
+    assert_eq!(listed.body.as_array().unwrap().len(), 2);
+    let change = HookChange {
+        url: Some("http://127.0.0.1:1/moved".into()),
+        content_type: Some("form".into()),
+        events: Some(vec!["issues".into()]),
+        active: Some(false),
+        secret: None,
+    };
+    world.sim.change_hook(id, change).unwrap();
+    let seen = world.get(made["url"].as_str().unwrap(), &token).await.body;
+    assert_eq!((&seen["config"]["url"], &seen["active"]), (&json!("http://127.0.0.1:1/moved"), &json!(false)));
+    assert_eq!((&seen["events"], &seen["config"]["content_type"]), (&json!(["issues"]), &json!("form")));
+    assert_eq!(world.sim.hooks("acme/shop").unwrap()[0].secret_sha256.as_deref(), Some(hidden));
+    world.sim.change_hook(id, HookChange { secret: Some(String::new()), ..HookChange::default() }).unwrap();
+    assert_eq!(world.sim.hooks("acme/shop").unwrap()[0].secret_sha256, None);
+    world.sim.delete_hook(stranger).unwrap();
+    assert_eq!(world.sim.hooks("acme/shop").unwrap().len(), 1);
+
+    let of_app = world.sim.app_hook("landfall").unwrap();
+    assert_eq!(of_app.url, None);
+    let there = HookChange { url: Some(receiver.url.clone()), ..HookChange::default() };
+    world.sim.change_hook(of_app.id, there).unwrap();
+    assert_eq!(world.get("/app/hook/config", &world.jwt()).await.body["url"], receiver.url);
+    assert!(world.sim.delete_hook(of_app.id).is_err(), "an App always has its hook");
+    // What was delivered once is sent again by hand.
+    let ping = receiver.events("ping", 1).await.remove(0);
+    let path = format!("{}/deliveries", made["url"].as_str().unwrap());
+    world.sim.change_hook(id, HookChange { url: Some(receiver.url.clone()), ..HookChange::default() }).unwrap();
+    let rows = world.rows(&path, &token, 1).await;
+    world.sim.redeliver(rows[0]["id"].as_u64().unwrap()).unwrap();
+    let again = receiver.events("ping", 2).await.remove(1);
+    assert_eq!(again.header("x-github-delivery"), ping.header("x-github-delivery"));
 }

@@ -3,6 +3,7 @@
 
 mod control;
 mod faults;
+mod forks;
 mod git;
 mod hooks;
 mod identity;
@@ -12,6 +13,7 @@ mod pulls;
 mod receiver;
 mod refs;
 mod seeds;
+mod settings;
 mod tokens;
 mod traps;
 mod webhooks;

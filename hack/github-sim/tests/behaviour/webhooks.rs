@@ -1,8 +1,8 @@
 //! Webhooks as a receiver gets them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use github_sim::{Install, Push, Selection, Site, WebhookSeed, signature};
+use github_sim::{Fork, Install, NewHook, Push, Selection, Site, WebhookSeed, signature};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -27,16 +27,7 @@ fn push(path: &str) -> Push {
 
 /// Waits until so many deliveries to the App are logged; the newest is first.
 async fn logged(world: &World, count: usize) -> Vec<Value> {
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(30) {
-        let listed = world.get("/app/hook/deliveries?per_page=100", &world.jwt()).await;
-        let rows = listed.body.as_array().unwrap().clone();
-        if rows.len() >= count {
-            return rows;
-        }
-        tokio::task::yield_now().await;
-    }
-    panic!("{count} deliveries were not logged");
+    world.rows("/app/hook/deliveries?per_page=100", &world.jwt(), count).await
 }
 
 #[tokio::test]
@@ -228,6 +219,83 @@ async fn a_receivers_certificate_is_verified_unless_the_hook_says_otherwise() {
     let world = World::at(seed, key, trusting).await;
     world.sim.push(&push("c")).unwrap();
     assert_eq!(logged(&world, 1).await[0]["status_code"], 202);
+}
+
+#[tokio::test]
+async fn each_of_many_pushes_by_git_is_delivered_once() {
+    let (world, receiver) = world().await;
+    let token = world.token(json!({})).await;
+    succeeded(&world.git(world.folder.path(), &token, &["clone", "-q", &world.url("acme/shop"), "shop"]).await);
+    let clone = world.folder.path().join("shop");
+    let before = world.sim.head("acme/shop", "main").unwrap();
+    let mut pushed = Vec::new();
+    for number in 1..=20 {
+        let message = format!("Number {number}");
+        succeeded(&world.git(&clone, "", &["commit", "-q", "--allow-empty", "-m", &message]).await);
+        succeeded(&world.git(&clone, &token, &["push", "-q", "origin", "main"]).await);
+        pushed.push(succeeded(&world.git(&clone, "", &["rev-parse", "HEAD"]).await).trim().to_owned());
+    }
+    // In whichever order they came, each tells what it followed.
+    let told = receiver.events("push", 20).await;
+    let mut steps: Vec<(String, String)> = told
+        .iter()
+        .map(|event| {
+            (event.payload()["before"].as_str().unwrap().into(), event.payload()["after"].as_str().unwrap().into())
+        })
+        .collect();
+    let mut expected: Vec<(String, String)> =
+        std::iter::once(before).chain(pushed.iter().cloned()).zip(pushed.iter().cloned()).collect();
+    steps.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(steps, expected);
+    let guids: std::collections::BTreeSet<&str> = told.iter().map(|event| event.header("x-github-delivery")).collect();
+    assert_eq!(guids.len(), 20);
+}
+
+#[tokio::test]
+async fn a_delivery_connects_to_where_it_is_told_and_no_further() {
+    let (receiver, certificate) = Receiver::start_tls().await;
+    let (mut seed, key) = seed();
+    let there: std::net::SocketAddr = receiver.url.split('/').nth(2).unwrap().parse().unwrap();
+    // The certificate is for 127.0.0.1, whatever the port.
+    let url = "https://127.0.0.1:9/hooks/app".to_owned();
+    seed.apps[0].webhook = Some(WebhookSeed { url: url.clone(), content_type: Some("json".into()), secret: None });
+    let site = Site {
+        webhook_ca: Some(certificate),
+        webhook_resolve: [("127.0.0.1:9".into(), there)].into(),
+        ..Site::default()
+    };
+    let world = World::at(seed, key, site).await;
+    world.sim.push(&push("a")).unwrap();
+    let pushed = receiver.events("push", 1).await.remove(0);
+    assert_eq!(pushed.header("host"), "127.0.0.1:9", "the request is the one for the hook's URL");
+    logged(&world, 1).await;
+    assert_eq!(world.sim.deliveries()[0]["url"], url);
+
+    // Another name is not what the certificate is for: what is told changes the way, not the trust.
+    world.sim.resolve_webhooks([("Receiver.test:443".into(), there)].into());
+    let renamed = json!({"url": "https://receiver.test/hooks/app"});
+    world.ask(Method::PATCH, "/app/hook/config", &world.jwt(), &[], renamed).await;
+    world.sim.push(&push("b")).unwrap();
+    assert_eq!(logged(&world, 2).await[0]["status_code"], 0);
+    world.ask(Method::PATCH, "/app/hook/config", &world.jwt(), &[], json!({"insecure_ssl": "1"})).await;
+    world.sim.push(&push("c")).unwrap();
+    assert_eq!(logged(&world, 3).await[0]["status_code"], 202);
+    assert_eq!(receiver.events("push", 2).await[1].header("host"), "receiver.test");
+}
+
+#[tokio::test]
+async fn a_fork_is_told_to_who_watches_what_was_forked() {
+    let world = World::new().await;
+    let receiver = Receiver::start().await;
+    let hook = NewHook { url: receiver.url.clone(), events: Some(vec!["fork".into()]), ..NewHook::default() };
+    world.sim.create_hook("acme/site", &hook).unwrap();
+    world.sim.fork(&Fork { of: "acme/site".into(), account: "mona".into(), ..Fork::default() }).unwrap();
+    let told = receiver.events("fork", 1).await[0].payload();
+    assert_eq!(
+        (&told["repository"]["full_name"], &told["forkee"]["full_name"]),
+        (&json!("acme/site"), &json!("mona/site"))
+    );
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -209,6 +210,20 @@ impl World {
 
     pub async fn post(&self, path: &str, secret: &str, body: Value) -> Answer {
         self.ask(Method::POST, path, secret, &[], body).await
+    }
+
+    /// Waits until a list has so many rows.
+    pub async fn rows(&self, path: &str, secret: &str, count: usize) -> Vec<Value> {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            let listed = self.get(path, secret).await;
+            let rows = listed.body.as_array().unwrap().clone();
+            if rows.len() >= count {
+                return rows;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{path} has not {count} rows");
     }
 
     /// The answer to a mint.

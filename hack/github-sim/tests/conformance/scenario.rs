@@ -17,6 +17,7 @@ pub async fn play(version: &'static str, report: &mut Report) {
     let (mut seed, key) = seed();
     let (url, secret) = (receiver.url.clone(), Some("secret".to_owned()));
     seed.apps[0].webhook = Some(WebhookSeed { url, secret, content_type: Some("json".into()) });
+    seed.apps[0].events.push("fork".into());
     let world = World::with(seed, key).await;
     let mut recorder = Recorder { world: &world, version, report };
     public(&mut recorder).await;
@@ -24,6 +25,7 @@ pub async fn play(version: &'static str, report: &mut Report) {
     repositories(&mut recorder, &token).await;
     refs(&mut recorder, &token).await;
     pulls(&mut recorder, &token).await;
+    forks(&mut recorder).await;
     hooks(&mut recorder, &token, &receiver.url).await;
     refusals(&mut recorder, &token).await;
     webhooks::play(&mut recorder, &receiver).await;
@@ -151,6 +153,51 @@ async fn pulls(recorder: &mut Recorder<'_>, token: &str) {
     recorder.get(&format!("{pulls}?state=all"), token).await;
     recorder.get(&format!("{pulls}/1"), token).await;
     recorder.refused(404, Method::GET, &format!("{pulls}/9"), token, Value::Null).await;
+}
+
+/// A public repository, forked to a person's account, compared with and brought to its upstream.
+async fn forks(recorder: &mut Recorder<'_>) {
+    let (jwt, world) = (recorder.world.jwt(), recorder.world);
+    let person = recorder.get("/users/mona/installation", &jwt).await["id"].clone();
+    let whole = recorder.post(&format!("/app/installations/{person}/access_tokens"), &jwt, json!({})).await;
+    let token = whole["token"].as_str().unwrap();
+    let (forks, ours) = ("/repos/acme/site/forks", "/repos/mona/site");
+    world.sim.set_fork_delay(std::time::Duration::from_mins(1));
+    recorder.post(forks, token, Value::Null).await;
+    recorder.refused(409, Method::GET, &format!("{ours}/commits"), token, Value::Null).await;
+    recorder.refused(404, Method::GET, &format!("{ours}/compare/main...main"), token, Value::Null).await;
+    world.sim.finish_forks();
+    recorder.post(forks, token, json!({"default_branch_only": true})).await;
+    recorder.refused(422, Method::POST, forks, token, json!({"organization": "mona"})).await;
+    recorder.refused(403, Method::POST, forks, token, json!({"organization": "acme"})).await;
+    recorder.refused(401, Method::POST, forks, "", json!({})).await;
+    recorder.refused(404, Method::POST, "/repos/acme/shop/forks", token, json!({})).await;
+    recorder.get(&format!("{forks}?per_page=1"), token).await;
+    recorder.get(ours, token).await;
+    let to = |repository: &str, content: &str| Push {
+        repository: repository.into(),
+        path: "both".into(),
+        content: content.into(),
+        ..Push::default()
+    };
+    let sync = format!("{ours}/merge-upstream");
+    recorder.post(&sync, token, json!({"branch": "main"})).await;
+    world.sim.push(&to("acme/site", "one")).unwrap();
+    recorder.get(&format!("{ours}/compare/acme:main...main"), token).await;
+    recorder.get(&format!("{ours}/compare/main...acme:main?per_page=1"), token).await;
+    recorder.post(&sync, token, json!({"branch": "main"})).await;
+    world.sim.push(&to("acme/site", "two")).unwrap();
+    world.sim.push(&to("mona/site", "three")).unwrap();
+    recorder.get(&format!("{ours}/compare/acme:main...mona:main"), token).await;
+    recorder.refused(409, Method::POST, &sync, token, json!({"branch": "main"})).await;
+    recorder.refused(404, Method::POST, &sync, token, json!({"branch": "nothing"})).await;
+    recorder.refused(422, Method::POST, &sync, token, json!({})).await;
+    recorder.done(Method::PATCH, ours, token, json!({"archived": true})).await;
+    recorder.refused(403, Method::POST, &sync, token, json!({"branch": "main"})).await;
+    recorder.refused(403, Method::POST, &format!("{ours}/hooks"), token, json!({})).await;
+    recorder.refused(403, Method::PATCH, ours, token, json!({"description": "x"})).await;
+    recorder.done(Method::PATCH, ours, token, json!({"archived": false, "private": true})).await;
+    recorder.done(Method::PATCH, ours, token, json!({"private": false})).await;
 }
 
 async fn hooks(recorder: &mut Recorder<'_>, token: &str, url: &str) {

@@ -12,6 +12,7 @@ use crate::world::{INSTALLATION, permissions};
 
 /// The events that are sent, as the description names them.
 pub const EVENTS: &[&str] = &[
+    "fork",
     "installation-created",
     "installation-deleted",
     "installation-new-permissions-accepted",
@@ -21,9 +22,15 @@ pub const EVENTS: &[&str] = &[
     "installation-unsuspend",
     "ping",
     "push",
+    "repository-archived",
     "repository-created",
     "repository-deleted",
+    "repository-edited",
+    "repository-privatized",
+    "repository-publicized",
     "repository-renamed",
+    "repository-transferred",
+    "repository-unarchived",
 ];
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,6 +62,12 @@ pub async fn play(recorder: &mut Recorder<'_>, receiver: &Receiver) {
     sim.rename_repository("acme/new", "newer").unwrap();
     sim.push(&Push { repository: "acme/newer".into(), path: "a".into(), content: "a".into(), ..Push::default() })
         .unwrap();
+    let next =
+        Push { repository: "acme/newer".into(), branch: Some("next".into()), path: "a".into(), ..Push::default() };
+    sim.push(&next).unwrap();
+    sim.set_default_branch("acme/newer", "next").unwrap();
+    sim.transfer_repository("acme/newer", "mona").unwrap();
+    sim.transfer_repository("mona/newer", "acme").unwrap();
     sim.delete_repository("acme/newer").unwrap();
     sim.select_repositories(INSTALLATION, &some(&["shop", "site"])).unwrap();
     sim.grant(INSTALLATION, permissions(&[("administration", Level::Write), ("contents", Level::Read)])).unwrap();
@@ -77,7 +90,7 @@ pub async fn play(recorder: &mut Recorder<'_>, receiver: &Receiver) {
 /// All that came, by the events that there are.
 async fn received(receiver: &Receiver) -> Vec<Received> {
     let mut all = Vec::new();
-    for event in ["installation", "installation_repositories", "ping", "push", "repository"] {
+    for event in ["fork", "installation", "installation_repositories", "ping", "push", "repository"] {
         all.extend(receiver.events(event, 0).await);
     }
     assert!(all.len() <= receiver.count(), "an event came that is not in the list");

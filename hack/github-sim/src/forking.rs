@@ -1,0 +1,152 @@
+//! Forks: answered for at once, filled later.
+//!
+//! A fork is in the state from the moment it is asked for, without a single object until its time has come; whoever
+//! takes the answer for the thing is found out.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::bare::GitError;
+use crate::model::{Forking, Repository};
+use crate::person::ControlError;
+use crate::state::State;
+
+/// A repository to be forked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fork {
+    /// `owner/name` of what is forked.
+    pub of: String,
+    /// The login of the account that gets the fork.
+    pub account: String,
+    /// The fork's name; that of what is forked unless told.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Whether the fork gets the default branch alone.
+    #[serde(default)]
+    pub default_branch_only: bool,
+}
+
+impl State {
+    /// What a network of forks began with.
+    pub(crate) fn source<'a>(&'a self, repository: &'a Repository) -> &'a Repository {
+        let mut found = repository;
+        while let Some(parent) = found.parent.and_then(|parent| self.repositories.get(&parent)) {
+            found = parent;
+        }
+        found
+    }
+
+    /// The repository that an account has in the network of another: GitHub lets it have one.
+    pub(crate) fn in_network(&self, repository: &Repository, account: u64) -> Option<&Repository> {
+        let source = self.source(repository).id;
+        self.repositories.values().find(|found| found.owner == account && self.source(found).id == source)
+    }
+
+    /// As a person forks: into any account, with no rules but the network's.
+    pub(crate) fn fork_by_hand(&mut self, fork: &Fork) -> Result<u64, ControlError> {
+        let of = self.by_full_name(&fork.of)?.id;
+        let account = self.account(&fork.account).ok_or_else(|| ControlError::not_found("account", &fork.account))?.id;
+        let id = self.fork(of, account, fork.name.as_deref(), fork.default_branch_only, self.person)?;
+        id.ok_or_else(|| ControlError::not_found("repository", &fork.of))
+    }
+
+    /// Forks into an account; what the account has of this network already is its fork, whatever it is called.
+    /// `None` if there is nothing to fork.
+    pub(crate) fn fork(
+        &mut self,
+        of: u64,
+        account: u64,
+        name: Option<&str>,
+        default_branch_only: bool,
+        actor: u64,
+    ) -> Result<Option<u64>, GitError> {
+        let Some(parent) = self.repositories.get(&of).cloned() else { return Ok(None) };
+        if let Some(existing) = self.in_network(&parent, account) {
+            return Ok(Some(existing.id));
+        }
+        let name = self.free_name(account, name.filter(|name| !name.is_empty()).unwrap_or(&parent.name));
+        let (id, now) = (self.new_id(), self.now());
+        let delay = SignedDuration::try_from(self.fork_delay).unwrap_or(SignedDuration::MAX);
+        let ready = now.saturating_add(delay).unwrap_or(Timestamp::MAX);
+        let fork = Repository {
+            id,
+            owner: account,
+            name,
+            archived: false,
+            parent: Some(of),
+            forking: Some(Forking { ready, default_branch_only }),
+            bare: self.new_bare(id, &parent.default_branch, &[])?,
+            refs: std::collections::BTreeMap::new(),
+            next_number: 1,
+            created: now,
+            updated: now,
+            ..parent
+        };
+        // Whoever had this name before is no longer found by it.
+        self.moved.remove(&self.full_name(&fork).to_lowercase());
+        self.repositories.insert(id, fork.clone());
+        self.settle_forks();
+        self.announce_fork(of, &fork, actor);
+        self.announce_repository("created", &fork, None);
+        Ok(Some(id))
+    }
+
+    /// A name that an account has not given yet: GitHub counts on at the end of one that is taken.
+    fn free_name(&self, account: u64, wanted: &str) -> String {
+        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+        let wanted: String = wanted.chars().map(|letter| if allowed(letter) { letter } else { '-' }).collect();
+        let owner = self.login(account);
+        if self.repository(owner, &wanted).is_none() {
+            return wanted;
+        }
+        let counted = wanted.rsplit_once('-').and_then(|(stem, count)| Some((stem, count.parse::<u64>().ok()?)));
+        let (stem, count) = counted.unwrap_or((&wanted, 0));
+        let next = (count + 1..).map(|count| format!("{stem}-{count}"));
+        next.into_iter().find(|name| self.repository(owner, name).is_none()).unwrap_or(wanted.clone())
+    }
+
+    /// Whether there is a fork whose time has come.
+    pub(crate) fn forks_due(&self) -> bool {
+        let now = self.now();
+        self.repositories.values().any(|found| found.forking.as_ref().is_some_and(|forking| forking.ready <= now))
+    }
+
+    /// Fills the forks whose time has come.
+    pub(crate) fn settle_forks(&mut self) {
+        self.settle_forks_of(self.now());
+    }
+
+    /// Fills all forks.
+    pub(crate) fn finish_forks(&mut self) {
+        self.settle_forks_of(Timestamp::MAX);
+    }
+
+    fn settle_forks_of(&mut self, until: Timestamp) {
+        let due = |found: &&Repository| found.forking.as_ref().is_some_and(|forking| forking.ready <= until);
+        let due: Vec<u64> = self.repositories.values().filter(due).map(|found| found.id).collect();
+        for id in due {
+            if let Err(error) = self.fill(id) {
+                tracing::error!(error = &error as &dyn std::error::Error, id, "a fork was not filled");
+            }
+        }
+    }
+
+    /// What the parent has now. Nobody is told: that is no push.
+    fn fill(&mut self, id: u64) -> Result<(), GitError> {
+        let Some(fork) = self.repositories.get_mut(&id) else { return Ok(()) };
+        let (Some(forking), Some(parent)) = (fork.forking.take(), fork.parent) else { return Ok(()) };
+        let (bare, branch) = (fork.bare.clone(), fork.default_branch.clone());
+        let Some(parent) = self.repositories.get(&parent) else { return Ok(()) };
+        if forking.default_branch_only {
+            bare.fetch(&parent.bare, &[&format!("refs/heads/{branch}:refs/heads/{branch}")])?;
+        } else {
+            bare.fetch(&parent.bare, &["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"])?;
+        }
+        let refs = bare.refs()?;
+        if let Some(fork) = self.repositories.get_mut(&id) {
+            fork.refs = refs;
+        }
+        Ok(())
+    }
+}

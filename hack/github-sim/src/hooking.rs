@@ -1,0 +1,150 @@
+//! Hooks as a person has them on a settings page: looked at, made, changed and removed by hand, and deliveries sent
+//! again. GitHub's rules for what an API client may are not asked here.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Hook, HookConfig, HookOwner};
+use crate::person::ControlError;
+use crate::state::State;
+use crate::webhook::Attempt;
+
+/// A hook as it is, with its secret only as a digest: whoever derived the secret can tell that it is this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HookInfo {
+    /// Its number.
+    pub id: u64,
+    /// Where its deliveries go; an App's hook can have none.
+    pub url: Option<String>,
+    /// `json` or `form`.
+    pub content_type: String,
+    /// SHA-256 of the secret in hexadecimal.
+    pub secret_sha256: Option<String>,
+    /// Whether receivers are not verified.
+    pub insecure_ssl: bool,
+    /// What it hears of.
+    pub events: Vec<String>,
+    /// Whether it hears of anything.
+    pub active: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed.
+    pub updated_at: Timestamp,
+}
+
+/// A hook to be made by hand.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NewHook {
+    /// Where its deliveries go.
+    pub url: String,
+    /// `form` (the default) or `json`.
+    pub content_type: Option<String>,
+    /// What they are signed with.
+    pub secret: Option<String>,
+    /// What it hears of: `push` unless told.
+    pub events: Option<Vec<String>>,
+    /// Whether it is not active.
+    pub inactive: bool,
+}
+
+/// A change of a hook by hand; what is not given stays.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HookChange {
+    /// Where its deliveries go.
+    pub url: Option<String>,
+    /// `form` or `json`.
+    pub content_type: Option<String>,
+    /// What they are signed with; an empty one is none.
+    pub secret: Option<String>,
+    /// What it hears of.
+    pub events: Option<Vec<String>>,
+    /// Whether it hears of anything.
+    pub active: Option<bool>,
+}
+
+fn info(hook: &Hook) -> HookInfo {
+    let sha256 = |secret: &String| hex::encode(digest::digest(&digest::SHA256, secret.as_bytes()).as_ref());
+    HookInfo {
+        id: hook.id,
+        url: hook.config.url.clone(),
+        content_type: hook.config.content_type.clone(),
+        secret_sha256: hook.config.secret.as_ref().map(sha256),
+        insecure_ssl: hook.config.insecure_ssl == "1",
+        events: hook.events.clone(),
+        active: hook.active,
+        created_at: hook.created,
+        updated_at: hook.updated,
+    }
+}
+
+impl State {
+    /// The hooks of `owner/name`, the oldest first.
+    pub(crate) fn hooks_of(&self, full_name: &str) -> Result<Vec<HookInfo>, ControlError> {
+        let owner = HookOwner::Repository(self.by_full_name(full_name)?.id);
+        Ok(self.hooks.values().filter(|hook| hook.owner == owner).map(info).collect())
+    }
+
+    /// The hook of an App.
+    pub(crate) fn hook_of_app(&self, slug: &str) -> Result<HookInfo, ControlError> {
+        let hook = self.app_by_slug(slug).and_then(|app| self.hooks.get(&app.hook));
+        hook.map(info).ok_or_else(|| ControlError::not_found("App", slug))
+    }
+
+    pub(crate) fn create_hook(&mut self, full_name: &str, hook: &NewHook) -> Result<u64, ControlError> {
+        let owner = HookOwner::Repository(self.by_full_name(full_name)?.id);
+        let config = HookConfig {
+            url: Some(hook.url.clone()),
+            content_type: hook.content_type.clone().unwrap_or_else(|| "form".to_owned()),
+            secret: hook.secret.clone().filter(|secret| !secret.is_empty()),
+            insecure_ssl: "0".to_owned(),
+        };
+        let events = hook.events.clone().unwrap_or_else(|| vec!["push".to_owned()]);
+        let id = self.add_hook(owner, config, events, !hook.inactive);
+        self.ping(id);
+        Ok(id)
+    }
+
+    pub(crate) fn change_hook(&mut self, id: u64, change: HookChange) -> Result<(), ControlError> {
+        let now = self.now();
+        let hook = self.hooks.get_mut(&id).ok_or_else(|| ControlError::not_found("hook", id.to_string()))?;
+        hook.config.url = change.url.or(hook.config.url.take());
+        hook.config.content_type = change.content_type.unwrap_or(std::mem::take(&mut hook.config.content_type));
+        hook.config.secret = change.secret.or(hook.config.secret.take()).filter(|secret| !secret.is_empty());
+        hook.events = change.events.unwrap_or(std::mem::take(&mut hook.events));
+        hook.active = change.active.unwrap_or(hook.active);
+        hook.updated = now;
+        Ok(())
+    }
+
+    /// Removes a repository's hook; an App always has its own.
+    pub(crate) fn delete_hook(&mut self, id: u64) -> Result<(), ControlError> {
+        let of_repository = |hook: &Hook| matches!(hook.owner, HookOwner::Repository(_));
+        if self.hooks.get(&id).is_some_and(of_repository) {
+            self.hooks.remove(&id);
+            return Ok(());
+        }
+        Err(ControlError::not_found("hook of a repository", id.to_string()))
+    }
+
+    /// Sets where deliveries connect to instead of a `host:port`.
+    pub(crate) fn resolve_webhooks(&mut self, resolve: BTreeMap<String, SocketAddr>) {
+        self.webhook_resolve = resolve.into_iter().map(|(asked, address)| (asked.to_lowercase(), address)).collect();
+    }
+
+    /// Sends a delivery once more: a new row with the same guid; the old one stays as it was.
+    pub(crate) fn redeliver(&mut self, delivery: u64) -> Result<(), ControlError> {
+        let missing = || ControlError::not_found("delivery", delivery.to_string());
+        let id = self.new_id();
+        let delivery = self.deliveries.get(&delivery).ok_or_else(missing)?;
+        let hook = self.hooks.get(&delivery.hook).ok_or_else(missing)?;
+        // The receiver of the channel lives as long as the simulator.
+        let _ = self.outbox.send(Attempt::again(id, delivery, hook));
+        Ok(())
+    }
+}
