@@ -48,17 +48,19 @@ impl Reply {
         Ok(Self { status: StatusCode::NO_CONTENT, body: None, headers: Vec::new() })
     }
 
-    /// One page of a list, with `Link` to the others. `whole` makes the body of the page.
-    pub(crate) fn page(
+    /// One page of a list, with `Link` to the others. `shape` makes its items and `whole` the body; items of other pages
+    /// are not made, as lists can be long.
+    pub(crate) fn page<T>(
         asked: &Asked,
-        all: Vec<Value>,
+        all: Vec<T>,
+        shape: impl FnMut(T) -> Value,
         whole: impl FnOnce(Vec<Value>) -> Value,
     ) -> Result<Self, Refusal> {
         let number = |name| asked.query(name).and_then(|value| value.parse::<usize>().ok());
         let size = number("per_page").unwrap_or(30).clamp(1, 100);
         let page = number("page").unwrap_or(1).max(1);
         let last = all.len().div_ceil(size).max(1);
-        let items = all.into_iter().skip((page - 1) * size).take(size).collect();
+        let items = all.into_iter().skip((page - 1) * size).take(size).map(shape).collect();
         let mut reply = Self::new(StatusCode::OK, whole(items));
         let link = |rel: &str, page: usize| {
             let mut query = url::form_urlencoded::Serializer::new(String::new());

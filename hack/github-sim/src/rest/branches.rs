@@ -30,12 +30,10 @@ fn list(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let (repository, links) = (call.repository()?, call.links());
     // No branch is protected here.
     let none = call.asked.query("protected").is_some_and(|protected| protected == "true");
-    let branches = repository.refs.iter().filter(|_| !none).filter_map(|(name, sha)| {
-        let name = name.strip_prefix("refs/heads/")?;
-        Some(shapes::short_branch(call.state, repository, name, sha, &links))
-    });
-    let branches = branches.collect();
-    Reply::page(call.asked, branches, Value::Array)
+    let branches = repository.refs.iter().filter(|_| !none);
+    let branches = branches.filter_map(|(name, sha)| Some((name.strip_prefix("refs/heads/")?, sha))).collect();
+    let shape = |(name, sha): (&str, &String)| shapes::short_branch(call.state, repository, name, sha, &links);
+    Reply::page(call.asked, branches, shape, Value::Array)
 }
 
 fn get(call: &mut Call<'_>) -> Result<Reply, Refusal> {
@@ -73,8 +71,8 @@ fn commits(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let head = named(call, &start)?.ok_or_else(Refusal::not_found)?;
     let mut found = repository.bare.between(None, &head.sha, 1000)?;
     found.reverse();
-    let found = found.iter().map(|commit| shapes::commit(call.state, repository, commit, None, &links)).collect();
-    Reply::page(call.asked, found, Value::Array)
+    let shape = |commit: Commit| shapes::commit(call.state, repository, &commit, None, &links);
+    Reply::page(call.asked, found, shape, Value::Array)
 }
 
 fn commit(call: &mut Call<'_>) -> Result<Reply, Refusal> {

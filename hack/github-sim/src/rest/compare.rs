@@ -88,13 +88,18 @@ fn compare(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     }
     let paged = page.is_some() || call.asked.query("per_page").is_some();
     let most = if paged { MOST_PAGED } else { MOST_COMMITS };
-    let commits: Vec<Value> = bare.between(Some(&base.sha), &head.sha, most)?.iter().map(shape).collect();
+    let commits = bare.between(Some(&base.sha), &head.sha, most)?;
     if paged {
-        return Reply::page(call.asked, commits, |commits| {
-            body["commits"] = Value::Array(commits);
-            body
-        });
+        return Reply::page(
+            call.asked,
+            commits,
+            |commit| shape(&commit),
+            |commits| {
+                body["commits"] = Value::Array(commits);
+                body
+            },
+        );
     }
-    body["commits"] = Value::Array(commits);
+    body["commits"] = commits.iter().map(shape).collect();
     Reply::ok(body)
 }

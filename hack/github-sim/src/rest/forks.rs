@@ -42,8 +42,7 @@ fn list(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     if call.asked.query("sort").as_deref() != Some("oldest") {
         forks.reverse();
     }
-    let forks = forks.into_iter().map(|fork| shapes::repository(call.state, fork, &links)).collect();
-    Reply::page(call.asked, forks, Value::Array)
+    Reply::page(call.asked, forks, |fork| shapes::repository(call.state, fork, &links), Value::Array)
 }
 
 #[derive(Deserialize)]

@@ -278,8 +278,7 @@ fn own<'a>(call: &'a Call<'_>) -> impl Iterator<Item = &'a Hook> {
 
 fn list(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let links = call.links();
-    let hooks = own(call).map(|hook| shapes::hook(call.state, hook, &links)).collect();
-    Reply::page(call.asked, hooks, Value::Array)
+    Reply::page(call.asked, own(call).collect(), |hook| shapes::hook(call.state, hook, &links), Value::Array)
 }
 
 fn get(call: &mut Call<'_>) -> Result<Reply, Refusal> {

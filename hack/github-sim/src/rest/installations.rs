@@ -85,9 +85,9 @@ fn list(call: &mut Call<'_>) -> Result<Reply, Refusal> {
         .values()
         .filter(|installation| installation.app == app)
         .filter(|installation| since.is_none_or(|since| installation.updated >= since))
-        .map(|installation| shapes::installation(call.state, installation, &links))
         .collect();
-    Reply::page(call.asked, found, Value::Array)
+    let shape = |installation: &Installation| shapes::installation(call.state, installation, &links);
+    Reply::page(call.asked, found, shape, Value::Array)
 }
 
 /// An installation of the App that asks; another App's is not found.
@@ -151,13 +151,7 @@ fn repositories(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     };
     let links = call.links();
     let reached = |found: &&Repository| call.state.token_reaches(token, found);
-    let found: Vec<Value> = call
-        .state
-        .repositories
-        .values()
-        .filter(reached)
-        .map(|found| shapes::repository(call.state, found, &links))
-        .collect();
+    let found: Vec<_> = call.state.repositories.values().filter(reached).collect();
     let all = token.repositories.is_none()
         && call
             .state
@@ -169,6 +163,7 @@ fn repositories(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::page(
         call.asked,
         found,
+        |found| shapes::repository(call.state, found, &links),
         |page| json!({"total_count": total, "repository_selection": selection, "repositories": page}),
     )
 }

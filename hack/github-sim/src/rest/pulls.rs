@@ -45,8 +45,7 @@ fn list(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     if query("direction").is_none_or(|direction| direction == "desc") {
         found.reverse();
     }
-    let found = found.into_iter().map(|pull| shapes::pull_simple(call.state, pull, &links)).collect();
-    Reply::page(call.asked, found, Value::Array)
+    Reply::page(call.asked, found, |pull| shapes::pull_simple(call.state, pull, &links), Value::Array)
 }
 
 fn owner_of<'a>(call: &'a Call<'_>, repository: u64) -> &'a str {
@@ -82,9 +81,13 @@ fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let base_sha = home.branch(&base).cloned().ok_or_else(|| invalid("base"))?;
     // A head is a branch here, or OWNER:BRANCH; OWNER names this repository's owner or one who has a fork of it.
     let (owner, head) = head.split_once(':').unwrap_or((call.state.login(home.owner), &head));
-    let from = Some(home).filter(|home| call.state.login(home.owner).eq_ignore_ascii_case(owner));
+    let account = call.state.account(owner).ok_or_else(|| invalid("head"))?.id;
+    let from = if account == home.owner { Some(home) } else { call.state.in_network(home, account) };
     let from = from.ok_or_else(|| invalid("head"))?;
     let head_sha = from.branch(head).cloned().ok_or_else(|| invalid("head"))?;
+    if from.id != home.id {
+        home.bare.fetch(&from.bare, &[&head_sha])?;
+    }
     let label = format!("{owner}:{head}");
     if home.bare.is_ancestor(&head_sha, &base_sha) {
         return Err(Refusal::custom("PullRequest", format!("No commits between {base} and {head}")));

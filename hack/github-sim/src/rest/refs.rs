@@ -52,8 +52,8 @@ fn matching(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     not_empty(call)?;
     let (prefix, repository) = (full(call), call.repository()?);
     let names = repository.refs.keys().filter(|name| name.starts_with(&prefix));
-    let found = names.map(|name| shape(call, name)).collect::<Result<_, _>>()?;
-    Reply::page(call.asked, found, Value::Array)
+    let found = names.map(|name| shape(call, name)).collect::<Result<Vec<Value>, _>>()?;
+    Reply::page(call.asked, found, |shape| shape, Value::Array)
 }
 
 #[derive(Deserialize)]

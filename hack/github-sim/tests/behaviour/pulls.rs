@@ -1,6 +1,6 @@
 //! Pull requests, by REST and by GraphQL.
 
-use github_sim::Push;
+use github_sim::{Fork, Push};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -142,4 +142,20 @@ async fn ready_for_review_needs_contents_besides() {
     let unknown = json!({"query": "{ node(id: \"PR_x\") { id } }"});
     assert_eq!(world.post(&url, &token, unknown).await.body["errors"][0]["type"], "NOT_FOUND");
     assert_eq!(world.post(&url, "", json!({"query": "{ viewer { login } }"})).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_pull_request_can_come_from_a_fork() {
+    let world = World::new().await;
+    let token = world.token(json!({})).await;
+    world.sim.fork(&Fork { of: "acme/site".into(), account: "mona".into(), ..Fork::default() }).unwrap();
+    let push = Push { repository: "mona/site".into(), path: "a".into(), content: "a".into(), ..Push::default() };
+    let head = world.sim.push(&push).unwrap();
+    let wish = json!({"title": "From a fork", "head": "mona:main", "base": "main"});
+    let made = world.post("/repos/acme/site/pulls", &token, wish).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
+    assert_eq!((&made.body["head"]["sha"], &made.body["head"]["label"]), (&json!(head), &json!("mona:main")));
+    assert_eq!(made.body["head"]["repo"]["full_name"], "mona/site");
+    let nobody = json!({"title": "x", "head": "globex:main", "base": "main"});
+    assert_eq!(world.post("/repos/acme/site/pulls", &token, nobody).await.status.as_u16(), 422);
 }
