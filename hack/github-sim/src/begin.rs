@@ -106,10 +106,7 @@ pub(crate) fn state(
         next_id: 100_000,
     };
     for account in &seed.accounts {
-        if state.account(&account.login).is_some() {
-            return Err(ControlError::Exists { name: account.login.clone() }.into());
-        }
-        state.add_account(account.id, &account.login, account.kind, account.plan.as_deref().unwrap_or("team"));
+        state.create_account(account)?;
     }
     state.person = person(&mut state, seed)?;
     for app in &seed.apps {

@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::forking::Fork;
 use crate::hooking::{HookChange, NewHook};
 use crate::person::{ControlError, Install, Push};
-use crate::seed::{RepositorySeed, Selection};
+use crate::seed::{AccountSeed, RepositorySeed, Selection};
 use crate::server::Hub;
 use crate::state::State;
 use crate::{lock, shapes};
@@ -35,6 +35,8 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/installations/{id}/suspended", put(suspend).delete(unsuspend))
         .route("/installations/{id}/repositories", put(select))
         .route("/installations/{id}/permissions", put(grant))
+        .route("/accounts", post(create_account))
+        .route("/accounts/{login}", patch(rename_account))
         .route("/apps/{slug}/keys", put(keys))
         .route("/repositories", post(create))
         .route("/repositories/{owner}/{name}", delete(remove).patch(edit))
@@ -171,6 +173,26 @@ struct Keys {
 
 async fn keys(Shared(hub): Shared<Arc<Hub>>, Path(slug): Path<String>, Json(keys): Json<Keys>) -> Answer {
     change(&hub, move |state| state.set_app_keys(&slug, &keys.public_keys)).await?;
+    done()
+}
+
+async fn create_account(Shared(hub): Shared<Arc<Hub>>, Json(seed): Json<AccountSeed>) -> Answer {
+    let id = change(&hub, move |state| state.create_account(&seed)).await?;
+    Ok((StatusCode::CREATED, Json(json!({"id": id}))).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rename {
+    login: String,
+}
+
+async fn rename_account(
+    Shared(hub): Shared<Arc<Hub>>,
+    Path(login): Path<String>,
+    Json(rename): Json<Rename>,
+) -> Answer {
+    change(&hub, move |state| state.rename_account(&login, &rename.login)).await?;
     done()
 }
 

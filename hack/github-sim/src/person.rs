@@ -10,7 +10,7 @@ use crate::access::Permissions;
 use crate::bare::{GitError, ZERO};
 use crate::keys::{self, KeyError};
 use crate::model::{Coverage, HookOwner, Installation, Repository};
-use crate::seed::{RepositorySeed, Selection};
+use crate::seed::{AccountSeed, RepositorySeed, Selection};
 use crate::state::State;
 use crate::webhook::{Moved, RETENTION_DAYS};
 
@@ -193,6 +193,32 @@ impl State {
         Ok(())
     }
 
+    /// Makes an account: also one that takes a name another had.
+    pub(crate) fn create_account(&mut self, seed: &AccountSeed) -> Result<u64, ControlError> {
+        if self.account(&seed.login).is_some() {
+            return Err(ControlError::Exists { name: seed.login.clone() });
+        }
+        Ok(self.add_account(seed.id, &seed.login, seed.kind, seed.plan.as_deref().unwrap_or("team")))
+    }
+
+    /// Renames an account: its repositories are redirected to, itself it is not, and its Apps are told.
+    pub(crate) fn rename_account(&mut self, login: &str, new: &str) -> Result<(), ControlError> {
+        let account = self.account(login).ok_or_else(|| ControlError::not_found("account", login))?;
+        let (id, old) = (account.id, account.login.clone());
+        if self.account(new).is_some_and(|found| found.id != id) {
+            return Err(ControlError::Exists { name: new.to_owned() });
+        }
+        for repository in self.repositories.values().filter(|found| found.owner == id) {
+            self.moved.insert(format!("{old}/{}", repository.name).to_lowercase(), repository.id);
+            self.moved.remove(&format!("{new}/{}", repository.name).to_lowercase());
+        }
+        if let Some(account) = self.accounts.get_mut(&id) {
+            new.clone_into(&mut account.login);
+        }
+        self.announce_account(id, &old);
+        Ok(())
+    }
+
     /// The repository of an `owner/name`.
     pub(crate) fn by_full_name(&self, full_name: &str) -> Result<&Repository, ControlError> {
         let found = full_name.split_once('/').and_then(|(owner, name)| self.repository(owner, name));
@@ -281,6 +307,9 @@ impl State {
 
     pub(crate) fn push(&mut self, push: &Push) -> Result<String, ControlError> {
         let repository = self.by_full_name(&push.repository)?;
+        if repository.forking.is_some() {
+            return Err(ControlError::not_found("git directory of", &push.repository));
+        }
         let (id, bare) = (repository.id, repository.bare.clone());
         let branch = push.branch.clone().unwrap_or_else(|| repository.default_branch.clone());
         let message = push.message.clone().unwrap_or_else(|| format!("Update {}", push.path));

@@ -77,7 +77,8 @@ impl State {
             return Ok(());
         }
         let new_name = format!("{}/{name}", self.login(owner));
-        if self.by_full_name(&new_name).is_ok() {
+        // Nor does an account get a second repository of a network.
+        if self.by_full_name(&new_name).is_ok() || self.in_network(repository, owner).is_some() {
             return Err(ControlError::Exists { name: new_name });
         }
         self.moved.insert(full_name.to_lowercase(), id);

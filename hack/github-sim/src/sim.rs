@@ -24,7 +24,7 @@ use crate::hooking::{HookChange, HookInfo, NewHook};
 use crate::journal::{Count, Entry};
 use crate::model::TokenInfo;
 use crate::person::{ControlError, Install, Push};
-use crate::seed::{RepositorySeed, Seed, Selection};
+use crate::seed::{AccountSeed, RepositorySeed, Seed, Selection};
 use crate::server::{self, Hub};
 use crate::state::State;
 use crate::tls::{self, Authority, TlsError};
@@ -192,6 +192,16 @@ impl Sim {
     /// Replaces the public keys (PEM) of an App: how a key is added, and how one is deleted.
     pub fn set_app_keys(&self, slug: &str, public_keys: &[String]) -> Result<(), ControlError> {
         lock(&self.state).set_app_keys(slug, public_keys)
+    }
+
+    /// Makes an account, which may take a name that another had; returns its id.
+    pub fn create_account(&self, seed: &AccountSeed) -> Result<u64, ControlError> {
+        lock(&self.state).create_account(seed)
+    }
+
+    /// Renames an account; the names of its repositories redirect.
+    pub fn rename_account(&self, login: &str, new: &str) -> Result<(), ControlError> {
+        lock(&self.state).rename_account(login, new)
     }
 
     /// Creates a repository; returns its id.

@@ -21,6 +21,8 @@ pub(crate) struct Moved {
 
 /// Commits that a push event lists at most.
 const MOST_COMMITS: usize = 2048;
+/// Bytes of a payload; a larger one is not delivered, and nothing of it is logged.
+const MOST_PAYLOAD: usize = 25 * 1024 * 1024;
 /// Tags or branches that can move at once before GitHub sends no event for them.
 const MOST_TAGS: usize = 3;
 const MOST_BRANCHES: usize = 5000;
@@ -64,6 +66,27 @@ impl State {
         });
         self.organization(&mut payload, installation.account, &links);
         self.deliver_to_app(installation, "installation_repositories", &payload);
+    }
+
+    /// An `installation_target` event to the Apps on an account whose login was `old`.
+    pub(crate) fn announce_account(&mut self, account: u64, old: &str) {
+        let links = self.event_links();
+        let Some(found) = self.accounts.get(&account) else { return };
+        let kind = if found.kind == AccountType::Organization { "Organization" } else { "User" };
+        let mut payload = json!({
+            "action": "renamed",
+            "account": simple_user(found, &links),
+            "changes": {"login": {"from": old}},
+            "target_type": kind,
+            "sender": self.accounts.get(&self.person).map(|sender| simple_user(sender, &links)),
+        });
+        self.organization(&mut payload, account, &links);
+        let installations: Vec<Installation> =
+            self.installations.values().filter(|installation| installation.account == account).cloned().collect();
+        for installation in installations {
+            payload["installation"] = json!({"id": installation.id, "node_id": node_id("I", installation.id)});
+            self.deliver_to_app(&installation, "installation_target", &payload);
+        }
     }
 
     /// `push` events for refs that moved.
@@ -295,7 +318,7 @@ impl State {
     }
 
     fn deliver_to_hook(&mut self, hook: &Hook, event: &str, payload: Value, installation: Option<u64>) {
-        if hook.config.url.is_none() {
+        if hook.config.url.is_none() || payload.to_string().len() > MOST_PAYLOAD {
             return;
         }
         let id = self.new_id();

@@ -32,6 +32,8 @@ async fn a_person_can_do_what_a_test_can() {
         (Method::PATCH, "/repositories/acme/store".to_owned(), json!({"archived": false, "owner": "globex"})),
         (Method::PATCH, "/repositories/globex/store".to_owned(), json!({"owner": "acme"})),
         (Method::DELETE, "/repositories/acme/attic".to_owned(), Value::Null),
+        (Method::PATCH, "/accounts/acme".to_owned(), json!({"login": "acme-inc"})),
+        (Method::PATCH, "/accounts/acme-inc".to_owned(), json!({"login": "acme"})),
         (Method::PUT, "/fork-delay".to_owned(), json!({"seconds": 60})),
         (Method::PUT, "/webhook-resolve".to_owned(), json!({"receiver.test:443": "127.0.0.1:1"})),
         (Method::PUT, "/apps/landfall/keys".to_owned(), json!({"public_keys": [world.key.public_pem()]})),
@@ -46,6 +48,8 @@ async fn a_person_can_do_what_a_test_can() {
     let pushed =
         ask(&world, Method::POST, "/push", json!({"repository": "acme/new", "path": "a", "content": "b"})).await;
     assert_eq!(pushed.body["sha"].as_str(), world.sim.head("acme/new", "main").as_deref());
+    let account = ask(&world, Method::POST, "/accounts", json!({"login": "octo", "type": "Organization"})).await;
+    assert_eq!((account.status, account.body["id"].is_u64()), (StatusCode::CREATED, true));
     forks_and_hooks(&world).await;
     let before = world.sim.now();
     ask(&world, Method::POST, "/clock/advance", json!({"seconds": 3600})).await;

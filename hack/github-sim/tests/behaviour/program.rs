@@ -45,6 +45,11 @@ async fn says_what_is_wrong() {
     assert!(!output.status.success() && said.contains("the seed /nowhere/seed.yaml cannot be read"), "{said}");
     let output = program().output().await.unwrap();
     assert!(String::from_utf8(output.stderr).unwrap().contains("--seed"));
+    for wrong in ["nonsense", "receiver.test=127.0.0.1:1", "receiver.test:443=127.0.0.1"] {
+        let output = program().args(["--webhook-resolve", wrong]).output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("--webhook-resolve"), "{said}");
+    }
     let completions = program().args(["--completions", "bash"]).output().await.unwrap();
     assert!(String::from_utf8(completions.stdout).unwrap().contains("--state-dir"));
 }

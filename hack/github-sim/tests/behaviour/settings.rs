@@ -1,6 +1,6 @@
 //! What people do to a repository while somebody works with it.
 
-use github_sim::{Install, Push, RepositorySeed, Selection, WebhookSeed};
+use github_sim::{AccountSeed, AccountType, Fork, Install, Push, RepositorySeed, Selection, WebhookSeed};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -107,6 +107,9 @@ async fn a_transfer_is_told_to_the_new_owner_alone() {
     let taken = RepositorySeed { owner: "mona".into(), name: "shop".into(), ..RepositorySeed::default() };
     world.sim.create_repository(&taken).unwrap();
     assert!(world.sim.transfer_repository("globex/shop", "mona").is_err(), "the name is taken there");
+    let fork = Fork { of: "globex/shop".into(), account: "acme".into(), ..Fork::default() };
+    world.sim.fork(&fork).unwrap();
+    assert!(world.sim.transfer_repository("globex/shop", "acme").is_err(), "there is a fork of it");
 }
 
 #[tokio::test]
@@ -142,4 +145,29 @@ async fn a_mint_tells_all_of_the_repositories_it_was_narrowed_to() {
     assert_eq!(field("default_branch"), ["main", "main"]);
     assert_eq!(field("clone_url")[0], world.url("acme/shop"));
     assert_eq!(field("html_url")[0], format!("{}/acme/shop", world.sim.base_url()));
+}
+
+#[tokio::test]
+async fn an_account_is_renamed_and_somebody_takes_its_name() {
+    let (world, [receiver, _]) = world().await;
+    let token = world.token(json!({})).await;
+    let id = world.sim.repository_id("acme/shop").unwrap();
+    world.sim.rename_account("acme", "acme-inc").unwrap();
+    let told = receiver.events("installation_target", 1).await[0].payload();
+    assert_eq!((&told["action"], &told["changes"]), (&json!("renamed"), &json!({"login": {"from": "acme"}})));
+    assert_eq!((&told["account"]["login"], &told["installation"]["id"]), (&json!("acme-inc"), &json!(INSTALLATION)));
+    assert_eq!(world.get("/users/acme", "").await.status, StatusCode::NOT_FOUND, "nothing redirects to an account");
+    let moved = world.get("/repos/acme/shop", &token).await;
+    assert_eq!(moved.status, StatusCode::MOVED_PERMANENTLY);
+    assert_eq!(world.get(moved.header("location"), &token).await.body["full_name"], "acme-inc/shop");
+    succeeded(&world.git(world.folder.path(), &token, &["ls-remote", &world.url("acme/shop")]).await);
+
+    let seed = AccountSeed { login: "acme".into(), kind: AccountType::Organization, ..AccountSeed::default() };
+    assert_ne!(world.sim.create_account(&seed).unwrap(), 0);
+    assert!(world.sim.create_account(&seed).is_err() && world.sim.rename_account("globex", "acme").is_err());
+    let shop = RepositorySeed { owner: "acme".into(), name: "shop".into(), ..RepositorySeed::default() };
+    let theirs = world.sim.create_repository(&shop).unwrap();
+    let named = world.get("/repos/acme/shop", &token).await;
+    assert_eq!((named.status, &named.body["id"]), (StatusCode::OK, &json!(theirs)), "what is public is anybody's");
+    assert_eq!(world.get(&format!("/repositories/{id}"), &token).await.body["full_name"], "acme-inc/shop");
 }

@@ -285,6 +285,17 @@ async fn a_delivery_connects_to_where_it_is_told_and_no_further() {
 }
 
 #[tokio::test]
+async fn what_is_larger_than_25_mb_is_not_delivered() {
+    let (world, receiver) = world().await;
+    // A payload tells a message twice: of the commit, and of the head.
+    let large = Push { message: Some("x".repeat(13 * 1024 * 1024)), ..push("large") };
+    world.sim.push(&large).unwrap();
+    world.sim.push(&push("small")).unwrap();
+    assert_eq!(receiver.events("push", 1).await[0].payload()["head_commit"]["added"], json!(["small"]));
+    assert_eq!(logged(&world, 1).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_fork_is_told_to_who_watches_what_was_forked() {
     let world = World::new().await;
     let receiver = Receiver::start().await;

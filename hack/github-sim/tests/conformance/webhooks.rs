@@ -19,6 +19,7 @@ pub const EVENTS: &[&str] = &[
     "installation-repositories-added",
     "installation-repositories-removed",
     "installation-suspend",
+    "installation-target-renamed",
     "installation-unsuspend",
     "ping",
     "push",
@@ -68,6 +69,8 @@ pub async fn play(recorder: &mut Recorder<'_>, receiver: &Receiver) {
     sim.set_default_branch("acme/newer", "next").unwrap();
     sim.transfer_repository("acme/newer", "mona").unwrap();
     sim.transfer_repository("mona/newer", "acme").unwrap();
+    sim.rename_account("acme", "acme-inc").unwrap();
+    sim.rename_account("acme-inc", "acme").unwrap();
     sim.delete_repository("acme/newer").unwrap();
     sim.select_repositories(INSTALLATION, &some(&["shop", "site"])).unwrap();
     sim.grant(INSTALLATION, permissions(&[("administration", Level::Write), ("contents", Level::Read)])).unwrap();
@@ -90,7 +93,9 @@ pub async fn play(recorder: &mut Recorder<'_>, receiver: &Receiver) {
 /// All that came, by the events that there are.
 async fn received(receiver: &Receiver) -> Vec<Received> {
     let mut all = Vec::new();
-    for event in ["fork", "installation", "installation_repositories", "ping", "push", "repository"] {
+    for event in
+        ["fork", "installation", "installation_repositories", "installation_target", "ping", "push", "repository"]
+    {
         all.extend(receiver.events(event, 0).await);
     }
     assert!(all.len() <= receiver.count(), "an event came that is not in the list");
