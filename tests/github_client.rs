@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use github_sim::{
-    AccountSeed, AccountType, AppKey, AppSeed, Caller, Fault, FaultKind, Install, Level, Options, Permissions,
+    AccountSeed, AccountType, AppKey, AppSeed, Caller, Fault, FaultKind, Install, Level, Options, Permissions, Push,
     RepositorySeed, Seed, Selection, Sim,
 };
 use landfall::github::{
-    AppCredentials, Connect, Endpoint, Error, GitHub, HookConfigWanted, HookWanted, HttpsConnect, Ignore, Outlook,
-    PlainHttp, Repositories, RepositorySelection, Revocation, Scope, Token, Unreached, WebhookSecret,
+    AppCredentials, Connect, Endpoint, Error, GitHub, HookConfigWanted, HookWanted, HttpsConnect, Ignore, MergeType,
+    Outlook, PlainHttp, Relation, Repositories, RepositorySelection, Revocation, Scope, Token, Unreached,
+    WebhookSecret,
 };
 use landfall::runtime::clock::{Clock, ManualClock};
 
@@ -28,9 +29,14 @@ fn account(login: &str) -> AccountSeed {
 }
 
 fn permissions() -> Permissions {
-    [("contents", Level::Write), ("metadata", Level::Read), ("repository_hooks", Level::Write)]
-        .map(|(name, level)| (name.to_owned(), level))
-        .into()
+    [
+        ("administration", Level::Write),
+        ("contents", Level::Write),
+        ("metadata", Level::Read),
+        ("repository_hooks", Level::Write),
+    ]
+    .map(|(name, level)| (name.to_owned(), level))
+    .into()
 }
 
 impl World {
@@ -68,8 +74,8 @@ impl World {
     }
 
     /// A token of a new installation in acme, for all of its repositories.
-    async fn token(&self, permission: &str) -> Token {
-        let permissions = BTreeMap::from([(permission.to_owned(), "write".to_owned())]);
+    async fn token(&self, written: &[&str]) -> Token {
+        let permissions = written.iter().map(|name| (String::from(*name), "write".to_owned())).collect();
         let scope = Scope { repositories: Repositories::All, permissions };
         self.github.mint(self.install(), &scope).await.unwrap().token
     }
@@ -281,7 +287,7 @@ fn hook() -> HookWanted {
 async fn a_repository_is_found_by_its_id_whatever_it_is_called() {
     let world = World::new(vec![]).await;
     let github = &world.github;
-    let token = world.token("contents").await;
+    let token = world.token(&["contents"]).await;
     let shop = github.repository_named(&token, "acme", "shop").await.unwrap();
     assert_eq!(Some(shop.id), world.sim.repository_id("acme/shop"));
     assert_eq!((shop.archived, shop.disabled, shop.fork, shop.private), (Some(false), Some(false), Some(false), true));
@@ -306,7 +312,7 @@ async fn a_repository_is_found_by_its_id_whatever_it_is_called() {
 async fn a_hook_is_made_found_mended_and_removed() {
     let world = World::new(vec![]).await;
     let github = &world.github;
-    let token = world.token("repository_hooks").await;
+    let token = world.token(&["repository_hooks"]).await;
     let wanted = hook();
     assert_eq!(github.hooks(&token, "acme", "shop").await.unwrap(), []);
     let made = github.create_hook(&token, "acme", "shop", &wanted).await.unwrap();
@@ -335,7 +341,7 @@ async fn a_hook_is_made_found_mended_and_removed() {
 #[tokio::test]
 async fn hooks_are_found_on_every_page() {
     let world = World::new(vec![]).await;
-    let token = world.token("repository_hooks").await;
+    let token = world.token(&["repository_hooks"]).await;
     let events = ["push", "fork", "star", "watch", "release", "issues"];
     for number in 0..104 {
         let mut wanted = hook();
@@ -351,7 +357,7 @@ async fn hooks_are_found_on_every_page() {
 #[tokio::test]
 async fn a_hook_is_not_made_at_a_repository_that_took_another_name() {
     let world = World::new(vec![]).await;
-    let token = world.token("repository_hooks").await;
+    let token = world.token(&["repository_hooks"]).await;
     world.sim.rename_repository("acme/shop", "store").unwrap();
     let error = world.github.create_hook(&token, "acme", "shop", &hook()).await.unwrap_err();
     assert!(matches!(error, Error::Moved { .. }), "{error}");
@@ -362,9 +368,19 @@ async fn a_hook_is_not_made_at_a_repository_that_took_another_name() {
 #[tokio::test]
 async fn a_token_without_the_permission_is_told_apart() {
     let world = World::new(vec![]).await;
-    let token = world.token("contents").await;
+    let token = world.token(&["contents"]).await;
     let error = world.github.create_hook(&token, "acme", "shop", &hook()).await.unwrap_err();
     assert!(matches!(error, Error::Forbidden { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_archived_repository_is_told_and_is_not_changed() {
+    let world = World::new(vec![]).await;
+    let token = world.token(&["repository_hooks"]).await;
+    world.sim.set_archived("acme/shop", true).unwrap();
+    assert_eq!(world.github.repository_named(&token, "acme", "shop").await.unwrap().archived, Some(true));
+    let error = world.github.create_hook(&token, "acme", "shop", &hook()).await.unwrap_err();
+    assert!(matches!(error, Error::Archived { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -376,4 +392,60 @@ async fn the_apps_hook_is_read_and_set() {
     let after = world.github.update_app_hook_config(&wanted).await.unwrap();
     assert!(wanted.is_met_by(&after), "{after:?}");
     assert_eq!(world.github.app_hook_config().await.unwrap(), after);
+}
+
+#[tokio::test]
+async fn a_fork_is_made_once_and_kept_in_step_until_it_has_gone_its_own_way() {
+    let world = World::new(vec![account("up")]).await;
+    let (sim, github) = (&world.sim, &world.github);
+    let repository = |name: &str, empty| RepositorySeed {
+        owner: "up".into(),
+        name: name.into(),
+        empty,
+        ..RepositorySeed::default()
+    };
+    let source = sim.create_repository(&repository("lib", false)).unwrap();
+    sim.create_repository(&repository("hollow", true)).unwrap();
+    sim.install(&Install { app: "landfall".into(), account: "up".into(), ..Install::default() }).unwrap();
+    let token = world.token(&["administration", "contents"]).await;
+    let push = |repository: &str, content: &str| {
+        let push = Push {
+            repository: repository.into(),
+            path: "a.txt".into(),
+            content: content.into(),
+            message: Some("Change a".into()),
+            ..Push::default()
+        };
+        sim.push(&push).unwrap()
+    };
+    let merge = async || github.merge_upstream(&token, "acme", "lib", "main").await;
+    let compare = async || github.compare(&token, "acme", "lib", "up:main", "main").await.unwrap();
+
+    let fork = github.create_fork(&token, "up", "lib", Some("acme"), None, true).await.unwrap();
+    assert_eq!((fork.full_name.as_str(), fork.fork), ("acme/lib", Some(true)));
+    assert_eq!(fork.parent.as_ref().map(|parent| parent.id), Some(source));
+    let again = github.create_fork(&token, "up", "lib", None, Some("other"), true).await.unwrap();
+    assert_eq!((again.id, again.full_name.as_str()), (fork.id, "acme/lib"), "one that is there, under its own name");
+    let error = github.create_fork(&token, "up", "hollow", None, None, true).await.unwrap_err();
+    assert!(matches!(&error, Error::Forbidden { message, .. } if message.contains("cannot be forked")), "{error}");
+
+    assert_eq!(compare().await.status, Relation::Identical);
+    let head = push("up/lib", "one");
+    let behind = compare().await;
+    assert_eq!((behind.status, behind.ahead_by, behind.behind_by), (Relation::Behind, 0, 1));
+    assert_eq!(merge().await.unwrap().merge_type, MergeType::FastForward);
+    assert_eq!(sim.head("acme/lib", "main"), Some(head));
+    assert_eq!(merge().await.unwrap().merge_type, MergeType::None);
+
+    push("up/lib", "two");
+    push("acme/lib", "three");
+    let diverged = compare().await;
+    assert_eq!((diverged.status, diverged.ahead_by, diverged.behind_by), (Relation::Diverged, 1, 1));
+    let error = merge().await.unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error}");
+
+    let error = github.merge_upstream(&token, "acme", "lib", "nowhere").await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    let error = github.merge_upstream(&token, "acme", "shop", "main").await.unwrap_err();
+    assert!(matches!(error, Error::Unprocessable { .. }), "{error}");
 }

@@ -51,8 +51,8 @@ impl GitHub {
     /// `POST /repos/{owner}/{repo}/merge-upstream`: brings `branch` of a fork to what its upstream has. A branch with
     /// commits of its own gets a merge commit: [`compare`](Self::compare) first if it must not.
     ///
-    /// [`Error::Conflict`] if the two cannot be merged, [`Error::Unprocessable`] if it is no fork or the upstream has no such
-    /// branch, [`Error::NotFound`] if the fork has none.
+    /// [`Error::Conflict`] if the two cannot be merged, [`Error::NotFound`] if there is no such branch,
+    /// [`Error::Unprocessable`] if it is no fork.
     pub async fn merge_upstream(&self, token: &Token, owner: &str, name: &str, branch: &str) -> Result<Merged, Error> {
         let path = format!("{}/merge-upstream", self.repository_path(MERGE_UPSTREAM, owner, name)?);
         let body = MergeUpstreamRequest { branch };
