@@ -43,6 +43,13 @@ impl State {
         self.repositories.values().find(|found| found.owner == account && self.source(found).id == source)
     }
 
+    /// The full names of the forks of `owner/name`, the oldest first.
+    pub(crate) fn forks_of(&self, full_name: &str) -> Result<Vec<String>, ControlError> {
+        let parent = Some(self.by_full_name(full_name)?.id);
+        let forks = self.repositories.values().filter(|found| found.parent == parent);
+        Ok(forks.map(|fork| self.full_name(fork)).collect())
+    }
+
     /// As a person forks: into any account, with no rules but the network's.
     pub(crate) fn fork_by_hand(&mut self, fork: &Fork) -> Result<u64, ControlError> {
         let of = self.by_full_name(&fork.of)?.id;

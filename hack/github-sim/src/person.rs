@@ -264,6 +264,14 @@ impl State {
         Ok(id)
     }
 
+    /// The installations whose repositories were chosen, this one among them.
+    fn choosing(&self, repository: u64) -> Vec<Installation> {
+        let chosen = |found: &&Installation| {
+            matches!(&found.coverage, Coverage::Selected(ids) if ids.contains(&repository)) && found.suspended.is_none()
+        };
+        self.installations.values().filter(chosen).cloned().collect()
+    }
+
     pub(crate) fn rename_repository(&mut self, full_name: &str, name: &str) -> Result<(), ControlError> {
         let repository = self.by_full_name(full_name)?;
         let (id, old, owner) = (repository.id, repository.name.clone(), self.login(repository.owner).to_owned());
@@ -285,8 +293,12 @@ impl State {
 
     pub(crate) fn delete_repository(&mut self, full_name: &str) -> Result<(), ControlError> {
         let repository = self.by_full_name(full_name)?.clone();
-        let id = repository.id;
+        let (id, told) = (repository.id, [crate::shapes::trivial(self, &repository)]);
         self.announce_repository("deleted", &repository, None);
+        // Who chose this repository among others is told that it is no longer chosen, in place of that it is gone.
+        for installation in self.choosing(id) {
+            self.announce_selection(&installation, &[], &told);
+        }
         self.repositories.remove(&id);
         // Its forks are forks of what it was a fork of.
         for fork in self.repositories.values_mut().filter(|found| found.parent == Some(id)) {

@@ -234,6 +234,11 @@ impl Sim {
         lock(&self.state).fork_by_hand(fork)
     }
 
+    /// The full names of the forks of `owner/name`, the oldest first.
+    pub fn forks(&self, full_name: &str) -> Result<Vec<String>, ControlError> {
+        lock(&self.state).forks_of(full_name)
+    }
+
     /// How long forks made from now on have no objects, by the simulator's clock; no time unless told.
     pub fn set_fork_delay(&self, delay: Duration) {
         lock(&self.state).fork_delay = delay;

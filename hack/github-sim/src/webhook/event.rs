@@ -6,7 +6,7 @@ use super::send::Attempt;
 use crate::access::{Level, level_of};
 use crate::bare::{Commit, Person, ZERO};
 use crate::clock::stamp;
-use crate::model::{Hook, HookOwner, Installation, Repository};
+use crate::model::{Coverage, Hook, HookOwner, Installation, Repository};
 use crate::seed::AccountType;
 use crate::shapes::{self, Links, node_id, simple_user};
 use crate::state::State;
@@ -300,6 +300,7 @@ impl State {
             .installations
             .values()
             .filter(|installation| installation.suspended.is_none() && installation.reaches(found))
+            .filter(|installation| installation.coverage == Coverage::All || payload["action"] != "deleted")
             .filter(|installation| level_of(&installation.permissions, needed) >= Some(Level::Read))
             .filter_map(|installation| {
                 let app = self.apps.get(&installation.app)?;

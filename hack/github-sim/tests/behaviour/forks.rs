@@ -75,6 +75,7 @@ async fn what_the_account_has_of_a_network_is_its_fork_under_any_name() {
     let again = world.post("/repos/globex/lib/forks", &token, json!({"name": "lib"})).await;
     assert_eq!((again.status, &again.body["full_name"]), (StatusCode::ACCEPTED, &json!("acme/theirs")));
     assert_eq!(again.body["id"], made.body["id"]);
+    assert_eq!(world.sim.forks("globex/lib").unwrap(), ["acme/theirs"]);
 
     // Its own repository is no fork of itself; nor does the upstream get a fork of its fork.
     let own = world.post("/repos/acme/site/forks", &token, json!({})).await;

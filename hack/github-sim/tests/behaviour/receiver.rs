@@ -106,7 +106,7 @@ impl Receiver {
         let of_name = |all: &Vec<Received>| all.iter().filter(|one| one.event() == name).cloned().collect::<Vec<_>>();
         let mut received = self.shared.received.subscribe();
         let enough = received.wait_for(|all| of_name(all).len() >= count);
-        let waited = tokio::time::timeout(Duration::from_secs(30), enough).await;
+        let waited = tokio::time::timeout(Duration::from_mins(1), enough).await;
         assert!(waited.is_ok(), "{count} {name} events did not come");
         drop(waited);
         of_name(&self.shared.received.borrow())

@@ -318,6 +318,21 @@ async fn a_rename_tells_the_old_name() {
         (&renamed["action"], &renamed["changes"]["repository"]["name"]["from"]),
         (&json!("renamed"), &json!("shop"))
     );
-    world.sim.delete_repository("acme/store").unwrap();
-    assert_eq!(receiver.events("repository", 2).await[1].payload()["action"], "deleted");
+}
+
+#[tokio::test]
+async fn a_deletion_is_told_in_one_of_two_ways() {
+    let (world, receiver) = world().await;
+    let id = world.sim.repository_id("acme/shop").unwrap();
+    world.sim.delete_repository("acme/shop").unwrap();
+    let removed = receiver.events("installation_repositories", 1).await[0].payload();
+    assert_eq!((&removed["action"], &removed["repositories_removed"][0]["id"]), (&json!("removed"), &json!(id)));
+    assert_eq!(receiver.events("repository", 0).await.len(), 0);
+    world.sim.select_repositories(4242, &Selection::All).unwrap();
+    world.sim.delete_repository("acme/attic").unwrap();
+    let deleted = receiver.events("repository", 1).await[0].payload();
+    assert_eq!((&deleted["action"], &deleted["repository"]["name"]), (&json!("deleted"), &json!("attic")));
+    // To who chose nothing, a selection is widened; that is all that came of it.
+    assert_eq!(receiver.events("installation_repositories", 2).await[1].payload()["action"], "added");
+    assert_eq!(logged(&world, 3).await.len(), 3);
 }

@@ -215,7 +215,7 @@ impl World {
     /// Waits until a list has so many rows.
     pub async fn rows(&self, path: &str, secret: &str, count: usize) -> Vec<Value> {
         let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(30) {
+        while began.elapsed() < Duration::from_mins(1) {
             let listed = self.get(path, secret).await;
             let rows = listed.body.as_array().unwrap().clone();
             if rows.len() >= count {

@@ -33,7 +33,7 @@ pub const EVENTS: &[&str] = &[
     "repository-transferred",
     "repository-unarchived",
 ];
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until so many deliveries are listed; returns them.
 pub async fn logged(recorder: &mut Recorder<'_>, path: &str, secret: &str, count: usize) -> Vec<Value> {
