@@ -199,3 +199,154 @@ impl Address {
         Authority::parse(host.trim()).is_some_and(|authority| authority == self.authority)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: [&str; 6] = [
+        "git.example.com",
+        "Forge.Example.com:8443",
+        "*.corp.example",
+        "*.corp.example:444",
+        "bücher.example",
+        "10.1.2.3",
+    ];
+
+    fn check(allow_private: bool, text: &str) -> Result<String, String> {
+        let hosts = AllowedHosts::parse(&HOSTS, allow_private).unwrap();
+        hosts.check(text).map(|address| address.url().to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_https_to_an_allowed_host_and_nothing_besides_is_taken() {
+        for (text, expected) in [
+            ("https://git.example.com/team/lib.git", "https://git.example.com/team/lib.git"),
+            (" https://GIT.example.com:443/team/lib.git/ ", "https://git.example.com/team/lib.git"),
+            ("https://forge.example.com:8443/x", "https://forge.example.com:8443/x"),
+            ("https://a.corp.example/x", "https://a.corp.example/x"),
+            ("https://a.corp.example:444/x", "https://a.corp.example:444/x"),
+            ("https://bücher.example/x", "https://xn--bcher-kva.example/x"),
+            ("https://git.example.com/a/../b", "https://git.example.com/b"),
+        ] {
+            assert_eq!(check(false, text).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, expected) in [
+            ("git.example.com/x", "is not an address"),
+            ("git@git.example.com:x", "is not an address"),
+            ("", "is not an address"),
+            ("https://", "is not an address"),
+            ("https://git.example.com:99999/x", "is not an address"),
+            ("http://git.example.com/x", "http is not spoken here"),
+            ("ssh://git@git.example.com/x", "ssh is not spoken here"),
+            ("file:///etc/passwd", "file is not spoken here"),
+            ("https://me@git.example.com/x", "a user name or a password"),
+            ("https://:p@git.example.com/x", "a user name or a password"),
+            ("https://git.example.com/x?a", "a query or a fragment"),
+            ("https://git.example.com/x#a", "a query or a fragment"),
+            ("https://git.example.com", "names no repository"),
+            ("https://git.example.com//", "names no repository"),
+            ("https://git.example.com./x", "ends with a dot"),
+            ("https://localhost./x", "ends with a dot"),
+            ("https://localhost/x", "not among the hosts"),
+            ("https://git.example.com:8443/x", "git.example.com:8443 is not among the hosts"),
+            ("https://forge.example.com/x", "not among the hosts"),
+            ("https://corp.example/x", "not among the hosts"),
+            ("https://a.b.corp.example/x", "not among the hosts"),
+            ("https://xcorp.example/x", "not among the hosts"),
+            ("https://git.example.com.evil.example/x", "not among the hosts"),
+            ("https://evil.example\\@git.example.com/x", "not among the hosts"),
+            ("https://metadata.google.internal/x", "not among the hosts"),
+        ] {
+            let refused = check(false, text).unwrap_err();
+            assert!(refused.contains(expected), "{text}: {refused}");
+        }
+        let refused = check(false, "https://me:hunter2@[x/").unwrap_err();
+        assert!(!refused.contains("hunter2"), "{refused}");
+        assert_eq!(
+            AllowedHosts::parse::<&str>(&[], true).unwrap().check("https://git.example.com/x"),
+            Err(AddressError::HostNotAllowed { host: "git.example.com".into() })
+        );
+    }
+
+    #[test]
+    fn an_address_in_numbers_is_one_however_it_is_spelt() {
+        // Allowed by name, so that what refuses is the check of the address.
+        let spellings = [
+            ("127.0.0.1", "127.1"),
+            ("127.0.0.1", "0x7f.1"),
+            ("127.0.0.1", "2130706433"),
+            ("127.0.0.1", "0177.0.0.1"),
+            ("127.0.0.1", "１２７.0.0.1"),
+            ("10.0.0.1", "10.1"),
+            ("169.254.169.254", "169.254.169.254"),
+            ("169.254.169.254", "0xa9fea9fe"),
+            ("0.0.0.0", "0"),
+            ("[::1]", "[0:0:0:0:0:0:0:1]"),
+            ("[::ffff:10.0.0.1]", "[::ffff:a00:1]"),
+            ("[::ffff:a9fe:a9fe]", "[::ffff:169.254.169.254]"),
+            ("[64:ff9b::7f00:1]", "[64:ff9b::127.0.0.1]"),
+            ("[fd00:ec2::254]", "[fd00:ec2:0::254]"),
+        ];
+        for (allowed, written) in spellings {
+            let hosts = AllowedHosts::parse(&[allowed], false).unwrap();
+            let checked = hosts.check(&format!("https://{written}/x"));
+            assert!(matches!(checked, Err(AddressError::Barred { .. })), "{written}: {checked:?}");
+        }
+        assert!(check(false, "https://10.1.2.3/x").unwrap_err().contains("10.1.2.3 is not an address that may be"));
+        assert_eq!(check(true, "https://10.66051/x").as_deref(), Ok("https://10.1.2.3/x"));
+        let metadata = AllowedHosts::parse(&["169.254.169.254"], true).unwrap();
+        assert!(matches!(metadata.check("https://169.254.169.254/x"), Err(AddressError::Barred { .. })));
+    }
+
+    #[test]
+    fn credentials_are_for_one_host() {
+        let hosts = AllowedHosts::parse(&HOSTS, false).unwrap();
+        let plain = hosts.check("https://git.example.com/x").unwrap();
+        let port = hosts.check("https://forge.example.com:8443/x").unwrap();
+        assert_eq!((plain.host().as_str(), port.host().as_str()), ("git.example.com", "forge.example.com:8443"));
+        for host in ["git.example.com", "GIT.example.COM", "git.example.com:443", " git.example.com\n"] {
+            assert!(plain.takes_credentials_for(host), "{host:?}");
+        }
+        for host in [
+            "",
+            "*",
+            "*.example.com",
+            "example.com",
+            "git.example.com:8443",
+            "git.example.com.",
+            "git.example.com/x",
+            "https://git.example.com",
+            "x@git.example.com",
+            "git.example.com\ngit.example.com",
+            "a.git.example.com",
+        ] {
+            assert!(!plain.takes_credentials_for(host), "{host:?}");
+        }
+        assert!(port.takes_credentials_for("Forge.example.com:8443"));
+        assert!(!port.takes_credentials_for("forge.example.com"));
+    }
+
+    #[test]
+    fn an_entry_that_is_no_host_is_refused() {
+        for entry in [
+            "",
+            "*",
+            "*.",
+            "https://git.example.com",
+            "git.example.com/x",
+            "a@b",
+            "a b",
+            "*.10.0.0.1",
+            "a.*.b",
+            "a:b",
+            "a.",
+            "*.*.example.com",
+            "**.example.com",
+            "a#b",
+            "a?b",
+        ] {
+            assert_eq!(AllowedHosts::parse(&[entry], false), Err(AllowedHostsError { entry: entry.into() }), "{entry}");
+        }
+    }
+}

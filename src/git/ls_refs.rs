@@ -280,3 +280,222 @@ fn once<T>(place: &mut Option<T>, value: T) -> Result<(), AnswerError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ObjectFormat::{Sha1, Sha256};
+    use super::*;
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+    fn branch(name: &str) -> BranchName {
+        name.parse().unwrap()
+    }
+
+    fn at(name: &str, sha: &str) -> Head {
+        Head::At { branch: branch(name), sha: sha.parse().unwrap() }
+    }
+
+    fn message(lines: &[String]) -> Vec<u8> {
+        let packets: String = lines.iter().map(|line| encode(line)).collect();
+        (packets + FLUSH).into_bytes()
+    }
+
+    fn read(wanted: Option<&str>, bytes: &[u8]) -> Result<Refs, AnswerError> {
+        let mut answer = Answer::new(wanted.map(branch), ObjectFormat::Sha1);
+        answer.push(bytes)?;
+        answer.finish()
+    }
+
+    #[test]
+    fn a_request_is_what_git_itself_would_send() {
+        assert_eq!(
+            request(None, Capabilities::ASSUMED),
+            "0014command=ls-refs\n0001000csymrefs\n000bunborn\n0014ref-prefix HEAD\n0000"
+        );
+        let sha256 = Capabilities { object_format: ObjectFormat::Sha256, unborn: false };
+        assert_eq!(
+            request(Some(&branch("--upload-pack=x")), sha256),
+            "0014command=ls-refs\n0019object-format=sha256\n0001000csymrefs\n0014ref-prefix HEAD\n\
+             002aref-prefix refs/heads/--upload-pack=x\n0000"
+        );
+    }
+
+    #[test]
+    fn an_answer_tells_the_branch_its_head_and_the_default() {
+        let head = format!("{A} HEAD symref-target:refs/heads/main");
+        let other = format!("{B} refs/heads/main-2");
+        let main = format!("{B} refs/heads/main");
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let unborn = "unborn HEAD symref-target:refs/heads/main";
+        let detached = format!("{A} HEAD");
+        let table = [
+            (None, lines(&[&head]), Some("main"), at("main", A)),
+            (None, lines(&[&main, &head]), Some("main"), at("main", A)),
+            (Some("main"), lines(&[&head, &main]), Some("main"), at("main", B)),
+            (Some("main"), lines(&[&other, &main, &head]), Some("main"), at("main", B)),
+            (Some("main"), lines(&[&head, &other]), Some("main"), Head::Missing { branch: branch("main") }),
+            (Some("m"), lines(&[&head, &main]), Some("main"), Head::Missing { branch: branch("m") }),
+            (Some("HEAD"), lines(&[&head]), Some("main"), Head::Missing { branch: branch("HEAD") }),
+            (None, lines(&[unborn]), Some("main"), Head::Empty),
+            (Some("main"), lines(&[unborn]), Some("main"), Head::Empty),
+            (Some("x"), lines(&[unborn, &format!("{B} refs/heads/x")]), Some("main"), at("x", B)),
+            (None, lines(&[]), None, Head::Empty),
+            (Some("main"), lines(&[&main]), None, at("main", B)),
+            (None, lines(&[&detached]), None, Head::NoDefaultBranch),
+            // Names that are no branch's: not Unicode would be one more, see below.
+            (None, lines(&[&format!("{A} HEAD symref-target:refs/heads/a..b")]), None, Head::NoDefaultBranch),
+            (None, lines(&[&format!("{A} HEAD symref-target:refs/changes/1")]), None, Head::NoDefaultBranch),
+        ];
+        for (wanted, lines, default, expected) in table {
+            let refs = read(wanted, &message(&lines)).unwrap();
+            assert_eq!(
+                (refs.default_branch.as_ref().map(BranchName::as_str), refs.head),
+                (default, expected),
+                "{lines:?}"
+            );
+        }
+        let mut bytes = format!("004c{A} HEAD symref-target:refs/heads/").into_bytes();
+        bytes.extend_from_slice(b"\xff0000");
+        assert_eq!(read(None, &bytes).unwrap().head, Head::NoDefaultBranch);
+    }
+
+    #[test]
+    fn attributes_may_be_more_and_in_any_order() {
+        let line = format!("{A} HEAD later:thing symref-target:refs/heads/main peeled:{B}");
+        assert_eq!(read(None, &message(&[line])).unwrap().head, at("main", A));
+    }
+
+    #[test]
+    fn an_answer_may_come_in_any_pieces_and_one_that_is_cut_is_no_answer() {
+        let lines = [
+            format!("{A} HEAD symref-target:refs/heads/main"),
+            format!("{B} refs/heads/x"),
+            format!("{B} refs/heads/x2"),
+        ];
+        let bytes = message(&lines);
+        let known = bytes.len() - FLUSH.len() - encode(&lines[2]).len();
+        for end in 0..=bytes.len() {
+            let (mut whole, mut piecemeal) = (
+                Answer::new(Some(branch("x")), ObjectFormat::Sha1),
+                Answer::new(Some(branch("x")), ObjectFormat::Sha1),
+            );
+            assert_eq!(whole.push(&bytes[..end]).unwrap(), end >= known, "{end}");
+            for byte in &bytes[..end] {
+                piecemeal.push(&[*byte]).unwrap();
+            }
+            let whole = whole.finish();
+            assert_eq!(whole, piecemeal.finish());
+            assert_eq!(whole.map(|refs| refs.head), if end >= known { Ok(at("x", B)) } else { Err(AnswerError::Cut) });
+            // That a branch is not there is known at the end only.
+            let missing = read(Some("y"), &bytes[..end]).map(|refs| refs.head);
+            let expected = Head::Missing { branch: branch("y") };
+            assert_eq!(missing, if end == bytes.len() { Ok(expected) } else { Err(AnswerError::Cut) }, "{end}");
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_is_an_error_also_in_a_ref_that_nobody_asked_for() {
+        let head = format!("{A} HEAD symref-target:refs/heads/main");
+        let sections = format!("{}0001{FLUSH}", encode(&format!("{B} refs/tags/v1")));
+        let table: [&[u8]; 13] = [
+            &message(&["x".into()]),
+            &message(&[String::new()]),
+            &message(&[A.into()]),
+            &message(&[format!("{A} ")]),
+            &message(&[format!("{A}  HEAD")]),
+            &message(&[format!("{} refs/heads/x", &A[1..])]),
+            &message(&[format!("{} refs/heads/x", A.to_uppercase())]),
+            &message(&[format!("{} HEAD", "0".repeat(40))]),
+            &message(&[format!("{} HEAD", "a".repeat(64))]),
+            &message(&[head.clone(), head.clone()]),
+            sections.as_bytes(),
+            b"0002",
+            b"<!DOCTYPE html>",
+        ];
+        for bytes in table {
+            let read = read(Some("main"), bytes);
+            assert!(matches!(read, Err(AnswerError::Malformed(_))), "{read:?} {}", bytes.escape_ascii());
+        }
+        assert_eq!(
+            read(None, &message(&["ERR access denied".into()])),
+            Err(AnswerError::Refused("access denied".into()))
+        );
+        assert_eq!(read(None, b""), Err(AnswerError::Cut));
+    }
+
+    #[test]
+    fn sha_256_is_read_where_it_was_asked_for() {
+        let sha = "c".repeat(64);
+        let mut answer = Answer::new(None, ObjectFormat::Sha256);
+        assert!(answer.push(&message(&[format!("{sha} HEAD symref-target:refs/heads/main")])).unwrap());
+        assert_eq!(answer.finish().unwrap().head, at("main", &sha));
+        let mut answer = Answer::new(None, ObjectFormat::Sha256);
+        assert!(answer.push(&message(&[format!("{A} HEAD")])).is_err());
+    }
+
+    #[test]
+    fn an_advertisement_tells_what_a_server_can_do() {
+        let of = |lines: &[&str]| message(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+        let read = |lines: &[&str]| advertisement(&of(lines));
+        let capabilities = |object_format, unborn| Ok(Capabilities { object_format, unborn });
+        assert_eq!(
+            read(&["version 2", "agent=git/2.50", "ls-refs=unborn", "fetch=shallow", "object-format=sha1"]),
+            Ok(Capabilities::ASSUMED)
+        );
+        assert_eq!(read(&["version 2", "ls-refs"]), capabilities(Sha1, false));
+        assert_eq!(read(&["version 2", "ls-refs=other unborn", "object-format=sha256"]), capabilities(Sha256, true));
+        let mut with_service = b"001e# service=git-upload-pack\n0000".to_vec();
+        with_service.extend(of(&["version 2", "ls-refs=unborn"]));
+        assert_eq!(advertisement(&with_service), Ok(Capabilities::ASSUMED));
+        for end in 0..with_service.len() {
+            assert_eq!(advertisement(&with_service[..end]), Err(AnswerError::Cut), "{end}");
+        }
+
+        let old = [
+            of(&["version 1"]),
+            of(&[&format!("{A} HEAD\0multi_ack")]),
+            of(&[]),
+            b"001e# service=git-upload-pack\n00000000".to_vec(),
+            format!("001e# service=git-upload-pack\n0000{}", encode(&format!("{A} HEAD\0multi_ack"))).into_bytes(),
+        ];
+        for bytes in old {
+            assert_eq!(advertisement(&bytes), Err(AnswerError::OldProtocol), "{}", bytes.escape_ascii());
+        }
+        assert_eq!(read(&["version 2", "ERR no"]), Err(AnswerError::Refused("no".into())));
+        assert_eq!(read(&["ERR no"]), Err(AnswerError::Refused("no".into())));
+        let malformed = [
+            of(&["version 2", "fetch"]),
+            of(&["version 2", "ls-refs", "object-format=sha3"]),
+            b"<html></html>".to_vec(),
+            format!("{}0001{FLUSH}", encode("version 2")).into_bytes(),
+            format!("{}{}", encode("# service=git-upload-pack"), encode("version 2")).into_bytes(),
+        ];
+        for bytes in malformed {
+            let read = advertisement(&bytes);
+            assert!(matches!(read, Err(AnswerError::Malformed(_))), "{read:?} {}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn no_change_of_a_byte_makes_it_panic() {
+        let answers = message(&[format!("{A} HEAD symref-target:refs/heads/main"), format!("{B} refs/heads/x")]);
+        let capabilities = message(&["version 2".into(), "ls-refs=unborn".into(), "object-format=sha1".into()]);
+        for place in 0..answers.len().max(capabilities.len()) {
+            for byte in [0, b'\n', b' ', b'0', b'1', b'9', b'f', b'g', b':', b'/', 0x7f, 0xc3, 0xff] {
+                let changed = |bytes: &[u8]| {
+                    let mut bytes = bytes.to_vec();
+                    if let Some(place) = bytes.get_mut(place) {
+                        *place = byte;
+                    }
+                    bytes
+                };
+                if let Ok(Refs { head: Head::At { sha, .. }, .. }) = read(Some("x"), &changed(&answers)) {
+                    assert_eq!(sha.as_str().len(), 40);
+                }
+                let _ = advertisement(&changed(&capabilities));
+            }
+        }
+    }
+}

@@ -161,3 +161,80 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
         _ => Kind::Never,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use tower::service_fn;
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_public_private_or_no_place_for_a_repository() {
+        let public = "1.1.1.1 8.8.8.8 140.82.112.3 172.15.0.1 172.32.0.1 100.63.0.1 100.128.0.1 192.0.1.1 198.17.0.1 198.20.0.1 \
+                      223.255.255.255 2606:50c0:8000::1 2a00:1450:4001::1 ::ffff:1.1.1.1 ::1.1.1.1 64:ff9b::1.1.1.1 2002:101:101::1 \
+                      ::ffff:0:1.1.1.1 3fff:1000::1";
+        let private = "10.0.0.1 10.255.255.255 127.0.0.1 127.255.0.1 172.16.0.1 172.31.255.255 192.168.0.1 100.64.0.1 \
+                       100.127.255.255 192.0.2.1 198.51.100.1 203.0.113.1 198.18.0.1 198.19.0.1 ::1 fc00::1 fd12:3456::1 fec0::1 \
+                       2001:db8::1 3fff::1 64:ff9b:1::a00:1 ::ffff:10.0.0.1 ::ffff:127.0.0.1 ::10.0.0.1 64:ff9b::10.0.0.1 \
+                       64:ff9b::7f00:1 2002:a00:1::1 2002:7f00:1::1 ::ffff:0:192.168.1.1";
+        let never = "0.0.0.0 0.1.2.3 169.254.0.1 169.254.169.254 100.100.100.200 168.63.129.16 192.0.0.192 192.88.99.1 224.0.0.1 \
+                     239.1.1.1 240.0.0.1 255.255.255.255 :: fe80::1 ff02::1 fd00:ec2::254 2001::1 2001:10::1 100::1 5f00::1 \
+                     ::ffff:169.254.169.254 ::ffff:0.0.0.0 64:ff9b::169.254.169.254 2002:a9fe:a9fe::1 ::169.254.169.254 4000::1";
+        for (addresses, kind) in [(public, Kind::Public), (private, Kind::Private), (never, Kind::Never)] {
+            for text in addresses.split_whitespace() {
+                let address: IpAddr = text.parse().unwrap();
+                assert_eq!(super::kind(address), kind, "{text}");
+                assert!(Reach::Anywhere.allows(address));
+                assert_eq!(Reach::Private.allows(address), kind != Kind::Never, "{text}");
+                assert_eq!(Reach::Public.allows(address), kind == Kind::Public, "{text}");
+                for host in [text.to_owned(), format!("[{text}]")] {
+                    assert_eq!(Reach::Public.check_host(&host).is_ok(), kind == Kind::Public, "{host}");
+                }
+            }
+        }
+        assert_eq!(Reach::Public.check_host("git.example.com"), Ok(()));
+    }
+
+    /// The system's resolver, as far as a test decides what it says; each question is noted.
+    async fn resolve(reach: Reach, answer: &'static str) -> (Result<Vec<String>, BoxError>, usize) {
+        let asked = Arc::new(Mutex::new(0));
+        let noted = Arc::clone(&asked);
+        let resolver = service_fn(move |_: Name| {
+            *noted.lock().unwrap() += 1;
+            let found: Vec<SocketAddr> =
+                answer.split_whitespace().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
+            async move { Ok::<_, Infallible>(found.into_iter()) }
+        });
+        let name: Name = "metadata.google.internal".parse().unwrap();
+        let left = Screened { resolver, reach }.oneshot(name).await;
+        let left = left.map(|left| left.map(|address| address.ip().to_string()).collect());
+        (left, asked.lock().map(|asked| *asked).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_a_name_resolves_to_is_screened_in_the_one_answer_that_is_used() {
+        for (reach, answer, expected) in [
+            (Reach::Public, "1.1.1.1 2606:50c0:8000::1", "1.1.1.1 2606:50c0:8000::1"),
+            (Reach::Public, "10.0.0.1 1.1.1.1 ::1 169.254.169.254", "1.1.1.1"),
+            (Reach::Private, "10.0.0.1 169.254.169.254", "10.0.0.1"),
+            (Reach::Anywhere, "169.254.169.254", "169.254.169.254"),
+            (Reach::Public, "", ""),
+        ] {
+            let (left, asked) = resolve(reach, answer).await;
+            assert_eq!((left.unwrap().join(" ").as_str(), asked), (expected, 1), "{reach:?} {answer}");
+        }
+        for (reach, answer) in [
+            (Reach::Public, "169.254.169.254"),
+            (Reach::Public, "127.0.0.1 ::1"),
+            (Reach::Public, "::ffff:10.0.0.1"),
+            (Reach::Private, "169.254.169.254"),
+            (Reach::Private, "fe80::1"),
+        ] {
+            let (left, _) = resolve(reach, answer).await;
+            assert!(Barred::is_in(&*left.unwrap_err()), "{reach:?} {answer}");
+        }
+    }
+}

@@ -333,3 +333,6 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<SignedDuration> {
         Err(_) => Some(jiff::fmt::rfc2822::parse(value).ok()?.timestamp().duration_since(now)),
     }
 }
+
+#[cfg(test)]
+mod tests;
