@@ -4,7 +4,7 @@
 //! ([`remote`]), the words for what a remote holds ([`sha`], [`branch`]) and which remotes may be asked at all
 //! ([`address`], [`reach`]). It costs nothing of GitHub's REST budget, which is why polling goes this way.
 //!
-//! The protocol is ours rather than a crate's: gix-packetline would bring four crates for the decoding of four hexadecimal
+//! The protocol is ours rather than a crate's: gix-packetline would bring bstr, faster-hex and more for the decoding of four hexadecimal
 //! digits, and gix-protocol a client with a transport of its own, which would go past the certificates, time limits and
 //! addresses that [`crate::github::transport`] and [`reach`] hold every connection to.
 
