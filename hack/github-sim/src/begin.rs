@@ -103,6 +103,7 @@ pub(crate) fn state(
         journal: Journal::default(),
         // What is there from the beginning is no news: nobody listens to this channel.
         outbox: mpsc::unbounded_channel().0,
+        under_way: 0,
         next_id: 100_000,
     };
     for account in &seed.accounts {

@@ -43,6 +43,7 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/repositories/{owner}/{name}/hooks", get(hooks).post(create_hook))
         .route("/hooks/{id}", patch(change_hook).delete(delete_hook))
         .route("/apps/{slug}/hook", get(app_hook))
+        .route("/deliveries/under-way", get(under_way))
         .route("/deliveries/{id}/attempts", post(redeliver))
         .route("/webhook-resolve", put(resolve_webhooks))
         .route("/forks", post(fork))
@@ -268,6 +269,10 @@ async fn change_hook(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>, Json(wi
 async fn delete_hook(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {
     change(&hub, move |state| state.delete_hook(id)).await?;
     done()
+}
+
+async fn under_way(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    shown(json!({"count": lock(&hub.state).under_way}))
 }
 
 async fn redeliver(Shared(hub): Shared<Arc<Hub>>, Path(id): Path<u64>) -> Answer {

@@ -143,8 +143,8 @@ impl State {
         let id = self.new_id();
         let delivery = self.deliveries.get(&delivery).ok_or_else(missing)?;
         let hook = self.hooks.get(&delivery.hook).ok_or_else(missing)?;
-        // The receiver of the channel lives as long as the simulator.
-        let _ = self.outbox.send(Attempt::again(id, delivery, hook));
+        let attempt = Attempt::again(id, delivery, hook);
+        self.send(attempt);
         Ok(())
     }
 }

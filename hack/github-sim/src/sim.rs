@@ -380,6 +380,12 @@ impl Sim {
         lock(&self.state).live_tokens()
     }
 
+    /// Webhook deliveries that were sent off and are not among [`Sim::deliveries`] yet.
+    #[must_use]
+    pub fn deliveries_under_way(&self) -> usize {
+        lock(&self.state).under_way
+    }
+
     /// Webhook deliveries as GitHub's `hook-delivery`, the oldest first.
     #[must_use]
     pub fn deliveries(&self) -> Vec<Value> {

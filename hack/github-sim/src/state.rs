@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,
     pub(crate) outbox: UnboundedSender<Attempt>,
+    /// Deliveries that were sent off and are not logged yet.
+    pub(crate) under_way: usize,
     pub(crate) next_id: u64,
 }
 
@@ -193,6 +195,13 @@ impl State {
         let hook = Hook { id, owner, config, events, active, created: now, updated: now, last_response };
         self.hooks.insert(id, hook);
         id
+    }
+
+    /// Sends a delivery off; without anybody who listens there is nothing to be sent.
+    pub(crate) fn send(&mut self, attempt: Attempt) {
+        if self.outbox.send(attempt).is_ok() {
+            self.under_way += 1;
+        }
     }
 
     /// Makes a repository's git directory, with a first commit of `files` unless there are none.

@@ -324,8 +324,7 @@ impl State {
         }
         let id = self.new_id();
         let attempt = Attempt::new(id, hook, event, payload, installation);
-        // The receiver of the channel lives as long as the simulator; without it there is nobody to deliver to.
-        let _ = self.outbox.send(attempt);
+        self.send(attempt);
     }
 
     fn organization(&self, payload: &mut Value, account: u64, links: &Links) {

@@ -101,7 +101,10 @@ impl Sender {
     }
 
     async fn deliver(&self, attempt: Attempt) {
-        let Some(url) = attempt.config.url.clone() else { return };
+        let Some(url) = attempt.config.url.clone() else {
+            lock(&self.state).under_way -= 1;
+            return;
+        };
         let body = body(&attempt);
         let headers = headers(&attempt, &body);
         let began = Instant::now();
@@ -118,6 +121,7 @@ impl Sender {
             Err(_) => ("timed out".to_owned(), 0, BTreeMap::new(), None),
         };
         let mut state = lock(&self.state);
+        state.under_way -= 1;
         let delivered = state.now();
         if let Some(hook) = state.hooks.get_mut(&attempt.hook) {
             let summary = if (200..300).contains(&code) { "active" } else { "unused" };

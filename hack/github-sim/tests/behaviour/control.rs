@@ -97,6 +97,8 @@ async fn forks_and_hooks(world: &World) {
     assert!(!listed.to_string().contains("hidden"));
     let deliveries = world.rows(&format!("{}/_sim/deliveries", world.sim.base_url()), "", 1).await;
     let delivered = &deliveries[0]["id"];
+    let under_way = ask(world, Method::GET, "/deliveries/under-way", Value::Null).await.body;
+    assert!(under_way["count"].is_u64(), "{under_way}");
     let again = ask(world, Method::POST, &format!("/deliveries/{delivered}/attempts"), Value::Null).await;
     assert_eq!(again.status, StatusCode::ACCEPTED);
     assert_eq!(ask(world, Method::DELETE, &hook, Value::Null).await.status, StatusCode::NO_CONTENT);

@@ -336,3 +336,24 @@ async fn a_deletion_is_told_in_one_of_two_ways() {
     assert_eq!(receiver.events("installation_repositories", 2).await[1].payload()["action"], "added");
     assert_eq!(logged(&world, 3).await.len(), 3);
 }
+
+#[tokio::test]
+async fn what_is_under_way_is_counted_until_it_is_logged() {
+    let (world, receiver) = world().await;
+    assert_eq!(world.sim.deliveries_under_way(), 0, "what was there from the beginning is no news");
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nowhere = json!({"url": format!("http://{}/", silent.local_addr().unwrap())});
+    world.ask(Method::PATCH, "/app/hook/config", &world.jwt(), &[], nowhere).await;
+    world.sim.push(&push("a")).unwrap();
+    let (taken, _) = silent.accept().await.unwrap();
+    // It is under way, or ended by itself while this machine was slow.
+    assert!(world.sim.deliveries_under_way() == 1 || world.sim.deliveries().len() == 1);
+    drop((taken, silent));
+    let rows = logged(&world, 1).await;
+    assert_eq!((world.sim.deliveries_under_way(), &rows[0]["status_code"]), (0, &json!(0)));
+    let back = json!({"url": receiver.url});
+    world.ask(Method::PATCH, "/app/hook/config", &world.jwt(), &[], back).await;
+    world.sim.redeliver(rows[0]["id"].as_u64().unwrap()).unwrap();
+    logged(&world, 2).await;
+    assert_eq!(world.sim.deliveries_under_way(), 0);
+}
