@@ -20,6 +20,7 @@ async fn serves_until_it_is_told_to_stop() {
     std::fs::write(&seed, "accounts: [{login: acme, type: Organization}]\n").unwrap();
     let mut running = program()
         .args(["--tls", "--tls-san", "github.test", "--base-url", "https://github.test", "--listen", "127.0.0.1:0"])
+        .args(["--webhook-resolve", "receiver.test:443=127.0.0.1:1", "--webhook-resolve", "[::1]:80=[::1]:8080"])
         .arg("--seed")
         .arg(&seed)
         .arg("--ca-file")
