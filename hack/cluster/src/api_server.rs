@@ -26,6 +26,8 @@ use crate::tools::{self, MissingTools};
 pub struct Options {
     /// Further arguments of kube-apiserver.
     pub api_server_arguments: Vec<String>,
+    /// etcd syncs each write to disk before it answers, as it does in a real cluster: for benchmarks.
+    pub durable: bool,
 }
 
 /// An API server could not be had.
@@ -80,7 +82,8 @@ impl ApiServer {
 
         let launcher = Launcher { tie: Tie::Tied, folder: folder.path().to_owned() };
         let (port, held) = hold_port().map_err(StartError::Port)?;
-        let serving = loopback(port, options.api_server_arguments);
+        let mut serving = loopback(port, options.api_server_arguments);
+        serving.durable = options.durable;
         let started = control_plane::start(&launcher, &programs, &serving, "test").await;
         let plane = started.inspect_err(|_| control_plane::end(folder.path()))?;
         Ok(Self {
@@ -150,7 +153,15 @@ pub(crate) fn loopback(port: u16, mut arguments: Vec<String>) -> Serving {
     // Others may share the port that we hold; the Service `kubernetes` cannot have a loopback address as its endpoint.
     let own = ["--permit-port-sharing", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"];
     arguments.splice(0..0, own.map(str::to_owned));
-    Serving { bind: address, port, reach: address, others: Vec::new(), arguments, identities: Vec::new() }
+    Serving {
+        bind: address,
+        port,
+        reach: address,
+        others: Vec::new(),
+        arguments,
+        identities: Vec::new(),
+        durable: false,
+    }
 }
 
 /// A free port, and the socket that keeps it free: bound with `SO_REUSEPORT` and never listening, it lets the API

@@ -87,6 +87,9 @@ pub(crate) struct Serving {
     pub(crate) arguments: Vec<String>,
     /// Further programs that get a kubeconfig: each one's name, user and group.
     pub(crate) identities: Vec<(&'static str, String, Option<&'static str>)>,
+    /// etcd syncs each write to disk. Nothing of a cluster for tests has to survive the machine, and a sync is most of a
+    /// write's time on a laptop.
+    pub(crate) durable: bool,
 }
 
 impl Serving {
@@ -156,7 +159,7 @@ pub(crate) async fn start(
     let address = SocketAddr::new(serving.reach, serving.port);
     let api = Api::new(address, &authority.certificate(), &admin).map_err(StartError::Request)?;
     let mut plane = ControlPlane { authority, api, processes: Vec::new() };
-    plane.start(launcher, programs, "etcd", &etcd_arguments())?;
+    plane.start(launcher, programs, "etcd", &etcd_arguments(serving.durable))?;
     plane.start(launcher, programs, "kube-apiserver", &api_server_arguments(folder, serving))?;
     plane
         .wait(launcher, "kube-apiserver", "the API server", async |api| {
@@ -227,12 +230,10 @@ pub(crate) fn end(folder: &Path) {
     }
 }
 
-fn etcd_arguments() -> Vec<String> {
-    // Nothing of these clusters has to survive the machine, and a sync per write is most of a write's time on a laptop.
+fn etcd_arguments(durable: bool) -> Vec<String> {
     let arguments = [
         "--name=etcd",
         "--data-dir=etcd",
-        "--unsafe-no-fsync",
         "--log-level=warn",
         "--listen-client-urls=unix://etcd.sock",
         "--advertise-client-urls=unix://etcd.sock",
@@ -240,7 +241,8 @@ fn etcd_arguments() -> Vec<String> {
         "--initial-advertise-peer-urls=unix://etcd-peer.sock",
         "--initial-cluster=etcd=unix://etcd-peer.sock",
     ];
-    arguments.map(str::to_owned).to_vec()
+    let unsynced = (!durable).then_some("--unsafe-no-fsync");
+    arguments.into_iter().chain(unsynced).map(str::to_owned).collect()
 }
 
 fn api_server_arguments(folder: &Path, serving: &Serving) -> Vec<String> {

@@ -141,6 +141,7 @@ fn serving(name: &str, address: IpAddr) -> Serving {
         others: vec![NODE_ADDRESS.into()],
         arguments: arguments.map(str::to_owned).to_vec(),
         identities: identities(name),
+        durable: false,
     }
 }
 
