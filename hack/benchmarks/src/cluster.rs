@@ -1,0 +1,72 @@
+//! The API server that benchmarks are held against: one of the benchmark's own, with our definitions, and an etcd that
+//! syncs each write to disk, as those of real clusters do.
+
+use std::time::Duration;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::runtime::conditions::is_crd_established;
+use kube::runtime::wait::{self, await_condition};
+use kube::{Client, Config, ResourceExt};
+use landfall_cluster::{ApiServer, ApiServerError, Options};
+
+/// How long definitions may take until they can be used.
+const ESTABLISHED_WITHIN: Duration = Duration::from_mins(1);
+
+/// There is no API server to measure.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] ApiServerError),
+    /// Its kubeconfig cannot be used.
+    #[error("the kubeconfig of the API server cannot be used")]
+    Kubeconfig(#[from] KubeconfigError),
+    /// It refused what is needed before anything can be measured.
+    #[error("the API server refused {what}")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// What it says.
+        #[source]
+        source: kube::Error,
+    },
+    /// A definition cannot be used.
+    #[error("the definition {name} is not established after {} s", ESTABLISHED_WITHIN.as_secs())]
+    NotEstablished {
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: Option<wait::Error>,
+    },
+}
+
+/// Starts an API server and makes our kinds known to it. Stopped when dropped.
+pub async fn start() -> Result<(ApiServer, Client), ClusterError> {
+    let server = ApiServer::start(Options { durable: true, ..Options::default() }).await?;
+    let mut config =
+        Config::from_custom_kubeconfig(Kubeconfig::read_from(server.kubeconfig())?, &KubeConfigOptions::default())
+            .await?;
+    // A request is measured once, whatever comes of it.
+    config.default_retry = false;
+    let refused = |what: &str| {
+        let what = what.to_owned();
+        move |source| ClusterError::Refused { what, source }
+    };
+    let client = Client::try_from(config).map_err(refused("a client"))?;
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    for definition in landfall::api::crds() {
+        let name = definition.name_any();
+        let applied = definitions.patch(&name, &PatchParams::apply("landfall-bench"), &Patch::Apply(&definition)).await;
+        applied.map_err(refused(&name))?;
+        let established = await_condition(definitions.clone(), &name, is_crd_established());
+        match tokio::time::timeout(ESTABLISHED_WITHIN, established).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(source)) => return Err(ClusterError::NotEstablished { name, source: Some(source) }),
+            Err(_) => return Err(ClusterError::NotEstablished { name, source: None }),
+        }
+    }
+    Ok((server, client))
+}

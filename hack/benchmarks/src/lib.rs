@@ -1,0 +1,32 @@
+//! Benchmarks of Landfall: what each measures is in its own module, and what they share in the others.
+//!
+//! Invariant: a figure is what was measured in this run, on this machine, with etcd that syncs each write, against
+//! programs built with optimisation. A benchmark in which anything but the expected happened gives no figures.
+
+pub mod api_server;
+pub mod cli;
+pub mod cluster;
+pub mod figures;
+pub mod http_load;
+pub mod load;
+pub mod process;
+
+/// A benchmark gave no figures.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchmarkError {
+    /// No API server could be had.
+    #[error(transparent)]
+    Cluster(#[from] cluster::ClusterError),
+    /// The API server refused a request that was measured.
+    #[error("the API server did not do what was measured")]
+    Kubernetes(#[from] kube::Error),
+    /// A server under load did not answer as it should.
+    #[error(transparent)]
+    Load(#[from] http_load::LoadError),
+    /// A process under load could not be looked at.
+    #[error(transparent)]
+    Process(#[from] process::ProcessError),
+    /// A figure is none.
+    #[error(transparent)]
+    Figures(#[from] figures::FiguresError),
+}
