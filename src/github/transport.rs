@@ -282,9 +282,10 @@ mod tests {
 
     #[tokio::test]
     async fn where_nothing_listens_there_is_no_connection() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        // Held, so that no other test listens there meanwhile.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
         let transport = HttpsConnect::new().connect(None).unwrap();
         let request = Request::get(format!("https://{address}/")).body(OctoBody::empty()).unwrap();
         let error = transport.oneshot(request).await.unwrap_err();

@@ -108,13 +108,12 @@ mod tests {
         liveness.watch("watch", quick.clone(), Duration::ZERO);
         let started = Instant::now();
         while quick.silent_for() < Duration::from_millis(2) {
-            assert!(started.elapsed() < Duration::from_secs(10));
+            assert!(started.elapsed() < Duration::from_mins(1));
             std::thread::yield_now();
         }
-        assert_eq!(
-            liveness.report().text,
-            "[+]process ok\n[+]due queue ok\n[-]watch failed: no sign of life for 0 s\nlivez check failed\n"
-        );
+        let text = liveness.report().text;
+        let seconds = text.strip_prefix("[+]process ok\n[+]due queue ok\n[-]watch failed: no sign of life for ");
+        assert!(seconds.is_some_and(|rest| rest.ends_with(" s\nlivez check failed\n")), "{text}");
         quick.beat();
         assert!(quick.silent_for() < slow.silent_for());
     }

@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    const GRACE: Duration = Duration::from_secs(10);
+    const GRACE: Duration = Duration::from_mins(1);
 
     async fn until(shutdown: CancellationToken) -> Result<(), Infallible> {
         shutdown.cancelled().await;

@@ -26,7 +26,7 @@ pub const DELETED: &str = "its Secret is deleted";
 pub const EDITED: &str = "its Secret is edited";
 
 /// How long, in real time, nothing may happen on the way to an act's end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// A due time that is nearer than this is another try, which pauses for at most five minutes.
 const NEAR: SignedDuration = SignedDuration::from_mins(6);
 /// How much time all tries within one act may take, by the moved clock.

@@ -6,13 +6,11 @@ use crate::world::{SYSTEM, World, objects};
 use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::Lease;
 use landfall::api::{GitHubApp, GitHubInstallation};
-use landfall::runtime::lease::LeaseTimes;
 use serde_json::json;
 use std::time::Duration;
 
 async fn candidate(world: &World, name: &str) -> Operator {
-    let times = LeaseTimes::of_ttl(Duration::from_secs(5));
-    world.start(Start { identity: name.into(), elects: true, times, ..Start::default() }).await
+    world.start(Start { identity: name.into(), elects: true, ..Start::default() }).await
 }
 
 /// Who holds the Lease.

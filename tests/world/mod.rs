@@ -33,7 +33,7 @@ pub const SYSTEM: &str = "landfall-system";
 /// The user the operator is to the API server.
 pub const OPERATOR: &str = "system:serviceaccount:landfall-system:landfall";
 /// How long a condition may take, in real time. Far more than it does; only a failing test waits so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// One key for all tests of a process: making one takes a while.
 pub static KEY: LazyLock<AppKey> = LazyLock::new(|| AppKey::generate().expect("a key"));

@@ -24,8 +24,6 @@ pub struct Start {
     pub github: Arc<dyn Connect>,
     /// With a Lease.
     pub elects: bool,
-    /// The Lease's times.
-    pub times: LeaseTimes,
     /// Where its log goes; nowhere unless told.
     pub log: Option<tracing::Dispatch>,
     /// The namespaces its Secrets are limited to.
@@ -41,7 +39,6 @@ impl Default for Start {
             kube: Box::new(|config| kube::Client::try_from(config).expect("a client")),
             github: Arc::new(HttpsConnect::new()),
             elects: false,
-            times: LeaseTimes::default(),
             log: None,
             secret_namespaces: Vec::new(),
             sabotage: Sabotage::default(),
@@ -56,6 +53,7 @@ pub struct Operator {
     shutdown: CancellationToken,
     activity: Activity,
     health: SocketAddr,
+    admin: kube::Client,
 }
 
 impl Operator {
@@ -69,7 +67,8 @@ impl Operator {
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let started = runtime.spawn(async move {
-            let times = start.times;
+            // As the command line has it: with shorter ones a machine that stands still for a moment loses the lead.
+            let times = LeaseTimes::default();
             let base = cluster.operator();
             let lease = start.elects.then(|| (lease::client(base.clone(), times).expect("a client"), times));
             let config = Config {
@@ -93,7 +92,7 @@ impl Operator {
         let controller = started.await.expect("an operator");
         let (activity, health) = (controller.activity(), controller.health_address());
         let running = runtime.spawn(controller.run());
-        Self { runtime: Some(runtime), running, shutdown, activity, health }
+        Self { runtime: Some(runtime), running, shutdown, activity, health, admin: cluster.admin() }
     }
 
     /// Whether anything is going on.
@@ -101,10 +100,12 @@ impl Operator {
         self.activity.clone()
     }
 
-    /// Waits until it has nothing to do: idle at several looks in a row, for a watch may still bring something.
+    /// Waits until it has nothing to do: idle at several looks in a row, for a watch may still bring something. Between
+    /// two looks the API server answers: where it is slow to tell what happened, they are further apart.
     pub async fn settled(&self) {
         let mut quiet = 0;
         until("the operator has nothing to do", async || {
+            self.admin.apiserver_version().await.ok()?;
             quiet = if self.activity.is_idle() { quiet + 1 } else { 0 };
             (quiet >= 4).then_some(())
         })

@@ -35,7 +35,7 @@ const CALLED: &[&str] = &[
     "GET /repos/{owner}/{repo}/pulls",
     "POST /graphql",
 ];
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Runs a client in a world of its own; returns what it saw.
 async fn run(world: &World, mut command: Command, api: &str) -> Value {
