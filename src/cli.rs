@@ -3,6 +3,7 @@
 //! Invariant: what is wrong with the configuration is said before anything is started, with the option's name.
 
 use crate::controller::{Config, Controller, Environment};
+use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
 use crate::runtime::clock::SystemClock;
 use crate::runtime::jitter::RandomJitter;
@@ -66,6 +67,12 @@ struct ControllerArgs {
     /// Accept plain http in a GitHubApp's spec.apiUrl also for hosts other than loopback. Tokens and keys then cross the network in the clear.
     #[arg(long, env = "LANDFALL_INSECURE_DEVELOPMENT")]
     insecure_development: bool,
+    /// Let a ProjectRepository's spec.source.url name this host: git.example.com, git.example.com:8443 or *.example.com. May be given several times, or several with commas. Default: none.
+    #[arg(long = "allowed-git-host", env = "LANDFALL_ALLOWED_GIT_HOSTS", value_delimiter = ',')]
+    allowed_git_hosts: Vec<String>,
+    /// Let those hosts be in private networks. Link-local and metadata addresses are refused all the same.
+    #[arg(long, env = "LANDFALL_ALLOW_PRIVATE_GIT_ADDRESSES")]
+    allow_private_git_addresses: bool,
     /// Do not elect a leader: for one process alone.
     #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
     no_leader_election: bool,
@@ -127,7 +134,11 @@ async fn control(args: ControllerArgs, elects: bool) -> Result<(), Box<dyn std::
     kube.write_timeout = Some(KUBERNETES_TIMEOUT);
     kube.connect_timeout = Some(KUBERNETES_TIMEOUT);
     let identity = args.identity.or_else(hostname).unwrap_or_else(|| format!("landfall-{}", std::process::id()));
+    let hosts: Vec<_> = args.allowed_git_hosts.into_iter().filter(|host| !host.is_empty()).collect();
+    let git_hosts = AllowedHosts::parse(&hosts, args.allow_private_git_addresses)
+        .map_err(|error| format!("--allowed-git-host: {error}"))?;
     let config = Config {
+        git_hosts,
         namespace: args.namespace,
         identity,
         health_address: args.health_address,

@@ -5,9 +5,12 @@
 
 use crate::controllers::connection::Connections;
 use crate::controllers::context::{Context, Dues, Settings, count};
+use crate::controllers::repository::{ReadTokens, Repositories};
+use crate::controllers::root_keys::KnownRootKeys;
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
 use crate::controllers::{self, InFlight, Streams};
+use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::DueQueue;
@@ -44,6 +47,8 @@ pub struct Config {
     pub secret_namespaces: Vec<String>,
     /// Whether plain http to GitHub is accepted.
     pub plain_http: PlainHttp,
+    /// The hosts whose repositories may be followed by their address alone.
+    pub git_hosts: AllowedHosts,
 }
 
 /// What the process stands in: everything that a test puts something else in place of.
@@ -73,6 +78,10 @@ pub struct Sabotage {
     pub drop_finalizer: bool,
     /// What a Secret says of its token is not believed: a good token is not adopted after a restart.
     pub skip_adoption: bool,
+    /// A webhook is made without looking whether it is there.
+    pub skip_hook_listing: bool,
+    /// A workload is rolled before status says so.
+    pub act_before_status: bool,
 }
 
 #[cfg(feature = "sabotage")]
@@ -181,15 +190,25 @@ impl Controller {
         let (apps, app_stream) = queue.register();
         let (installations, installation_stream) = queue.register();
         let (tokens, token_stream) = queue.register();
-        let due = Dues { apps, installations, tokens };
-        let streams = Streams { apps: app_stream, installations: installation_stream, tokens: token_stream };
+        let (repositories, repository_stream) = queue.register();
+        let due = Dues { apps, installations, tokens, repositories };
+        let streams = Streams {
+            apps: app_stream,
+            installations: installation_stream,
+            tokens: token_stream,
+            repositories: repository_stream,
+        };
         let (stores, writers) = Watches::new(&config.secret_namespaces).split();
         let stores = Arc::new(stores);
         let (apps, installations, tokens) = (stores.apps.clone(), stores.installations.clone(), stores.tokens.clone());
         metrics.count_objects("GitHubApp", move || count(&apps));
         metrics.count_objects("GitHubInstallation", move || count(&installations));
         metrics.count_objects("InstallationToken", move || count(&tokens));
-        let watching = Watches::run(writers, kube.clone(), Arc::clone(&stores), due.clone(), config.namespace.clone());
+        let repositories = stores.repositories.clone();
+        metrics.count_objects("ProjectRepository", move || count(&repositories));
+        let root_keys = Arc::new(KnownRootKeys::default());
+        let (watched, of) = (Arc::clone(&stores), config.namespace.clone());
+        let watching = Watches::run(writers, kube.clone(), watched, due.clone(), Arc::clone(&root_keys), of);
         let until = shutdown.clone();
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
@@ -216,10 +235,17 @@ impl Controller {
             clock,
             jitter,
             connect: github,
-            settings: Settings { namespace: config.namespace, plain_http: config.plain_http },
+            settings: Settings {
+                namespace: config.namespace,
+                plain_http: config.plain_http,
+                git_hosts: config.git_hosts,
+            },
             metrics,
             connections: Connections::default(),
             memory: Memory::default(),
+            repositories: Repositories::default(),
+            readers: ReadTokens::default(),
+            root_keys,
             stores,
             due,
             #[cfg(feature = "sabotage")]

@@ -5,11 +5,13 @@
 //! nothing is read back from status, but for the ids that accounts are pinned to.
 
 use super::allowance::{Allowance, Rate};
+use super::app::HookSeen;
+use super::deliveries::Announced;
 use super::standing::Standing;
 use crate::api::{GitHubApp, TenantStatus};
-use crate::github::{Account, App, GitHub, Installation};
+use crate::github::{Account, App, GitHub, Installation, Transport};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How often a look may be asked for, besides those that are due.
@@ -37,6 +39,8 @@ pub struct Connection {
     pub made_from: String,
     /// The client. None while the credentials cannot be used at all.
     pub github: Option<Arc<GitHub>>,
+    /// The way to the same GitHub for git.
+    pub git: Option<Transport>,
     /// The last look that succeeded.
     pub look: Option<Arc<Look>>,
     /// What is wrong, if the last look failed.
@@ -45,6 +49,10 @@ pub struct Connection {
     pub is_broken: bool,
     /// What is left of the looks that may be asked for.
     pub requests: Option<Allowance>,
+    /// What is known of the App's webhook.
+    pub hook: HookSeen,
+    /// The deliveries that a look has covered and that are yet to be marked.
+    pub heard: BTreeSet<Announced>,
     /// When to look again; a look that failed is not repeated before, whatever else wakes the controller up.
     pub next_look: Option<Timestamp>,
 }

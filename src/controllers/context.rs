@@ -3,12 +3,16 @@
 use super::connection::Connections;
 use super::grant::NamespaceView;
 use super::lenient::Lenient;
+use super::repository::{ReadTokens, Repositories};
+use super::root_keys::KnownRootKeys;
 use super::standing::{Again, Standing, State};
 use super::token::Memory;
 use crate::api::{
-    FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, RECONCILE_ANNOTATION, Reason, Reconciled,
+    ConditionType, FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository,
+    RECONCILE_ANNOTATION, Reason, Reconciled,
 };
-use crate::github::{Connect, PlainHttp};
+use crate::git::AllowedHosts;
+use crate::github::{self, Connect, PlainHttp};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::Due;
 use crate::runtime::events::Events;
@@ -22,7 +26,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -36,6 +40,8 @@ pub struct Settings {
     pub namespace: String,
     /// Whether plain http to GitHub is accepted.
     pub plain_http: PlainHttp,
+    /// The hosts whose repositories may be followed by their address alone.
+    pub git_hosts: AllowedHosts,
 }
 
 /// The caches, kept by the watches.
@@ -46,6 +52,8 @@ pub struct Stores {
     pub installations: Store<GitHubInstallation>,
     /// All `InstallationToken`s.
     pub tokens: Store<InstallationToken>,
+    /// All `ProjectRepository`s.
+    pub repositories: Store<ProjectRepository>,
     /// All namespaces, metadata only.
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Metadata of the Secrets the operator made; a store for each namespace it is limited to, or one for all.
@@ -61,6 +69,8 @@ pub struct Dues {
     pub installations: Due<GitHubInstallation>,
     /// `InstallationToken`s.
     pub tokens: Due<InstallationToken>,
+    /// `ProjectRepository`s.
+    pub repositories: Due<ProjectRepository>,
 }
 
 /// What every controller works with.
@@ -83,6 +93,12 @@ pub struct Context {
     pub connections: Connections,
     /// The tokens this process minted.
     pub memory: Memory,
+    /// What is known of each repository.
+    pub repositories: Repositories,
+    /// The tokens by which repositories are read.
+    pub readers: ReadTokens,
+    /// The root keys of webhooks.
+    pub root_keys: Arc<KnownRootKeys>,
     /// The caches.
     pub stores: Arc<Stores>,
     /// The queue.
@@ -112,6 +128,49 @@ impl Context {
     #[must_use]
     pub fn namespaces(&self) -> Vec<NamespaceView> {
         self.stores.namespaces.state().iter().map(|namespace| namespace_view(namespace)).collect()
+    }
+
+    /// The `GitHubApp` and the account that a repository is reached by.
+    #[must_use]
+    pub fn app_of(&self, repository: &ProjectRepository) -> Option<(String, String)> {
+        let reference = repository.spec.installation_ref.as_ref()?;
+        let place = ObjectRef::new(&reference.name).within(&repository.namespace()?);
+        let installation = self.stores.installations.get(&place)?;
+        Some((installation.spec.app_ref.name.clone(), installation.spec.account.clone()))
+    }
+
+    /// The id that an object is bound to, as far as is known: a hint, for it may come from status.
+    #[must_use]
+    pub fn pinned(&self, repository: &ProjectRepository) -> Option<u64> {
+        let known = self.repositories.get(repository.metadata.uid.as_deref().unwrap_or_default());
+        let stored = || u64::try_from(repository.status.as_ref()?.id?).ok();
+        known.facts.map(|facts| facts.repository.id).or_else(stored)
+    }
+
+    /// The ids of the repositories of an account that are followed by an App.
+    #[must_use]
+    pub fn followed_by(&self, app: &str, account: &str) -> Vec<u64> {
+        let repositories = self.stores.repositories.state();
+        let of = repositories.iter().filter(|repository| {
+            self.app_of(repository).is_some_and(|(its, of)| its == app && of.eq_ignore_ascii_case(account))
+        });
+        let ids: BTreeSet<_> = of.filter_map(|repository| self.pinned(repository)).collect();
+        ids.into_iter().collect()
+    }
+
+    /// GitHub said this of repositories: whoever is bound to them knows it now.
+    pub fn heard_of(&self, said: &[github::Repository], now: Timestamp) {
+        self.repositories.heard_of(said, now);
+    }
+
+    /// Whether the account is an organization, by the App's last look.
+    #[must_use]
+    pub fn is_organization(&self, app: &str, account_id: u64) -> bool {
+        let look = self.connections.get(app).and_then(|connection| connection.look);
+        look.is_some_and(|look| {
+            let accounts = look.installations.iter().filter_map(|installation| installation.account.as_ref());
+            accounts.into_iter().any(|account| account.id == account_id && account.kind == "Organization")
+        })
     }
 
     /// The time at which to try or look again.
@@ -150,7 +209,12 @@ impl Context {
         };
         let stored = object.status().map_or(&[][..], K::conditions);
         let generation = object.meta().generation;
-        K::set_conditions(&mut status, generation, standing.conditions(stored, generation, self.clock.now()));
+        let mut conditions = standing.conditions(stored, generation, self.clock.now());
+        // Besides these a kind may have conditions of its own.
+        let of_all =
+            [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled].map(ConditionType::as_str);
+        conditions.extend(K::conditions(&status).iter().filter(|own| !of_all.contains(&own.type_.as_str())).cloned());
+        K::set_conditions(&mut status, generation, conditions);
         if object.status() != Some(&status) {
             self.write_status(object, &status).await?;
             self.tell(object, stored, standing).await;
@@ -169,7 +233,11 @@ impl Context {
         })
     }
 
-    async fn write_status<K>(&self, object: &K, status: &K::Status) -> Result<(), kube::Error>
+    /// Writes status, all of it but what the receiver adds. Gives back the object as it is then.
+    ///
+    /// # Errors
+    /// When Kubernetes did not take it.
+    pub async fn write_status<K>(&self, object: &K, status: &K::Status) -> Result<K, kube::Error>
     where
         K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
     {
@@ -178,8 +246,8 @@ impl Context {
         patch["status"].as_object_mut().map(|status| status.remove("deliveries"));
         let api = <K::Scope as ScopeApi<K>>::api(self.client.clone(), object);
         api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
-            .await
-            .map(drop)
+            .await?
+            .read()
     }
 
     /// An event, when Ready's status or reason is another than before.

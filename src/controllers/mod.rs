@@ -8,9 +8,13 @@ pub mod allowance;
 mod app;
 pub mod connection;
 pub mod context;
+pub mod deliveries;
 pub mod grant;
 mod installation;
 pub mod lenient;
+pub mod reference;
+pub mod repository;
+pub mod root_keys;
 pub mod standing;
 pub mod token;
 pub mod watch;
@@ -62,25 +66,28 @@ impl Drop for InFlightGuard {
 }
 
 /// The queues' streams: what each controller is fed with.
-pub struct Streams<A, I, T> {
+pub struct Streams<A, I, T, R> {
     /// Of `GitHubApp`s.
     pub apps: A,
     /// Of `GitHubInstallation`s.
     pub installations: I,
     /// Of `InstallationToken`s.
     pub tokens: T,
+    /// Of `ProjectRepository`s.
+    pub repositories: R,
 }
 
 /// Runs all controllers until `shutdown`, then finishes what is under way.
-pub async fn run<A, I, T>(
+pub async fn run<A, I, T, R>(
     context: Arc<Context>,
-    streams: Streams<A, I, T>,
+    streams: Streams<A, I, T, R>,
     in_flight: InFlight,
     shutdown: CancellationToken,
 ) where
     A: Stream<Item = ObjectRef<crate::api::GitHubApp>> + Send,
     I: Stream<Item = ObjectRef<crate::api::GitHubInstallation>> + Send,
     T: Stream<Item = ObjectRef<crate::api::InstallationToken>> + Send,
+    R: Stream<Item = ObjectRef<crate::api::ProjectRepository>> + Send,
 {
     let c = &context;
     futures::join!(
@@ -110,6 +117,15 @@ pub async fn run<A, I, T>(
             &in_flight,
             &shutdown,
             |object, context| async move { token::reconcile(object, &context).await }
+        ),
+        drive(
+            c,
+            c.stores.repositories.clone(),
+            c.due.repositories.clone(),
+            streams.repositories,
+            &in_flight,
+            &shutdown,
+            |object, context| async move { repository::reconcile(object, &context).await }
         ),
     );
 }

@@ -69,27 +69,53 @@ impl Standing {
     /// The conditions that say this, given the stored ones.
     #[must_use]
     pub fn conditions(&self, stored: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
-        let condition = |kind: ConditionType, status: &str| {
-            let since = stored.iter().find(|c| c.type_ == kind.as_str() && c.status == status);
-            Condition {
-                type_: kind.as_str().to_owned(),
-                status: status.to_owned(),
-                reason: self.reason.as_str().to_owned(),
-                message: bounded(&self.message),
-                observed_generation: generation,
-                last_transition_time: since.map_or(Time(whole_second(now)), |c| c.last_transition_time.clone()),
-            }
-        };
+        let say = |kind, truth| condition((kind, truth), (self.reason, &self.message), stored, generation, now);
         match self.state {
-            State::Ready => vec![condition(ConditionType::Ready, "True")],
+            State::Ready => vec![say(ConditionType::Ready, Truth::True)],
             State::ReadyButRetrying => {
-                vec![condition(ConditionType::Ready, "True"), condition(ConditionType::Reconciling, "True")]
+                vec![say(ConditionType::Ready, Truth::True), say(ConditionType::Reconciling, Truth::True)]
             }
             State::Reconciling => {
-                vec![condition(ConditionType::Ready, "False"), condition(ConditionType::Reconciling, "True")]
+                vec![say(ConditionType::Ready, Truth::False), say(ConditionType::Reconciling, Truth::True)]
             }
-            State::Stalled => vec![condition(ConditionType::Ready, "False"), condition(ConditionType::Stalled, "True")],
+            State::Stalled => vec![say(ConditionType::Ready, Truth::False), say(ConditionType::Stalled, Truth::True)],
         }
+    }
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truth {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// That is being found out.
+    Unknown,
+}
+
+/// A condition that holds or not, for a reason, given the stored ones: since when, is kept from there.
+#[must_use]
+pub fn condition(
+    (kind, truth): (ConditionType, Truth),
+    (reason, message): (Reason, &str),
+    stored: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let status = match truth {
+        Truth::True => "True",
+        Truth::False => "False",
+        Truth::Unknown => "Unknown",
+    };
+    let since = stored.iter().find(|c| c.type_ == kind.as_str() && c.status == status);
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: bounded(message),
+        observed_generation: generation,
+        last_transition_time: since.map_or(Time(whole_second(now)), |c| c.last_transition_time.clone()),
     }
 }
 

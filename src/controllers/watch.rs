@@ -6,8 +6,10 @@
 
 use super::context::{Dues, Stores};
 use super::lenient::{Lenient, readable};
-use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL};
+use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL, ProjectRepository};
+use crate::controllers::root_keys::KnownRootKeys;
 use crate::runtime::due::Due;
+use crate::webhook::ROOT_KEYS_SECRET;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, PartialObjectMeta};
@@ -41,6 +43,7 @@ struct Writers {
     apps: Writer<GitHubApp>,
     installations: Writer<GitHubInstallation>,
     tokens: Writer<InstallationToken>,
+    repositories: Writer<ProjectRepository>,
     namespaces: Writer<PartialObjectMeta<Namespace>>,
     secrets: Vec<(Option<String>, Writer<PartialObjectMeta<Secret>>)>,
 }
@@ -52,6 +55,7 @@ impl Watches {
         let (apps, write_apps) = reflector::store();
         let (installations, write_installations) = reflector::store();
         let (tokens, write_tokens) = reflector::store();
+        let (repositories, write_repositories) = reflector::store();
         let (namespaces, write_namespaces) = reflector::store();
         let places: Vec<_> = if secret_namespaces.is_empty() {
             vec![None]
@@ -66,11 +70,12 @@ impl Watches {
             })
             .unzip();
         Self {
-            stores: Stores { apps, installations, tokens, namespaces, secrets },
+            stores: Stores { apps, installations, tokens, repositories, namespaces, secrets },
             writers: Writers {
                 apps: write_apps,
                 installations: write_installations,
                 tokens: write_tokens,
+                repositories: write_repositories,
                 namespaces: write_namespaces,
                 secrets: write_secrets,
             },
@@ -78,8 +83,15 @@ impl Watches {
     }
 
     /// Runs them all. Never ends by itself.
-    pub async fn run(writers: WatchWriters, client: Client, stores: Arc<Stores>, due: Dues, namespace: String) {
-        let Writers { apps, installations, tokens, namespaces, secrets } = writers.0;
+    pub async fn run(
+        writers: WatchWriters,
+        client: Client,
+        stores: Arc<Stores>,
+        due: Dues,
+        keys: Arc<KnownRootKeys>,
+        namespace: String,
+    ) {
+        let Writers { apps, installations, tokens, repositories, namespaces, secrets } = writers.0;
         let everything = watcher::Config::default();
         let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
         let secret_watches = futures::future::join_all(secrets.into_iter().map(|(place, writer)| {
@@ -106,6 +118,11 @@ impl Watches {
                 token_seen(&seen, &stores, &due);
             }),
             drive(
+                reflected(Api::all(client.clone()), everything.clone(), repositories),
+                stores.repositories.clone(),
+                |seen| repository_seen(&seen, &stores, &due)
+            ),
+            drive(
                 reflected(Api::all(client.clone()), everything.clone(), namespaces),
                 stores.namespaces.clone(),
                 |seen| {
@@ -113,7 +130,7 @@ impl Watches {
                 }
             ),
             drive(reflected(credentials, everything.clone(), credentials_writer), credentials_store, |seen| {
-                credentials_seen(&seen, &stores, &due);
+                credentials_seen(&seen, &stores, &due, &keys);
             }),
             secret_watches,
         );
@@ -138,6 +155,7 @@ impl Stores {
         self.apps.wait_until_ready().await?;
         self.installations.wait_until_ready().await?;
         self.tokens.wait_until_ready().await?;
+        self.repositories.wait_until_ready().await?;
         self.namespaces.wait_until_ready().await?;
         for secrets in &self.secrets {
             secrets.wait_until_ready().await?;
@@ -192,6 +210,7 @@ fn app_seen(seen: &Seen<'_, GitHubApp>, stores: &Stores, due: &Dues) {
     let (Seen::Changed(app) | Seen::Gone(app)) = seen else {
         wake_all(&stores.installations, &due.installations);
         wake_all(&stores.tokens, &due.tokens);
+        wake_all(&stores.repositories, &due.repositories);
         return;
     };
     due.apps.look_now(&ObjectRef::from_obj(*app));
@@ -200,6 +219,7 @@ fn app_seen(seen: &Seen<'_, GitHubApp>, stores: &Stores, due: &Dues) {
         if installation.spec.app_ref.name == name {
             due.installations.look_now(&ObjectRef::from_obj(&*installation));
             wake_tokens_of(&stores.tokens, &due.tokens, &installation);
+            wake_repositories_of(&stores.repositories, &due.repositories, &installation);
         }
     }
     if matches!(seen, Seen::Gone(_)) {
@@ -212,6 +232,7 @@ fn installation_seen(seen: &Seen<'_, GitHubInstallation>, stores: &Stores, due: 
         Seen::Changed(installation) | Seen::Gone(installation) => {
             due.apps.look_now(&ObjectRef::new(&installation.spec.app_ref.name));
             wake_tokens_of(&stores.tokens, &due.tokens, installation);
+            wake_repositories_of(&stores.repositories, &due.repositories, installation);
             let reference = ObjectRef::from_obj(*installation);
             match seen {
                 Seen::Gone(_) => due.installations.forget(&reference),
@@ -255,6 +276,26 @@ fn namespace_seen(seen: &Seen<'_, PartialObjectMeta<Namespace>>, stores: &Stores
         if installation.namespace() == name {
             due.installations.look_now(&ObjectRef::from_obj(&*installation));
             wake_tokens_of(&stores.tokens, &due.tokens, &installation);
+            wake_repositories_of(&stores.repositories, &due.repositories, &installation);
+        }
+    }
+}
+
+fn repository_seen(seen: &Seen<'_, ProjectRepository>, stores: &Stores, due: &Dues) {
+    let (Seen::Changed(repository) | Seen::Gone(repository)) = seen else {
+        wake_all(&stores.installations, &due.installations);
+        return;
+    };
+    let reference = ObjectRef::from_obj(*repository);
+    match seen {
+        Seen::Gone(_) => due.repositories.forget(&reference),
+        _ => due.repositories.look_now(&reference),
+    }
+    // What is being deleted waits for its repositories' webhooks.
+    if let Some(installation) = &repository.spec.installation_ref {
+        let place = ObjectRef::new(&installation.name).within(&repository.namespace().unwrap_or_default());
+        if stores.installations.get(&place).is_some_and(|found| found.meta().deletion_timestamp.is_some()) {
+            due.installations.look_now(&place);
         }
     }
 }
@@ -273,12 +314,16 @@ fn secret_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores, due:
     }
 }
 
-fn credentials_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores, due: &Dues) {
+fn credentials_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores, due: &Dues, keys: &KnownRootKeys) {
     match seen {
         Seen::Changed(secret) | Seen::Gone(secret) => {
             let name = secret.name_any();
+            let are_keys = name == ROOT_KEYS_SECRET;
+            if are_keys {
+                keys.forget();
+            }
             for app in stores.apps.state() {
-                if app.spec.credentials_secret.name == name {
+                if app.spec.credentials_secret.name == name || (are_keys && app.spec.webhook.is_some()) {
                     due.apps.look_now(&ObjectRef::from_obj(&*app));
                 }
             }
@@ -303,6 +348,20 @@ pub fn wake_tokens_of(
         if token.namespace() == installation.namespace() && token.spec.installation_ref.name == installation.name_any()
         {
             due.look_now(&ObjectRef::from_obj(&*token));
+        }
+    }
+}
+
+/// Looks at the repositories of an installation.
+pub fn wake_repositories_of(
+    repositories: &Store<ProjectRepository>,
+    due: &Due<ProjectRepository>,
+    installation: &GitHubInstallation,
+) {
+    for repository in repositories.state() {
+        let reference = repository.spec.installation_ref.as_ref().map(|reference| &reference.name);
+        if repository.namespace() == installation.namespace() && reference == Some(&installation.name_any()) {
+            due.look_now(&ObjectRef::from_obj(&*repository));
         }
     }
 }

@@ -73,7 +73,7 @@ impl Remote {
     }
 
     /// A repository anywhere, by an address that was checked. Ask it over a transport that was made for such
-    /// ([`crate::github::HttpsConnect::connect_within`]).
+    /// ([`crate::github::Connect::connect_within`]).
     #[must_use]
     pub fn manual(address: &Address) -> Self {
         Self(address.url().clone())

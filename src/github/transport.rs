@@ -72,7 +72,13 @@ impl Service<Request<OctoBody>> for Transport {
 /// Makes transports: one per `GitHubApp`, for each may bring its own certificate authorities.
 pub trait Connect: Send + Sync {
     /// A transport that trusts the system's roots and, besides them, the PEM certificates in `ca_bundle`.
-    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError>;
+    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+        self.connect_within(Reach::Anywhere, ca_bundle)
+    }
+
+    /// The same, and connections go no further than `reach`, whatever a name resolves to; where that is not anywhere, only
+    /// https is spoken.
+    fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError>;
 }
 
 /// Why `spec.caBundle` cannot be used.
@@ -134,10 +140,8 @@ impl Default for HttpsConnect {
     }
 }
 
-impl HttpsConnect {
-    /// Like [`Connect::connect`], and connections go no further than `reach`, whatever a name resolves to; where that is not
-    /// anywhere, only https is spoken.
-    pub fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+impl Connect for HttpsConnect {
+    fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
         let mut roots = self.native_roots.clone();
         if let Some(bundle) = ca_bundle {
             add_bundle(&mut roots, bundle)?;
@@ -172,12 +176,6 @@ impl HttpsConnect {
                 Ok::<_, BoxError>(client.request(request).await?)
             }
         })))
-    }
-}
-
-impl Connect for HttpsConnect {
-    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
-        self.connect_within(Reach::Anywhere, ca_bundle)
     }
 }
 

@@ -12,6 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use kube::client::ClientBuilder;
+use landfall::git::reach::Reach;
 use landfall::github::{CaBundleError, Connect, HttpsConnect, Transport};
 use octocrab::OctoBody;
 use serde_json::json;
@@ -279,8 +280,8 @@ struct InterposedConnect {
 }
 
 impl Connect for InterposedConnect {
-    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
-        let (between, inner) = (Arc::clone(&self.between), HTTPS.connect(ca_bundle)?);
+    fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+        let (between, inner) = (Arc::clone(&self.between), HTTPS.connect_within(reach, ca_bundle)?);
         Ok(Transport::new(tower::service_fn(move |request: Request<OctoBody>| {
             let kind = point::github(request.method(), request.uri());
             let fault = between.pass(Side::GitHub, kind, &Bytes::new());

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::discovery::{Discovery, verbs};
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall::git::reach::Reach;
 use landfall::github::{CaBundleError, Connect, HttpsConnect, Transport};
 use landfall::runtime::telemetry::{LogFormat, subscriber};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -34,7 +35,7 @@ struct TakesDown {
 }
 
 impl Connect for TakesDown {
-    fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
+    fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
         let seen = Arc::clone(&self.seen);
         let takes_down = move |request: http::Request<_>| {
             let header = request.headers().get(http::header::AUTHORIZATION);
@@ -42,7 +43,7 @@ impl Connect for TakesDown {
             seen.lock().unwrap().extend(credential.map(str::to_owned));
             request
         };
-        Ok(Transport::new(self.real.connect(ca_bundle)?.map_request(takes_down)))
+        Ok(Transport::new(self.real.connect_within(reach, ca_bundle)?.map_request(takes_down)))
     }
 }
 

@@ -14,6 +14,7 @@ mod quiescence;
 mod refused;
 mod removal;
 mod renewal;
+mod repository;
 mod scene;
 mod tenant;
 mod token;

@@ -12,12 +12,12 @@ pub mod objects;
 pub mod operator;
 
 use cluster::{Cluster, LANES, cluster};
-use github_sim::{AppKey, AppSeed, Options, Seed, Sim};
+use github_sim::{AppKey, AppSeed, Options, Push, Seed, Sim};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
-use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository};
 use landfall::runtime::clock::{Clock, ManualClock};
 use landfall_cluster::{AuditLog, Entry, Mark};
 use operator::{Operator, Start};
@@ -136,6 +136,7 @@ impl World {
                 let _ = client.request::<Value>(delete).await;
             }
         }
+        all::<ProjectRepository>(&self.admin).await;
         all::<InstallationToken>(&self.admin).await;
         all::<GitHubInstallation>(&self.admin).await;
         all::<GitHubApp>(&self.admin).await;
@@ -149,7 +150,10 @@ impl World {
             let tokens = Api::<InstallationToken>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
             let apps = Api::<GitHubApp>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
             let made = Api::<GitHubInstallation>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
-            (tokens.items.len() + apps.items.len() + made.items.len() == 0).then_some(())
+            let repositories =
+                Api::<ProjectRepository>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
+            let left = tokens.items.len() + apps.items.len() + made.items.len() + repositories.items.len();
+            (left == 0).then_some(())
         })
         .await;
     }
@@ -273,6 +277,19 @@ impl World {
     pub fn advance(&self, by: SignedDuration) {
         self.sim.advance(Duration::try_from(by).expect("forward"));
         self.clock.advance(by);
+    }
+
+    /// Commits a file to a branch on GitHub. Gives back the commit.
+    pub fn push(&self, repository: &str, branch: &str) -> String {
+        let content = format!("{:016x}", rand::random::<u64>());
+        let push = Push {
+            repository: repository.into(),
+            branch: Some(branch.into()),
+            path: "pushed.txt".into(),
+            content,
+            message: Some("A change".into()),
+        };
+        self.sim.push(&push).expect("pushed")
     }
 
     /// The time by the operator's clock.

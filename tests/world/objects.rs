@@ -41,3 +41,19 @@ pub fn token(name: &str, spec: &Value) -> Value {
         "metadata": {"name": name, "namespace": "team-a"}, "spec": whole,
     })
 }
+
+/// A `ProjectRepository` in team-a.
+pub fn repository(name: &str, spec: &Value) -> Value {
+    let mut whole = json!({"installationRef": {"name": "acme"}, "source": {"existing": {"name": name}}});
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        if value.is_null() {
+            whole.as_object_mut().map(|whole| whole.remove(key));
+        } else {
+            whole[key] = value.clone();
+        }
+    }
+    json!({
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "ProjectRepository",
+        "metadata": {"name": name, "namespace": "team-a"}, "spec": whole,
+    })
+}

@@ -4,6 +4,7 @@ use super::cluster::Cluster;
 use super::{SYSTEM, until};
 use jiff::Timestamp;
 use landfall::controller::{Activity, Config, Controller, Environment, Sabotage};
+use landfall::git::AllowedHosts;
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
 use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
@@ -28,6 +29,8 @@ pub struct Start {
     pub log: Option<tracing::Dispatch>,
     /// The namespaces its Secrets are limited to.
     pub secret_namespaces: Vec<String>,
+    /// The hosts whose repositories may be followed by their address alone.
+    pub git_hosts: AllowedHosts,
     /// Guards to take out.
     pub sabotage: Sabotage,
 }
@@ -41,6 +44,7 @@ impl Default for Start {
             elects: false,
             log: None,
             secret_namespaces: Vec::new(),
+            git_hosts: AllowedHosts::parse::<&str>(&[], false).expect("no host"),
             sabotage: Sabotage::default(),
         }
     }
@@ -77,6 +81,7 @@ impl Operator {
                 health_address: "127.0.0.1:0".parse().expect("an address"),
                 secret_namespaces: start.secret_namespaces,
                 plain_http: PlainHttp::OnLoopback,
+                git_hosts: start.git_hosts,
             };
             let environment = Environment {
                 kube: (start.kube)(base),

@@ -8,8 +8,8 @@ use crate::controllers::connection::{Connection, Look};
 use crate::controllers::context::{Context, requested_look};
 use crate::controllers::lenient::Lenient;
 use crate::controllers::standing::{Again, Standing, github_failure};
-use crate::controllers::watch::wake_tokens_of;
-use crate::github::{self, AppCredentials, Count, Endpoint, GitHub};
+use crate::controllers::watch::{wake_repositories_of, wake_tokens_of};
+use crate::github::{self, AppCredentials, Count, Endpoint, GitHub, Transport};
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
@@ -109,7 +109,10 @@ pub async fn connect(context: &Context, app: &GitHubApp) -> Result<(), kube::Err
         connection.next_look = None;
         connection.is_broken = made.is_err();
         match made {
-            Ok(github) => connection.github = Some(Arc::new(github)),
+            Ok((github, git)) => {
+                connection.github = Some(Arc::new(github));
+                connection.git = Some(git);
+            }
             // The old client goes on: what it can revoke or renew is better revoked and renewed.
             Err(standing) => connection.trouble = Some(standing),
         }
@@ -182,7 +185,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
     }
 }
 
-fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result<GitHub, Standing> {
+fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
     let spec = &app.spec;
     let name = &spec.credentials_secret.name;
     let namespace = &context.settings.namespace;
@@ -214,7 +217,8 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
         .connect(spec.ca_bundle.as_deref().map(str::as_bytes))
         .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
     let observer = Arc::new(Count { metrics: Arc::new(context.metrics.clone()), app: app.name_any() });
-    Ok(GitHub::new(endpoint, transport, credentials, Arc::clone(&context.clock), observer))
+    let git = transport.clone();
+    Ok((GitHub::new(endpoint, transport, credentials, Arc::clone(&context.clock), observer), git))
 }
 
 /// Digests of which App on which GitHub it is, and of all that a connection is made from. The Secret counts by content:
@@ -243,6 +247,7 @@ fn wake_dependents(context: &Context, app: &str) {
         if installation.spec.app_ref.name == app {
             context.due.installations.look_now(&ObjectRef::from_obj(&*installation));
             wake_tokens_of(&context.stores.tokens, &context.due.tokens, &installation);
+            wake_repositories_of(&context.stores.repositories, &context.due.repositories, &installation);
         }
     }
 }

@@ -2,18 +2,23 @@
 
 mod apply;
 mod gather;
+mod hook;
 mod plan;
 
 use super::connection::Connection;
 use super::context::{Context, Settled, requested_look, set_finalizer};
+use super::deliveries::{self, Announced, waiting};
 use super::installation::{tokens_published_for, waited_long_enough};
 use super::standing::{Again, Standing, kubernetes_refusal};
-use crate::api::{DEPENDENTS_FINALIZER, GitHubApp, GitHubAppStatus, Reason};
+use crate::api::{DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, Reason};
 use crate::runtime::metrics::Outcome;
+pub use hook::HookSeen;
+use jiff::Timestamp;
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use plan::{Desired, plan};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// One reconcile.
@@ -29,6 +34,8 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
     } else {
         Arc::new(set_finalizer(&context.client, &*app, DEPENDENTS_FINALIZER, true).await?)
     };
+    let announced = hear(context, &app);
+    let began = context.clock.now();
     let connection = match gather::look(context, &app).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -39,6 +46,8 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
             return context.conclude(&context.due.apps, &*app, status, &settled).await;
         }
     };
+    let app = mark(context, app, &connection, announced, began).await?;
+    let hook = hook::ensure(context, &app, &connection).await;
     let desired = plan(
         &app,
         connection.look.as_deref(),
@@ -52,7 +61,8 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
         Vec::new()
     };
     let settled = if failures.is_empty() {
-        Settled { standing: Some(standing(&app, &connection, &desired)), again: connection.next_look.map(Again::At) }
+        let next = [connection.next_look, hook.next].into_iter().flatten().min();
+        Settled { standing: Some(standing(&app, &connection, &desired, &hook)), again: next.map(Again::At) }
     } else {
         let message = format!(
             "Kubernetes refused {} GitHubInstallations, which is tried again by itself: {}",
@@ -62,16 +72,17 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
         let standing = Standing::reconciling(Reason::KubernetesRefused, message);
         Settled { standing: Some(standing), again: Some(Again::Backoff) }
     };
-    let status = status(&app, &connection, &desired);
+    let status = status(&app, &connection, &desired, &hook);
     context.conclude(&context.due.apps, &*app, status, &settled).await
 }
 
-fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired) -> Standing {
+fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &HookSeen) -> Standing {
     match (&connection.look, &connection.trouble) {
         (_, Some(trouble)) if trouble.state == super::standing::State::Stalled => trouble.clone(),
         (Some(_), Some(trouble)) => trouble.clone().while_still_good("GitHub accepted the App's credentials before"),
         (None, Some(trouble)) => trouble.clone(),
-        (None, None) => Standing::reconciling(Reason::ApiUnreachable, "the App was not looked at yet"),
+        (None, None) => unlooked(),
+        (Some(_), None) if hook.trouble.is_some() => hook.trouble.clone().unwrap_or_else(unlooked),
         (Some(look), None) => {
             let mut message = format!(
                 "GitHub accepts the credentials of App {}, installed on {} accounts",
@@ -94,9 +105,51 @@ fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired) -> Stan
     }
 }
 
-fn status(app: &GitHubApp, connection: &Connection, desired: &Desired) -> GitHubAppStatus {
+fn unlooked() -> Standing {
+    Standing::reconciling(Reason::ApiUnreachable, "the App was not looked at yet")
+}
+
+/// The deliveries that wait for a look; one is asked for, if there are any that none has covered.
+fn hear(context: &Context, app: &GitHubApp) -> BTreeSet<Announced> {
+    let waiting: BTreeSet<_> =
+        app.status.iter().flat_map(|status| waiting(&status.deliveries)).map(|(announced, _)| announced).collect();
+    let name = app.name_any();
+    let heard = context.connections.get(&name).map(|connection| connection.heard).unwrap_or_default();
+    if !waiting.is_subset(&heard) {
+        context.connections.request_look(&name, context.clock.now());
+    }
+    waiting
+}
+
+/// Marks the deliveries that waited before a look that succeeded.
+async fn mark(
+    context: &Context,
+    app: Arc<GitHubApp>,
+    connection: &Connection,
+    waiting: BTreeSet<Announced>,
+    began: Timestamp,
+) -> Result<Arc<GitHubApp>, kube::Error> {
+    let is_looked = connection.trouble.is_none() && connection.look.as_ref().is_some_and(|look| look.at >= began);
+    let marks: BTreeSet<_> =
+        waiting.into_iter().filter(|announced| is_looked || connection.heard.contains(announced)).collect();
+    if marks.is_empty() {
+        return Ok(app);
+    }
+    context.connections.update(&app.name_any(), |connection| connection.heard.clone_from(&marks));
+    let marked =
+        deliveries::mark(context, &*app, marks.into_iter().map(|mark| (mark, DeliveryResult::Handled))).await?;
+    Ok(Arc::new(marked))
+}
+
+fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &HookSeen) -> GitHubAppStatus {
     let stored = app.status.clone().unwrap_or_default();
     let status = GitHubAppStatus {
+        hook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.manage) {
+            // While nothing is known of it, what was stored tells which address was ours.
+            hook.ensured.clone().or_else(|| stored.hook.clone())
+        } else {
+            None
+        },
         tenants: desired.tenants.clone(),
         last_handled_reconcile: requested_look(app).cloned(),
         ..stored.clone()

@@ -6,19 +6,18 @@
 use super::memory::FailedFor;
 
 use super::secret;
-use super::seen::{Access, Failed, Failures, Gathered, SecretSeen};
-use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
-use crate::controllers::access::{self, Names, access};
+use super::seen::{Failed, Failures, Gathered, SecretSeen};
+use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason};
 use crate::controllers::connection::Connection;
 use crate::controllers::context::{Context, PERSON_RECHECK, requested_look};
 use crate::controllers::lenient::Lenient;
+use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
 use crate::github::GitHub;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
 use kube::api::Api;
-use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 
 /// What was read: what to decide by, and what to act with.
@@ -44,12 +43,8 @@ pub struct Found {
 pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result<Found, kube::Error> {
     let namespace = token.namespace().unwrap_or_default();
     let uid = token.uid().unwrap_or_default();
-    let installation =
-        context.stores.installations.get(&ObjectRef::new(&token.spec.installation_ref.name).within(&namespace));
-    let app_name = installation.as_ref().map(|installation| installation.spec.app_ref.name.clone());
-    let app = app_name.as_ref().and_then(|name| context.stores.apps.get(&ObjectRef::new(name)));
-    let connection = app_name.as_ref().and_then(|name| context.connections.get(name));
-    let access = decide(context, token, installation.as_deref(), app.as_deref(), connection.as_ref());
+    let Referred { installation, app_name, app, connection, access } =
+        refer(context, &namespace, &token.spec.installation_ref.name, Purpose::Use);
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.clone());
 
     let secrets = Api::<Lenient<Secret>>::namespaced(context.client.clone(), &namespace);
@@ -89,66 +84,6 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     let gathered = context.sabotage.tamper(gathered);
     let github = connection.and_then(|connection| connection.github);
     Ok(Found { gathered, about, secret, ca_bundle, github, app: app.and(app_name) })
-}
-
-fn decide(
-    context: &Context,
-    token: &InstallationToken,
-    installation: Option<&GitHubInstallation>,
-    app: Option<&GitHubApp>,
-    connection: Option<&Connection>,
-) -> Access {
-    let namespace_name = token.namespace().unwrap_or_default();
-    let reference = &token.spec.installation_ref.name;
-    let Some(installation) = installation else {
-        let here: Vec<_> = context
-            .stores
-            .installations
-            .state()
-            .iter()
-            .filter(|other| other.namespace().as_deref() == Some(&namespace_name))
-            .map(|other| other.name_any())
-            .collect();
-        let here = if here.is_empty() { "none".to_owned() } else { here.join(", ") };
-        return Access::Unavailable(Standing::reconciling(
-            Reason::WaitingForReference,
-            format!(
-                "there is no GitHubInstallation {reference} in namespace {namespace_name} (there are: {here}): correct \
-                 spec.installationRef.name, or ask who administers the GitHubApp to grant this namespace the account"
-            ),
-        ));
-    };
-    if installation.meta().deletion_timestamp.is_some() {
-        return Access::Denied(Standing::reconciling(
-            Reason::InstallationNotFound,
-            format!("GitHubInstallation {reference} is being deleted, so what was published for it is taken back"),
-        ));
-    }
-    // Announced by its own watch, which wakes this up. Without labels a selector could grant too much.
-    let Some(namespace) = context.namespace(&namespace_name) else { return Access::NotYetKnown };
-    let account = &installation.spec.account;
-    let access = access(app, connection, account, &namespace, context.clock.now());
-    let names = Names {
-        app: &installation.spec.app_ref.name,
-        account,
-        namespace: &namespace_name,
-        was_installed: installation.status.as_ref().is_some_and(|status| status.installation_id.is_some()),
-    };
-    let Some(standing) = access.standing(names) else { return Access::NotYetKnown };
-    match access {
-        access::Access::NotYetKnown | access::Access::NoApp | access::Access::NoLook(_) => {
-            Access::Unavailable(standing)
-        }
-        access::Access::NotGranted | access::Access::TakenOver { .. } => Access::Denied(standing),
-        access::Access::NotInstalled { .. } | access::Access::Suspended(..) => Access::Dead(standing),
-        access::Access::Active(found, grant) => Access::Granted {
-            installation: i64::try_from(found.id).unwrap_or_default(),
-            account: account.clone(),
-            settings_url: found.html_url,
-            grant,
-            permissions: found.permissions,
-        },
-    }
 }
 
 /// The calls that failed, and those that would: while the App itself does not work, its tokens do not try each for

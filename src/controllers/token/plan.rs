@@ -6,10 +6,11 @@
 //! where it ends.
 
 use super::scope::{Repositories, Scope};
-use super::seen::{Access, Gathered, Published, SecretSeen, Stage};
+use super::seen::{Gathered, Published, SecretSeen, Stage};
 use crate::api::{InstallationToken, Reason, Reconciled};
 use crate::controllers::context::PERSON_RECHECK;
 use crate::controllers::grant::{Grant, Reach, Refusal, excess};
+use crate::controllers::reference::Access;
 use crate::controllers::standing::{Again, Standing};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -118,7 +119,7 @@ fn next(seen: &Gathered, now: Timestamp) -> Plan {
         }
         Access::Dead(standing) => Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) },
         Access::Denied(standing) => plan_denial(seen, standing, now),
-        Access::Granted { installation, account, settings_url, grant, permissions } => {
+        Access::Granted { installation, account, settings_url, grant, permissions, .. } => {
             let spec_scope = Scope::wanted(&seen.token, *installation);
             let wanted = match &seen.secret {
                 // Paused: what was published is renewed, whatever the spec says meanwhile.

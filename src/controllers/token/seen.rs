@@ -4,37 +4,10 @@
 
 use super::scope::Scope;
 use crate::api::InstallationToken;
-use crate::controllers::grant::Grant;
+use crate::controllers::reference::Access;
 use crate::controllers::standing::Standing;
-use crate::github::Permissions as GitHubPermissions;
 use jiff::Timestamp;
 use std::sync::Arc;
-
-/// Whether the token may be minted, as far as App, installation and grants say.
-#[derive(Clone, Debug)]
-pub enum Access {
-    /// The App was not looked at since this process started. Nothing is known, so nothing is done.
-    NotYetKnown,
-    /// Something referred to is not there or not usable now. What was published stays.
-    Unavailable(Standing),
-    /// The installation does not work now, and tokens of it neither.
-    Dead(Standing),
-    /// Not granted: what was published is taken back.
-    Denied(Standing),
-    /// Granted.
-    Granted {
-        /// The installation's id.
-        installation: i64,
-        /// The account's login.
-        account: String,
-        /// The installation's settings page.
-        settings_url: String,
-        /// What the namespace may ask for.
-        grant: Grant,
-        /// What the account lets the App do.
-        permissions: GitHubPermissions,
-    },
-}
 
 /// The Secret of the name in the spec.
 #[derive(Clone, Debug)]

@@ -45,6 +45,7 @@ fn granted(repositories: &[&str]) -> Access {
     Access::Granted {
         installation: 501,
         account: "acme".into(),
+        account_id: 7,
         settings_url: "https://github.com/settings/installations/501".into(),
         grant: grant(&app, "acme", &namespace).unwrap(),
         permissions: [("contents".to_owned(), "write".into()), ("metadata".to_owned(), "read".into())].into(),
@@ -211,9 +212,11 @@ fn a_narrowed_grant_takes_back_what_it_no_longer_covers_and_a_wrong_spec_does_no
 
 #[test]
 fn more_than_the_installation_has_is_not_asked_for() {
-    let Access::Granted { installation, account, settings_url, grant, .. } = granted(&["shop"]) else { panic!() };
+    let Access::Granted { installation, account, account_id, settings_url, grant, .. } = granted(&["shop"]) else {
+        panic!()
+    };
     let read_only = [("contents".to_owned(), "read".into())].into();
-    let access = Access::Granted { installation, account, settings_url, grant, permissions: read_only };
+    let access = Access::Granted { installation, account, account_id, settings_url, grant, permissions: read_only };
     let message = settles(&plan(&Gathered { access, ..seen() }, at(1)), Reason::InsufficientPermissions, Stalled);
     assert!(message.contains("contents: write (has read)") && message.contains("settings"), "{message}");
 }

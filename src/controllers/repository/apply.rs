@@ -1,0 +1,456 @@
+//! Carries out one step. What GitHub said goes into [`super::memory`], where the next plan finds it.
+
+use super::gather::Found;
+use super::memory::{Facts, Looked, REQUESTED_LOOKS};
+use super::plan::Step;
+use super::seen::{Granted, Way};
+use super::{fork, hook, status};
+use crate::api::{HeadStatus, ProjectRepository, Reason, WEBHOOK_FINALIZER, default_permissions};
+use crate::controllers::allowance::Allowance;
+use crate::controllers::context::{Context, requested_look, set_finalizer};
+use crate::controllers::deliveries;
+use crate::controllers::grant::{Known, Reach};
+use crate::controllers::lenient::Lenient;
+use crate::controllers::standing::{Again, Standing, github_failure, whole_second};
+use crate::git::{self, BasicAuth, Head, Refs, Remote};
+use crate::github::{self, GitHub, Outlook, Repository, Token};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::Api;
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use std::sync::Arc;
+
+/// How long what GitHub said of a repository is good without asking again: one call a day.
+const FACTS_HOLD: SignedDuration = SignedDuration::from_hours(24);
+
+/// A step that did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// GitHub, or the remote, did not do it. Not tried again before its time.
+    #[error("{}", .0.message)]
+    Remote(Standing, Again),
+    /// Kubernetes did not do it.
+    #[error(transparent)]
+    Kubernetes(#[from] kube::Error),
+}
+
+impl Failure {
+    /// A person has to do something.
+    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Self::Remote(Standing::stalled(reason, message), Again::Person)
+    }
+}
+
+/// Carries it out. Gives back the object where the step changed it.
+///
+/// # Errors
+/// Why it did not work, and when to try again.
+pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Option<ProjectRepository>, Failure> {
+    let object = &found.seen.object;
+    match step {
+        Step::AddFinalizer => {
+            return Ok(Some(set_finalizer(&context.client, &**object, WEBHOOK_FINALIZER, true).await?));
+        }
+        Step::RemoveFinalizer => {
+            return Ok(Some(set_finalizer(&context.client, &**object, WEBHOOK_FINALIZER, false).await?));
+        }
+        Step::LeaveHook(why) => {
+            let name = object.status.as_ref().and_then(|status| status.full_name.clone()).unwrap_or_default();
+            let note = format!(
+                "the webhook of {name} stays on GitHub, for it cannot be removed; delete it in the repository's settings: {why}"
+            );
+            let regarding = object.object_ref(&());
+            context.events.transition(&regarding, EventType::Warning, Reason::HookRefused.as_str(), &note).await;
+            context.repositories.update(uid(object), |known| known.is_hook_removed = true);
+        }
+        Step::Look => look(context, found).await?,
+        Step::Confirm => confirm(context, found).await?,
+        Step::Mark(marks) => {
+            let marks = marks.into_iter().map(|mark| (mark.announced, mark.result));
+            return Ok(Some(deliveries::mark(context, &**object, marks).await?));
+        }
+        Step::Fork => fork::ensure(context, found).await?,
+        Step::Sync => fork::sync(context, found).await?,
+        Step::EnsureHook => hook::ensure(context, found).await?,
+        Step::RemoveHook => hook::remove(context, found).await?,
+        Step::Record(deployment) => {
+            let mut status = status::status(&found.seen, context.clock.now());
+            status.deployment = Some(deployment.clone());
+            let written = context.write_status(&**object, &status).await?;
+            context.repositories.update(uid(object), |known| known.deployment = Some(deployment));
+            return Ok(Some(written));
+        }
+    }
+    Ok(None)
+}
+
+/// The object's uid.
+pub fn uid(object: &ProjectRepository) -> &str {
+    object.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// The client.
+///
+/// # Errors
+/// The App's credentials cannot be used.
+pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
+    found.github.as_ref().ok_or_else(|| {
+        let message =
+            "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can";
+        Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
+    })
+}
+
+/// Finds the repository, if it is not known, and reads its head.
+async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
+    let seen = &found.seen;
+    let now = context.clock.now();
+    if seen.known.looked.is_some() && seen.is_announced() {
+        context.repositories.update(uid(&seen.object), |known| {
+            let looks = known.looks.get_or_insert_with(|| Allowance::full(REQUESTED_LOOKS, now));
+            // Looked at because it is due anyway, it costs nothing of it.
+            let _ = looks.take(now);
+        });
+    }
+    let (refs, name, facts) = match &seen.way {
+        Way::GitHub(granted) => {
+            let (refs, facts) = by_app(context, found, granted).await?;
+            (refs, facts.repository.full_name.clone(), Some(facts))
+        }
+        Way::Address(address) => {
+            let credentials = credentials(context, &seen.object, address).await?;
+            let transport = context.connect.connect_within(context.settings.git_hosts.reach(), None);
+            let transport = transport.map_err(|error| Failure::stalled(Reason::ApiFailed, error.to_string()))?;
+            let remote = Remote::manual(address);
+            let refs = git::refs(&transport, &remote, credentials.as_ref(), seen.branch(), &*context.clock).await;
+            (refs.map_err(|error| git_failure(&error))?, address.url().to_string(), None)
+        }
+        Way::NotYetKnown | Way::Barred { .. } => return Ok(()),
+    };
+    remember(context, found, (refs, name, facts), now);
+    Ok(())
+}
+
+fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String, Option<Facts>), began: Timestamp) {
+    let seen = &found.seen;
+    let interval = seen.object.spec.poll_interval.parse().unwrap_or(SignedDuration::from_mins(10));
+    let next = began.checked_add(interval.mul_f64(context.jitter.between(1.0, 1.2))).unwrap_or(began);
+    let stored = seen.object.status.as_ref();
+    let head = match &refs.head {
+        Head::At { branch, sha } => {
+            let before = [seen.known.head.as_ref(), stored.and_then(|status| status.head.as_ref())];
+            let is_same = |head: &&&HeadStatus| head.branch == branch.as_str() && head.sha == sha.as_str();
+            let same = before.iter().flatten().find(is_same).map(|head| (*head).clone());
+            let is_news = same.is_none() && before.iter().any(Option::is_some);
+            let is_told = stored.is_some_and(|status| {
+                status.deliveries.values().any(|delivery| delivery.sha.as_deref() == Some(sha.as_str()))
+            });
+            let head = same.unwrap_or_else(|| HeadStatus {
+                branch: branch.to_string(),
+                sha: sha.to_string(),
+                observed_at: Time(whole_second(context.clock.now())),
+            });
+            Some((head, is_news && !is_told))
+        }
+        _ => None,
+    };
+    let heard = seen.pending.iter().filter(|pending| pending.needs_look).map(|pending| pending.announced.clone());
+    context.repositories.update(uid(&seen.object), |known| {
+        known.facts = facts.or_else(|| known.facts.take());
+        known.looked = Some(Looked { refs, asked: seen.branch().map(str::to_owned), name, at: began, next });
+        known.heard = heard.collect();
+        known.request = requested_look(&*seen.object).cloned();
+        if let Some((_, true)) = &head {
+            // A poll found what no delivery announced: the webhook may be gone.
+            known.examine_hook_at = Some(began);
+        }
+        known.head = head.map(|(head, _)| head);
+    });
+    context.due.repositories.succeeded(&ObjectRef::from_obj(&*seen.object));
+}
+
+async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(Refs, Facts), Failure> {
+    let seen = &found.seen;
+    let (token, mut facts) = read(context, found, granted).await?;
+    let is_old = facts.at.checked_add(FACTS_HOLD).is_ok_and(|end| end <= context.clock.now());
+    if is_old || seen.is_repository_news {
+        facts = ask(context, found, granted, &token, facts.repository.id).await?;
+    }
+    match refs(context, found, &facts.repository, &token).await {
+        Ok(refs) => Ok((refs, facts)),
+        Err(git::Error::Moved { .. } | git::Error::NotFound { .. }) => {
+            // By its id it is found under any name.
+            let now = ask(context, found, granted, &token, facts.repository.id).await?;
+            let refs = refs(context, found, &now.repository, &token).await.map_err(|error| match error {
+                git::Error::NotFound { .. } if is_new_fork(seen, context.clock.now()) => pending(&now.repository),
+                git::Error::Moved { .. } => moved(&now.repository),
+                other => git_failure(&other),
+            })?;
+            Ok((refs, now))
+        }
+        Err(error) => {
+            if matches!(error, git::Error::CredentialsRefused { .. }) {
+                context.readers.refused((&found.identity, granted.installation), &token).await;
+            }
+            Err(if is_new_fork(seen, context.clock.now()) { pending(&facts.repository) } else { git_failure(&error) })
+        }
+    }
+}
+
+fn is_new_fork(seen: &super::seen::Seen, now: Timestamp) -> bool {
+    let end = seen.known.forked_at.and_then(|at| at.checked_add(super::plan::FORK_PATIENCE).ok());
+    seen.known.looked.is_none() && end.is_some_and(|end| end > now)
+}
+
+fn pending(repository: &Repository) -> Failure {
+    let message = format!("GitHub is still making {}; it is looked at again by itself", repository.full_name);
+    Failure::Remote(Standing::reconciling(Reason::ForkPending, message), Again::Backoff)
+}
+
+fn moved(repository: &Repository) -> Failure {
+    let message = format!("{} is being renamed or transferred; it is looked at again by itself", repository.full_name);
+    Failure::Remote(Standing::reconciling(Reason::RepositoryNotFound, message), Again::Backoff)
+}
+
+/// A token that reads the repository, and what GitHub said of it last. It is within the grant.
+///
+/// # Errors
+/// The repository is not there, or not granted.
+pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result<(Token, Facts), Failure> {
+    let seen = &found.seen;
+    let github = client(found)?;
+    let now = context.clock.now();
+    let key = (found.identity.as_str(), granted.installation);
+    let (read, id) = match seen.pinned() {
+        Some(id) => {
+            let others = || context.followed_by(&granted.app, &granted.account);
+            let read = context.readers.by_id(github, key, id, others, now).await;
+            (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
+        }
+        None => {
+            let name = seen.object.spec.source.existing.as_ref().and_then(|existing| existing.name.clone());
+            let name = name.unwrap_or_default();
+            let known = Known { name: Some(name.clone()), id: None };
+            allowed(granted, known, &default_permissions())?;
+            let read = context.readers.by_name(github, key, &name, now).await;
+            let read = read.map_err(|error| unread(&error, granted, &format!("{}/{name}", granted.account)))?;
+            let id = read.said.first().map(|repository| repository.id).unwrap_or_default();
+            (read, id)
+        }
+    };
+    context.heard_of(&read.said, now);
+    let said = read.said.into_iter().find(|repository| repository.id == id);
+    let facts = match (said, &seen.known.facts) {
+        (Some(repository), _) => Facts { repository: Arc::new(repository), at: now },
+        (None, Some(facts)) if facts.repository.id == id => facts.clone(),
+        (None, _) => return Ok((read.token.clone(), ask(context, found, granted, &read.token, id).await?)),
+    };
+    fits(granted, &facts.repository, seen)?;
+    Ok((read.token, facts))
+}
+
+/// Asks GitHub what the repository with this id is now.
+async fn ask(context: &Context, found: &Found, granted: &Granted, token: &Token, id: u64) -> Result<Facts, Failure> {
+    let repository = client(found)?.repository(token, id).await.map_err(|error| match error {
+        github::Error::NotFound { .. } => gone(granted, &format!("id {id}")),
+        other => remote(github_failure(&other, "asking for the repository by its id")),
+    })?;
+    fits(granted, &repository, &found.seen)?;
+    let facts = Facts { repository: Arc::new(repository), at: context.clock.now() };
+    context.repositories.update(uid(&found.seen.object), |known| known.facts = Some(facts.clone()));
+    Ok(facts)
+}
+
+/// The repository is the account's, and granted, by what it is called now.
+fn fits(granted: &Granted, repository: &Repository, seen: &super::seen::Seen) -> Result<(), Failure> {
+    if repository.owner.as_ref().is_some_and(|owner| owner.id != granted.account_id) {
+        return Err(gone(granted, &format!("id {}", repository.id)));
+    }
+    let said = seen.object.spec.source.existing.as_ref().and_then(|existing| existing.name.as_ref());
+    let known = Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() };
+    allowed(granted, known, &default_permissions()).map_err(|failure| match (failure, said) {
+        // Who named another, or an id, learns no name from it.
+        (Failure::Remote(standing, again), said) if said.is_none_or(|said| !said.eq_ignore_ascii_case(&repository.name)) => {
+            let message = format!(
+                "the repository with id {} is not, or by a new name no longer, within what GitHubApp {} grants this namespace of {}: \
+                 ask who administers it to add it to spec.tenants[].repositories",
+                repository.id, granted.app, granted.account
+            );
+            Failure::Remote(Standing { message, ..standing }, again)
+        }
+        (failure, _) => failure,
+    })
+}
+
+/// The grant has the repository and the permissions.
+///
+/// # Errors
+/// What is missing, and where it is granted.
+pub fn allowed(granted: &Granted, known: Known, permissions: &crate::api::Permissions) -> Result<(), Failure> {
+    use crate::controllers::grant::Refusal;
+    let name = known.name.clone().unwrap_or_default();
+    match granted.grant.allows(&Reach::Only(&[known]), permissions) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Repositories(_)) => Err(Failure::stalled(
+            Reason::RepositoryNotGranted,
+            format!(
+                "GitHubApp {} does not grant {name} of {} to this namespace: ask who administers it to add it to spec.tenants[].repositories",
+                granted.app, granted.account
+            ),
+        )),
+        Err(Refusal::Permissions(missing)) => {
+            let missing: Vec<_> = missing
+                .iter()
+                .map(|(name, level, has)| format!("{name}: {level} (has {})", has.as_deref().unwrap_or("none")))
+                .collect();
+            Err(Failure::stalled(
+                Reason::InsufficientPermissions,
+                format!(
+                    "this needs more than GitHubApp {} grants this namespace of {name}: {}; ask who administers it to raise \
+                     spec.tenants[].maxPermissions",
+                    granted.app,
+                    missing.join(", ")
+                ),
+            ))
+        }
+    }
+}
+
+fn gone(granted: &Granted, what: &str) -> Failure {
+    Failure::stalled(
+        Reason::RepositoryNotFound,
+        format!(
+            "the repository ({what}) was deleted or transferred, or was removed from the installation, which can be seen at {}. If \
+             another one has the name now, make another ProjectRepository to accept it",
+            granted.settings_url
+        ),
+    )
+}
+
+fn unread(error: &github::Error, granted: &Granted, what: &str) -> Failure {
+    match error {
+        github::Error::Unprocessable { message, .. } if message.contains("permissions") => Failure::stalled(
+            Reason::InsufficientPermissions,
+            format!(
+                "reading {what} takes the permission contents: read, which {} has not accepted for the App: see {}",
+                granted.account, granted.settings_url
+            ),
+        ),
+        github::Error::Unprocessable { .. } => gone(granted, what),
+        other => remote(github_failure(other, &format!("minting a token that reads {what}"))),
+    }
+}
+
+/// A failed call to GitHub.
+pub fn remote((standing, again): (Standing, Again)) -> Failure {
+    Failure::Remote(standing, again)
+}
+
+async fn refs(context: &Context, found: &Found, repository: &Repository, token: &Token) -> Result<Refs, git::Error> {
+    let branch = found.seen.branch();
+    refs_of(context, found, &repository.full_name, token, branch).await
+}
+
+/// The refs of a repository on the App's GitHub, by a name that GitHub gave.
+///
+/// # Errors
+/// The remote's.
+pub async fn refs_of(
+    context: &Context,
+    found: &Found,
+    full_name: &str,
+    token: &Token,
+    branch: Option<&str>,
+) -> Result<Refs, git::Error> {
+    let unnamed = |what: String| git::Error::NotFound { remote: full_name.to_owned(), message: what };
+    let github = found.github.as_ref().ok_or_else(|| unnamed("the App's credentials cannot be used".to_owned()))?;
+    let remote = Remote::github(github.endpoint(), full_name).map_err(|error| unnamed(error.to_string()))?;
+    let transport = found.git.as_ref().ok_or_else(|| unnamed("there is no connection".to_owned()))?;
+    git::refs(transport, &remote, Some(&BasicAuth::installation(token.clone())), branch, &*context.clock).await
+}
+
+/// What a failed question to a remote means.
+pub fn git_failure(error: &git::Error) -> Failure {
+    let reason = match error {
+        git::Error::Branch { .. } => Reason::InvalidSpec,
+        git::Error::NotFound { .. } | git::Error::Moved { .. } => Reason::RepositoryNotFound,
+        git::Error::CredentialsRefused { .. } => Reason::TokenRefused,
+        git::Error::Forbidden { .. } => Reason::InsufficientPermissions,
+        git::Error::AddressRefused { .. } => Reason::UrlNotAllowed,
+        git::Error::RateLimited { .. } => Reason::RateLimited,
+        git::Error::Unreachable { .. } => Reason::ApiUnreachable,
+        git::Error::Server { .. } | git::Error::Refused { .. } | git::Error::Protocol { .. } => Reason::ApiFailed,
+    };
+    match error.outlook() {
+        Outlook::Passes => Failure::Remote(
+            Standing::reconciling(reason, format!("{error}. It is retried by itself, with growing pauses")),
+            Again::Backoff,
+        ),
+        Outlook::Waits(until) => {
+            let message = "the server asked to wait; it is retried as soon as it allows it";
+            Failure::Remote(Standing::reconciling(reason, message), Again::At(until))
+        }
+        Outlook::Stalls => Failure::stalled(reason, error.to_string()),
+    }
+}
+
+/// Asks by id whether what the head was read from is still that repository.
+async fn confirm(context: &Context, found: &Found) -> Result<(), Failure> {
+    let known = &found.seen.known;
+    let (Some(looked), Some(head)) = (&known.looked, &known.head) else { return Ok(()) };
+    if let Way::GitHub(granted) = &found.seen.way {
+        let (token, before) = read(context, found, granted).await?;
+        let facts = ask(context, found, granted, &token, before.repository.id).await?;
+        if facts.repository.full_name != looked.name {
+            // What the name stands for is another now: the head is read again, by the new one.
+            let now = context.clock.now();
+            context.repositories.update(uid(&found.seen.object), |known| {
+                if let Some(looked) = &mut known.looked {
+                    looked.next = now;
+                }
+            });
+            return Ok(());
+        }
+    }
+    let at = looked.at;
+    context.repositories.update(uid(&found.seen.object), |known| known.confirmed = Some((head.sha.clone(), at)));
+    Ok(())
+}
+
+/// The credentials for an address, if there are any: for its host and no other.
+async fn credentials(
+    context: &Context,
+    object: &ProjectRepository,
+    address: &git::Address,
+) -> Result<Option<BasicAuth>, Failure> {
+    let Some(reference) = &object.spec.source.credentials_secret else { return Ok(None) };
+    let name = &reference.name;
+    let secrets: Api<Lenient<Secret>> =
+        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let secret = secrets.get_opt(name).await?.map(Lenient::read).transpose()?;
+    let invalid = |what: &str| Failure::stalled(Reason::CredentialsInvalid, format!("Secret {name}: {what}"));
+    let secret = secret.ok_or_else(|| {
+        let message = format!("there is no Secret {name}, which spec.source.credentialsSecret names");
+        Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
+    })?;
+    let text = |key: &str| {
+        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
+        bytes.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).map(str::to_owned)
+    };
+    let host = text("host").ok_or_else(|| {
+        invalid(&format!("it has no key host, which says what host it is for: set it to {} if it is", address.host()))
+    })?;
+    if !address.takes_credentials_for(&host) {
+        return Err(invalid(&format!(
+            "its key host is for another host than {}, so it is not sent there",
+            address.host()
+        )));
+    }
+    let (Some(username), Some(password)) = (text("username"), text("password")) else {
+        return Err(invalid("it needs the keys username and password"));
+    };
+    BasicAuth::new(username, Token::new(password)).map(Some).map_err(|error| invalid(&error.to_string()))
+}

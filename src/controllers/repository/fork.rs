@@ -1,0 +1,223 @@
+//! Ensures a fork, and keeps it in step with its upstream.
+//!
+//! Invariant: a fork that is there is found, under whatever name, before one is asked for; and a fork that has commits of
+//! its own is never changed. GitHub answers a second request with the fork of the first, so an answer that got lost makes
+//! no second one either.
+
+use super::apply::{Failure, allowed, client, git_failure, read, refs_of, remote, uid};
+use super::gather::Found;
+use super::memory::{Facts, InStep};
+use super::seen::{Granted, Way};
+use crate::api::{ForkSource, Permissions, Reason, default_permissions};
+use crate::controllers::context::Context;
+use crate::controllers::grant::Known;
+use crate::controllers::standing::{Again, Standing, github_failure};
+use crate::git;
+use crate::github::{self, GitHub, Repositories, Repository, Scope};
+use jiff::SignedDuration;
+use std::sync::Arc;
+
+fn permissions(list: &[(&str, &str)]) -> Permissions {
+    list.iter().map(|(name, level)| ((*name).to_owned(), (*level).to_owned())).collect()
+}
+
+/// Finds the fork, or makes it.
+///
+/// # Errors
+/// It cannot be made.
+pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
+    let (Way::GitHub(granted), Some(source)) = (&found.seen.way, &found.seen.object.spec.source.fork) else {
+        return Ok(());
+    };
+    let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
+    if owner.eq_ignore_ascii_case(&granted.account) {
+        return Err(Failure::stalled(
+            Reason::ForkImpossible,
+            format!("{} is {}'s own, and cannot be forked there: use spec.source.existing", source.of, granted.account),
+        ));
+    }
+    let github = client(found)?;
+    let name = source.name.as_deref().unwrap_or(upstream);
+    let known = Known { name: Some(name.to_owned()), id: None };
+    let fork = match existing(context, found, granted, github, name).await? {
+        Some(fork) if is_of(&fork, &source.of) => fork,
+        _ => make(context, granted, github, source, known).await?,
+    };
+    let known = Known { name: Some(fork.name.clone()), id: i64::try_from(fork.id).ok() };
+    // Found under another name, it may be one that was not granted.
+    allowed(granted, known, &default_permissions())?;
+    let now = context.clock.now();
+    tracing::info!(fork = fork.full_name, id = fork.id, of = source.of, "the fork is there, or on its way");
+    context.repositories.update(uid(&found.seen.object), |known| {
+        known.facts = Some(Facts { repository: Arc::new(fork), at: now });
+        known.forked_at = Some(now);
+    });
+    Ok(())
+}
+
+/// The repository of the fork's name, if there is one.
+async fn existing(
+    context: &Context,
+    found: &Found,
+    granted: &Granted,
+    github: &GitHub,
+    name: &str,
+) -> Result<Option<Repository>, Failure> {
+    let key = (found.identity.as_str(), granted.installation);
+    let read = match context.readers.by_name(github, key, name, context.clock.now()).await {
+        Ok(read) => read,
+        Err(github::Error::Unprocessable { .. }) => return Ok(None),
+        Err(error) => return Err(remote(github_failure(&error, &format!("looking for {}/{name}", granted.account)))),
+    };
+    let Some(id) = read.said.first().map(|repository| repository.id) else { return Ok(None) };
+    let asked = github.repository(&read.token, id).await;
+    asked.map(Some).map_err(|error| remote(github_failure(&error, "asking what a repository is a fork of")))
+}
+
+fn is_of(fork: &Repository, of: &str) -> bool {
+    [&fork.parent, &fork.source].into_iter().flatten().any(|parent| parent.full_name.eq_ignore_ascii_case(of))
+}
+
+async fn make(
+    context: &Context,
+    granted: &Granted,
+    github: &GitHub,
+    source: &ForkSource,
+    known: Known,
+) -> Result<Repository, Failure> {
+    let needed = permissions(&[("administration", "write"), ("contents", "write"), ("metadata", "read")]);
+    allowed(granted, known, &needed)?;
+    // For what is not there yet a token cannot be narrowed; so it is let go of at once.
+    let scope = Scope { repositories: Repositories::All, permissions: needed };
+    let minted = github.mint(granted.installation, &scope).await;
+    let token = minted.map_err(|error| forbidden(&error, granted, github, source))?.token;
+    let organization = context.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
+    let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
+    let made = github
+        .create_fork(&token, owner, upstream, organization, source.name.as_deref(), source.default_branch_only)
+        .await;
+    if let Err(error) = github.revoke(&token).await {
+        tracing::info!(%error, "the token for making a fork was not revoked, and expires within the hour");
+    }
+    let fork = made.map_err(|error| forbidden(&error, granted, github, source))?;
+    if fork.full_name.eq_ignore_ascii_case(&source.of)
+        || fork.owner.as_ref().is_some_and(|o| o.id != granted.account_id)
+    {
+        return Err(Failure::stalled(
+            Reason::ForkImpossible,
+            format!("{} cannot be forked to {}: GitHub answered with {}", source.of, granted.account, fork.full_name),
+        ));
+    }
+    Ok(fork)
+}
+
+fn forbidden(error: &github::Error, granted: &Granted, github: &GitHub, source: &ForkSource) -> Failure {
+    let (of, account, web) = (&source.of, &granted.account, github.endpoint().web_url());
+    match error {
+        github::Error::Forbidden { message, .. } if message.to_ascii_lowercase().contains("empty") => Failure::stalled(
+            Reason::ForkImpossible,
+            format!("{of} is empty, and GitHub forks no empty repository: push a commit to it first"),
+        ),
+        github::Error::Forbidden { .. } | github::Error::NotFound { .. } | github::Error::Unprocessable { .. } => {
+            Failure::stalled(
+                Reason::ForkForbidden,
+                format!(
+                    "{error}. The App has to be installed on all repositories of {account} with administration: write (see {}), and \
+                     on {of} if that is private. Or fork it by hand at {web}/{of}/fork, where it is found by its name; what differs \
+                     is shown at {web}/{of}/compare",
+                    granted.settings_url
+                ),
+            )
+        }
+        other => remote(github_failure(other, &format!("forking {of}"))),
+    }
+}
+
+/// Looks whether the fork lacks commits, and fast-forwards it if it has none of its own.
+///
+/// # Errors
+/// GitHub did not say, or did not do it.
+pub async fn sync(context: &Context, found: &Found) -> Result<(), Failure> {
+    let seen = &found.seen;
+    let (Way::GitHub(granted), Some(source)) = (&seen.way, &seen.object.spec.source.fork) else { return Ok(()) };
+    let Some(head) = &seen.known.head else { return Ok(()) };
+    let github = client(found)?;
+    let (token, facts) = read(context, found, granted).await?;
+    let fork = &facts.repository;
+    let refs = refs_of(context, found, &source.of, &token, Some(&head.branch)).await;
+    let refs = refs.map_err(|error| git_failure(&error))?;
+    let Some(upstream) = refs.head.sha().map(git::Sha::to_string) else {
+        let message = format!("{} has no branch {}, so the fork's is in step with none", source.of, head.branch);
+        return Err(Failure::Remote(Standing::ready(Reason::BranchNotFound, message), Again::Person));
+    };
+    let is_compared = |known: &InStep| known.upstream == upstream && known.own == head.sha;
+    let in_step = match &seen.known.in_step {
+        Some(known) if is_compared(known) => known.clone(),
+        _ if upstream == head.sha => InStep { upstream, own: head.sha.clone(), behind_by: 0, ahead_by: 0 },
+        _ => {
+            let owner = source.of.split_once('/').map_or("", |(owner, _)| owner);
+            let (own, name) = fork.full_name.split_once('/').unwrap_or(("", &fork.name));
+            let base = format!("{owner}:{}", head.branch);
+            let compared = github.compare(&token, own, name, &base, &head.branch).await;
+            let compared =
+                compared.map_err(|error| remote(github_failure(&error, "comparing the fork with its upstream")))?;
+            InStep { upstream, own: head.sha.clone(), behind_by: compared.behind_by, ahead_by: compared.ahead_by }
+        }
+    };
+    let is_behind = in_step.behind_by > 0 && in_step.ahead_by == 0;
+    if is_behind {
+        merge(found, granted, github, fork, &head.branch).await?;
+    }
+    let now = context.clock.now();
+    let interval = source.sync.interval.parse().unwrap_or(SignedDuration::from_mins(10));
+    let next = now.checked_add(interval.mul_f64(context.jitter.between(1.0, 1.2))).ok();
+    context.repositories.update(uid(&seen.object), |known| {
+        known.next_sync = next;
+        if is_behind {
+            // The head is another now; what it is compared with is seen the next time.
+            known.in_step = Some(InStep { own: in_step.upstream.clone(), behind_by: 0, ..in_step });
+            if let Some(looked) = &mut known.looked {
+                looked.next = now;
+            }
+        } else {
+            known.in_step = Some(in_step);
+        }
+    });
+    Ok(())
+}
+
+async fn merge(
+    found: &Found,
+    granted: &Granted,
+    github: &GitHub,
+    fork: &Repository,
+    branch: &str,
+) -> Result<(), Failure> {
+    let needed = permissions(&[("contents", "write"), ("metadata", "read")]);
+    let known = Known { name: Some(fork.name.clone()), id: i64::try_from(fork.id).ok() };
+    allowed(granted, known, &needed)?;
+    let scope = Scope { repositories: Repositories::Ids(vec![fork.id]), permissions: needed };
+    let doing = format!("bringing {} in step with its upstream", fork.full_name);
+    let minted = github.mint(granted.installation, &scope).await;
+    let token = minted.map_err(|error| remote(github_failure(&error, &doing)))?.token;
+    let (owner, name) = fork.full_name.split_once('/').unwrap_or(("", &fork.name));
+    let merged = github.merge_upstream(&token, owner, name, branch).await;
+    if let Err(error) = github.revoke(&token).await {
+        tracing::info!(%error, "the token for merging the upstream was not revoked, and expires within the hour");
+    }
+    match merged {
+        Ok(_) => {
+            tracing::info!(fork = fork.full_name, branch, "the fork was brought in step with its upstream");
+            Ok(())
+        }
+        Err(github::Error::Conflict { .. }) => {
+            let name = &found.seen.object.metadata.name;
+            tracing::info!(fork = fork.full_name, ?name, "the fork got commits of its own meanwhile");
+            Err(Failure::Remote(
+                Standing::ready(Reason::Diverged, format!("{doing}: both have commits that the other has not")),
+                Again::Backoff,
+            ))
+        }
+        Err(error) => Err(remote(github_failure(&error, &doing))),
+    }
+}

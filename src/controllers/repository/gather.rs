@@ -1,0 +1,137 @@
+//! Reads all that a decision about a `ProjectRepository` needs, from caches and memory: it calls nobody.
+
+use super::seen::{Granted, HookWish, Pending, Seen, Way};
+use crate::api::{Delivery, DeliveryResult, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode};
+use crate::controllers::connection::Connection;
+use crate::controllers::context::Context;
+use crate::controllers::deliveries::{Announced, waiting};
+use crate::controllers::reference::{Access, Purpose, Referred, refer};
+use crate::controllers::standing::Standing;
+use crate::github::{GitHub, Transport};
+use crate::webhook::AppIdentity;
+use kube::ResourceExt;
+use std::sync::Arc;
+
+/// What was found: what to decide by, and what to act with.
+pub struct Found {
+    /// What to decide by.
+    pub seen: Seen,
+    /// The client, where the way leads through GitHub and the App's credentials can be used.
+    pub github: Option<Arc<GitHub>>,
+    /// What tells the App's connection from others.
+    pub identity: String,
+    /// The App whose webhooks are meant, if it was looked at.
+    pub app: Option<AppIdentity>,
+    /// The way to the App's GitHub, for git.
+    pub git: Option<Transport>,
+}
+
+/// Gathers it.
+#[must_use]
+pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
+    let namespace = object.namespace().unwrap_or_default();
+    let uid = object.uid().unwrap_or_default();
+    let purpose = if object.metadata.deletion_timestamp.is_some() { Purpose::Removal } else { Purpose::Use };
+    let referred =
+        object.spec.installation_ref.as_ref().map(|reference| refer(context, &namespace, &reference.name, purpose));
+    let way = match (&referred, &object.spec.source.url) {
+        (Some(referred), _) => by_app(referred),
+        (None, Some(url)) => match context.settings.git_hosts.check(url) {
+            Ok(address) => Way::Address(address),
+            Err(error) => Way::Barred {
+                standing: Standing::stalled(Reason::UrlNotAllowed, format!("spec.source.url: {error}")),
+                for_good: true,
+            },
+        },
+        // Not let through by the API server.
+        (None, None) => Way::NotYetKnown,
+    };
+    let known = context.repositories.get(&uid);
+    let paused = |referred: &Referred| {
+        referred.installation.as_ref().is_some_and(|installation| installation.spec.paused)
+            || referred.app.as_ref().is_some_and(|app| app.spec.paused)
+    };
+    let branch = object.spec.branch.as_deref().or_else(|| {
+        let looked = known.looked.as_ref()?;
+        Some(looked.refs.default_branch.as_ref()?.as_str())
+    });
+    let waiting = || object.status.iter().flat_map(|status| waiting(&status.deliveries));
+    let seen = Seen {
+        has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == WEBHOOK_FINALIZER),
+        is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
+        hook: hook(context, object, referred.as_ref()),
+        pending: waiting().map(|(announced, delivery)| pending(announced, delivery, branch)).collect(),
+        is_repository_news: waiting()
+            .any(|(_, delivery)| delivery.event.as_deref().is_some_and(|event| event != "push")),
+        object: Arc::clone(object),
+        way,
+        known,
+    };
+    let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
+    Found {
+        seen,
+        github: connection.and_then(|connection| connection.github.clone()),
+        identity: connection.map(|connection| connection.identity.clone()).unwrap_or_default(),
+        app: connection.and_then(identity),
+        git: connection.and_then(|connection| connection.git.clone()),
+    }
+}
+
+/// Whose webhooks an App's are.
+#[must_use]
+pub fn identity(connection: &Connection) -> Option<AppIdentity> {
+    let host = connection.github.as_ref()?.endpoint().host();
+    Some(AppIdentity { host, app_id: connection.look.as_ref()?.app.id })
+}
+
+fn by_app(referred: &Referred) -> Way {
+    match &referred.access {
+        Access::NotYetKnown => Way::NotYetKnown,
+        Access::Unavailable(standing) => Way::Barred { standing: standing.clone(), for_good: false },
+        Access::Dead(standing) | Access::Denied(standing) => Way::Barred { standing: standing.clone(), for_good: true },
+        Access::Granted { installation, account, account_id, settings_url, grant, permissions } => {
+            let id = |id: i64| u64::try_from(id).unwrap_or_default();
+            Way::GitHub(Granted {
+                app: referred.app_name.clone().unwrap_or_default(),
+                installation: id(*installation),
+                account: account.clone(),
+                account_id: id(*account_id),
+                settings_url: settings_url.clone(),
+                grant: grant.clone(),
+                permissions: permissions.clone(),
+            })
+        }
+    }
+}
+
+/// A push to another branch needs no look. Whatever else came may concern anything.
+fn pending(announced: Announced, delivery: &Delivery, branch: Option<&str>) -> Pending {
+    let elsewhere = delivery.event.as_deref() == Some("push")
+        && delivery.reference.as_deref().zip(branch).is_some_and(|(reference, branch)| {
+            reference.strip_prefix("refs/heads/").is_none_or(|pushed| pushed != branch)
+        });
+    Pending {
+        announced,
+        result: if elsewhere { DeliveryResult::Ignored } else { DeliveryResult::Handled },
+        needs_look: !elsewhere,
+    }
+}
+
+fn hook(context: &Context, object: &ProjectRepository, referred: Option<&Referred>) -> HookWish {
+    if object.spec.webhook.as_ref().is_none_or(|webhook| webhook.mode != WebhookMode::Repository) {
+        return HookWish::None;
+    }
+    let app = referred.and_then(|referred| referred.app.as_ref());
+    let unknown = |message: String| HookWish::Unknown(Standing::reconciling(Reason::WaitingForReference, message));
+    let Some(app) = app else { return unknown("its GitHubApp is not there".to_owned()) };
+    let Some(webhook) = &app.spec.webhook else {
+        let app = app.name_any();
+        return unknown(format!(
+            "GitHubApp {app} has no spec.webhook.url, so there is no address to deliver to: ask who administers it to set one"
+        ));
+    };
+    match context.root_keys.known() {
+        Some(keys) => HookWish::Own { base: webhook.url.clone(), key_id: keys.current.id().to_owned() },
+        None => unknown("the root key of webhooks is not known yet; the operator's log says why".to_owned()),
+    }
+}

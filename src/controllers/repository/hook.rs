@@ -1,0 +1,185 @@
+//! Ensures a repository's own webhook: found, made once, repaired, removed.
+//!
+//! Invariant: every page of webhooks was looked at before one is made, so that an answer that got lost, or a status that
+//! did, makes no second one. What is ours is known by its address, which names App and repository, or by the id that was
+//! noted; the grant of `repository_hooks: write` allows as much without us.
+
+use super::apply::{Failure, allowed, client, remote, uid};
+use super::gather::Found;
+use super::memory::HookSeen;
+use super::seen::{Granted, HookWish, Way};
+use crate::api::{Permissions, Reason, WebhookMode};
+use crate::controllers::context::Context;
+use crate::controllers::grant::Known;
+use crate::controllers::standing::github_failure;
+use crate::github::{self, GitHub, HookConfigWanted, HookWanted, Repositories, Repository, Scope, Token};
+use crate::webhook::{Hook, REPOSITORY_EVENTS};
+use jiff::SignedDuration;
+use kube::ResourceExt;
+use std::sync::Arc;
+
+/// How often a webhook is examined although nothing is known to be wrong: one call a day.
+const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Makes it what it is to be.
+///
+/// # Errors
+/// GitHub did not let it.
+pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
+    let (Way::GitHub(granted), HookWish::Own { base, .. }) = (&found.seen.way, &found.seen.hook) else { return Ok(()) };
+    let (Some(keys), Some(app)) = (context.root_keys.known(), &found.app) else { return Ok(()) };
+    let (github, repository, token) = enter(context, found, granted).await?;
+    let (owner, name) = parts(&repository);
+    let hook = Hook::Repository(repository.id);
+    let config = HookConfigWanted { url: hook.url(base, &granted.app), secret: keys.current.secret(app, hook) };
+    let wanted = HookWanted { events: REPOSITORY_EVENTS.map(str::to_owned).into(), config };
+    let failed = |error: github::Error| refused(&error, &repository, granted, "ensuring the webhook of");
+
+    let mut ours = ours(context, found, &repository, github, &token).await.map_err(failed)?.into_iter();
+    let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
+    let id = match ours.next() {
+        None => github.create_hook(&token, owner, name, &wanted).await.map_err(failed)?.id,
+        Some(first) => {
+            if !wanted.sends_as(&first) {
+                github.update_hook(&token, owner, name, first.id, &wanted).await.map_err(failed)?;
+            }
+            let is_signed = |id: Option<i64>, key: &str| {
+                id.and_then(|id| u64::try_from(id).ok()) == Some(first.id) && key == keys.current.id()
+            };
+            let is_known = match &found.seen.known.hook {
+                Some(seen) => seen.id == first.id && seen.key_id == keys.current.id(),
+                None => stored.is_some_and(|stored| is_signed(stored.id, &stored.key_id)),
+            };
+            // GitHub tells that there is a secret, not which: one that was not noted is set anew.
+            if !is_known || !wanted.config.is_met_by(&first.config) {
+                github.update_hook_config(&token, owner, name, first.id, &wanted.config).await.map_err(failed)?;
+            }
+            first.id
+        }
+    };
+    for second in ours {
+        github.delete_hook(&token, owner, name, second.id).await.map_err(failed)?;
+    }
+    let again = context.clock.now().checked_add(EXAMINE_EVERY.mul_f64(context.jitter.between(1.0, 1.2))).ok();
+    context.repositories.update(uid(&found.seen.object), |known| {
+        known.hook = Some(HookSeen { id, url: wanted.config.url.clone(), key_id: keys.current.id().to_owned() });
+        known.examine_hook_at = again;
+        known.is_hook_removed = false;
+    });
+    tracing::info!(repository = repository.full_name, hook = id, "the webhook is as it should be");
+    Ok(())
+}
+
+/// Removes it, unless another object of this App still wants it.
+///
+/// # Errors
+/// GitHub did not let it.
+pub async fn remove(context: &Context, found: &Found) -> Result<(), Failure> {
+    let Way::GitHub(granted) = &found.seen.way else { return Ok(()) };
+    if !is_shared(context, found, granted) {
+        let (github, repository, token) = match enter(context, found, granted).await {
+            // With the repository its webhooks are gone.
+            Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
+                context.repositories.update(uid(&found.seen.object), forget);
+                return Ok(());
+            }
+            other => other?,
+        };
+        let failed = |error: github::Error| refused(&error, &repository, granted, "removing the webhook of");
+        let (owner, name) = parts(&repository);
+        for hook in ours(context, found, &repository, github, &token).await.map_err(failed)? {
+            github.delete_hook(&token, owner, name, hook.id).await.map_err(failed)?;
+        }
+    }
+    context.repositories.update(uid(&found.seen.object), forget);
+    Ok(())
+}
+
+fn forget(known: &mut super::memory::Remembered) {
+    known.is_hook_removed = true;
+    known.hook = None;
+}
+
+/// Another object that has the same webhook, which is one for the App and the repository.
+fn is_shared(context: &Context, found: &Found, granted: &Granted) -> bool {
+    let id = found.seen.pinned();
+    context.stores.repositories.state().iter().any(|other| {
+        other.uid() != found.seen.object.uid()
+            && other.metadata.deletion_timestamp.is_none()
+            && other.spec.webhook.as_ref().is_some_and(|webhook| webhook.mode == WebhookMode::Repository)
+            && context.pinned(other) == id
+            && context.app_of(other).is_some_and(|(app, _)| app == granted.app)
+    })
+}
+
+/// What the calls about webhooks take: a token for them, within the grant, and the repository by its name of now.
+async fn enter<'a>(
+    context: &Context,
+    found: &'a Found,
+    granted: &Granted,
+) -> Result<(&'a Arc<GitHub>, Arc<Repository>, Token), Failure> {
+    let (_, facts) = super::apply::read(context, found, granted).await?;
+    let repository = facts.repository;
+    let permissions: Permissions =
+        [("metadata", "read"), ("repository_hooks", "write")].map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+    let known = Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() };
+    allowed(granted, known, &permissions)?;
+    let github = client(found)?;
+    let scope = Scope { repositories: Repositories::Ids(vec![repository.id]), permissions };
+    let minted = github.mint(granted.installation, &scope).await;
+    let minted = minted.map_err(|error| refused(&error, &repository, granted, "minting a token for webhooks of"))?;
+    Ok((github, repository, minted.token))
+}
+
+/// The webhooks that are ours, the oldest first.
+async fn ours(
+    context: &Context,
+    found: &Found,
+    repository: &Repository,
+    github: &GitHub,
+    token: &Token,
+) -> Result<Vec<github::Hook>, github::Error> {
+    #[cfg(feature = "sabotage")]
+    if context.sabotage.skip_hook_listing {
+        return Ok(Vec::new());
+    }
+    let _ = context;
+    let (owner, name) = parts(repository);
+    let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref()?.id);
+    let noted = found.seen.known.hook.as_ref().map(|hook| hook.id);
+    let noted = noted.or_else(|| stored.and_then(|id| u64::try_from(id).ok()));
+    let Way::GitHub(granted) = &found.seen.way else { return Ok(Vec::new()) };
+    let path = Hook::Repository(repository.id).path(&granted.app);
+    let mut hooks = github.hooks(token, owner, name).await?;
+    hooks.retain(|hook| {
+        let delivers_here = hook.config.url.as_ref().is_some_and(|url| url.ends_with(&path));
+        delivers_here || Some(hook.id) == noted
+    });
+    hooks.sort_by_key(|hook| hook.id);
+    Ok(hooks)
+}
+
+fn parts(repository: &Repository) -> (&str, &str) {
+    repository.full_name.split_once('/').unwrap_or(("", &repository.name))
+}
+
+fn refused(error: &github::Error, repository: &Repository, granted: &Granted, doing: &str) -> Failure {
+    let name = &repository.full_name;
+    match error {
+        github::Error::Archived { .. } => {
+            Failure::stalled(Reason::RepositoryArchived, format!("{doing} {name}: {error}"))
+        }
+        github::Error::Forbidden { .. } | github::Error::Unprocessable { .. } => Failure::stalled(
+            Reason::HookRefused,
+            format!(
+                "{doing} {name}: {error}. The App needs the permission repository_hooks: write, accepted by {} at {}; pushes are \
+                 polled for meanwhile",
+                granted.account, granted.settings_url
+            ),
+        ),
+        github::Error::NotFound { .. } => {
+            Failure::stalled(Reason::RepositoryNotFound, format!("{doing} {name}: {error}"))
+        }
+        other => remote(github_failure(other, &format!("{doing} {name}"))),
+    }
+}

@@ -1,0 +1,301 @@
+//! What to do next about a `ProjectRepository`: a pure function of what was seen and of `now`.
+//!
+//! Invariant: one step at a time, each of them good to be repeated; a failed call waits for its time and keeps nothing
+//! else waiting. What follows from a delivery is a look, and nothing but what was looked at decides.
+
+use super::memory::{Failed, REQUESTED_LOOKS, Task};
+use super::seen::{HookWish, Pending, Seen, Way};
+use crate::api::{DeploymentStatus, Reason};
+use crate::controllers::allowance::Allowance;
+use crate::controllers::context::requested_look;
+use crate::controllers::installation::waited_long_enough;
+use crate::controllers::standing::{Again, Standing, State};
+use crate::git::Head;
+use crate::webhook::Hook;
+use jiff::{SignedDuration, Timestamp};
+
+/// How long a fork may take until it can be read: GitHub says five minutes, and to ask its support after that.
+/// <https://docs.github.com/en/rest/repos/forks#create-a-fork>
+pub const FORK_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Plan {
+    /// This, and then see again.
+    Do(Step),
+    /// Nothing now.
+    Settled {
+        /// How the object stands. `None`: nothing can be said.
+        standing: Option<Standing>,
+        /// When to see again.
+        again: Option<Again>,
+    },
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Hold the object until its webhook is removed.
+    AddFinalizer,
+    /// Let it go.
+    RemoveFinalizer,
+    /// Tell that a webhook stays, for it cannot be removed.
+    LeaveHook(String),
+    /// Make the fork, or find it.
+    Fork,
+    /// Ask for the head.
+    Look,
+    /// Ask by id whether it is still that repository whose head was seen.
+    Confirm,
+    /// Mark deliveries.
+    Mark(Vec<Pending>),
+    /// Find, make or repair the webhook.
+    EnsureHook,
+    /// Remove the webhook.
+    RemoveHook,
+    /// Bring the fork in step.
+    Sync,
+    /// Write this to status, before anything is done about it.
+    Record(DeploymentStatus),
+}
+
+impl Step {
+    /// Which failures it has.
+    #[must_use]
+    pub fn task(&self) -> Option<Task> {
+        match self {
+            Self::Fork => Some(Task::Fork),
+            Self::Look | Self::Confirm => Some(Task::Look),
+            Self::EnsureHook | Self::RemoveHook => Some(Task::Hook),
+            Self::Sync => Some(Task::Sync),
+            Self::Record(_) | Self::AddFinalizer | Self::RemoveFinalizer | Self::LeaveHook(_) | Self::Mark(_) => None,
+        }
+    }
+}
+
+/// Works it out.
+#[must_use]
+pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
+    if seen.object.metadata.deletion_timestamp.is_some() {
+        return plan_removal(seen, now);
+    }
+    match &seen.way {
+        Way::NotYetKnown => return Plan::Settled { standing: None, again: None },
+        Way::Barred { standing, .. } => {
+            return Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) };
+        }
+        Way::GitHub(_) | Way::Address(_) => {}
+    }
+    let about = seen.about();
+    let failed = |task: Task| seen.known.waits(task, &about, now);
+    if seen.object.spec.source.fork.is_some() && seen.pinned().is_none() {
+        return match failed(Task::Fork) {
+            Some(failed) => settled(failed.standing.clone(), vec![failed.until]),
+            None if seen.is_paused => Plan::Settled { standing: Some(paused()), again: None },
+            None => Plan::Do(Step::Fork),
+        };
+    }
+    let mut again = Vec::new();
+    match (failed(Task::Look), look_due(seen, now)) {
+        (Some(failed), _) if seen.known.looked.is_none() => {
+            return settled(failed.standing.clone(), vec![failed.until]);
+        }
+        (Some(failed), _) => again.push(failed.until),
+        (None, at) if at <= now => return Plan::Do(Step::Look),
+        (None, at) => again.push(at),
+    }
+    let marks = seen.marks();
+    if !marks.is_empty() {
+        return Plan::Do(Step::Mark(marks));
+    }
+    let source = source(seen, failed(Task::Look), now);
+    let mut troubles = Vec::new();
+    if source.state != State::Stalled {
+        for part in [plan_hook(seen, failed(Task::Hook), now), plan_sync(seen, failed(Task::Sync), now)] {
+            match part {
+                Part::Do(step) => return Plan::Do(step),
+                Part::Rests { until, trouble } => {
+                    again.extend(until);
+                    troubles.extend(trouble);
+                }
+            }
+        }
+    }
+    settled(summary(seen, source, troubles), again)
+}
+
+/// What one part of the object comes to.
+enum Part {
+    Do(Step),
+    Rests { until: Option<Timestamp>, trouble: Option<Standing> },
+}
+
+impl Part {
+    const NOTHING: Self = Self::Rests { until: None, trouble: None };
+
+    fn failed(failed: &Failed) -> Self {
+        Self::Rests { until: Some(failed.until), trouble: Some(failed.standing.clone()) }
+    }
+}
+
+fn settled(standing: Standing, again: Vec<Timestamp>) -> Plan {
+    Plan::Settled { standing: Some(standing), again: again.into_iter().min().map(Again::At) }
+}
+
+fn paused() -> Standing {
+    Standing::ready(
+        Reason::Paused,
+        "spec.paused: true, here, at the GitHubInstallation or the GitHubApp, holds back changes",
+    )
+}
+
+/// When to look: at once where there is something new to see, and not more often than may be asked for.
+fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
+    let known = &seen.known;
+    let Some(looked) = &known.looked else { return now };
+    let is_asked = requested_look(&*seen.object).is_some_and(|request| {
+        let handled = seen.object.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
+        known.request.as_ref().or(handled) != Some(request)
+    });
+    if looked.asked.as_deref() != seen.branch() {
+        return now;
+    }
+    if !is_asked && !seen.is_announced() {
+        return looked.next;
+    }
+    let mut looks = known.looks.clone().unwrap_or_else(|| Allowance::full(REQUESTED_LOOKS, now));
+    looks.take(now).err().unwrap_or(now).min(looked.next.max(now))
+}
+
+/// How the repository and its branch are.
+fn source(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Standing {
+    let known = &seen.known;
+    let Some(looked) = &known.looked else {
+        return Standing::reconciling(Reason::ApiUnreachable, "the repository was not looked at yet");
+    };
+    let name = &looked.name;
+    if let Some(facts) = &known.facts {
+        let page = facts.repository.html_url.as_deref().unwrap_or(name);
+        if facts.repository.archived == Some(true) {
+            let message = format!(
+                "{name} is archived, so nothing in it can change: unarchive it at {page}/settings, or remove this object"
+            );
+            return Standing::stalled(Reason::RepositoryArchived, message);
+        }
+        if facts.repository.disabled == Some(true) {
+            return Standing::stalled(
+                Reason::RepositoryDisabled,
+                format!("GitHub disabled {name}: {page} says why, or ask GitHub's support"),
+            );
+        }
+    }
+    let standing = match &looked.refs.head {
+        Head::At { branch, .. } => {
+            Standing::ready(Reason::Observed, format!("{name} is known, and branch {branch} is followed"))
+        }
+        Head::Missing { branch } => Standing::stalled(
+            Reason::BranchNotFound,
+            format!("{name} has no branch {branch}: push it, or correct spec.branch; it is picked up when it is there"),
+        ),
+        Head::Empty
+            if known.forked_at.and_then(|at| at.checked_add(FORK_PATIENCE).ok()).is_some_and(|end| end > now) =>
+        {
+            Standing::reconciling(Reason::ForkPending, format!("GitHub is still copying what {name} is a fork of"))
+        }
+        Head::Empty => Standing::reconciling(
+            Reason::RepositoryEmpty,
+            format!("{name} has no commit yet: push one; it is picked up when it is there"),
+        ),
+        Head::NoDefaultBranch => {
+            Standing::stalled(Reason::BranchNotFound, format!("{name} has no default branch: name one in spec.branch"))
+        }
+    };
+    match failed {
+        Some(failed) if standing.state == State::Ready => failed.standing.clone().while_still_good(&standing.message),
+        Some(failed) => failed.standing.clone(),
+        None => standing,
+    }
+}
+
+fn plan_hook(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
+    let stored = seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
+    let (Way::GitHub(granted), Some(id)) = (&seen.way, seen.pinned()) else { return Part::NOTHING };
+    match &seen.hook {
+        HookWish::None if stored.is_some() && !seen.known.is_hook_removed && !seen.is_paused => {
+            failed.map_or(Part::Do(Step::RemoveHook), Part::failed)
+        }
+        HookWish::None if seen.has_finalizer && (stored.is_none() || seen.known.is_hook_removed) => {
+            Part::Do(Step::RemoveFinalizer)
+        }
+        HookWish::None => Part::NOTHING,
+        HookWish::Unknown(standing) => Part::Rests { until: None, trouble: Some(standing.clone()) },
+        HookWish::Own { .. } if seen.is_paused => Part::NOTHING,
+        HookWish::Own { .. } if !seen.has_finalizer => Part::Do(Step::AddFinalizer),
+        HookWish::Own { base, key_id } => {
+            let url = Hook::Repository(id).url(base, &granted.app);
+            let is_there = match &seen.known.hook {
+                Some(hook) => hook.url == url && hook.key_id == *key_id,
+                None => stored.is_some_and(|stored| stored.url == url && stored.key_id == *key_id),
+            };
+            match (is_there, seen.known.examine_hook_at, failed) {
+                (_, _, Some(failed)) => Part::failed(failed),
+                (true, Some(at), None) if at > now => Part::Rests { until: Some(at), trouble: None },
+                _ => Part::Do(Step::EnsureHook),
+            }
+        }
+    }
+}
+
+fn plan_sync(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
+    let Some(fork) = &seen.object.spec.source.fork else { return Part::NOTHING };
+    let is_wanted = fork.sync.interval.parse::<SignedDuration>().is_ok_and(|interval| interval.is_positive());
+    let is_readable = seen.known.looked.as_ref().is_some_and(|looked| looked.refs.head.sha().is_some());
+    if !is_wanted || !is_readable || seen.is_paused {
+        return Part::NOTHING;
+    }
+    match (failed, seen.known.next_sync) {
+        (Some(failed), _) => Part::failed(failed),
+        (None, Some(at)) if at > now => Part::Rests { until: Some(at), trouble: None },
+        (None, _) => Part::Do(Step::Sync),
+    }
+}
+
+/// The object as a whole: what is wrong with its source, else with a part of it.
+fn summary(seen: &Seen, source: Standing, troubles: Vec<Standing>) -> Standing {
+    if source.state != State::Ready {
+        return source;
+    }
+    match troubles.into_iter().max_by_key(|trouble| trouble.state == State::Stalled) {
+        Some(trouble) => trouble,
+        None if seen.is_paused => paused(),
+        None => source,
+    }
+}
+
+/// Takes the webhook away, as long as that can be done, and lets the object go.
+fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
+    if !seen.has_finalizer {
+        return Plan::Settled { standing: None, again: None };
+    }
+    if seen.known.is_hook_removed || seen.pinned().is_none() {
+        return Plan::Do(Step::RemoveFinalizer);
+    }
+    let about = seen.about();
+    let (trouble, until) = match (&seen.way, seen.known.waits(Task::Hook, &about, now)) {
+        (Way::GitHub(_), None) => return Plan::Do(Step::RemoveHook),
+        (Way::Address(_), _) => return Plan::Do(Step::RemoveFinalizer),
+        (Way::GitHub(_), Some(failed)) => (failed.standing.message.clone(), Some(failed.until)),
+        (Way::Barred { standing, for_good: true }, _) => {
+            return Plan::Do(Step::LeaveHook(standing.message.clone()));
+        }
+        (Way::Barred { standing, for_good: false }, _) => (standing.message.clone(), None),
+        (Way::NotYetKnown, _) => ("the App was not looked at yet".to_owned(), None),
+    };
+    let Some(end) = waited_long_enough(&*seen.object, now) else {
+        return Plan::Do(Step::LeaveHook(format!("it was tried for 15 minutes: {trouble}")));
+    };
+    let message =
+        format!("it is being deleted and waits, 15 minutes at most, until its webhook is removed on GitHub: {trouble}");
+    let at = until.map_or(end, |until| until.min(end));
+    settled(Standing::reconciling(Reason::WaitingForDependents, message), vec![at])
+}

@@ -1,0 +1,140 @@
+//! What is seen of a `ProjectRepository` and around it: all that a decision needs, and no more.
+//!
+//! Invariant: what is here is what was found, with nothing decided yet; the plan is a pure function of it and of `now`.
+//! What GitHub said comes from [`super::memory`], never from status: a tenant may be able to write status.
+
+use super::memory::Remembered;
+use crate::api::{DeliveryResult, ProjectRepository};
+use crate::controllers::context::requested_look;
+use crate::controllers::deliveries::Announced;
+use crate::controllers::grant::Grant;
+use crate::controllers::standing::Standing;
+use crate::git::Address;
+use crate::github::Permissions as GitHubPermissions;
+use std::sync::Arc;
+
+/// Which way leads to the repository.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// Nothing is known yet, so nothing is done.
+    NotYetKnown,
+    /// There is none now, or not for this namespace.
+    Barred {
+        /// Why.
+        standing: Standing,
+        /// It will not open by itself.
+        for_good: bool,
+    },
+    /// By the App.
+    GitHub(Granted),
+    /// By its address alone.
+    Address(Address),
+}
+
+/// An installation that this namespace may use.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    /// The `GitHubApp`.
+    pub app: String,
+    /// The installation's id.
+    pub installation: u64,
+    /// The account's login.
+    pub account: String,
+    /// The account's id.
+    pub account_id: u64,
+    /// The installation's settings page.
+    pub settings_url: String,
+    /// What the namespace may ask for.
+    pub grant: Grant,
+    /// What the account lets the App do.
+    pub permissions: GitHubPermissions,
+}
+
+/// Which webhook of its own the repository is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookWish {
+    /// None.
+    None,
+    /// One that delivers below this address, signed with a secret from the root key of this id.
+    Own {
+        /// `spec.webhook.url` of the `GitHubApp`.
+        base: String,
+        /// The root key's id.
+        key_id: String,
+    },
+    /// One, but where it is to deliver to, or what is to sign, is not known.
+    Unknown(Standing),
+}
+
+/// A delivery that was not marked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Which.
+    pub announced: Announced,
+    /// What it is marked as, once it was looked after it, or at once if that is not needed.
+    pub result: DeliveryResult,
+    /// It may concern the branch, or the repository.
+    pub needs_look: bool,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The object.
+    pub object: Arc<ProjectRepository>,
+    /// It holds the finalizer.
+    pub has_finalizer: bool,
+    /// It, its installation or its App is paused.
+    pub is_paused: bool,
+    /// Which way leads to the repository.
+    pub way: Way,
+    /// Which webhook it is to have.
+    pub hook: HookWish,
+    /// The deliveries that wait.
+    pub pending: Vec<Pending>,
+    /// A waiting delivery says that the repository itself is another than before.
+    pub is_repository_news: bool,
+    /// What this process knows.
+    pub known: Remembered,
+}
+
+impl Seen {
+    /// The id the object is bound to: what GitHub answered to this process, else what the spec says, else what status
+    /// remembers. That last is believed as far as the grant reaches, for a tenant may have written it.
+    #[must_use]
+    pub fn pinned(&self) -> Option<u64> {
+        let said = self.object.spec.source.existing.as_ref().and_then(|existing| existing.id);
+        let stored = || self.object.status.as_ref().and_then(|status| status.id);
+        let remembered = self.known.facts.as_ref().map(|facts| facts.repository.id);
+        remembered.or_else(|| said.or_else(stored).and_then(|id| u64::try_from(id).ok()))
+    }
+
+    /// The branch the spec names.
+    #[must_use]
+    pub fn branch(&self) -> Option<&str> {
+        self.object.spec.branch.as_deref()
+    }
+
+    /// Whether a delivery waits for a look.
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        self.pending.iter().any(|pending| pending.needs_look && !self.known.heard.contains(&pending.announced))
+    }
+
+    /// The deliveries that can be marked.
+    #[must_use]
+    pub fn marks(&self) -> Vec<Pending> {
+        let can = |pending: &&Pending| !pending.needs_look || self.known.heard.contains(&pending.announced);
+        self.pending.iter().filter(can).cloned().collect()
+    }
+
+    /// What failures are about: the same call is tried again at once when one of these is another.
+    #[must_use]
+    pub fn about(&self) -> String {
+        let access = match &self.way {
+            Way::GitHub(granted) => format!("{} {:?} {:?}", granted.installation, granted.permissions, granted.grant),
+            _ => String::new(),
+        };
+        format!("{:?} {:?} {:?} {access}", self.object.metadata.generation, requested_look(&*self.object), self.hook)
+    }
+}
