@@ -15,6 +15,7 @@ pub mod lenient;
 pub mod reference;
 pub mod repository;
 pub mod root_keys;
+pub mod rollout;
 pub mod standing;
 pub mod token;
 pub mod watch;

@@ -1,0 +1,162 @@
+//! Requests as a `ServiceAccount`, by impersonation.
+//!
+//! Invariant: everything that a push does goes through [`Account::ask`], which sets whom the request is of, and reaches the
+//! one namespace that the object is in. Without it the operator would lend its own rights to whoever may write a
+//! `ProjectRepository`.
+
+use super::seen::Trouble;
+use crate::api::{Reason, WorkloadKind};
+use http::{HeaderName, HeaderValue, Request};
+use kube::Client;
+use serde::de::DeserializeOwned;
+
+/// Whom a request is of (Kubernetes, "User impersonation").
+const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
+
+/// A `ServiceAccount` that the operator acts as.
+pub struct Account<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    name: &'a str,
+    user: HeaderValue,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug)]
+pub enum Refused {
+    /// There is no such workload.
+    Missing,
+    /// It is not as it was seen.
+    Changed,
+    /// Somebody has to do something, now or within minutes.
+    Trouble(Trouble),
+    /// It will pass.
+    Passing(kube::Error),
+}
+
+impl<'a> Account<'a> {
+    /// The `ServiceAccount` `name` of `namespace`.
+    ///
+    /// # Errors
+    /// When `name` is none: one with a colon would be of another namespace.
+    pub fn new(client: &'a Client, namespace: &'a str, name: &'a str) -> Result<Self, Trouble> {
+        let user = HeaderValue::from_str(&user(namespace, name)).ok();
+        match user.filter(|_| is_name(namespace) && is_name(name)) {
+            Some(user) => Ok(Self { client, namespace, name, user }),
+            None => Err(Trouble {
+                reason: Reason::InvalidSpec,
+                message: "spec.onPush.serviceAccountName is no name of a ServiceAccount: correct it".to_owned(),
+            }),
+        }
+    }
+
+    /// The path of a kind's workloads in the namespace.
+    #[must_use]
+    pub fn path(&self, kind: WorkloadKind) -> String {
+        format!("/apis/apps/v1/namespaces/{}/{}", self.namespace, plural(kind))
+    }
+
+    /// Asks as the `ServiceAccount`. `verb` and `what` say what is asked, for messages: "patch", "Deployment shop".
+    ///
+    /// # Errors
+    /// Why it was not carried out.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        request: Result<Request<Vec<u8>>, kube::core::request::Error>,
+        kind: WorkloadKind,
+        verb: &str,
+        what: &str,
+    ) -> Result<T, Refused> {
+        let mut request = request.map_err(|error| Refused::Passing(kube::Error::BuildRequest(error)))?;
+        request.headers_mut().insert(IMPERSONATE_USER, self.user.clone());
+        self.client.request(request).await.map_err(|error| match error {
+            kube::Error::Api(status) => match status.code {
+                404 => Refused::Missing,
+                409 => Refused::Changed,
+                403 => Refused::Trouble(self.forbidden(kind, verb, what, &status.message)),
+                429 | 500.. => Refused::Passing(kube::Error::Api(status)),
+                _ => Refused::Trouble(Trouble {
+                    reason: Reason::KubernetesRefused,
+                    message: format!(
+                        "the Kubernetes API refused to {verb} {what}: {}; correct what it names",
+                        status.message
+                    ),
+                }),
+            },
+            error => Refused::Passing(error),
+        })
+    }
+
+    /// The API server says `User "…" cannot VERB …` of whoever lacks a right: of the operator, if it may not impersonate,
+    /// or of the `ServiceAccount`. Its `details` do not tell the two apart: where impersonation is constrained by verb
+    /// (KEP-5284), both name the workload.
+    fn forbidden(&self, kind: WorkloadKind, verb: &str, what: &str, message: &str) -> Trouble {
+        let Self { namespace, name, .. } = self;
+        let plural = plural(kind);
+        let lacking = message.split_once("User \"").and_then(|(_, rest)| rest.split_once("\" cannot "));
+        let message = match lacking {
+            Some((user, verb)) if verb.starts_with("impersonate") => format!(
+                "the operator may not act as ServiceAccount {name}: {message}. Whoever owns namespace {namespace} can allow it: \
+                 kubectl create role landfall-as-{name} -n {namespace} --verb=impersonate --resource=serviceaccounts \
+                 --resource-name={name}; kubectl create rolebinding landfall-as-{name} -n {namespace} \
+                 --role=landfall-as-{name} {}",
+                subject(user)
+            ),
+            Some((user, _)) if user == self::user(namespace, name) => format!(
+                "ServiceAccount {name} may not {verb} {what}: {message}. It needs get, list and patch of {plural}: kubectl create \
+                 role {name}-rolls-{plural} -n {namespace} --verb=get,list,patch --resource={plural}.apps; kubectl create \
+                 rolebinding {name}-rolls-{plural} -n {namespace} --role={name}-rolls-{plural} \
+                 --serviceaccount={namespace}:{name}"
+            ),
+            // A policy, a webhook, a quota.
+            _ => format!("ServiceAccount {name} was not allowed to {verb} {what}: {message}"),
+        };
+        Trouble { reason: Reason::ActionForbidden, message }
+    }
+}
+
+/// A workload's kind as paths and rules have it.
+fn plural(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::Deployment => "deployments",
+        WorkloadKind::StatefulSet => "statefulsets",
+        WorkloadKind::DaemonSet => "daemonsets",
+    }
+}
+
+/// The user that a `ServiceAccount` is to the API server.
+fn user(namespace: &str, name: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{name}")
+}
+
+/// How `kubectl create rolebinding` takes a user.
+fn subject(user: &str) -> String {
+    match user.strip_prefix("system:serviceaccount:") {
+        Some(account) => format!("--serviceaccount={account}"),
+        None => format!("--user={user}"),
+    }
+}
+
+/// Whether it can be the name of an object: it is put into paths and user names.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_would_be_of_another_namespace_is_none() {
+        for name in ["", "x:other", "../x", "x/y", "X", "-x", ".x", "x\ny", "ä", &"x".repeat(254)] {
+            assert!(!is_name(name), "{name:?}");
+        }
+        for name in ["deployer", "a.b-c", "0"] {
+            assert!(is_name(name), "{name:?}");
+        }
+    }
+}
