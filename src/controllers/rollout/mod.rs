@@ -40,12 +40,17 @@ pub struct Rollouts {
 pub struct Given<'a> {
     /// The object, for its spec, annotations and deliveries.
     pub object: &'a ProjectRepository,
+    /// It, its installation or its App is paused.
+    pub is_paused: bool,
     /// The head of the branch as GitHub said and confirmed it in this process's life. `None`: not looked at yet.
     pub head: Option<&'a Head>,
     /// `status.deployment` as it was written last.
     pub deployment: Option<&'a DeploymentStatus>,
     /// `status.lastHandledRedeploy` as it was written last.
     pub handled: Option<&'a str>,
+    /// For a test: workloads are rolled before status says so, and what their templates carry is not believed.
+    #[cfg(feature = "sabotage")]
+    pub act_before_status: bool,
 }
 
 /// What is to be done with a step.
@@ -87,7 +92,7 @@ impl Rollouts {
         loop {
             let seen = Seen {
                 on_push,
-                is_paused: given.object.spec.paused,
+                is_paused: given.is_paused,
                 head: given.head,
                 stored: given.deployment,
                 was_forbidden: was_forbidden(given.object),
@@ -107,6 +112,13 @@ impl Rollouts {
                     targets = Some(found);
                 }
                 Next::Begin { deployment, answers_wish } => {
+                    #[cfg(feature = "sabotage")]
+                    let deployment = match (&account, &targets) {
+                        (Ok(account), Some(targets)) if given.act_before_status => {
+                            self.act_first(account, given, targets, deployment).await?
+                        }
+                        _ => deployment,
+                    };
                     Line::of(given, &deployment).info("deploying");
                     return Ok(Some(Step::Write { deployment, handled: handled(answers_wish) }));
                 }
@@ -123,6 +135,22 @@ impl Rollouts {
                 }
             }
         }
+    }
+
+    #[cfg(feature = "sabotage")]
+    async fn act_first(
+        &self,
+        account: &Account<'_>,
+        given: &Given<'_>,
+        targets: &Targets,
+        deployment: DeploymentStatus,
+    ) -> Result<DeploymentStatus, kube::Error> {
+        let sequence = targets.newest().map_or(0, |newest| newest.sequence) + 1;
+        let stamp = Stamp { sha: deployment.sha.clone(), sequence };
+        for workload in &targets.workloads {
+            self.roll(account, given, workload, &stamp, &mut Refusals::default()).await?;
+        }
+        Ok(DeploymentStatus { sequence, ..deployment })
     }
 
     /// The object is gone.

@@ -311,7 +311,7 @@ impl Followed {
             // Else it would have been rolled.
             (_, None) => self
                 .troubles
-                .push(Trouble { reason: Reason::Paused, message: format!("{workload} waits: spec.paused is true") }),
+                .push(Trouble { reason: Reason::Paused, message: format!("{workload} is not rolled while paused") }),
         }
     }
 
@@ -391,7 +391,12 @@ fn hold(seen: &Seen<'_>, head: &Head) -> Next {
 }
 
 fn paused(sha: &str) -> Standing {
-    Standing::reconciling(Reason::Paused, format!("spec.paused is true: {sha} is deployed when it is not any more"))
+    Standing::reconciling(
+        Reason::Paused,
+        format!(
+            "{sha} is not deployed while spec.paused: true, here, at the GitHubInstallation or the GitHubApp, holds back changes"
+        ),
+    )
 }
 
 /// What the condition says of a deployment.
