@@ -16,6 +16,8 @@ pub enum RuleSet {
     Secrets,
     /// In the operator's own namespace.
     Own,
+    /// For the receiver, in the whole cluster.
+    Receiver,
     /// For people who may look at a namespace: joins the role `view`.
     View,
     /// For people who may work in a namespace: joins the role `edit`.
@@ -40,34 +42,69 @@ impl RuleSet {
         let rules = match self {
             Self::Cluster => vec![
                 // The kinds: read, and written where the operator makes, finalizes or removes them.
-                rule("landfall.dev", &["githubapps", "installationtokens"], &["get", "list", "watch", "patch"]),
+                rule(
+                    "landfall.dev",
+                    &["githubapps", "installationtokens", "projectrepositories"],
+                    &["get", "list", "watch", "patch"],
+                ),
                 rule("landfall.dev", &["githubinstallations"], &["get", "list", "watch", "create", "patch", "delete"]),
                 rule(
                     "landfall.dev",
-                    &["githubapps/status", "githubinstallations/status", "installationtokens/status"],
+                    &[
+                        "githubapps/status",
+                        "githubinstallations/status",
+                        "installationtokens/status",
+                        "projectrepositories/status",
+                    ],
                     &["patch"],
                 ),
                 // An owner reference with blockOwnerDeletion needs this where OwnerReferencesPermissionEnforcement is on.
-                rule("landfall.dev", &["githubapps/finalizers", "installationtokens/finalizers"], &["update"]),
+                rule(
+                    "landfall.dev",
+                    &["githubapps/finalizers", "installationtokens/finalizers", "projectrepositories/finalizers"],
+                    &["update"],
+                ),
                 // Grants name namespaces, or select them by label.
                 rule("", &["namespaces"], &["get", "list", "watch"]),
                 rule("events.k8s.io", &["events"], &["create", "patch"]),
+                // There is no right here to impersonate, and none to touch workloads: each namespace grants the operator
+                // to act as one of its own ServiceAccounts, by name, where it wants redeploys (config/samples/deployer.yaml).
             ],
             Self::Secrets => {
                 vec![rule("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"])]
             }
             Self::Own => vec![
-                // The Apps' private keys.
-                rule("", &["secrets"], &["get", "list", "watch"]),
+                // The Apps' private keys are read; the root keys of webhooks are made at the first start. They are never
+                // changed by the operator: people exchange them, with rights of their own.
+                rule("", &["secrets"], &["get", "list", "watch", "create"]),
                 rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
+            ],
+            // It faces the internet. It finds out whom a delivery concerns and notes it there; that the note is all it
+            // changes is held by the chart's ValidatingAdmissionPolicy, for RBAC knows no fields. No Secret: the root keys of
+            // webhooks are mounted. No events: who floods the receiver floods no namespace.
+            Self::Receiver => vec![
+                rule(
+                    "landfall.dev",
+                    &["githubapps", "githubinstallations", "projectrepositories"],
+                    &["get", "list", "watch"],
+                ),
+                rule("landfall.dev", &["githubapps/status", "projectrepositories/status"], &["patch"]),
+                // Grants select namespaces by label.
+                rule("", &["namespaces"], &["get", "list", "watch"]),
             ],
             // GitHubApps are in none of these three: who connects an App and grants it to namespaces administers the
             // cluster. Status is in none either: the operator writes it, and people could only falsify it.
-            Self::View => {
-                vec![rule("landfall.dev", &["githubinstallations", "installationtokens"], &["get", "list", "watch"])]
-            }
+            Self::View => vec![rule(
+                "landfall.dev",
+                &["githubinstallations", "installationtokens", "projectrepositories"],
+                &["get", "list", "watch"],
+            )],
             // A token puts no more within reach than the namespace was granted, and this role reads Secrets anyway.
-            Self::Edit => vec![rule("landfall.dev", &["installationtokens"], WRITE)],
+            // A ProjectRepository makes the operator act as the ServiceAccount that it names: by restarting workloads and
+            // nothing else, and only where the namespace let the operator impersonate that account. This role restarts
+            // workloads, and impersonates every account of the namespace, anyway. On GitHub it makes a fork or a webhook,
+            // within what the namespace was granted.
+            Self::Edit => vec![rule("landfall.dev", &["installationtokens", "projectrepositories"], WRITE)],
             // What a declared installation may do is decided by the GitHubApp's tenants, so declaring one grants nothing.
             Self::Admin => vec![rule("landfall.dev", &["githubinstallations"], WRITE)],
         };
