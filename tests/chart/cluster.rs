@@ -1,6 +1,6 @@
 //! What a real API server says to the chart, to config/ and to the samples.
 
-use super::programs::{helm, kubectl, kubectl_alone, objects, of_kind, only, path, template};
+use super::programs::{helm, kubectl, kubectl_alone, named, objects, of_kind, only, path, template};
 use super::render::VALUES;
 use landfall_cluster::{ApiServer, Options};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ pub fn try_out(kubeconfig: &Path, objects: &[Value]) -> super::programs::Answer 
     kubectl(kubeconfig, &apply, &list)
 }
 
-fn namespace(kubeconfig: &Path, name: &str) {
+pub fn namespace(kubeconfig: &Path, name: &str) {
     let labels =
         json!({"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"});
     let namespace =
@@ -51,14 +51,17 @@ async fn every_rendering_is_accepted_under_restricted_pod_security() {
     }
 
     // The standard is enforced on pods, and would be heard.
-    let rendered = objects(&template(&["--set=serviceAccount.create=false"]).expect("the chart renders"));
-    let mut pod = only(&rendered, "Deployment")["spec"]["template"].clone();
-    pod["apiVersion"] = json!("v1");
-    pod["kind"] = json!("Pod");
-    pod["metadata"] = json!({"name": "controller", "namespace": "landfall-system"});
-    try_out(&kubeconfig, std::slice::from_ref(&pod)).expect("the controller's pod");
-    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = json!(true);
-    assert!(try_out(&kubeconfig, &[pod]).refusal("a lax pod").contains("violates PodSecurity \"restricted"));
+    let rendered = objects(&template(&[]).expect("the chart renders"));
+    for name in ["landfall-controller", "landfall-receiver"] {
+        let mut pod = named(&rendered, "Deployment", name)["spec"]["template"].clone();
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"] = json!({"name": name, "namespace": "landfall-system"});
+        pod["spec"]["serviceAccountName"] = json!("default");
+        try_out(&kubeconfig, std::slice::from_ref(&pod)).expect(name);
+        pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = json!(true);
+        assert!(try_out(&kubeconfig, &[pod]).refusal("a lax pod").contains("violates PodSecurity \"restricted"));
+    }
     server.stop().await;
 }
 
@@ -140,5 +143,10 @@ async fn config_and_samples_are_accepted() {
         only(&samples, &crd.spec.names.kind);
     }
     assert!(of_kind(&samples, "Secret").is_empty());
+    // Those too that need more than the sample's App.
+    for file in ["projectrepository-fork", "projectrepository-url"] {
+        let sample = objects(&std::fs::read_to_string(path(&format!("config/samples/{file}.yaml"))).unwrap());
+        try_out(&kubeconfig, &sample).expect(file);
+    }
     server.stop().await;
 }

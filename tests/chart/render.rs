@@ -1,6 +1,6 @@
 //! What the chart renders, for which values.
 
-use super::programs::{helm, kubectl_alone, objects, of_kind, only, path, template};
+use super::programs::{helm, kubectl_alone, named, objects, of_kind, only, path, template};
 use landfall::manifests::RuleSet;
 use serde_json::{Value, json};
 
@@ -31,11 +31,11 @@ pub const VALUES: &[&[&str]] = &[
     ],
 ];
 
-fn rendered(values: &[&str]) -> Vec<Value> {
+pub fn rendered(values: &[&str]) -> Vec<Value> {
     objects(&template(values).expect("the chart renders"))
 }
 
-fn rules(set: RuleSet) -> Value {
+pub fn rules(set: RuleSet) -> Value {
     serde_json::to_value(set.rules()).unwrap()["rules"].clone()
 }
 
@@ -86,12 +86,19 @@ fn the_operator_gets_the_rules_of_the_source_and_no_more() {
     let objects = rendered(&["--set=rbac.aggregate=false"]);
     let roles = of_kind(&objects, "ClusterRole");
     let given: Vec<_> = roles.iter().map(|role| (&role["metadata"]["name"], &role["rules"])).collect();
-    let (name, secrets) = (json!("landfall-controller"), json!("landfall-controller-secrets"));
-    assert_eq!(given, [(&name, &rules(RuleSet::Cluster)), (&secrets, &rules(RuleSet::Secrets))]);
+    let [name, secrets, receiver] =
+        ["landfall-controller", "landfall-controller-secrets", "landfall-receiver"].map(|name| json!(name));
+    let wanted = [
+        (&name, &rules(RuleSet::Cluster)),
+        (&secrets, &rules(RuleSet::Secrets)),
+        (&receiver, &rules(RuleSet::Receiver)),
+    ];
+    assert_eq!(given, wanted);
     let own = only(&objects, "Role");
     assert_eq!((&own["metadata"]["namespace"], &own["rules"]), (&json!("landfall-system"), &rules(RuleSet::Own)));
     for binding in [of_kind(&objects, "ClusterRoleBinding"), of_kind(&objects, "RoleBinding")].concat() {
-        let subject = json!([{"kind": "ServiceAccount", "name": "landfall", "namespace": "landfall-system"}]);
+        let account = if binding["metadata"]["name"] == "landfall-receiver" { "landfall-receiver" } else { "landfall" };
+        let subject = json!([{"kind": "ServiceAccount", "name": account, "namespace": "landfall-system"}]);
         assert_eq!(binding["subjects"], subject);
         assert_eq!(binding["roleRef"]["name"], binding["metadata"]["name"]);
     }
@@ -110,25 +117,41 @@ fn secrets_in_listed_namespaces_only() {
         .collect();
     assert_eq!(places, ["team-a", "team-b"]);
     assert_eq!(of_kind(&objects, "RoleBinding").len(), 3);
-    let args = container(&objects)["args"].to_string();
+    let args = container(&objects, "controller")["args"].to_string();
     assert!(args.contains("--secret-namespace=team-a") && args.contains("--secret-namespace=team-b"), "{args}");
 }
 
-fn container(objects: &[Value]) -> &Value {
-    &only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+/// The container of the controller's or the receiver's Deployment.
+pub fn container<'a>(objects: &'a [Value], component: &str) -> &'a Value {
+    &named(objects, "Deployment", &format!("landfall-{component}"))["spec"]["template"]["spec"]["containers"][0]
 }
 
 #[test]
 fn a_budget_for_several_replicas_only() {
-    assert!(of_kind(&rendered(&[]), "PodDisruptionBudget").is_empty());
-    only(&rendered(&["--set=replicas=2"]), "PodDisruptionBudget");
-    let off = ["--set=replicas=2", "--set=podDisruptionBudget.enabled=false"];
-    assert!(of_kind(&rendered(&off), "PodDisruptionBudget").is_empty());
+    for (values, budgets) in [
+        (&[][..], &["landfall-receiver"][..]),
+        (&["--set=replicas=2"], &["landfall-controller", "landfall-receiver"]),
+        (&["--set=receiver.replicas=1"], &[]),
+        (&["--set=replicas=2", "--set=podDisruptionBudget.enabled=false"], &[]),
+    ] {
+        let objects = rendered(values);
+        let found = of_kind(&objects, "PodDisruptionBudget");
+        assert_eq!(found.iter().map(|budget| &budget["metadata"]["name"]).collect::<Vec<_>>(), budgets, "{values:?}");
+        for budget in found {
+            let pods = named(&objects, "Deployment", budget["metadata"]["name"].as_str().unwrap());
+            assert_eq!(budget["spec"]["selector"], pods["spec"]["selector"]);
+        }
+    }
 }
 
 #[test]
 fn a_digest_goes_before_a_tag() {
-    let image = |values: &[&str]| container(&rendered(values))["image"].as_str().unwrap().to_owned();
+    let image = |values: &[&str]| {
+        let objects = rendered(values);
+        let image = container(&objects, "controller")["image"].clone();
+        assert_eq!(image, container(&objects, "receiver")["image"]);
+        image.as_str().unwrap().to_owned()
+    };
     assert_eq!(image(&[]), format!("localhost/landfall:{}", env!("CARGO_PKG_VERSION")));
     assert_eq!(image(&["--set=image.tag=dev"]), "localhost/landfall:dev");
     let digest = format!("sha256:{}", "0".repeat(64));
@@ -139,9 +162,21 @@ fn a_digest_goes_before_a_tag() {
 #[test]
 fn a_service_monitor_selects_the_service() {
     let objects = rendered(&["--set=metrics.serviceMonitor.enabled=true"]);
-    let labels = only(&objects, "Service")["metadata"]["labels"].as_object().unwrap();
-    let wanted = &only(&objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"];
-    assert!(wanted.as_object().unwrap().iter().all(|(key, value)| labels.get(key) == Some(value)), "{wanted}");
+    for (monitor, service) in [("landfall", "landfall-metrics"), ("landfall-receiver", "landfall-receiver-metrics")] {
+        let labels = named(&objects, "Service", service)["metadata"]["labels"].as_object().unwrap();
+        let wanted = &named(&objects, "ServiceMonitor", monitor)["spec"]["selector"]["matchLabels"];
+        assert!(wanted.as_object().unwrap().iter().all(|(key, value)| labels.get(key) == Some(value)), "{wanted}");
+        // A port is on one Service only of those that a monitor selects.
+        let ports: Vec<_> = of_kind(&objects, "Service")
+            .into_iter()
+            .filter(|service| {
+                service["metadata"]["labels"]["app.kubernetes.io/component"] == wanted["app.kubernetes.io/component"]
+            })
+            .flat_map(|service| service["spec"]["ports"].as_array().unwrap())
+            .filter(|port| port["name"] == "metrics")
+            .collect();
+        assert_eq!(ports.len(), 1, "{ports:?}");
+    }
     let without = ["--set=metrics.serviceMonitor.enabled=true", "--set=metrics.service.enabled=false"];
     assert!(template(&without).refusal("a monitor of no service").contains("needs metrics.service.enabled: true"));
 }
@@ -149,7 +184,7 @@ fn a_service_monitor_selects_the_service() {
 #[test]
 fn a_network_policy_lets_in_to_health_only() {
     let objects = rendered(&["--set=networkPolicy.enabled=true"]);
-    let spec = &only(&objects, "NetworkPolicy")["spec"];
+    let spec = &named(&objects, "NetworkPolicy", "landfall-controller")["spec"];
     assert_eq!(spec["ingress"], json!([{"ports": [{"protocol": "TCP", "port": 8080}]}]));
     assert_eq!(
         spec["egress"],
@@ -159,7 +194,8 @@ fn a_network_policy_lets_in_to_health_only() {
             {"ports": [{"protocol": "TCP", "port": 443}]},
         ])
     );
-    assert_eq!(spec["podSelector"]["matchLabels"], only(&objects, "Deployment")["spec"]["selector"]["matchLabels"]);
+    let pods = &named(&objects, "Deployment", "landfall-controller")["spec"]["selector"]["matchLabels"];
+    assert_eq!(&spec["podSelector"]["matchLabels"], pods);
 }
 
 #[test]
@@ -184,20 +220,38 @@ fn wrong_values_are_refused_by_name() {
     }
 }
 
+/// Without the label that names Helm's release, by which the chart selects.
+fn unreleased(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(unreleased).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(key, _)| *key != "app.kubernetes.io/instance")
+            .map(|(key, value)| (key.clone(), unreleased(value)))
+            .collect(),
+        other => other.clone(),
+    }
+}
+
 /// Who has no Helm gets the same pod, in the same way.
 #[test]
 fn config_default_is_the_chart_by_default() {
     let config = objects(&kubectl_alone(&["kustomize", &path("config/default")]).expect("kustomize builds"));
     let chart = rendered(&["--set=image.tag=dev", "--set=metrics.service.enabled=false"]);
-    let pod = |objects| only(objects, "Deployment")["spec"]["template"]["spec"].clone();
-    assert_eq!(pod(&config), pod(&chart));
+    for name in ["landfall-controller", "landfall-receiver"] {
+        let pod = |objects| unreleased(&named(objects, "Deployment", name)["spec"]["template"]["spec"]);
+        assert_eq!(pod(&config), pod(&chart), "{name}");
+        let replicas = |objects| named(objects, "Deployment", name)["spec"]["replicas"].clone();
+        assert_eq!(replicas(&config), replicas(&chart), "{name}");
+    }
     let bare = |objects: &[Value]| {
         let mut seen: Vec<_> = objects
             .iter()
             .filter(|object| !["Namespace", "Deployment"].contains(&object["kind"].as_str().unwrap()))
             .map(|object| {
                 let place = (&object["metadata"]["namespace"], &object["metadata"]["name"]);
-                let what = ["rules", "roleRef", "subjects", "spec"].map(|field| as_floats(&object[field]).to_string());
+                let what = ["rules", "roleRef", "subjects", "spec"]
+                    .map(|field| as_floats(&unreleased(&object[field])).to_string());
                 (object["kind"].to_string(), format!("{place:?}"), what)
             })
             .collect();

@@ -92,7 +92,15 @@ async fn read(kubeconfig: &str) -> Config {
 }
 
 /// The kinds of the chart that need no node.
-const KINDS: [&str; 5] = ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+const KINDS: [&str; 7] = [
+    "CustomResourceDefinition",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+];
 
 /// Everything to install, as objects: what Helm makes of the chart with its default values.
 fn manifests() -> Vec<Value> {
@@ -118,6 +126,10 @@ async fn apply(client: &Client, object: &Value) {
         "ClusterRoleBinding" => ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
         "Role" => ("/apis/rbac.authorization.k8s.io/v1", "roles"),
         "RoleBinding" => ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+        "ValidatingAdmissionPolicy" => ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies"),
+        "ValidatingAdmissionPolicyBinding" => {
+            ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings")
+        }
         other => panic!("{other} is not applied here"),
     };
     let place = object["metadata"]["namespace"].as_str().map(|namespace| format!("/namespaces/{namespace}"));

@@ -28,6 +28,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: controller
 {{- end }}
 
+{{/* The receiver's objects and its account. The policy that holds it knows the account by this name. */}}
+{{- define "landfall.receiver.name" -}}
+{{- include "landfall.fullname" . }}-receiver
+{{- end }}
+
+{{- define "landfall.receiver.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "landfall.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: receiver
+{{- end }}
+
 {{- define "landfall.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: {{ include "landfall.name" . }}
