@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is wrong with the configuration is said before anything is started, with the option's name.
 
+mod webhook;
+
 use crate::controller::{Config, Controller, Environment};
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
@@ -42,6 +44,9 @@ enum Command {
         #[arg(value_enum)]
         set: manifests::RuleSet,
     },
+    /// See and rotate what webhooks are signed with, with your own rights in the cluster.
+    #[command(subcommand)]
+    Webhook(webhook::Command),
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -107,6 +112,9 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
         Command::Rbac { set } => {
             print!("{}", manifests::yaml(&[set.rules()])?);
             Ok(())
+        }
+        Command::Webhook(command) => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(webhook::run(command))
         }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "landfall", &mut std::io::stdout());

@@ -4,12 +4,13 @@
 //! nothing is written before it is had. When leadership is lost, or any task ends, the process ends.
 
 use crate::controllers::connection::Connections;
-use crate::controllers::context::{Context, Dues, Settings, count};
+use crate::controllers::context::{Context, Settings, Stores, count};
 use crate::controllers::repository::{ReadTokens, Repositories};
+use crate::controllers::rollout::Rollouts;
 use crate::controllers::root_keys::KnownRootKeys;
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
-use crate::controllers::{self, InFlight, Streams};
+use crate::controllers::{self, InFlight};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::runtime::clock::Clock;
@@ -73,6 +74,7 @@ pub struct Environment {
 /// Guards that a test takes out to see that it notices. Not in the operator that is shipped.
 #[cfg(feature = "sabotage")]
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each guard")]
 pub struct Sabotage {
     /// Tokens get no finalizer.
     pub drop_finalizer: bool,
@@ -102,6 +104,16 @@ impl Sabotage {
         }
         gathered
     }
+}
+
+/// What the metric of objects counts.
+fn count_objects(metrics: &Metrics, stores: &Stores) {
+    let (apps, installations, tokens) = (stores.apps.clone(), stores.installations.clone(), stores.tokens.clone());
+    let repositories = stores.repositories.clone();
+    metrics.count_objects("GitHubApp", move || count(&apps));
+    metrics.count_objects("GitHubInstallation", move || count(&installations));
+    metrics.count_objects("InstallationToken", move || count(&tokens));
+    metrics.count_objects("ProjectRepository", move || count(&repositories));
 }
 
 /// Why the process ended, or did not start.
@@ -187,28 +199,14 @@ impl Controller {
             Ok(())
         });
 
-        let (apps, app_stream) = queue.register();
-        let (installations, installation_stream) = queue.register();
-        let (tokens, token_stream) = queue.register();
-        let (repositories, repository_stream) = queue.register();
-        let due = Dues { apps, installations, tokens, repositories };
-        let streams = Streams {
-            apps: app_stream,
-            installations: installation_stream,
-            tokens: token_stream,
-            repositories: repository_stream,
-        };
+        let (due, streams) = controllers::register(&queue);
         let (stores, writers) = Watches::new(&config.secret_namespaces).split();
         let stores = Arc::new(stores);
-        let (apps, installations, tokens) = (stores.apps.clone(), stores.installations.clone(), stores.tokens.clone());
-        metrics.count_objects("GitHubApp", move || count(&apps));
-        metrics.count_objects("GitHubInstallation", move || count(&installations));
-        metrics.count_objects("InstallationToken", move || count(&tokens));
-        let repositories = stores.repositories.clone();
-        metrics.count_objects("ProjectRepository", move || count(&repositories));
+        count_objects(&metrics, &stores);
         let root_keys = Arc::new(KnownRootKeys::default());
-        let (watched, of) = (Arc::clone(&stores), config.namespace.clone());
-        let watching = Watches::run(writers, kube.clone(), watched, due.clone(), Arc::clone(&root_keys), of);
+        let namespace = config.namespace;
+        let (seen, keys) = (Arc::clone(&stores), Arc::clone(&root_keys));
+        let watching = Watches::run(writers, kube.clone(), seen, due.clone(), keys, namespace.clone());
         let until = shutdown.clone();
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
@@ -222,7 +220,7 @@ impl Controller {
         let leading = readiness.check("leadership");
         caches.not_ready("the caches of Kubernetes' objects are being filled");
         let lease = if let Some((client, times)) = lease {
-            let lease = Lease::new(client, &config.namespace, LEASE, &config.identity, times);
+            let lease = Lease::new(client, &namespace, LEASE, &config.identity, times);
             Some(lease.reporting(leading, metrics.clone()))
         } else {
             metrics.leader(true);
@@ -235,16 +233,13 @@ impl Controller {
             clock,
             jitter,
             connect: github,
-            settings: Settings {
-                namespace: config.namespace,
-                plain_http: config.plain_http,
-                git_hosts: config.git_hosts,
-            },
+            settings: Settings { namespace, plain_http: config.plain_http, git_hosts: config.git_hosts },
             metrics,
             connections: Connections::default(),
             memory: Memory::default(),
             repositories: Repositories::default(),
             readers: ReadTokens::default(),
+            rollouts: Rollouts::default(),
             root_keys,
             stores,
             due,

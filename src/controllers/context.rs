@@ -4,9 +4,11 @@ use super::connection::Connections;
 use super::grant::NamespaceView;
 use super::lenient::Lenient;
 use super::repository::{ReadTokens, Repositories};
-use super::root_keys::KnownRootKeys;
+use super::rollout::Rollouts;
+use super::root_keys::{self, KnownRootKeys};
 use super::standing::{Again, Standing, State};
 use super::token::Memory;
+use super::watch::wake_all;
 use crate::api::{
     ConditionType, FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository,
     RECONCILE_ANNOTATION, Reason, Reconciled,
@@ -18,6 +20,7 @@ use crate::runtime::due::Due;
 use crate::runtime::events::Events;
 use crate::runtime::jitter::Jitter;
 use crate::runtime::metrics::{Metrics, ObjectCount, Outcome};
+use crate::webhook::RootKeys;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
@@ -97,6 +100,8 @@ pub struct Context {
     pub repositories: Repositories,
     /// The tokens by which repositories are read.
     pub readers: ReadTokens,
+    /// What is known of the rollouts that are under way.
+    pub rollouts: Rollouts,
     /// The root keys of webhooks.
     pub root_keys: Arc<KnownRootKeys>,
     /// The caches.
@@ -161,6 +166,18 @@ impl Context {
     /// GitHub said this of repositories: whoever is bound to them knows it now.
     pub fn heard_of(&self, said: &[github::Repository], now: Timestamp) {
         self.repositories.heard_of(said, now);
+    }
+
+    /// The root keys of webhooks, made if there are none. When they are others than before, all repositories are looked at.
+    ///
+    /// # Errors
+    /// There are none, and none can be made.
+    pub async fn ensure_root_keys(&self) -> Result<Arc<RootKeys>, root_keys::Error> {
+        let (keys, are_others) = self.root_keys.ensure(&self.client, &self.settings.namespace).await?;
+        if are_others {
+            wake_all(&self.stores.repositories, &self.due.repositories);
+        }
+        Ok(keys)
     }
 
     /// Whether the account is an organization, by the App's last look.

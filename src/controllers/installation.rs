@@ -4,9 +4,11 @@
 //! nothing of it in status.
 
 use super::access::{Access, Names, access};
-use super::context::{Context, Settled, requested_look, set_finalizer};
+use super::context::{Context, Settled, Stores, requested_look, set_finalizer};
 use super::standing::{Again, Standing};
-use crate::api::{AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason};
+use crate::api::{
+    AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason, WEBHOOK_FINALIZER,
+};
 use crate::runtime::metrics::Outcome;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -105,15 +107,15 @@ async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<
     if !installation.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
         return Ok(Outcome::Ok);
     }
-    let published = tokens_published_for(&context.stores.tokens, installation);
+    let dependents = dependents_of(&context.stores, installation);
     match waited_long_enough(installation, context.clock.now()) {
-        Some(until) if !published.is_empty() => {
+        Some(until) if !dependents.is_empty() => {
             let standing = Standing::reconciling(
                 Reason::WaitingForDependents,
                 format!(
                     "it is being deleted and waits, 15 minutes at most, until the tokens that were published for it are \
-                     revoked: InstallationToken {}",
-                    published.join(", ")
+                     revoked and webhooks removed: {}",
+                    dependents.join(", ")
                 ),
             );
             let settled = Settled { standing: Some(standing), again: Some(Again::At(until)) };
@@ -121,11 +123,10 @@ async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<
             context.conclude(&context.due.installations, installation, status, &settled).await
         }
         waiting => {
-            if waiting.is_none() && !published.is_empty() {
+            if waiting.is_none() && !dependents.is_empty() {
                 let note = format!(
-                    "gone after 15 minutes, though tokens were still published for it, which expire within the hour: \
-                     InstallationToken {}",
-                    published.join(", ")
+                    "gone after 15 minutes, though this still needed it (tokens expire within the hour, webhooks stay): {}",
+                    dependents.join(", ")
                 );
                 let object = installation.object_ref(&());
                 context
@@ -146,7 +147,23 @@ pub fn waited_long_enough<K: Resource>(object: &K, now: Timestamp) -> Option<Tim
     (until > now).then_some(until)
 }
 
-/// The names of the tokens that are published for an installation, by their status: a hint, and the wait is bounded.
+/// What needs an installation to clean up: tokens that are published for it, by their status, which is a hint, and
+/// repositories that are being deleted and whose webhooks are still there. The wait for them is bounded.
+#[must_use]
+pub fn dependents_of(stores: &Stores, installation: &GitHubInstallation) -> Vec<String> {
+    let tokens = tokens_published_for(&stores.tokens, installation);
+    let repositories = stores.repositories.state();
+    let going = repositories.iter().filter(|repository| {
+        repository.namespace() == installation.namespace()
+            && repository.metadata.deletion_timestamp.is_some()
+            && repository.finalizers().iter().any(|name| name == WEBHOOK_FINALIZER)
+            && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == installation.name_any())
+    });
+    let going = going.map(|repository| format!("ProjectRepository {}", repository.name_any()));
+    tokens.into_iter().map(|token| format!("InstallationToken {token}")).chain(going).collect()
+}
+
+/// The names of the tokens that are published for an installation, by their status.
 #[must_use]
 pub fn tokens_published_for(
     tokens: &Store<crate::api::InstallationToken>,

@@ -20,9 +20,10 @@ pub mod standing;
 pub mod token;
 pub mod watch;
 
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, DueQueue};
 use crate::runtime::metrics::Outcome;
-use context::Context;
+use context::{Context, Dues};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use kube::runtime::controller::{self, Action, Error as ControllerError, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -67,30 +68,38 @@ impl Drop for InFlightGuard {
 }
 
 /// The queues' streams: what each controller is fed with.
-pub struct Streams<A, I, T, R> {
-    /// Of `GitHubApp`s.
-    pub apps: A,
-    /// Of `GitHubInstallation`s.
-    pub installations: I,
-    /// Of `InstallationToken`s.
-    pub tokens: T,
-    /// Of `ProjectRepository`s.
-    pub repositories: R,
+pub struct Streams {
+    apps: Fed<crate::api::GitHubApp>,
+    installations: Fed<crate::api::GitHubInstallation>,
+    tokens: Fed<crate::api::InstallationToken>,
+    repositories: Fed<crate::api::ProjectRepository>,
+}
+
+type Fed<K> = BoxStream<'static, ObjectRef<K>>;
+
+/// Gives each kind its lane in the queue: the say over its due times, and what its controller is fed with.
+#[must_use]
+pub fn register(queue: &DueQueue) -> (Dues, Streams) {
+    let (apps, app_stream) = queue.register();
+    let (installations, installation_stream) = queue.register();
+    let (tokens, token_stream) = queue.register();
+    let (repositories, repository_stream) = queue.register();
+    let streams = Streams {
+        apps: app_stream.boxed(),
+        installations: installation_stream.boxed(),
+        tokens: token_stream.boxed(),
+        repositories: repository_stream.boxed(),
+    };
+    (Dues { apps, installations, tokens, repositories }, streams)
 }
 
 /// Runs all controllers until `shutdown`, then finishes what is under way.
-pub async fn run<A, I, T, R>(
-    context: Arc<Context>,
-    streams: Streams<A, I, T, R>,
-    in_flight: InFlight,
-    shutdown: CancellationToken,
-) where
-    A: Stream<Item = ObjectRef<crate::api::GitHubApp>> + Send,
-    I: Stream<Item = ObjectRef<crate::api::GitHubInstallation>> + Send,
-    T: Stream<Item = ObjectRef<crate::api::InstallationToken>> + Send,
-    R: Stream<Item = ObjectRef<crate::api::ProjectRepository>> + Send,
-{
+pub async fn run(context: Arc<Context>, streams: Streams, in_flight: InFlight, shutdown: CancellationToken) {
     let c = &context;
+    if let Err(error) = c.ensure_root_keys().await {
+        // Only webhooks need it. Whoever does tries again, and says so in status.
+        tracing::warn!(error = &error as &dyn std::error::Error, "there is no root key for webhooks yet");
+    }
     futures::join!(
         drive(
             c,

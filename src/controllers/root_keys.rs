@@ -12,11 +12,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The keys as this process knows them.
 #[derive(Default)]
-pub struct KnownRootKeys(Mutex<Option<Arc<RootKeys>>>);
+pub struct KnownRootKeys(Mutex<Knowledge>);
+
+#[derive(Default)]
+struct Knowledge {
+    keys: Option<Arc<RootKeys>>,
+    /// The Secret is as it was read.
+    is_fresh: bool,
+}
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -33,28 +40,39 @@ pub enum Error {
 }
 
 impl KnownRootKeys {
-    /// The keys.
+    /// The keys, as they were read last.
     #[must_use]
     pub fn known(&self) -> Option<Arc<RootKeys>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.knowledge().keys.clone()
     }
 
-    /// They were changed: they are to be read again before they are used.
-    pub fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// The Secret was changed: it is read again at the next [`ensure`](Self::ensure).
+    pub fn changed(&self) {
+        self.knowledge().is_fresh = false;
     }
 
-    /// The keys, read if they are not known, made if there are none.
+    /// The keys, read if the Secret was changed, made if there are none. The other answer is whether they are others than
+    /// before.
     ///
     /// # Errors
     /// There are none, and none can be made.
-    pub async fn ensure(&self, client: &Client, namespace: &str) -> Result<Arc<RootKeys>, Error> {
-        if let Some(keys) = self.known() {
-            return Ok(keys);
+    pub async fn ensure(&self, client: &Client, namespace: &str) -> Result<(Arc<RootKeys>, bool), Error> {
+        {
+            let known = self.knowledge();
+            if let (Some(keys), true) = (&known.keys, known.is_fresh) {
+                return Ok((Arc::clone(keys), false));
+            }
         }
         let keys = Arc::new(read_or_make(client, namespace).await?);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&keys));
-        Ok(keys)
+        let mut known = self.knowledge();
+        let is_other = known.keys.as_ref().is_none_or(|before| before.current.id() != keys.current.id());
+        *known = Knowledge { keys: Some(Arc::clone(&keys)), is_fresh: true };
+        Ok((keys, is_other))
+    }
+
+    // No code that holds the lock can leave it half changed.
+    fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

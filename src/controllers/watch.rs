@@ -320,7 +320,7 @@ fn credentials_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores,
             let name = secret.name_any();
             let are_keys = name == ROOT_KEYS_SECRET;
             if are_keys {
-                keys.forget();
+                keys.changed();
             }
             for app in stores.apps.state() {
                 if app.spec.credentials_secret.name == name || (are_keys && app.spec.webhook.is_some()) {
@@ -332,7 +332,8 @@ fn credentials_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores,
     }
 }
 
-fn wake_all<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, due: &Due<K>) {
+/// Looks at all of a kind.
+pub fn wake_all<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, due: &Due<K>) {
     for object in store.state() {
         due.look_now(&ObjectRef::from_obj(&*object));
     }

@@ -36,7 +36,7 @@ pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection)
     let Some(webhook) = &app.spec.webhook else { return HookSeen::default() };
     let name = app.name_any();
     let now = context.clock.now();
-    let keys = match context.root_keys.ensure(&context.client, &context.settings.namespace).await {
+    let keys = match context.ensure_root_keys().await {
         Ok(keys) => keys,
         Err(error) => {
             let trouble = keyless(&error);

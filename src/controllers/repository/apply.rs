@@ -76,11 +76,19 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Sync => fork::sync(context, found).await?,
         Step::EnsureHook => hook::ensure(context, found).await?,
         Step::RemoveHook => hook::remove(context, found).await?,
-        Step::Record(deployment) => {
-            let mut status = status::status(&found.seen, context.clock.now());
-            status.deployment = Some(deployment.clone());
+        Step::Record { deployment, handled } => {
+            let mut seen = found.seen.clone();
+            seen.known.deployment = Some(deployment);
+            seen.known.redeploy = handled;
+            seen.known.deployed = None;
+            let status = status::with_conditions(&seen, status::status(&seen, context.clock.now()));
             let written = context.write_status(&**object, &status).await?;
-            context.repositories.update(uid(object), |known| known.deployment = Some(deployment));
+            let known = seen.known;
+            context.repositories.update(uid(object), |before| {
+                before.deployment = known.deployment;
+                before.redeploy = known.redeploy;
+                before.deployed = None;
+            });
             return Ok(Some(written));
         }
     }
@@ -224,22 +232,19 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
     let github = client(found)?;
     let now = context.clock.now();
     let key = (found.identity.as_str(), granted.installation);
-    let (read, id) = match seen.pinned() {
-        Some(id) => {
-            let others = || context.followed_by(&granted.app, &granted.account);
-            let read = context.readers.by_id(github, key, id, others, now).await;
-            (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
-        }
-        None => {
-            let name = seen.object.spec.source.existing.as_ref().and_then(|existing| existing.name.clone());
-            let name = name.unwrap_or_default();
-            let known = Known { name: Some(name.clone()), id: None };
-            allowed(granted, known, &default_permissions())?;
-            let read = context.readers.by_name(github, key, &name, now).await;
-            let read = read.map_err(|error| unread(&error, granted, &format!("{}/{name}", granted.account)))?;
-            let id = read.said.first().map(|repository| repository.id).unwrap_or_default();
-            (read, id)
-        }
+    let (read, id) = if let Some(id) = seen.pinned() {
+        let others = || context.followed_by(&granted.app, &granted.account);
+        let read = context.readers.by_id(github, key, id, others, now).await;
+        (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
+    } else {
+        let name = seen.object.spec.source.existing.as_ref().and_then(|existing| existing.name.clone());
+        let name = name.unwrap_or_default();
+        let known = Known { name: Some(name.clone()), id: None };
+        allowed(granted, known, &default_permissions())?;
+        let read = context.readers.by_name(github, key, &name, now).await;
+        let read = read.map_err(|error| unread(&error, granted, &format!("{}/{name}", granted.account)))?;
+        let id = read.said.first().map(|repository| repository.id).unwrap_or_default();
+        (read, id)
     };
     context.heard_of(&read.said, now);
     let said = read.said.into_iter().find(|repository| repository.id == id);

@@ -117,6 +117,10 @@ pub struct Remembered {
     pub next_sync: Option<Timestamp>,
     /// What was deployed last, as this process wrote it to status.
     pub deployment: Option<DeploymentStatus>,
+    /// The value of the annotation that asks for a deployment again, as this process wrote it to status.
+    pub redeploy: Option<String>,
+    /// What the condition `Deployed` is to say.
+    pub deployed: Option<Standing>,
     /// What failed.
     pub failed: BTreeMap<Task, Failed>,
     /// What is left of the looks that may be asked for.

@@ -15,14 +15,16 @@ pub use memory::Repositories;
 pub use readers::ReadTokens;
 
 use super::context::{Context, Settled};
+use super::rollout::{self, Given};
 use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{ProjectRepository, Reason};
 use crate::runtime::metrics::Outcome;
 use apply::{Failure, apply};
 use gather::{Found, gather};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use memory::Failed;
+use memory::{Failed, Task};
 use plan::{Plan, Step, plan};
 use std::sync::Arc;
 
@@ -41,6 +43,16 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
         let found = gather(context, &object);
         let step = match plan(&found.seen, context.clock.now()) {
             Plan::Settled { standing, again } => return conclude(context, &object, &found, standing, again).await,
+            Plan::Roll { standing, again } => match roll(context, &found).await {
+                Ok(Rolled::Do(step)) => step,
+                Ok(Rolled::Rests(at)) => {
+                    let again = [again, at].into_iter().flatten().min().map(Again::At);
+                    // With what the rollout came to.
+                    let found = gather(context, &object);
+                    return conclude(context, &object, &found, Some(standing), again).await;
+                }
+                Err(error) => return refused(context, &object, error).await,
+            },
             Plan::Do(step) => step,
         };
         tracing::debug!(?step, "step");
@@ -50,6 +62,7 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
             Ok(changed) => {
                 if is_last {
                     context.repositories.forget(&uid);
+                    context.rollouts.forget(&uid);
                     return Ok(Outcome::Ok);
                 }
                 if let Some(task) = task {
@@ -76,6 +89,51 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
     let standing = Standing::reconciling(Reason::ApiFailed, "the steps do not come to an end");
     let found = gather(context, &object);
     conclude(context, &object, &found, Some(standing), Some(Again::Backoff)).await
+}
+
+/// What a step of the rollout comes to.
+enum Rolled {
+    Do(Step),
+    Rests(Option<Timestamp>),
+}
+
+/// The next step of what a push does, with the head as it was confirmed, if it was.
+async fn roll(context: &Context, found: &Found) -> Result<Rolled, kube::Error> {
+    let seen = &found.seen;
+    let known = &seen.known;
+    let uid = apply::uid(&seen.object);
+    let stored = seen.object.status.as_ref();
+    let deployment = known.deployment.as_ref().or_else(|| stored.and_then(|status| status.deployment.as_ref()));
+    let handled = known.redeploy.as_ref().or_else(|| stored.and_then(|status| status.last_handled_redeploy.as_ref()));
+    let head = seen.confirmed_head();
+    let now = context.clock.now();
+    let given = Given {
+        object: &seen.object,
+        head: head.as_ref(),
+        deployment,
+        handled: handled.map(String::as_str),
+        is_paused: seen.is_paused,
+        #[cfg(feature = "sabotage")]
+        act_before_status: context.sabotage.act_before_status,
+    };
+    Ok(match context.rollouts.step(&context.client, &given, now).await? {
+        None => Rolled::Rests(None),
+        Some(rollout::Step::LookAtHead) => match known.waits(Task::Look, &seen.about(), now) {
+            Some(failed) => Rolled::Rests(Some(failed.until)),
+            None if seen.is_confirmed() => Rolled::Do(Step::Look),
+            None => Rolled::Do(Step::Confirm),
+        },
+        Some(rollout::Step::Write { deployment, handled }) => Rolled::Do(Step::Record { deployment, handled }),
+        Some(rollout::Step::Settled { settlement, handled }) => {
+            let again = settlement.again;
+            context.repositories.update(uid, |known| {
+                known.deployment = settlement.deployment;
+                known.redeploy = handled;
+                known.deployed = settlement.standing;
+            });
+            Rolled::Rests(again)
+        }
+    })
 }
 
 async fn conclude(

@@ -23,6 +23,13 @@ pub const FORK_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 pub enum Plan {
     /// This, and then see again.
     Do(Step),
+    /// Nothing but what a push does, if there is anything to it.
+    Roll {
+        /// How the object stands.
+        standing: Standing,
+        /// When to see again for the rest of it.
+        again: Option<Timestamp>,
+    },
     /// Nothing now.
     Settled {
         /// How the object stands. `None`: nothing can be said.
@@ -56,7 +63,12 @@ pub enum Step {
     /// Bring the fork in step.
     Sync,
     /// Write this to status, before anything is done about it.
-    Record(DeploymentStatus),
+    Record {
+        /// What is being deployed.
+        deployment: DeploymentStatus,
+        /// The value of the annotation that asks for a deployment again, once it was granted.
+        handled: Option<String>,
+    },
 }
 
 impl Step {
@@ -68,7 +80,9 @@ impl Step {
             Self::Look | Self::Confirm => Some(Task::Look),
             Self::EnsureHook | Self::RemoveHook => Some(Task::Hook),
             Self::Sync => Some(Task::Sync),
-            Self::Record(_) | Self::AddFinalizer | Self::RemoveFinalizer | Self::LeaveHook(_) | Self::Mark(_) => None,
+            Self::Record { .. } | Self::AddFinalizer | Self::RemoveFinalizer | Self::LeaveHook(_) | Self::Mark(_) => {
+                None
+            }
         }
     }
 }
@@ -110,7 +124,8 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     let source = source(seen, failed(Task::Look), now);
     let mut troubles = Vec::new();
-    if source.state != State::Stalled {
+    let can_change = source.state != State::Stalled;
+    if can_change {
         for part in [plan_hook(seen, failed(Task::Hook), now), plan_sync(seen, failed(Task::Sync), now)] {
             match part {
                 Part::Do(step) => return Plan::Do(step),
@@ -121,7 +136,11 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
             }
         }
     }
-    settled(summary(seen, source, troubles), again)
+    let standing = summary(seen, source, troubles);
+    if can_change && seen.object.spec.on_push.is_some() {
+        return Plan::Roll { standing, again: again.into_iter().min() };
+    }
+    settled(standing, again)
 }
 
 /// What one part of the object comes to.

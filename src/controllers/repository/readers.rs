@@ -31,10 +31,13 @@ struct Readers {
     apart_until: Option<Timestamp>,
 }
 
-/// Of all installations, by what the connection is identified by and the installation's id.
+/// What the connection is identified by, and the installation's id.
+type Key = (String, u64);
+
+/// Of all installations.
 #[derive(Default)]
 pub struct ReadTokens {
-    by_installation: Mutex<HashMap<(String, u64), Arc<Turn<Readers>>>>,
+    by_installation: Mutex<HashMap<Key, Arc<Turn<Readers>>>>,
 }
 
 /// A token that reads a repository, and what GitHub said of repositories when it gave it.

@@ -4,10 +4,11 @@
 //! What GitHub said comes from [`super::memory`], never from status: a tenant may be able to write status.
 
 use super::memory::Remembered;
-use crate::api::{DeliveryResult, ProjectRepository};
+use crate::api::{DeliveryResult, DeploymentResult, ProjectRepository};
 use crate::controllers::context::requested_look;
 use crate::controllers::deliveries::Announced;
 use crate::controllers::grant::Grant;
+use crate::controllers::rollout;
 use crate::controllers::standing::Standing;
 use crate::git::Address;
 use crate::github::Permissions as GitHubPermissions;
@@ -113,6 +114,25 @@ impl Seen {
     #[must_use]
     pub fn branch(&self) -> Option<&str> {
         self.object.spec.branch.as_deref()
+    }
+
+    /// The head was confirmed by id since it was looked at.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return false };
+        self.known.confirmed.as_ref().is_some_and(|(sha, at)| *sha == head.sha && *at == looked.at)
+    }
+
+    /// The head as it may be acted on: confirmed, or the one that is deployed anyway.
+    #[must_use]
+    pub fn confirmed_head(&self) -> Option<rollout::Head> {
+        let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return None };
+        let stored = self.object.status.as_ref().and_then(|status| status.deployment.as_ref());
+        let is_at_rest =
+            self.known.deployment.as_ref().or(stored).is_some_and(|deployment| {
+                deployment.sha == head.sha && deployment.result == DeploymentResult::Succeeded
+            });
+        (is_at_rest || self.is_confirmed()).then(|| rollout::Head { sha: head.sha.clone(), looked_at: looked.at })
     }
 
     /// Whether a delivery waits for a look.

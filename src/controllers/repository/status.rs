@@ -4,7 +4,7 @@ use super::memory::Task;
 use super::seen::{HookWish, Seen, Way};
 use crate::api::{ConditionType, DeploymentResult, ForkStatus, ProjectRepositoryStatus, Reason, WebhookStatus};
 use crate::controllers::context::requested_look;
-use crate::controllers::standing::{Truth, condition};
+use crate::controllers::standing::{State, Truth, condition};
 use crate::git::Head;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,8 +14,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
     let stored = seen.object.status.clone().unwrap_or_default();
     let known = &seen.known;
+    let has_actions = seen.object.spec.on_push.is_some();
     let mut status = ProjectRepositoryStatus {
-        deployment: known.deployment.clone().or_else(|| stored.deployment.clone()),
+        deployment: known.deployment.clone().or_else(|| stored.deployment.clone()).filter(|_| has_actions),
+        last_handled_redeploy: known.redeploy.clone().or_else(|| stored.last_handled_redeploy.clone()),
         webhook: webhook(seen, &stored),
         last_handled_reconcile: if known.request.is_some() {
             known.request.clone()
@@ -75,6 +77,15 @@ fn webhook(seen: &Seen, stored: &ProjectRepositoryStatus) -> Option<WebhookStatu
     }
 }
 
+/// The same with `Ready` and its like as they are stored: for a write in the middle of a reconcile.
+#[must_use]
+pub fn with_conditions(seen: &Seen, mut status: ProjectRepositoryStatus) -> ProjectRepositoryStatus {
+    let of_all = [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled].map(ConditionType::as_str);
+    let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    status.conditions.extend(stored.iter().filter(|stored| of_all.contains(&stored.type_.as_str())).cloned());
+    status
+}
+
 /// The conditions of the parts.
 fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<Condition> {
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -84,7 +95,7 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
     let mut conditions = Vec::new();
     let failed = seen.known.waits(Task::Hook, &about, now);
     match (&seen.hook, failed, &status.webhook) {
-        (HookWish::None, _, _) => {}
+        (HookWish::None, _, _) | (HookWish::Own { .. }, None, None) => {}
         (_, Some(failed), _) => {
             let standing = &failed.standing;
             conditions.push(say(ConditionType::WebhookReady, Truth::False, standing.reason, &standing.message));
@@ -96,7 +107,6 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
             let message = format!("pushes are delivered to {}", hook.url);
             conditions.push(say(ConditionType::WebhookReady, Truth::True, Reason::HookEnsured, &message));
         }
-        (HookWish::Own { .. }, None, None) => {}
     }
     if let Some(step) = &seen.known.in_step {
         let is_diverged = step.behind_by > 0 && step.ahead_by > 0;
@@ -111,7 +121,14 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
         };
         conditions.push(say(ConditionType::InStep, truth, reason, &message));
     }
-    if let Some(deployment) = &status.deployment {
+    if let (Some(standing), Some(_)) = (&seen.known.deployed, &status.deployment) {
+        let truth = match standing.state {
+            State::Ready | State::ReadyButRetrying => Truth::True,
+            State::Reconciling => Truth::Unknown,
+            State::Stalled => Truth::False,
+        };
+        conditions.push(say(ConditionType::Deployed, truth, standing.reason, &standing.message));
+    } else if let Some(deployment) = &status.deployment {
         let (truth, reason) = match deployment.result {
             DeploymentResult::Waiting => (Truth::Unknown, Reason::Debouncing),
             DeploymentResult::Running => (Truth::Unknown, Reason::RollingOut),
