@@ -149,6 +149,42 @@ pub fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
+    use std::sync::{Arc, Mutex};
+
+    /// A client of an API server that answers everything with `code` and `answer`, and what it was asked.
+    fn server(code: u16, answer: &Value) -> (Client, Arc<Mutex<Vec<Request<()>>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (log, answer) = (Arc::clone(&asked), answer.to_string());
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            log.lock().unwrap().push(request.map(drop));
+            let response =
+                http::Response::builder().status(code).body(kube::client::Body::from(answer.clone().into_bytes()));
+            std::future::ready(Ok::<_, std::convert::Infallible>(response.unwrap()))
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    fn refusal(code: u16, message: &str, details: &Value) -> Value {
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "code": code,
+            "reason": "Forbidden", "details": details})
+    }
+
+    async fn asks(code: u16, answer: &Value) -> (Result<Value, Refused>, Vec<Request<()>>) {
+        let (client, asked) = server(code, answer);
+        let account = Account::new(&client, "team-a", "deployer").unwrap();
+        let get = kube::core::Request::new(account.path(WorkloadKind::Deployment)).get("shop", &Default::default());
+        let result = account.ask(get, WorkloadKind::Deployment, "get", "Deployment shop").await;
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        (result, asked)
+    }
+
+    async fn trouble(message: &str, details: &Value) -> Trouble {
+        match asks(403, &refusal(403, message, details)).await {
+            (Err(Refused::Trouble(trouble)), _) => trouble,
+            (other, _) => panic!("no trouble: {other:?}"),
+        }
+    }
 
     #[test]
     fn a_name_that_would_be_of_another_namespace_is_none() {
@@ -157,6 +193,91 @@ mod tests {
         }
         for name in ["deployer", "a.b-c", "0"] {
             assert!(is_name(name), "{name:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_as_an_account_of_another_namespace() {
+        let (client, asked) = server(200, &json!({}));
+        for name in ["deployer:x", "x:team-b:deployer", "team-b/deployer", ""] {
+            assert_eq!(Account::new(&client, "team-a", name).err().unwrap().reason, Reason::InvalidSpec, "{name}");
+        }
+        assert!(asked.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn each_request_is_the_accounts_and_in_its_namespace() {
+        let (_, asked) = asks(200, &json!({})).await;
+        assert_eq!(asked.len(), 1);
+        assert_eq!(asked[0].uri(), "/apis/apps/v1/namespaces/team-a/deployments/shop");
+        let whom: Vec<_> = asked[0].headers().get_all(IMPERSONATE_USER).into_iter().collect();
+        assert_eq!(whom, ["system:serviceaccount:team-a:deployer"]);
+    }
+
+    // The messages are those of kube-apiserver 1.36.
+    #[tokio::test]
+    async fn who_lacks_a_right_is_told_apart() {
+        let may_not_impersonate = [
+            // As it was ever since,
+            (
+                "serviceaccounts \"deployer\" is forbidden: User \"system:serviceaccount:landfall-system:landfall\" cannot \
+                 impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"team-a\"",
+                json!({"name": "deployer", "kind": "serviceaccounts"}),
+            ),
+            // and with the feature gate ConstrainedImpersonation.
+            (
+                "deployments.apps \"shop\" is forbidden: User \"system:serviceaccount:landfall-system:landfall\" cannot \
+                 impersonate-on:serviceaccount:get resource \"deployments\" in API group \"apps\" in the namespace \"team-a\"",
+                json!({"name": "shop", "group": "apps", "kind": "deployments"}),
+            ),
+        ];
+        for (message, details) in may_not_impersonate {
+            let trouble = trouble(message, &details).await;
+            assert_eq!(trouble.reason, Reason::ActionForbidden);
+            for words in [
+                "the operator may not act as ServiceAccount deployer",
+                "kubectl create role landfall-as-deployer -n team-a --verb=impersonate --resource=serviceaccounts \
+                 --resource-name=deployer",
+                "--role=landfall-as-deployer --serviceaccount=landfall-system:landfall",
+            ] {
+                assert!(trouble.message.contains(words), "{words} is not in {}", trouble.message);
+            }
+        }
+        let message = "deployments.apps \"shop\" is forbidden: User \"system:serviceaccount:team-a:deployer\" cannot get \
+                       resource \"deployments\" in API group \"apps\" in the namespace \"team-a\"";
+        let lacks = trouble(message, &json!({"name": "shop", "group": "apps", "kind": "deployments"})).await;
+        assert_eq!(lacks.reason, Reason::ActionForbidden);
+        for words in
+            ["ServiceAccount deployer may not get Deployment shop", "--verb=get,list,patch --resource=deployments.apps"]
+        {
+            assert!(lacks.message.contains(words), "{words} is not in {}", lacks.message);
+        }
+        let message = "admission webhook \"freeze.example.com\" denied the request: no changes on a Friday";
+        let refused = trouble(message, &json!({})).await;
+        assert!(refused.message.contains("was not allowed to get Deployment shop: admission webhook"), "{refused:?}");
+        assert!(!refused.message.contains("kubectl"), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn what_passes_is_told_from_what_does_not() {
+        for (code, expected) in [
+            (404, "missing"),
+            (409, "changed"),
+            (422, "trouble"),
+            (400, "trouble"),
+            (429, "passing"),
+            (500, "passing"),
+            (503, "passing"),
+        ] {
+            let (result, _) = asks(code, &refusal(code, "no", &json!({}))).await;
+            let found = match result {
+                Err(Refused::Missing) => "missing",
+                Err(Refused::Changed) => "changed",
+                Err(Refused::Trouble(_)) => "trouble",
+                Err(Refused::Passing(_)) => "passing",
+                Ok(_) => "fine",
+            };
+            assert_eq!(found, expected, "{code}");
         }
     }
 }

@@ -91,7 +91,6 @@ pub struct Status {
 #[serde(default)]
 struct Condition {
     r#type: String,
-    status: String,
     reason: String,
     message: String,
 }
@@ -105,9 +104,6 @@ pub fn progress(kind: WorkloadKind, generation: i64, spec: &Spec, status: &Statu
     }
     if status.observed_generation < generation {
         return underway("its controller has not seen the change yet".to_owned());
-    }
-    if is_deployment && spec.paused {
-        return underway("it is paused (kubectl rollout resume)".to_owned());
     }
     if !is_deployment && spec.update_strategy.r#type.as_deref() == Some("OnDelete") {
         return Progress::Done(Some("its pods are replaced as they are deleted (OnDelete)".to_owned()));
@@ -124,24 +120,27 @@ fn underway(what: String) -> Progress {
 }
 
 fn deployment(spec: &Spec, status: &Status) -> Progress {
+    let replicas = spec.replicas.unwrap_or(1);
+    let seen = counts(status.updated_replicas, status.available_replicas, replicas);
     let progressing = status.conditions.iter().find(|condition| condition.r#type == "Progressing");
-    if let Some(condition) =
-        progressing.filter(|condition| condition.status == "False" && condition.reason == "ProgressDeadlineExceeded")
-    {
-        let seen = counts(status.updated_replicas, status.available_replicas, spec.replicas.unwrap_or(1));
+    let timed_out = |condition: &&Condition| condition.reason == "ProgressDeadlineExceeded";
+    if let Some(condition) = progressing.filter(timed_out) {
         return Progress::Failed(format!("{seen}; {}", condition.message));
     }
-    let replicas = spec.replicas.unwrap_or(1);
-    let what = if status.updated_replicas < replicas {
-        counts(status.updated_replicas, status.available_replicas, replicas)
-    } else if status.replicas > status.updated_replicas {
-        format!("{} pods of the former template are still ending", status.replicas - status.updated_replicas)
-    } else if status.available_replicas < status.updated_replicas {
-        counts(status.updated_replicas, status.available_replicas, replicas)
+    let ending = status.replicas - status.updated_replicas;
+    let what = if status.updated_replicas >= replicas && ending > 0 {
+        format!("{seen}, {ending} of the former template are still ending")
+    } else if status.updated_replicas < replicas || status.available_replicas < status.updated_replicas {
+        seen
     } else {
         return Progress::Done(None);
     };
-    Progress::Underway { what, has_deadline: progressing.is_some() }
+    if spec.paused {
+        return underway(format!("{what}; it is paused: kubectl rollout resume"));
+    }
+    // After a rollout was complete once, Kubernetes does not watch over its pods any more.
+    let has_deadline = progressing.is_some_and(|condition| condition.reason != "NewReplicaSetAvailable");
+    Progress::Underway { what, has_deadline }
 }
 
 fn stateful_set(spec: &Spec, status: &Status) -> Progress {
@@ -170,4 +169,121 @@ fn daemon_set(status: &Status) -> Progress {
 
 fn counts(updated: i64, available: i64, wanted: i64) -> String {
     format!("{updated} of {wanted} pods updated, {available} available")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use WorkloadKind::{DaemonSet, Deployment, StatefulSet};
+    use serde_json::{Value, json};
+
+    fn of(kind: WorkloadKind, generation: i64, spec: Value, status: Value) -> Progress {
+        let status: Status = serde_json::from_value(status).unwrap();
+        progress(kind, generation, &serde_json::from_value(spec).unwrap(), &status)
+    }
+
+    fn going_on(what: &str) -> Progress {
+        underway(what.to_owned())
+    }
+
+    fn deployment_of(spec: Value, updated: i64, replicas: i64, available: i64, reason: &str) -> Progress {
+        let conditions = json!([
+            {"type": "Available", "status": "True", "reason": "MinimumReplicasAvailable", "message": ""},
+            {"type": "Progressing", "status": "True", "reason": reason, "message": "ReplicaSet \"shop-1\" has timed out"},
+        ]);
+        let status = json!({
+            "observedGeneration": 4, "updatedReplicas": updated, "replicas": replicas, "availableReplicas": available,
+            "conditions": if reason.is_empty() { json!([]) } else { conditions },
+        });
+        of(Deployment, 4, spec, status)
+    }
+
+    #[test]
+    fn a_deployment_is_done_when_all_its_pods_are_new_and_available() {
+        let three = || json!({"replicas": 3});
+        let watched = |what: &str| Progress::Underway { what: what.to_owned(), has_deadline: true };
+        let progressing = "ReplicaSetUpdated";
+        assert_eq!(deployment_of(three(), 1, 4, 3, progressing), watched("1 of 3 pods updated, 3 available"));
+        assert_eq!(
+            deployment_of(three(), 3, 4, 3, progressing),
+            watched("3 of 3 pods updated, 3 available, 1 of the former template are still ending")
+        );
+        assert_eq!(deployment_of(three(), 3, 3, 2, progressing), watched("3 of 3 pods updated, 2 available"));
+        assert_eq!(deployment_of(three(), 3, 3, 3, progressing), Progress::Done(None));
+        // Nobody watches over these.
+        for reason in ["", "NewReplicaSetAvailable"] {
+            assert_eq!(deployment_of(three(), 3, 3, 2, reason), going_on("3 of 3 pods updated, 2 available"));
+        }
+        let Progress::Failed(what) = deployment_of(three(), 1, 4, 3, "ProgressDeadlineExceeded") else {
+            panic!("Kubernetes gave it up")
+        };
+        assert_eq!(what, "1 of 3 pods updated, 3 available; ReplicaSet \"shop-1\" has timed out");
+    }
+
+    #[test]
+    fn a_paused_deployment_waits_only_if_something_is_missing() {
+        let spec = || json!({"replicas": 3, "paused": true});
+        assert_eq!(
+            deployment_of(spec(), 0, 3, 3, "DeploymentPaused"),
+            going_on("0 of 3 pods updated, 3 available; it is paused: kubectl rollout resume")
+        );
+        assert_eq!(deployment_of(spec(), 3, 3, 3, "DeploymentPaused"), Progress::Done(None));
+    }
+
+    #[test]
+    fn what_its_controller_has_not_seen_is_not_done() {
+        let status = json!({"observedGeneration": 3, "updatedReplicas": 1, "replicas": 1, "availableReplicas": 1});
+        for kind in [Deployment, StatefulSet, DaemonSet] {
+            let unseen = going_on("its controller has not seen the change yet");
+            assert_eq!(of(kind, 4, json!({"replicas": 1}), status.clone()), unseen);
+            assert_eq!(of(kind, 4, json!({"replicas": 1}), json!({})), unseen);
+        }
+    }
+
+    #[test]
+    fn at_zero_replicas_there_is_nothing_to_wait_for() {
+        for kind in [Deployment, StatefulSet] {
+            let zero = json!({"replicas": 0, "paused": true});
+            assert_eq!(of(kind, 4, zero, json!({})), Progress::Done(Some("scaled to zero".to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_stateful_set_is_done_when_its_revision_is_everywhere_or_down_to_its_partition() {
+        let status = |ready: i64, updated: i64, current: &str| {
+            json!({"observedGeneration": 4, "readyReplicas": ready, "updatedReplicas": updated,
+                "currentRevision": current, "updateRevision": "new"})
+        };
+        let spec = |partition: i64| json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
+        assert_eq!(of(StatefulSet, 4, spec(0), status(2, 1, "old")), going_on("1 of 3 pods updated, 2 available"));
+        assert_eq!(of(StatefulSet, 4, spec(0), status(3, 2, "old")), going_on("2 of 3 pods updated, 3 available"));
+        assert_eq!(of(StatefulSet, 4, spec(0), status(3, 3, "new")), Progress::Done(None));
+        assert_eq!(of(StatefulSet, 4, spec(2), status(3, 0, "old")), going_on("0 of 1 pods updated, 3 available"));
+        assert_eq!(of(StatefulSet, 4, spec(2), status(2, 1, "old")), going_on("1 of 1 pods updated, 2 available"));
+        for partition in [2, 9] {
+            let done = of(StatefulSet, 4, spec(partition), status(3, 1, "old"));
+            assert!(matches!(done, Progress::Done(Some(_))), "{done:?}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_set_is_done_when_it_is_new_on_all_nodes() {
+        let status = |updated: i64, available: i64| {
+            json!({"observedGeneration": 4, "desiredNumberScheduled": 3, "updatedNumberScheduled": updated,
+                "numberAvailable": available})
+        };
+        assert_eq!(of(DaemonSet, 4, json!({}), status(2, 3)), going_on("2 of 3 pods updated, 3 available"));
+        assert_eq!(of(DaemonSet, 4, json!({}), status(3, 2)), going_on("3 of 3 pods updated, 2 available"));
+        assert_eq!(of(DaemonSet, 4, json!({}), status(3, 3)), Progress::Done(None));
+    }
+
+    #[test]
+    fn pods_that_somebody_else_deletes_are_not_waited_for() {
+        for kind in [StatefulSet, DaemonSet] {
+            let spec = json!({"replicas": 3, "updateStrategy": {"type": "OnDelete"}});
+            let status = json!({"observedGeneration": 4, "desiredNumberScheduled": 3});
+            let Progress::Done(Some(note)) = of(kind, 4, spec, status) else { panic!("it is done") };
+            assert!(note.contains("OnDelete"), "{note}");
+        }
+    }
 }
