@@ -259,7 +259,12 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
 
 /// Asks GitHub what the repository with this id is now.
 async fn ask(context: &Context, found: &Found, granted: &Granted, token: &Token, id: u64) -> Result<Facts, Failure> {
-    let repository = client(found)?.repository(token, id).await.map_err(|error| match error {
+    let asked = client(found)?.repository(token, id).await;
+    if let Err(github::Error::TokenRefused { .. } | github::Error::NotFound { .. }) = &asked {
+        // It may be the token's fault, which may be older than what the installation sees now.
+        context.readers.refused((&found.identity, granted.installation), token).await;
+    }
+    let repository = asked.map_err(|error| match error {
         github::Error::NotFound { .. } => gone(granted, &format!("id {id}")),
         other => remote(github_failure(&other, "asking for the repository by its id")),
     })?;

@@ -3,13 +3,15 @@
 //! Invariant: it is a convenience, never the truth; all of it can be lost at any moment, and a look brings it back. But
 //! while it is there it goes before status, which a tenant may be able to write: a token goes to an address from here only.
 
-use crate::api::{DeploymentStatus, HeadStatus};
+use crate::api::{DeploymentStatus, HeadStatus, ProjectRepository};
 use crate::controllers::allowance::{Allowance, Rate};
 use crate::controllers::deliveries::Announced;
 use crate::controllers::standing::Standing;
 use crate::git::Refs;
 use crate::github::Repository;
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -176,6 +178,15 @@ impl Repositories {
     /// Forgets one that is gone.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
+    }
+
+    /// Forgets those that went without a word, once there are more of them than of those that are there.
+    pub fn prune(&self, there: &Store<ProjectRepository>) {
+        let mut known = self.lock();
+        if known.len() > 2 * there.len() + 16 {
+            let uids: BTreeSet<_> = there.state().iter().filter_map(|object| object.uid()).collect();
+            known.retain(|uid, _| uids.contains(uid));
+        }
     }
 
     // A panic while the lock was held leaves a map that is whole: every change sets fields of one entry.

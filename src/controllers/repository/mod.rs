@@ -39,6 +39,7 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
     let mut object = repository;
     let uid = object.uid().unwrap_or_default();
     let reference = ObjectRef::from_obj(&*object);
+    context.repositories.prune(&context.stores.repositories);
     for _ in 0..MOST_STEPS {
         let found = gather(context, &object);
         let step = match plan(&found.seen, context.clock.now()) {
