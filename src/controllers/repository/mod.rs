@@ -108,6 +108,10 @@ async fn roll(context: &Context, found: &Found) -> Result<Rolled, kube::Error> {
     let handled = known.redeploy.as_ref().or_else(|| stored.and_then(|status| status.last_handled_redeploy.as_ref()));
     let head = seen.confirmed_head();
     let now = context.clock.now();
+    if head.is_none() && known.head.is_some() && known.waits(Task::Look, &seen.about(), now).is_none() {
+        // Another head than the one that is deployed: before anything is done about it, whose it is.
+        return Ok(Rolled::Do(Step::Confirm));
+    }
     let given = Given {
         object: &seen.object,
         head: head.as_ref(),
