@@ -20,7 +20,7 @@ const APP: &str = "/apis/landfall.dev/v1alpha1/githubapps/landfall";
 const REPOSITORY: &str = "/apis/landfall.dev/v1alpha1/namespaces/team-a/projectrepositories/shop";
 const INSTALLATION: &str = "/apis/landfall.dev/v1alpha1/namespaces/team-a/githubinstallations/acme";
 /// How long a rule or a policy may take until it holds. Far more than it does.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const MERGE: &str = "application/merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";

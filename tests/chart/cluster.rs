@@ -84,6 +84,10 @@ async fn helm_installs_upgrades_and_keeps_the_definitions() {
         (["create", "githubinstallations.landfall.dev", "edit"], false),
         (["create", "githubinstallations.landfall.dev", "admin"], true),
         (["create", "githubapps.landfall.dev", "admin"], false),
+        (["create", "projectrepositories.landfall.dev", "edit"], true),
+        (["get", "projectrepositories.landfall.dev", "view"], true),
+        (["create", "projectrepositories.landfall.dev", "view"], false),
+        (["patch", "projectrepositories.landfall.dev --subresource=status", "admin"], false),
         (["patch", "installationtokens.landfall.dev --subresource=status", "admin"], false),
     ] {
         person_may(&kubeconfig, question, answer);

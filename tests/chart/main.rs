@@ -6,5 +6,6 @@
 mod admission;
 mod cluster;
 mod programs;
+mod receiver;
 mod refused;
 mod render;

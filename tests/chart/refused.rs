@@ -36,6 +36,10 @@ fn bad_apps() -> Vec<Bad> {
         (vec![("/spec/apiUrl", json!("api.github.com"))], "must be an address that begins with https://"),
         (vec![("/spec/credentialsSecret", Value::Null)], "spec.credentialsSecret: Required value"),
         (vec![("/spec/tenents", json!([]))], "field not declared in schema"),
+        (
+            vec![("/spec/webhook", json!({"url": "landfall.example.com"}))],
+            "must be an address that begins with https://",
+        ),
         (vec![("/metadata/name", json!("a".repeat(64)))], "choose one of at most 63 characters"),
         (tenant("/spec/tenants/0/account", json!("@acme")), "without @ or a URL"),
         (
@@ -87,15 +91,76 @@ fn bad_tokens() -> Vec<Bad> {
     ]
 }
 
+fn bad_repositories() -> Vec<Bad> {
+    let restart = "/spec/onPush/actions/0/rolloutRestart";
+    let spec = |field: &'static str, value| vec![(field, value)];
+    vec![
+        (spec("/spec/source/url", json!("https://git.example.com/a")), "takes exactly one of existing, fork and url"),
+        (spec("/spec/source/existing", Value::Null), "takes exactly one of existing, fork and url"),
+        (spec("/spec/source/existing", json!({"name": "shop", "id": 7})), "is given by name or by id, not both"),
+        (spec("/spec/source/existing", json!({"name": "acme/shop"})), "stands without its owner"),
+        (spec("/spec/source/credentialsSecret", json!({"name": "a"})), "is for source.url"),
+        (spec("/spec/installationRef", Value::Null), "spec.installationRef is needed for source.existing"),
+        (spec("/spec/branch", json!("refs/heads/main")), "without refs/heads/"),
+        (spec("/spec/branch", json!("a b")), "without refs/heads/, spaces"),
+        (spec("/spec/branch", json!("a\\b")), "without refs/heads/, spaces"),
+        (spec("/spec/pollInterval", json!("1s")), "is a duration between 30s and 24h"),
+        (spec("/spec/webhook", json!({"mode": "Both"})), r#"supported values: "App", "Repository", "None""#),
+        (spec("/spec/onPush/serviceAccountName", Value::Null), "spec.onPush.serviceAccountName: Required value"),
+        (
+            spec("/spec/onPush/serviceAccountName", json!("system:serviceaccount:team-b:deployer")),
+            "is the name of a ServiceAccount in this namespace",
+        ),
+        (spec("/spec/onPush/debounce", json!("1h")), "is a duration of at most 10m"),
+        (spec("/spec/onPush/actions", json!([])), "should have at least 1 items"),
+        (vec![("/spec/onPush/actions/0/rolloutRestart", json!({"kind": "Deployment"}))], "takes name or selector"),
+        (
+            spec(restart, json!({"kind": "Deployment", "name": "a", "selector": {"matchLabels": {"a": "b"}}})),
+            "takes name or selector, not both",
+        ),
+        (spec(restart, json!({"kind": "Deployment", "selector": {}})), "would roll every workload"),
+        (spec(restart, json!({"kind": "Pod", "name": "a"})), r#"supported values: "Deployment""#),
+        (
+            spec(restart, json!({"kind": "Deployment", "name": "other/a"})),
+            "is the name of a workload in this namespace",
+        ),
+    ]
+}
+
+fn bad_forks() -> Vec<Bad> {
+    let fork = |field: &'static str, value| vec![(field, value)];
+    vec![
+        (fork("/spec/source/fork/of", json!("lib")), "is owner/name, such as upstream/lib"),
+        (fork("/spec/source/fork/of", json!("https://github.com/upstream/lib")), "is owner/name"),
+        (fork("/spec/source/fork/name", json!("acme/lib")), "stands without its owner"),
+        (fork("/spec/source/fork/sync/interval", json!("10s")), "is a duration between 1m and 168h"),
+    ]
+}
+
+fn bad_urls() -> Vec<Bad> {
+    let url = |value| vec![("/spec/source/url", value)];
+    vec![
+        (url(json!("http://git.example.com/team/lib.git")), "must begin with https://"),
+        (url(json!("git@git.example.com:team/lib.git")), "must begin with https://"),
+        (vec![("/spec/installationRef", json!({"name": "acme"}))], "has no meaning for source.url"),
+        (vec![("/spec/webhook", json!({"mode": "Repository"}))], "needs GitHub's API"),
+    ]
+}
+
 #[tokio::test]
 async fn bad_inputs_are_told_what_to_do() {
     let server = with_definitions().await;
     let kubeconfig = server.kubeconfig();
     kubectl(&kubeconfig, &["create", "namespace", "team-a"], "").expect("a namespace");
     let mut wrong = Vec::new();
-    for (file, inputs) in
-        [("githubapp", bad_apps()), ("githubinstallation", bad_installations()), ("installationtoken", bad_tokens())]
-    {
+    for (file, inputs) in [
+        ("githubapp", bad_apps()),
+        ("githubinstallation", bad_installations()),
+        ("installationtoken", bad_tokens()),
+        ("projectrepository", bad_repositories()),
+        ("projectrepository-fork", bad_forks()),
+        ("projectrepository-url", bad_urls()),
+    ] {
         let good = sample(file);
         try_out(&kubeconfig, std::slice::from_ref(&good)).expect("the sample");
         for (changes, words) in inputs {
@@ -126,6 +191,26 @@ async fn what_cannot_be_changed_says_so() {
         ("githubapp", "/spec/apiUrl", json!("https://ghe.example.com/api/v3"), "spec.apiUrl cannot be changed"),
         ("githubinstallation", "/spec/appRef/name", json!("other"), "spec.appRef cannot be changed"),
         ("githubinstallation", "/spec/account", json!("other"), "spec.account cannot be changed"),
+        ("projectrepository", "/spec/installationRef/name", json!("other"), "spec.installationRef cannot be changed"),
+        (
+            "projectrepository",
+            "/spec/source/existing",
+            json!({"name": "other"}),
+            "spec.source.existing cannot be changed",
+        ),
+        ("projectrepository", "/spec/source", json!({"fork": {"of": "a/b"}}), "cannot become one of another kind"),
+        (
+            "projectrepository-fork",
+            "/spec/source/fork/of",
+            json!("upstream/other"),
+            "spec.source.fork.of cannot be changed",
+        ),
+        (
+            "projectrepository-url",
+            "/spec/source/url",
+            json!("https://git.example.com/b"),
+            "spec.source.url cannot be changed",
+        ),
     ] {
         let mut object = sample(file);
         kubectl(&kubeconfig, &["apply", "--server-side", "-f", "-"], &object.to_string()).expect("the sample");

@@ -28,7 +28,28 @@ pub const VALUES: &[&[&str]] = &[
         "--set=networkPolicy.enabled=true",
         "--set-json=networkPolicy.metricsFrom=[{\"namespaceSelector\":{\"matchLabels\":{\"name\":\"monitoring\"}}}]",
         "--set-json=networkPolicy.github.to=[{\"ipBlock\":{\"cidr\":\"192.0.2.0/24\"}}]",
+        "--set-json=networkPolicy.deliveriesFrom=[{\"namespaceSelector\":{\"matchLabels\":{\"name\":\"ingress\"}}}]",
     ],
+    &["--set=receiver.enabled=false"],
+    &[
+        "--set=receiver.replicas=1",
+        "--set-json=receiver.targetRate=0.5",
+        "--set=receiver.service.type=LoadBalancer",
+        "--set=receiver.service.port=8000",
+        "--set-json=receiver.service.annotations={\"note\":\"42\"}",
+        "--set-json=receiver.affinity={\"podAntiAffinity\":{}}",
+        "--set-json=receiver.topologySpreadConstraints=[]",
+        "--set-json=receiver.resources={}",
+    ],
+    &[
+        "--set=receiver.ingress.enabled=true",
+        "--set=receiver.ingress.host=landfall.example.com",
+        "--set=receiver.ingress.className=nginx",
+        "--set-json=receiver.ingress.annotations={\"note\":\"42\"}",
+        "--set-json=receiver.ingress.tls=[{\"hosts\":[\"landfall.example.com\"],\"secretName\":\"landfall-tls\"}]",
+    ],
+    &["--set-json=gitUrls.allowedHosts=[\"git.example.com\",\"git.example.com:8443\",\"*.example.org\"]"],
+    &["--set=gitUrls.allowPrivateAddresses=true"],
 ];
 
 pub fn rendered(values: &[&str]) -> Vec<Value> {
@@ -214,6 +235,29 @@ fn wrong_values_are_refused_by_name() {
             ["/extraEnv/0", "valueFrom"],
         ),
         ("--set=networkPolicy.github.ports={0}", ["/networkPolicy/github/ports/0", "minimum"]),
+        ("--set=gitUrls.allowedHosts={https://git.example.com}", ["/gitUrls/allowedHosts/0", "does not match pattern"]),
+        ("--set=gitUrls.allowedHosts={git.example.com/team}", ["/gitUrls/allowedHosts/0", "does not match pattern"]),
+        ("--set=gitUrls.allowPrivateAddresses=yes", ["/gitUrls/allowPrivateAddresses", "want boolean"]),
+        ("--set=receiver.replica=1", ["/receiver", "replica"]),
+        ("--set=receiver.targetRate=0", ["/receiver/targetRate", "minimum"]),
+        ("--set=receiver.targetBurst=0.5", ["/receiver/targetBurst", "want integer"]),
+        ("--set=receiver.service.type=ExternalName", ["/receiver/service/type", "must be one of 'ClusterIP'"]),
+        ("--set=receiver.policy=false", ["/receiver", "policy"]),
+        ("--set=receiver.ingress.enabled=true", ["/receiver/ingress/host", "minLength"]),
+        (
+            "--set=receiver.ingress.host=https://landfall.example.com",
+            ["/receiver/ingress/host", "does not match pattern"],
+        ),
+        ("--set=receiver.ingress.path=/", ["/receiver/ingress", "path"]),
+        ("--set=receiver.httpRoute.enabled=true", ["/receiver/httpRoute/parentRefs", "minItems"]),
+        (
+            "--set-json=receiver.httpRoute.parentRefs=[{\"namespace\":\"a\"}]",
+            ["/receiver/httpRoute/parentRefs/0", "name"],
+        ),
+        (
+            "--set=receiver.httpRoute.hostnames={Landfall}",
+            ["/receiver/httpRoute/hostnames/0", "does not match pattern"],
+        ),
     ] {
         let said = template(&[value]).refusal(value);
         assert!(words.iter().all(|word| said.contains(word)), "{value}: {said}");
