@@ -7,6 +7,7 @@ mod webhook;
 use crate::controller::{Config, Controller, Environment};
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
+use crate::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use crate::runtime::clock::SystemClock;
 use crate::runtime::jitter::RandomJitter;
 use crate::runtime::lease::{self, LeaseTimes};
@@ -15,9 +16,11 @@ use crate::runtime::telemetry::{self, LogFormat};
 use crate::{api, manifests};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How long one request to Kubernetes may take, watches excepted.
 const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(15);
@@ -34,8 +37,10 @@ struct Cli {
 enum Command {
     /// Run the controllers: one of several replicas leads, the others stand by.
     Controller(ControllerArgs),
+    /// Run the receiver of webhook deliveries: every replica serves.
+    Receiver(ReceiverArgs),
     /// Run every process of Landfall in one, without election and with readable logs: for development.
-    All(ControllerArgs),
+    All(AllArgs),
     /// Print the custom resource definitions as YAML, for kubectl apply.
     Crds,
     /// Print RBAC rules, as YAML: what the controllers need, and what people are given.
@@ -81,12 +86,61 @@ struct ControllerArgs {
     /// Do not elect a leader: for one process alone.
     #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
     no_leader_election: bool,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Args)]
+struct LogArgs {
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module as in landfall=debug,kube=info.
     #[arg(long, env = "LANDFALL_LOG", default_value = "info")]
     log_level: String,
     /// How it is logged. Default: json; text for `landfall all`.
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum)]
     log_format: Option<LogFormat>,
+}
+
+#[derive(Args)]
+struct ReceiverArgs {
+    /// Where deliveries are received, in plain http: TLS is the ingress's.
+    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
+    address: SocketAddr,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    health_address: SocketAddr,
+    /// The directory in which the Secret landfall-webhook-keys is mounted. It is read again when it changes.
+    #[arg(long, env = "LANDFALL_KEY_DIRECTORY", default_value = "/etc/landfall/webhook-keys")]
+    key_directory: PathBuf,
+    #[command(flatten)]
+    targets: TargetArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Args)]
+struct AllArgs {
+    #[command(flatten)]
+    controller: ControllerArgs,
+    /// Where deliveries are received, in plain http.
+    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
+    receiver_address: SocketAddr,
+    #[command(flatten)]
+    targets: TargetArgs,
+}
+
+#[derive(Args)]
+struct TargetArgs {
+    /// Deliveries per second that are stored for one repository; an App's own get ten times as many.
+    #[arg(long, env = "LANDFALL_TARGET_RATE", default_value_t = 10.0, value_parser = positive)]
+    target_rate: f64,
+    /// How many of them at once.
+    #[arg(long, env = "LANDFALL_TARGET_BURST", default_value_t = 100.0, value_parser = positive)]
+    target_burst: f64,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if number.is_finite() && number >= 0.001 { Ok(number) } else { Err("must be 0.001 or more".to_owned()) }
 }
 
 /// Runs the command that was given; what went wrong is printed with its causes.
@@ -103,8 +157,19 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
-        Command::Controller(args) => start(args, LogFormat::Json, true),
-        Command::All(args) => start(args, LogFormat::Text, false),
+        Command::Controller(args) => {
+            telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
+            runtime(None)?.block_on(async { control(args, true, on_signal()?).await })
+        }
+        Command::Receiver(args) => {
+            telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
+            runtime(Some(RECEIVER_THREADS))?.block_on(receive(args))
+        }
+        Command::All(args) => {
+            let log = &args.controller.log;
+            telemetry::start(&log.log_level, log.log_format.unwrap_or(LogFormat::Text))?;
+            runtime(None)?.block_on(all(args))
+        }
         Command::Crds => {
             print!("{}", manifests::yaml(&api::crds())?);
             Ok(())
@@ -123,24 +188,27 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-fn start(args: ControllerArgs, format: LogFormat, elects: bool) -> Result<(), Box<dyn std::error::Error>> {
-    telemetry::start(&args.log_level, args.log_format.unwrap_or(format))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(control(args, elects))
+/// The receiver's threads: it waits for the API server most of its time, and each thread has its share of memory.
+const RECEIVER_THREADS: usize = 2;
+
+fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        runtime.worker_threads(threads);
+    }
+    runtime.enable_all().build()
 }
 
-async fn control(args: ControllerArgs, elects: bool) -> Result<(), Box<dyn std::error::Error>> {
-    let shutdown = on_signal()?;
-    let mut kube = kube::Config::infer().await.map_err(|error| {
-        format!("no cluster to talk to: neither a pod's service account nor a kubeconfig ($KUBECONFIG, ~/.kube/config) can be used: {error}")
-    })?;
+async fn control(
+    args: ControllerArgs,
+    elects: bool,
+    shutdown: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut kube = kubernetes().await?;
     let times = LeaseTimes::default();
     let lease =
         if elects && !args.no_leader_election { Some((lease::client(kube.clone(), times)?, times)) } else { None };
-    // Failures come back to the due queue, which tries again; kube's own retries would go on for up to 1000 seconds.
-    kube.default_retry = false;
-    kube.write_timeout = Some(KUBERNETES_TIMEOUT);
-    kube.connect_timeout = Some(KUBERNETES_TIMEOUT);
+    bounded(&mut kube);
     let identity = args.identity.or_else(hostname).unwrap_or_else(|| format!("landfall-{}", std::process::id()));
     let hosts: Vec<_> = args.allowed_git_hosts.into_iter().filter(|host| !host.is_empty()).collect();
     let git_hosts = AllowedHosts::parse(&hosts, args.allow_private_git_addresses)
@@ -173,6 +241,84 @@ async fn control(args: ControllerArgs, elects: bool) -> Result<(), Box<dyn std::
     tracing::info!(address = %controller.health_address(), "serving health and metrics");
     controller.run().await?;
     Ok(())
+}
+
+async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
+    let shutdown = on_signal()?;
+    let mut kube = kubernetes().await?;
+    bounded(&mut kube);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let config = receiver::Config {
+        address: (args.address, "--address"),
+        health_address: Some(args.health_address),
+        ..receiver_config(&args.targets)
+    };
+    let environment = receiver::Environment {
+        kube: kube::Client::try_from(kube)?,
+        keys: KeySource::Directory(args.key_directory),
+        clock: Arc::new(SystemClock),
+        shutdown,
+    };
+    let receiver = Receiver::start(config, environment).await?;
+    tracing::info!(address = %receiver.address(), "receiving deliveries");
+    receiver.run().await?;
+    Ok(())
+}
+
+async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
+    let shutdown = on_signal()?;
+    let mut kube = kubernetes().await?;
+    bounded(&mut kube);
+    let config =
+        receiver::Config { address: (args.receiver_address, "--receiver-address"), ..receiver_config(&args.targets) };
+    let environment = receiver::Environment {
+        kube: kube.try_into()?,
+        // This process may read Secrets anyway.
+        keys: KeySource::Secret(args.controller.namespace.clone()),
+        clock: Arc::new(SystemClock),
+        shutdown: shutdown.clone(),
+    };
+    let receiver = Receiver::start(config, environment).await?;
+    tracing::info!(address = %receiver.address(), "receiving deliveries");
+    // Whichever ends first ends the other.
+    let receive = async {
+        let ended = receiver.run().await;
+        shutdown.cancel();
+        ended
+    };
+    let control = async {
+        let ended = control(args.controller, false, shutdown.clone()).await;
+        shutdown.cancel();
+        ended
+    };
+    let (received, controlled) = tokio::join!(receive, control);
+    controlled?;
+    received?;
+    Ok(())
+}
+
+fn receiver_config(targets: &TargetArgs) -> receiver::Config {
+    receiver::Config {
+        address: (([0, 0, 0, 0], 8081).into(), "--address"),
+        health_address: None,
+        target_rate: targets.target_rate,
+        target_burst: targets.target_burst,
+        server: ServerLimits::default(),
+        inbox: InboxLimits::default(),
+    }
+}
+
+async fn kubernetes() -> Result<kube::Config, String> {
+    kube::Config::infer().await.map_err(|error| {
+        format!("no cluster to talk to: neither a pod's service account nor a kubeconfig ($KUBECONFIG, ~/.kube/config) can be used: {error}")
+    })
+}
+
+/// Failures come back to whoever asked, and are tried again there; kube's own retries would go on for up to 1000 seconds.
+fn bounded(kube: &mut kube::Config) {
+    kube.default_retry = false;
+    kube.write_timeout = Some(KUBERNETES_TIMEOUT);
+    kube.connect_timeout = Some(KUBERNETES_TIMEOUT);
 }
 
 fn hostname() -> Option<String> {

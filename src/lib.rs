@@ -7,5 +7,6 @@ pub mod controllers;
 pub mod git;
 pub mod github;
 pub mod manifests;
+pub mod receiver;
 pub mod runtime;
 pub mod webhook;

@@ -202,6 +202,11 @@ impl Metrics {
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
+    /// Adds what a part of the process counts by itself.
+    pub fn add(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// A reconcile of an object of `kind` ended.
     pub fn reconciled(&self, kind: &'static str, outcome: Outcome, took: Duration) {
         self.reconciles.get_or_create(&ReconcileLabels { kind, outcome: outcome.as_str() }).inc();

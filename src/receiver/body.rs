@@ -1,0 +1,103 @@
+//! Reading a body that a stranger sends.
+//!
+//! Invariant: bytes are counted while they arrive, whatever was announced; no body takes longer than its time; and all
+//! bodies together take no more memory than they are allowed. A body of usual size has its memory set aside, so that large ones, which
+//! anybody can begin to send, cannot keep the others out.
+
+use super::answer::Refusal;
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// The most that GitHub delivers, in bytes.
+/// Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap>.
+pub const LARGEST: usize = 25_000_000;
+/// Bytes that every connection may use at any time; deliveries are mostly smaller.
+const USUAL: usize = 64 * 1024;
+/// What memory beyond that is counted in, in bytes.
+const UNIT: usize = 1024;
+/// Bytes of a refused request that are still taken off the line, so that the answer is heard.
+const PASSED_OVER: usize = 256 * 1024;
+/// For how long.
+const PASSING_OVER: Duration = Duration::from_secs(1);
+
+/// The memory for bodies beyond the usual size. Clones share it.
+#[derive(Clone)]
+pub struct Memory(Arc<Semaphore>);
+
+impl Memory {
+    /// So many bytes.
+    #[must_use]
+    pub fn of(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes / UNIT)))
+    }
+}
+
+/// A body, and its claim on memory.
+pub struct Body {
+    /// What arrived.
+    pub bytes: Vec<u8>,
+    claim: Option<OwnedSemaphorePermit>,
+}
+
+impl Body {
+    /// Reads a body within `time`.
+    ///
+    /// # Errors
+    /// When it is too large or too slow, breaks off, or finds no memory.
+    pub async fn read(incoming: Incoming, time: Duration, memory: &Memory) -> Result<Self, Refusal> {
+        if incoming.size_hint().lower() > LARGEST as u64 {
+            return Err(Refusal::TooLarge);
+        }
+        timeout(time, Self::read_all(incoming, memory)).await.unwrap_or(Err(Refusal::Slow))
+    }
+
+    async fn read_all(mut incoming: Incoming, memory: &Memory) -> Result<Self, Refusal> {
+        let announced = incoming.size_hint().exact().and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
+        // Not more than the usual on somebody's word.
+        let mut body = Self { bytes: Vec::with_capacity(announced.min(USUAL)), claim: None };
+        while let Some(frame) = incoming.frame().await {
+            let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else { continue };
+            body.take(&data, memory)?;
+        }
+        Ok(body)
+    }
+
+    fn take(&mut self, data: &Bytes, memory: &Memory) -> Result<(), Refusal> {
+        let length = self.bytes.len() + data.len();
+        if length > LARGEST {
+            return Err(Refusal::TooLarge);
+        }
+        let held = self.claim.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = length.saturating_sub(USUAL).div_ceil(UNIT).saturating_sub(held);
+        if more > 0 {
+            let more = u32::try_from(more).map_err(|_| Refusal::TooLarge)?;
+            let permit = Arc::clone(&memory.0).try_acquire_many_owned(more).map_err(|_| Refusal::Memory)?;
+            match &mut self.claim {
+                Some(claim) => claim.merge(permit),
+                None => self.claim = Some(permit),
+            }
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+/// Takes a little of a body that nobody wants off the line: were the connection closed with bytes unread, the system would
+/// reset it, and the client might never see the answer.
+pub async fn pass_over(mut incoming: Incoming) {
+    let taking = async {
+        let mut left = PASSED_OVER;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(PASSING_OVER, taking).await;
+}

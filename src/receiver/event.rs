@@ -1,0 +1,352 @@
+//! What is read of a delivery: a handful of fields, and no more of it is kept.
+//!
+//! Invariant: whatever bytes arrive, reading them costs memory in proportion to their number and no stack: values that
+//! are not wanted are passed over without being built, however deep they are nested, and a wanted field of another type
+//! than GitHub's counts as absent. Nothing here is believed: the signature covers the body alone, so that the event's
+//! name and GUID are whatever the sender says, and a delivery only ever makes the operator look.
+//! `X-GitHub-Enterprise-Host` and `-Version` are not read at all.
+//!
+//! Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads>.
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// The header with the event's name.
+pub const EVENT_HEADER: &str = "x-github-event";
+/// The header with the delivery's GUID.
+pub const GUID_HEADER: &str = "x-github-delivery";
+/// As long as a name, an action or a commit may be; the definition of our kinds says so too.
+const LONGEST_WORD: usize = 64;
+/// As long as a ref may be; likewise.
+const LONGEST_REF: usize = 1024;
+
+/// Why a request is no delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// The event's name is missing or has other letters than GitHub's.
+    #[error("X-GitHub-Event is missing or is not the name of an event")]
+    Name,
+    /// The GUID is missing or is none.
+    #[error("X-GitHub-Delivery is missing or is not a GUID")]
+    Guid,
+    /// The body is of another type.
+    #[error("Content-Type is neither application/json nor application/x-www-form-urlencoded")]
+    ContentType,
+    /// The form has no payload.
+    #[error("the form has no field `payload`")]
+    Form,
+    /// The body cannot be read.
+    #[error("the payload is not the JSON of an event")]
+    Json,
+}
+
+/// What the headers say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The event: lower-case letters, digits and underscores, as in `projects_v2_item`.
+    pub event: String,
+    /// The delivery's GUID, in lower case.
+    pub guid: String,
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Form,
+}
+
+impl Head {
+    /// Reads the headers.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn read(headers: &HeaderMap) -> Result<Self, EventError> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let event = text(EVENT_HEADER).filter(|name| is_event(name)).ok_or(EventError::Name)?;
+        let guid = text(GUID_HEADER).filter(|guid| is_guid(guid)).ok_or(EventError::Guid)?;
+        let media = text(CONTENT_TYPE.as_str()).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let format = match media {
+            json if json.eq_ignore_ascii_case("application/json") => Format::Json,
+            form if form.eq_ignore_ascii_case("application/x-www-form-urlencoded") => Format::Form,
+            _ => return Err(EventError::ContentType),
+        };
+        Ok(Self { event: event.to_owned(), guid: guid.to_ascii_lowercase(), format })
+    }
+}
+
+fn is_event(name: &str) -> bool {
+    let is_usual = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..=LONGEST_WORD).contains(&name.len()) && name.bytes().all(is_usual)
+}
+
+fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// What the body says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// What was done, for events that say it.
+    pub action: Option<String>,
+    /// The ref that was pushed.
+    pub reference: Option<String>,
+    /// The commit it is at now; none where it was deleted.
+    pub sha: Option<String>,
+    /// The repository.
+    pub repository: Option<Repository>,
+}
+
+/// A repository as a payload has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// Its id.
+    pub id: u64,
+    /// Its name, and after a renaming the one of before.
+    pub names: Vec<String>,
+    /// Its owner's id, and after a transfer the former owner's.
+    pub owners: Vec<i64>,
+}
+
+impl Payload {
+    /// Reads the body of a delivery.
+    ///
+    /// # Errors
+    /// When it is not what the headers say, or no object.
+    pub fn read(head: &Head, body: &[u8]) -> Result<Self, EventError> {
+        match head.format {
+            Format::Json => Self::of_json(body),
+            Format::Form => {
+                let mut fields = url::form_urlencoded::parse(body);
+                let (_, payload) = fields.find(|(name, _)| name == "payload").ok_or(EventError::Form)?;
+                Self::of_json(payload.as_bytes())
+            }
+        }
+    }
+
+    fn of_json(json: &[u8]) -> Result<Self, EventError> {
+        let Ok(Object(Some(raw))) = serde_json::from_slice::<Object<Raw<'_>>>(json) else {
+            return Err(EventError::Json);
+        };
+        let repository = raw.repository.0.and_then(|raw_repository| {
+            let changes = raw.changes.0.unwrap_or_default();
+            let former_name =
+                changes.repository.0.and_then(|repository| repository.name.0).and_then(|name| name.from.text());
+            let former_owner = changes
+                .owner
+                .0
+                .and_then(|owner| owner.from.0)
+                .and_then(|from| from.user.0.or(from.organization.0).and_then(|owner| owner.id.number()));
+            let name = raw_repository.name.text()?;
+            let owner = raw_repository.owner.0?.id.number()?;
+            Some(Repository {
+                id: raw_repository.id.number()?,
+                names: [Some(name), former_name].into_iter().flatten().map(Cow::into_owned).collect(),
+                owners: [Some(owner), former_owner].into_iter().flatten().filter_map(|id| id.try_into().ok()).collect(),
+            })
+        });
+        let bounded =
+            |text: Option<Cow<'_, str>>, longest| text.filter(|text| text.len() <= longest).map(Cow::into_owned);
+        Ok(Self {
+            action: bounded(raw.action.text(), LONGEST_WORD),
+            reference: bounded(raw.reference.text(), LONGEST_REF),
+            sha: raw.after.text().filter(|sha| is_commit(sha)).map(Cow::into_owned),
+            repository,
+        })
+    }
+}
+
+/// An object id of either hash, and not the zeros that stand for a ref that is gone.
+fn is_commit(sha: &str) -> bool {
+    matches!(sha.len(), 40 | 64)
+        && sha.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && sha.bytes().any(|byte| byte != b'0')
+}
+
+#[derive(Deserialize)]
+struct Raw<'a> {
+    #[serde(borrow, default)]
+    action: Scalar<'a>,
+    #[serde(borrow, default, rename = "ref")]
+    reference: Scalar<'a>,
+    #[serde(borrow, default)]
+    after: Scalar<'a>,
+    #[serde(borrow, default)]
+    repository: Object<RawRepository<'a>>,
+    #[serde(borrow, default)]
+    changes: Object<RawChanges<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawRepository<'a> {
+    #[serde(default)]
+    id: Scalar<'a>,
+    #[serde(borrow, default)]
+    name: Scalar<'a>,
+    #[serde(borrow, default)]
+    owner: Object<RawAccount<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawAccount<'a> {
+    #[serde(borrow, default)]
+    id: Scalar<'a>,
+}
+
+/// `changes.repository.name.from` of a renaming, `changes.owner.from.{user,organization}.id` of a transfer.
+#[derive(Default, Deserialize)]
+struct RawChanges<'a> {
+    #[serde(borrow, default)]
+    repository: Object<RawRenaming<'a>>,
+    #[serde(borrow, default)]
+    owner: Object<RawTransfer<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawRenaming<'a> {
+    #[serde(borrow, default)]
+    name: Object<RawFrom<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawFrom<'a> {
+    #[serde(borrow, default)]
+    from: Scalar<'a>,
+}
+
+#[derive(Deserialize)]
+struct RawTransfer<'a> {
+    #[serde(borrow, default)]
+    from: Object<RawFormerOwner<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawFormerOwner<'a> {
+    #[serde(borrow, default)]
+    user: Object<RawAccount<'a>>,
+    #[serde(borrow, default)]
+    organization: Object<RawAccount<'a>>,
+}
+
+/// A value of which text and natural numbers count.
+#[derive(Default)]
+enum Scalar<'a> {
+    Text(Cow<'a, str>),
+    Number(u64),
+    #[default]
+    Other,
+}
+
+impl<'a> Scalar<'a> {
+    fn text(self) -> Option<Cow<'a, str>> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    fn number(self) -> Option<u64> {
+        if let Self::Number(number) = self { Some(number) } else { None }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Scalar<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Scalar::Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(Scalar::Number(number))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(Scalar::Other)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(Scalar::Other)
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(Scalar::Other)
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Scalar::Other)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Other)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Other)
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// A value of which only an object counts.
+struct Object<T>(Option<T>);
+
+impl<T> Default for Object<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let object = T::deserialize(serde::de::value::MapAccessDeserializer::new(map));
+                Ok(Object(Some(object.map_err(A::Error::custom)?)))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Object(None))
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+                Ok(Object(None))
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+                Ok(Object(None))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(Object(None))
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(Object(None))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(Object(None))
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Object(None))
+            }
+        }
+        deserializer.deserialize_any(Any(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests;

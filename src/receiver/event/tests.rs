@@ -1,0 +1,132 @@
+use super::*;
+use serde_json::json;
+
+const GUID: &str = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
+
+fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+    pairs.iter().map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap())).collect()
+}
+
+fn head(content_type: &str) -> Head {
+    Head::read(&headers(&[(EVENT_HEADER, "push"), (GUID_HEADER, GUID), ("content-type", content_type)])).unwrap()
+}
+
+fn read(body: &[u8]) -> Result<Payload, EventError> {
+    Payload::read(&head("application/json"), body)
+}
+
+fn read_value(body: &serde_json::Value) -> Payload {
+    read(body.to_string().as_bytes()).unwrap()
+}
+
+fn push() -> serde_json::Value {
+    json!({
+        "ref": "refs/heads/main", "before": "1".repeat(40), "after": "2".repeat(40), "deleted": false,
+        "repository": {"id": 9001, "name": "shop", "full_name": "acme/shop", "owner": {"id": 7001, "login": "acme"}},
+        "installation": {"id": 501},
+        "commits": [{"message": "deep \" and \\ escaped", "nested": {"ref": "no", "after": ["no"]}}],
+    })
+}
+
+#[test]
+fn a_push_is_read_from_json_and_from_a_form() {
+    let expected = Payload {
+        action: None,
+        reference: Some("refs/heads/main".into()),
+        sha: Some("2".repeat(40)),
+        repository: Some(Repository { id: 9001, names: vec!["shop".into()], owners: vec![7001] }),
+    };
+    assert_eq!(read_value(&push()), expected);
+    let form = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("other", "x")
+        .append_pair("payload", &push().to_string())
+        .finish();
+    let format = head("application/x-www-form-urlencoded; charset=utf-8");
+    assert_eq!(Payload::read(&format, form.as_bytes()), Ok(expected));
+    assert_eq!(Payload::read(&format, b"other=x"), Err(EventError::Form));
+}
+
+#[test]
+fn headers_are_whole_and_bounded_or_refused() {
+    let whole = [(EVENT_HEADER, "push"), (GUID_HEADER, GUID), ("content-type", "application/json")];
+    let with = |name: &str, value: &str| {
+        let mut changed = headers(&whole);
+        changed.insert(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+        Head::read(&changed).map(|head| head.guid)
+    };
+    assert_eq!(with(GUID_HEADER, &GUID.to_uppercase()), Ok(GUID.to_owned()), "one spelling");
+    assert_eq!(with("content-type", "Application/JSON;charset=utf-8"), Ok(GUID.to_owned()));
+    for odd in ["", "Push", "push!", "../x", &"a".repeat(65)] {
+        assert_eq!(with(EVENT_HEADER, odd), Err(EventError::Name), "{odd}");
+    }
+    for odd in ["", "x", &GUID[1..], &format!("{GUID}0"), &GUID.replace('-', "0"), &GUID.replace('7', "g")] {
+        assert_eq!(with(GUID_HEADER, odd), Err(EventError::Guid), "{odd}");
+    }
+    for odd in ["", "text/plain", "application/jsonx", "multipart/form-data"] {
+        assert_eq!(with("content-type", odd), Err(EventError::ContentType), "{odd}");
+    }
+    for missing in [EVENT_HEADER, GUID_HEADER, "content-type"] {
+        let mut less = headers(&whole);
+        less.remove(missing);
+        assert!(Head::read(&less).is_err(), "{missing}");
+    }
+}
+
+#[test]
+fn a_field_of_another_type_counts_as_absent() {
+    for odd in [json!(null), json!(true), json!(-1), json!(1.5), json!([[1], {"a": 1}]), json!({"a": {"b": []}})] {
+        let mut body = push();
+        for field in ["action", "ref", "after", "changes", "repository"] {
+            body[field] = odd.clone();
+        }
+        assert_eq!(read_value(&body), Payload::default(), "{odd}");
+        for field in ["id", "name", "owner"] {
+            let mut body = push();
+            body["repository"][field] = odd.clone();
+            assert_eq!(read_value(&body).repository, None, "{field} {odd}");
+        }
+    }
+    for body in
+        [&b""[..], b"[]", b"1", b"\"x\"", b"{", b"{}x", b"\xff", b"{\"ref\":\"\\ud800\"}", b"{\"ref\":1,\"ref\":2}"]
+    {
+        assert_eq!(read(body), Err(EventError::Json), "{}", String::from_utf8_lossy(body));
+    }
+}
+
+#[test]
+fn what_is_too_long_for_status_and_what_is_no_commit_is_left_out() {
+    let mut body = push();
+    body["action"] = json!("a".repeat(65));
+    body["ref"] = json!("r".repeat(1025));
+    for after in ["0".repeat(40), "z".repeat(40), "2".repeat(39)] {
+        body["after"] = json!(after);
+        let payload = read_value(&body);
+        assert_eq!((payload.action, payload.reference, payload.sha), (None, None, None));
+        assert!(payload.repository.is_some());
+    }
+}
+
+#[test]
+fn a_repository_that_moved_is_known_by_where_it_was() {
+    let mut body = push();
+    body["changes"] = json!({
+        "repository": {"name": {"from": "store"}},
+        "owner": {"from": {"organization": {"id": 7002, "login": "globex"}}},
+    });
+    let repository = read_value(&body).repository.unwrap();
+    assert_eq!(repository.names, ["shop", "store"]);
+    assert_eq!(repository.owners, [7001, 7002]);
+    body["changes"] = json!({"owner": {"from": {"user": {"id": 7003}}}});
+    assert_eq!(read_value(&body).repository.unwrap().owners, [7001, 7003]);
+}
+
+#[test]
+fn no_depth_of_nesting_reaches_the_stack() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = format!("{}1{}", open.repeat(1_000_000), close.repeat(1_000_000));
+        for field in ["action", "unwanted", "repository", "changes"] {
+            let body = format!("{{\"{field}\":{deep},\"ref\":\"refs/heads/main\"}}");
+            assert_eq!(read(body.as_bytes()).unwrap().reference.as_deref(), Some("refs/heads/main"), "{field}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The way of one delivery: who it says it is for, whether it may, what it says, whom it concerns, and into the inbox.
+//!
+//! Invariant: the order. A stranger costs a look into a table; who knows a webhook costs an HMAC; only who has its
+//! secret has the payload read, and only what concerns something is written.
+
+use super::answer::{Outcome, Refusal};
+use super::event::{Head, Payload};
+use super::inbox::{Hint, Inbox, StoreError};
+use super::keys::{Keys, Verdict};
+use super::metrics::Metrics;
+use super::rate::Buckets;
+use super::signature::Signature;
+use super::targets::{Object, Targets};
+use crate::controllers::allowance::{Allowance, Rate};
+use crate::runtime::clock::Clock;
+use crate::webhook::{AppIdentity, Hook};
+use futures::future::join_all;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use jiff::SignedDuration;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How often a wrong signature is worth a line: enough to find a wrong secret, too few to fill a disk.
+const COMPLAINTS: Rate = Rate { burst: 5.0, every: SignedDuration::from_secs(10) };
+
+/// What deliveries are judged by, and where they go.
+pub struct Intake {
+    /// Whom they may concern.
+    pub targets: Targets,
+    /// Their keys.
+    pub keys: Arc<Keys>,
+    /// Where they are stored.
+    pub inbox: Inbox,
+    /// How many may be.
+    pub buckets: Buckets,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is left of [`COMPLAINTS`].
+    pub complaints: Complaints,
+}
+
+/// How many lines about wrong signatures are left.
+pub struct Complaints(Mutex<Allowance>);
+
+impl Complaints {
+    /// All of them.
+    #[must_use]
+    pub fn new(clock: &dyn Clock) -> Self {
+        Self(Mutex::new(Allowance::full(COMPLAINTS, clock.now())))
+    }
+}
+
+/// A request that says whom it is for and that it is signed.
+pub struct Addressed {
+    app: String,
+    hook: Hook,
+    identity: AppIdentity,
+    signature: Signature,
+    headers: HeaderMap,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    /// GitHub tries the webhook.
+    Webhook,
+    /// Where the App is installed, and what it sees there.
+    Installation,
+    /// The webhook was deleted.
+    WebhookDeleted,
+    /// A repository's branches.
+    Push,
+    /// A repository itself: it was renamed, archived, transferred, deleted.
+    Repository,
+    /// Anything else, which changes nothing that the operator follows: branches that come and go are pushed, forks that
+    /// others make are theirs, and issues and checks are nobody's here.
+    Other,
+}
+
+impl About {
+    fn of(event: &str) -> Self {
+        match event {
+            "ping" => Self::Webhook,
+            "installation" | "installation_repositories" | "installation_target" | "github_app_authorization" => {
+                Self::Installation
+            }
+            "meta" => Self::WebhookDeleted,
+            "push" => Self::Push,
+            "repository" => Self::Repository,
+            _ => Self::Other,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Webhook => "ping",
+            Self::Installation => "installation",
+            Self::WebhookDeleted => "meta",
+            Self::Push => "push",
+            Self::Repository => "repository",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Intake {
+    /// Looks at a request before its body is read.
+    ///
+    /// # Errors
+    /// When its body need not be read at all.
+    pub fn address(&self, request: Parts) -> Result<Addressed, Refusal> {
+        let (hook, app) = Hook::of_path(request.uri.path()).ok_or(Refusal::Path)?;
+        if request.method != Method::POST {
+            return Err(Refusal::Method);
+        }
+        let identity = self.targets.knows(app, hook).ok_or(Refusal::Target)?;
+        let signature = Signature::of(&request.headers).ok_or(Refusal::Signature)?;
+        Ok(Addressed { app: app.to_owned(), hook, identity, signature, headers: request.headers })
+    }
+
+    /// Takes a delivery.
+    ///
+    /// # Errors
+    /// When nothing was stored of it.
+    pub async fn take(&self, addressed: Addressed, body: &[u8]) -> Result<Outcome, Refusal> {
+        let Addressed { app, hook, identity, signature, headers } = addressed;
+        match self.keys.judge(&identity, hook, &signature, body).await {
+            Verdict::Right => {}
+            Verdict::NoKeys => return Err(Refusal::Keys),
+            Verdict::Wrong => {
+                self.complain(&app, hook);
+                return Err(Refusal::Signature);
+            }
+        }
+        let head = Head::read(&headers)?;
+        let payload = Payload::read(&head, body)?;
+        let about = About::of(&head.event);
+        let (guid, event) = (head.guid.clone(), head.event.clone());
+        let (repository, sha) = (payload.repository.as_ref().map(|repository| repository.id), payload.sha.clone());
+        let result = self.store(&app, hook, about, head, payload).await;
+        let word = result.as_ref().map_or("refused", Outcome::word);
+        self.metrics.delivered(about.word(), word);
+        let reason = result.as_ref().err().map(Refusal::word);
+        tracing::info!(app, guid, event, repository, sha, result = word, reason, "delivery");
+        result
+    }
+
+    async fn store(
+        &self,
+        app: &str,
+        hook: Hook,
+        about: About,
+        head: Head,
+        payload: Payload,
+    ) -> Result<Outcome, Refusal> {
+        if about == About::Webhook {
+            return Ok(Outcome::Pong);
+        }
+        let repository = payload.repository.as_ref();
+        if let Hook::Repository(id) = hook
+            && repository.is_none_or(|repository| repository.id != id)
+        {
+            return Err(Refusal::OtherRepository);
+        }
+        let objects = match (about, hook, repository) {
+            (About::Installation | About::WebhookDeleted, Hook::App, _) => vec![Object::App(app.into())],
+            (About::Push, _, Some(repository)) | (About::WebhookDeleted, Hook::Repository(_), Some(repository)) => {
+                self.targets.bound_to(app, repository)
+            }
+            (About::Repository, _, Some(repository)) => {
+                let mut objects = self.targets.bound_to(app, repository);
+                objects.extend(self.targets.waiting_for(app, repository));
+                objects
+            }
+            _ => return Ok(Outcome::Ignored("the operator does not look after such events")),
+        };
+        if objects.is_empty() {
+            return Ok(Outcome::Ignored("nothing here is bound to this repository and was granted it"));
+        }
+        let now = self.clock.now();
+        let target = repository.filter(|_| !matches!(objects[0], Object::App(_))).map(|repository| repository.id);
+        self.buckets.take(app, target, now).map_err(Refusal::Rate)?;
+        let Payload { action, reference, sha, .. } = payload;
+        let hint = Hint { guid: head.guid, event: head.event, action, reference, sha, received_at: now };
+        let results = join_all(objects.into_iter().map(|object| self.inbox.store(object, hint.clone()))).await;
+        // An object that is gone needs nothing, unless it was the only one.
+        let failed = results.iter().filter_map(|result| result.err()).find(|error| *error != StoreError::Gone);
+        match failed {
+            Some(error) => Err(error.into()),
+            None if results.iter().all(Result::is_err) => Err(StoreError::Gone.into()),
+            None => Ok(Outcome::Accepted),
+        }
+    }
+
+    fn complain(&self, app: &str, hook: Hook) {
+        let mut left = self.complaints.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.take(self.clock.now()).is_ok() {
+            tracing::warn!(
+                app,
+                ?hook,
+                "a signature is wrong: somebody else sends this, or the webhook has another secret"
+            );
+        }
+    }
+}

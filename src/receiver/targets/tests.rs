@@ -1,0 +1,148 @@
+use super::watch::keep;
+use super::*;
+use serde_json::{Value, json};
+
+/// A cluster with an App that grants team-a the shop and the libraries of acme, and team-b, by label, the plans of globex.
+fn cluster() -> Targets {
+    let targets = Targets::default();
+    for object in [
+        json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
+            "spec": {"apiUrl": "https://ghe.example/api/v3", "clientId": "Iv1", "credentialsSecret": {"name": "s"}, "tenants": [
+                {"account": "acme", "repositories": ["shop", "lib-*"], "namespaces": {"names": ["team-a"]}},
+                {"account": "globex", "repositories": ["plans"], "namespaces": {"selector": {"matchLabels": {"team": "b"}}}},
+            ]},
+            "status": {"appId": 42, "tenants": [{"account": "acme", "accountId": 7001}, {"account": "globex", "accountId": 7002}]}}),
+        json!({"kind": "Namespace", "metadata": {"name": "team-a"}}),
+        json!({"kind": "Namespace", "metadata": {"name": "team-b", "labels": {"team": "b"}}}),
+        installation("team-a", "acme", "landfall", "acme"),
+        installation("team-b", "globex", "landfall", "globex"),
+        repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001)),
+        repository("team-b", "plans", "globex", &json!({"id": 9101}), None),
+    ] {
+        keep(&targets, &object);
+    }
+    targets
+}
+
+fn installation(namespace: &str, name: &str, app: &str, account: &str) -> Value {
+    json!({"kind": "GitHubInstallation", "metadata": {"namespace": namespace, "name": name},
+        "spec": {"appRef": {"name": app}, "account": account}})
+}
+
+fn repository(namespace: &str, name: &str, installation: &str, existing: &Value, id: Option<u64>) -> Value {
+    json!({"kind": "ProjectRepository", "metadata": {"namespace": namespace, "name": name, "resourceVersion": "5"},
+        "spec": {"installationRef": {"name": installation}, "source": {"existing": existing}},
+        "status": {"id": id}})
+}
+
+fn payload(id: u64, name: &str, owner: i64) -> Repository {
+    Repository { id, names: vec![name.into()], owners: vec![owner] }
+}
+
+fn names(objects: &[Object]) -> Vec<String> {
+    let name = |object: &Object| match object {
+        Object::App(name) => name.to_string(),
+        Object::Repository((namespace, name)) => format!("{namespace}/{name}"),
+    };
+    let mut names: Vec<_> = objects.iter().map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_repositorys_deliveries_reach_what_is_bound_to_it_and_was_granted_it() {
+    let targets = cluster();
+    let bound = |repository: &Repository| names(&targets.bound_to("landfall", repository));
+    assert_eq!(bound(&payload(9001, "shop", 7001)), ["team-a/shop"]);
+    assert_eq!(bound(&payload(9101, "plans", 7002)), ["team-b/plans"]);
+    assert_eq!(bound(&payload(9002, "shop", 7001)), [""; 0], "another id");
+    assert_eq!(bound(&payload(9001, "vault", 7001)), [""; 0], "a name that was not granted");
+    assert_eq!(bound(&payload(9001, "shop", 7002)), [""; 0], "of another account");
+    assert!(targets.bound_to("other", &payload(9001, "shop", 7001)).is_empty(), "another App");
+    let renamed = Repository { id: 9001, names: vec!["store".into(), "shop".into()], owners: vec![7009, 7001] };
+    assert_eq!(bound(&renamed), ["team-a/shop"], "it was there a moment ago");
+}
+
+#[test]
+fn an_id_that_a_tenant_wrote_into_status_gains_nothing() {
+    let targets = cluster();
+    keep(&targets, &repository("team-b", "spy", "globex", &json!({"name": "plans"}), Some(9001)));
+    keep(&targets, &installation("team-b", "acme", "landfall", "acme"));
+    keep(&targets, &repository("team-b", "spy-2", "acme", &json!({"name": "shop"}), Some(9001)));
+    assert_eq!(names(&targets.bound_to("landfall", &payload(9001, "shop", 7001))), ["team-a/shop"]);
+}
+
+#[test]
+fn an_account_that_was_never_seen_is_nobody() {
+    let targets = cluster();
+    let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
+        "spec": {"appId": 42, "credentialsSecret": {"name": "s"}, "tenants": [
+            {"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]}});
+    keep(&targets, &app);
+    assert!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).is_empty());
+    app["spec"]["tenants"][0]["accountId"] = json!(7001);
+    keep(&targets, &app);
+    assert_eq!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).len(), 1);
+}
+
+#[test]
+fn a_hook_is_known_by_its_app_and_who_is_bound_to_it() {
+    let targets = cluster();
+    let identity = AppIdentity { host: "ghe.example".into(), app_id: 42 };
+    assert_eq!(targets.knows("landfall", Hook::App), Some(identity.clone()));
+    assert_eq!(targets.knows("landfall", Hook::Repository(9001)), Some(identity));
+    assert_eq!(targets.knows("landfall", Hook::Repository(9999)), None);
+    assert_eq!(targets.knows("other", Hook::App), None);
+    let mut polled = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
+    polled["spec"]["webhook"] = json!({"mode": "None"});
+    keep(&targets, &polled);
+    assert_eq!(targets.knows("landfall", Hook::Repository(9001)), None, "it is polled only");
+}
+
+#[test]
+fn what_has_no_id_yet_waits_by_name() {
+    let targets = cluster();
+    keep(&targets, &repository("team-a", "lib", "acme", &json!({"name": "lib-core"}), None));
+    keep(&targets, &repository("team-a", "secret", "acme", &json!({"name": "vault"}), None));
+    let waiting = |name, owner| names(&targets.waiting_for("landfall", &payload(1, name, owner)));
+    assert_eq!(waiting("Lib-Core", 7001), ["team-a/lib"]);
+    assert_eq!(waiting("lib-core", 7002), [""; 0]);
+    assert_eq!(waiting("vault", 7001), [""; 0], "not granted");
+    assert_eq!(waiting("shop", 7001), [""; 0], "it has an id");
+}
+
+#[test]
+fn odd_values_take_nothing_else_with_them() {
+    let targets = cluster();
+    let mut odd = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
+    odd["spec"]["branch"] = json!({"not": "a branch"});
+    odd["spec"]["webhook"] = json!(5);
+    odd["status"]["head"] = json!("x");
+    odd["status"]["deliveries"] = json!({
+        "a": {"receivedAt": "9999-12-31T23:59:59Z", "attempts": -1}, "b": {"receivedAt": "2026-01-02T03:04:05Z", "attempts": 3},
+    });
+    odd["metadata"]["managedFields"] = json!([{"time": "9999-12-31T23:59:59Z"}]);
+    keep(&targets, &odd);
+    let [object] = targets.bound_to("landfall", &payload(9001, "shop", 7001)).try_into().unwrap();
+    let log = targets.log(&object);
+    let entry = |guid: &str, at: Option<&str>, attempts| Logged {
+        guid: guid.into(),
+        received_at: at.map(|at| at.parse().unwrap()),
+        attempts,
+    };
+    assert_eq!(*log.entries, [entry("a", None, 1), entry("b", Some("2026-01-02T03:04:05Z"), 3)]);
+}
+
+#[test]
+fn the_newest_view_of_a_log_stays() {
+    let targets = cluster();
+    let object = Object::Repository(("team-a".into(), "shop".into()));
+    let entry = Logged { guid: "a".into(), received_at: None, attempts: 1 };
+    targets.saw(&object, Log { version: 7, entries: [entry].into() });
+    keep(&targets, &repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001)));
+    assert_eq!(targets.log(&object).entries.len(), 1, "what a watch brings late is older");
+    let mut newer = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
+    newer["metadata"]["resourceVersion"] = json!("8");
+    keep(&targets, &newer);
+    assert!(targets.log(&object).entries.is_empty());
+}
