@@ -62,6 +62,12 @@ impl Cluster {
         self.operator.clone()
     }
 
+    /// What the client of another service account is made from.
+    pub async fn user(&self, name: &str) -> Config {
+        let kubeconfig = self.server.kubeconfig_of(name, Some("system:serviceaccounts")).expect("a kubeconfig");
+        read(&kubeconfig).await
+    }
+
     /// What the API server was asked.
     pub fn audit_log(&self) -> AuditLog {
         self.server.audit_log()

@@ -1,0 +1,123 @@
+//! GitHub's example payloads, as others collected them: each is taken, and what is stored of any makes the operator look
+//! at what it speaks of, and nothing else.
+
+use crate::client::Delivery;
+use crate::scene::{Scene, config, guid};
+use aws_lc_rs::digest;
+use landfall::api::{DeliveryResult, GitHubApp, GitHubInstallation, ProjectRepository};
+use landfall::receiver::Config;
+use landfall::webhook::Hook;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The events of which something is stored.
+const STORED: [&str; 7] = [
+    "github_app_authorization",
+    "installation",
+    "installation_repositories",
+    "installation_target",
+    "meta",
+    "push",
+    "repository",
+];
+
+/// Where `hack/github-sim/conformance/fetch` puts what its packages have.
+fn examples() -> Vec<Value> {
+    let pins = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/github-sim/conformance/package-lock.json");
+    let digest = hex::encode(digest::digest(&digest::SHA256, &std::fs::read(pins).unwrap()).as_ref());
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = folder("LANDFALL_CACHE").or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("landfall")));
+    let cache = cache.unwrap_or_else(|| folder("HOME").unwrap().join(".cache/landfall"));
+    let package = cache.join(format!("npm/github-sim-{}/node_modules/@octokit/webhooks-examples", &digest[..16]));
+    let index = std::fs::read(package.join("api.github.com/index.json"));
+    let index = index.unwrap_or_else(|_| panic!("no {}: run hack/github-sim/conformance/fetch", package.display()));
+    serde_json::from_slice(&index).unwrap()
+}
+
+#[tokio::test]
+async fn every_example_is_taken_and_makes_the_operator_look_at_most() {
+    let scene = Scene::new("examples").await;
+    // Every repository and account of the examples is granted, and bound to: by id, name and owner.
+    let events = examples();
+    let mut repositories = BTreeSet::new();
+    let mut owners = BTreeMap::new();
+    for payload in events.iter().flat_map(|event| event["examples"].as_array().unwrap()) {
+        let (repository, owner) = (&payload["repository"], &payload["repository"]["owner"]);
+        if let (Some(id), Some(name), Some(owner_id), Some(login)) =
+            (repository["id"].as_u64(), repository["name"].as_str(), owner["id"].as_u64(), owner["login"].as_str())
+        {
+            repositories.insert((id, name, owner_id));
+            owners.insert(owner_id, login);
+        }
+    }
+    assert!(repositories.len() > 3, "{repositories:?}");
+    let tenants = owners.iter().map(|(id, login)| {
+        json!({"account": login, "accountId": id, "repositories": ["*"], "namespaces": {"names": [scene.name]}})
+    });
+    let tenants: Vec<Value> = tenants.collect();
+    let app = json!({"appId": crate::scene::APP_ID, "credentialsSecret": {"name": "none"}, "tenants": tenants});
+    scene.kind::<GitHubApp>("", &scene.name, &app).await;
+    for (owner, login) in &owners {
+        let spec = json!({"appRef": {"name": scene.name}, "account": login});
+        scene.kind::<GitHubInstallation>(&scene.name, &format!("o{owner}"), &spec).await;
+    }
+    for (id, name, owner) in &repositories {
+        let spec = json!({"installationRef": {"name": format!("o{owner}")}, "source": {"existing": {"name": name}}});
+        let object = format!("r{id}-{owner}");
+        scene.kind::<ProjectRepository>(&scene.name, &object, &spec).await;
+        scene.status(&scene.name, &object, &json!({"id": id})).await;
+    }
+    let receiver = scene.receiver(Config { target_rate: 1e6, target_burst: 1e6, ..config() }).await;
+
+    let before = scene.objects().await;
+    let mut taken = 0;
+    for event in &events {
+        let name = event["name"].as_str().unwrap();
+        for payload in event["examples"].as_array().unwrap() {
+            let body = payload.to_string();
+            let hook = Hook::App;
+            let delivery = Delivery::new(&hook.path(&scene.name), name, &guid(), body.as_bytes(), &scene.secret(hook));
+            let answer = delivery.send(receiver.address).await;
+            let expected = match name {
+                "ping" => (200, "pong"),
+                _ if STORED.contains(&name) => (202, "accepted"),
+                _ => (202, "ignored"),
+            };
+            assert_eq!(answer.result(), expected, "{name}: {answer:?} {body}");
+            taken += 1;
+        }
+    }
+    assert!(taken > 200, "{taken}");
+
+    // Of all of it, the log alone is another than before; and each entry waits to be looked at.
+    let mut after = scene.objects().await;
+    let mut logged = 0;
+    for object in &mut after {
+        let status = object.get_mut("status").and_then(Value::as_object_mut);
+        let deliveries = status.and_then(|status| status.remove("deliveries"));
+        for (guid, entry) in deliveries.iter().flat_map(|deliveries| deliveries.as_object().unwrap()) {
+            assert_eq!(entry["result"], json!(DeliveryResult::Pending), "{guid}");
+            assert!(STORED.contains(&entry["event"].as_str().unwrap()), "{entry}");
+            logged += 1;
+        }
+    }
+    assert!(logged > 20, "{logged}");
+    assert_eq!(before.len(), after.len());
+    for (before, after) in strip(before).into_iter().zip(strip(after)) {
+        assert_eq!(before, after);
+    }
+}
+
+/// Without what changes with every write.
+fn strip(mut objects: Vec<Value>) -> Vec<Value> {
+    for object in &mut objects {
+        for field in ["resourceVersion", "managedFields"] {
+            object["metadata"].as_object_mut().map(|metadata| metadata.remove(field));
+        }
+        if object["status"].as_object().is_some_and(serde_json::Map::is_empty) {
+            object.as_object_mut().map(|object| object.remove("status"));
+        }
+    }
+    objects
+}

@@ -1,0 +1,143 @@
+//! Clients that send too much, too slowly, or not to the end.
+
+use crate::client::{Delivery, answer, exchange, until_closed};
+use crate::scene::{Scene, config, guid};
+use crate::world::until;
+use landfall::receiver::{Config, ServerLimits};
+use landfall::webhook::Hook;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const LARGEST: usize = 25_000_000;
+
+fn with(change: impl FnOnce(&mut ServerLimits)) -> Config {
+    let mut config = config();
+    change(&mut config.server);
+    config
+}
+
+#[tokio::test]
+async fn a_body_may_be_as_large_as_githubs_and_no_larger() {
+    let scene = Scene::new("large").await;
+    let receiver = scene.receiver(config()).await;
+    let push = scene.push();
+
+    // What is announced as too large is refused before it comes.
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    let head = push.head(&format!("content-length: {}\r\n", LARGEST + 1));
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(answer(&mut stream).await.result(), (413, "refused"));
+
+    // What was not announced is counted.
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    stream.write_all(push.head("transfer-encoding: chunked\r\n").as_bytes()).await.unwrap();
+    let chunk = [b"100000\r\n", &vec![b' '; 0x10_0000][..], b"\r\n"].concat();
+    let mut sent = 0;
+    while sent <= LARGEST && stream.write_all(&chunk).await.is_ok() {
+        sent += 0x10_0000;
+    }
+    assert_eq!(answer(&mut stream).await.result(), (413, "refused"));
+    assert!(scene.shop().await.is_empty());
+
+    let mut body = push.body.clone();
+    body.resize(LARGEST, b' ');
+    let whole = Delivery::new(&push.path, "push", &guid(), &body, &scene.secret(Hook::App));
+    assert_eq!(whole.send(receiver.address).await.result(), (202, "accepted"));
+}
+
+#[tokio::test]
+async fn all_bodies_together_have_so_much_memory_and_usual_ones_their_own() {
+    let scene = Scene::new("memory").await;
+    let receiver = scene.receiver(with(|limits| limits.memory = 0)).await;
+    let mut large = scene.push();
+    large.body.resize(100_000, b' ');
+    let large = Delivery::new(&large.path, "push", &guid(), &large.body, &scene.secret(Hook::App));
+    let refused = large.send(receiver.address).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(scene.push().send(receiver.address).await.status, 202);
+    assert_eq!(scene.shop().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_head_that_is_slow_or_large_ends_the_connection() {
+    let scene = Scene::new("head").await;
+    let receiver = scene.receiver(with(|limits| limits.headers = Duration::from_millis(500))).await;
+    // A line each while, and never the last one. Whether it is cut off does not depend on when: it never ends by itself.
+    let stream = TcpStream::connect(receiver.address).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let dripping = tokio::spawn(async move {
+        let mut line = b"POST / HTTP/1.1\r\n".to_vec();
+        while write.write_all(&line).await.is_ok() {
+            line = b"x: y\r\n".to_vec();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(30), read.read_to_end(&mut rest)).await.expect("it is cut off").ok();
+    dripping.abort();
+
+    let huge = scene.push().with("x-large", &"x".repeat(20_000));
+    assert_eq!(huge.send(receiver.address).await.status, 431);
+    let mut many = scene.push();
+    many.headers.extend((0..200).map(|n| (format!("x-{n}"), "y".to_owned())));
+    assert_eq!(many.send(receiver.address).await.status, 431);
+    assert!(scene.shop().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_between_two_requests_for_longer_than_a_head_may_take() {
+    let scene = Scene::new("kept").await;
+    let receiver = scene.receiver(with(|limits| limits.headers = Duration::from_millis(100))).await;
+    let mut kept = TcpStream::connect(receiver.address).await.unwrap();
+    let mut send = async || {
+        let request = String::from_utf8(scene.push().bytes()).unwrap().replace("connection: close\r\n", "");
+        kept.write_all(request.as_bytes()).await.expect("the connection is there");
+        let mut bytes = [0; 1024];
+        let read = kept.read(&mut bytes).await.expect("an answer");
+        assert!(bytes[..read].starts_with(b"HTTP/1.1 202"), "{}", String::from_utf8_lossy(&bytes[..read]));
+    };
+    send().await;
+    // As long as it takes until a head that began later is cut off.
+    let mut slow = TcpStream::connect(receiver.address).await.unwrap();
+    slow.write_all(b"POST / HTTP/1.1\r\n").await.unwrap();
+    until_closed(&mut slow).await;
+    send().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_slow_or_breaks_off_is_given_up() {
+    let scene = Scene::new("slow").await;
+    let receiver = scene.receiver(with(|limits| limits.body = Duration::from_millis(500))).await;
+    let push = scene.push();
+    let head = push.head(&format!("content-length: {}\r\n", push.body.len()));
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&push.body[..10]).await.unwrap();
+    assert_eq!(answer(&mut stream).await.result(), (408, "refused"));
+
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&push.body[..10]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    until_closed(&mut stream).await;
+    let broken = [push.head("transfer-encoding: chunked\r\n").as_bytes(), b"zz\r\n"].concat();
+    assert_eq!(exchange(receiver.address, &broken).await.status, 400);
+    assert!(scene.shop().await.is_empty());
+    assert_eq!(push.send(receiver.address).await.status, 202);
+}
+
+#[tokio::test]
+async fn more_connections_than_there_may_be_wait_for_their_turn() {
+    let scene = Scene::new("connections").await;
+    let receiver = scene.receiver(with(|limits| limits.connections = 2)).await;
+    // Two that say nothing, until they are let go.
+    let silent =
+        [TcpStream::connect(receiver.address).await.unwrap(), TcpStream::connect(receiver.address).await.unwrap()];
+    let (push, address) = (scene.push(), receiver.address);
+    let waiting = tokio::spawn(async move { push.send(address).await });
+    drop(silent);
+    assert_eq!(waiting.await.unwrap().status, 202);
+    until("nothing is left behind", async || (scene.push().send(receiver.address).await.status == 202).then_some(()))
+        .await;
+}

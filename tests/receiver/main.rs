@@ -1,0 +1,16 @@
+//! The receiver against a real API server, with the chart's rules: what is stored, what is refused, and what clients can
+//! do to it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+mod client;
+mod examples;
+mod limits;
+mod proxy;
+mod refused;
+mod scene;
+mod stored;
+mod storing;

@@ -1,0 +1,170 @@
+//! What is refused, and that nothing is stored of it.
+
+use crate::client::{Delivery, answer, exchange, signature};
+use crate::scene::{Scene, config, guid, push};
+use crate::world::until;
+use landfall::webhook::Hook;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn a_signature_is_whole_right_and_by_sha_256() {
+    let scene = Scene::new("signature").await;
+    let receiver = scene.receiver(config()).await;
+    let push = scene.push();
+    let right = signature(&scene.secret(Hook::App), &push.body);
+    let others = scene.secret(Hook::Repository(9001));
+    let sha_1 = push.clone().without("x-hub-signature-256").with("x-hub-signature", &format!("sha1={}", &right[7..47]));
+    for (what, refused) in [
+        ("none", push.clone().without("x-hub-signature-256")),
+        ("SHA-1 alone", sha_1),
+        ("cut short", push.clone().with("x-hub-signature-256", &right[..70])),
+        ("without its name", push.clone().with("x-hub-signature-256", &right[7..])),
+        ("another secret's", push.clone().with("x-hub-signature-256", &signature(&others, &push.body))),
+        ("of the empty secret", push.clone().with("x-hub-signature-256", &signature("", &push.body))),
+        ("of another body", push.clone().with("x-hub-signature-256", &signature(&scene.secret(Hook::App), b"{}"))),
+    ] {
+        let answer = refused.send(receiver.address).await;
+        assert_eq!(answer.result(), (401, "refused"), "{what}");
+        assert!(!format!("{answer:?}").contains(&right[7..]), "{what}");
+    }
+    assert!(scene.shop().await.is_empty());
+    assert_eq!(push.send(receiver.address).await.status, 202, "and this one is right");
+}
+
+#[tokio::test]
+async fn the_key_of_before_counts_until_it_is_gone() {
+    let scene = Scene::new("rotation").await;
+    let old = scene.push();
+    scene.rotate(2, Some(1));
+    let receiver = scene.receiver(config()).await;
+    assert_eq!(old.send(receiver.address).await.status, 202);
+    assert_eq!(scene.push().send(receiver.address).await.status, 202);
+    scene.rotate(3, Some(2));
+    // Within a second of another reading it may be refused; whoever sends it again is heard.
+    let new = scene.push();
+    until("the new key counts", async || (new.send(receiver.address).await.status == 202).then_some(())).await;
+    assert_eq!(old.send(receiver.address).await.status, 401);
+}
+
+#[tokio::test]
+async fn what_is_not_here_is_said_before_a_body_is_sent() {
+    let scene = Scene::new("unknown").await;
+    let receiver = scene.receiver(config()).await;
+    let push = scene.push();
+    let app = &scene.name;
+    for (path, status) in [
+        ("/", 404),
+        ("/webhooks/app/nobody", 404),
+        ("/webhooks/repo/nobody/9001", 404),
+        (&*format!("/webhooks/repo/{app}/9002"), 404),
+        (&*format!("/webhooks/repo/{app}/09001"), 404),
+        (&*format!("/webhooks/app/{app}/"), 404),
+    ] {
+        let request = Delivery { path: path.into(), ..push.clone() };
+        // A body is announced, and does not come.
+        let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+        stream.write_all(request.head("content-length: 1000\r\n").as_bytes()).await.unwrap();
+        assert_eq!(answer(&mut stream).await.status, status, "{path}");
+    }
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+        let request = format!("{method} {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", push.path);
+        let answer = exchange(receiver.address, request.as_bytes()).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_delivery_is_said_to_whoever_signed_it() {
+    let scene = Scene::new("malformed").await;
+    let receiver = scene.receiver(config()).await;
+    let push = scene.push();
+    let with_body = |body: &[u8]| Delivery::new(&push.path, "push", &guid(), body, &scene.secret(Hook::App));
+    for (what, refused, status) in [
+        ("no event", push.clone().without("x-github-event"), 400),
+        ("an odd event", push.clone().with("x-github-event", "../../x"), 400),
+        ("no GUID", push.clone().without("x-github-delivery"), 400),
+        ("an odd GUID", push.clone().with("x-github-delivery", "1"), 400),
+        ("no type", push.clone().without("content-type"), 415),
+        ("another type", push.clone().with("content-type", "text/plain"), 415),
+        ("a form without payload", push.clone().with("content-type", "application/x-www-form-urlencoded"), 400),
+        ("no JSON", with_body(b"{"), 400),
+        ("no object", with_body(b"[]"), 400),
+        ("nothing", with_body(b""), 400),
+    ] {
+        assert_eq!(refused.send(receiver.address).await.result(), (status, "refused"), "{what}");
+    }
+    assert!(scene.shop().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_repositorys_webhook_speaks_of_that_repository_alone() {
+    let scene = Scene::new("other-id").await;
+    scene.repository("lib", "lib-core", Some(9002)).await;
+    let receiver = scene.receiver(config()).await;
+    let hook = Hook::Repository(9002);
+    let send = async |hook: Hook, body: &str, secret: &str| {
+        let delivery = Delivery::new(&hook.path(&scene.name), "push", &guid(), body.as_bytes(), secret);
+        delivery.send(receiver.address).await.status
+    };
+    let secret = scene.secret(hook);
+    assert_eq!(send(hook, &push(9001), &secret).await, 422, "a valid signature of the one, a payload of the other");
+    assert_eq!(send(hook, &json!({"ref": "refs/heads/main"}).to_string(), &secret).await, 422);
+    assert_eq!(send(Hook::Repository(9001), &push(9001), &secret).await, 401, "one repository's secret for the other");
+    assert_eq!(send(Hook::App, &push(9001), &secret).await, 401, "a repository's secret for the App");
+    assert!(scene.shop().await.is_empty() && scene.deliveries(&scene.name, "lib").await.is_empty());
+}
+
+#[tokio::test]
+async fn an_id_that_a_tenant_wrote_into_status_hears_nothing() {
+    let scene = Scene::new("forged").await;
+    // Of the same namespace, bound by forgery to a repository that it was not granted; and of another namespace.
+    scene.repository("spy", "lib-core", Some(9003)).await;
+    let other = Scene::new("forged-other").await;
+    other.repository("spy", "shop", Some(9001)).await;
+    let receiver = scene.receiver(config()).await;
+    let body = json!({"ref": "refs/heads/main", "repository": {"id": 9003, "name": "vault", "owner": {"id": 7001}}});
+    let vault = Delivery::new(
+        &Hook::App.path(&scene.name),
+        "push",
+        &guid(),
+        body.to_string().as_bytes(),
+        &scene.secret(Hook::App),
+    );
+    assert_eq!(vault.send(receiver.address).await.result(), (202, "ignored"));
+    assert_eq!(scene.push().send(receiver.address).await.result(), (202, "accepted"));
+    assert!(scene.deliveries(&scene.name, "spy").await.is_empty());
+    assert!(other.deliveries(&other.name, "spy").await.is_empty() && other.shop().await.is_empty());
+    assert_eq!(scene.shop().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_noisy_repository_has_its_share_and_takes_no_others() {
+    let scene = Scene::new("rate").await;
+    scene.repository("lib", "lib-core", Some(9002)).await;
+    // One each hundred seconds, so that none is earned meanwhile.
+    let receiver =
+        scene.receiver(landfall::receiver::Config { target_rate: 0.01, target_burst: 3.0, ..config() }).await;
+    let began = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(scene.push().send(receiver.address).await.status, 202);
+    }
+    let refused = scene.push().send(receiver.address).await;
+    assert!(began.elapsed() < Duration::from_secs(100), "too slow a machine for this test to mean anything");
+    assert_eq!(refused.result(), (429, "refused"));
+    let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=100).contains(&after), "{after}");
+    assert_eq!(scene.shop().await.len(), 3);
+    let body = json!({"repository": {"id": 9002, "name": "lib-core", "owner": {"id": 7001}}}).to_string();
+    let path = Hook::App.path(&scene.name);
+    let other = Delivery::new(&path, "push", &guid(), body.as_bytes(), &scene.secret(Hook::App));
+    assert_eq!(other.send(receiver.address).await.status, 202);
+    // Whoever has no secret takes nothing away.
+    let forged = other.clone().with("x-hub-signature-256", &signature("guess", &other.body));
+    for _ in 0..5 {
+        assert_eq!(forged.send(receiver.address).await.status, 401);
+    }
+    assert_eq!(other.send(receiver.address).await.status, 202);
+}

@@ -1,0 +1,253 @@
+//! A namespace with a repository that an App grants it, and a receiver. Each test has its own of everything but the API
+//! server, and so knows nothing of the others.
+
+use crate::client::Delivery;
+use crate::proxy::Proxy;
+use crate::world::cluster::{Cluster, cluster};
+use crate::world::until;
+use kube::Resource;
+use kube::{Client, Config};
+use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
+use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
+use landfall::runtime::clock::SystemClock;
+use landfall::webhook::{AppIdentity, Hook, RootKeys};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// The user that the receiver is to the API server.
+pub const RECEIVER: &str = "system:serviceaccount:landfall-system:landfall-receiver";
+/// The App's id on GitHub.
+pub const APP_ID: u64 = 42;
+
+/// The scene.
+pub struct Scene {
+    /// What its App and its namespace are called.
+    pub name: String,
+    /// An administrator.
+    pub admin: Client,
+    /// The line from the receiver to the API server.
+    pub proxy: Proxy,
+    keys: PathBuf,
+    cluster: &'static Cluster,
+}
+
+/// A receiver. Dropped, it is told to end.
+pub struct Running {
+    /// Where deliveries go.
+    pub address: SocketAddr,
+    /// Where health is served.
+    pub health: SocketAddr,
+    /// Tells it to end.
+    pub shutdown: CancellationToken,
+    /// How it ended.
+    pub ended: JoinHandle<Result<(), receiver::Error>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// What the receivers of tests are configured with.
+pub fn config() -> receiver::Config {
+    let local = ([127, 0, 0, 1], 0).into();
+    receiver::Config {
+        address: (local, "--address"),
+        health_address: Some(local),
+        target_rate: 10.0,
+        target_burst: 100.0,
+        server: ServerLimits { linger: Duration::ZERO, ..ServerLimits::default() },
+        inbox: InboxLimits::default(),
+    }
+}
+
+/// A GUID that no other delivery of this process has.
+pub fn guid() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("00000000-0000-4000-8000-0000{:08x}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Scene {
+    /// One of its own; `name` is that of no other test.
+    pub async fn new(name: &str) -> Self {
+        let cluster = cluster(0);
+        let server = cluster.operator().cluster_url;
+        let server = format!("{}:{}", server.host().expect("a host"), server.port_u16().expect("a port"));
+        let proxy = Proxy::to(server.parse().expect("an address")).await;
+        let keys = std::env::temp_dir().join(format!("landfall-receiver-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&keys).expect("a directory");
+        let scene = Self { name: name.into(), admin: cluster.admin(), proxy, keys, cluster };
+        scene.rotate(1, None);
+        scene
+            .apply("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+            .await;
+        let tenant = json!({"account": "acme", "accountId": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
+        scene
+            .kind::<GitHubApp>(
+                "",
+                name,
+                &json!({"appId": APP_ID, "credentialsSecret": {"name": "none"}, "tenants": [tenant]}),
+            )
+            .await;
+        let installation = json!({"appRef": {"name": name}, "account": "acme"});
+        scene.kind::<GitHubInstallation>(name, "acme", &installation).await;
+        scene.repository("shop", "shop", Some(9001)).await;
+        scene
+    }
+
+    /// A `ProjectRepository` of acme, bound to an id as the operator binds it.
+    pub async fn repository(&self, name: &str, repository: &str, id: Option<u64>) {
+        let spec = json!({"installationRef": {"name": "acme"}, "source": {"existing": {"name": repository}}});
+        self.kind::<ProjectRepository>(&self.name, name, &spec).await;
+        if let Some(id) = id {
+            self.status(&self.name, name, &json!({"id": id})).await;
+        }
+    }
+
+    /// Applies an object of ours.
+    pub async fn kind<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str, spec: &Value) {
+        let path = K::url_path(&(), Some(namespace).filter(|namespace| !namespace.is_empty()));
+        let metadata =
+            if namespace.is_empty() { json!({"name": name}) } else { json!({"name": name, "namespace": namespace}) };
+        let object =
+            json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata, "spec": spec});
+        self.apply(&path, &object).await;
+    }
+
+    async fn apply(&self, path: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        self.patch(&format!("{path}/{name}?fieldManager=test&force=true"), "application/apply-patch+yaml", object)
+            .await;
+    }
+
+    /// Writes status as the operator does, or a tenant who may.
+    pub async fn status(&self, namespace: &str, name: &str, status: &Value) {
+        let path = format!("{}/{name}/status", ProjectRepository::url_path(&(), Some(namespace)));
+        self.patch(&path, "application/merge-patch+json", &json!({"status": status})).await;
+    }
+
+    async fn patch(&self, path: &str, content_type: &str, body: &Value) {
+        let patch = http::Request::patch(path).header("content-type", content_type);
+        let patch = patch.body(serde_json::to_vec(body).expect("json")).expect("a request");
+        let _: Value = self.admin.request(patch).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    /// Sets the root keys, each made of one byte.
+    pub fn rotate(&self, current: u8, previous: Option<u8>) {
+        let write = |name: &str, content: &[u8]| std::fs::write(self.keys.join(name), content).expect("a file");
+        write("current", &[current; 32]);
+        write("current-id", format!("k{current}").as_bytes());
+        if let Some(previous) = previous {
+            write("previous", &[previous; 32]);
+            write("previous-id", format!("k{previous}").as_bytes());
+        }
+    }
+
+    /// The secret of a hook of this scene's App, by the current key.
+    pub fn secret(&self, hook: Hook) -> String {
+        secret(&self.keys, hook)
+    }
+
+    /// Starts a receiver, and waits until it is ready.
+    pub async fn receiver(&self, config: receiver::Config) -> Running {
+        let mut kube = self.cluster.user(RECEIVER).await;
+        self.lead_through_proxy(&mut kube);
+        let shutdown = CancellationToken::new();
+        let environment = receiver::Environment {
+            kube: Client::try_from(kube).expect("a client"),
+            keys: KeySource::Directory(self.keys.clone()),
+            clock: Arc::new(SystemClock),
+            shutdown: shutdown.clone(),
+        };
+        let receiver = Receiver::start(config, environment).await.expect("a receiver");
+        let (address, health) = (receiver.address(), receiver.health_address().expect("health is served"));
+        let running = Running { address, health, shutdown, ended: tokio::spawn(receiver.run()) };
+        until("the receiver is ready", async || (ready(running.health).await == Some(200)).then_some(())).await;
+        running
+    }
+
+    fn lead_through_proxy(&self, kube: &mut Config) {
+        kube.default_retry = false;
+        kube.cluster_url = format!("https://{}", self.proxy.address).parse().expect("an address");
+    }
+
+    /// A push to main of acme/shop, by the App's webhook.
+    pub fn push(&self) -> Delivery {
+        let hook = Hook::App;
+        Delivery::new(&hook.path(&self.name), "push", &guid(), &push(9001).into_bytes(), &self.secret(hook))
+    }
+
+    /// What an object's status holds.
+    pub async fn deliveries(&self, namespace: &str, name: &str) -> Deliveries {
+        let path = format!("{}/{name}", ProjectRepository::url_path(&(), Some(namespace)));
+        self.status_of(&path).await
+    }
+
+    /// What the App's status holds.
+    pub async fn app_deliveries(&self) -> Deliveries {
+        self.status_of(&format!("{}/{}", GitHubApp::url_path(&(), None), self.name)).await
+    }
+
+    async fn status_of(&self, path: &str) -> Deliveries {
+        let get = http::Request::get(path).body(Vec::new()).expect("a request");
+        let object: Value = self.admin.request(get).await.expect("the object");
+        serde_json::from_value(object["status"]["deliveries"].clone()).unwrap_or_default()
+    }
+
+    /// All objects of ours in this scene, as they are stored.
+    pub async fn objects(&self) -> Vec<Value> {
+        let mut objects = Vec::new();
+        let namespaced = Some(self.name.as_str());
+        for path in [
+            GitHubApp::url_path(&(), None),
+            GitHubInstallation::url_path(&(), namespaced),
+            ProjectRepository::url_path(&(), namespaced),
+        ] {
+            let get = http::Request::get(&path).body(Vec::new()).expect("a request");
+            let list: Value = self.admin.request(get).await.expect("a list");
+            let items = list["items"].as_array().expect("items").iter();
+            let ours =
+                |item: &&Value| item["metadata"]["namespace"] == self.name || item["metadata"]["name"] == self.name;
+            objects.extend(items.filter(ours).cloned());
+        }
+        objects
+    }
+
+    /// What acme/shop's status holds.
+    pub async fn shop(&self) -> Deliveries {
+        self.deliveries(&self.name, "shop").await
+    }
+}
+
+/// The payload of a push to main.
+pub fn push(repository: u64) -> String {
+    let name = if repository == 9001 { "shop" } else { "plans" };
+    json!({
+        "ref": "refs/heads/main", "before": "1".repeat(40), "after": "2".repeat(40),
+        "repository": {"id": repository, "name": name, "full_name": format!("acme/{name}"), "owner": {"id": 7001, "login": "acme"}},
+        "installation": {"id": 501},
+    })
+    .to_string()
+}
+
+fn secret(keys: &Path, hook: Hook) -> String {
+    let identity = AppIdentity { host: "api.github.com".into(), app_id: APP_ID };
+    RootKeys::read_directory(keys).expect("keys").current.secret(&identity, hook).expose().to_owned()
+}
+
+/// The status of /readyz, if it is served.
+pub async fn ready(health: SocketAddr) -> Option<u16> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(health).await.ok()?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}

@@ -1,0 +1,139 @@
+//! What becomes of deliveries that are right.
+
+use crate::client::{Delivery, signature};
+use crate::scene::{Scene, config, guid, push};
+use landfall::api::DeliveryResult;
+use landfall::webhook::Hook;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_push_is_stored_as_a_hint_from_json_and_from_a_form() {
+    let scene = Scene::new("push").await;
+    let receiver = scene.receiver(config()).await;
+    let json = scene.push().with("x-github-delivery", "72D3162E-cc78-11e3-81ab-4c9367dc0958");
+    assert_eq!(json.send(receiver.address).await.result(), (202, "accepted"));
+    let stored = &scene.shop().await["72d3162e-cc78-11e3-81ab-4c9367dc0958"];
+    assert_eq!(stored.event.as_deref(), Some("push"));
+    assert_eq!(stored.reference.as_deref(), Some("refs/heads/main"));
+    assert_eq!(stored.sha.as_deref(), Some(&*"2".repeat(40)));
+    assert_eq!((stored.attempts, stored.result), (Some(1), Some(DeliveryResult::Pending)));
+    assert!(stored.received_at.is_some() && stored.action.is_none() && stored.message.is_none());
+
+    let body = format!("payload={}", url::form_urlencoded::byte_serialize(push(9001).as_bytes()).collect::<String>());
+    let secret = scene.secret(Hook::App);
+    let form = Delivery::new(&Hook::App.path(&scene.name), "push", &guid(), body.as_bytes(), &secret)
+        .with("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(form.send(receiver.address).await.result(), (202, "accepted"));
+    assert_eq!(scene.shop().await.len(), 2);
+
+    // By the repository's own webhook.
+    let hook = Hook::Repository(9001);
+    let own = Delivery::new(&hook.path(&scene.name), "push", &guid(), push(9001).as_bytes(), &scene.secret(hook));
+    assert_eq!(own.send(receiver.address).await.result(), (202, "accepted"));
+    assert_eq!(scene.shop().await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_and_nothing_is_stored() {
+    let scene = Scene::new("ping").await;
+    let receiver = scene.receiver(config()).await;
+    for hook in [Hook::App, Hook::Repository(9001)] {
+        let body = json!({"zen": "Design for failure.", "hook_id": 1}).to_string();
+        let ping = Delivery::new(&hook.path(&scene.name), "ping", &guid(), body.as_bytes(), &scene.secret(hook));
+        let answer = ping.send(receiver.address).await;
+        assert_eq!(answer.result(), (200, "pong"));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert!(answer.header("server").is_none(), "{}", answer.headers);
+    }
+    assert!(scene.shop().await.is_empty() && scene.app_deliveries().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_delivery_that_comes_again_is_one_with_more_attempts() {
+    let scene = Scene::new("again").await;
+    let receiver = scene.receiver(config()).await;
+    let push = scene.push();
+    let (_, guid) = push.headers.iter().find(|(name, _)| name == "x-github-delivery").unwrap().clone();
+    assert_eq!(push.send(receiver.address).await.status, 202);
+    // The operator has looked meanwhile.
+    let handled = json!({"deliveries": {&guid: {"result": "Handled", "message": "looked"}}});
+    scene.status(&scene.name, "shop", &handled).await;
+    assert_eq!(push.send(receiver.address).await.status, 202);
+    let stored = scene.shop().await;
+    assert_eq!(stored.len(), 1);
+    let stored = &stored[&guid];
+    assert_eq!((stored.attempts, stored.result), (Some(2), Some(DeliveryResult::Pending)));
+    assert_eq!(stored.message, None);
+}
+
+#[tokio::test]
+async fn events_reach_whom_they_concern_and_others_nobody() {
+    let scene = Scene::new("events").await;
+    scene.repository("lib", "lib-core", None).await;
+    let receiver = scene.receiver(config()).await;
+    let secret = scene.secret(Hook::App);
+    let send = async |event: &str, body: serde_json::Value| {
+        let body = body.to_string();
+        let delivery = Delivery::new(&Hook::App.path(&scene.name), event, &guid(), body.as_bytes(), &secret);
+        let answer = delivery.send(receiver.address).await;
+        (answer.status, answer.body["result"].as_str().unwrap().to_owned())
+    };
+    let accepted = (202, "accepted".to_owned());
+    let ignored = (202, "ignored".to_owned());
+    for event in
+        ["installation", "installation_repositories", "installation_target", "github_app_authorization", "meta"]
+    {
+        assert_eq!(send(event, json!({"action": "created"})).await, accepted, "{event}");
+    }
+    assert_eq!(scene.app_deliveries().await.len(), 5);
+
+    let repository = |id: u64, name: &str, owner: u64| json!({"id": id, "name": name, "owner": {"id": owner}});
+    let body = json!({"action": "archived", "repository": repository(9001, "shop", 7001)});
+    assert_eq!(send("repository", body).await, accepted);
+    let stored = scene.shop().await.into_values().next().unwrap();
+    assert_eq!((stored.event.as_deref(), stored.action.as_deref()), (Some("repository"), Some("archived")));
+    // What waits for a repository of this name hears that there is one.
+    let body = json!({"action": "created", "repository": repository(9002, "lib-core", 7001)});
+    assert_eq!(send("repository", body).await, accepted);
+    assert_eq!(scene.deliveries(&scene.name, "lib").await.len(), 1);
+    // It is told where it was before it left.
+    let changes = json!({"owner": {"from": {"organization": {"id": 7001}}}});
+    let body = json!({"action": "transferred", "changes": changes, "repository": repository(9001, "shop", 7009)});
+    assert_eq!(send("repository", body).await, accepted);
+    assert_eq!(scene.shop().await.len(), 2);
+
+    for (event, body) in [
+        ("issues", json!({"action": "opened", "repository": repository(9001, "shop", 7001)})),
+        ("push", json!({"repository": repository(9009, "shop", 7001)})),
+        ("push", json!({"repository": repository(9001, "shop", 7009)})),
+        ("push", json!({"repository": repository(9001, "vault", 7001)})),
+        ("push", json!({"repository": null})),
+        ("repository", json!({"action": "created", "repository": repository(9003, "lib-core", 7009)})),
+    ] {
+        assert_eq!(send(event, body.clone()).await, ignored, "{event} {body}");
+    }
+    assert_eq!((scene.shop().await.len(), scene.app_deliveries().await.len()), (2, 5));
+}
+
+#[tokio::test]
+async fn githubs_own_headers_of_an_enterprise_server_change_nothing() {
+    let scene = Scene::new("enterprise").await;
+    let receiver = scene.receiver(config()).await;
+    let forged =
+        scene.push().with("x-github-enterprise-host", "evil.example").with("x-github-enterprise-version", "3.99");
+    assert_eq!(forged.send(receiver.address).await.result(), (202, "accepted"));
+    let get =
+        http::Request::get(format!("/apis/landfall.dev/v1alpha1/namespaces/{}/projectrepositories/shop", scene.name));
+    let object: serde_json::Value = scene.admin.request(get.body(Vec::new()).unwrap()).await.unwrap();
+    assert!(!object.to_string().contains("evil.example"));
+    // Nor do they make a signature right for another host.
+    let identity = landfall::webhook::AppIdentity { host: "evil.example".into(), app_id: crate::scene::APP_ID };
+    let keys = landfall::webhook::RootKeys::read(|name| match name {
+        "current" => Some(&[1; 32][..]),
+        "current-id" => Some(b"k1"),
+        _ => None,
+    });
+    let other = keys.unwrap().current.secret(&identity, Hook::App);
+    let forged = forged.clone().with("x-hub-signature-256", &signature(other.expose(), &forged.body));
+    assert_eq!(forged.send(receiver.address).await.status, 401);
+}
