@@ -1,61 +1,24 @@
 //! What the receiver's account can do to a real API server, with the chart's rules and its policy, and what it could do
 //! without the policy.
 
+use super::caller::{APPLY, Caller, JSON, MERGE, Refusal, until};
 use super::cluster::{namespace, with_definitions};
 use super::programs::{kubectl, objects, template};
-use http::{Method, Request};
+use http::Method;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, CustomResourceExt};
+use kube::CustomResourceExt;
 use landfall::api::{GitHubApp, ProjectRepository};
 use landfall_cluster::ApiServer;
 use serde_json::{Map, Value, json};
-use std::time::Duration;
-use tokio::time::Instant;
 
 const RECEIVER: &str = "system:serviceaccount:landfall-system:landfall-receiver";
 const APP: &str = "/apis/landfall.dev/v1alpha1/githubapps/landfall";
 const REPOSITORY: &str = "/apis/landfall.dev/v1alpha1/namespaces/team-a/projectrepositories/shop";
 const INSTALLATION: &str = "/apis/landfall.dev/v1alpha1/namespaces/team-a/githubinstallations/acme";
-/// How long a rule or a policy may take until it holds. Far more than it does.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-const MERGE: &str = "application/merge-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
-const JSON: &str = "application/json";
-
-/// Somebody who talks to the API server.
-struct Caller(Client);
-
-/// What the API server refused, with its code.
-#[derive(Debug)]
-struct Refusal {
-    code: u16,
-    message: String,
-}
 
 impl Caller {
-    async fn new(kubeconfig: &str) -> Self {
-        let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        Self(Client::try_from(config).unwrap())
-    }
-
-    async fn ask(&self, method: Method, path: &str, kind: &str, body: &Value) -> Result<Value, Refusal> {
-        let body = if method == Method::GET || method == Method::DELETE { Vec::new() } else { body.to_string().into() };
-        let request = Request::builder().method(method).uri(path).header("content-type", kind).body(body).unwrap();
-        self.0.request(request).await.map_err(|error| match error {
-            kube::Error::Api(status) => Refusal { code: status.code, message: status.message },
-            other => panic!("no answer: {other}"),
-        })
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        self.ask(Method::GET, path, JSON, &Value::Null).await.unwrap()
-    }
-
     /// Patches the status of an object with these fields.
     async fn note(&self, path: &str, status: Value) -> Result<Value, Refusal> {
         self.ask(Method::PATCH, &format!("{path}/status"), MERGE, &json!({"status": status})).await
@@ -119,14 +82,6 @@ fn full<K: CustomResourceExt>(variant: usize) -> Map<String, Value> {
     assert!(properties.contains_key("deliveries"));
     let others = properties.iter().filter(|(name, _)| *name != "deliveries");
     others.map(|(name, schema)| (name.clone(), value_of(schema, variant))).collect()
-}
-
-/// Waits until something is so.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-    }
 }
 
 struct World {
@@ -328,10 +283,9 @@ async fn the_receivers_token_opens_nothing_else() {
             "{method} {path} is given by the role: {refused:?}"
         );
     }
-    let posing =
-        Request::get("/api/v1/secrets").header("impersonate-user", "system:serviceaccount:landfall-system:landfall");
-    let refused = receiver.0.request::<Value>(posing.body(Vec::new()).unwrap()).await.unwrap_err();
-    assert!(refused.to_string().contains("cannot impersonate"), "{refused}");
+    let operator = receiver.posing_as("system:serviceaccount:landfall-system:landfall");
+    let refused = operator.ask(Method::GET, "/api/v1/secrets", JSON, &none).await.unwrap_err();
+    assert!(refused.message.contains("cannot impersonate"), "{refused:?}");
 
     // Should somebody give it every right there is, it still writes nothing of ours.
     let role = ["create", "clusterrolebinding", "too-much", "--clusterrole=cluster-admin"];

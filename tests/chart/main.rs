@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
 mod admission;
+mod caller;
 mod cluster;
+mod deployer;
 mod programs;
 mod receiver;
 mod refused;
