@@ -253,9 +253,11 @@ fn the_program_has_every_flag_that_the_chart_gives() {
         "--set=gitUrls.allowedHosts={git.example.com}",
         "--set=gitUrls.allowPrivateAddresses=true",
     ]);
-    let flags = flags(&objects, "controller");
-    // What is wrong is said before anything is started, and of several things the first.
-    let answer = std::process::Command::new(env!("CARGO_BIN_EXE_landfall")).args(&flags).arg("--wrong").output();
-    let said = String::from_utf8(answer.unwrap().stderr).unwrap();
-    assert!(said.contains("unexpected argument '--wrong'"), "{flags:?}: {said}");
+    for component in ["controller", "receiver"] {
+        let flags = flags(&objects, component);
+        // What is wrong is said before anything is started, and of several things the first.
+        let answer = std::process::Command::new(env!("CARGO_BIN_EXE_landfall")).args(&flags).arg("--wrong").output();
+        let said = String::from_utf8(answer.unwrap().stderr).unwrap();
+        assert!(said.contains("unexpected argument '--wrong'"), "{component} {flags:?}: {said}");
+    }
 }
