@@ -104,6 +104,17 @@ pub struct Payload {
     pub sha: Option<String>,
     /// The repository.
     pub repository: Option<Repository>,
+    /// What an installation sees from now on, or no longer.
+    pub selection: Option<Selection>,
+}
+
+/// The repositories that came to an installation, or left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The id of the account that has it installed.
+    pub owner: i64,
+    /// Their ids. Empty where GitHub does not name them: all that were not selected left at once.
+    pub repositories: Vec<u64>,
 }
 
 /// A repository as a payload has it.
@@ -161,6 +172,11 @@ impl Payload {
             reference: bounded(raw.reference.text(), LONGEST_REF),
             sha: raw.after.text().filter(|sha| is_commit(sha)).map(Cow::into_owned),
             repository,
+            selection: raw.installation.0.and_then(|installation| {
+                let owner = installation.account.0?.id.number()?.try_into().ok()?;
+                let listed = raw.repositories_added.0.into_iter().chain(raw.repositories_removed.0);
+                Some(Selection { owner, repositories: listed.filter_map(|listed| listed.0?.id.number()).collect() })
+            }),
         })
     }
 }
@@ -184,6 +200,18 @@ struct Raw<'a> {
     repository: Object<RawRepository<'a>>,
     #[serde(borrow, default)]
     changes: Object<RawChanges<'a>>,
+    #[serde(borrow, default)]
+    installation: Object<RawInstallation<'a>>,
+    #[serde(borrow, default)]
+    repositories_added: List<Object<RawAccount<'a>>>,
+    #[serde(borrow, default)]
+    repositories_removed: List<Object<RawAccount<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct RawInstallation<'a> {
+    #[serde(borrow, default)]
+    account: Object<RawAccount<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -196,6 +224,7 @@ struct RawRepository<'a> {
     owner: Object<RawAccount<'a>>,
 }
 
+/// Anything of which only the id counts.
 #[derive(Deserialize)]
 struct RawAccount<'a> {
     #[serde(borrow, default)]
@@ -296,6 +325,58 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
             }
         }
         deserializer.deserialize_any(Any)
+    }
+}
+
+/// A value of which only an array counts.
+struct List<T>(Vec<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    list.push(element);
+                }
+                Ok(List(list))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(List::default())
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+                Ok(List::default())
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+                Ok(List::default())
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(List::default())
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(List::default())
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(List::default())
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(List::default())
+            }
+        }
+        deserializer.deserialize_any(Any(PhantomData))
     }
 }
 

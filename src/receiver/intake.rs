@@ -165,7 +165,13 @@ impl Intake {
             return Err(Refusal::OtherRepository);
         }
         let objects = match (about, hook, repository) {
-            (About::Installation | About::WebhookDeleted, Hook::App, _) => vec![Object::App(app.into())],
+            (About::Installation | About::WebhookDeleted, Hook::App, _) => {
+                let is_selection = head.event == "installation_repositories";
+                let selected = payload.selection.as_ref().filter(|_| is_selection);
+                let mut objects = vec![Object::App(app.into())];
+                objects.extend(selected.into_iter().flat_map(|selection| self.targets.selected(app, selection)));
+                objects
+            }
             (About::Push, _, Some(repository)) | (About::WebhookDeleted, Hook::Repository(_), Some(repository)) => {
                 self.targets.bound_to(app, repository)
             }

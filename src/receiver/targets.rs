@@ -10,10 +10,10 @@ mod watch;
 
 pub use watch::watch;
 
-use super::event::Repository;
+use super::event::{Repository, Selection};
 use crate::api::{GitHubApp, Permissions};
 use crate::controllers::connection::{Pin, pin};
-use crate::controllers::grant::{Known, NamespaceView, Reach, grant};
+use crate::controllers::grant::{Grant, Known, NamespaceView, Reach, grant};
 use crate::github::{Endpoint, PlainHttp};
 use crate::webhook::{AppIdentity, Hook};
 use jiff::Timestamp;
@@ -51,6 +51,10 @@ pub struct Log {
     /// The deliveries, in no order.
     pub entries: Box<[Logged]>,
 }
+
+/// Of more objects than these the rest hears within the hour, when the operator's tokens are minted anew: a change of an
+/// installation is to be stored within the ten seconds that GitHub waits.
+const MOST_SELECTED: usize = 500;
 
 /// The cache. Clones share it.
 #[derive(Clone, Default)]
@@ -121,6 +125,19 @@ impl Targets {
         waiting.filter(|place| index.is_granted(place, app, repository)).cloned().map(Object::Repository).collect()
     }
 
+    /// The objects whose repositories an installation came to see, or no longer sees: those that are listed, or all of the
+    /// account where none is, and those that wait for theirs.
+    #[must_use]
+    pub fn selected(&self, app: &str, selection: &Selection) -> Vec<Object> {
+        let index = self.read();
+        let concerns = |bound: &Bound| {
+            selection.repositories.is_empty() || bound.id.is_none_or(|id| selection.repositories.contains(&id))
+        };
+        let concerned = index.repositories.iter().filter(|(_, bound)| concerns(bound)).map(|(place, _)| place);
+        let granted = concerned.filter(|place| index.entries(place, app, &[selection.owner]).is_some());
+        granted.take(MOST_SELECTED).cloned().map(Object::Repository).collect()
+    }
+
     /// What the status of an object holds, as far as is known.
     #[must_use]
     pub fn log(&self, object: &Object) -> Log {
@@ -161,21 +178,26 @@ impl Index {
         self.installations.get(&installation).filter(|installation| *installation.app == *app)
     }
 
+    /// What the object's namespace was granted of one of these accounts.
+    fn entries(&self, place: &Place, app: &str, owners: &[i64]) -> Option<Grant> {
+        let installation = self.installation_of(place, app)?;
+        let object = &self.apps.get(&unscoped(app))?.object;
+        let labels = self.namespaces.get(&unscoped(&place.0))?;
+        let namespace = NamespaceView {
+            name: place.0.to_string(),
+            labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            terminating: false,
+        };
+        let entries = grant(object, &installation.account, &namespace)?;
+        // An account that was never looked at is nobody yet.
+        let Pin::To(owner) = pin(object, &installation.account, entries.account_id()) else { return None };
+        entries.of_account(owner).filter(|_| owners.contains(&owner))
+    }
+
     /// Whether the object's namespace was granted the repository, by where it is or by where it was a moment ago.
     fn is_granted(&self, place: &Place, app: &str, repository: &Repository) -> bool {
         let granted = || {
-            let installation = self.installation_of(place, app)?;
-            let object = &self.apps.get(&unscoped(app))?.object;
-            let labels = self.namespaces.get(&unscoped(&place.0))?;
-            let namespace = NamespaceView {
-                name: place.0.to_string(),
-                labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-                terminating: false,
-            };
-            let entries = grant(object, &installation.account, &namespace)?;
-            // An account that was never looked at is nobody yet.
-            let Pin::To(owner) = pin(object, &installation.account, entries.account_id()) else { return None };
-            let entries = entries.of_account(owner).filter(|_| repository.owners.contains(&owner))?;
+            let entries = self.entries(place, app, &repository.owners)?;
             let id = i64::try_from(repository.id).ok();
             let is_allowed = |name: &String| {
                 let known = [Known { name: Some(name.clone()), id }];

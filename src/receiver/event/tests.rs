@@ -35,6 +35,7 @@ fn a_push_is_read_from_json_and_from_a_form() {
         reference: Some("refs/heads/main".into()),
         sha: Some("2".repeat(40)),
         repository: Some(Repository { id: 9001, names: vec!["shop".into()], owners: vec![7001] }),
+        selection: None,
     };
     assert_eq!(read_value(&push()), expected);
     let form = url::form_urlencoded::Serializer::new(String::new())
@@ -44,6 +45,19 @@ fn a_push_is_read_from_json_and_from_a_form() {
     let format = head("application/x-www-form-urlencoded; charset=utf-8");
     assert_eq!(Payload::read(&format, form.as_bytes()), Ok(expected));
     assert_eq!(Payload::read(&format, b"other=x"), Err(EventError::Form));
+}
+
+#[test]
+fn what_an_installation_comes_to_see_is_read_by_ids() {
+    let selection = |added: serde_json::Value, removed: serde_json::Value| {
+        let installation = json!({"id": 501, "account": {"id": 7001, "login": "acme"}});
+        let body = json!({"action": "added", "installation": installation, "repositories_added": added, "repositories_removed": removed});
+        read_value(&body).selection
+    };
+    let of = |repositories: &[u64]| Some(Selection { owner: 7001, repositories: repositories.to_vec() });
+    assert_eq!(selection(json!([{"id": 1, "name": "a"}]), json!([{"id": 2}])), of(&[1, 2]));
+    assert_eq!(selection(json!([]), json!([])), of(&[]), "all that were not selected left");
+    assert_eq!(selection(json!({"id": 1}), json!([[3], "x", null, {"id": "4"}, {"id": 5}])), of(&[5]));
 }
 
 #[test]

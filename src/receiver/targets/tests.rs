@@ -112,6 +112,22 @@ fn what_has_no_id_yet_waits_by_name() {
 }
 
 #[test]
+fn a_selection_reaches_what_it_lists_or_all_of_the_account() {
+    let targets = cluster();
+    keep(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), Some(9002)));
+    let selected = |app: &str, owner: i64, repositories: &[u64]| {
+        names(&targets.selected(app, &Selection { owner, repositories: repositories.to_vec() }))
+    };
+    assert_eq!(selected("landfall", 7001, &[]), ["team-a/core", "team-a/shop"]);
+    assert_eq!(selected("landfall", 7001, &[9002, 5]), ["team-a/core"]);
+    assert_eq!(selected("landfall", 7001, &[9101]), [""; 0], "of another account");
+    assert_eq!(selected("other", 7001, &[]), [""; 0], "another App");
+    // What has no id yet waits for whatever comes.
+    keep(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), None));
+    assert_eq!(selected("landfall", 7001, &[5]), ["team-a/core"]);
+}
+
+#[test]
 fn odd_values_take_nothing_else_with_them() {
     let targets = cluster();
     let mut odd = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
