@@ -125,6 +125,8 @@ async fn roll(context: &Context, found: &Found) -> Result<Rolled, kube::Error> {
         None => Rolled::Rests(None),
         Some(rollout::Step::LookAtHead) => match known.waits(Task::Look, &seen.about(), now) {
             Some(failed) => Rolled::Rests(Some(failed.until)),
+            // There is no commit yet.
+            None if known.head.is_none() => Rolled::Rests(None),
             None if seen.is_confirmed() => Rolled::Do(Step::Look),
             None => Rolled::Do(Step::Confirm),
         },

@@ -173,7 +173,8 @@ mod tests {
     async fn asks(code: u16, answer: &Value) -> (Result<Value, Refused>, Vec<Request<()>>) {
         let (client, asked) = server(code, answer);
         let account = Account::new(&client, "team-a", "deployer").unwrap();
-        let get = kube::core::Request::new(account.path(WorkloadKind::Deployment)).get("shop", &Default::default());
+        let get = kube::core::Request::new(account.path(WorkloadKind::Deployment))
+            .get("shop", &kube::api::GetParams::default());
         let result = account.ask(get, WorkloadKind::Deployment, "get", "Deployment shop").await;
         let asked = std::mem::take(&mut *asked.lock().unwrap());
         (result, asked)

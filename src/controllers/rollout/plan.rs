@@ -142,7 +142,7 @@ fn at_rest(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
         Some(head) if has_failed && seen.is_asked_again => match seen.targets {
             _ if seen.is_paused => hold(seen, head),
             None => Next::LookAtTargets,
-            Some(targets) => begin(seen, targets, head, counted(stored).saturating_add(1), now),
+            Some(targets) => begin(seen, targets, head, counted(stored) + 1, now),
         },
         Some(_) if has_failed && stored.sequence == 0 => take_stock(seen, now),
         head => {
@@ -229,8 +229,8 @@ fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
             (None, Some(head)) if targets.newest().is_some_and(|n| n.sequence >= stamp.sequence && *n != stamp) => {
                 begin(seen, targets, head, counted(stored), now)
             }
-            // The operator was away, or paused: the time has to be counted from when it is rolled.
-            (None, Some(_)) if is_late => {
+            // The operator was away, and nothing was tried: the time is counted from when it is.
+            (None, Some(_)) if is_late && stored.message.is_none() => {
                 let deployment = DeploymentStatus { started_at: Some(Time(whole_second(now))), ..stored.clone() };
                 Next::Begin { deployment, answers_wish: false }
             }
@@ -238,6 +238,9 @@ fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
         };
     }
     let view = Followed::of(targets, &stamp);
+    // It could not go on before, and now it does: the time is counted from now.
+    let goes_on = stored.message.is_some() && view.troubles.is_empty();
+    let is_late = is_late && !goes_on;
     if !view.failed.is_empty() || (is_late && view.is_stuck()) {
         return Next::Settle(fail(seen, stored, &view, now));
     }
@@ -246,6 +249,10 @@ fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
     }
     match newer.filter(|_| !view.troubles.is_empty() || is_over(stored, PATIENCE, now)) {
         Some(newer) => wait(seen, stored, newer, now),
+        None if goes_on => {
+            let since_now = DeploymentStatus { started_at: Some(Time(whole_second(now))), ..stored.clone() };
+            Next::Settle(go_on(seen, &since_now, &view, now))
+        }
         None => Next::Settle(go_on(seen, stored, &view, now)),
     }
 }
@@ -442,9 +449,10 @@ fn pause(stored: &DeploymentStatus, now: Timestamp) -> SignedDuration {
     (now.duration_since(begun(stored, now)) / 4).clamp(SignedDuration::from_secs(1), SignedDuration::from_secs(30))
 }
 
-/// The stored sequence. Tenants may write anything there.
+/// The stored sequence, if the operator may have written it: from one at the end of what numbers can say there would be
+/// no way on.
 fn counted(stored: &DeploymentStatus) -> i64 {
-    stored.sequence.max(0)
+    if (0..=1 << 50).contains(&stored.sequence) { stored.sequence } else { 0 }
 }
 
 fn debounce(on_push: &OnPush) -> SignedDuration {
