@@ -15,6 +15,7 @@ mod refused;
 mod removal;
 mod renewal;
 mod repository;
+mod rollout;
 mod scene;
 mod tenant;
 mod token;
