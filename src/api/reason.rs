@@ -151,3 +151,15 @@ impl fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn every_reason_is_explained_in_the_readme() {
+        let readme = include_str!("../../README.md");
+        let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !readme.contains(&format!("`{reason}`"))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}
