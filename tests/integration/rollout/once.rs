@@ -2,7 +2,8 @@
 
 use super::{Team, stamp, workload};
 use crate::scene::says;
-use crate::world::World;
+use crate::world::{World, objects};
+use github_sim::RepositorySeed;
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use landfall::api::{DeploymentResult, ProjectRepository};
@@ -213,5 +214,22 @@ async fn paused_nothing_is_rolled_and_then_the_newest() {
     team.pods_run().await;
     team.lives(31).await;
     assert_eq!(team.rolled().await, [(1, newest)]);
+    team.operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_commit_nothing_is_begun() {
+    let team = Team::without_rights("empty").await;
+    let empty =
+        RepositorySeed { owner: "acme".into(), name: "lib-empty".into(), empty: true, ..RepositorySeed::default() };
+    team.world.sim.create_repository(&empty).expect("a repository");
+    let restart = json!({"kind": "Deployment", "name": "empty"});
+    let on_push = json!({"serviceAccountName": "empty", "actions": [{"rolloutRestart": restart}]});
+    team.world.apply::<ProjectRepository>(&objects::repository("lib-empty", &json!({"onPush": on_push}))).await;
+    team.world.until_reason::<ProjectRepository>("team-a", "lib-empty", "RepositoryEmpty").await;
+    team.lives(3600).await;
+    let object = team.world.get::<ProjectRepository>("team-a", "lib-empty").await.unwrap();
+    assert_eq!(object.status.unwrap().deployment, None);
+    assert!(team.asked_as_the_account().is_empty());
     team.operator.stop().await;
 }
