@@ -1,21 +1,24 @@
 //! Ensures a repository's own webhook: found, made once, repaired, removed.
 //!
 //! Invariant: every page of webhooks was looked at before one is made, so that an answer that got lost, or a status that
-//! did, makes no second one. What is ours is known by its address, which names App and repository, or by the id that was
-//! noted; the grant of `repository_hooks: write` allows as much without us.
+//! did, makes no second one. What is ours is known by its address, all of it, for another cluster may have one for the same
+//! App and repository; or by the id that was noted, which a person's change of the address leaves. That note may be a
+//! tenant's: the grant of `repository_hooks: write`, without which nothing is touched, allows as much without us.
 
 use super::apply::{Failure, allowed, client, remote, uid};
 use super::gather::Found;
 use super::memory::HookSeen;
 use super::seen::{Granted, HookWish, Way};
-use crate::api::{Permissions, Reason, WebhookMode};
+use crate::api::{Permissions, ProjectRepository, Reason, WebhookMode};
 use crate::controllers::context::Context;
-use crate::controllers::grant::Known;
+use crate::controllers::grant::{Known, Reach};
+use crate::controllers::reference::{Access, Purpose, refer};
 use crate::controllers::standing::github_failure;
 use crate::github::{self, GitHub, HookConfigWanted, HookWanted, Repositories, Repository, Scope, Token};
 use crate::webhook::{Hook, REPOSITORY_EVENTS};
 use jiff::SignedDuration;
 use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 
 /// How often a webhook is examined although nothing is known to be wrong: one call a day.
@@ -28,7 +31,8 @@ const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(24);
 pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
     let (Way::GitHub(granted), HookWish::Own { base, .. }) = (&found.seen.way, &found.seen.hook) else { return Ok(()) };
     let (Some(keys), Some(app)) = (context.root_keys.known(), &found.app) else { return Ok(()) };
-    let (github, repository, token) = enter(context, found, granted).await?;
+    let repository = repository(context, found, granted).await?;
+    let (github, token) = enter(found, granted, &repository).await?;
     let (owner, name) = parts(&repository);
     let hook = Hook::Repository(repository.id);
     let config = HookConfigWanted { url: hook.url(base, &granted.app), secret: keys.current.secret(app, hook) };
@@ -76,15 +80,16 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
 /// GitHub did not let it.
 pub async fn remove(context: &Context, found: &Found) -> Result<(), Failure> {
     let Way::GitHub(granted) = &found.seen.way else { return Ok(()) };
-    if !is_shared(context, found, granted) {
-        let (github, repository, token) = match enter(context, found, granted).await {
-            // With the repository its webhooks are gone.
-            Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
-                context.repositories.update(uid(&found.seen.object), forget);
-                return Ok(());
-            }
-            other => other?,
-        };
+    let repository = match repository(context, found, granted).await {
+        // With the repository its webhooks are gone.
+        Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
+            context.repositories.update(uid(&found.seen.object), forget);
+            return Ok(());
+        }
+        other => other?,
+    };
+    if !is_shared(context, found, granted, &repository) {
+        let (github, token) = enter(found, granted, &repository).await?;
         let failed = |error: github::Error| refused(&error, &repository, granted, "removing the webhook of");
         let (owner, name) = parts(&repository);
         for hook in ours(context, found, &repository, github, &token).await.map_err(failed)? {
@@ -98,37 +103,60 @@ pub async fn remove(context: &Context, found: &Found) -> Result<(), Failure> {
 fn forget(known: &mut super::memory::Remembered) {
     known.is_hook_removed = true;
     known.hook = None;
+    known.examine_hook_at = None;
 }
 
-/// Another object that has the same webhook, which is one for the App and the repository.
-fn is_shared(context: &Context, found: &Found, granted: &Granted) -> bool {
-    let id = found.seen.pinned();
+/// Another object has the same webhook, which is one for the App and the repository, and was granted it.
+fn is_shared(context: &Context, found: &Found, granted: &Granted, repository: &Repository) -> bool {
+    let may = |other: &ProjectRepository| {
+        let (Some(namespace), Some(reference)) = (other.namespace(), &other.spec.installation_ref) else {
+            return false;
+        };
+        let referred = refer(context, &namespace, &reference.name, Purpose::Use);
+        referred.app_name.as_ref() == Some(&granted.app)
+            && match referred.access {
+                Access::Granted { grant, .. } => {
+                    grant.allows(&Reach::Only(&[known(repository)]), &permissions()).is_ok()
+                }
+                Access::Denied(_) => false,
+                Access::NotYetKnown | Access::Unavailable(_) | Access::Dead(_) => true,
+            }
+    };
     context.stores.repositories.state().iter().any(|other| {
         other.uid() != found.seen.object.uid()
             && other.metadata.deletion_timestamp.is_none()
             && other.spec.webhook.as_ref().is_some_and(|webhook| webhook.mode == WebhookMode::Repository)
-            && context.pinned(other) == id
-            && context.app_of(other).is_some_and(|(app, _)| app == granted.app)
+            && context.pinned(other) == Some(repository.id)
+            && may(other)
     })
 }
 
-/// What the calls about webhooks take: a token for them, within the grant, and the repository by its name of now.
+/// What the calls about webhooks take.
+fn permissions() -> Permissions {
+    [("metadata", "read"), ("repository_hooks", "write")].map(|(a, b)| (a.to_owned(), b.to_owned())).into()
+}
+
+fn known(repository: &Repository) -> Known {
+    Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() }
+}
+
+/// The repository by its name of now.
+async fn repository(context: &Context, found: &Found, granted: &Granted) -> Result<Arc<Repository>, Failure> {
+    Ok(super::apply::read(context, found, granted).await?.1.repository)
+}
+
+/// A token for the repository's webhooks, within the grant.
 async fn enter<'a>(
-    context: &Context,
     found: &'a Found,
     granted: &Granted,
-) -> Result<(&'a Arc<GitHub>, Arc<Repository>, Token), Failure> {
-    let (_, facts) = super::apply::read(context, found, granted).await?;
-    let repository = facts.repository;
-    let permissions: Permissions =
-        [("metadata", "read"), ("repository_hooks", "write")].map(|(a, b)| (a.to_owned(), b.to_owned())).into();
-    let known = Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() };
-    allowed(granted, known, &permissions)?;
+    repository: &Repository,
+) -> Result<(&'a Arc<GitHub>, Token), Failure> {
+    allowed(granted, known(repository), &permissions())?;
     let github = client(found)?;
-    let scope = Scope { repositories: Repositories::Ids(vec![repository.id]), permissions };
+    let scope = Scope { repositories: Repositories::Ids(vec![repository.id]), permissions: permissions() };
     let minted = github.mint(granted.installation, &scope).await;
-    let minted = minted.map_err(|error| refused(&error, &repository, granted, "minting a token for webhooks of"))?;
-    Ok((github, repository, minted.token))
+    let minted = minted.map_err(|error| refused(&error, repository, granted, "minting a token for webhooks of"))?;
+    Ok((github, minted.token))
 }
 
 /// The webhooks that are ours, the oldest first.
@@ -143,17 +171,23 @@ async fn ours(
     if context.sabotage.skip_hook_listing {
         return Ok(Vec::new());
     }
-    let _ = context;
     let (owner, name) = parts(repository);
-    let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref()?.id);
-    let noted = found.seen.known.hook.as_ref().map(|hook| hook.id);
-    let noted = noted.or_else(|| stored.and_then(|id| u64::try_from(id).ok()));
     let Way::GitHub(granted) = &found.seen.way else { return Ok(Vec::new()) };
-    let path = Hook::Repository(repository.id).path(&granted.app);
+    let hook = Hook::Repository(repository.id);
+    let app = context.stores.apps.get(&ObjectRef::new(&granted.app));
+    let base = app.as_ref().and_then(|app| app.spec.webhook.as_ref());
+    let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
+    let (id, address) = match &found.seen.known.hook {
+        Some(seen) => (Some(seen.id), Some(&seen.url)),
+        None => (stored.and_then(|stored| u64::try_from(stored.id?).ok()), stored.map(|stored| &stored.url)),
+    };
+    // The address may have become another since.
+    let former = address.filter(|address| address.ends_with(&hook.path(&granted.app))).cloned();
+    let addresses = [base.map(|base| hook.url(&base.url, &granted.app)), former];
     let mut hooks = github.hooks(token, owner, name).await?;
     hooks.retain(|hook| {
-        let delivers_here = hook.config.url.as_ref().is_some_and(|url| url.ends_with(&path));
-        delivers_here || Some(hook.id) == noted
+        let delivers_here = hook.config.url.is_some() && addresses.contains(&hook.config.url);
+        delivers_here || Some(hook.id) == id
     });
     hooks.sort_by_key(|hook| hook.id);
     Ok(hooks)
