@@ -58,15 +58,17 @@ impl KnownRootKeys {
     /// There are none, and none can be made.
     pub async fn ensure(&self, client: &Client, namespace: &str) -> Result<(Arc<RootKeys>, bool), Error> {
         {
-            let known = self.knowledge();
+            let mut known = self.knowledge();
             if let (Some(keys), true) = (&known.keys, known.is_fresh) {
                 return Ok((Arc::clone(keys), false));
             }
+            // Before it is read: what is changed meanwhile is read again.
+            known.is_fresh = true;
         }
-        let keys = Arc::new(read_or_make(client, namespace).await?);
+        let keys = Arc::new(read_or_make(client, namespace).await.inspect_err(|_| self.changed())?);
         let mut known = self.knowledge();
         let is_other = known.keys.as_ref().is_none_or(|before| before.current.id() != keys.current.id());
-        *known = Knowledge { keys: Some(Arc::clone(&keys)), is_fresh: true };
+        known.keys = Some(Arc::clone(&keys));
         Ok((keys, is_other))
     }
 
@@ -122,4 +124,92 @@ pub fn new_key() -> Result<(String, Vec<u8>), Error> {
     let mut bytes = [0; KEY_LENGTH + 4];
     SystemRandom::new().fill(&mut bytes).map_err(|_| Error::NoRandomness)?;
     Ok((format!("k{}", hex::encode(&bytes[KEY_LENGTH..])), bytes[..KEY_LENGTH].to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use std::convert::Infallible;
+
+    /// A Kubernetes that answers each request with the next of these, and what it was asked.
+    fn scripted(answers: &[(u16, serde_json::Value)]) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (log, answers) = (Arc::clone(&asked), Mutex::new(answers.to_vec().into_iter()));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            log.lock().unwrap().push(format!("{} {}", request.method(), request.uri().path()));
+            let (status, body) = answers.lock().unwrap().next().expect("no more was to be asked");
+            let body = Body::from(serde_json::to_vec(&body).unwrap());
+            async move { Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()) }
+        });
+        (Client::new(service, "landfall-system"), asked)
+    }
+
+    fn refusal(code: u16) -> (u16, serde_json::Value) {
+        let status = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "", "reason": "",
+        });
+        (code, status)
+    }
+
+    fn secret(id: &str, byte: u8) -> (u16, serde_json::Value) {
+        let data = [(CURRENT_ID, id.as_bytes().to_vec()), (CURRENT, vec![byte; KEY_LENGTH])];
+        let data = data.map(|(name, value)| (name.to_owned(), ByteString(value))).into();
+        let mut secret = fresh().unwrap();
+        secret.data = Some(data);
+        (200, serde_json::to_value(secret).unwrap())
+    }
+
+    const PLACE: &str = "/api/v1/namespaces/landfall-system/secrets";
+
+    #[tokio::test]
+    async fn made_once_and_read_again_only_when_they_were_changed() {
+        let made = secret("k1", 1);
+        let (client, asked) = scripted(&[refusal(404), made.clone(), made, secret("k2", 2)]);
+        let keys = KnownRootKeys::default();
+        let ensure = async || {
+            keys.ensure(&client, "landfall-system").await.map(|(keys, new)| (keys.current.id().to_owned(), new))
+        };
+        assert_eq!(ensure().await.unwrap(), ("k1".into(), true));
+        assert_eq!(ensure().await.unwrap(), ("k1".into(), false));
+        keys.changed();
+        assert_eq!(keys.known().unwrap().current.id(), "k1", "until they were read again these count");
+        assert_eq!(ensure().await.unwrap(), ("k1".into(), false));
+        keys.changed();
+        assert_eq!(ensure().await.unwrap(), ("k2".into(), true));
+        let name = format!("GET {PLACE}/{ROOT_KEYS_SECRET}");
+        assert_eq!(*asked.lock().unwrap(), [name.clone(), format!("POST {PLACE}"), name.clone(), name]);
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_never_overwritten() {
+        // Somebody was faster; what is there is of no use; Kubernetes is away.
+        let (client, _) = scripted(&[refusal(404), refusal(409), secret("theirs", 3)]);
+        let (keys, _) = KnownRootKeys::default().ensure(&client, "landfall-system").await.unwrap();
+        assert_eq!(keys.current.id(), "theirs");
+        let mut broken = secret("k1", 1);
+        broken.1["data"][CURRENT] = serde_json::to_value(ByteString(b"canary".to_vec())).unwrap();
+        let (client, asked) = scripted(&[broken, refusal(503)]);
+        let keys = KnownRootKeys::default();
+        let error = keys.ensure(&client, "landfall-system").await.unwrap_err();
+        assert!(matches!(error, Error::Unusable(RootKeyError::Length(..))), "{error:?}");
+        assert!(!format!("{error:?}").contains("canary"));
+        assert!(matches!(keys.ensure(&client, "landfall-system").await, Err(Error::Kubernetes(_))));
+        assert!(asked.lock().unwrap().iter().all(|line| line.starts_with("GET ")), "{asked:?}");
+    }
+
+    #[test]
+    fn a_fresh_secret_is_whole_and_no_two_are_alike() {
+        let read = |secret: &Secret| {
+            let data = secret.data.clone().unwrap();
+            RootKeys::read(|name| data.get(name).map(|value| value.0.as_slice()))
+                .map(|keys| keys.current.id().to_owned())
+        };
+        let (one, other) = (fresh().unwrap(), fresh().unwrap());
+        assert_ne!(read(&one).unwrap(), read(&other).unwrap());
+        let key = |secret: &Secret| secret.data.as_ref().unwrap()[CURRENT].0.clone();
+        assert_ne!(key(&one), key(&other));
+        assert_eq!(key(&one).len(), KEY_LENGTH);
+    }
 }
