@@ -152,12 +152,14 @@ impl Context {
         known.facts.map(|facts| facts.repository.id).or_else(stored)
     }
 
-    /// The ids of the repositories of an account that are followed by an App.
+    /// The ids of the repositories of an account that are followed by an App, but for those that are lost: one of them
+    /// would have a token for all of them refused.
     #[must_use]
     pub fn followed_by(&self, app: &str, account: &str) -> Vec<u64> {
         let repositories = self.stores.repositories.state();
         let of = repositories.iter().filter(|repository| {
             self.app_of(repository).is_some_and(|(its, of)| its == app && of.eq_ignore_ascii_case(account))
+                && !self.repositories.get(&repository.uid().unwrap_or_default()).is_lost()
         });
         let ids: BTreeSet<_> = of.filter_map(|repository| self.pinned(repository)).collect();
         ids.into_iter().collect()

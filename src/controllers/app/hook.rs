@@ -5,7 +5,7 @@
 
 use crate::api::{GitHubApp, Reason, WebhookStatus};
 use crate::controllers::connection::Connection;
-use crate::controllers::context::Context;
+use crate::controllers::context::{Context, requested_look};
 use crate::controllers::repository::identity;
 use crate::controllers::root_keys;
 use crate::controllers::standing::{Again, Standing, github_failure};
@@ -57,7 +57,10 @@ pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection)
         (Some(ensured), None) => ensured.key_id == keys.current.id(),
         (None, None) => false,
     };
-    if seen.wanted == wanted && is_known && seen.next.is_some_and(|next| next > now) || app.spec.paused {
+    let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
+    let is_asked = requested_look(app).is_some_and(|request| handled != Some(request));
+    let rests = seen.wanted == wanted && is_known && !is_asked && seen.next.is_some_and(|next| next > now);
+    if rests || app.spec.paused {
         return seen.clone();
     }
     let stored = app.status.as_ref().and_then(|status| status.hook.as_ref());

@@ -116,12 +116,15 @@ pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
 async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
     let seen = &found.seen;
     let now = context.clock.now();
-    if seen.known.looked.is_some() && seen.is_announced() {
+    if seen.known.looked.is_some() && (seen.is_announced() || seen.is_asked()) {
         context.repositories.update(uid(&seen.object), |known| {
             let looks = known.looks.get_or_insert_with(|| Allowance::full(REQUESTED_LOOKS, now));
             // Looked at because it is due anyway, it costs nothing of it.
             let _ = looks.take(now);
         });
+    }
+    if seen.object.spec.source.fork.is_some() {
+        context.repositories.update(uid(&seen.object), |known| known.forked_at = known.forked_at.or(Some(now)));
     }
     let (refs, name, facts) = match &seen.way {
         Way::GitHub(granted) => {
@@ -171,9 +174,12 @@ fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String
         known.looked = Some(Looked { refs, asked: seen.branch().map(str::to_owned), name, at: began, next });
         known.heard = heard.collect();
         known.request = requested_look(&*seen.object).cloned();
-        if let Some((_, true)) = &head {
-            // A poll found what no delivery announced: the webhook may be gone.
+        if matches!(&head, Some((_, true))) || seen.is_asked() {
+            // A poll found what no delivery announced, so the webhook may be gone; or somebody wants to know.
             known.examine_hook_at = Some(began);
+        }
+        if seen.is_asked() {
+            known.next_sync = Some(began);
         }
         known.head = head.map(|(head, _)| head);
     });
@@ -184,7 +190,7 @@ async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(
     let seen = &found.seen;
     let (token, mut facts) = read(context, found, granted).await?;
     let is_old = facts.at.checked_add(FACTS_HOLD).is_ok_and(|end| end <= context.clock.now());
-    if is_old || seen.is_repository_news {
+    if is_old || seen.is_repository_news || seen.is_asked() {
         facts = ask(context, found, granted, &token, facts.repository.id).await?;
     }
     match refs(context, found, &facts.repository, &token).await {
@@ -208,9 +214,11 @@ async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(
     }
 }
 
+/// A fork that nobody has read yet may be on its way. One that this process did not ask for is given its time from now on.
 fn is_new_fork(seen: &super::seen::Seen, now: Timestamp) -> bool {
-    let end = seen.known.forked_at.and_then(|at| at.checked_add(super::plan::FORK_PATIENCE).ok());
-    seen.known.looked.is_none() && end.is_some_and(|end| end > now)
+    let was_read = seen.known.looked.is_some() || seen.object.status.as_ref().is_some_and(|it| it.head.is_some());
+    let end = seen.known.forked_at.unwrap_or(now).checked_add(super::plan::FORK_PATIENCE);
+    seen.object.spec.source.fork.is_some() && !was_read && end.is_ok_and(|end| end > now)
 }
 
 fn pending(repository: &Repository) -> Failure {
@@ -233,7 +241,9 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
     let now = context.clock.now();
     let key = (found.identity.as_str(), granted.installation);
     let (read, id) = if let Some(id) = seen.pinned() {
-        let others = || context.followed_by(&granted.app, &granted.account);
+        // One that was refused is asked for alone, for it would have all refused.
+        let is_lost = seen.known.is_lost();
+        let others = || if is_lost { Vec::new() } else { context.followed_by(&granted.app, &granted.account) };
         let read = context.readers.by_id(github, key, id, others, now).await;
         (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
     } else {
@@ -258,7 +268,16 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
 }
 
 /// Asks GitHub what the repository with this id is now.
-async fn ask(context: &Context, found: &Found, granted: &Granted, token: &Token, id: u64) -> Result<Facts, Failure> {
+///
+/// # Errors
+/// It is not there, or not granted.
+pub async fn ask(
+    context: &Context,
+    found: &Found,
+    granted: &Granted,
+    token: &Token,
+    id: u64,
+) -> Result<Facts, Failure> {
     let asked = client(found)?.repository(token, id).await;
     if let Err(github::Error::TokenRefused { .. } | github::Error::NotFound { .. }) = &asked {
         // It may be the token's fault, which may be older than what the installation sees now.

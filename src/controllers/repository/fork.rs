@@ -2,9 +2,10 @@
 //!
 //! Invariant: a fork that is there is found, under whatever name, before one is asked for; and a fork that has commits of
 //! its own is never changed. GitHub answers a second request with the fork of the first, so an answer that got lost makes
-//! no second one either.
+//! no second one either. What a fork is in step with is the upstream that GitHub says it has, not what the spec says: the
+//! token that reads it may reach repositories of others.
 
-use super::apply::{Failure, allowed, client, git_failure, read, refs_of, remote, uid};
+use super::apply::{Failure, allowed, ask, client, git_failure, read, refs_of, remote, uid};
 use super::gather::Found;
 use super::memory::{Facts, InStep};
 use super::seen::{Granted, Way};
@@ -39,6 +40,8 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
     let github = client(found)?;
     let name = source.name.as_deref().unwrap_or(upstream);
     let known = Known { name: Some(name.to_owned()), id: None };
+    // Of what was not granted it is not even asked whether it is there.
+    allowed(granted, known.clone(), &default_permissions())?;
     let fork = match existing(context, found, granted, github, name).await? {
         Some(fork) if is_of(&fork, &source.of) => fork,
         _ => make(context, granted, github, source, known).await?,
@@ -143,11 +146,20 @@ pub async fn sync(context: &Context, found: &Found) -> Result<(), Failure> {
     let Some(head) = &seen.known.head else { return Ok(()) };
     let github = client(found)?;
     let (token, facts) = read(context, found, granted).await?;
+    let facts = if facts.repository.parent.is_some() {
+        facts
+    } else {
+        ask(context, found, granted, &token, facts.repository.id).await?
+    };
     let fork = &facts.repository;
-    let refs = refs_of(context, found, &source.of, &token, Some(&head.branch)).await;
+    let Some(parent) = fork.parent.as_ref().map(|parent| parent.full_name.as_str()) else {
+        let message = format!("{} is no fork any more: use spec.source.existing, or remove it", fork.full_name);
+        return Err(Failure::stalled(Reason::ForkImpossible, message));
+    };
+    let refs = refs_of(context, found, parent, &token, Some(&head.branch)).await;
     let refs = refs.map_err(|error| git_failure(&error))?;
     let Some(upstream) = refs.head.sha().map(git::Sha::to_string) else {
-        let message = format!("{} has no branch {}, so the fork's is in step with none", source.of, head.branch);
+        let message = format!("{parent} has no branch {}, so the fork's is in step with none", head.branch);
         return Err(Failure::Remote(Standing::ready(Reason::BranchNotFound, message), Again::Person));
     };
     let is_compared = |known: &InStep| known.upstream == upstream && known.own == head.sha;
@@ -155,7 +167,7 @@ pub async fn sync(context: &Context, found: &Found) -> Result<(), Failure> {
         Some(known) if is_compared(known) => known.clone(),
         _ if upstream == head.sha => InStep { upstream, own: head.sha.clone(), behind_by: 0, ahead_by: 0 },
         _ => {
-            let owner = source.of.split_once('/').map_or("", |(owner, _)| owner);
+            let owner = parent.split_once('/').map_or("", |(owner, _)| owner);
             let (own, name) = fork.full_name.split_once('/').unwrap_or(("", &fork.name));
             let base = format!("{owner}:{}", head.branch);
             let compared = github.compare(&token, own, name, &base, &head.branch).await;

@@ -6,7 +6,7 @@
 use crate::api::{DeploymentStatus, HeadStatus, ProjectRepository};
 use crate::controllers::allowance::{Allowance, Rate};
 use crate::controllers::deliveries::Announced;
-use crate::controllers::standing::Standing;
+use crate::controllers::standing::{Standing, State};
 use crate::git::Refs;
 use crate::github::Repository;
 use jiff::{SignedDuration, Timestamp};
@@ -134,6 +134,12 @@ pub struct Remembered {
 pub const REQUESTED_LOOKS: Rate = Rate { burst: 20.0, every: SignedDuration::from_secs(3) };
 
 impl Remembered {
+    /// GitHub refused to give it when it was last asked for, until a person does something.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.failed.get(&Task::Look).is_some_and(|failed| failed.standing.state == State::Stalled)
+    }
+
     /// A failure of this task that is still to be waited for.
     #[must_use]
     pub fn waits(&self, task: Task, about: &str, now: Timestamp) -> Option<&Failed> {
@@ -159,12 +165,17 @@ impl Repositories {
         change(self.lock().entry(uid.to_owned()).or_default());
     }
 
-    /// GitHub said this of repositories.
+    /// GitHub said this of repositories. Of one with another name it is only noted that it is to be asked for: whether it
+    /// may still be shown is decided then.
     pub fn heard_of(&self, said: &[Repository], now: Timestamp) {
         for known in self.lock().values_mut() {
             if let Some(facts) = &mut known.facts
                 && let Some(repository) = said.iter().find(|repository| repository.id == facts.repository.id)
             {
+                if repository.full_name != facts.repository.full_name {
+                    facts.at = Timestamp::MIN;
+                    continue;
+                }
                 // What only the longer answers tell is kept.
                 let parents = (facts.repository.parent.clone(), facts.repository.source.clone());
                 let mut repository = repository.clone();

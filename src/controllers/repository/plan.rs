@@ -7,7 +7,6 @@ use super::memory::{Failed, REQUESTED_LOOKS, Task};
 use super::seen::{HookWish, Pending, Seen, Way};
 use crate::api::{DeploymentStatus, Reason};
 use crate::controllers::allowance::Allowance;
-use crate::controllers::context::requested_look;
 use crate::controllers::installation::waited_long_enough;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::Head;
@@ -172,14 +171,10 @@ fn paused() -> Standing {
 fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     let known = &seen.known;
     let Some(looked) = &known.looked else { return now };
-    let is_asked = requested_look(&*seen.object).is_some_and(|request| {
-        let handled = seen.object.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
-        known.request.as_ref().or(handled) != Some(request)
-    });
     if looked.asked.as_deref() != seen.branch() {
         return now;
     }
-    if !is_asked && !seen.is_announced() {
+    if !seen.is_asked() && !seen.is_announced() {
         return looked.next;
     }
     let mut looks = known.looks.clone().unwrap_or_else(|| Allowance::full(REQUESTED_LOOKS, now));
@@ -230,7 +225,9 @@ fn source(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Standing {
         }
     };
     match failed {
-        Some(failed) if standing.state == State::Ready => failed.standing.clone().while_still_good(&standing.message),
+        Some(failed) if standing.state == State::Ready && failed.standing.state != State::Stalled => {
+            failed.standing.clone().while_still_good(&standing.message)
+        }
         Some(failed) => failed.standing.clone(),
         None => standing,
     }
@@ -240,13 +237,11 @@ fn plan_hook(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
     let stored = seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
     let (Way::GitHub(granted), Some(id)) = (&seen.way, seen.pinned()) else { return Part::NOTHING };
     match &seen.hook {
-        HookWish::None if stored.is_some() && !seen.known.is_hook_removed && !seen.is_paused => {
-            failed.map_or(Part::Do(Step::RemoveHook), Part::failed)
-        }
-        HookWish::None if seen.has_finalizer && (stored.is_none() || seen.known.is_hook_removed) => {
-            Part::Do(Step::RemoveFinalizer)
-        }
-        HookWish::None => Part::NOTHING,
+        HookWish::None if !seen.has_finalizer => Part::NOTHING,
+        HookWish::None if seen.known.is_hook_removed => Part::Do(Step::RemoveFinalizer),
+        HookWish::None if seen.is_paused => Part::NOTHING,
+        // One may be there that status does not know of.
+        HookWish::None => failed.map_or(Part::Do(Step::RemoveHook), Part::failed),
         HookWish::Unknown(standing) => Part::Rests { until: None, trouble: Some(standing.clone()) },
         HookWish::Own { .. } if seen.is_paused => Part::NOTHING,
         HookWish::Own { .. } if !seen.has_finalizer => Part::Do(Step::AddFinalizer),
@@ -318,3 +313,6 @@ fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     let at = until.map_or(end, |until| until.min(end));
     settled(Standing::reconciling(Reason::WaitingForDependents, message), vec![at])
 }
+
+#[cfg(test)]
+mod tests;

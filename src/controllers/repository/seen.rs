@@ -135,6 +135,14 @@ impl Seen {
         (is_at_rest || self.is_confirmed()).then(|| rollout::Head { sha: head.sha.clone(), looked_at: looked.at })
     }
 
+    /// The annotation asks for a look, and none has covered it yet.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        let handled = self.object.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
+        let covered = self.known.request.as_ref().or(handled);
+        requested_look(&*self.object).is_some_and(|request| covered != Some(request))
+    }
+
     /// Whether a delivery waits for a look.
     #[must_use]
     pub fn is_announced(&self) -> bool {

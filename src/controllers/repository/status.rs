@@ -72,7 +72,7 @@ fn webhook(seen: &Seen, stored: &ProjectRepositoryStatus) -> Option<WebhookStatu
         Some(hook) => {
             Some(WebhookStatus { id: i64::try_from(hook.id).ok(), url: hook.url.clone(), key_id: hook.key_id.clone() })
         }
-        None if known.is_hook_removed => None,
+        None if known.is_hook_removed || (seen.hook == HookWish::None && !seen.has_finalizer) => None,
         None => stored.webhook.clone(),
     }
 }

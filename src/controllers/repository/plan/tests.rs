@@ -1,0 +1,316 @@
+//! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
+
+use super::super::memory::{Facts, HookSeen, Looked, Remembered};
+use super::super::seen::Granted;
+use super::*;
+use crate::api::{DeliveryResult, GitHubApp, ProjectRepository};
+use crate::controllers::grant::{NamespaceView, grant};
+use crate::git::Refs;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + minutes * 60).unwrap()
+}
+
+fn object(spec: &Value, metadata: &Value, status: &Value) -> Arc<ProjectRepository> {
+    let mut whole = json!({"installationRef": {"name": "acme"}, "source": {"existing": {"name": "shop"}}});
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    let mut its = json!({"name": "shop", "namespace": "team-a", "uid": "uid-1"});
+    for (key, value) in metadata.as_object().into_iter().flatten() {
+        its[key] = value.clone();
+    }
+    let object = json!({
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "ProjectRepository",
+        "metadata": its, "spec": whole, "status": status,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+fn granted() -> Way {
+    let app: GitHubApp = serde_json::from_value(json!({
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
+        "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [{
+            "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]},
+    }))
+    .unwrap();
+    let namespace = NamespaceView { name: "team-a".into(), labels: [].into(), terminating: false };
+    Way::GitHub(Granted {
+        app: "landfall".into(),
+        installation: 501,
+        account: "acme".into(),
+        account_id: 7,
+        settings_url: "https://github.com/settings/installations/501".into(),
+        grant: grant(&app, "acme", &namespace).unwrap(),
+        permissions: [].into(),
+    })
+}
+
+fn barred(for_good: bool) -> Way {
+    Way::Barred { standing: Standing::stalled(Reason::Revoked, "it is gone"), for_good }
+}
+
+fn seen(object: Arc<ProjectRepository>, known: Remembered) -> Seen {
+    Seen {
+        has_finalizer: object.metadata.finalizers.is_some(),
+        object,
+        is_paused: false,
+        way: granted(),
+        hook: HookWish::None,
+        pending: Vec::new(),
+        is_repository_news: false,
+        known,
+    }
+}
+
+fn plain() -> Arc<ProjectRepository> {
+    object(&json!({}), &json!({}), &Value::Null)
+}
+
+fn facts(archived: bool) -> Facts {
+    let repository = json!({
+        "id": 9001, "node_id": "R", "name": "shop", "full_name": "acme/shop", "private": true, "archived": archived,
+    });
+    Facts { repository: Arc::new(serde_json::from_value(repository).unwrap()), at: at(0) }
+}
+
+fn refs(head: Head) -> Refs {
+    Refs { default_branch: Some("main".parse().unwrap()), head }
+}
+
+/// Looked at in minute 0, and due again in minute 11.
+fn looked() -> Remembered {
+    let head = Head::At { branch: "main".parse().unwrap(), sha: "a".repeat(40).parse().unwrap() };
+    let looked = Looked { refs: refs(head), asked: None, name: "acme/shop".into(), at: at(0), next: at(11) };
+    Remembered { facts: Some(facts(false)), looked: Some(looked), ..Remembered::default() }
+}
+
+fn wish() -> HookWish {
+    HookWish::Own { base: "https://l.example".into(), key_id: "k1".into() }
+}
+
+fn hook() -> HookSeen {
+    HookSeen { id: 5, url: "https://l.example/webhooks/repo/landfall/9001".into(), key_id: "k1".into() }
+}
+
+fn fail(seen: &mut Seen, task: Task, standing: Standing) {
+    let failed = Failed { standing, until: at(5), about: seen.about() };
+    seen.known.failed.insert(task, failed);
+}
+
+#[track_caller]
+fn does(seen: &Seen, now: i64) -> Step {
+    match plan(seen, at(now)) {
+        Plan::Do(step) => step,
+        other => panic!("it rests: {other:?}"),
+    }
+}
+
+/// That nothing is done; gives back how it stands, and when it is seen again.
+#[track_caller]
+fn rests(seen: &Seen, now: i64) -> (Reason, State, Option<Timestamp>) {
+    match plan(seen, at(now)) {
+        Plan::Settled { standing: Some(standing), again } => {
+            let at = match again {
+                Some(Again::At(at)) => Some(at),
+                _ => None,
+            };
+            (standing.reason, standing.state, at)
+        }
+        other => panic!("it does not rest: {other:?}"),
+    }
+}
+
+#[test]
+fn the_way_of_a_repository_with_a_webhook() {
+    assert_eq!(does(&seen(plain(), Remembered::default()), 0), Step::Look);
+    assert_eq!(rests(&seen(plain(), looked()), 1), (Reason::Observed, State::Ready, Some(at(11))));
+    assert_eq!(does(&seen(plain(), looked()), 11), Step::Look);
+    let with_hook = Seen { hook: wish(), ..seen(plain(), looked()) };
+    assert_eq!(does(&with_hook, 1), Step::AddFinalizer);
+    let mut held = Seen { has_finalizer: true, ..with_hook };
+    assert_eq!(does(&held, 1), Step::EnsureHook);
+    held.known.hook = Some(hook());
+    held.known.examine_hook_at = Some(at(9));
+    assert_eq!(rests(&held, 1), (Reason::Observed, State::Ready, Some(at(9))));
+    assert_eq!(does(&held, 9), Step::EnsureHook);
+    for other in [
+        HookWish::Own { base: "https://other.example".into(), key_id: "k1".into() },
+        HookWish::Own { base: "https://l.example".into(), key_id: "k2".into() },
+    ] {
+        assert_eq!(does(&Seen { hook: other, ..held.clone() }, 1), Step::EnsureHook);
+    }
+    assert_eq!(rests(&Seen { is_paused: true, ..held }, 10).0, Reason::Paused);
+}
+
+#[test]
+fn what_status_says_of_the_webhook_spares_no_examination_after_a_restart() {
+    let webhook = json!({"id": 5, "url": hook().url, "keyId": "k1"});
+    let object = object(&json!({}), &json!({}), &json!({"webhook": webhook}));
+    let seen = Seen { hook: wish(), has_finalizer: true, ..seen(object, looked()) };
+    assert_eq!(does(&seen, 1), Step::EnsureHook);
+}
+
+#[test]
+fn a_webhook_that_is_not_wanted_any_more_goes_before_its_finalizer() {
+    let unwanted = Seen { has_finalizer: true, ..seen(plain(), looked()) };
+    assert_eq!(does(&unwanted, 1), Step::RemoveHook);
+    assert_eq!(rests(&Seen { is_paused: true, ..unwanted.clone() }, 1).0, Reason::Paused);
+    let mut removed = unwanted;
+    removed.known.is_hook_removed = true;
+    assert_eq!(does(&removed, 1), Step::RemoveFinalizer);
+    // Only a finalizer tells that there may be one.
+    let lie = object(&json!({}), &json!({}), &json!({"webhook": {"id": 5, "url": "x", "keyId": "k1"}}));
+    assert_eq!(rests(&seen(lie, looked()), 1).0, Reason::Observed);
+}
+
+#[test]
+fn a_failure_waits_for_its_time_and_says_what_it_means() {
+    let gone = || Standing::stalled(Reason::RepositoryNotFound, "it is gone");
+    let away = || Standing::reconciling(Reason::ApiUnreachable, "GitHub is away");
+    let mut unseen = seen(plain(), Remembered::default());
+    fail(&mut unseen, Task::Look, gone());
+    assert_eq!(rests(&unseen, 1), (Reason::RepositoryNotFound, State::Stalled, Some(at(5))));
+    assert_eq!(does(&unseen, 5), Step::Look);
+    // What was seen before is good for a while, but not once a person has to act; and then nothing else is done either.
+    let mut known = Seen { hook: wish(), has_finalizer: true, ..seen(plain(), looked()) };
+    fail(&mut known, Task::Look, away());
+    assert_eq!(does(&known, 1), Step::EnsureHook);
+    known.known.hook = Some(hook());
+    known.known.examine_hook_at = Some(at(20));
+    assert_eq!(rests(&known, 1), (Reason::ApiUnreachable, State::ReadyButRetrying, Some(at(5))));
+    known.known.hook = None;
+    fail(&mut known, Task::Look, gone());
+    assert_eq!(rests(&known, 1), (Reason::RepositoryNotFound, State::Stalled, Some(at(5))));
+    // A webhook that cannot be made keeps the head from nothing.
+    let mut hookless = Seen { hook: wish(), has_finalizer: true, ..seen(plain(), looked()) };
+    fail(&mut hookless, Task::Hook, Standing::stalled(Reason::HookRefused, "no"));
+    assert_eq!(rests(&hookless, 1), (Reason::HookRefused, State::Stalled, Some(at(5))));
+    assert_eq!(does(&hookless, 11), Step::Look);
+    // Another spec is tried at once.
+    hookless.object = object(&json!({}), &json!({"generation": 2}), &Value::Null);
+    assert_eq!(does(&hookless, 1), Step::EnsureHook);
+}
+
+#[test]
+fn in_an_archived_repository_nothing_is_changed() {
+    let mut archived = Seen { hook: wish(), has_finalizer: true, ..seen(plain(), looked()) };
+    archived.known.facts = Some(facts(true));
+    assert_eq!(rests(&archived, 1), (Reason::RepositoryArchived, State::Stalled, Some(at(11))));
+}
+
+#[test]
+fn what_is_barred_is_not_looked_at() {
+    let seen = |way| Seen { way, ..seen(plain(), Remembered::default()) };
+    assert_eq!(rests(&seen(barred(true)), 1).0, Reason::Revoked);
+    assert!(matches!(plan(&seen(Way::NotYetKnown), at(1)), Plan::Settled { standing: None, again: None }));
+}
+
+#[test]
+fn a_head_that_is_not_there_is_said() {
+    let mut seen = seen(plain(), looked());
+    for (head, reason, state) in [
+        (Head::Missing { branch: "next".parse().unwrap() }, Reason::BranchNotFound, State::Stalled),
+        (Head::NoDefaultBranch, Reason::BranchNotFound, State::Stalled),
+        (Head::Empty, Reason::RepositoryEmpty, State::Reconciling),
+    ] {
+        seen.known.looked.as_mut().unwrap().refs = refs(head);
+        assert_eq!(rests(&seen, 1), (reason, state, Some(at(11))));
+    }
+    seen.object = object(&json!({"branch": "next"}), &json!({}), &Value::Null);
+    assert_eq!(does(&seen, 1), Step::Look, "another branch is asked for");
+}
+
+#[test]
+fn who_asks_for_looks_gets_a_few_at_once_and_then_has_to_wait() {
+    let asking = object(&json!({}), &json!({"annotations": {"landfall.dev/reconcile": "1"}}), &Value::Null);
+    let mut seen = seen(asking, looked());
+    assert!(seen.is_asked());
+    assert_eq!(does(&seen, 1), Step::Look);
+    let mut spent = Allowance::full(REQUESTED_LOOKS, at(1));
+    while spent.take(at(1)).is_ok() {}
+    seen.known.looks = Some(spent);
+    let (_, _, again) = rests(&seen, 1);
+    assert!(again.is_some_and(|again| again > at(1) && again < at(2)), "{again:?}");
+    assert_eq!(does(&seen, 2), Step::Look);
+    seen.known.request = Some("1".into());
+    assert!(!seen.is_asked());
+    assert_eq!(rests(&seen, 1).2, Some(at(11)));
+}
+
+#[test]
+fn a_delivery_is_marked_once_it_was_looked_after() {
+    let announced = ("guid".to_owned(), 1);
+    let pending = |needs_look, result| Pending { announced: announced.clone(), result, needs_look };
+    let mut seen = seen(plain(), looked());
+    seen.pending = vec![pending(true, DeliveryResult::Handled)];
+    assert_eq!(does(&seen, 1), Step::Look);
+    seen.known.heard = [announced.clone()].into();
+    assert_eq!(does(&seen, 1), Step::Mark(seen.pending.clone()));
+    // The same delivery again waits again.
+    seen.pending[0].announced.1 = 2;
+    assert_eq!(does(&seen, 1), Step::Look);
+    seen.pending = vec![pending(false, DeliveryResult::Ignored)];
+    assert_eq!(does(&seen, 1), Step::Mark(seen.pending.clone()));
+}
+
+#[test]
+fn a_fork_is_made_and_then_kept_in_step() {
+    let fork = |interval: &str| {
+        let fork = json!({"of": "globex/tools", "sync": {"interval": interval}});
+        object(&json!({"source": {"fork": fork}}), &json!({}), &Value::Null)
+    };
+    let mut new = seen(fork("10m"), Remembered::default());
+    assert_eq!(does(&new, 1), Step::Fork);
+    assert_eq!(rests(&Seen { is_paused: true, ..new.clone() }, 1).0, Reason::Paused);
+    fail(&mut new, Task::Fork, Standing::stalled(Reason::ForkForbidden, "no"));
+    assert_eq!(rests(&new, 1), (Reason::ForkForbidden, State::Stalled, Some(at(5))));
+    let mut made = seen(fork("10m"), Remembered { facts: Some(facts(false)), ..Remembered::default() });
+    assert_eq!(does(&made, 1), Step::Look);
+    made.known = looked();
+    assert_eq!(does(&made, 1), Step::Sync);
+    assert_eq!(rests(&Seen { is_paused: true, ..made.clone() }, 1).0, Reason::Paused);
+    assert_eq!(rests(&Seen { object: fork("0s"), ..made.clone() }, 1).0, Reason::Observed);
+    made.known.next_sync = Some(at(7));
+    assert_eq!(rests(&made, 1).2, Some(at(7)));
+    made.known.next_sync = None;
+    made.known.looked.as_mut().unwrap().refs = refs(Head::Empty);
+    made.known.forked_at = Some(at(0));
+    assert_eq!(rests(&made, 1).0, Reason::ForkPending);
+    assert_eq!(rests(&made, 6).0, Reason::RepositoryEmpty);
+}
+
+#[test]
+fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
+    let deleted = |status: &Value| {
+        let metadata = json!({"deletionTimestamp": at(0).to_string(), "finalizers": ["landfall.dev/webhook"]});
+        seen(object(&json!({}), &metadata, status), Remembered::default())
+    };
+    let pinned = json!({"id": 9001});
+    assert_eq!(does(&deleted(&Value::Null), 1), Step::RemoveFinalizer, "nothing was ever found");
+    let mut seen = deleted(&pinned);
+    assert_eq!(does(&seen, 1), Step::RemoveHook);
+    fail(&mut seen, Task::Hook, Standing::reconciling(Reason::ApiUnreachable, "away"));
+    assert_eq!(rests(&seen, 1), (Reason::WaitingForDependents, State::Reconciling, Some(at(5))));
+    assert_eq!(does(&seen, 5), Step::RemoveHook);
+    let unlooked = Seen { way: Way::NotYetKnown, ..deleted(&pinned) };
+    assert_eq!(rests(&unlooked, 1).2, Some(at(15)));
+    assert!(matches!(does(&unlooked, 15), Step::LeaveHook(_)));
+    assert!(matches!(does(&Seen { way: barred(true), ..deleted(&pinned) }, 1), Step::LeaveHook(_)));
+    assert_eq!(rests(&Seen { way: barred(false), ..deleted(&pinned) }, 1).0, Reason::WaitingForDependents);
+    let mut removed = deleted(&pinned);
+    removed.known.is_hook_removed = true;
+    assert_eq!(does(&removed, 1), Step::RemoveFinalizer);
+}
+
+#[test]
+fn what_github_answered_goes_before_the_spec_and_that_before_status() {
+    let status = json!({"id": 3});
+    let by_id = object(&json!({"source": {"existing": {"id": 2}}}), &json!({}), &status);
+    assert_eq!(seen(Arc::clone(&by_id), looked()).pinned(), Some(9001));
+    assert_eq!(seen(by_id, Remembered::default()).pinned(), Some(2));
+    assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).pinned(), Some(3));
+    assert_eq!(seen(plain(), Remembered::default()).pinned(), None);
+}
