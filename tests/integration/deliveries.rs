@@ -1,0 +1,121 @@
+//! Deliveries as the receiver writes them: each makes the operator look, and does nothing else.
+
+use crate::repository::{changes, comes_to, follow, looks, status};
+use crate::scene::{connected, value};
+use crate::world::World;
+use jiff::SignedDuration;
+use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
+use serde_json::{Value, json};
+
+/// What the receiver adds for a delivery.
+async fn deliver(world: &World, guid: &str, delivery: &Value) {
+    let mut whole = json!({"receivedAt": world.now().to_string(), "attempts": 1, "result": "Pending"});
+    for (key, value) in delivery.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    let status = json!({"deliveries": {guid: whole}});
+    world.merge_status::<ProjectRepository>("team-a", "shop", &status).await.expect("added");
+}
+
+async fn becomes(world: &World, guid: &str, result: &str) {
+    let is_marked = async || (status(world, "shop").await["deliveries"][guid]["result"] == result).then_some(());
+    world.until(&format!("{guid} is {result}"), is_marked).await;
+}
+
+/// Deliveries are marked once they were looked after; what was seen is written after that.
+async fn shows(world: &World, field: &str, expected: &str) {
+    let is_shown = async || (status(world, "shop").await.pointer(field)? == expected).then_some(());
+    world.until(&format!("{field} is {expected}"), is_shown).await;
+}
+
+/// The clock stands still in all of it but for the end: what happens, happens because of the delivery.
+#[tokio::test]
+async fn a_delivery_makes_the_operator_look_and_nothing_else() {
+    let (world, operator) = connected().await;
+    follow(&world, "shop", &json!({}), "Observed").await;
+    operator.settled().await;
+    let pushed = world.push("acme/shop", "main");
+    deliver(&world, "first", &json!({"event": "push", "ref": "refs/heads/main", "sha": pushed})).await;
+    becomes(&world, "first", "Handled").await;
+    shows(&world, "/head/sha", &pushed).await;
+
+    // Of another branch, or a tag, nothing has to be looked at.
+    operator.settled().await;
+    world.sim.reset_requests();
+    deliver(&world, "branch", &json!({"event": "push", "ref": "refs/heads/mainly", "sha": pushed})).await;
+    deliver(&world, "tag", &json!({"event": "push", "ref": "refs/tags/main", "sha": pushed})).await;
+    becomes(&world, "branch", "Ignored").await;
+    becomes(&world, "tag", "Ignored").await;
+    operator.settled().await;
+    assert_eq!(world.sim.requests().len(), 0);
+
+    // A push that never was, and one that is delivered again, bring the truth.
+    deliver(&world, "forged", &json!({"event": "push", "ref": "refs/heads/main", "sha": "f".repeat(40)})).await;
+    becomes(&world, "forged", "Handled").await;
+    operator.settled().await;
+    assert_eq!(status(&world, "shop").await["head"]["sha"], json!(pushed));
+    let second = world.push("acme/shop", "main");
+    deliver(&world, "first", &json!({"event": "push", "ref": "refs/heads/main", "sha": pushed, "attempts": 2})).await;
+    becomes(&world, "first", "Handled").await;
+    shows(&world, "/head/sha", &second).await;
+
+    // What happens to the repository itself is seen at once.
+    world.sim.rename_repository("acme/shop", "lib-shop").unwrap();
+    deliver(&world, "renamed", &json!({"event": "repository", "action": "renamed"})).await;
+    becomes(&world, "renamed", "Handled").await;
+    shows(&world, "/fullName", "acme/lib-shop").await;
+    world.sim.set_archived("acme/lib-shop", true).unwrap();
+    deliver(&world, "archived", &json!({"event": "repository", "action": "archived"})).await;
+    comes_to(&world, "shop", "RepositoryArchived").await;
+    world.sim.set_archived("acme/lib-shop", false).unwrap();
+    deliver(&world, "unarchived", &json!({"event": "repository", "action": "unarchived"})).await;
+    comes_to(&world, "shop", "Observed").await;
+    // Fields that are not there, or make no sense, are no reason to stop.
+    deliver(&world, "odd", &json!({"event": "no-such-event", "ref": "", "attempts": null, "receivedAt": null})).await;
+    becomes(&world, "odd", "Handled").await;
+    assert!(changes(&world).is_empty());
+
+    a_flood_is_rationed(&world, &operator).await;
+    the_apps_deliveries(&world).await;
+    operator.stop().await;
+}
+
+async fn a_flood_is_rationed(world: &World, operator: &crate::world::operator::Operator) {
+    const FLOOD: usize = 45;
+    operator.settled().await;
+    world.advance(SignedDuration::from_mins(5));
+    operator.settled().await;
+    world.sim.reset_requests();
+    for number in 0..FLOOD {
+        let guid = format!("flood-{number}");
+        deliver(world, &guid, &json!({"event": "push", "ref": "refs/heads/main", "sha": "f".repeat(40)})).await;
+        operator.settled().await;
+    }
+    let looked = looks(world);
+    assert!((2..=20).contains(&looked), "{looked} looks for {FLOOD} deliveries in no time");
+    // Those that were not looked after wait, and one look is for all of them.
+    world.live_through(operator, SignedDuration::from_secs(10)).await;
+    becomes(world, &format!("flood-{}", FLOOD - 1), "Handled").await;
+    assert!(looks(world) <= looked + 3);
+    // An annotation asks no oftener.
+    world.sim.reset_requests();
+    for number in 0..FLOOD {
+        let change = json!({"metadata": {"annotations": {"landfall.dev/reconcile": format!("{number}")}}});
+        world.merge::<ProjectRepository>("team-a", "shop", &change).await.unwrap();
+        operator.settled().await;
+    }
+    assert!(looks(world) <= 20, "{} looks for {FLOOD} annotations in no time", looks(world));
+}
+
+async fn the_apps_deliveries(world: &World) {
+    world.sim.suspend(501).unwrap();
+    let delivery = json!({"event": "installation", "action": "suspend", "attempts": 1, "result": "Pending"});
+    world.merge_status::<GitHubApp>("", "landfall", &json!({"deliveries": {"suspended": delivery}})).await.unwrap();
+    world.until_reason::<GitHubInstallation>("team-a", "acme", "Suspended").await;
+    let is_handled = async || {
+        let app = value::<GitHubApp>(world, "", "landfall").await;
+        (app["status"]["deliveries"]["suspended"]["result"] == "Handled").then_some(())
+    };
+    world.until("the App's delivery is handled", is_handled).await;
+    comes_to(world, "shop", "Suspended").await;
+}
