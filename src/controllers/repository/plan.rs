@@ -237,13 +237,11 @@ fn plan_hook(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
     let stored = seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
     let (Way::GitHub(granted), Some(id)) = (&seen.way, seen.pinned()) else { return Part::NOTHING };
     match &seen.hook {
-        HookWish::None if !seen.has_finalizer => Part::NOTHING,
-        HookWish::None if seen.known.is_hook_removed => Part::Do(Step::RemoveFinalizer),
-        HookWish::None if seen.is_paused => Part::NOTHING,
+        HookWish::Unknown(standing) => Part::Rests { until: None, trouble: Some(standing.clone()) },
+        HookWish::None if seen.has_finalizer && seen.known.is_hook_removed => Part::Do(Step::RemoveFinalizer),
+        _ if seen.is_paused || (seen.hook == HookWish::None && !seen.has_finalizer) => Part::NOTHING,
         // One may be there that status does not know of.
         HookWish::None => failed.map_or(Part::Do(Step::RemoveHook), Part::failed),
-        HookWish::Unknown(standing) => Part::Rests { until: None, trouble: Some(standing.clone()) },
-        HookWish::Own { .. } if seen.is_paused => Part::NOTHING,
         HookWish::Own { .. } if !seen.has_finalizer => Part::Do(Step::AddFinalizer),
         HookWish::Own { base, key_id } => {
             let url = Hook::Repository(id).url(base, &granted.app);

@@ -26,7 +26,7 @@ fn object(spec: &Value, metadata: &Value, status: &Value) -> Arc<ProjectReposito
         "apiVersion": "landfall.dev/v1alpha1", "kind": "ProjectRepository",
         "metadata": its, "spec": whole, "status": status,
     });
-    serde_json::from_value(object).unwrap()
+    Arc::new(serde_json::from_value(object).unwrap())
 }
 
 fn granted() -> Way {
