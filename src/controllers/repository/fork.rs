@@ -180,12 +180,15 @@ pub async fn sync(context: &Context, found: &Found) -> Result<(), Failure> {
     if is_behind {
         merge(found, granted, github, fork, &head.branch).await?;
     }
+    // Nothing between two different commits: the head known here is not the fork's any more. It was merged before, and the
+    // answer got lost, or somebody else did it.
+    let has_moved = in_step.behind_by == 0 && in_step.ahead_by == 0 && in_step.upstream != head.sha;
     let now = context.clock.now();
     let interval = source.sync.interval.parse().unwrap_or(SignedDuration::from_mins(10));
     let next = now.checked_add(interval.mul_f64(context.jitter.between(1.0, 1.2))).ok();
     context.repositories.update(uid(&seen.object), |known| {
         known.next_sync = next;
-        if is_behind {
+        if is_behind || has_moved {
             // The head is another now; what it is compared with is seen the next time.
             known.in_step = Some(InStep { own: in_step.upstream.clone(), behind_by: 0, ..in_step });
             if let Some(looked) = &mut known.looked {
