@@ -258,8 +258,13 @@ async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
         keys: KeySource::Directory(args.key_directory),
         clock: Arc::new(SystemClock),
         shutdown,
+        #[cfg(feature = "sabotage")]
+        sabotage: receiver::Sabotage::default(),
     };
     let receiver = Receiver::start(config, environment).await?;
+    if let Some(address) = receiver.health_address() {
+        tracing::info!(%address, "serving health and metrics");
+    }
     tracing::info!(address = %receiver.address(), "receiving deliveries");
     receiver.run().await?;
     Ok(())
@@ -277,6 +282,8 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
         keys: KeySource::Secret(args.controller.namespace.clone()),
         clock: Arc::new(SystemClock),
         shutdown: shutdown.clone(),
+        #[cfg(feature = "sabotage")]
+        sabotage: receiver::Sabotage::default(),
     };
     let receiver = Receiver::start(config, environment).await?;
     tracing::info!(address = %receiver.address(), "receiving deliveries");

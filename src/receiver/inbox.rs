@@ -5,7 +5,7 @@
 //! same reason. Invariant: whoever is told `Ok` was told so after the API server answered that the patch is stored; and
 //! what was handed in is written whether or not anybody still waits to hear of it.
 
-mod patch;
+pub(super) mod patch;
 
 use super::metrics::Metrics;
 use super::targets::{Object, Targets};

@@ -39,6 +39,21 @@ pub struct Intake {
     pub clock: Arc<dyn Clock>,
     /// What is left of [`COMPLAINTS`].
     pub complaints: Complaints,
+    /// Guards to take out.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: Sabotage,
+}
+
+/// Guards that a test takes out to see what they keep off. Not in the receiver that is shipped.
+#[cfg(feature = "sabotage")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sabotage {
+    /// Any signature is right.
+    pub skip_signature: bool,
+    /// A payload may be of another repository than its webhook.
+    pub skip_repository: bool,
+    /// The id in an object's status is believed, whatever was granted.
+    pub skip_grant: bool,
 }
 
 /// How many lines about wrong signatures are left.
@@ -126,7 +141,10 @@ impl Intake {
     /// When nothing was stored of it.
     pub async fn take(&self, addressed: Addressed, body: &[u8]) -> Result<Outcome, Refusal> {
         let Addressed { app, hook, identity, signature, headers } = addressed;
-        match self.keys.judge(&identity, hook, &signature, body).await {
+        let verdict = self.keys.judge(&identity, hook, &signature, body).await;
+        #[cfg(feature = "sabotage")]
+        let verdict = if self.sabotage.skip_signature { Verdict::Right } else { verdict };
+        match verdict {
             Verdict::Right => {}
             Verdict::NoKeys => return Err(Refusal::Keys),
             Verdict::Wrong => {
@@ -159,8 +177,11 @@ impl Intake {
             return Ok(Outcome::Pong);
         }
         let repository = payload.repository.as_ref();
+        let is_other = |id| repository.is_none_or(|repository| repository.id != id);
+        #[cfg(feature = "sabotage")]
+        let is_other = |id| !self.sabotage.skip_repository && is_other(id);
         if let Hook::Repository(id) = hook
-            && repository.is_none_or(|repository| repository.id != id)
+            && is_other(id)
         {
             return Err(Refusal::OtherRepository);
         }
@@ -181,6 +202,11 @@ impl Intake {
                 objects
             }
             _ => return Ok(Outcome::Ignored("the operator does not look after such events")),
+        };
+        #[cfg(feature = "sabotage")]
+        let objects = match repository {
+            Some(repository) if self.sabotage.skip_grant => self.targets.claimed(repository),
+            _ => objects,
         };
         if objects.is_empty() {
             return Ok(Outcome::Ignored("nothing here is bound to this repository and was granted it"));

@@ -7,6 +7,8 @@
 mod answer;
 mod body;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzed;
 mod inbox;
 mod intake;
 mod keys;
@@ -18,6 +20,8 @@ mod signature;
 mod targets;
 
 pub use inbox::{FIELD_MANAGER, Limits as InboxLimits};
+#[cfg(feature = "sabotage")]
+pub use intake::Sabotage;
 pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
 
@@ -68,6 +72,9 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Cancelled when the process is to end.
     pub shutdown: CancellationToken,
+    /// Guards to take out, which shows what they keep off.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: Sabotage,
 }
 
 /// Why the process ended, or did not start.
@@ -98,7 +105,9 @@ impl Receiver {
     /// # Errors
     /// When an address cannot be listened on.
     pub async fn start(config: Config, environment: Environment) -> Result<Self, Error> {
-        let Environment { kube, keys, clock, shutdown } = environment;
+        let Environment { kube, keys, clock, shutdown, .. } = environment;
+        #[cfg(feature = "sabotage")]
+        let sabotage = environment.sabotage;
         let (process, readiness, liveness) = (Metrics::new(), Readiness::new(), Liveness::new());
         process.watch_readiness(readiness.clone());
         let metrics = metrics::Metrics::new(&process);
@@ -132,6 +141,8 @@ impl Receiver {
             metrics,
             complaints: Complaints::new(&*clock),
             clock,
+            #[cfg(feature = "sabotage")]
+            sabotage,
         };
         let (address, flag) = config.address;
         let server = Server::bind(address, flag, config.server, intake).await?;

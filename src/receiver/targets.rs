@@ -113,6 +113,13 @@ impl Targets {
         granted.cloned().map(Object::Repository).collect()
     }
 
+    /// The objects whose status has the repository's id, granted or not.
+    #[cfg(feature = "sabotage")]
+    #[must_use]
+    pub fn claimed(&self, repository: &Repository) -> Vec<Object> {
+        self.read().by_id.get(&repository.id).into_iter().flatten().cloned().map(Object::Repository).collect()
+    }
+
     /// The objects that wait for a repository of this name, or of the name it had.
     #[must_use]
     pub fn waiting_for(&self, app: &str, repository: &Repository) -> Vec<Object> {

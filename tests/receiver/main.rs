@@ -6,6 +6,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod attacks;
 mod client;
 mod examples;
 mod limits;

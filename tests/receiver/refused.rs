@@ -1,7 +1,7 @@
 //! What is refused, and that nothing is stored of it.
 
 use crate::client::{Delivery, answer, exchange, signature};
-use crate::scene::{Scene, config, guid, push};
+use crate::scene::{Scene, config, guid};
 use crate::world::until;
 use landfall::webhook::Hook;
 use serde_json::json;
@@ -97,47 +97,6 @@ async fn what_is_no_delivery_is_said_to_whoever_signed_it() {
         assert_eq!(refused.send(receiver.address).await.result(), (status, "refused"), "{what}");
     }
     assert!(scene.shop().await.is_empty());
-}
-
-#[tokio::test]
-async fn a_repositorys_webhook_speaks_of_that_repository_alone() {
-    let scene = Scene::new("other-id").await;
-    scene.repository("lib", "lib-core", Some(9002)).await;
-    let receiver = scene.receiver(config()).await;
-    let hook = Hook::Repository(9002);
-    let send = async |hook: Hook, body: &str, secret: &str| {
-        let delivery = Delivery::new(&hook.path(&scene.name), "push", &guid(), body.as_bytes(), secret);
-        delivery.send(receiver.address).await.status
-    };
-    let secret = scene.secret(hook);
-    assert_eq!(send(hook, &push(9001), &secret).await, 422, "a valid signature of the one, a payload of the other");
-    assert_eq!(send(hook, &json!({"ref": "refs/heads/main"}).to_string(), &secret).await, 422);
-    assert_eq!(send(Hook::Repository(9001), &push(9001), &secret).await, 401, "one repository's secret for the other");
-    assert_eq!(send(Hook::App, &push(9001), &secret).await, 401, "a repository's secret for the App");
-    assert!(scene.shop().await.is_empty() && scene.deliveries(&scene.name, "lib").await.is_empty());
-}
-
-#[tokio::test]
-async fn an_id_that_a_tenant_wrote_into_status_hears_nothing() {
-    let scene = Scene::new("forged").await;
-    // Of the same namespace, bound by forgery to a repository that it was not granted; and of another namespace.
-    scene.repository("spy", "lib-core", Some(9003)).await;
-    let other = Scene::new("forged-other").await;
-    other.repository("spy", "shop", Some(9001)).await;
-    let receiver = scene.receiver(config()).await;
-    let body = json!({"ref": "refs/heads/main", "repository": {"id": 9003, "name": "vault", "owner": {"id": 7001}}});
-    let vault = Delivery::new(
-        &Hook::App.path(&scene.name),
-        "push",
-        &guid(),
-        body.to_string().as_bytes(),
-        &scene.secret(Hook::App),
-    );
-    assert_eq!(vault.send(receiver.address).await.result(), (202, "ignored"));
-    assert_eq!(scene.push().send(receiver.address).await.result(), (202, "accepted"));
-    assert!(scene.deliveries(&scene.name, "spy").await.is_empty());
-    assert!(other.deliveries(&other.name, "spy").await.is_empty() && other.shop().await.is_empty());
-    assert_eq!(scene.shop().await.len(), 1);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::world::until;
 use kube::Resource;
 use kube::{Client, Config};
 use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
-use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
+use landfall::receiver::{self, InboxLimits, KeySource, Receiver, Sabotage, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use serde_json::{Value, json};
@@ -157,6 +157,11 @@ impl Scene {
 
     /// Starts a receiver, and waits until it is ready.
     pub async fn receiver(&self, config: receiver::Config) -> Running {
+        self.receiver_without(Sabotage::default(), config).await
+    }
+
+    /// The same with guards taken out.
+    pub async fn receiver_without(&self, sabotage: Sabotage, config: receiver::Config) -> Running {
         let mut kube = self.cluster.user(RECEIVER).await;
         self.lead_through_proxy(&mut kube);
         let shutdown = CancellationToken::new();
@@ -165,6 +170,7 @@ impl Scene {
             keys: KeySource::Directory(self.keys.clone()),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),
+            sabotage,
         };
         let receiver = Receiver::start(config, environment).await.expect("a receiver");
         let (address, health) = (receiver.address(), receiver.health_address().expect("health is served"));

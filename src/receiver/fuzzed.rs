@@ -1,0 +1,133 @@
+//! All that reads what strangers send, as one function of bytes: for the fuzzer (`hack/fuzz`), and for the tests, which
+//! replay what it found.
+//!
+//! The bytes are a request: its path, a header in each line that follows, an empty line, a body. Invariant: whatever they
+//! are, nothing panics, and what would be written is within the bounds that the kinds' definitions set.
+
+use super::event::{EVENT_HEADER, GUID_HEADER, Head, Payload};
+use super::inbox::{Hint, patch};
+use super::signature::{self, Signature};
+use super::targets::Logged;
+use crate::github::WebhookSecret;
+use crate::webhook::Hook;
+use aws_lc_rs::hmac;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// Reads a request as the receiver does.
+///
+/// # Panics
+/// When it comes to something that should be impossible.
+#[allow(clippy::panic, clippy::expect_used, reason = "to panic is how a fuzzer is told")]
+pub fn read(input: &[u8]) {
+    let (head, body) = split(input, b"\n\n");
+    let (path, lines) = split(head, b"\n");
+    if let Some((hook, app)) = std::str::from_utf8(path).ok().and_then(Hook::of_path) {
+        assert_eq!(hook.path(app).as_bytes(), path, "a path has one spelling");
+    }
+    let mut headers = headers(lines);
+    if let Some(signature) = Signature::of(&headers) {
+        assert!(!signature.is_of(&WebhookSecret::new("another".into()), body), "a signature was guessed");
+    }
+    headers.insert(signature::HEADER, signed(body));
+    let signature = Signature::of(&headers).expect("a whole signature");
+    assert!(signature.is_of(&WebhookSecret::new(SECRET.into()), body), "our own signature is right");
+
+    let Ok(head) = Head::read(&headers) else { return };
+    assert!(head.guid.len() == 36 && head.guid == head.guid.to_ascii_lowercase());
+    let Ok(payload) = Payload::read(&head, body) else { return };
+    let Payload { action, reference, sha, repository, selection } = payload;
+    let is_within = |text: &Option<String>, most| text.as_ref().is_none_or(|text| text.chars().count() <= most);
+    assert!(is_within(&action, 64) && is_within(&reference, 1024) && is_within(&sha, 64), "longer than a status takes");
+    if let Some(repository) = &repository {
+        assert!((1..=2).contains(&repository.names.len()) && repository.owners.len() <= 2);
+    }
+    assert!(selection.is_none_or(|selection| selection.repositories.len() <= body.len()), "more than were sent");
+    let hint = Hint { guid: head.guid, event: head.event, action, reference, sha, received_at: Timestamp::UNIX_EPOCH };
+    written(&hint, body);
+}
+
+/// What would be written of it next to a log that is full, and what the answer would be read for.
+#[allow(clippy::panic, clippy::expect_used, reason = "to panic is how a fuzzer is told")]
+fn written(hint: &Hint, body: &[u8]) {
+    let keep = crate::api::KEPT_DELIVERIES;
+    let entry = |number: usize| Logged { guid: format!("{number}").into(), received_at: None, attempts: 1 };
+    let log: Vec<Logged> = (0..keep).map(entry).collect();
+    let patch = patch::merge_patch(&log, &[hint], keep);
+    let entries = patch["status"]["deliveries"].as_object().expect("a log");
+    let added = entries.values().filter(|entry| !entry.is_null()).count();
+    assert_eq!((added, entries.len()), (1, 2), "one comes and one goes");
+    let text = patch.to_string();
+    assert!(text.len() < 16 * 1024, "{} bytes", text.len());
+    assert_eq!(serde_json::from_str::<Value>(&text).ok().as_ref(), Some(&patch));
+    // An answer is the API server's; should it be anything else, it is passed over.
+    drop(patch::log_in(body));
+}
+
+const SECRET: &str = "It's a Secret to Everybody";
+
+fn signed(body: &[u8]) -> HeaderValue {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    let text = format!("sha256={}", hex::encode(hmac::sign(&key, body)));
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The headers that are some; as short a name as a fuzzer likes stands for those that the receiver reads.
+fn headers(lines: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let (name, value) = split(line, b":");
+        let name = match name {
+            b"e" => HeaderName::from_static(EVENT_HEADER),
+            b"g" => HeaderName::from_static(GUID_HEADER),
+            b"t" => http::header::CONTENT_TYPE,
+            b"s" => HeaderName::from_static(signature::HEADER),
+            name => match HeaderName::from_bytes(name) {
+                Ok(name) => name,
+                Err(_) => continue,
+            },
+        };
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+fn split<'a>(text: &'a [u8], at: &[u8]) -> (&'a [u8], &'a [u8]) {
+    let found = text.windows(at.len()).position(|window| window == at);
+    found.map_or((text, &[]), |found| (&text[..found], &text[found + at.len()..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// What was found, and what the fuzzer begins with.
+    #[test]
+    fn the_corpus_is_read_without_harm() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/receiver");
+        let mut count = 0;
+        for entry in std::fs::read_dir(&corpus).unwrap() {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            read(&std::fs::read(&path).unwrap());
+            count += 1;
+        }
+        assert!(count > 10, "{} has the corpus", corpus.display());
+    }
+
+    #[test]
+    fn a_request_is_read_to_its_end() {
+        let body = r#"{"ref": "refs/heads/main", "after": "2222222222222222222222222222222222222222"}"#;
+        let guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
+        let request = format!("/webhooks/app/x\ne:push\ng:{guid}\nt:application/json\n\n{body}");
+        let (head, body) = split(request.as_bytes(), b"\n\n");
+        let head = Head::read(&headers(split(head, b"\n").1)).unwrap();
+        assert_eq!(head.guid, guid);
+        assert_eq!(Payload::read(&head, body).unwrap().reference.as_deref(), Some("refs/heads/main"));
+        read(request.as_bytes());
+    }
+}
