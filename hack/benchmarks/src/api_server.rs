@@ -31,7 +31,14 @@ pub async fn status_patches(
     .await
 }
 
-async fn write(client: &Client, method: &str, path: &str, kind: &str, body: &Value) -> Result<(), kube::Error> {
+/// Writes an object, or a part of one, and reads the answer.
+pub(crate) async fn write(
+    client: &Client,
+    method: &str,
+    path: &str,
+    kind: &str,
+    body: &Value,
+) -> Result<(), kube::Error> {
     let request = Request::builder().method(method).uri(path).header("content-type", kind);
     let body = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
     client.request_text(request.body(body).map_err(kube::Error::HttpError)?).await.map(drop)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::figures::FiguresError;
-use crate::{BenchmarkError, api_server};
+use crate::{BenchmarkError, api_server, receiver};
 
 /// Measures Landfall on this machine.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ struct Arguments {
 enum Benchmark {
     /// What the API server does alone: changes of status per second, and how long one takes.
     ApiServer,
+    /// What the receiver does: deliveries stored per second, wrong signatures refused, memory.
+    Receiver,
 }
 
 /// Why there are no figures.
@@ -59,6 +61,7 @@ async fn measure(arguments: Arguments) -> Result<(), Failure> {
     let each = Duration::from_secs(arguments.seconds);
     let figures = match arguments.benchmark {
         Benchmark::ApiServer => api_server::run(each).await?,
+        Benchmark::Receiver => receiver::run(each).await?,
     };
     print!("{figures}");
     if let Some(path) = arguments.json {

@@ -10,6 +10,8 @@ pub mod figures;
 pub mod http_load;
 pub mod load;
 pub mod process;
+pub mod program;
+pub mod receiver;
 
 /// A benchmark gave no figures.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,15 @@ pub enum BenchmarkError {
     /// A process under load could not be looked at.
     #[error(transparent)]
     Process(#[from] process::ProcessError),
+    /// There is no process to measure.
+    #[error(transparent)]
+    Program(#[from] program::ProgramError),
+    /// There is no folder for what a process is given.
+    #[error("no folder for the keys of webhooks could be made")]
+    Folder(#[source] std::io::Error),
+    /// The keys of webhooks are none.
+    #[error(transparent)]
+    Keys(#[from] landfall::webhook::RootKeyError),
     /// A figure is none.
     #[error(transparent)]
     Figures(#[from] figures::FiguresError),
