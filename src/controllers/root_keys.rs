@@ -134,9 +134,9 @@ mod tests {
     use std::convert::Infallible;
 
     /// A Kubernetes that answers each request with the next of these, and what it was asked.
-    fn scripted(answers: &[(u16, serde_json::Value)]) -> (Client, Arc<Mutex<Vec<String>>>) {
+    fn scripted(answers: Vec<(u16, serde_json::Value)>) -> (Client, Arc<Mutex<Vec<String>>>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (log, answers) = (Arc::clone(&asked), Mutex::new(answers.to_vec().into_iter()));
+        let (log, answers) = (Arc::clone(&asked), Mutex::new(answers.into_iter()));
         let service = tower::service_fn(move |request: Request<Body>| {
             log.lock().unwrap().push(format!("{} {}", request.method(), request.uri().path()));
             let (status, body) = answers.lock().unwrap().next().expect("no more was to be asked");
@@ -166,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn made_once_and_read_again_only_when_they_were_changed() {
         let made = secret("k1", 1);
-        let (client, asked) = scripted(&[refusal(404, "NotFound"), made.clone(), made, secret("k2", 2)]);
+        let (client, asked) = scripted(vec![refusal(404, "NotFound"), made.clone(), made, secret("k2", 2)]);
         let keys = KnownRootKeys::default();
         let ensure = async || {
             keys.ensure(&client, "landfall-system").await.map(|(keys, new)| (keys.current.id().to_owned(), new))
@@ -185,12 +185,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_there_is_never_overwritten() {
         // Somebody was faster; what is there is of no use; Kubernetes is away.
-        let (client, _) = scripted(&[refusal(404, "NotFound"), refusal(409, "AlreadyExists"), secret("theirs", 3)]);
+        let (client, _) = scripted(vec![refusal(404, "NotFound"), refusal(409, "AlreadyExists"), secret("theirs", 3)]);
         let (keys, _) = KnownRootKeys::default().ensure(&client, "landfall-system").await.unwrap();
         assert_eq!(keys.current.id(), "theirs");
         let mut broken = secret("k1", 1);
         broken.1["data"][CURRENT] = serde_json::to_value(ByteString(b"canary".to_vec())).unwrap();
-        let (client, asked) = scripted(&[broken, refusal(503, "ServiceUnavailable")]);
+        let (client, asked) = scripted(vec![broken, refusal(503, "ServiceUnavailable")]);
         let keys = KnownRootKeys::default();
         let error = keys.ensure(&client, "landfall-system").await.unwrap_err();
         assert!(matches!(error, Error::Unusable(RootKeyError::Length(..))), "{error:?}");

@@ -55,7 +55,7 @@ pub fn changes(world: &World) -> Vec<Entry> {
     world.sim.requests().into_iter().filter(changes).collect()
 }
 
-async fn new_repository(world: &World, name: &str, empty: bool) -> u64 {
+fn new_repository(world: &World, name: &str, empty: bool) -> u64 {
     let seed = RepositorySeed { owner: "acme".into(), name: name.into(), private: true, empty, ..Default::default() };
     world.sim.create_repository(&seed).expect("a repository")
 }
@@ -125,7 +125,7 @@ async fn archived_and_deleted(world: World, operator: Operator) {
 
     // Deleted, and made anew under its name: another id, which is not taken for it.
     world.sim.delete_repository("acme/shop").unwrap();
-    let new = new_repository(&world, "shop", false).await;
+    let new = new_repository(&world, "shop", false);
     world.live_through(&operator, A_POLL).await;
     let message = comes_to(&world, "shop", "RepositoryNotFound").await;
     says(&message, &["id 9001", "make another ProjectRepository"]);
@@ -143,7 +143,7 @@ async fn archived_and_deleted(world: World, operator: Operator) {
 #[tokio::test]
 async fn branches_and_selections_are_followed() {
     let (world, operator) = connected().await;
-    new_repository(&world, "lib-empty", true).await;
+    new_repository(&world, "lib-empty", true);
     world
         .sim
         .create_repository(&RepositorySeed { owner: "acme".into(), name: "lib-going".into(), ..Default::default() })
@@ -191,11 +191,11 @@ async fn twenty_idle_repositories_cost_next_to_nothing() {
     let (world, operator) = connected().await;
     for number in 0..MANY {
         let name = format!("lib-{number}");
-        new_repository(&world, &name, false).await;
+        new_repository(&world, &name, false);
         world.apply::<ProjectRepository>(&objects::repository(&name, &json!({}))).await;
     }
     // One that is gone costs the others nothing.
-    new_repository(&world, "lib-gone", false).await;
+    new_repository(&world, "lib-gone", false);
     follow(&world, "lib-gone", &json!({}), "Observed").await;
     for number in 0..MANY {
         comes_to(&world, &format!("lib-{number}"), "Observed").await;
