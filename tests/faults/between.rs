@@ -7,7 +7,7 @@ use super::point::{self, Fault, Point, Side};
 use crate::world::operator::{Operator, Start};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -50,6 +50,18 @@ struct State {
     act: Option<&'static str>,
     recorded: Vec<(Point, &'static str)>,
     seen: HashMap<String, Seen>,
+    patches: Vec<Patch>,
+}
+
+/// A patch on its way to Kubernetes, or after it took effect there.
+#[derive(Clone)]
+pub struct Patch {
+    /// As in [`Point::kind`].
+    pub kind: String,
+    /// What it said.
+    pub body: Bytes,
+    /// It took effect; else it sets out.
+    pub is_effective: bool,
 }
 
 #[derive(Default)]
@@ -73,6 +85,11 @@ impl Between {
     /// The points that were passed, in order, each with its act.
     pub fn recorded(&self) -> Vec<(Point, &'static str)> {
         self.state().recorded.clone()
+    }
+
+    /// The patches, in the order in which they set out and took effect.
+    pub fn patches(&self) -> Vec<Patch> {
+        self.state().patches.clone()
     }
 
     /// Whether the fault happened.
@@ -129,7 +146,7 @@ impl Between {
         let seen = state.seen.entry(kind.clone()).or_default();
         // What is written word for word again, because the cache was a moment behind, is no other point: whether that
         // happens is a matter of milliseconds.
-        if kind.starts_with("PATCH ") && seen.last == body {
+        if side == Side::Kubernetes && kind.starts_with("PATCH ") && seen.last == body {
             return None;
         }
         seen.last = body.clone();
@@ -261,12 +278,18 @@ where
         let body = request.body().try_clone().and_then(|body| body.collect_bytes().now_or_never()?.ok());
         let body = body.unwrap_or_default();
         let kind = point::kubernetes(request.method(), request.uri(), &body);
+        let patch = kind.clone().filter(|_| request.method() == Method::PATCH);
         let fault = kind.and_then(|kind| self.between.pass(Side::Kubernetes, kind, &body));
-        let (between, inner) = (Arc::clone(&self.between), &mut self.inner);
+        let (between, noting, inner) = (Arc::clone(&self.between), Arc::clone(&self.between), &mut self.inner);
         between.interfere(fault, Side::Kubernetes, || {
+            let patch = patch.map(|kind| Patch { kind, body, is_effective: false });
+            noting.state().patches.extend(patch.clone());
             let sent = inner.call(request);
             async move {
                 let answer = sent.await.map_err(Into::into)?;
+                if answer.status().is_success() {
+                    noting.state().patches.extend(patch.map(|patch| Patch { is_effective: true, ..patch }));
+                }
                 Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
             }
             .boxed()

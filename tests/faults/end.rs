@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
 use kube::api::{Api, ListParams};
-use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,8 +16,13 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 /// What differs from run to run and from moment to moment.
-const VARYING: [&str; 9] = [
+const VARYING: [&str; 14] = [
     "uid",
+    "nodeId",
+    "observedAt",
+    "receivedAt",
+    "startedAt",
+    "finishedAt",
     "resourceVersion",
     "creationTimestamp",
     "managedFields",
@@ -28,7 +33,7 @@ const VARYING: [&str; 9] = [
     "caBundle",
 ];
 
-/// The end state.
+/// The end state, to be masked.
 pub async fn state(world: &World) -> Value {
     let mut secrets = Vec::new();
     for namespace in ["landfall-system", "team-a"] {
@@ -36,15 +41,13 @@ pub async fn state(world: &World) -> Value {
         let found = api.list(&ListParams::default()).await.expect("Secrets");
         secrets.extend(found.iter().map(|secret| show(world, secret)));
     }
-    let mut state = json!({
+    json!({
         "apps": all::<GitHubApp>(world).await,
         "installations": all::<GitHubInstallation>(world).await,
         "tokens": all::<InstallationToken>(world).await,
+        "repositories": all::<ProjectRepository>(world).await,
         "secrets": secrets,
-        "live tokens": world.sim.live_tokens().len(),
-    });
-    mask(&mut state, world.sim.base_url());
-    state
+    })
 }
 
 async fn all<K>(world: &World) -> Vec<Value>
@@ -83,20 +86,32 @@ pub fn fingerprint(secret: &Secret) -> Option<String> {
     Some(hex::encode(&digest(&SHA256, &token.0).as_ref()[..8]))
 }
 
-fn mask(value: &mut Value, address: &str) {
+/// Masks a value; what is known to vary gets a name.
+pub fn mask(value: &mut Value, address: &str, names: &[(String, &str)]) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
                 if VARYING.contains(&key.as_str()) && !value.is_null() {
                     *value = json!("…");
                 } else {
-                    mask(value, address);
+                    mask(value, address, names);
                 }
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, address)),
-        Value::String(text) => *text = text.replace(address, "https://github"),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, address, names)),
+        Value::String(text) => {
+            *text = text.replace(address, "https://github");
+            for (varying, name) in names {
+                *text = text.replace(varying, name);
+            }
+        }
+        Value::Number(number) => {
+            let number = number.to_string();
+            if let Some((_, name)) = names.iter().find(|(varying, _)| *varying == number) {
+                *value = json!(name);
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
     }
 }
 

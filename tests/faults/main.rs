@@ -1,9 +1,8 @@
 //! One fault at every point: whatever strikes between any two effects, the operator ends where it would have ended.
 //!
-//! The scenario is played once to record its points: each write to Kubernetes, status and events among them, and each call
-//! to GitHub. Then it is played again with one fault at one point, for each point. A run converged when its end state is that of
-//! the first, and when, before an hour could hide what was lost, no more tokens were minted and none more are alive than
-//! the fault explains.
+//! Each scenario is played once to record its points: each write to Kubernetes, status and events among them, and each call
+//! to GitHub, git's among them. Then it is played again with one fault at one point, for each point. A run converged when its
+//! end state is that of the first, and when no more was done on the way than the fault explains.
 //!
 //! `LANDFALL_POINT=…` in the environment: only at points whose line in the output has this in it.
 
@@ -16,50 +15,50 @@ mod between;
 mod end;
 mod judge;
 mod point;
+mod run;
 mod scenario;
 
-use judge::{allowance, judge};
+use judge::judge;
 use landfall::controller::Sabotage;
 use point::{Fault, Point};
-use scenario::{Outcome, play};
-use std::collections::{BTreeMap, VecDeque};
+use run::{Outcome, play};
+use scenario::{ALL, Scenario};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use world::cluster::LANES;
 
 /// Plays on a runtime of its own.
-fn play_on(lane: usize, planned: Option<(Point, Fault)>, sabotage: Sabotage) -> Result<Outcome, String> {
+fn play_on(
+    scenario: &Scenario,
+    lane: usize,
+    planned: Option<(Point, Fault)>,
+    sabotage: Sabotage,
+) -> Result<Outcome, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(play(lane, planned, sabotage))
+    runtime.block_on(play(scenario, lane, planned, sabotage))
 }
 
-/// The run without a fault, which the others are held against.
-fn undisturbed() -> &'static Outcome {
-    static UNDISTURBED: OnceLock<Outcome> = OnceLock::new();
-    UNDISTURBED.get_or_init(|| {
-        let began = Instant::now();
-        let outcome = play_on(0, None, Sabotage::default()).expect("the scenario without a fault");
-        println!("without a fault: {:.1?}, with the API server's start", began.elapsed());
-        outcome
+/// The run without a fault, which the others of this scenario are held against.
+fn undisturbed(scenario: usize, lane: usize) -> &'static Outcome {
+    static UNDISTURBED: [OnceLock<Outcome>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
+    UNDISTURBED[scenario].get_or_init(|| {
+        let played = play_on(&ALL[scenario], lane, None, Sabotage::default());
+        played.unwrap_or_else(|why| panic!("{} without a fault: {why}", ALL[scenario].name))
     })
 }
 
-/// Plays once for each of these, several side by side: a run waits more than it works.
-fn strike(first: &Outcome, strikes: VecDeque<(usize, Fault)>) -> BTreeMap<(usize, Fault), Result<(), String>> {
-    let (waiting, done) = (Mutex::new(strikes), Mutex::new(BTreeMap::new()));
+/// Does all of this, several side by side, each on a lane: a run waits more than it works.
+fn side_by_side<T: Send, R: Send>(work: Vec<T>, each: impl Fn(usize, T) -> R + Sync) -> Vec<R> {
+    let (waiting, done) = (Mutex::new(work.into_iter()), Mutex::new(Vec::new()));
     std::thread::scope(|threads| {
         for lane in 0..LANES {
-            let (waiting, done) = (&waiting, &done);
+            let (waiting, done, each) = (&waiting, &done, &each);
             threads.spawn(move || {
                 loop {
-                    let Some((index, fault)) = waiting.lock().expect("not poisoned").pop_front() else { return };
-                    let (point, act) = &first.points[index];
-                    let played = play_on(lane, Some((point.clone(), fault)), Sabotage::default());
-                    let judged = played.and_then(|run| judge(first, &run, allowance(&first.points, index, fault)));
-                    if let Err(why) = &judged {
-                        println!("NOT converged: {act}: {fault} at {point}: {why}");
-                    }
-                    done.lock().expect("not poisoned").insert((index, fault), judged);
+                    let Some(next) = waiting.lock().expect("not poisoned").next() else { return };
+                    let result = each(lane, next);
+                    done.lock().expect("not poisoned").push(result);
                 }
             });
         }
@@ -67,51 +66,106 @@ fn strike(first: &Outcome, strikes: VecDeque<(usize, Fault)>) -> BTreeMap<(usize
     done.into_inner().expect("not poisoned")
 }
 
+/// A run with a fault.
+struct Strike {
+    scenario: usize,
+    index: usize,
+    fault: Fault,
+}
+
+struct Struck {
+    strike: Strike,
+    converged: bool,
+    took: Duration,
+}
+
+fn strike(lane: usize, strike: Strike) -> Struck {
+    let began = Instant::now();
+    let (scenario, first) = (&ALL[strike.scenario], undisturbed(strike.scenario, lane));
+    let (point, act) = &first.points[strike.index];
+    let played = play_on(scenario, lane, Some((point.clone(), strike.fault)), Sabotage::default());
+    let allowed = (scenario.allowance)(&first.points, strike.index, strike.fault);
+    let judged = played.and_then(|run| judge(first, &run, &allowed));
+    if let Err(why) = &judged {
+        println!("NOT converged: {}: {act}: {} at {point}: {why}", scenario.name, strike.fault);
+    }
+    Struck { strike, converged: judged.is_ok(), took: began.elapsed() }
+}
+
+/// How many points a scenario has, by `points.txt`.
+fn expected(scenario: &Scenario) -> usize {
+    let mut lines = include_str!("points.txt").lines();
+    let count = lines.find_map(|line| line.strip_prefix(scenario.name)?.trim().parse().ok());
+    count.unwrap_or_else(|| panic!("{} is not in points.txt", scenario.name))
+}
+
 #[test]
 fn the_operator_converges_whatever_strikes_wherever() {
     let began = Instant::now();
-    let first = undisturbed();
-    for (index, (point, act)) in first.points.iter().enumerate() {
-        println!("{:3} {act}: {point}", index + 1);
-    }
     let only = std::env::var("LANDFALL_POINT").unwrap_or_default();
-    let chosen = first.points.iter().enumerate().filter(|(_, (point, act))| format!("{act}: {point}").contains(&only));
-    let strikes = chosen.flat_map(|(index, (point, _))| {
-        Fault::ALL.into_iter().filter(|fault| fault.happens_at(point.side)).map(move |fault| (index, fault))
+    side_by_side((0..ALL.len()).collect(), |lane, scenario| {
+        undisturbed(scenario, lane);
     });
-    let judged = strike(first, strikes.collect());
+    println!("without a fault: {:.1?}, with the API servers' start", began.elapsed());
+    let mut strikes = Vec::new();
+    for (scenario, Scenario { name, .. }) in ALL.iter().enumerate() {
+        for (index, (point, act)) in undisturbed(scenario, 0).points.iter().enumerate() {
+            let line = format!("{name} {:3} {act}: {point}", index + 1);
+            println!("{line}");
+            let faults = Fault::ALL.into_iter().filter(|fault| fault.happens_at(point.side) && line.contains(&only));
+            strikes.extend(faults.map(|fault| Strike { scenario, index, fault }));
+        }
+    }
+    let all = side_by_side(strikes, strike);
 
-    let mut points: BTreeMap<usize, bool> = BTreeMap::new();
     let mut kinds: BTreeMap<Fault, (usize, usize)> = BTreeMap::new();
-    for ((index, fault), result) in &judged {
-        *points.entry(*index).or_insert(true) &= result.is_ok();
-        let (runs, converged) = kinds.entry(*fault).or_default();
+    for struck in &all {
+        let (runs, converged) = kinds.entry(struck.strike.fault).or_default();
         *runs += 1;
-        *converged += usize::from(result.is_ok());
+        *converged += usize::from(struck.converged);
     }
     for (fault, (runs, converged)) in &kinds {
         println!("{fault}: runs {runs}, converged {converged}");
     }
-    let converged = points.values().filter(|converged| **converged).count();
-    println!("points {}, converged {converged} ({} runs in {:.0?})", first.points.len(), judged.len(), began.elapsed());
-    let expected: usize = include_str!("points.txt").trim().parse().expect("a number in points.txt");
-    assert_eq!(first.points.len(), expected, "another number of points than in tests/faults/points.txt");
-    let failed = judged.values().filter(|result| result.is_err()).count();
+    let (mut total, mut converged) = (0, 0);
+    for (index, scenario) in ALL.iter().enumerate() {
+        let runs: Vec<_> = all.iter().filter(|struck| struck.strike.scenario == index).collect();
+        let mut points: BTreeMap<usize, bool> = BTreeMap::new();
+        for struck in &runs {
+            *points.entry(struck.strike.index).or_insert(true) &= struck.converged;
+        }
+        let good = points.values().filter(|converged| **converged).count();
+        let (count, took) =
+            (undisturbed(index, 0).points.len(), runs.iter().map(|struck| struck.took).sum::<Duration>());
+        println!("{}: points {count}, converged {good} ({} runs, {:.0?} one by one)", scenario.name, runs.len(), took);
+        total += count;
+        converged += good;
+    }
+    println!("points {total}, converged {converged} ({} runs in {:.0?})", all.len(), began.elapsed());
+    for (index, scenario) in ALL.iter().enumerate() {
+        let points = undisturbed(index, 0).points.len();
+        assert_eq!(points, expected(scenario), "{}: other points than in tests/faults/points.txt", scenario.name);
+    }
+    let failed = all.iter().filter(|struck| !struck.converged).count();
     assert_eq!(failed, 0, "so many runs did not converge; see above");
 }
 
-/// Plays the scenario with a guard taken out, and gives back what the comparison has to say.
-fn complaint(lane: usize, kind: &str, fault: Fault, sabotage: Sabotage) -> String {
-    let first = undisturbed();
+/// Plays a scenario with a guard taken out, and gives back what the comparison has to say.
+fn complaint(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, sabotage: Sabotage) -> String {
+    let index = ALL.iter().position(|other| other.name == scenario.name).expect("one of all scenarios");
+    let first = undisturbed(index, lane);
     let index = first.points.iter().position(|(point, _)| point.kind == kind).expect("a point of the scenario");
-    let run = play_on(lane, Some((first.points[index].0.clone(), fault)), sabotage).expect("the acts come to an end");
-    judge(first, &run, allowance(&first.points, index, fault)).expect_err("a guard is gone, so something differs")
+    let run = play_on(scenario, lane, Some((first.points[index].0.clone(), fault)), sabotage);
+    let run = run.expect("the acts come to an end");
+    let allowed = (scenario.allowance)(&first.points, index, fault);
+    judge(first, &run, &allowed).expect_err("a guard is gone, so something differs")
 }
 
 #[test]
 fn a_dropped_finalizer_is_noticed() {
     let sabotage = Sabotage { drop_finalizer: true, ..Sabotage::default() };
-    let complaint = complaint(1, "POST events team-a/InstallationToken b Published", Fault::KilledAfter, sabotage);
+    let kind = "POST events team-a/InstallationToken b Published";
+    let complaint = complaint(&scenario::TOKEN, 1, kind, Fault::KilledAfter, sabotage);
     println!("{complaint}");
     assert!(complaint.contains("tokens live"), "nobody revoked the token of what was deleted: {complaint}");
     assert!(complaint.contains("the end state is another"), "{complaint}");
@@ -120,7 +174,28 @@ fn a_dropped_finalizer_is_noticed() {
 #[test]
 fn a_skipped_adoption_is_noticed() {
     let sabotage = Sabotage { skip_adoption: true, ..Sabotage::default() };
-    let complaint = complaint(2, "PATCH installationtokens/status team-a/a", Fault::KilledAfter, sabotage);
+    let kind = "PATCH installationtokens/status team-a/a";
+    let complaint = complaint(&scenario::TOKEN, 2, kind, Fault::KilledAfter, sabotage);
     println!("{complaint}");
-    assert!(complaint.contains("tokens were minted"), "each start mints anew: {complaint}");
+    assert!(complaint.contains("tokens minted"), "each start mints anew: {complaint}");
+}
+
+#[test]
+fn a_webhook_that_is_made_without_looking_is_noticed() {
+    let sabotage = Sabotage { skip_hook_listing: true, ..Sabotage::default() };
+    let kind = "POST events team-a/ProjectRepository shop Observed";
+    let complaint = complaint(&scenario::HOOK, 1, kind, Fault::Cut, sabotage);
+    println!("{complaint}");
+    assert!(complaint.contains("hooks made"), "what was changed by hand got a second one beside it: {complaint}");
+    assert!(complaint.contains("the end state is another"), "and it stays: {complaint}");
+}
+
+#[test]
+fn a_workload_that_is_rolled_before_status_says_so_is_noticed() {
+    let sabotage = Sabotage { act_before_status: true, ..Sabotage::default() };
+    let kind = "PATCH deployments team-a/shop";
+    let complaint = complaint(&scenario::PUSH, 2, kind, Fault::KilledAfter, sabotage);
+    println!("{complaint}");
+    assert!(complaint.contains("generation"), "the same commit was rolled twice: {complaint}");
+    assert!(complaint.contains("rolled before status said so"), "status did not say so before: {complaint}");
 }

@@ -1,0 +1,292 @@
+//! One run of a scenario: an operator that is started anew when it was killed, and time that passes from try to try.
+//!
+//! Invariant: an act begins only when the one before has come to its end and the operator has nothing to do, and its end
+//! is something that can be seen from outside. So the same acts lead to the same points, and a fault's consequences
+//! are over before the next act, or it did not converge. Time passes only where an act says so, and, after a fault, from
+//! one due time to the next until the act's end is reached.
+
+use super::between::Between;
+use super::end;
+use super::judge::Counts;
+use super::point::{Fault, Point};
+use super::scenario::Scenario;
+use crate::world::operator::{Operator, Start};
+use crate::world::{SYSTEM, World, ready, text};
+use aws_lc_rs::digest::{SHA256, digest};
+use github_sim::HookInfo;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Resource;
+use kube::api::{Api, ListParams};
+use landfall::api::{GitHubApp, GitHubInstallation};
+use landfall::controller::Sabotage;
+use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::cell::{Cell, RefCell};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long, in real time, nothing may happen on the way to an act's end.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// A due time that is nearer than this is another try, which pauses for at most five minutes.
+const NEAR: SignedDuration = SignedDuration::from_mins(6);
+/// How much time all tries within one act may take, by the moved clock.
+const MOST_TRIES: SignedDuration = SignedDuration::from_mins(4);
+
+/// What came of a run.
+pub struct Outcome {
+    /// The points, in order, with their acts.
+    pub points: Vec<(Point, &'static str)>,
+    /// The fault happened.
+    pub struck: bool,
+    /// What a fault may cost, counted when the last act was over.
+    pub counts: Counts,
+    /// The end state, masked.
+    pub end: Value,
+}
+
+/// Plays a scenario with this fault, or none, in a world on this lane.
+pub async fn play(
+    scenario: &Scenario,
+    lane: usize,
+    planned: Option<(Point, Fault)>,
+    sabotage: Sabotage,
+) -> Result<Outcome, String> {
+    let world = World::on(lane, (scenario.seed)()).await;
+    world.namespace("team-a", &[]).await;
+    let run = Run {
+        world,
+        between: Between::new(planned),
+        sabotage,
+        looks_wanted: Cell::default(),
+        is_new: Cell::default(),
+        has_workloads: Cell::default(),
+        names: RefCell::default(),
+    };
+    let result = (scenario.life)(&run).await;
+    if let Some(operator) = run.between.take() {
+        operator.kill();
+    }
+    let (counts, end) = result?;
+    Ok(Outcome { points: run.between.recorded(), struck: run.between.struck(), counts, end })
+}
+
+/// A run that is under way.
+pub struct Run {
+    /// Its world.
+    pub world: World,
+    /// What stands between its operators and the world.
+    pub between: Arc<Between>,
+    sabotage: Sabotage,
+    /// How often the list of installations must have been asked for, so that the running operator knows GitHub.
+    looks_wanted: Cell<usize>,
+    /// The running operator was started within this act.
+    is_new: Cell<bool>,
+    /// Kubernetes' own controllers have a part in it, and are waited for.
+    pub has_workloads: Cell<bool>,
+    names: RefCell<Vec<(String, &'static str)>>,
+}
+
+impl Run {
+    /// The next act begins.
+    pub fn act(&self, name: &'static str) {
+        self.between.act(Some(name));
+    }
+
+    /// In end states this stands for that, which is another in each run: a commit, an id, a key.
+    pub fn call(&self, varying: impl Into<String>, name: &'static str) {
+        self.names.borrow_mut().push((varying.into(), name));
+    }
+
+    /// All that lasts, masked.
+    pub async fn state(&self) -> Value {
+        self.masked(end::state(&self.world).await)
+    }
+
+    /// What else lasts, masked.
+    pub fn masked(&self, value: impl Serialize) -> Value {
+        let mut value = serde_json::to_value(value).expect("json");
+        end::mask(&mut value, self.world.sim.base_url(), &self.names.borrow());
+        value
+    }
+
+    /// Starts the operator, and waits until it has made the root key of webhooks.
+    pub async fn begin(&self) {
+        self.start().await;
+        self.root_key().await;
+    }
+
+    /// The id of the root key of webhooks, and the key in hexadecimal, once there is one.
+    pub async fn root_key(&self) -> (String, String) {
+        let keys = async || {
+            let secret = self.world.get::<Secret>(SYSTEM, ROOT_KEYS_SECRET).await?;
+            Some((text(&secret, CURRENT_ID)?, hex::encode(&secret.data?.get(CURRENT)?.0)))
+        };
+        self.world.until("there is a root key", keys).await
+    }
+
+    /// A webhook without what varies: its secret as whether it is derived from the root key.
+    pub async fn show(&self, hook: Hook, info: &HookInfo) -> Value {
+        let (id, key) = self.root_key().await;
+        let key = hex::decode(key).expect("hexadecimal");
+        let of = [(CURRENT_ID, id.as_bytes()), (CURRENT, key.as_slice())];
+        let keys = RootKeys::read(|name| of.iter().find(|(other, _)| *other == name).map(|(_, value)| *value));
+        let app = AppIdentity { host: self.world.sim.address().to_string(), app_id: 4242 };
+        let secret = keys.expect("a root key").current.secret(&app, hook);
+        let digest = hex::encode(digest(&SHA256, secret.expose().as_bytes()).as_ref());
+        self.masked(json!({
+            "id": info.id, "url": info.url, "content type": info.content_type, "events": info.events,
+            "active": info.active, "unverified": info.insecure_ssl,
+            "secret is derived": info.secret_sha256 == Some(digest),
+        }))
+    }
+
+    /// Applies this App, and waits until it and its installation are ready.
+    pub async fn connect(&self, app: &Value) -> Result<(), String> {
+        self.world.apply::<GitHubApp>(app).await;
+        self.connected().await
+    }
+
+    /// Waits until App and installation are ready.
+    pub async fn connected(&self) -> Result<(), String> {
+        self.reach("App and installation are ready", async || {
+            self.is_ready::<GitHubApp>("", "landfall", "Connected").await
+                && self.is_ready::<GitHubInstallation>("team-a", "acme", "Active").await
+        })
+        .await
+    }
+
+    /// Ends the operator in order, and starts another.
+    pub async fn restart(&self) {
+        if let Some(operator) = self.between.take() {
+            operator.stop().await;
+        }
+        self.start().await;
+    }
+
+    /// Starts an operator.
+    pub async fn start(&self) {
+        let looks = self.looks();
+        let start = Start { sabotage: self.sabotage, ..self.between.start() };
+        self.between.bury();
+        self.between.put(self.world.start(start).await);
+        let has_app = self.world.get::<GitHubApp>("", "landfall").await.is_some();
+        self.is_new.set(true);
+        self.looks_wanted.set(if has_app { looks + 1 } else { 0 });
+    }
+
+    fn looks(&self) -> usize {
+        self.world.calls("GET", "/app/installations")
+    }
+
+    /// Waits until the operator, which is started anew if it was killed, has nothing to do: at several looks in a row, for a
+    /// watch may still bring something. Between two looks the API server answers: where it is slow to tell what happened,
+    /// they are further apart. One that was just started takes up what it finds by what one thing tells of the next.
+    async fn settled(&self) -> Result<(), String> {
+        let began = Instant::now();
+        let mut quiet = 0;
+        while quiet < if self.is_new.get() { 20 } else { 6 } {
+            quiet = match self.between.with(|operator| operator.activity().is_idle()) {
+                Some(true) => quiet + 1,
+                Some(false) => 0,
+                None => {
+                    self.start().await;
+                    0
+                }
+            };
+            if began.elapsed() > PATIENCE {
+                return Err("the operator does not come to rest".into());
+            }
+            self.world.admin.apiserver_version().await.map_err(|error| error.to_string())?;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until Kubernetes has seen how all workloads are to be.
+    async fn workloads_observed(&self) -> Result<(), String> {
+        let api = Api::<Deployment>::namespaced(self.world.admin.clone(), "team-a");
+        let began = Instant::now();
+        while self.has_workloads.get() {
+            let all = api.list(&ListParams::default()).await.expect("Deployments");
+            let is_observed =
+                |one: &Deployment| one.status.as_ref().and_then(|s| s.observed_generation) == one.metadata.generation;
+            if all.iter().all(is_observed) {
+                break;
+            }
+            if began.elapsed() > PATIENCE {
+                return Err("Kubernetes does not roll a Deployment out".into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until an act has come to its end: in real time, and from one of the operator's tries to the next.
+    pub async fn reach(&self, what: &str, mut end: impl AsyncFnMut() -> bool) -> Result<(), String> {
+        let mut waiting = Instant::now();
+        let began = self.world.now();
+        loop {
+            let knows_github = self.looks() >= self.looks_wanted.get();
+            self.settled().await?;
+            self.workloads_observed().await?;
+            if knows_github && end().await {
+                self.is_new.set(false);
+                return Ok(());
+            }
+            let now = self.world.now();
+            match self.between.with(Operator::next_due).flatten() {
+                Some(due) if due <= now + NEAR && due <= began + MOST_TRIES => {
+                    self.world.advance(due.duration_since(now).max(SignedDuration::ZERO));
+                    waiting = Instant::now();
+                }
+                due if waiting.elapsed() > PATIENCE => {
+                    let after = now.duration_since(began);
+                    let state = self.state().await;
+                    return Err(format!("after {after:#} not yet: {what}; next due {due:?} at {now}; {state:#}"));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Lets time pass from due time to due time.
+    pub async fn live_until(&self, end: Timestamp) -> Result<(), String> {
+        loop {
+            self.reach("the operator is at rest", async || true).await?;
+            let now = self.world.now();
+            if now >= end {
+                return Ok(());
+            }
+            let due = self.between.with(Operator::next_due).flatten();
+            let next = due.unwrap_or(end).min(end);
+            self.world.advance(next.duration_since(now).max(SignedDuration::ZERO));
+        }
+    }
+
+    /// How often GitHub did what was asked of it, by method and route.
+    pub fn done(&self, method: &str, route: &str) -> usize {
+        let is_it = |entry: &&github_sim::Entry| {
+            let is_good = entry.status.is_some_and(|status| (200..300).contains(&status));
+            entry.method == method && entry.route.as_deref() == Some(route) && is_good
+        };
+        self.world.sim.requests().iter().filter(is_it).count()
+    }
+
+    /// Whether an object is ready for this reason, in its present generation.
+    pub async fn is_ready<K>(&self, namespace: &str, name: &str, reason: &str) -> bool
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+    {
+        let object = self.world.get::<K>(namespace, name).await;
+        let object = serde_json::to_value(object).expect("json");
+        let ready = ready(&object);
+        ready["status"] == "True"
+            && ready["reason"] == reason
+            && ready["observedGeneration"] == object["metadata"]["generation"]
+    }
+}
