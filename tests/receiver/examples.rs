@@ -2,38 +2,13 @@
 //! at what it speaks of, and nothing else.
 
 use crate::client::Delivery;
+use crate::payloads::{STORED, examples};
 use crate::scene::{Scene, config, guid};
-use aws_lc_rs::digest;
 use landfall::api::{DeliveryResult, GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::receiver::Config;
 use landfall::webhook::Hook;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-
-/// The events of which something is stored.
-const STORED: [&str; 7] = [
-    "github_app_authorization",
-    "installation",
-    "installation_repositories",
-    "installation_target",
-    "meta",
-    "push",
-    "repository",
-];
-
-/// Where `hack/github-sim/conformance/fetch` puts what its packages have.
-fn examples() -> Vec<Value> {
-    let pins = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/github-sim/conformance/package-lock.json");
-    let digest = hex::encode(digest::digest(&digest::SHA256, &std::fs::read(pins).unwrap()).as_ref());
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = folder("LANDFALL_CACHE").or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("landfall")));
-    let cache = cache.unwrap_or_else(|| folder("HOME").unwrap().join(".cache/landfall"));
-    let package = cache.join(format!("npm/github-sim-{}/node_modules/@octokit/webhooks-examples", &digest[..16]));
-    let index = std::fs::read(package.join("api.github.com/index.json"));
-    let index = index.unwrap_or_else(|_| panic!("no {}: run hack/github-sim/conformance/fetch", package.display()));
-    serde_json::from_slice(&index).unwrap()
-}
 
 #[tokio::test]
 async fn every_example_is_taken_and_makes_the_operator_look_at_most() {

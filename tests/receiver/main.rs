@@ -10,6 +10,7 @@ mod attacks;
 mod client;
 mod examples;
 mod limits;
+mod payloads;
 mod proxy;
 mod refused;
 mod scene;

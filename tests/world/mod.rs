@@ -340,6 +340,11 @@ impl World {
         }
     }
 
+    /// What the client of another service account is made from.
+    pub async fn user(&self, name: &str) -> kube::Config {
+        self.cluster.user(name).await
+    }
+
     /// What was written to the API server by the operator since a mark, granted or not.
     pub fn writes_since(&self, mark: Mark) -> Vec<Entry> {
         let entries = self.audit.since(mark).expect("the audit log");
