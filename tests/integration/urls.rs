@@ -64,6 +64,8 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     operator.stop().await;
 
     // Where private addresses are allowed it is asked, but with credentials for another host, or for none, it is not.
+    world.delete::<ProjectRepository>("team-a", "literal").await;
+    world.until_gone::<ProjectRepository>("team-a", "literal").await;
     let private = Start { git_hosts: AllowedHosts::parse(&hosts, true).unwrap(), ..Start::default() };
     let operator = world.start(private).await;
     let url = format!("https://{here}/team/lib.git");
@@ -73,8 +75,6 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     world.put_secret("team-a", "no-host", &[("username", "u"), ("password", "p")]).await;
     world.put_secret("team-a", "no-port", &[("host", "127.0.0.1"), ("username", "u"), ("password", "p")]).await;
     world.put_secret("team-a", "no-password", &[("host", here.as_str()), ("username", "u")]).await;
-    world.delete::<ProjectRepository>("team-a", "literal").await;
-    world.until_gone::<ProjectRepository>("team-a", "literal").await;
     let before = came.load(Ordering::SeqCst);
     for (secret, words) in [
         ("other-host", "another host"),

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// One key for all tests of a process: making one takes a while.
 pub static KEY: LazyLock<AppKey> = LazyLock::new(|| AppKey::generate().expect("a key"));
 
-/// Tests of one process share an API server, and each wants it for itself.
+/// Tests of one process share a few API servers, and each wants one for itself.
 static TURNS: [Mutex<()>; LANES] = [const { Mutex::const_new(()) }; LANES];
 
 /// The world.
@@ -94,12 +94,20 @@ impl World {
 
     /// The same with another beginning.
     pub async fn with(seed: Seed) -> Self {
+        for (lane, turn) in TURNS.iter().enumerate() {
+            if let Ok(turn) = turn.try_lock() {
+                return Self::begin(lane, turn, seed).await;
+            }
+        }
         Self::on(0, seed).await
     }
 
     /// The same on an API server of its own, one for each lane: worlds on different lanes know nothing of each other.
     pub async fn on(lane: usize, seed: Seed) -> Self {
-        let turn = TURNS[lane].lock().await;
+        Self::begin(lane, TURNS[lane].lock().await, seed).await
+    }
+
+    async fn begin(lane: usize, turn: MutexGuard<'static, ()>, seed: Seed) -> Self {
         let cluster = cluster(lane);
         let admin = cluster.admin();
         let sim = Sim::start(Options { listen: "127.0.0.1:0".parse().expect("an address"), tls: true, seed })
