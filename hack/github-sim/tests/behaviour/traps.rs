@@ -17,7 +17,10 @@ struct Trap {
 fn has_test(file: &Path, name: &str) -> bool {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let function = format!("fn {name}(");
-    text.split("test]\n").skip(1).any(|after| after.lines().next().is_some_and(|line| line.contains(&function)))
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_attribute =
+        |line: &str| ["#[test]", "#[tokio::test]", "#[tokio::test("].iter().any(|is| line.starts_with(is));
+    lines.windows(2).any(|pair| is_attribute(pair[0]) && pair[1].contains(&function))
 }
 
 /// The files a test named `module::…::name` can be in: of a folder of tests, or of a single file.
