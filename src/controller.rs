@@ -84,6 +84,12 @@ pub struct Sabotage {
     pub skip_hook_listing: bool,
     /// A workload is rolled before status says so.
     pub act_before_status: bool,
+    /// What a delivery says was pushed is the head.
+    pub believe_deliveries: bool,
+    /// What status says the head is, is the head.
+    pub believe_status: bool,
+    /// `namespace.name` is the `ServiceAccount` of another namespace.
+    pub any_account: bool,
 }
 
 #[cfg(feature = "sabotage")]

@@ -119,7 +119,7 @@ async fn roll(context: &Context, found: &Found) -> Result<Rolled, kube::Error> {
         handled: handled.map(String::as_str),
         is_paused: seen.is_paused,
         #[cfg(feature = "sabotage")]
-        act_before_status: context.sabotage.act_before_status,
+        sabotage: context.sabotage,
     };
     Ok(match context.rollouts.step(&context.client, &given, now).await? {
         None => Rolled::Rests(None),

@@ -48,9 +48,9 @@ pub struct Given<'a> {
     pub deployment: Option<&'a DeploymentStatus>,
     /// `status.lastHandledRedeploy` as it was written last.
     pub handled: Option<&'a str>,
-    /// For a test: workloads are rolled before status says so, and what their templates carry is not believed.
+    /// Guards to take out.
     #[cfg(feature = "sabotage")]
-    pub act_before_status: bool,
+    pub sabotage: crate::controller::Sabotage,
 }
 
 /// What is to be done with a step.
@@ -83,7 +83,11 @@ impl Rollouts {
     pub async fn step(&self, client: &Client, given: &Given<'_>, now: Timestamp) -> Result<Option<Step>, kube::Error> {
         let Some(on_push) = &given.object.spec.on_push else { return Ok(None) };
         let namespace = given.object.namespace().unwrap_or_default();
-        let account = Account::new(client, &namespace, &on_push.service_account_name);
+        let (namespace, name) = (namespace.as_str(), on_push.service_account_name.as_str());
+        #[cfg(feature = "sabotage")]
+        let (namespace, name) =
+            name.split_once('.').filter(|_| given.sabotage.any_account).unwrap_or((namespace, name));
+        let account = Account::new(client, namespace, name);
         let wish = given.object.annotations().get(REDEPLOY_ANNOTATION);
         let is_asked_again = wish.is_some_and(|wish| given.handled != Some(wish));
         let handled = |answers: bool| wish.filter(|_| answers).cloned().or_else(|| given.handled.map(str::to_owned));
@@ -114,7 +118,7 @@ impl Rollouts {
                 Next::Begin { deployment, answers_wish } => {
                     #[cfg(feature = "sabotage")]
                     let deployment = match (&account, &targets) {
-                        (Ok(account), Some(targets)) if given.act_before_status => {
+                        (Ok(account), Some(targets)) if given.sabotage.act_before_status => {
                             self.act_first(account, given, targets, deployment).await?
                         }
                         _ => deployment,

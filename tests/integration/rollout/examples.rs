@@ -26,8 +26,11 @@ mod payloads;
 /// The user that the receiver is to the API server.
 const RECEIVER: &str = "system:serviceaccount:landfall-system:landfall-receiver";
 
+/// A GUID of no delivery.
+const GUID: &str = "00000000-0000-4000-8000-000000000000";
+
 /// A receiver of a world's deliveries, and the secret of its App's webhook.
-struct Inlet {
+pub struct Inlet {
     address: SocketAddr,
     secret: String,
     shutdown: CancellationToken,
@@ -36,7 +39,8 @@ struct Inlet {
 }
 
 impl Inlet {
-    async fn of(world: &World) -> Self {
+    /// One that is ready for the world's App.
+    pub async fn of(world: &World) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret =
             world.until("there is a root key", async || world.get::<Secret>(SYSTEM, ROOT_KEYS_SECRET).await).await;
@@ -64,10 +68,20 @@ impl Inlet {
         let receiver = Receiver::start(config, environment).await.unwrap();
         let secret = keys.current.secret(&identity, Hook::App).expose().to_owned();
         let address = receiver.address();
-        Self { address, secret, shutdown, ended: tokio::spawn(receiver.run()), _keys: folder }
+        let inlet = Self { address, secret, shutdown, ended: tokio::spawn(receiver.run()), _keys: folder };
+        let knows = async || (inlet.send("ping", GUID, &json!({})).await == 200).then_some(());
+        world.until("the receiver knows the App", knows).await;
+        inlet
     }
 
-    async fn send(&self, event: &str, guid: &str, payload: &Value) -> u16 {
+    /// Ends it in order.
+    pub async fn end(self) {
+        self.shutdown.cancel();
+        self.ended.await.unwrap().unwrap();
+    }
+
+    /// Sends a delivery, and says what was answered.
+    pub async fn send(&self, event: &str, guid: &str, payload: &Value) -> u16 {
         let body = payload.to_string();
         let path = Hook::App.path("landfall");
         client::Delivery::new(&path, event, guid, body.as_bytes(), &self.secret).send(self.address).await.status
@@ -105,9 +119,6 @@ async fn no_example_makes_the_operator_do_more_than_look() {
     let team = Team::new("examples").await;
     let world = &team.world;
     let inlet = Inlet::of(world).await;
-    world
-        .until("the receiver knows the App", async || (inlet.send("ping", GUID, &json!({})).await == 200).then_some(()))
-        .await;
     let rolled = team.rolled().await;
     let asked = team.asked_as_the_account().len();
     let mark = world.audit.mark().unwrap();
@@ -144,9 +155,6 @@ async fn no_example_makes_the_operator_do_more_than_look() {
     let is_status = |entry: &landfall_cluster::Entry| entry.group == "landfall.dev" && entry.subresource == "status";
     let others: Vec<_> = world.writes_since(mark).into_iter().filter(|entry| !is_status(entry)).collect();
     assert!(others.is_empty(), "{others:?}");
-    inlet.shutdown.cancel();
-    inlet.ended.await.unwrap().unwrap();
+    inlet.end().await;
     team.operator.stop().await;
 }
-
-const GUID: &str = "00000000-0000-4000-8000-000000000000";

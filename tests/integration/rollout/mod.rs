@@ -3,6 +3,7 @@
 //! The Deployments and `StatefulSet`s have their real controllers; there is no node, so the tests say that pods run. What is
 //! counted are `ReplicaSet`s, and the API server's audit log.
 
+mod attacks;
 mod examples;
 mod once;
 mod refused;
