@@ -138,7 +138,7 @@ async fn no_example_makes_the_operator_do_more_than_look() {
             // Looks are rationed by the clock.
             team.lives(120).await;
             let is_handled = async || {
-                let mut entries = deliveries(&team).await.into_iter().flat_map(|log| log.into_values());
+                let mut entries = deliveries(&team).await.into_iter().flat_map(Deliveries::into_values);
                 entries.all(|entry| entry.result != Some(DeliveryResult::Pending)).then_some(())
             };
             world.until(&format!("what was told of {name} is looked after"), is_handled).await;
