@@ -155,7 +155,6 @@ pub fn dependents_of(stores: &Stores, installation: &GitHubInstallation) -> Vec<
     let repositories = stores.repositories.state();
     let going = repositories.iter().filter(|repository| {
         repository.namespace() == installation.namespace()
-            && repository.metadata.deletion_timestamp.is_some()
             && repository.finalizers().iter().any(|name| name == WEBHOOK_FINALIZER)
             && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == installation.name_any())
     });

@@ -66,7 +66,7 @@ pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection)
     let stored = app.status.as_ref().and_then(|status| status.hook.as_ref());
     let before = seen.ensured.as_ref().or(stored);
     let config = HookConfigWanted { url: url.clone(), secret: keys.current.secret(&identity, Hook::App) };
-    let is_signed = before.is_some_and(|before| before.url == url && before.key_id == keys.current.id());
+    let is_signed = !is_asked && before.is_some_and(|before| before.url == url && before.key_id == keys.current.id());
     let outcome = settle(github, &config, is_signed, before.map(|before| before.url.as_str()), webhook.force).await;
     let seen = match outcome {
         Ok(()) => HookSeen {

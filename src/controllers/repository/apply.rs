@@ -274,7 +274,14 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
     context.heard_of(&read.said, now);
     let said = read.said.into_iter().find(|repository| repository.id == id);
     let facts = match (said, &seen.known.facts) {
-        (Some(repository), _) => Facts { repository: Arc::new(repository), at: now },
+        (Some(mut repository), before) => {
+            // What only the longer answers tell is kept.
+            if let Some(before) = before.as_ref().filter(|before| before.repository.id == id) {
+                repository.parent = repository.parent.or_else(|| before.repository.parent.clone());
+                repository.source = repository.source.or_else(|| before.repository.source.clone());
+            }
+            Facts { repository: Arc::new(repository), at: now }
+        }
         (None, Some(facts)) if facts.repository.id == id => facts.clone(),
         (None, _) => return Ok((read.token.clone(), ask(context, found, granted, &read.token, id).await?)),
     };
@@ -309,7 +316,7 @@ pub async fn ask(
 }
 
 /// The repository is the account's, and granted, by what it is called now.
-fn fits(granted: &Granted, repository: &Repository, seen: &super::seen::Seen) -> Result<(), Failure> {
+pub fn fits(granted: &Granted, repository: &Repository, seen: &super::seen::Seen) -> Result<(), Failure> {
     if repository.owner.as_ref().is_some_and(|owner| owner.id != granted.account_id) {
         return Err(gone(granted, &format!("id {}", repository.id)));
     }
@@ -363,7 +370,7 @@ pub fn allowed(granted: &Granted, known: Known, permissions: &crate::api::Permis
     }
 }
 
-fn gone(granted: &Granted, what: &str) -> Failure {
+pub fn gone(granted: &Granted, what: &str) -> Failure {
     Failure::stalled(
         Reason::RepositoryNotFound,
         format!(

@@ -5,7 +5,7 @@
 //! no second one either. What a fork is in step with is the upstream that GitHub says it has, not what the spec says: the
 //! token that reads it may reach repositories of others.
 
-use super::apply::{Failure, allowed, ask, client, git_failure, read, refs_of, remote, uid};
+use super::apply::{Failure, allowed, ask, client, fits, git_failure, read, refs_of, remote, uid};
 use super::gather::Found;
 use super::memory::{Facts, InStep};
 use super::seen::{Granted, Way};
@@ -46,9 +46,8 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
         Some(fork) if is_of(&fork, &source.of) => fork,
         _ => make(context, granted, github, source, known).await?,
     };
-    let known = Known { name: Some(fork.name.clone()), id: i64::try_from(fork.id).ok() };
     // Found under another name, it may be one that was not granted.
-    allowed(granted, known, &default_permissions())?;
+    fits(granted, &fork, &found.seen)?;
     let now = context.clock.now();
     tracing::info!(fork = fork.full_name, id = fork.id, of = source.of, "the fork is there, or on its way");
     context.repositories.update(uid(&found.seen.object), |known| {

@@ -5,7 +5,7 @@
 //! App and repository; or by the id that was noted, which a person's change of the address leaves. That note may be a
 //! tenant's: the grant of `repository_hooks: write`, without which nothing is touched, allows as much without us.
 
-use super::apply::{Failure, allowed, client, remote, uid};
+use super::apply::{Failure, allowed, client, gone, remote, uid};
 use super::gather::Found;
 use super::memory::HookSeen;
 use super::seen::{Granted, HookWish, Way};
@@ -13,7 +13,7 @@ use crate::api::{Permissions, ProjectRepository, Reason, WebhookMode};
 use crate::controllers::context::Context;
 use crate::controllers::grant::{Known, Reach};
 use crate::controllers::reference::{Access, Purpose, refer};
-use crate::controllers::standing::github_failure;
+use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, GitHub, HookConfigWanted, HookWanted, Repositories, Repository, Scope, Token};
 use crate::webhook::{Hook, REPOSITORY_EVENTS};
 use jiff::SignedDuration;
@@ -42,7 +42,18 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
     let mut ours = ours(context, found, &repository, github, &token).await.map_err(failed)?.into_iter();
     let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
     let id = match ours.next() {
-        None => github.create_hook(&token, owner, name, &wanted).await.map_err(failed)?.id,
+        None => match github.create_hook(&token, owner, name, &wanted).await {
+            Ok(made) => made.id,
+            // Another object of the same repository was faster: it is found when this is tried again.
+            Err(error @ github::Error::Unprocessable { .. }) if error.to_string().contains("already exists") => {
+                let message = format!(
+                    "the webhook of {} was made by another meanwhile; it is looked for again",
+                    repository.full_name
+                );
+                return Err(Failure::Remote(Standing::reconciling(Reason::ApiFailed, message), Again::Backoff));
+            }
+            Err(error) => return Err(failed(error)),
+        },
         Some(first) => {
             if !wanted.sends_as(&first) {
                 github.update_hook(&token, owner, name, first.id, &wanted).await.map_err(failed)?;
@@ -89,7 +100,13 @@ pub async fn remove(context: &Context, found: &Found) -> Result<(), Failure> {
         other => other?,
     };
     if !is_shared(context, found, granted, &repository) {
-        let (github, token) = enter(found, granted, &repository).await?;
+        let (github, token) = match enter(found, granted, &repository).await {
+            Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
+                context.repositories.update(uid(&found.seen.object), forget);
+                return Ok(());
+            }
+            other => other?,
+        };
         let failed = |error: github::Error| refused(&error, &repository, granted, "removing the webhook of");
         let (owner, name) = parts(&repository);
         for hook in ours(context, found, &repository, github, &token).await.map_err(failed)? {
@@ -155,7 +172,13 @@ async fn enter<'a>(
     let github = client(found)?;
     let scope = Scope { repositories: Repositories::Ids(vec![repository.id]), permissions: permissions() };
     let minted = github.mint(granted.installation, &scope).await;
-    let minted = minted.map_err(|error| refused(&error, repository, granted, "minting a token for webhooks of"))?;
+    let minted = minted.map_err(|error| match &error {
+        // It is not the permission that is lacking: the repository is gone, or out of the installation's sight.
+        github::Error::Unprocessable { message, .. } if !message.contains("permissions") => {
+            gone(granted, &format!("id {}", repository.id))
+        }
+        _ => refused(&error, repository, granted, "minting a token for webhooks of"),
+    })?;
     Ok((github, minted.token))
 }
 

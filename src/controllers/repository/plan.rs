@@ -289,7 +289,7 @@ fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::Settled { standing: None, again: None };
     }
-    if seen.known.is_hook_removed || seen.pinned().is_none() {
+    if seen.known.is_hook_removed {
         return Plan::Do(Step::RemoveFinalizer);
     }
     let about = seen.about();

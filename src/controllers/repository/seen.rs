@@ -128,11 +128,21 @@ impl Seen {
     pub fn confirmed_head(&self) -> Option<rollout::Head> {
         let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return None };
         let stored = self.object.status.as_ref().and_then(|status| status.deployment.as_ref());
-        let is_at_rest =
-            self.known.deployment.as_ref().or(stored).is_some_and(|deployment| {
-                deployment.sha == head.sha && deployment.result == DeploymentResult::Succeeded
-            });
+        let is_at_rest = self.known.deployment.as_ref().or(stored).is_some_and(|deployment| {
+            deployment.sha == head.sha
+                && (deployment.result == DeploymentResult::Succeeded
+                    || (deployment.result == DeploymentResult::Failed
+                        && deployment.sequence > 0
+                        && !self.is_redeploy_asked()))
+        });
         (is_at_rest || self.is_confirmed()).then(|| rollout::Head { sha: head.sha.clone(), looked_at: looked.at })
+    }
+
+    /// Somebody asks for a failed deployment to be done again.
+    fn is_redeploy_asked(&self) -> bool {
+        let stored = || self.object.status.as_ref().and_then(|status| status.last_handled_redeploy.as_ref());
+        let wish = self.object.metadata.annotations.as_ref().and_then(|all| all.get(crate::api::REDEPLOY_ANNOTATION));
+        wish.is_some_and(|wish| self.known.redeploy.as_ref().or_else(stored) != Some(wish))
     }
 
     /// The annotation asks for a look, and none has covered it yet.

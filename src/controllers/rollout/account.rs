@@ -74,7 +74,7 @@ impl<'a> Account<'a> {
                 404 => Refused::Missing,
                 409 => Refused::Changed,
                 403 => Refused::Trouble(self.forbidden(kind, verb, what, &status.message)),
-                429 | 500.. => Refused::Passing(kube::Error::Api(status)),
+                429 | 503 | 504 => Refused::Passing(kube::Error::Api(status)),
                 _ => Refused::Trouble(Trouble {
                     reason: Reason::KubernetesRefused,
                     message: format!(
@@ -267,7 +267,8 @@ mod tests {
             (422, "trouble"),
             (400, "trouble"),
             (429, "passing"),
-            (500, "passing"),
+            (500, "trouble"),
+            (504, "passing"),
             (503, "passing"),
         ] {
             let (result, _) = asks(code, &refusal(code, "no", &json!({}))).await;

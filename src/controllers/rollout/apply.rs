@@ -128,7 +128,10 @@ fn workload(kind: WorkloadKind, object: Object) -> Workload {
         kind,
         stamp: annotation(SHA_ANNOTATION).map(|sha| Stamp {
             sha: sha.clone(),
-            sequence: annotation(SEQUENCE_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0),
+            sequence: annotation(SEQUENCE_ANNOTATION)
+                .and_then(|text| text.parse().ok())
+                .filter(|sequence| (0..=1 << 50).contains(sequence))
+                .unwrap_or(0),
         }),
         progress: progress(kind, metadata.generation, &spec, &status),
         name: metadata.name,
