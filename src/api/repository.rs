@@ -279,6 +279,10 @@ pub struct ProjectRepositoryStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// `metadata.uid` of the object that this status speaks of. Should it be another, this was written for an object that
+    /// had the name before, and is not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// `Ready`, and `Reconciling` or `Stalled` where they hold; `WebhookReady`, `InStep` and `Deployed` where they
     /// apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

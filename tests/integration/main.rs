@@ -5,6 +5,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod anew;
 mod app;
 mod app_refused;
 mod canary;

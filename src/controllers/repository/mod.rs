@@ -17,7 +17,7 @@ pub use readers::ReadTokens;
 use super::context::{Context, Settled};
 use super::rollout::{self, Given};
 use super::standing::{Again, Standing, kubernetes_refusal};
-use crate::api::{ProjectRepository, Reason};
+use crate::api::{ProjectRepository, ProjectRepositoryStatus, Reason};
 use crate::runtime::metrics::Outcome;
 use apply::{Failure, apply};
 use gather::{Found, gather};
@@ -31,12 +31,28 @@ use std::sync::Arc;
 /// More steps than any way has: a plan that never settles is a bug, and must not become a loop.
 const MOST_STEPS: usize = 20;
 
+/// The object without a status that was written for another.
+///
+/// Status is written without asking which object has the name by then, so what came to one that was deleted meanwhile may
+/// be written into its successor: another repository's id, and what was deployed from it.
+fn own(object: Arc<ProjectRepository>) -> Arc<ProjectRepository> {
+    let writes_for = object.status.as_ref().and_then(|status| status.uid.as_ref());
+    if writes_for.is_none_or(|uid| Some(uid) == object.metadata.uid.as_ref()) {
+        return object;
+    }
+    let mut object = Arc::unwrap_or_clone(object);
+    object.status = object
+        .status
+        .map(|status| ProjectRepositoryStatus { deliveries: status.deliveries, ..ProjectRepositoryStatus::default() });
+    Arc::new(object)
+}
+
 /// One reconcile.
 ///
 /// # Errors
 /// What Kubernetes refused.
 pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) -> Result<Outcome, kube::Error> {
-    let mut object = repository;
+    let mut object = own(repository);
     let uid = object.uid().unwrap_or_default();
     let reference = ObjectRef::from_obj(&*object);
     context.repositories.prune(&context.stores.repositories);
@@ -70,6 +86,10 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
                     context.repositories.update(&uid, |known| {
                         known.failed.remove(&task);
                     });
+                }
+                if changed.as_ref().is_some_and(|changed| changed.metadata.uid != object.metadata.uid) {
+                    // It was made anew meanwhile: what was seen is not of that one.
+                    return Ok(Outcome::Ok);
                 }
                 object = changed.map_or(object, Arc::new);
             }

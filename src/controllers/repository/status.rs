@@ -24,6 +24,7 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
         } else {
             stored.last_handled_reconcile.clone()
         },
+        uid: seen.object.metadata.uid.clone(),
         ..stored.clone()
     };
     if requested_look(&*seen.object).is_none() {
