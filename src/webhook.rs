@@ -178,11 +178,27 @@ impl RootKeys {
         Ok(Self { current, previous })
     }
 
-    /// Takes them out of the files of a mounted Secret.
+    /// Takes them out of the files of a mounted Secret, all out of one version of it: kubelet exchanges the files at once,
+    /// by a link, and a key with the id of another would let nobody tell which one GitHub signs with.
     ///
     /// # Errors
     /// The current key is not there or cannot be used.
     pub fn read_directory(directory: &Path) -> Result<Self, RootKeyError> {
+        // A directory that nobody mounted has no such link.
+        let version = || directory.join("..data").canonicalize().unwrap_or_else(|_| directory.to_owned());
+        let mut read = version();
+        loop {
+            let keys = Self::read_files(&read);
+            // Exchanged meanwhile, it may have been removed under our hands.
+            let now = version();
+            if now == read {
+                return keys;
+            }
+            read = now;
+        }
+    }
+
+    fn read_files(directory: &Path) -> Result<Self, RootKeyError> {
         let mut files = Vec::new();
         for name in [CURRENT, CURRENT_ID, PREVIOUS, PREVIOUS_ID] {
             match std::fs::read(directory.join(name)) {
@@ -249,6 +265,24 @@ mod tests {
             assert_eq!(Hook::of_path(odd), None, "{odd}");
         }
         assert_eq!(Hook::App.url("https://h/base/", "x"), "https://h/base/webhooks/app/x");
+    }
+
+    #[test]
+    fn keys_and_their_ids_are_of_one_version() {
+        let mounted = std::env::temp_dir().join(format!("landfall-mounted-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&mounted);
+        for (version, id) in [("..v1", "k1"), ("..v2", "k2")] {
+            std::fs::create_dir_all(mounted.join(version)).unwrap();
+            std::fs::write(mounted.join(version).join(CURRENT), [7; KEY_LENGTH]).unwrap();
+            std::fs::write(mounted.join(version).join(CURRENT_ID), id).unwrap();
+        }
+        let link = |to: &str, from: &str| std::os::unix::fs::symlink(to, mounted.join(from)).unwrap();
+        link("..v2", "..data");
+        // As it looks between two files to who was slow.
+        link("..v1/current", CURRENT);
+        link("..v1/current-id", CURRENT_ID);
+        assert_eq!(RootKeys::read_directory(&mounted).unwrap().current.id(), "k2");
+        std::fs::remove_dir_all(&mounted).unwrap();
     }
 
     #[test]

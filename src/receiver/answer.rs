@@ -36,7 +36,7 @@ pub enum Refusal {
     #[error("no such webhook: nothing here is bound to it")]
     Target,
     /// The body is larger than GitHub's are.
-    #[error("the body is larger than {} MB, which is the most that GitHub delivers", super::body::LARGEST / 1_000_000)]
+    #[error("the body is larger than {} MB, which is the most that GitHub delivers", super::body::LARGEST / (1024 * 1024))]
     TooLarge,
     /// The body took too long.
     #[error("the body did not arrive in time")]
@@ -53,6 +53,9 @@ pub enum Refusal {
     /// The keys are not there yet.
     #[error("the keys for signatures are not there yet; try again")]
     Keys,
+    /// Not everything that deliveries can be for is known yet.
+    #[error("the receiver is starting; try again")]
+    Starting,
     /// It is no delivery.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -84,6 +87,7 @@ impl Refusal {
             Self::Memory => "memory",
             Self::Signature => "signature",
             Self::Keys => "no_keys",
+            Self::Starting => "starting",
             Self::Event(_) => "malformed",
             Self::OtherRepository => "other_repository",
             Self::Rate(_) => "rate",
@@ -105,7 +109,7 @@ impl Refusal {
             Self::Signature => StatusCode::UNAUTHORIZED,
             Self::OtherRepository => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rate(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Memory | Self::Keys | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Memory | Self::Keys | Self::Starting | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -115,7 +119,9 @@ impl Refusal {
         match self {
             Self::Rate(after) => Some(after.as_secs().saturating_add(1)),
             Self::Memory => Some(1),
-            Self::Keys | Self::Store(StoreError::Full | StoreError::Unreachable | StoreError::Refused(_)) => Some(5),
+            Self::Keys
+            | Self::Starting
+            | Self::Store(StoreError::Full | StoreError::Unreachable | StoreError::Refused(_)) => Some(5),
             _ => None,
         }
     }

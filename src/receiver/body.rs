@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// The most that GitHub delivers, in bytes.
+/// The most that GitHub delivers, in bytes: 25 MB, by the larger reading of that.
 /// Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap>.
-pub const LARGEST: usize = 25_000_000;
+pub const LARGEST: usize = 25 * 1024 * 1024;
 /// Bytes that every connection may use at any time; deliveries are mostly smaller.
 const USUAL: usize = 64 * 1024;
 /// What memory beyond that is counted in, in bytes.

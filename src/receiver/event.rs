@@ -13,6 +13,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -24,6 +25,8 @@ pub const GUID_HEADER: &str = "x-github-delivery";
 const LONGEST_WORD: usize = 64;
 /// As long as a ref may be; likewise.
 const LONGEST_REF: usize = 1024;
+/// Of a selection that lists more repositories, every one of the account counts as listed.
+pub const MOST_LISTED: usize = 10_000;
 
 /// Why a request is no delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,8 +116,9 @@ pub struct Payload {
 pub struct Selection {
     /// The id of the account that has it installed.
     pub owner: i64,
-    /// Their ids. Empty where GitHub does not name them: all that were not selected left at once.
-    pub repositories: Vec<u64>,
+    /// Their ids. Empty where GitHub does not name them, for all that were not selected left at once, and where they are
+    /// more than [`MOST_LISTED`].
+    pub repositories: BTreeSet<u64>,
 }
 
 /// A repository as a payload has it.
@@ -174,8 +178,10 @@ impl Payload {
             repository,
             selection: raw.installation.0.and_then(|installation| {
                 let owner = installation.account.0?.id.number()?.try_into().ok()?;
-                let listed = raw.repositories_added.0.into_iter().chain(raw.repositories_removed.0);
-                Some(Selection { owner, repositories: listed.filter_map(|listed| listed.0?.id.number()).collect() })
+                let listed = raw.repositories_added.0.zip(raw.repositories_removed.0);
+                let repositories = listed.map(|(added, removed)| &added | &removed);
+                let repositories = repositories.filter(|all| all.len() <= MOST_LISTED).unwrap_or_default();
+                Some(Selection { owner, repositories })
             }),
         })
     }
@@ -202,10 +208,10 @@ struct Raw<'a> {
     changes: Object<RawChanges<'a>>,
     #[serde(borrow, default)]
     installation: Object<RawInstallation<'a>>,
-    #[serde(borrow, default)]
-    repositories_added: List<Object<RawAccount<'a>>>,
-    #[serde(borrow, default)]
-    repositories_removed: List<Object<RawAccount<'a>>>,
+    #[serde(default)]
+    repositories_added: Ids,
+    #[serde(default)]
+    repositories_removed: Ids,
 }
 
 #[derive(Deserialize)]
@@ -328,55 +334,59 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
     }
 }
 
-/// A value of which only an array counts.
-struct List<T>(Vec<T>);
+/// The ids of the objects in an array, which alone counts; none of them where there are more than [`MOST_LISTED`].
+struct Ids(Option<BTreeSet<u64>>);
 
-impl<T> Default for List<T> {
+impl Default for Ids {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(Some(BTreeSet::new()))
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<'de> Deserialize<'de> for Ids {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
-            type Value = List<T>;
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Ids;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a value")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut list = Vec::new();
-                while let Some(element) = seq.next_element()? {
-                    list.push(element);
+                let mut ids = BTreeSet::new();
+                while let Some(element) = seq.next_element::<Object<RawAccount<'de>>>()? {
+                    ids.extend(element.0.and_then(|listed| listed.id.number()));
+                    if ids.len() > MOST_LISTED {
+                        while seq.next_element::<IgnoredAny>()?.is_some() {}
+                        return Ok(Ids(None));
+                    }
                 }
-                Ok(List(list))
+                Ok(Ids(Some(ids)))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(List::default())
+                Ok(Ids::default())
             }
             fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-                Ok(List::default())
+                Ok(Ids::default())
             }
             fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-                Ok(List::default())
+                Ok(Ids::default())
             }
             fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-                Ok(List::default())
+                Ok(Ids::default())
             }
             fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-                Ok(List::default())
+                Ok(Ids::default())
             }
             fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-                Ok(List::default())
+                Ok(Ids::default())
             }
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(List::default())
+                Ok(Ids::default())
             }
         }
-        deserializer.deserialize_any(Any(PhantomData))
+        deserializer.deserialize_any(Any)
     }
 }
 

@@ -4,7 +4,7 @@
 //! The bytes are a request: its path, a header in each line that follows, an empty line, a body. Invariant: whatever they
 //! are, nothing panics, and what would be written is within the bounds that the kinds' definitions set.
 
-use super::event::{EVENT_HEADER, GUID_HEADER, Head, Payload};
+use super::event::{EVENT_HEADER, GUID_HEADER, Head, MOST_LISTED, Payload};
 use super::inbox::{Hint, patch};
 use super::signature::{self, Signature};
 use super::targets::Logged;
@@ -43,7 +43,7 @@ pub fn read(input: &[u8]) {
     if let Some(repository) = &repository {
         assert!((1..=2).contains(&repository.names.len()) && repository.owners.len() <= 2);
     }
-    assert!(selection.is_none_or(|selection| selection.repositories.len() <= body.len()), "more than were sent");
+    assert!(selection.is_none_or(|selection| selection.repositories.len() <= MOST_LISTED), "more than are kept");
     let hint = Hint { guid: head.guid, event: head.event, action, reference, sha, received_at: Timestamp::UNIX_EPOCH };
     written(&hint, body);
 }

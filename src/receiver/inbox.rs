@@ -10,12 +10,14 @@ pub(super) mod patch;
 use super::metrics::Metrics;
 use super::targets::{Object, Targets};
 use crate::api::{GitHubApp, KEPT_DELIVERIES, ProjectRepository};
+use futures::FutureExt as _;
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use kube::client::Body;
 use kube::{Client, Resource};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
@@ -168,7 +170,9 @@ impl Inner {
             };
             let began = Instant::now();
             let hints: Vec<&Hint> = group.iter().map(|waiter| &waiter.hint).collect();
-            let result = timeout(self.limits.patch, self.write(&object, &hints)).await;
+            let writing = AssertUnwindSafe(timeout(self.limits.patch, self.write(&object, &hints)));
+            // Whatever goes wrong, the object is not left without a writer.
+            let result = writing.catch_unwind().await.unwrap_or(Ok(Err(StoreError::Unreachable)));
             let result = result.unwrap_or(Err(StoreError::Unreachable));
             drop(slot);
             self.metrics.patched(result.is_ok(), group.len(), began.elapsed());
@@ -220,5 +224,36 @@ fn path(object: &Object) -> String {
         Object::Repository((namespace, name)) => {
             format!("{}/{name}", ProjectRepository::url_path(&(), Some(namespace)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Response;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn an_object_whose_write_panicked_is_written_again() {
+        let is_first = Arc::new(AtomicBool::new(true));
+        let server = tower::service_fn(move |_: Request<Body>| {
+            let is_first = Arc::clone(&is_first);
+            async move {
+                assert!(!is_first.swap(false, Ordering::Relaxed), "a test's panic");
+                Ok::<_, std::io::Error>(Response::new(Body::from(b"{}".to_vec())))
+            }
+        });
+        let metrics = Metrics::new(&crate::runtime::metrics::Metrics::new());
+        let limits = Limits { patch: Duration::from_mins(5), ..Limits::default() };
+        let inbox = Inbox::new(Client::new(server, "default"), Targets::default(), metrics, limits);
+        let store = async || {
+            let (guid, event) = (String::new(), "push".to_owned());
+            let received_at = Timestamp::UNIX_EPOCH;
+            let hint = Hint { guid, event, action: None, reference: None, sha: None, received_at };
+            let stored = inbox.store(Object::App("landfall".into()), hint);
+            timeout(Duration::from_secs(30), stored).await.expect("somebody writes it")
+        };
+        assert_eq!(store().await, Err(StoreError::Unreachable));
+        assert_eq!(store().await, Ok(()));
     }
 }

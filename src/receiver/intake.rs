@@ -130,7 +130,9 @@ impl Intake {
         if request.method != Method::POST {
             return Err(Refusal::Method);
         }
-        let identity = self.targets.knows(app, hook).ok_or(Refusal::Target)?;
+        // What was not listed yet may be what this is for.
+        let unknown = || if self.targets.are_listed() { Refusal::Target } else { Refusal::Starting };
+        let identity = self.targets.knows(app, hook).ok_or_else(unknown)?;
         let signature = Signature::of(&request.headers).ok_or(Refusal::Signature)?;
         Ok(Addressed { app: app.to_owned(), hook, identity, signature, headers: request.headers })
     }
@@ -176,6 +178,9 @@ impl Intake {
         if about == About::Webhook {
             return Ok(Outcome::Pong);
         }
+        if !self.targets.are_listed() {
+            return Err(Refusal::Starting);
+        }
         let repository = payload.repository.as_ref();
         let is_other = |id| repository.is_none_or(|repository| repository.id != id);
         #[cfg(feature = "sabotage")]
@@ -198,7 +203,10 @@ impl Intake {
             }
             (About::Repository, _, Some(repository)) => {
                 let mut objects = self.targets.bound_to(app, repository);
-                objects.extend(self.targets.waiting_for(app, repository));
+                // Who has the secret of one repository's webhook speaks of that one alone, and not by names.
+                if hook == Hook::App {
+                    objects.extend(self.targets.waiting_for(app, repository));
+                }
                 objects
             }
             _ => return Ok(Outcome::Ignored("the operator does not look after such events")),

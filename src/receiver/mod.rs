@@ -149,9 +149,10 @@ impl Receiver {
         let address = server.address();
 
         let until = tasks.shutdown();
+        let watches = targets::watch(targets, kube, &readiness);
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
-                () = targets::watch(targets, kube, &readiness) => {}
+                () = watches => {}
                 () = until.cancelled() => {}
             }
             Ok(())

@@ -52,9 +52,12 @@ pub struct Log {
     pub entries: Box<[Logged]>,
 }
 
-/// Of more objects than these the rest hears within the hour, when the operator's tokens are minted anew: a change of an
-/// installation is to be stored within the ten seconds that GitHub waits.
-const MOST_SELECTED: usize = 500;
+/// As many objects are told of one delivery: it is to be stored within the ten seconds that GitHub waits, and the inbox is
+/// everybody's. The rest finds out by itself: by its next poll, or within the hour, when the operator's tokens are minted
+/// anew.
+const MOST_TOLD: usize = 500;
+/// And so many of a namespace, where one would be enough for who means well: a repository's delivery costs a write each.
+const MOST_TOLD_OF_NAMESPACE: usize = 16;
 
 /// The cache. Clones share it.
 #[derive(Clone, Default)]
@@ -67,6 +70,8 @@ struct Index {
     namespaces: HashMap<Place, Labels>,
     repositories: HashMap<Place, Bound>,
     by_id: HashMap<u64, Vec<Place>>,
+    /// How many kinds were listed to their end.
+    listed: usize,
 }
 
 type Labels = Box<[(Box<str>, Box<str>)]>;
@@ -90,6 +95,12 @@ struct Bound {
 }
 
 impl Targets {
+    /// Whether everything was listed, so that what is not here is nowhere.
+    #[must_use]
+    pub fn are_listed(&self) -> bool {
+        self.read().listed == watch::KINDS
+    }
+
     /// The App that a hook is of, if there is anybody whom its deliveries could concern.
     #[must_use]
     pub fn knows(&self, app: &str, hook: Hook) -> Option<AppIdentity> {
@@ -109,8 +120,7 @@ impl Targets {
     pub fn bound_to(&self, app: &str, repository: &Repository) -> Vec<Object> {
         let index = self.read();
         let places = index.by_id.get(&repository.id).map_or(&[][..], Vec::as_slice);
-        let granted = places.iter().filter(|place| index.is_granted(place, app, repository));
-        granted.cloned().map(Object::Repository).collect()
+        told(places.iter().filter(|place| index.is_granted(place, app, repository)), MOST_TOLD_OF_NAMESPACE)
     }
 
     /// The objects whose status has the repository's id, granted or not.
@@ -129,7 +139,7 @@ impl Targets {
             awaited.is_some_and(|awaited| repository.names.iter().any(|name| name.eq_ignore_ascii_case(awaited)))
         };
         let waiting = index.repositories.iter().filter(|(_, bound)| waits(bound)).map(|(place, _)| place);
-        waiting.filter(|place| index.is_granted(place, app, repository)).cloned().map(Object::Repository).collect()
+        told(waiting.filter(|place| index.is_granted(place, app, repository)), MOST_TOLD_OF_NAMESPACE)
     }
 
     /// The objects whose repositories an installation came to see, or no longer sees: those that are listed, or all of the
@@ -141,8 +151,7 @@ impl Targets {
             selection.repositories.is_empty() || bound.id.is_none_or(|id| selection.repositories.contains(&id))
         };
         let concerned = index.repositories.iter().filter(|(_, bound)| concerns(bound)).map(|(place, _)| place);
-        let granted = concerned.filter(|place| index.entries(place, app, &[selection.owner]).is_some());
-        granted.take(MOST_SELECTED).cloned().map(Object::Repository).collect()
+        told(concerned.filter(|place| index.entries(place, app, &[selection.owner]).is_some()), MOST_TOLD)
     }
 
     /// What the status of an object holds, as far as is known.
@@ -243,6 +252,17 @@ fn identity(app: &GitHubApp) -> Option<AppIdentity> {
             .ok()?;
     let app_id = spec.app_id.or_else(|| app.status.as_ref()?.app_id)?;
     Some(AppIdentity { host: endpoint.host(), app_id: app_id.try_into().ok()? })
+}
+
+/// Of all these, those that are told: of each namespace so many, and of every namespace the first before the second of
+/// any. By name, so that all receivers choose alike.
+fn told<'a>(places: impl Iterator<Item = &'a Place>, of_namespace: usize) -> Vec<Object> {
+    let mut places: Vec<&Place> = places.collect();
+    places.sort_unstable();
+    let by_namespace = places.chunk_by(|one, other| one.0 == other.0);
+    let mut ranked: Vec<_> = by_namespace.flat_map(|places| places.iter().take(of_namespace).enumerate()).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().take(MOST_TOLD).map(|(_, place)| Object::Repository(Place::clone(place))).collect()
 }
 
 fn unscoped(name: &str) -> Place {

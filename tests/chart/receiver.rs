@@ -108,7 +108,7 @@ fn deliveries_and_health_come_in_by_ports_of_their_own() {
 }
 
 #[test]
-fn a_network_policy_lets_deliveries_in_and_nothing_out_to_github() {
+fn a_network_policy_lets_deliveries_in_and_out_what_goes_to_the_api_server() {
     let from = json!([{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]);
     let objects =
         rendered(&["--set=networkPolicy.enabled=true", &format!("--set-json=networkPolicy.deliveriesFrom={from}")]);
@@ -128,6 +128,11 @@ fn a_network_policy_lets_deliveries_in_and_nothing_out_to_github() {
     );
     let pods = &named(&objects, "Deployment", "landfall-receiver")["spec"]["selector"]["matchLabels"];
     assert_eq!(&spec["podSelector"]["matchLabels"], pods);
+    // Ports alone would let it reach GitHub as well; who says where the API server is holds it to that.
+    let to = json!([{"ipBlock": {"cidr": "192.0.2.1/32"}}]);
+    let objects =
+        rendered(&["--set=networkPolicy.enabled=true", &format!("--set-json=networkPolicy.apiServer.to={to}")]);
+    assert_eq!(named(&objects, "NetworkPolicy", "landfall-receiver")["spec"]["egress"][1]["to"], to);
 }
 
 #[test]

@@ -103,7 +103,29 @@ pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
 
 /// Reads the answer on a connection that is closed after it.
 pub async fn answer(stream: &mut TcpStream) -> Answer {
-    let text = String::from_utf8(until_closed(stream).await).expect("text");
+    parse(std::str::from_utf8(&until_closed(stream).await).expect("text"))
+}
+
+/// Reads an answer to its end, on a connection that is kept.
+pub async fn kept_answer(stream: &mut TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    let reading = async {
+        loop {
+            let text = std::str::from_utf8(&bytes).expect("text");
+            if let Some((headers, body)) = text.split_once("\r\n\r\n") {
+                let answer = parse(text);
+                let length = answer.header("content-length").unwrap_or_else(|| panic!("no length: {headers}"));
+                if body.len() == length.parse::<usize>().expect("a length") {
+                    return answer;
+                }
+            }
+            assert!(stream.read_buf(&mut bytes).await.expect("an answer") > 0, "closed within {bytes:?}");
+        }
+    };
+    timeout(PATIENCE, reading).await.expect("answered in time")
+}
+
+fn parse(text: &str) -> Answer {
     let (headers, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}"));
     let status = headers.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
     Answer { status, headers: headers.to_owned(), body: serde_json::from_str(body).unwrap_or_default() }

@@ -64,7 +64,8 @@ pub fn config() -> receiver::Config {
         target_rate: 10.0,
         target_burst: 100.0,
         server: ServerLimits { linger: Duration::ZERO, ..ServerLimits::default() },
-        inbox: InboxLimits::default(),
+        // A machine that is slow refuses nothing.
+        inbox: InboxLimits { patch: Duration::from_mins(5), ..InboxLimits::default() },
     }
 }
 
@@ -162,6 +163,13 @@ impl Scene {
 
     /// The same with guards taken out.
     pub async fn receiver_without(&self, sabotage: Sabotage, config: receiver::Config) -> Running {
+        let running = self.started(sabotage, config).await;
+        until("the receiver is ready", async || (ready(running.health).await == Some(200)).then_some(())).await;
+        running
+    }
+
+    /// Starts a receiver, which listens and may know of nothing yet.
+    pub async fn started(&self, sabotage: Sabotage, config: receiver::Config) -> Running {
         let mut kube = self.cluster.user(RECEIVER).await;
         self.lead_through_proxy(&mut kube);
         let shutdown = CancellationToken::new();
@@ -174,9 +182,7 @@ impl Scene {
         };
         let receiver = Receiver::start(config, environment).await.expect("a receiver");
         let (address, health) = (receiver.address(), receiver.health_address().expect("health is served"));
-        let running = Running { address, health, shutdown, ended: tokio::spawn(receiver.run()) };
-        until("the receiver is ready", async || (ready(running.health).await == Some(200)).then_some(())).await;
-        running
+        Running { address, health, shutdown, ended: tokio::spawn(receiver.run()) }
     }
 
     fn lead_through_proxy(&self, kube: &mut Config) {

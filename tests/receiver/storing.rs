@@ -4,13 +4,14 @@ use crate::client::{Answer, answer, exchange};
 use crate::proxy::Line;
 use crate::scene::{Scene, config, guid, ready};
 use crate::world::until;
-use landfall::receiver::{Config, InboxLimits, ServerLimits};
+use landfall::receiver::{Config, InboxLimits, Sabotage, ServerLimits};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// Waits until so many deliveries are on their way into a status.
 async fn waiting(health: SocketAddr, count: usize) {
@@ -27,9 +28,8 @@ async fn waiting(health: SocketAddr, count: usize) {
 
 /// A receiver whose patches may be held for as long as a test takes.
 fn patient() -> Config {
-    let inbox = InboxLimits { patch: Duration::from_mins(1), ..InboxLimits::default() };
-    let server = ServerLimits { drain: Duration::from_mins(1), ..config().server };
-    Config { inbox, server, ..config() }
+    let server = ServerLimits { drain: Duration::from_mins(5), ..config().server };
+    Config { server, ..config() }
 }
 
 fn send(scene: &Scene, guid: &str, address: SocketAddr) -> JoinHandle<Answer> {
@@ -55,6 +55,23 @@ async fn without_the_api_server_nothing_counts_as_accepted() {
     scene.proxy.set(Line::Open);
     until("it is there again", async || (scene.push().send(receiver.address).await.status == 202).then_some(())).await;
     assert!(!scene.shop().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_know_everything_yet_denies_nothing() {
+    let scene = Scene::new("starting").await;
+    scene.proxy.set(Line::Held);
+    let receiver = scene.started(Sabotage::default(), config()).await;
+    let answer = scene.push().send(receiver.address).await;
+    assert_eq!((answer.result(), answer.header("retry-after")), ((503, "refused"), Some("5")));
+    assert_eq!(ready(receiver.health).await, Some(503));
+    scene.proxy.set(Line::Open);
+    until("it is stored", async || {
+        let answer = scene.push().send(receiver.address).await;
+        assert!(matches!(answer.result(), (503, "refused") | (202, "accepted")), "{answer:?}");
+        (answer.status == 202).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -164,6 +181,26 @@ async fn what_is_under_way_is_finished_before_the_end() {
     (&mut receiver.ended).await.unwrap().expect("an orderly end");
     drop(idle);
     assert!(ready(receiver.health).await.is_none());
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_stored_before_the_end_too() {
+    let scene = Scene::new("drain-alone").await;
+    let mut receiver = scene.receiver(patient()).await;
+    scene.proxy.set(Line::Held);
+    let guid = guid();
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    stream.write_all(&scene.push().with("x-github-delivery", &guid).bytes()).await.unwrap();
+    waiting(receiver.health, 1).await;
+    drop(stream);
+    receiver.shutdown.cancel();
+    until("it accepts no more", async || TcpStream::connect(receiver.address).await.is_err().then_some(())).await;
+    // It ends in its own time, and not before this is stored.
+    let early = timeout(Duration::from_millis(500), &mut receiver.ended).await;
+    assert!(early.is_err(), "it ended with a delivery that was not stored: {early:?}");
+    scene.proxy.set(Line::Open);
+    (&mut receiver.ended).await.unwrap().expect("an orderly end");
+    assert!(scene.shop().await.contains_key(&guid));
 }
 
 #[tokio::test]

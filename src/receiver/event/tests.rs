@@ -54,9 +54,15 @@ fn what_an_installation_comes_to_see_is_read_by_ids() {
         let body = json!({"action": "added", "installation": installation, "repositories_added": added, "repositories_removed": removed});
         read_value(&body).selection
     };
-    let of = |repositories: &[u64]| Some(Selection { owner: 7001, repositories: repositories.to_vec() });
+    let of =
+        |repositories: &[u64]| Some(Selection { owner: 7001, repositories: repositories.iter().copied().collect() });
     assert_eq!(selection(json!([{"id": 1, "name": "a"}]), json!([{"id": 2}])), of(&[1, 2]));
     assert_eq!(selection(json!([]), json!([])), of(&[]), "all that were not selected left");
+    let many: Vec<_> = (0..=MOST_LISTED).map(|id| json!({"id": id})).collect();
+    let most = selection(json!(many[1..]), json!(many[2..])).unwrap().repositories;
+    assert_eq!(most.len(), MOST_LISTED, "by id, whichever list they are in");
+    assert_eq!(selection(json!(many), json!([])), of(&[]), "too many to tell them apart");
+    assert_eq!(selection(json!(many[1..]), json!([{"id": 0}])), of(&[]), "likewise");
     assert_eq!(selection(json!({"id": 1}), json!([[3], "x", null, {"id": "4"}, {"id": 5}])), of(&[5]));
 }
 

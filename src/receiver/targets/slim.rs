@@ -5,7 +5,7 @@
 
 use crate::api::{ProjectRepository, WebhookMode};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// The object.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SlimRepository {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "slim")]
     pub metadata: ObjectMeta,
     #[serde(default, deserialize_with = "loose")]
     pub spec: Spec,
@@ -85,6 +85,20 @@ pub struct SlimDelivery {
     pub received_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "loose")]
     pub attempts: Option<u32>,
+}
+
+/// Labels, annotations and managed fields are the larger part of an object, and nothing here is matched by them.
+fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Slim {
+        name: Option<String>,
+        namespace: Option<String>,
+        resource_version: Option<String>,
+        deletion_timestamp: Option<Time>,
+    }
+    let Slim { name, namespace, resource_version, deletion_timestamp } = Slim::deserialize(deserializer)?;
+    Ok(ObjectMeta { name, namespace, resource_version, deletion_timestamp, ..ObjectMeta::default() })
 }
 
 /// The value, or the default if it is an odd one.

@@ -1,6 +1,7 @@
 use super::watch::keep;
 use super::*;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// A cluster with an App that grants team-a the shop and the libraries of acme, and team-b, by label, the plans of globex.
 fn cluster() -> Targets {
@@ -116,7 +117,7 @@ fn a_selection_reaches_what_it_lists_or_all_of_the_account() {
     let targets = cluster();
     keep(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), Some(9002)));
     let selected = |app: &str, owner: i64, repositories: &[u64]| {
-        names(&targets.selected(app, &Selection { owner, repositories: repositories.to_vec() }))
+        names(&targets.selected(app, &Selection { owner, repositories: repositories.iter().copied().collect() }))
     };
     assert_eq!(selected("landfall", 7001, &[]), ["team-a/core", "team-a/shop"]);
     assert_eq!(selected("landfall", 7001, &[9002, 5]), ["team-a/core"]);
@@ -125,6 +126,54 @@ fn a_selection_reaches_what_it_lists_or_all_of_the_account() {
     // What has no id yet waits for whatever comes.
     keep(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), None));
     assert_eq!(selected("landfall", 7001, &[5]), ["team-a/core"]);
+}
+
+#[test]
+fn a_namespace_with_many_objects_of_a_repository_leaves_room_for_the_others() {
+    let targets = cluster();
+    for n in 0..MOST_TOLD {
+        keep(&targets, &repository("team-a", &format!("many-{n:03}"), "acme", &json!({"name": "shop"}), Some(9001)));
+        keep(&targets, &repository("team-a", &format!("wait-{n:03}"), "acme", &json!({"name": "lib-core"}), None));
+    }
+    let first = |prefix: &str| -> Vec<_> { (0..16).map(|n| format!("team-a/{prefix}-{n:03}")).collect() };
+    assert_eq!(names(&targets.bound_to("landfall", &payload(9001, "shop", 7001))), first("many"));
+    assert_eq!(names(&targets.waiting_for("landfall", &payload(1, "lib-core", 7001))), first("wait"));
+    // One of another namespace, last by name, hears of the same selection.
+    let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
+        "spec": {"appId": 42, "credentialsSecret": {"name": "s"}, "tenants": [
+            {"account": "acme", "accountId": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
+    app["metadata"]["resourceVersion"] = json!("9");
+    keep(&targets, &app);
+    keep(&targets, &installation("team-b", "acme", "landfall", "acme"));
+    keep(&targets, &repository("team-b", "zoo", "acme", &json!({"name": "zoo"}), Some(9009)));
+    let selected = names(&targets.selected("landfall", &Selection { owner: 7001, repositories: BTreeSet::new() }));
+    assert_eq!(selected.len(), MOST_TOLD);
+    assert!(selected.contains(&"team-b/zoo".to_owned()));
+}
+
+#[tokio::test]
+async fn nothing_is_ready_before_it_is_watched() {
+    let readiness = crate::runtime::readiness::Readiness::new();
+    let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+    let not_polled = watch(Targets::default(), client, &readiness);
+    assert_eq!(readiness.checks().iter().filter(|(_, passes)| !passes).count(), watch::KINDS);
+    drop(not_polled);
+}
+
+#[test]
+fn of_metadata_nothing_is_kept_that_a_tenant_can_make_large() {
+    let mut large = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
+    large["metadata"]["labels"] = json!({"a": "b"});
+    large["metadata"]["annotations"] = json!({"a": "b"});
+    large["metadata"]["managedFields"] = json!([{"manager": "m"}]);
+    let read: slim::SlimRepository = serde_json::from_value(large).unwrap();
+    let kept = kube::core::ObjectMeta {
+        name: Some("shop".into()),
+        namespace: Some("team-a".into()),
+        resource_version: Some("5".into()),
+        ..kube::core::ObjectMeta::default()
+    };
+    assert_eq!(read.metadata, kept);
 }
 
 #[test]

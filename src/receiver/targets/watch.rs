@@ -21,17 +21,30 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Objects per page of a listing: what is taken of a page at once is a hundred objects as they are sent.
-const PAGE: u32 = 100;
+/// Objects per page of a listing, all of which is there at once: an object can be 1.5 MB.
+const PAGE: u32 = 16;
 
-/// Keeps the cache until it is dropped. Each kind's check passes once all of it was listed.
-pub async fn watch(targets: Targets, client: Client, readiness: &Readiness) {
-    futures::join!(
-        follow::<GitHubApp>(&targets, &client, readiness.check("cache of GitHubApps")),
-        follow::<GitHubInstallation>(&targets, &client, readiness.check("cache of GitHubInstallations")),
-        follow::<PartialObjectMeta<Namespace>>(&targets, &client, readiness.check("cache of namespaces")),
-        follow::<SlimRepository>(&targets, &client, readiness.check("cache of ProjectRepositories")),
-    );
+/// The kinds that are watched.
+pub(super) const KINDS: usize = 4;
+
+/// Keeps the cache until it is dropped. Each kind's check passes once all of it was listed; the checks are there when this
+/// returns, before anything is polled, so that nothing is ready without them.
+pub fn watch(targets: Targets, client: Client, readiness: &Readiness) -> impl Future<Output = ()> + use<> {
+    let checks: [Check; KINDS] = [
+        readiness.check("cache of GitHubApps"),
+        readiness.check("cache of GitHubInstallations"),
+        readiness.check("cache of namespaces"),
+        readiness.check("cache of ProjectRepositories"),
+    ];
+    async move {
+        let [apps, installations, namespaces, repositories] = checks;
+        futures::join!(
+            follow::<GitHubApp>(&targets, &client, apps),
+            follow::<GitHubInstallation>(&targets, &client, installations),
+            follow::<PartialObjectMeta<Namespace>>(&targets, &client, namespaces),
+            follow::<SlimRepository>(&targets, &client, repositories),
+        );
+    }
 }
 
 /// A kind that the cache keeps something of.
@@ -58,6 +71,7 @@ where
     let config = watcher::Config::default().page_size(PAGE);
     let mut events = std::pin::pin!(readable(watcher(api, config).default_backoff()));
     let mut listed = HashSet::new();
+    let mut was_listed = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Apply(object)) => {
@@ -79,6 +93,8 @@ where
                     }
                 }
                 listed = HashSet::new();
+                index.listed += usize::from(!was_listed);
+                was_listed = true;
                 check.ready();
             }
             Err(error) => {
