@@ -17,7 +17,7 @@ use tokio::time::timeout;
 /// Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap>.
 pub const LARGEST: usize = 25 * 1024 * 1024;
 /// Bytes that every connection may use at any time; deliveries are mostly smaller.
-const USUAL: usize = 64 * 1024;
+const USUAL: usize = 32 * 1024;
 /// What memory beyond that is counted in, in bytes.
 const UNIT: usize = 1024;
 /// Bytes of a refused request that are still taken off the line, so that the answer is heard.
@@ -72,8 +72,19 @@ impl Body {
         if length > LARGEST {
             return Err(Refusal::TooLarge);
         }
+        if length > self.bytes.capacity() {
+            // What it grows to is what it claims, and no more than twice of what is there.
+            let capacity = (2 * self.bytes.capacity()).clamp(length, LARGEST);
+            self.claim(capacity, memory)?;
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn claim(&mut self, capacity: usize, memory: &Memory) -> Result<(), Refusal> {
         let held = self.claim.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = length.saturating_sub(USUAL).div_ceil(UNIT).saturating_sub(held);
+        let more = capacity.saturating_sub(USUAL).div_ceil(UNIT).saturating_sub(held);
         if more > 0 {
             let more = u32::try_from(more).map_err(|_| Refusal::TooLarge)?;
             let permit = Arc::clone(&memory.0).try_acquire_many_owned(more).map_err(|_| Refusal::Memory)?;
@@ -82,7 +93,6 @@ impl Body {
                 None => self.claim = Some(permit),
             }
         }
-        self.bytes.extend_from_slice(data);
         Ok(())
     }
 }
@@ -100,4 +110,27 @@ pub async fn pass_over(mut incoming: Incoming) {
         }
     };
     let _ = timeout(PASSING_OVER, taking).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_claims_the_memory_that_it_takes() {
+        let memory = Memory::of(LARGEST);
+        let mut body = Body { bytes: Vec::new(), claim: None };
+        let chunk = Bytes::from(vec![b' '; 10_000]);
+        while body.bytes.len() + chunk.len() <= LARGEST {
+            body.take(&chunk, &memory).unwrap();
+            let claimed = body.claim.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * UNIT;
+            assert!(body.bytes.capacity() <= USUAL + claimed, "{} and {claimed}", body.bytes.capacity());
+            assert!(claimed <= 2 * body.bytes.len(), "what nobody sent is not claimed");
+        }
+        assert_eq!(body.take(&Bytes::from(vec![0; LARGEST]), &memory), Err(Refusal::TooLarge));
+        let mut other = Body { bytes: vec![0; USUAL], claim: None };
+        assert_eq!(other.take(&chunk.slice(..UNIT), &Memory::of(0)), Err(Refusal::Memory));
+        drop(body);
+        assert_eq!(memory.0.available_permits(), LARGEST / UNIT);
+    }
 }

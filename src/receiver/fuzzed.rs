@@ -52,7 +52,12 @@ pub fn read(input: &[u8]) {
 #[allow(clippy::panic, clippy::expect_used, reason = "to panic is how a fuzzer is told")]
 fn written(hint: &Hint, body: &[u8]) {
     let keep = crate::api::KEPT_DELIVERIES;
-    let entry = |number: usize| Logged { guid: format!("{number}").into(), received_at: None, attempts: 1 };
+    let entry = |number: usize| Logged {
+        guid: format!("{number}").into(),
+        received_at: None,
+        attempts: 1,
+        waits: number.is_multiple_of(2),
+    };
     let log: Vec<Logged> = (0..keep).map(entry).collect();
     let patch = patch::merge_patch(&log, &[hint], keep);
     let entries = patch["status"]["deliveries"].as_object().expect("a log");

@@ -7,6 +7,7 @@
 
 pub(super) mod patch;
 
+use super::complaints::Complaints;
 use super::metrics::Metrics;
 use super::targets::{Object, Targets};
 use crate::api::{GitHubApp, KEPT_DELIVERIES, ProjectRepository};
@@ -78,6 +79,15 @@ pub enum StoreError {
     Refused(u16),
 }
 
+impl StoreError {
+    /// Whether it may be otherwise in a moment. What Kubernetes refuses for what the object is, is refused each time: it
+    /// has become too large, or an admission policy is against it.
+    #[must_use]
+    pub fn will_pass(self) -> bool {
+        matches!(self, Self::Full | Self::Unreachable | Self::Refused(408 | 409 | 429 | 502 | 503 | 504))
+    }
+}
+
 /// The inbox. Clones share it.
 #[derive(Clone)]
 pub struct Inbox(Arc<Inner>);
@@ -87,6 +97,7 @@ struct Inner {
     targets: Targets,
     metrics: Metrics,
     limits: Limits,
+    complaints: Complaints,
     slots: Semaphore,
     /// By object, what waits for its next patch. An object is here while somebody writes to it.
     waiting: Mutex<Waiting>,
@@ -107,9 +118,9 @@ struct Waiter {
 impl Inbox {
     /// An empty one.
     #[must_use]
-    pub fn new(client: Client, targets: Targets, metrics: Metrics, limits: Limits) -> Self {
+    pub fn new(client: Client, targets: Targets, metrics: Metrics, limits: Limits, complaints: Complaints) -> Self {
         let (slots, waiting, writers) = (Semaphore::new(limits.writes), Mutex::default(), TaskTracker::new());
-        Self(Arc::new(Inner { client, targets, metrics, limits, slots, waiting, writers }))
+        Self(Arc::new(Inner { client, targets, metrics, limits, complaints, slots, waiting, writers }))
     }
 
     /// Stores a delivery in an object's status. Handed in when this is called; to drop the future takes nothing back.
@@ -175,7 +186,12 @@ impl Inner {
             let result = writing.catch_unwind().await.unwrap_or(Ok(Err(StoreError::Unreachable)));
             let result = result.unwrap_or(Err(StoreError::Unreachable));
             drop(slot);
-            self.metrics.patched(result.is_ok(), group.len(), began.elapsed());
+            let word = match result {
+                Ok(()) => "stored",
+                Err(error) if error.will_pass() => "failed",
+                Err(_) => "refused",
+            };
+            self.metrics.patched(word, group.len(), began.elapsed());
             self.metrics.waiting(-i64::try_from(group.len()).unwrap_or_default());
             for waiter in group {
                 // Whoever hung up does not hear of it.
@@ -210,7 +226,14 @@ impl Inner {
                 let said = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
                 let said = serde_json::from_slice::<serde_json::Value>(&said).unwrap_or_default();
                 let message = said["message"].as_str().unwrap_or_default();
-                tracing::error!(status = status.as_u16(), message, "Kubernetes refused to store a delivery");
+                if self.complaints.may() {
+                    tracing::warn!(
+                        ?object,
+                        status = status.as_u16(),
+                        message,
+                        "Kubernetes refused to store a delivery"
+                    );
+                }
                 Err(StoreError::Refused(status.as_u16()))
             }
         }
@@ -245,7 +268,8 @@ mod tests {
         });
         let metrics = Metrics::new(&crate::runtime::metrics::Metrics::new());
         let limits = Limits { patch: Duration::from_mins(5), ..Limits::default() };
-        let inbox = Inbox::new(Client::new(server, "default"), Targets::default(), metrics, limits);
+        let complaints = Complaints::new(Arc::new(crate::runtime::clock::SystemClock));
+        let inbox = Inbox::new(Client::new(server, "default"), Targets::default(), metrics, limits, complaints);
         let store = async || {
             let (guid, event) = (String::new(), "push".to_owned());
             let received_at = Timestamp::UNIX_EPOCH;

@@ -4,24 +4,20 @@
 //! secret has the payload read, and only what concerns something is written.
 
 use super::answer::{Outcome, Refusal};
+use super::complaints::Complaints;
 use super::event::{Head, Payload};
-use super::inbox::{Hint, Inbox, StoreError};
+use super::inbox::{Hint, Inbox};
 use super::keys::{Keys, Verdict};
 use super::metrics::Metrics;
 use super::rate::Buckets;
 use super::signature::Signature;
 use super::targets::{Object, Targets};
-use crate::controllers::allowance::{Allowance, Rate};
 use crate::runtime::clock::Clock;
 use crate::webhook::{AppIdentity, Hook};
 use futures::future::join_all;
 use http::request::Parts;
 use http::{HeaderMap, Method};
-use jiff::SignedDuration;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// How often a wrong signature is worth a line: enough to find a wrong secret, too few to fill a disk.
-const COMPLAINTS: Rate = Rate { burst: 5.0, every: SignedDuration::from_secs(10) };
+use std::sync::Arc;
 
 /// What deliveries are judged by, and where they go.
 pub struct Intake {
@@ -37,7 +33,7 @@ pub struct Intake {
     pub metrics: Metrics,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// What is left of [`COMPLAINTS`].
+    /// How many lines about wrong signatures are left.
     pub complaints: Complaints,
     /// Guards to take out.
     #[cfg(feature = "sabotage")]
@@ -54,17 +50,6 @@ pub struct Sabotage {
     pub skip_repository: bool,
     /// The id in an object's status is believed, whatever was granted.
     pub skip_grant: bool,
-}
-
-/// How many lines about wrong signatures are left.
-pub struct Complaints(Mutex<Allowance>);
-
-impl Complaints {
-    /// All of them.
-    #[must_use]
-    pub fn new(clock: &dyn Clock) -> Self {
-        Self(Mutex::new(Allowance::full(COMPLAINTS, clock.now())))
-    }
 }
 
 /// A request that says whom it is for and that it is signed.
@@ -225,18 +210,19 @@ impl Intake {
         let Payload { action, reference, sha, .. } = payload;
         let hint = Hint { guid: head.guid, event: head.event, action, reference, sha, received_at: now };
         let results = join_all(objects.into_iter().map(|object| self.inbox.store(object, hint.clone()))).await;
-        // An object that is gone needs nothing, unless it was the only one.
-        let failed = results.iter().filter_map(|result| result.err()).find(|error| *error != StoreError::Gone);
-        match failed {
-            Some(error) => Err(error.into()),
-            None if results.iter().all(Result::is_err) => Err(StoreError::Gone.into()),
-            None => Ok(Outcome::Accepted),
+        let mut failures = results.iter().filter_map(|result| result.err());
+        // What no repeat would mend does not keep the sender from hearing that the others have it: it is one tenant's.
+        if let Some(error) = failures.clone().find(|error| error.will_pass()) {
+            return Err(error.into());
+        }
+        match failures.next() {
+            Some(error) if results.iter().all(Result::is_err) => Err(error.into()),
+            _ => Ok(Outcome::Accepted),
         }
     }
 
     fn complain(&self, app: &str, hook: Hook) {
-        let mut left = self.complaints.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if left.take(self.clock.now()).is_ok() {
+        if self.complaints.may() {
             tracing::warn!(
                 app,
                 ?hook,

@@ -6,7 +6,7 @@
 //! | `landfall_deliveries_refused_total` | counter | `reason` | requests that were refused, by why |
 //! | `landfall_deliveries_in_flight` | gauge | | requests that are being read or worked on |
 //! | `landfall_deliveries_waiting` | gauge | | deliveries on their way into a status, by object |
-//! | `landfall_delivery_patches_total` | counter | `result` | status patches: `stored`, `failed` |
+//! | `landfall_delivery_patches_total` | counter | `result` | status patches: `stored`; `failed`, which may be otherwise in a moment; `refused`, which will not |
 //! | `landfall_delivery_patch_duration_seconds` | histogram | | how long a status patch took |
 //! | `landfall_delivery_patch_deliveries` | histogram | | deliveries that shared a status patch |
 //!
@@ -124,9 +124,8 @@ impl Metrics {
         self.waiting.inc_by(more);
     }
 
-    /// A status patch with so many deliveries ended.
-    pub fn patched(&self, is_stored: bool, deliveries: usize, took: Duration) {
-        let result = if is_stored { "stored" } else { "failed" };
+    /// A status patch with so many deliveries ended. `result` is a word of ours.
+    pub fn patched(&self, result: &'static str, deliveries: usize, took: Duration) {
         self.patches.get_or_create(&ResultLabel { result }).inc();
         self.patch_duration.observe(took.as_secs_f64());
         self.patch_deliveries.observe(f64::from(u32::try_from(deliveries).unwrap_or(u32::MAX)));

@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod complaints;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzed;
@@ -31,8 +32,9 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::server::{Endpoints, Server as HealthServer, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
+use complaints::Complaints;
 use inbox::Inbox;
-use intake::{Complaints, Intake};
+use intake::Intake;
 use keys::Keys;
 use rate::Buckets;
 use server::{BindError, Server};
@@ -136,10 +138,16 @@ impl Receiver {
         let intake = Intake {
             targets: targets.clone(),
             keys: Arc::clone(&keys),
-            inbox: Inbox::new(kube.clone(), targets.clone(), metrics.clone(), config.inbox),
+            inbox: Inbox::new(
+                kube.clone(),
+                targets.clone(),
+                metrics.clone(),
+                config.inbox,
+                Complaints::new(Arc::clone(&clock)),
+            ),
             buckets: Buckets::new(config.target_rate, config.target_burst),
             metrics,
-            complaints: Complaints::new(&*clock),
+            complaints: Complaints::new(Arc::clone(&clock)),
             clock,
             #[cfg(feature = "sabotage")]
             sabotage,

@@ -7,7 +7,7 @@
 use super::answer::{Outcome, Refusal, response};
 use super::body::{Body, Memory, pass_over};
 use super::intake::Intake;
-use super::patience::{Patience, Patient};
+use super::patience::{Busy, Patience, Patient};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
@@ -18,22 +18,40 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// When there are no more slots, nothing must have been going on on a connection for so long before it has to make room:
+/// who has just connected is about to say something.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(500);
+/// How often room is looked for.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(100);
+
 /// For how long, and with how much, clients are borne with.
+///
+/// What strangers can take by default, so that it fits into the chart's limit of 256 MiB:
+///
+/// | MiB | what |
+/// |---|---|
+/// | 64 | connections, each with a body of usual size (32 KiB), hyper's buffer (16) and what else belongs to it (16) |
+/// | 56 | bodies beyond that |
+/// | 28 | the largest of them while it grows: the bytes are in two places |
+/// | 64 | the process with a cache of 10,000 repositories |
+/// | 36 | a page of 16 objects of 1.5 MB, as text and of one as values |
+///
+/// Whoever has a secret can take more for as long as a delivery is being read: as much again as it is long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; one more waits, and makes those leave on which nothing is going on.
     pub connections: usize,
-    /// Bytes of a request up to its body.
+    /// Bytes of a request up to its body, and of what is read of the body at once. At least 8192.
     pub header_bytes: usize,
-    /// From the first byte of a request until its headers are there.
+    /// From the first byte of a request, and on a new connection from the beginning, until its headers are there.
     pub headers: Duration,
     /// Between two requests. Longer than proxies keep a connection for: one that is closed here just as a proxy uses it
     /// again loses a delivery, which no proxy repeats.
@@ -60,7 +78,7 @@ impl Default for Limits {
             idle: seconds(75),
             body: seconds(10),
             age: seconds(600),
-            memory: 64 * 1024 * 1024,
+            memory: 56 * 1024 * 1024,
             linger: seconds(3),
             drain: seconds(15),
         }
@@ -125,10 +143,11 @@ impl Server {
             sleep(limits.linger).await;
         };
         tokio::pin!(lingered);
+        let mut open: Vec<Open> = Vec::new();
         loop {
             let accept = async {
-                let permit = Arc::clone(&free).acquire_owned().await;
-                (permit, listener.accept().await)
+                let accepted = listener.accept().await;
+                (room(&free, &mut open).await, accepted)
             };
             let (permit, stream) = tokio::select! {
                 () = &mut lingered => break,
@@ -142,7 +161,13 @@ impl Server {
                     }
                 },
             };
-            let connection = Arc::clone(&service).talk(stream, closing.clone());
+            if open.len() >= limits.connections {
+                open.retain(|open| open.permit.strong_count() > 0);
+            }
+            let (patience, leave, permit) = (Patience::new(), closing.child_token(), Arc::new(permit));
+            let kept = Open { patience: patience.clone(), leave: leave.clone(), permit: Arc::downgrade(&permit) };
+            open.push(kept);
+            let connection = Arc::clone(&service).talk(stream, patience, leave);
             connections.spawn(async move {
                 connection.await;
                 drop(permit);
@@ -163,29 +188,54 @@ impl Server {
     }
 }
 
+/// A connection, as it is seen by who needs room.
+struct Open {
+    patience: Patience,
+    leave: CancellationToken,
+    permit: Weak<Option<OwnedSemaphorePermit>>,
+}
+
+/// Waits for a slot. Meanwhile connections on which nothing is going on have to leave, the one that was silent longest
+/// first: to be silent costs a stranger nothing, and must not keep deliveries out.
+async fn room(free: &Arc<Semaphore>, open: &mut Vec<Open>) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(free).try_acquire_owned() {
+        return Some(permit);
+    }
+    loop {
+        open.retain(|open| open.permit.strong_count() > 0);
+        let silent = open.iter().filter(|open| !open.leave.is_cancelled());
+        let silent = silent.filter_map(|open| open.patience.idle_since().map(|since| (since, open)));
+        let longest = silent.min_by_key(|(since, _)| *since);
+        if let Some((_, open)) = longest.filter(|(since, _)| since.elapsed() >= SHORTEST_SILENCE) {
+            open.leave.cancel();
+        }
+        if let Ok(permit) = timeout(LOOK_FOR_ROOM, Arc::clone(free).acquire_owned()).await {
+            // Never closed, so never refused.
+            return permit.ok();
+        }
+    }
+}
+
 impl Service {
-    /// Serves one connection to its end.
-    async fn talk(self: Arc<Self>, stream: TcpStream, closing: CancellationToken) {
+    /// Serves one connection to its end, which is soon when it is told to leave.
+    async fn talk(self: Arc<Self>, stream: TcpStream, patience: Patience, leave: CancellationToken) {
         let limits = self.limits;
         // Answers are one small write each.
         let _ = stream.set_nodelay(true);
-        let patience = Patience::default();
         let stream = Patient::new(stream, patience.clone(), limits.headers);
         let service = service_fn(move |request| {
             let (service, busy) = (Arc::clone(&self), patience.busy());
-            async move {
-                let response = service.answer(request).await;
-                drop(busy);
-                Ok::<_, Infallible>(response)
-            }
+            async move { Ok::<_, Infallible>(service.answer(request, busy).await) }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(limits.idle).max_header_size(limits.header_bytes);
+        // hyper's own bound is 400 KiB, which a body makes use of.
+        http.max_buf_size(limits.header_bytes);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = async { tokio::select! { () = closing.cancelled() => {}, () = sleep(limits.age) => {} } } => {
+            () = async { tokio::select! { () = leave.cancelled() => {}, () = sleep(limits.age) => {} } } => {
                 connection.as_mut().graceful_shutdown();
                 timeout(limits.drain, connection).await.unwrap_or(Ok(()))
             }
@@ -195,9 +245,9 @@ impl Service {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, busy: Busy) -> Response<Full<Bytes>> {
         let in_flight = self.intake.metrics.began();
-        let result = self.receive(request).await;
+        let result = self.receive(request, busy).await;
         if let Err(refusal) = &result {
             self.intake.metrics.refused(refusal.word());
             tracing::debug!(reason = refusal.word(), "refused");
@@ -206,7 +256,7 @@ impl Service {
         response(&result)
     }
 
-    async fn receive(self: &Arc<Self>, request: Request<Incoming>) -> Result<Outcome, Refusal> {
+    async fn receive(self: &Arc<Self>, request: Request<Incoming>, busy: Busy) -> Result<Outcome, Refusal> {
         let (head, incoming) = request.into_parts();
         let waits = head.headers.contains_key(header::EXPECT);
         let addressed = match self.intake.address(head) {
@@ -214,7 +264,10 @@ impl Service {
             Err(refusal) => {
                 // Who waits to be asked for the body is not asked.
                 if !waits {
-                    self.tasks.spawn(pass_over(incoming));
+                    self.tasks.spawn(async move {
+                        pass_over(incoming).await;
+                        drop(busy);
+                    });
                 }
                 return Err(refusal);
             }

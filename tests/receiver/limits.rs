@@ -1,13 +1,13 @@
 //! Clients that send too much, too slowly, or not to the end.
 
 use crate::client::{Delivery, answer, exchange, kept_answer, until_closed};
-use crate::scene::{Scene, config, guid};
-use crate::world::until;
+use crate::scene::{Scene, config, guid, metric};
 use landfall::receiver::{Config, ServerLimits};
 use landfall::webhook::Hook;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 const LARGEST: usize = 25 * 1024 * 1024;
 
@@ -74,7 +74,7 @@ async fn a_head_that_is_slow_or_large_ends_the_connection() {
         }
     });
     let mut rest = Vec::new();
-    tokio::time::timeout(Duration::from_secs(30), read.read_to_end(&mut rest)).await.expect("it is cut off").ok();
+    timeout(Duration::from_secs(30), read.read_to_end(&mut rest)).await.expect("it is cut off").ok();
     dripping.abort();
 
     let huge = scene.push().with("x-large", &"x".repeat(20_000));
@@ -128,14 +128,56 @@ async fn a_body_that_is_slow_or_breaks_off_is_given_up() {
 #[tokio::test]
 async fn more_connections_than_there_may_be_wait_for_their_turn() {
     let scene = Scene::new("connections").await;
-    let receiver = scene.receiver(with(|limits| limits.connections = 2)).await;
-    // Two that say nothing, until they are let go.
-    let silent =
-        [TcpStream::connect(receiver.address).await.unwrap(), TcpStream::connect(receiver.address).await.unwrap()];
+    let change = |limits: &mut ServerLimits| (limits.connections, limits.body) = (2, Duration::from_mins(5));
+    let receiver = scene.receiver(with(change)).await;
+    // Two in the middle of something, until they are let go.
     let (push, address) = (scene.push(), receiver.address);
-    let waiting = tokio::spawn(async move { push.send(address).await });
-    drop(silent);
+    let mut busy = Vec::new();
+    for count in 1..=2 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(push.head("content-length: 1000\r\n").as_bytes()).await.unwrap();
+        busy.push(stream);
+        metric(receiver.health, &format!("landfall_deliveries_in_flight {count}")).await;
+    }
+    let mut waiting = tokio::spawn(async move { push.send(address).await });
+    let early = timeout(Duration::from_millis(500), &mut waiting).await;
+    assert!(early.is_err(), "served beyond the limit: {early:?}");
+    drop(busy);
     assert_eq!(waiting.await.unwrap().status, 202);
-    until("nothing is left behind", async || (scene.push().send(receiver.address).await.status == 202).then_some(()))
+    assert_eq!(scene.push().send(receiver.address).await.status, 202, "nothing is left behind");
+}
+
+#[tokio::test]
+async fn who_is_silent_makes_room_for_who_is_not() {
+    let scene = Scene::new("silent").await;
+    // None of them ends by itself within the test.
+    let receiver = scene
+        .receiver(with(|limits| {
+            limits.connections = 2;
+            (limits.headers, limits.idle) = (Duration::from_mins(10), Duration::from_mins(10));
+        }))
         .await;
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(TcpStream::connect(receiver.address).await.unwrap());
+    }
+    for _ in 0..3 {
+        let mut kept = TcpStream::connect(receiver.address).await.unwrap();
+        let request = String::from_utf8(scene.push().bytes()).unwrap().replace("connection: close\r\n", "");
+        kept.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(kept_answer(&mut kept).await.status, 202);
+        silent.push(kept);
+    }
+    assert_eq!(scene.push().send(receiver.address).await.status, 202);
+}
+
+#[tokio::test]
+async fn who_never_says_anything_is_not_kept_as_long_as_who_has_said_something() {
+    let scene = Scene::new("mute").await;
+    let change = |limits: &mut ServerLimits| {
+        (limits.headers, limits.idle) = (Duration::from_millis(100), Duration::from_mins(10));
+    };
+    let receiver = scene.receiver(with(change)).await;
+    let mut mute = TcpStream::connect(receiver.address).await.unwrap();
+    until_closed(&mut mute).await;
 }

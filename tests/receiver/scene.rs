@@ -1,7 +1,7 @@
 //! A namespace with a repository that an App grants it, and a receiver. Each test has its own of everything but the API
 //! server, and so knows nothing of the others.
 
-use crate::client::Delivery;
+use crate::client::{Delivery, until_closed};
 use crate::proxy::Proxy;
 use crate::world::cluster::{Cluster, cluster};
 use crate::world::until;
@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -110,6 +112,30 @@ impl Scene {
         if let Some(id) = id {
             self.status(&self.name, name, &json!({"id": id})).await;
         }
+    }
+
+    /// Lets an admission policy refuse every delivery in the status of a repository, and waits until it does.
+    pub async fn bar(&self, repository: &str) {
+        let (group, name) = ("admissionregistration.k8s.io", format!("bar-{}", self.name));
+        let object = |kind: &str, spec: &Value| json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": name}, "spec": spec});
+        let is_it = format!("object.metadata.namespace == '{}' && object.metadata.name == '{repository}'", self.name);
+        let rule = json!({"apiGroups": ["landfall.dev"], "apiVersions": ["*"], "resources": ["projectrepositories/status"], "operations": ["UPDATE"]});
+        let policy = json!({
+            "matchConstraints": {"resourceRules": [rule]}, "matchConditions": [{"name": "it", "expression": is_it}],
+            "validations": [{"expression": "false"}],
+        });
+        let binding = json!({"policyName": name, "validationActions": ["Deny"]});
+        let path = format!("/apis/{group}/v1");
+        self.apply(&format!("{path}/validatingadmissionpolicies"), &object("ValidatingAdmissionPolicy", &policy)).await;
+        let binding = object("ValidatingAdmissionPolicyBinding", &binding);
+        self.apply(&format!("{path}/validatingadmissionpolicybindings"), &binding).await;
+        let path = format!("{}/{repository}/status?dryRun=All", ProjectRepository::url_path(&(), Some(&self.name)));
+        until("the policy holds", async || {
+            let patch = http::Request::patch(&path).header("content-type", "application/merge-patch+json");
+            let patch = patch.body(br#"{"status": {"private": true}}"#.to_vec()).expect("a request");
+            self.admin.request::<Value>(patch).await.is_err().then_some(())
+        })
+        .await;
     }
 
     /// Applies an object of ours.
@@ -256,10 +282,22 @@ fn secret(keys: &Path, hook: Hook) -> String {
 
 /// The status of /readyz, if it is served.
 pub async fn ready(health: SocketAddr) -> Option<u16> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(health).await.ok()?;
+    use tokio::io::AsyncReadExt;
+    let mut stream = TcpStream::connect(health).await.ok()?;
     stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.ok()?;
     answer.split(' ').nth(1)?.parse().ok()
+}
+
+/// Waits until a line is among the metrics.
+pub async fn metric(health: SocketAddr, line: &str) {
+    until(line, async || {
+        let request = b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+        let mut stream = TcpStream::connect(health).await.ok()?;
+        stream.write_all(request).await.ok()?;
+        let text = String::from_utf8(until_closed(&mut stream).await).ok()?;
+        text.lines().any(|found| found == line).then_some(())
+    })
+    .await;
 }

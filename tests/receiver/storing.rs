@@ -2,7 +2,7 @@
 
 use crate::client::{Answer, answer, exchange};
 use crate::proxy::Line;
-use crate::scene::{Scene, config, guid, ready};
+use crate::scene::{Scene, config, guid, metric, ready};
 use crate::world::until;
 use landfall::receiver::{Config, InboxLimits, Sabotage, ServerLimits};
 use std::collections::BTreeSet;
@@ -15,15 +15,7 @@ use tokio::time::timeout;
 
 /// Waits until so many deliveries are on their way into a status.
 async fn waiting(health: SocketAddr, count: usize) {
-    let line = format!("landfall_deliveries_waiting {count}");
-    until(&line, async || {
-        let request = b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
-        let mut stream = TcpStream::connect(health).await.ok()?;
-        stream.write_all(request).await.ok()?;
-        let text = String::from_utf8(crate::client::until_closed(&mut stream).await).ok()?;
-        text.lines().any(|found| found == line).then_some(())
-    })
-    .await;
+    metric(health, &format!("landfall_deliveries_waiting {count}")).await;
 }
 
 /// A receiver whose patches may be held for as long as a test takes.
@@ -72,6 +64,25 @@ async fn a_receiver_that_does_not_know_everything_yet_denies_nothing() {
         (answer.status == 202).then_some(())
     })
     .await;
+}
+
+/// What one tenant's object is refused for does not become the others' matter.
+#[tokio::test]
+async fn an_object_that_is_refused_for_good_fails_no_other() {
+    let scene = Scene::new("refused").await;
+    scene.repository("barred", "shop", Some(9001)).await;
+    scene.bar("barred").await;
+    let receiver = scene.receiver(config()).await;
+    assert_eq!(scene.push().send(receiver.address).await.result(), (202, "accepted"));
+    assert_eq!(scene.shop().await.len(), 1);
+    assert!(scene.deliveries(&scene.name, "barred").await.is_empty());
+    metric(receiver.health, "landfall_delivery_patches_total{result=\"refused\"} 1").await;
+
+    // Alone it is not said to be stored.
+    let path = format!("/apis/landfall.dev/v1alpha1/namespaces/{}/projectrepositories/shop", scene.name);
+    let delete = http::Request::delete(path).body(Vec::new()).unwrap();
+    let _: serde_json::Value = scene.admin.request(delete).await.unwrap();
+    until("it is forgotten", async || (scene.push().send(receiver.address).await.status == 503).then_some(())).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Reads all that a decision about a `ProjectRepository` needs, from caches and memory: it calls nobody.
 
 use super::seen::{Granted, HookWish, Pending, Seen, Way};
-use crate::api::{Delivery, DeliveryResult, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode};
+use crate::api::{
+    Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode,
+};
 use crate::controllers::connection::Connection;
 use crate::controllers::context::Context;
 use crate::controllers::deliveries::{Announced, waiting};
@@ -60,7 +62,7 @@ pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
         has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == WEBHOOK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
         hook: hook(context, object, referred.as_ref()),
-        pending: waiting().map(|(announced, delivery)| pending(announced, delivery, branch)).collect(),
+        pending: object.status.as_ref().map(|status| all_pending(&status.deliveries, branch)).unwrap_or_default(),
         is_repository_news: waiting()
             .any(|(_, delivery)| delivery.event.as_deref().is_some_and(|event| event != "push")),
         object: Arc::clone(object),
@@ -104,6 +106,13 @@ fn by_app(referred: &Referred) -> Way {
     }
 }
 
+/// Where all that are kept wait, another may have been put out before anybody saw it: then each may stand for one that
+/// concerns the branch.
+fn all_pending(deliveries: &Deliveries, branch: Option<&str>) -> Vec<Pending> {
+    let branch = branch.filter(|_| waiting(deliveries).count() < KEPT_DELIVERIES);
+    waiting(deliveries).map(|(announced, delivery)| pending(announced, delivery, branch)).collect()
+}
+
 /// A push to another branch needs no look. Whatever else came may concern anything.
 fn pending(announced: Announced, delivery: &Delivery, branch: Option<&str>) -> Pending {
     let elsewhere = delivery.event.as_deref() == Some("push")
@@ -133,5 +142,23 @@ fn hook(context: &Context, object: &ProjectRepository, referred: Option<&Referre
     match context.root_keys.known() {
         Some(keys) => HookWish::Own { base: webhook.url.clone(), key_id: keys.current.id().to_owned() },
         None => unknown("the root key of webhooks is not known yet; the operator's log says why".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn in_a_full_log_a_push_to_another_branch_may_stand_for_one_that_was_put_out() {
+        let looks = |count: usize| {
+            let entry =
+                |n| (format!("{n:02}"), json!({"event": "push", "ref": "refs/heads/other", "result": "Pending"}));
+            let log: serde_json::Map<_, _> = (0..count).map(entry).collect();
+            let deliveries: Deliveries = serde_json::from_value(log.into()).unwrap();
+            all_pending(&deliveries, Some("main")).iter().filter(|pending| pending.needs_look).count()
+        };
+        assert_eq!((looks(KEPT_DELIVERIES - 1), looks(KEPT_DELIVERIES)), (0, KEPT_DELIVERIES));
     }
 }

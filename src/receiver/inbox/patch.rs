@@ -5,7 +5,8 @@
 //! mark side by side, and nobody has to read before writing.
 
 use super::Hint;
-use crate::receiver::targets::{Log, Logged};
+use crate::api::DeliveryResult;
+use crate::receiver::targets::{Log, Logged, waits};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -31,8 +32,8 @@ pub fn merge_patch(log: &[Logged], hints: &[&Hint], keep: usize) -> Value {
             None => others.push(logged),
         }
     }
-    // The oldest first. What has no time, or was given one by a stranger, is never newer than what is being added.
-    others.sort_by(|one, other| (one.received_at, &one.guid).cmp(&(other.received_at, &other.guid)));
+    // What was dealt with before what waits, and the oldest first. What has no time, or was given one by a stranger, is never newer than what is being added.
+    others.sort_by_key(|logged| (logged.waits, logged.received_at, &logged.guid));
     let beyond = (others.len() + added.len()).saturating_sub(keep);
     deliveries.extend(others.into_iter().take(beyond).map(|logged| (logged.guid.to_string(), Value::Null)));
     deliveries.extend(added.into_iter().map(|(hint, attempts)| {
@@ -71,6 +72,8 @@ struct Status {
 struct Entry {
     received_at: Option<String>,
     attempts: Option<i64>,
+    event: Option<String>,
+    result: Option<DeliveryResult>,
 }
 
 /// The log in an object, of which nothing else is read.
@@ -80,6 +83,7 @@ pub fn log_in(object: &[u8]) -> Option<Log> {
         guid,
         received_at: entry.received_at.and_then(|at| at.parse::<Timestamp>().ok()),
         attempts: entry.attempts.and_then(|attempts| attempts.try_into().ok()).unwrap_or(1),
+        waits: waits(entry.event.as_deref(), entry.result),
     });
     Some(Log { version: metadata.resource_version.parse().ok()?, entries: entries.collect() })
 }
@@ -98,7 +102,7 @@ mod tests {
     }
 
     fn logged(guid: &str, second: Option<i64>) -> Logged {
-        Logged { guid: guid.into(), received_at: second.map(at), attempts: 2 }
+        Logged { guid: guid.into(), received_at: second.map(at), attempts: 2, waits: false }
     }
 
     /// What is added, with its attempts, and what goes.
@@ -120,6 +124,14 @@ mod tests {
         assert_eq!(added, [("d".into(), 1), ("e".into(), 1)]);
         assert_eq!(gone, ["a", "strange"]);
         assert_eq!(patch(&log, &[hint("d", 4)], 5).1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_waits_stays_longer_than_what_was_dealt_with() {
+        let waiting = Logged { waits: true, ..logged("a", Some(1)) };
+        let log = [waiting, logged("c", Some(3)), logged("b", Some(2))];
+        assert_eq!(patch(&log, &[hint("d", 4)], 3).1, ["b"]);
+        assert_eq!(patch(&log, &[hint("d", 4), hint("e", 5), hint("f", 6)], 3).1, ["a", "b", "c"]);
     }
 
     #[test]
@@ -157,14 +169,16 @@ mod tests {
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "spec": {"odd": 1},
             "metadata": {"name": "x", "resourceVersion": "42"},
             "status": {"deliveries": {
-                "a": {"receivedAt": "2027-01-15T08:00:09.5Z", "attempts": 2}, "b": {"receivedAt": "never"},
+                "a": {"event": "push", "receivedAt": "2027-01-15T08:00:09.5Z", "attempts": 2, "result": "Pending"},
+                "c": {"event": "push", "result": "Handled"}, "b": {"receivedAt": "never"},
             }},
         });
         let log = log_in(answer.to_string().as_bytes()).unwrap();
         assert_eq!(log.version, 42);
-        let a = Logged { guid: "a".into(), received_at: "2027-01-15T08:00:09.5Z".parse().ok(), attempts: 2 };
-        let b = Logged { guid: "b".into(), received_at: None, attempts: 1 };
-        assert_eq!(*log.entries, [a, b]);
+        let a =
+            Logged { guid: "a".into(), received_at: "2027-01-15T08:00:09.5Z".parse().ok(), attempts: 2, waits: true };
+        let [b, c] = ["b", "c"].map(|guid| Logged { guid: guid.into(), received_at: None, attempts: 1, waits: false });
+        assert_eq!(*log.entries, [a, b, c]);
         assert!(log_in(b"{}").is_none());
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: whatever a tenant wrote into the rest, spec or status, does not matter; and of what is read, an odd value
 //! counts as absent and takes nothing else with it.
 
-use crate::api::{ProjectRepository, WebhookMode};
+use crate::api::{DeliveryResult, ProjectRepository, WebhookMode};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
@@ -85,6 +85,10 @@ pub struct SlimDelivery {
     pub received_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "loose")]
     pub attempts: Option<u32>,
+    #[serde(default, deserialize_with = "loose")]
+    pub event: Option<String>,
+    #[serde(default, deserialize_with = "loose")]
+    pub result: Option<DeliveryResult>,
 }
 
 /// Labels, annotations and managed fields are the larger part of an object, and nothing here is matched by them.

@@ -194,6 +194,7 @@ fn odd_values_take_nothing_else_with_them() {
         guid: guid.into(),
         received_at: at.map(|at| at.parse().unwrap()),
         attempts,
+        waits: false,
     };
     assert_eq!(*log.entries, [entry("a", None, 1), entry("b", Some("2026-01-02T03:04:05Z"), 3)]);
 }
@@ -202,7 +203,7 @@ fn odd_values_take_nothing_else_with_them() {
 fn the_newest_view_of_a_log_stays() {
     let targets = cluster();
     let object = Object::Repository(("team-a".into(), "shop".into()));
-    let entry = Logged { guid: "a".into(), received_at: None, attempts: 1 };
+    let entry = Logged { guid: "a".into(), received_at: None, attempts: 1, waits: false };
     targets.saw(&object, Log { version: 7, entries: [entry].into() });
     keep(&targets, &repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001)));
     assert_eq!(targets.log(&object).entries.len(), 1, "what a watch brings late is older");
