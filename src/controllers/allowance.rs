@@ -26,6 +26,19 @@ impl Allowance {
         Self { rate, left: rate.burst, at: now }
     }
 
+    /// What was earned since `began`, when there was nothing.
+    #[must_use]
+    pub fn earned(rate: Rate, began: Timestamp) -> Self {
+        Self { rate, left: 0.0, at: began }
+    }
+
+    /// When there is one: `now`, or later.
+    #[must_use]
+    pub fn next(&self, now: Timestamp) -> Timestamp {
+        let missing = 1.0 - self.left(now);
+        if missing > 0.0 { now.checked_add(self.rate.every.mul_f64(missing)).unwrap_or(now) } else { now }
+    }
+
     fn left(&self, now: Timestamp) -> f64 {
         let earned = now.duration_since(self.at).as_secs_f64() / self.rate.every.as_secs_f64();
         (self.left + earned.max(0.0)).min(self.rate.burst)
@@ -42,11 +55,12 @@ impl Allowance {
     /// # Errors
     /// When there is one again.
     pub fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
-        let left = self.left(now);
-        if left < 1.0 {
-            return Err(now.checked_add(self.rate.every.mul_f64(1.0 - left)).unwrap_or(now));
+        match self.next(now) {
+            at if at > now => Err(at),
+            _ => {
+                (self.left, self.at) = (self.left(now) - 1.0, now);
+                Ok(())
+            }
         }
-        (self.left, self.at) = (left - 1.0, now);
-        Ok(())
     }
 }

@@ -14,6 +14,19 @@ use std::fmt::Debug;
 /// A delivery that waits, and how often it came: one that comes again waits again.
 pub type Announced = (String, i64);
 
+/// What a delivery is marked as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Which.
+    pub announced: Announced,
+    /// The commit it speaks of, for the log.
+    pub sha: Option<String>,
+    /// What became of it.
+    pub result: DeliveryResult,
+    /// Why, where that is not plain.
+    pub message: Option<String>,
+}
+
 /// The deliveries that were not dealt with.
 pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Delivery)> {
     let waits = |delivery: &Delivery| {
@@ -30,18 +43,14 @@ pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Del
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn mark<K>(
-    context: &Context,
-    object: &K,
-    marks: impl IntoIterator<Item = (Announced, DeliveryResult)>,
-) -> Result<K, kube::Error>
+pub async fn mark<K>(context: &Context, object: &K, marks: impl IntoIterator<Item = Mark>) -> Result<K, kube::Error>
 where
     K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Debug,
 {
     let mut results = serde_json::Map::new();
-    for ((guid, attempts), result) in marks {
-        tracing::info!(delivery = guid, attempts, ?result, "a delivery was dealt with");
-        results.insert(guid, json!({"result": result, "message": null}));
+    for Mark { announced: (guid, attempts), sha, result, message } in marks {
+        tracing::info!(delivery = guid, attempts, sha, ?result, "a delivery was dealt with");
+        results.insert(guid, json!({"result": result, "message": message}));
     }
     let patch = json!({"status": {"deliveries": results}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };

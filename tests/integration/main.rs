@@ -14,6 +14,7 @@ mod election;
 mod forks;
 mod hooks;
 mod installation;
+mod looks;
 mod quiescence;
 mod refused;
 mod removal;

@@ -85,7 +85,7 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     let message = follow(&world, "lib-none", &json!({}), "RepositoryNotFound").await;
     says(&message, &["acme/lib-none", "settings/installations"]);
 
-    // The head is found by polling, without a REST call; names are followed.
+    // The head is found by polling, which takes a REST call when it is another; names are followed.
     world.sim.reset_requests();
     let pushed = world.push("acme/shop", "main");
     world.sim.rename_repository("acme/lib-core", "lib-base").unwrap();
@@ -93,7 +93,11 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     let now = status(&world, "shop").await;
     assert_eq!(now["head"]["sha"], json!(pushed));
     assert_ne!(now["head"]["observedAt"], first["head"]["observedAt"]);
-    assert_eq!(world.calls("GET", "/repositories/{repository_id}"), 1, "for the one that was renamed");
+    assert_eq!(
+        world.calls("GET", "/repositories/{repository_id}"),
+        2,
+        "for the one that was renamed, and whose the head is"
+    );
     let renamed = status(&world, "by-id").await;
     assert_eq!((&renamed["fullName"], &renamed["id"]), (&json!("acme/lib-base"), &json!(9002)));
 

@@ -7,7 +7,7 @@ mod plan;
 
 use super::connection::Connection;
 use super::context::{Context, Settled, requested_look, set_finalizer};
-use super::deliveries::{self, Announced, waiting};
+use super::deliveries::{self, Announced, Mark, waiting};
 use super::installation::{tokens_published_for, waited_long_enough};
 use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, Reason};
@@ -136,8 +136,8 @@ async fn mark(
         return Ok(app);
     }
     context.connections.update(&app.name_any(), |connection| connection.heard.clone_from(&marks));
-    let marked =
-        deliveries::mark(context, &*app, marks.into_iter().map(|mark| (mark, DeliveryResult::Handled))).await?;
+    let handled = |announced| Mark { announced, sha: None, result: DeliveryResult::Handled, message: None };
+    let marked = deliveries::mark(context, &*app, marks.into_iter().map(handled)).await?;
     Ok(Arc::new(marked))
 }
 

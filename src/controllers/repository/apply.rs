@@ -1,12 +1,11 @@
 //! Carries out one step. What GitHub said goes into [`super::memory`], where the next plan finds it.
 
 use super::gather::Found;
-use super::memory::{Facts, Looked, REQUESTED_LOOKS};
+use super::memory::{Facts, Looked};
 use super::plan::Step;
 use super::seen::{Granted, Way};
 use super::{fork, hook, status};
 use crate::api::{HeadStatus, ProjectRepository, Reason, WEBHOOK_FINALIZER, default_permissions};
-use crate::controllers::allowance::Allowance;
 use crate::controllers::context::{Context, requested_look, set_finalizer};
 use crate::controllers::deliveries;
 use crate::controllers::grant::{Known, Reach};
@@ -69,7 +68,7 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Look => look(context, found).await?,
         Step::Confirm => confirm(context, found).await?,
         Step::Mark(marks) => {
-            let marks = marks.into_iter().map(|mark| (mark.announced, mark.result));
+            let marks = marks.into_iter().map(|pending| pending.mark);
             return Ok(Some(deliveries::mark(context, &**object, marks).await?));
         }
         Step::Fork => fork::ensure(context, found).await?,
@@ -116,13 +115,6 @@ pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
 async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
     let seen = &found.seen;
     let now = context.clock.now();
-    if seen.known.looked.is_some() && (seen.is_announced() || seen.is_asked()) {
-        context.repositories.update(uid(&seen.object), |known| {
-            let looks = known.looks.get_or_insert_with(|| Allowance::full(REQUESTED_LOOKS, now));
-            // Looked at because it is due anyway, it costs nothing of it.
-            let _ = looks.take(now);
-        });
-    }
     if seen.object.spec.source.fork.is_some() {
         context.repositories.update(uid(&seen.object), |known| known.forked_at = known.forked_at.or(Some(now)));
     }
@@ -183,10 +175,17 @@ fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String
         }
         _ => None,
     };
-    let heard = seen.pending.iter().filter(|pending| pending.needs_look).map(|pending| pending.announced.clone());
+    let heard = seen.pending.iter().filter(|pending| pending.needs_look).map(|pending| pending.mark.announced.clone());
     context.repositories.update(uid(&seen.object), |known| {
         known.facts = facts.or_else(|| known.facts.take());
-        known.looked = Some(Looked { refs, asked: seen.branch().map(str::to_owned), name, at: began, next });
+        known.looked = Some(Looked {
+            refs,
+            asked: seen.branch().map(str::to_owned),
+            access: seen.access(),
+            name,
+            at: began,
+            next,
+        });
         known.heard = heard.collect();
         known.request = requested_look(&*seen.object).cloned();
         if matches!(&head, Some((_, true))) || seen.is_asked() {

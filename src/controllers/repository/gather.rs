@@ -6,7 +6,7 @@ use crate::api::{
 };
 use crate::controllers::connection::Connection;
 use crate::controllers::context::Context;
-use crate::controllers::deliveries::{Announced, waiting};
+use crate::controllers::deliveries::{Announced, Mark, waiting};
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};
@@ -65,6 +65,7 @@ pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
         pending: object.status.as_ref().map(|status| all_pending(&status.deliveries, branch)).unwrap_or_default(),
         is_repository_news: waiting()
             .any(|(_, delivery)| delivery.event.as_deref().is_some_and(|event| event != "push")),
+        allowed_at: context.repositories.allowed_at(object, context.clock.now()),
         object: Arc::clone(object),
         way,
         known,
@@ -119,11 +120,8 @@ fn pending(announced: Announced, delivery: &Delivery, branch: Option<&str>) -> P
         && delivery.reference.as_deref().zip(branch).is_some_and(|(reference, branch)| {
             reference.strip_prefix("refs/heads/").is_none_or(|pushed| pushed != branch)
         });
-    Pending {
-        announced,
-        result: if elsewhere { DeliveryResult::Ignored } else { DeliveryResult::Handled },
-        needs_look: !elsewhere,
-    }
+    let result = if elsewhere { DeliveryResult::Ignored } else { DeliveryResult::Handled };
+    Pending { mark: Mark { announced, sha: delivery.sha.clone(), result, message: None }, needs_look: !elsewhere }
 }
 
 fn hook(context: &Context, object: &ProjectRepository, referred: Option<&Referred>) -> HookWish {

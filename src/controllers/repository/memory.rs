@@ -31,6 +31,8 @@ pub struct Looked {
     pub refs: Refs,
     /// The branch that was asked for; none: the default branch.
     pub asked: Option<String>,
+    /// What the way to it depended on.
+    pub access: String,
     /// What the repository was called, or its address.
     pub name: String,
     /// When it was asked: what was pushed before is in it.
@@ -88,6 +90,8 @@ pub struct Failed {
     pub until: Timestamp,
     /// What it is about: when that is another, it is tried again at once.
     pub about: String,
+    /// The deliveries that waited for a look then: it was made for them as well.
+    pub heard: BTreeSet<Announced>,
 }
 
 /// What is known of one repository.
@@ -125,13 +129,22 @@ pub struct Remembered {
     pub deployed: Option<Standing>,
     /// What failed.
     pub failed: BTreeMap<Task, Failed>,
-    /// What is left of the looks that may be asked for.
-    pub looks: Option<Allowance>,
+    /// What is left of [`OBJECT`].
+    pub pace: Option<Allowance>,
+    /// What is left of [`SHARE`].
+    pub share: Option<Allowance>,
 }
 
-/// How often a look may be asked for, by deliveries or by annotation, besides those that are due: who can push, or write
-/// status, can ask.
-pub const REQUESTED_LOOKS: Rate = Rate { burst: 20.0, every: SignedDuration::from_secs(3) };
+/// The steps that an object may take: who can push, edit it, or write its status, can have it take some.
+const OBJECT: Rate = Rate { burst: 20.0, every: SignedDuration::from_secs(3) };
+/// Of these, what each object has for itself: its retries, its webhook, its first look after a restart. It is earned with
+/// age, so that nothing is gained by making objects anew.
+const SHARE: Rate = Rate { burst: 10.0, every: SignedDuration::from_mins(3) };
+/// What the objects of a namespace have together besides, polls not counted, which ask git and not the REST API. A step
+/// makes one call or two, so this is about half of the 5,000 that GitHub allows an installation in an hour, and at once
+/// not more than the 900 points that it allows in a minute.
+/// <https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api>
+const NAMESPACE: Rate = Rate { burst: 500.0, every: SignedDuration::from_secs(2) };
 
 impl Remembered {
     /// GitHub refused to give it when it was last asked for, until a person does something.
@@ -139,18 +152,18 @@ impl Remembered {
     pub fn is_lost(&self) -> bool {
         self.failed.get(&Task::Look).is_some_and(|failed| failed.standing.state == State::Stalled)
     }
+}
 
-    /// A failure of this task that is still to be waited for.
-    #[must_use]
-    pub fn waits(&self, task: Task, about: &str, now: Timestamp) -> Option<&Failed> {
-        self.failed.get(&task).filter(|failed| failed.until > now && failed.about == about)
-    }
+/// What an object earned since it was made, which only the API server says.
+fn share(object: &ProjectRepository, now: Timestamp) -> Allowance {
+    Allowance::earned(SHARE, object.metadata.creation_timestamp.as_ref().map_or(now, |made| made.0))
 }
 
 /// What is known of all repositories, by uid of their objects.
 #[derive(Default)]
 pub struct Repositories {
     by_uid: Mutex<HashMap<String, Remembered>>,
+    namespaces: Mutex<HashMap<String, Allowance>>,
 }
 
 impl Repositories {
@@ -186,6 +199,35 @@ impl Repositories {
         }
     }
 
+    /// When an object may take a step out of its turn: `now`, or later.
+    #[must_use]
+    pub fn allowed_at(&self, object: &ProjectRepository, now: Timestamp) -> Timestamp {
+        let known = self.get(object.metadata.uid.as_deref().unwrap_or_default());
+        let namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = |allowance: Option<&Allowance>| allowance.map_or(now, |allowance| allowance.next(now));
+        let share = known.share.unwrap_or_else(|| share(object, now)).next(now);
+        let together = next(namespaces.get(object.metadata.namespace.as_deref().unwrap_or_default()));
+        next(known.pace.as_ref()).max(share.min(together))
+    }
+
+    /// Takes a step out of what an object may take, and out of what its namespace may, unless it has one of its own or it is
+    /// its turn. GitHub's limits are the App's, and so every tenant's.
+    ///
+    /// # Errors
+    /// When to try again.
+    pub fn spend(&self, object: &ProjectRepository, is_its_turn: bool, now: Timestamp) -> Result<(), Timestamp> {
+        let mut by_uid = self.lock();
+        let known = by_uid.entry(object.metadata.uid.clone().unwrap_or_default()).or_default();
+        known.pace.get_or_insert_with(|| Allowance::full(OBJECT, now)).take(now)?;
+        if is_its_turn || known.share.get_or_insert_with(|| share(object, now)).take(now).is_ok() {
+            return Ok(());
+        }
+        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        namespaces.retain(|_, allowance| !allowance.is_full(now));
+        let of = namespaces.entry(object.metadata.namespace.clone().unwrap_or_default());
+        of.or_insert_with(|| Allowance::full(NAMESPACE, now)).take(now)
+    }
+
     /// Forgets one that is gone.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
@@ -203,5 +245,61 @@ impl Repositories {
     // A panic while the lock was held leaves a map that is whole: every change sets fields of one entry.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn object(uid: &str, namespace: &str, made: Timestamp) -> ProjectRepository {
+        serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "ProjectRepository",
+            "metadata": {"name": uid, "uid": uid, "namespace": namespace, "creationTimestamp": made.to_string()},
+            "spec": {"installationRef": {"name": "acme"}, "source": {"existing": {"name": "shop"}}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_object_takes_some_steps_at_once_and_then_one_now_and_then() {
+        let repositories = Repositories::default();
+        let shop = object("shop", "team", at(0));
+        let taken = (0..60).filter(|_| repositories.spend(&shop, false, at(0)).is_ok()).count();
+        assert_eq!(taken, 20);
+        assert_eq!(repositories.allowed_at(&shop, at(0)), at(3));
+        assert_eq!(repositories.spend(&shop, true, at(1)), Err(at(3)), "its turn comes no oftener");
+        repositories.spend(&shop, false, at(3)).expect("time gives it back");
+    }
+
+    #[test]
+    fn objects_that_are_made_anew_all_the_time_take_what_their_namespace_has_together() {
+        let repositories = Repositories::default();
+        let mut taken = 0;
+        for number in 0..2000 {
+            let anew = object(&format!("uid-{number}"), "team", at(0));
+            taken += usize::from(repositories.spend(&anew, false, at(0)).is_ok());
+            repositories.forget(&format!("uid-{number}"));
+        }
+        assert_eq!(taken, 500);
+        let next = object("next", "team", at(0));
+        assert_eq!(repositories.allowed_at(&next, at(0)), at(2));
+        repositories.spend(&object("other", "other", at(0)), false, at(0)).expect("another namespace has its own");
+        repositories.spend(&next, true, at(0)).expect("a poll is not counted");
+    }
+
+    #[test]
+    fn many_that_were_there_before_do_not_wait_for_each_other() {
+        let repositories = Repositories::default();
+        for number in 0..10_000 {
+            let old = object(&format!("uid-{number}"), "team", at(-86_400));
+            repositories.spend(&old, false, at(0)).expect("its own");
+        }
+        repositories.spend(&object("new", "team", at(0)), false, at(0)).expect("nothing of the namespace's was taken");
     }
 }

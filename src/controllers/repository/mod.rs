@@ -72,6 +72,10 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
             },
             Plan::Do(step) => step,
         };
+        if let Err(until) = spend(context, &found, &step) {
+            tracing::debug!(?step, %until, "a step has to wait for its turn");
+            return conclude(context, &object, &found, rationed(&object), Some(Again::At(until))).await;
+        }
         tracing::debug!(?step, "step");
         let is_last = step == Step::RemoveFinalizer && object.metadata.deletion_timestamp.is_some();
         let task = step.task();
@@ -97,7 +101,9 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
                 tracing::warn!(reason = %standing.reason, message = standing.message, "a step failed");
                 look_at_the_app(context, &object, &standing);
                 let until = context.resolve(&context.due.repositories, &reference, again);
-                let failed = Failed { standing, until, about: found.seen.about() };
+                let pending = found.seen.pending.iter().filter(|pending| pending.needs_look);
+                let heard = pending.map(|pending| pending.mark.announced.clone()).collect();
+                let failed = Failed { standing, until, about: found.seen.about(), heard };
                 if let Some(task) = task {
                     context.repositories.update(&uid, |known| {
                         known.failed.insert(task, failed);
@@ -110,6 +116,26 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
     let standing = Standing::reconciling(Reason::ApiFailed, "the steps do not come to an end");
     let found = gather(context, &object);
     conclude(context, &object, &found, Some(standing), Some(Again::Backoff)).await
+}
+
+/// Takes a step that calls somebody out of what the object and its namespace may take.
+fn spend(context: &Context, found: &Found, step: &Step) -> Result<(), Timestamp> {
+    let Some(task) = step.task() else { return Ok(()) };
+    let (known, now) = (&found.seen.known, context.clock.now());
+    let has_failed = known.failed.contains_key(&task);
+    if *step == Step::Confirm && !has_failed {
+        // It follows a look, which was counted.
+        return Ok(());
+    }
+    let is_polled = known.looked.as_ref().is_some_and(|looked| looked.next <= now);
+    context.repositories.spend(&found.seen.object, *step == Step::Look && is_polled && !has_failed, now)
+}
+
+/// What is said of one that has to wait before anything else can be.
+fn rationed(object: &ProjectRepository) -> Option<Standing> {
+    let is_new = object.status.as_ref().is_none_or(|status| status.conditions.is_empty());
+    let message = "more was asked for in this namespace at once than its part of GitHub's limits, which are everybody's: this                    goes on by itself. See what makes or changes ProjectRepositories all the time";
+    is_new.then(|| Standing::reconciling(Reason::RateLimited, message))
 }
 
 /// What a step of the rollout comes to.
@@ -128,7 +154,7 @@ async fn roll(context: &Context, found: &Found) -> Result<Rolled, kube::Error> {
     let handled = known.redeploy.as_ref().or_else(|| stored.and_then(|status| status.last_handled_redeploy.as_ref()));
     let head = seen.confirmed_head();
     let now = context.clock.now();
-    if head.is_none() && known.head.is_some() && known.waits(Task::Look, &seen.about(), now).is_none() {
+    if head.is_none() && known.head.is_some() && seen.waits(Task::Look, now).is_none() {
         // Another head than the one that is deployed: before anything is done about it, whose it is.
         return Ok(Rolled::Do(Step::Confirm));
     }
@@ -143,7 +169,7 @@ async fn roll(context: &Context, found: &Found) -> Result<Rolled, kube::Error> {
     };
     Ok(match context.rollouts.step(&context.client, &given, now).await? {
         None => Rolled::Rests(None),
-        Some(rollout::Step::LookAtHead) => match known.waits(Task::Look, &seen.about(), now) {
+        Some(rollout::Step::LookAtHead) => match seen.waits(Task::Look, now) {
             Some(failed) => Rolled::Rests(Some(failed.until)),
             // There is no commit yet.
             None if known.head.is_none() => Rolled::Rests(None),

@@ -3,10 +3,9 @@
 //! Invariant: one step at a time, each of them good to be repeated; a failed call waits for its time and keeps nothing
 //! else waiting. What follows from a delivery is a look, and nothing but what was looked at decides.
 
-use super::memory::{Failed, REQUESTED_LOOKS, Task};
+use super::memory::{Failed, Task};
 use super::seen::{HookWish, Pending, Seen, Way};
 use crate::api::{DeploymentStatus, Reason};
-use crate::controllers::allowance::Allowance;
 use crate::controllers::installation::waited_long_enough;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::Head;
@@ -99,11 +98,12 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
         }
         Way::GitHub(_) | Way::Address(_) => {}
     }
-    let about = seen.about();
-    let failed = |task: Task| seen.known.waits(task, &about, now);
+    let failed = |task: Task| seen.waits(task, now);
+    let marks = seen.marks();
+    let or_mark = |plan: Plan| if marks.is_empty() { plan } else { Plan::Do(Step::Mark(marks.clone())) };
     if seen.object.spec.source.fork.is_some() && seen.pinned().is_none() {
         return match failed(Task::Fork) {
-            Some(failed) => settled(failed.standing.clone(), vec![failed.until]),
+            Some(failed) => or_mark(settled(failed.standing, vec![failed.until])),
             None if seen.is_paused => Plan::Settled { standing: Some(paused()), again: None },
             None => Plan::Do(Step::Fork),
         };
@@ -111,21 +111,23 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let mut again = Vec::new();
     match (failed(Task::Look), look_due(seen, now)) {
         (Some(failed), _) if seen.known.looked.is_none() => {
-            return settled(failed.standing.clone(), vec![failed.until]);
+            return or_mark(settled(failed.standing, vec![failed.until]));
         }
         (Some(failed), _) => again.push(failed.until),
         (None, at) if at <= now => return Plan::Do(Step::Look),
+        (None, _) if seen.is_doubtful() => return Plan::Do(Step::Confirm),
         (None, at) => again.push(at),
     }
-    let marks = seen.marks();
     if !marks.is_empty() {
         return Plan::Do(Step::Mark(marks));
     }
-    let source = source(seen, failed(Task::Look), now);
+    let source = source(seen, failed(Task::Look).as_ref(), now);
     let mut troubles = Vec::new();
     let can_change = source.state != State::Stalled;
     if can_change {
-        for part in [plan_hook(seen, failed(Task::Hook), now), plan_sync(seen, failed(Task::Sync), now)] {
+        for part in
+            [plan_hook(seen, failed(Task::Hook).as_ref(), now), plan_sync(seen, failed(Task::Sync).as_ref(), now)]
+        {
             match part {
                 Part::Do(step) => return Plan::Do(step),
                 Part::Rests { until, trouble } => {
@@ -171,14 +173,14 @@ fn paused() -> Standing {
 fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     let known = &seen.known;
     let Some(looked) = &known.looked else { return now };
-    if looked.asked.as_deref() != seen.branch() {
+    let is_other = looked.asked.as_deref() != seen.branch() || looked.access != seen.access();
+    if is_other || known.failed.contains_key(&Task::Look) {
         return now;
     }
     if !seen.is_asked() && !seen.is_announced() {
         return looked.next;
     }
-    let mut looks = known.looks.clone().unwrap_or_else(|| Allowance::full(REQUESTED_LOOKS, now));
-    looks.take(now).err().unwrap_or(now).min(looked.next.max(now))
+    seen.allowed_at.min(looked.next.max(now))
 }
 
 /// How the repository and its branch are.
@@ -292,11 +294,10 @@ fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     if seen.known.is_hook_removed {
         return Plan::Do(Step::RemoveFinalizer);
     }
-    let about = seen.about();
-    let (trouble, until) = match (&seen.way, seen.known.waits(Task::Hook, &about, now)) {
+    let (trouble, until) = match (&seen.way, seen.waits(Task::Hook, now)) {
         (Way::GitHub(_), None) => return Plan::Do(Step::RemoveHook),
         (Way::Address(_), _) => return Plan::Do(Step::RemoveFinalizer),
-        (Way::GitHub(_), Some(failed)) => (failed.standing.message.clone(), Some(failed.until)),
+        (Way::GitHub(_), Some(failed)) => (failed.standing.message, Some(failed.until)),
         (Way::Barred { standing, for_good: true }, _) => {
             return Plan::Do(Step::LeaveHook(standing.message.clone()));
         }

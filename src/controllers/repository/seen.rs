@@ -3,15 +3,16 @@
 //! Invariant: what is here is what was found, with nothing decided yet; the plan is a pure function of it and of `now`.
 //! What GitHub said comes from [`super::memory`], never from status: a tenant may be able to write status.
 
-use super::memory::Remembered;
+use super::memory::{Failed, Remembered, Task};
 use crate::api::{DeliveryResult, DeploymentResult, ProjectRepository};
 use crate::controllers::context::requested_look;
-use crate::controllers::deliveries::Announced;
+use crate::controllers::deliveries::Mark;
 use crate::controllers::grant::Grant;
 use crate::controllers::rollout;
-use crate::controllers::standing::Standing;
+use crate::controllers::standing::{Standing, State};
 use crate::git::Address;
 use crate::github::Permissions as GitHubPermissions;
+use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Which way leads to the repository.
@@ -70,10 +71,8 @@ pub enum HookWish {
 /// A delivery that was not marked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// Which.
-    pub announced: Announced,
     /// What it is marked as, once it was looked after it, or at once if that is not needed.
-    pub result: DeliveryResult,
+    pub mark: Mark,
     /// It may concern the branch, or the repository.
     pub needs_look: bool,
 }
@@ -95,9 +94,14 @@ pub struct Seen {
     pub pending: Vec<Pending>,
     /// A waiting delivery says that the repository itself is another than before.
     pub is_repository_news: bool,
+    /// When it may take a step out of its turn.
+    pub allowed_at: Timestamp,
     /// What this process knows.
     pub known: Remembered,
 }
+
+/// The most that is shown of why a delivery came to nothing, in characters: the API takes some more.
+const LONGEST_MESSAGE: usize = 1000;
 
 impl Seen {
     /// The id the object is bound to: what GitHub answered to this process, else what the spec says, else what status
@@ -121,6 +125,20 @@ impl Seen {
     pub fn is_confirmed(&self) -> bool {
         let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return false };
         self.known.confirmed.as_ref().is_some_and(|(sha, at)| *sha == head.sha && *at == looked.at)
+    }
+
+    /// Another head than is shown was read from what has the name now, and nobody asked whose it is: neither before it was
+    /// read nor since.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        let (Way::GitHub(_), Some(looked), Some(head)) = (&self.way, &self.known.looked, &self.known.head) else {
+            return false;
+        };
+        let shown = self.object.status.as_ref().and_then(|status| status.head.as_ref());
+        let confirmed = self.known.confirmed.as_ref().map(|(sha, _)| sha);
+        self.known.facts.as_ref().is_none_or(|facts| facts.at < looked.at)
+            && shown.is_none_or(|shown| shown.sha != head.sha)
+            && confirmed != Some(&head.sha)
     }
 
     /// The head as it may be acted on: confirmed, or the one that is deployed anyway.
@@ -156,23 +174,58 @@ impl Seen {
     /// Whether a delivery waits for a look.
     #[must_use]
     pub fn is_announced(&self) -> bool {
-        self.pending.iter().any(|pending| pending.needs_look && !self.known.heard.contains(&pending.announced))
+        self.pending.iter().any(|pending| pending.needs_look && !self.known.heard.contains(&pending.mark.announced))
     }
 
     /// The deliveries that can be marked.
     #[must_use]
     pub fn marks(&self) -> Vec<Pending> {
-        let can = |pending: &&Pending| !pending.needs_look || self.known.heard.contains(&pending.announced);
-        self.pending.iter().filter(can).cloned().collect()
+        let lost = [Task::Look, Task::Fork].into_iter().filter_map(|task| self.lost(task)).collect::<Vec<_>>();
+        let marked = |pending: &Pending| {
+            let announced = &pending.mark.announced;
+            if !pending.needs_look || self.known.heard.contains(announced) {
+                return Some(pending.clone());
+            }
+            let failed = lost.iter().find(|failed| failed.heard.contains(announced))?;
+            let message = Some(failed.standing.message.chars().take(LONGEST_MESSAGE).collect());
+            let mark = Mark { result: DeliveryResult::Failed, message, ..pending.mark.clone() };
+            Some(Pending { mark, ..pending.clone() })
+        };
+        self.pending.iter().filter_map(marked).collect()
+    }
+
+    /// It failed, and only a person can mend it.
+    fn lost(&self, task: Task) -> Option<&Failed> {
+        self.known.failed.get(&task).filter(|failed| failed.standing.state == State::Stalled)
+    }
+
+    /// A failure of this task that is still to be waited for, and until when: a delivery that came since may tell that it
+    /// was mended, and so may another spec, as often as the object may take steps out of its turn.
+    #[must_use]
+    pub fn waits(&self, task: Task, now: Timestamp) -> Option<Failed> {
+        let failed = self.known.failed.get(&task)?;
+        let is_news = |pending: &Pending| pending.needs_look && !failed.heard.contains(&pending.mark.announced);
+        let may_be_mended = matches!(task, Task::Look | Task::Fork)
+            && failed.standing.state == State::Stalled
+            && self.pending.iter().any(is_news);
+        let is_other = may_be_mended || failed.about != self.about();
+        let until = if is_other { failed.until.min(self.allowed_at) } else { failed.until };
+        (until > now).then(|| Failed { until, ..failed.clone() })
+    }
+
+    /// What the way to it depends on.
+    #[must_use]
+    pub fn access(&self) -> String {
+        match &self.way {
+            Way::GitHub(granted) => format!("{} {:?} {:?}", granted.installation, granted.permissions, granted.grant),
+            _ => String::new(),
+        }
     }
 
     /// What failures are about: the same call is tried again at once when one of these is another.
     #[must_use]
     pub fn about(&self) -> String {
-        let access = match &self.way {
-            Way::GitHub(granted) => format!("{} {:?} {:?}", granted.installation, granted.permissions, granted.grant),
-            _ => String::new(),
-        };
-        format!("{:?} {:?} {:?} {access}", self.object.metadata.generation, requested_look(&*self.object), self.hook)
+        let request = requested_look(&*self.object);
+        format!("{:?} {request:?} {:?} {}", self.object.metadata.generation, self.hook, self.access())
     }
 }

@@ -44,6 +44,7 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
     if let Some(looked) = &known.looked {
         status.default_branch = looked.refs.default_branch.as_ref().map(ToString::to_string);
         status.head = match looked.refs.head {
+            Head::At { .. } if seen.is_doubtful() => stored.head.clone(),
             Head::At { .. } => known.head.clone(),
             _ => None,
         };
@@ -91,11 +92,10 @@ pub fn with_conditions(seen: &Seen, mut status: ProjectRepositoryStatus) -> Proj
 fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<Condition> {
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let generation = seen.object.metadata.generation;
-    let about = seen.about();
     let say = |kind, truth, reason, message: &str| condition((kind, truth), (reason, message), stored, generation, now);
     let mut conditions = Vec::new();
-    let failed = seen.known.waits(Task::Hook, &about, now);
-    match (&seen.hook, failed, &status.webhook) {
+    let failed = seen.waits(Task::Hook, now);
+    match (&seen.hook, &failed, &status.webhook) {
         (HookWish::None, _, _) | (HookWish::Own { .. }, None, None) => {}
         (_, Some(failed), _) => {
             let standing = &failed.standing;

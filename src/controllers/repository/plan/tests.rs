@@ -3,9 +3,11 @@
 use super::super::memory::{Facts, HookSeen, Looked, Remembered};
 use super::super::seen::Granted;
 use super::*;
-use crate::api::{DeliveryResult, GitHubApp, ProjectRepository};
+use crate::api::{DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
+use crate::controllers::deliveries::Mark;
 use crate::controllers::grant::{NamespaceView, grant};
 use crate::git::Refs;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -61,6 +63,7 @@ fn seen(object: Arc<ProjectRepository>, known: Remembered) -> Seen {
         hook: HookWish::None,
         pending: Vec::new(),
         is_repository_news: false,
+        allowed_at: Timestamp::MIN,
         known,
     }
 }
@@ -83,7 +86,14 @@ fn refs(head: Head) -> Refs {
 /// Looked at in minute 0, and due again in minute 11.
 fn looked() -> Remembered {
     let head = Head::At { branch: "main".parse().unwrap(), sha: "a".repeat(40).parse().unwrap() };
-    let looked = Looked { refs: refs(head), asked: None, name: "acme/shop".into(), at: at(0), next: at(11) };
+    let looked = Looked {
+        refs: refs(head),
+        asked: None,
+        access: seen(plain(), Remembered::default()).access(),
+        name: "acme/shop".into(),
+        at: at(0),
+        next: at(11),
+    };
     Remembered { facts: Some(facts(false)), looked: Some(looked), ..Remembered::default() }
 }
 
@@ -96,7 +106,7 @@ fn hook() -> HookSeen {
 }
 
 fn fail(seen: &mut Seen, task: Task, standing: Standing) {
-    let failed = Failed { standing, until: at(5), about: seen.about() };
+    let failed = Failed { standing, until: at(5), about: seen.about(), heard: [].into() };
     seen.known.failed.insert(task, failed);
 }
 
@@ -229,11 +239,8 @@ fn who_asks_for_looks_gets_a_few_at_once_and_then_has_to_wait() {
     let mut seen = seen(asking, looked());
     assert!(seen.is_asked());
     assert_eq!(does(&seen, 1), Step::Look);
-    let mut spent = Allowance::full(REQUESTED_LOOKS, at(1));
-    while spent.take(at(1)).is_ok() {}
-    seen.known.looks = Some(spent);
-    let (_, _, again) = rests(&seen, 1);
-    assert!(again.is_some_and(|again| again > at(1) && again < at(2)), "{again:?}");
+    seen.allowed_at = at(2);
+    assert_eq!(rests(&seen, 1).2, Some(at(2)));
     assert_eq!(does(&seen, 2), Step::Look);
     seen.known.request = Some("1".into());
     assert!(!seen.is_asked());
@@ -243,17 +250,87 @@ fn who_asks_for_looks_gets_a_few_at_once_and_then_has_to_wait() {
 #[test]
 fn a_delivery_is_marked_once_it_was_looked_after() {
     let announced = ("guid".to_owned(), 1);
-    let pending = |needs_look, result| Pending { announced: announced.clone(), result, needs_look };
+    let mark = |result| Mark { announced: announced.clone(), sha: None, result, message: None };
+    let pending = |needs_look, result| Pending { mark: mark(result), needs_look };
     let mut seen = seen(plain(), looked());
     seen.pending = vec![pending(true, DeliveryResult::Handled)];
     assert_eq!(does(&seen, 1), Step::Look);
     seen.known.heard = [announced.clone()].into();
     assert_eq!(does(&seen, 1), Step::Mark(seen.pending.clone()));
     // The same delivery again waits again.
-    seen.pending[0].announced.1 = 2;
+    seen.pending[0].mark.announced.1 = 2;
     assert_eq!(does(&seen, 1), Step::Look);
     seen.pending = vec![pending(false, DeliveryResult::Ignored)];
     assert_eq!(does(&seen, 1), Step::Mark(seen.pending.clone()));
+}
+
+/// What was lost may be there again: a delivery says so, and one that came before it was lost does not.
+#[test]
+fn a_delivery_ends_the_wait_for_a_person_and_no_other() {
+    let announced = |guid: &str| (guid.to_owned(), 1);
+    let delivery = |guid: &str| {
+        let mark = Mark { announced: announced(guid), sha: None, result: DeliveryResult::Handled, message: None };
+        Pending { mark, needs_look: true }
+    };
+    let gone = || Standing::stalled(Reason::RepositoryNotFound, "it is gone");
+    for known in [Remembered::default(), looked()] {
+        let mut seen = seen(plain(), known);
+        fail(&mut seen, Task::Look, gone());
+        seen.known.failed.get_mut(&Task::Look).unwrap().heard = [announced("old")].into();
+        seen.pending = vec![delivery("old")];
+        let Step::Mark(marks) = does(&seen, 1) else { panic!("it came to nothing") };
+        assert_eq!(
+            (marks[0].mark.result, marks[0].mark.message.as_deref()),
+            (DeliveryResult::Failed, Some("it is gone"))
+        );
+        seen.pending = vec![delivery("new")];
+        assert_eq!(does(&seen, 1), Step::Look);
+        seen.allowed_at = at(2);
+        assert_eq!(rests(&seen, 1).2, Some(at(2)), "as often as it may");
+        seen.pending = vec![delivery("old"), delivery("new")];
+        assert!(matches!(does(&seen, 1), Step::Mark(marks) if marks.len() == 1));
+        // What passes by itself waits for its time.
+        seen.allowed_at = at(1);
+        fail(&mut seen, Task::Look, Standing::reconciling(Reason::RateLimited, "later"));
+        assert_eq!(rests(&seen, 1).2, Some(at(5)));
+    }
+    let fork = object(&json!({"source": {"fork": {"of": "globex/tools"}}}), &json!({}), &Value::Null);
+    let mut fork = seen(fork, Remembered::default());
+    fail(&mut fork, Task::Fork, Standing::stalled(Reason::ForkForbidden, "no"));
+    fork.pending = vec![delivery("new")];
+    assert_eq!(does(&fork, 1), Step::Fork);
+}
+
+#[test]
+fn another_grant_is_looked_by() {
+    let mut seen = seen(plain(), looked());
+    let Way::GitHub(granted) = &mut seen.way else { panic!("by the App") };
+    granted.permissions = [("contents".to_owned(), "read".into())].into();
+    assert_eq!(does(&seen, 1), Step::Look);
+}
+
+#[test]
+fn another_head_is_confirmed_before_it_is_shown() {
+    let head = |sha: &str| HeadStatus { branch: "main".into(), sha: sha.repeat(40), observed_at: Time(at(0)) };
+    let shows = |sha: &str| object(&json!({}), &json!({}), &json!({"head": head(sha)}));
+    let mut other = seen(shows("b"), Remembered { head: Some(head("a")), ..looked() });
+    assert_eq!(rests(&other, 1).0, Reason::Observed, "it was asked for as the head was read");
+    other.known.looked.as_mut().unwrap().at = at(1);
+    assert_eq!(does(&other, 1), Step::Confirm);
+    assert_eq!(rests(&Seen { object: shows("a"), ..other.clone() }, 1).0, Reason::Observed);
+    // Whose it was when it was read before says that it is whose it was.
+    other.known.confirmed = Some(("a".repeat(40), at(0)));
+    assert_eq!(rests(&other, 1).0, Reason::Observed);
+}
+
+#[test]
+fn another_spec_ends_a_wait_as_often_as_it_may() {
+    let mut seen = seen(plain(), Remembered::default());
+    fail(&mut seen, Task::Look, Standing::stalled(Reason::RepositoryNotFound, "it is gone"));
+    seen.object = object(&json!({}), &json!({"generation": 2}), &Value::Null);
+    assert_eq!(does(&seen, 1), Step::Look);
+    seen.allowed_at = at(3);
+    assert_eq!(rests(&seen, 1).2, Some(at(3)));
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! When the operator looks at a repository, and how often: at once where there is news, and never so often that one
+//! namespace uses up what GitHub allows the App.
+
+use crate::repository::{A_POLL, comes_to, follow, looks, status};
+use crate::scene::{connected, says, value};
+use crate::world::{World, objects};
+use github_sim::RepositorySeed;
+use landfall::api::{GitHubApp, ProjectRepository};
+use serde_json::{Value, json};
+
+fn make(world: &World, name: &str, private: bool) -> u64 {
+    let seed = RepositorySeed { owner: "acme".into(), name: name.into(), private, ..Default::default() };
+    world.sim.create_repository(&seed).expect("a repository")
+}
+
+/// What the receiver adds for a delivery.
+async fn deliver(world: &World, name: &str, guid: &str, delivery: &Value) {
+    let mut whole = json!({"receivedAt": world.now().to_string(), "attempts": 1, "result": "Pending"});
+    for (key, value) in delivery.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    let status = json!({"deliveries": {guid: whole}});
+    world.merge_status::<ProjectRepository>("team-a", name, &status).await.expect("added");
+}
+
+async fn becomes(world: &World, name: &str, guid: &str, result: &str) -> Value {
+    let marked = async || {
+        let delivery = status(world, name).await["deliveries"][guid].clone();
+        (delivery["result"] == result).then_some(delivery)
+    };
+    world.until(&format!("{guid} is {result}"), marked).await
+}
+
+/// The clock stands still: what happens, happens because of the delivery.
+#[tokio::test]
+async fn news_of_a_repository_that_was_lost_are_looked_after_at_once() {
+    let (world, operator) = connected().await;
+    follow(&world, "lib-new", &json!({}), "RepositoryNotFound").await;
+    // It is not there yet, which is what the delivery comes to.
+    deliver(&world, "lib-new", "early", &json!({"event": "repository", "action": "created"})).await;
+    says(becomes(&world, "lib-new", "early", "Failed").await["message"].as_str().unwrap(), &["acme/lib-new"]);
+    make(&world, "lib-new", true);
+    deliver(&world, "lib-new", "created", &json!({"event": "repository", "action": "created"})).await;
+    comes_to(&world, "lib-new", "Observed").await;
+    becomes(&world, "lib-new", "created", "Handled").await;
+
+    // Out of the grant by a new name, and in again.
+    world.sim.rename_repository("acme/lib-new", "secret-plans").unwrap();
+    deliver(&world, "lib-new", "out", &json!({"event": "repository", "action": "renamed"})).await;
+    comes_to(&world, "lib-new", "RepositoryNotGranted").await;
+    let refused = becomes(&world, "lib-new", "out", "Failed").await;
+    assert!(!refused.to_string().contains("secret-plans"), "{refused}");
+    world.sim.rename_repository("acme/secret-plans", "lib-new").unwrap();
+    deliver(&world, "lib-new", "in", &json!({"event": "repository", "action": "renamed"})).await;
+    comes_to(&world, "lib-new", "Observed").await;
+    becomes(&world, "lib-new", "in", "Handled").await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_edit_an_object_has_github_asked_a_few_times_and_no_more() {
+    const TIMES: usize = 45;
+    let (world, operator) = connected().await;
+    follow(&world, "lib-none", &json!({}), "RepositoryNotFound").await;
+    operator.settled().await;
+    world.sim.reset_requests();
+    for number in 0..TIMES {
+        let annotations = json!({"landfall.dev/reconcile": number.to_string()});
+        let change = json!({"metadata": {"annotations": annotations}});
+        world.merge::<ProjectRepository>("team-a", "lib-none", &change).await.unwrap();
+        operator.settled().await;
+    }
+    assert!((2..=20).contains(&world.mints()), "{} mints for {TIMES} annotations in no time", world.mints());
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_grant_that_is_withdrawn_is_seen_before_the_next_poll() {
+    let (world, operator) = connected().await;
+    follow(&world, "shop", &json!({"pollInterval": "24h"}), "Observed").await;
+    operator.settled().await;
+    let mut narrow = objects::app(&world, &objects::tenants());
+    narrow["spec"]["tenants"][0]["repositories"] = json!(["lib-*"]);
+    world.apply::<GitHubApp>(&narrow).await;
+    comes_to(&world, "shop", "RepositoryNotGranted").await;
+    // A grant that says the same in other words costs one look.
+    world.apply::<GitHubApp>(&objects::app(&world, &objects::tenants())).await;
+    comes_to(&world, "shop", "Observed").await;
+    operator.settled().await;
+    world.sim.reset_requests();
+    let mut wider = objects::app(&world, &objects::tenants());
+    wider["spec"]["tenants"][0]["repositories"] = json!(["shop", "lib-*", "tools"]);
+    world.apply::<GitHubApp>(&wider).await;
+    world.until("it was looked by the other grant", async || (looks(&world) > 0).then_some(())).await;
+    operator.settled().await;
+    assert_eq!(looks(&world), 1);
+    operator.stop().await;
+}
+
+/// Whoever may read the one that was deleted may read the one that has its name: nothing on the way says that it is another.
+#[tokio::test]
+async fn a_public_repository_made_anew_under_the_name_is_not_taken_for_it() {
+    let (world, operator) = connected().await;
+    make(&world, "lib-open", false);
+    follow(&world, "lib-open", &json!({}), "Observed").await;
+    operator.settled().await;
+    let first = status(&world, "lib-open").await;
+    world.push("acme/lib-open", "main");
+    world.sim.reset_requests();
+    world.live_through(&operator, A_POLL).await;
+    let second = status(&world, "lib-open").await;
+    assert_ne!(second["head"]["sha"], first["head"]["sha"]);
+    assert_eq!(world.calls("GET", "/repositories/{repository_id}"), 1, "whose the head is, and no more");
+
+    world.sim.delete_repository("acme/lib-open").unwrap();
+    make(&world, "lib-open", false);
+    let other = world.push("acme/lib-open", "main");
+    world.live_through(&operator, A_POLL).await;
+    comes_to(&world, "lib-open", "RepositoryNotFound").await;
+    let shown = value::<ProjectRepository>(&world, "team-a", "lib-open").await;
+    assert!(!shown.to_string().contains(&other), "{shown}");
+    assert_eq!(shown["status"]["id"], first["id"]);
+    operator.stop().await;
+}
