@@ -65,6 +65,9 @@ pub const REDEPLOY_ANNOTATION: &str = "landfall.dev/redeploy";
 pub const SHA_ANNOTATION: &str = "landfall.dev/sha";
 /// Annotation on the pods' template of a workload that was rolled: which deployment of its `ProjectRepository` it was.
 pub const SEQUENCE_ANNOTATION: &str = "landfall.dev/sequence";
+/// Annotation on the pods' template of a workload that was rolled: the repository whose commit it was for, by its id or, where it
+/// is followed by its address alone, by that. What another repository rolled is no rollout of this one's.
+pub const REPOSITORY_ANNOTATION: &str = "landfall.dev/repository";
 /// Finalizer on a `ProjectRepository`: its webhook is removed before it goes.
 pub const WEBHOOK_FINALIZER: &str = "landfall.dev/webhook";
 /// Finalizer on a `GitHubApp` and a `GitHubInstallation`: it stays while what depends on it needs it to clean up.

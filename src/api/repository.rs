@@ -233,8 +233,8 @@ fn default_debounce() -> String {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PushAction {
-    /// Rolls a workload, as `kubectl rollout restart` does, by annotations of its pods' template: `landfall.dev/sha`
-    /// and `landfall.dev/sequence`.
+    /// Rolls a workload, as `kubectl rollout restart` does, by annotations of its pods' template: `landfall.dev/sha`,
+    /// `landfall.dev/sequence` and `landfall.dev/repository`.
     pub rollout_restart: RolloutRestart,
 }
 

@@ -4,7 +4,7 @@ use super::gather::Found;
 use super::memory::{Facts, Looked};
 use super::plan::Step;
 use super::seen::{Granted, Way};
-use super::{fork, hook, status};
+use super::{address, fork, hook, status};
 use crate::api::{HeadStatus, ProjectRepository, Reason, WEBHOOK_FINALIZER, default_permissions};
 use crate::controllers::context::{Context, requested_look, set_finalizer};
 use crate::controllers::deliveries;
@@ -129,7 +129,7 @@ async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
             let transport = transport.map_err(|error| Failure::stalled(Reason::ApiFailed, error.to_string()))?;
             let remote = Remote::manual(address);
             let refs = git::refs(&transport, &remote, credentials.as_ref(), seen.branch(), &*context.clock).await;
-            (refs.map_err(|error| git_failure(&error))?, address.url().to_string(), None)
+            (refs.map_err(|error| address::failure(&error, &seen.object))?, address.url().to_string(), None)
         }
         Way::NotYetKnown | Way::Barred { .. } => return Ok(()),
     };

@@ -1,5 +1,6 @@
 //! `ProjectRepository`: gather → plan → apply, one step at a time, then status.
 
+mod address;
 mod apply;
 mod fork;
 mod gather;
@@ -60,10 +61,13 @@ pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) ->
         let found = gather(context, &object);
         let step = match plan(&found.seen, context.clock.now()) {
             Plan::Settled { standing, again } => return conclude(context, &object, &found, standing, again).await,
-            Plan::Roll { standing, again } => match roll(context, &found).await {
+            Plan::Roll { standing, again, is_lost } => match roll(context, &found, is_lost).await {
                 Ok(Rolled::Do(step)) => step,
                 Ok(Rolled::Rests(at)) => {
-                    let again = [again, at].into_iter().flatten().min().map(Again::At);
+                    let again = match (again, at) {
+                        (Some(Again::At(again)), Some(at)) => Some(Again::At(again.min(at))),
+                        (again, at) => at.map(Again::At).or(again),
+                    };
                     // With what the rollout came to.
                     let found = gather(context, &object);
                     return conclude(context, &object, &found, Some(standing), again).await;
@@ -144,26 +148,28 @@ enum Rolled {
     Rests(Option<Timestamp>),
 }
 
-/// The next step of what a push does, with the head as it was confirmed, if it was.
-async fn roll(context: &Context, found: &Found) -> Result<Rolled, kube::Error> {
+/// The next step of what a push does, with the head as it was confirmed, if it was. Where the source is lost, there is no
+/// head, and nothing is begun.
+async fn roll(context: &Context, found: &Found, is_lost: bool) -> Result<Rolled, kube::Error> {
     let seen = &found.seen;
     let known = &seen.known;
     let uid = apply::uid(&seen.object);
     let stored = seen.object.status.as_ref();
-    let deployment = known.deployment.as_ref().or_else(|| stored.and_then(|status| status.deployment.as_ref()));
     let handled = known.redeploy.as_ref().or_else(|| stored.and_then(|status| status.last_handled_redeploy.as_ref()));
-    let head = seen.confirmed_head();
+    let head = seen.confirmed_head().filter(|_| !is_lost);
+    let source = seen.source();
     let now = context.clock.now();
-    if head.is_none() && known.head.is_some() && seen.waits(Task::Look, now).is_none() {
+    if !is_lost && head.is_none() && known.head.is_some() && seen.waits(Task::Look, now).is_none() {
         // Another head than the one that is deployed: before anything is done about it, whose it is.
         return Ok(Rolled::Do(Step::Confirm));
     }
     let given = Given {
         object: &seen.object,
         head: head.as_ref(),
-        deployment,
+        source: source.as_deref(),
+        deployment: seen.deployment(),
         handled: handled.map(String::as_str),
-        is_paused: seen.is_paused,
+        is_paused: seen.is_paused || is_lost,
         #[cfg(feature = "sabotage")]
         sabotage: context.sabotage,
     };

@@ -5,7 +5,7 @@
 
 use super::memory::{Failed, Task};
 use super::seen::{HookWish, Pending, Seen, Way};
-use crate::api::{DeploymentStatus, Reason};
+use crate::api::{DeploymentResult, DeploymentStatus, Reason};
 use crate::controllers::installation::waited_long_enough;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::Head;
@@ -26,7 +26,9 @@ pub enum Plan {
         /// How the object stands.
         standing: Standing,
         /// When to see again for the rest of it.
-        again: Option<Timestamp>,
+        again: Option<Again>,
+        /// What is under way is followed, and nothing else is done: the source is not to be had.
+        is_lost: bool,
     },
     /// Nothing now.
     Settled {
@@ -93,9 +95,7 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     match &seen.way {
         Way::NotYetKnown => return Plan::Settled { standing: None, again: None },
-        Way::Barred { standing, .. } => {
-            return Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) };
-        }
+        Way::Barred { standing, .. } => return settled_or_followed(seen, standing.clone(), Some(Again::Person)),
         Way::GitHub(_) | Way::Address(_) => {}
     }
     let failed = |task: Task| seen.waits(task, now);
@@ -111,7 +111,7 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let mut again = Vec::new();
     match (failed(Task::Look), look_due(seen, now)) {
         (Some(failed), _) if seen.known.looked.is_none() => {
-            return or_mark(settled(failed.standing, vec![failed.until]));
+            return or_mark(settled_or_followed(seen, failed.standing, Some(Again::At(failed.until))));
         }
         (Some(failed), _) => again.push(failed.until),
         (None, at) if at <= now => return Plan::Do(Step::Look),
@@ -138,10 +138,20 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
         }
     }
     let standing = summary(seen, source, troubles);
+    let again = again.into_iter().min().map(Again::At);
     if can_change && seen.object.spec.on_push.is_some() {
-        return Plan::Roll { standing, again: again.into_iter().min() };
+        return Plan::Roll { standing, again, is_lost: false };
     }
-    settled(standing, again)
+    settled_or_followed(seen, standing, again)
+}
+
+/// Nothing is done; only what is being rolled out goes on, and is told of.
+fn settled_or_followed(seen: &Seen, standing: Standing, again: Option<Again>) -> Plan {
+    let is_under_way = seen.deployment().is_some_and(|deployment| deployment.result == DeploymentResult::Running);
+    if is_under_way && seen.object.spec.on_push.is_some() {
+        return Plan::Roll { standing, again, is_lost: true };
+    }
+    Plan::Settled { standing: Some(standing), again }
 }
 
 /// What one part of the object comes to.

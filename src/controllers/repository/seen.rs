@@ -4,7 +4,7 @@
 //! What GitHub said comes from [`super::memory`], never from status: a tenant may be able to write status.
 
 use super::memory::{Failed, Remembered, Task};
-use crate::api::{DeliveryResult, DeploymentResult, ProjectRepository};
+use crate::api::{DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository};
 use crate::controllers::context::requested_look;
 use crate::controllers::deliveries::Mark;
 use crate::controllers::grant::Grant;
@@ -145,8 +145,7 @@ impl Seen {
     #[must_use]
     pub fn confirmed_head(&self) -> Option<rollout::Head> {
         let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return None };
-        let stored = self.object.status.as_ref().and_then(|status| status.deployment.as_ref());
-        let is_at_rest = self.known.deployment.as_ref().or(stored).is_some_and(|deployment| {
+        let is_at_rest = self.deployment().is_some_and(|deployment| {
             deployment.sha == head.sha
                 && (deployment.result == DeploymentResult::Succeeded
                     || (deployment.result == DeploymentResult::Failed
@@ -154,6 +153,23 @@ impl Seen {
                         && !self.is_redeploy_asked()))
         });
         (is_at_rest || self.is_confirmed()).then(|| rollout::Head { sha: head.sha.clone(), looked_at: looked.at })
+    }
+
+    /// What was deployed last.
+    #[must_use]
+    pub fn deployment(&self) -> Option<&DeploymentStatus> {
+        let stored = self.object.status.as_ref().and_then(|status| status.deployment.as_ref());
+        self.known.deployment.as_ref().or(stored)
+    }
+
+    /// What a rollout says of whose it is: the repository's id, or its address. As long as it was not looked at, what status
+    /// says, for nothing is rolled then.
+    #[must_use]
+    pub fn source(&self) -> Option<String> {
+        match &self.way {
+            Way::Address(address) => Some(address.url().to_string()),
+            _ => self.pinned().map(|id| id.to_string()),
+        }
     }
 
     /// Somebody asks for a failed deployment to be done again.

@@ -93,6 +93,8 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let generation = seen.object.metadata.generation;
     let say = |kind, truth, reason, message: &str| condition((kind, truth), (reason, message), stored, generation, now);
+    // What this process knows nothing of yet stays as it was said.
+    let before = |kind: ConditionType| stored.iter().find(|stored| stored.type_ == kind.as_str()).cloned();
     let mut conditions = Vec::new();
     let failed = seen.waits(Task::Hook, now);
     match (&seen.hook, &failed, &status.webhook) {
@@ -121,6 +123,8 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
             (Truth::True, Reason::InStep, "the fork has all that its upstream has".to_owned())
         };
         conditions.push(say(ConditionType::InStep, truth, reason, &message));
+    } else if seen.object.spec.source.fork.is_some() {
+        conditions.extend(before(ConditionType::InStep));
     }
     if let (Some(standing), Some(_)) = (&seen.known.deployed, &status.deployment) {
         let truth = match standing.state {
@@ -129,6 +133,11 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
             State::Stalled => Truth::False,
         };
         conditions.push(say(ConditionType::Deployed, truth, standing.reason, &standing.message));
+    } else if let Some(before) = before(ConditionType::Deployed)
+        && status.deployment.is_some()
+        && status.deployment == seen.object.status.as_ref().and_then(|stored| stored.deployment.clone())
+    {
+        conditions.push(before);
     } else if let Some(deployment) = &status.deployment {
         let (truth, reason) = match deployment.result {
             DeploymentResult::Waiting => (Truth::Unknown, Reason::Debouncing),

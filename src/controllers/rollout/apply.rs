@@ -6,7 +6,9 @@
 use super::account::{Account, Refused, is_name};
 use super::progress::{self, progress};
 use super::seen::{Stamp, Targets, Trouble, Workload};
-use crate::api::{FIELD_MANAGER, PushAction, Reason, SEQUENCE_ANNOTATION, SHA_ANNOTATION, WorkloadKind};
+use crate::api::{
+    FIELD_MANAGER, PushAction, REPOSITORY_ANNOTATION, Reason, SEQUENCE_ANNOTATION, SHA_ANNOTATION, WorkloadKind,
+};
 use crate::controllers::lenient::Lenient;
 use kube::api::{GetParams, ListParams, Patch, PatchParams};
 use kube::core::{Request, Selector};
@@ -49,16 +51,16 @@ struct ListMetadata {
     r#continue: Option<String>,
 }
 
-/// Looks at all that the actions name.
+/// Looks at all that the actions name. `source`: the repository whose rollouts are meant.
 ///
 /// # Errors
 /// What will pass.
-pub async fn look(account: &Account<'_>, actions: &[PushAction]) -> Result<Targets, kube::Error> {
+pub async fn look(account: &Account<'_>, actions: &[PushAction], source: Option<&str>) -> Result<Targets, kube::Error> {
     let mut targets = Targets::default();
     for action in actions {
         let restart = &action.rollout_restart;
         let found = match (&restart.name, &restart.selector) {
-            (Some(name), _) => by_name(account, restart.kind, name).await,
+            (Some(name), _) => by_name(account, restart.kind, name).await.map(|object| vec![object]),
             (None, Some(selector)) => match Selector::try_from(selector.clone()) {
                 Ok(selector) => by_selector(account, restart.kind, &selector).await,
                 Err(error) => Err(invalid(&format!("rolloutRestart.selector cannot be used: {error}"))),
@@ -67,7 +69,7 @@ pub async fn look(account: &Account<'_>, actions: &[PushAction]) -> Result<Targe
         };
         match found {
             Ok(found) => {
-                for workload in found {
+                for workload in found.into_iter().map(|object| workload(restart.kind, object, source)) {
                     if !targets.workloads.iter().any(|known| known.uid == workload.uid) {
                         targets.workloads.push(workload);
                     }
@@ -80,7 +82,7 @@ pub async fn look(account: &Account<'_>, actions: &[PushAction]) -> Result<Targe
     Ok(targets)
 }
 
-async fn by_name(account: &Account<'_>, kind: WorkloadKind, name: &str) -> Result<Vec<Workload>, Refused> {
+async fn by_name(account: &Account<'_>, kind: WorkloadKind, name: &str) -> Result<Object, Refused> {
     if !is_name(name) {
         return Err(invalid(&format!("rolloutRestart.name {name:?} is no name of a {kind:?}")));
     }
@@ -97,10 +99,10 @@ async fn by_name(account: &Account<'_>, kind: WorkloadKind, name: &str) -> Resul
     if object.metadata.deletion_timestamp.is_some() {
         return Err(missing(format!("{what} is being deleted")));
     }
-    Ok(vec![workload(kind, object)])
+    Ok(object)
 }
 
-async fn by_selector(account: &Account<'_>, kind: WorkloadKind, selector: &Selector) -> Result<Vec<Workload>, Refused> {
+async fn by_selector(account: &Account<'_>, kind: WorkloadKind, selector: &Selector) -> Result<Vec<Object>, Refused> {
     let what = format!("{kind:?}s with {selector}");
     let request = Request::new(account.path(kind)).list(&ListParams::default().labels_from(selector).limit(MOST));
     let list = account.ask::<List>(request, kind, "list", &what).await?;
@@ -111,7 +113,7 @@ async fn by_selector(account: &Account<'_>, kind: WorkloadKind, selector: &Selec
     for object in list.items {
         let object = object.read().map_err(Refused::Passing)?;
         if object.metadata.deletion_timestamp.is_none() {
-            found.push(workload(kind, object));
+            found.push(object);
         }
     }
     if found.is_empty() {
@@ -121,12 +123,13 @@ async fn by_selector(account: &Account<'_>, kind: WorkloadKind, selector: &Selec
     Ok(found)
 }
 
-fn workload(kind: WorkloadKind, object: Object) -> Workload {
+fn workload(kind: WorkloadKind, object: Object, source: Option<&str>) -> Workload {
     let Object { metadata, spec, status } = object;
     let annotation = |name| spec.template.metadata.annotations.as_ref()?.get(name);
+    let is_others = annotation(REPOSITORY_ANNOTATION).zip(source).is_some_and(|(whose, source)| whose != source);
     Workload {
         kind,
-        stamp: annotation(SHA_ANNOTATION).map(|sha| Stamp {
+        stamp: annotation(SHA_ANNOTATION).filter(|_| !is_others).map(|sha| Stamp {
             sha: sha.clone(),
             sequence: annotation(SEQUENCE_ANNOTATION)
                 .and_then(|text| text.parse().ok())
@@ -141,12 +144,18 @@ fn workload(kind: WorkloadKind, object: Object) -> Workload {
     }
 }
 
-/// Changes a workload's template.
+/// Changes a workload's template, to say for which commit of which repository.
 ///
 /// # Errors
 /// Why it was not changed.
-pub async fn roll(account: &Account<'_>, workload: &Workload, stamp: &Stamp) -> Result<(), Refused> {
-    let annotations = json!({SHA_ANNOTATION: stamp.sha, SEQUENCE_ANNOTATION: stamp.sequence.to_string()});
+pub async fn roll(
+    account: &Account<'_>,
+    workload: &Workload,
+    stamp: &Stamp,
+    source: Option<&str>,
+) -> Result<(), Refused> {
+    let sequence = stamp.sequence.to_string();
+    let annotations = json!({SHA_ANNOTATION: stamp.sha, SEQUENCE_ANNOTATION: sequence, REPOSITORY_ANNOTATION: source});
     let patch = json!({
         "metadata": {"resourceVersion": workload.version},
         "spec": {"template": {"metadata": {"annotations": annotations}}},

@@ -44,6 +44,8 @@ pub struct Given<'a> {
     pub is_paused: bool,
     /// The head of the branch as GitHub said and confirmed it in this process's life. `None`: not looked at yet.
     pub head: Option<&'a Head>,
+    /// The repository, as templates say whose commit they were changed for.
+    pub source: Option<&'a str>,
     /// `status.deployment` as it was written last.
     pub deployment: Option<&'a DeploymentStatus>,
     /// `status.lastHandledRedeploy` as it was written last.
@@ -107,7 +109,7 @@ impl Rollouts {
                 Next::LookAtHead => return Ok(Some(Step::LookAtHead)),
                 Next::LookAtTargets => {
                     let mut found = match &account {
-                        Ok(account) => apply::look(account, &on_push.actions).await?,
+                        Ok(account) => apply::look(account, &on_push.actions, given.source).await?,
                         Err(trouble) => Targets { troubles: vec![trouble.clone()], ..Targets::default() },
                     };
                     for workload in &mut found.workloads {
@@ -171,7 +173,7 @@ impl Rollouts {
         refusals: &mut Refusals,
     ) -> Result<(), kube::Error> {
         let line = Line { workload: Some(workload), ..Line::new(given, &stamp.sha, stamp.sequence) };
-        match apply::roll(account, workload, stamp).await {
+        match apply::roll(account, workload, stamp, given.source).await {
             Ok(()) => {
                 line.info("rolled");
                 let mut changed = self.changed();

@@ -318,7 +318,7 @@ impl Followed {
             // Else it would have been rolled.
             (_, None) => self
                 .troubles
-                .push(Trouble { reason: Reason::Paused, message: format!("{workload} is not rolled while paused") }),
+                .push(Trouble { reason: Reason::Paused, message: format!("{workload} is not rolled while changes are held back") }),
         }
     }
 

@@ -54,7 +54,7 @@ pub struct Workload {
     pub uid: String,
     /// The version that was seen. It is changed as this version or not at all.
     pub version: String,
-    /// Its template's last deployment.
+    /// Its template's last deployment, if it was this repository's.
     pub stamp: Option<Stamp>,
     /// How far its pods follow its template.
     pub progress: Progress,

@@ -5,6 +5,7 @@
 
 mod attacks;
 mod examples;
+mod followed;
 mod once;
 mod refused;
 

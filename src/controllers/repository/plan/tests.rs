@@ -219,6 +219,33 @@ fn what_is_barred_is_not_looked_at() {
 }
 
 #[test]
+fn what_is_being_rolled_out_is_followed_though_the_source_is_lost() {
+    let rolling = |result: &str| {
+        let actions = json!([{"rolloutRestart": {"kind": "Deployment", "name": "shop"}}]);
+        let deployment = json!({"sha": "a".repeat(40), "sequence": 1, "result": result});
+        let on_push = json!({"onPush": {"serviceAccountName": "deployer", "actions": actions}});
+        object(&on_push, &json!({}), &json!({"deployment": deployment}))
+    };
+    let mut gone = seen(rolling("Running"), Remembered::default());
+    fail(&mut gone, Task::Look, Standing::stalled(Reason::RepositoryNotFound, "it is gone"));
+    let mut archived = seen(rolling("Running"), looked());
+    archived.known.facts = Some(facts(true));
+    let suspended = Seen { way: barred(false), ..seen(rolling("Running"), Remembered::default()) };
+    for lost in [gone, archived, suspended] {
+        assert!(
+            matches!(plan(&lost, at(1)), Plan::Roll { is_lost: true, again: Some(_), .. }),
+            "{:?}",
+            plan(&lost, at(1))
+        );
+        for result in ["Waiting", "Succeeded", "Failed"] {
+            rests(&Seen { object: rolling(result), ..lost.clone() }, 1);
+        }
+    }
+    let fine = seen(rolling("Waiting"), looked());
+    assert!(matches!(plan(&fine, at(1)), Plan::Roll { is_lost: false, .. }));
+}
+
+#[test]
 fn a_head_that_is_not_there_is_said() {
     let mut seen = seen(plain(), looked());
     for (head, reason, state) in [
