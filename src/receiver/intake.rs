@@ -17,7 +17,9 @@ use crate::webhook::{AppIdentity, Hook};
 use futures::future::join_all;
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use jiff::SignedDuration;
 use std::sync::Arc;
+use tokio::time::sleep;
 
 /// What deliveries are judged by, and where they go.
 pub struct Intake {
@@ -28,7 +30,7 @@ pub struct Intake {
     /// Where they are stored.
     pub inbox: Inbox,
     /// How many may be.
-    pub buckets: Buckets,
+    pub buckets: Arc<Buckets>,
     /// What is counted.
     pub metrics: Metrics,
     /// The time.
@@ -206,9 +208,12 @@ impl Intake {
         }
         let now = self.clock.now();
         let target = repository.filter(|_| !matches!(objects[0], Object::App(_))).map(|repository| repository.id);
-        self.buckets.take(app, target, now).map_err(Refusal::Rate)?;
         let Payload { action, reference, sha, .. } = payload;
         let hint = Hint { guid: head.guid, event: head.event, action, reference, sha, received_at: now };
+        if let Err(after) = self.buckets.take(app, target, now) {
+            self.store_later(app, target, objects, hint, after);
+            return Err(Refusal::Rate(after));
+        }
         let results = join_all(objects.into_iter().map(|object| self.inbox.store(object, hint.clone()))).await;
         let mut failures = results.iter().filter_map(|result| result.err());
         // What no repeat would mend does not keep the sender from hearing that the others have it: it is one tenant's.
@@ -219,6 +224,30 @@ impl Intake {
             Some(error) if results.iter().all(Result::is_err) => Err(error.into()),
             _ => Ok(Outcome::Accepted),
         }
+    }
+
+    /// Of all that was refused for coming too often, one is stored as soon as there is room, and says of which branch it was no
+    /// more: whatever else was refused meanwhile, the operator looks. Otherwise a push that comes just behind many others
+    /// would be seen by the next poll only.
+    fn store_later(&self, app: &str, target: Option<u64>, objects: Vec<Object>, hint: Hint, mut after: SignedDuration) {
+        if !self.buckets.wait(app, target) {
+            return;
+        }
+        let (buckets, inbox, clock) = (Arc::clone(&self.buckets), self.inbox.clone(), Arc::clone(&self.clock));
+        let (app, hint) = (app.to_owned(), Hint { reference: None, sha: None, ..hint });
+        // Nobody was told that it is stored, so the end of the process does not wait for it.
+        tokio::spawn(async move {
+            loop {
+                sleep(after.unsigned_abs()).await;
+                match buckets.take(&app, target, clock.now()) {
+                    Ok(()) => break,
+                    Err(longer) => after = longer,
+                }
+            }
+            buckets.waited(&app, target);
+            let hint = Hint { received_at: clock.now(), ..hint };
+            join_all(objects.into_iter().map(|object| inbox.store(object, hint.clone()))).await;
+        });
     }
 
     fn complain(&self, app: &str, hook: Hook) {

@@ -145,7 +145,7 @@ impl Receiver {
                 config.inbox,
                 Complaints::new(Arc::clone(&clock)),
             ),
-            buckets: Buckets::new(config.target_rate, config.target_burst),
+            buckets: Arc::new(Buckets::new(config.target_rate, config.target_burst)),
             metrics,
             complaints: Complaints::new(Arc::clone(&clock)),
             clock,

@@ -5,7 +5,7 @@
 
 use crate::controllers::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 /// A repository gets the rate once; an App, which is heard of for all of its installations, so many times.
@@ -20,6 +20,8 @@ type Target = (Box<str>, Option<u64>);
 pub struct Buckets {
     rate: Rate,
     left: Mutex<(HashMap<Target, Allowance>, usize)>,
+    /// The targets for which somebody waits for the next one.
+    waited_for: Mutex<HashSet<Target>>,
 }
 
 impl Buckets {
@@ -27,7 +29,7 @@ impl Buckets {
     #[must_use]
     pub fn new(rate: f64, burst: f64) -> Self {
         let every = SignedDuration::try_from_secs_f64(1.0 / rate).unwrap_or(SignedDuration::from_secs(1));
-        Self { rate: Rate { burst, every }, left: Mutex::new((HashMap::new(), SWEEP_AT)) }
+        Self { rate: Rate { burst, every }, left: Mutex::new((HashMap::new(), SWEEP_AT)), waited_for: Mutex::default() }
     }
 
     /// Takes one for a repository of an App, or for the App itself.
@@ -48,6 +50,17 @@ impl Buckets {
         };
         let allowance = buckets.entry((app.into(), repository)).or_insert_with(|| Allowance::full(rate, now));
         allowance.take(now).map_err(|at| at.duration_since(now))
+    }
+
+    /// Whether to wait for the next one of a target: nobody does yet.
+    #[must_use]
+    pub fn wait(&self, app: &str, repository: Option<u64>) -> bool {
+        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner).insert((app.into(), repository))
+    }
+
+    /// Nobody does any more.
+    pub fn waited(&self, app: &str, repository: Option<u64>) {
+        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner).remove(&(app.into(), repository));
     }
 }
 

@@ -127,3 +127,17 @@ async fn a_noisy_repository_has_its_share_and_takes_no_others() {
     }
     assert_eq!(other.send(receiver.address).await.status, 202);
 }
+
+#[tokio::test]
+async fn what_came_too_often_is_heard_of_when_there_is_room() {
+    let scene = Scene::new("later").await;
+    let receiver = scene.receiver(landfall::receiver::Config { target_rate: 0.2, target_burst: 1.0, ..config() }).await;
+    let refused = until("one is refused", async || {
+        let guid = guid();
+        let answer = scene.push().with("x-github-delivery", &guid).send(receiver.address).await;
+        (answer.status == 429).then_some(guid)
+    })
+    .await;
+    let stored = until("it is stored", async || scene.shop().await.remove(&refused)).await;
+    assert_eq!((stored.event.as_deref(), stored.reference, stored.sha), (Some("push"), None, None));
+}
