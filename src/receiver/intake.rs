@@ -52,6 +52,8 @@ pub struct Sabotage {
     pub skip_repository: bool,
     /// The id in an object's status is believed, whatever was granted.
     pub skip_grant: bool,
+    /// A delivery is of the host that it says it is of.
+    pub believe_host: bool,
 }
 
 /// A request that says whom it is for and that it is signed.
@@ -120,6 +122,11 @@ impl Intake {
         // What was not listed yet may be what this is for.
         let unknown = || if self.targets.are_listed() { Refusal::Target } else { Refusal::Starting };
         let identity = self.targets.knows(app, hook).ok_or_else(unknown)?;
+        #[cfg(feature = "sabotage")]
+        let identity = match request.headers.get("x-github-enterprise-host").map(http::HeaderValue::to_str) {
+            Some(Ok(host)) if self.sabotage.believe_host => AppIdentity { host: host.to_owned(), ..identity },
+            _ => identity,
+        };
         let signature = Signature::of(&request.headers).ok_or(Refusal::Signature)?;
         Ok(Addressed { app: app.to_owned(), hook, identity, signature, headers: request.headers })
     }

@@ -3,6 +3,7 @@
 use crate::client::{Delivery, signature};
 use crate::scene::{Scene, config, guid, push};
 use landfall::api::DeliveryResult;
+use landfall::receiver::Sabotage;
 use landfall::webhook::Hook;
 use serde_json::json;
 
@@ -136,4 +137,7 @@ async fn githubs_own_headers_of_an_enterprise_server_change_nothing() {
     let other = keys.unwrap().current.secret(&identity, Hook::App);
     let forged = forged.clone().with("x-hub-signature-256", &signature(other.expose(), &forged.body));
     assert_eq!(forged.send(receiver.address).await.status, 401);
+    // Taken for what they say they are, whoever has an App of the same id on a server of their own would be believed.
+    let open = scene.receiver_without(Sabotage { believe_host: true, ..Sabotage::default() }, config()).await;
+    assert_eq!(forged.send(open.address).await.result(), (202, "accepted"));
 }
