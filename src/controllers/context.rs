@@ -1,8 +1,9 @@
 //! What every controller works with: the clients, the caches, the queue, and the one way to conclude a reconcile.
 
 use super::connection::Connections;
-use super::grant::NamespaceView;
+use super::grant::{Known, NamespaceView, Reach};
 use super::lenient::Lenient;
+use super::reference::{Access, Purpose, refer};
 use super::repository::{ReadTokens, Repositories};
 use super::rollout::Rollouts;
 use super::root_keys::{self, KnownRootKeys};
@@ -11,7 +12,7 @@ use super::token::Memory;
 use super::watch::wake_all;
 use crate::api::{
     ConditionType, FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository,
-    RECONCILE_ANNOTATION, Reason, Reconciled,
+    RECONCILE_ANNOTATION, Reason, Reconciled, default_permissions,
 };
 use crate::git::AllowedHosts;
 use crate::github::{self, Connect, PlainHttp};
@@ -152,17 +153,36 @@ impl Context {
         known.facts.map(|facts| facts.repository.id).or_else(stored)
     }
 
-    /// The ids of the repositories of an account that are followed by an App, but for those that are lost: one of them
-    /// would have a token for all of them refused.
+    /// The ids of the repositories that are followed through an App's installation and granted to who follows them, but
+    /// for those that are lost, by what this process knows or by what status says: one of them would have a token for all
+    /// of them refused.
     #[must_use]
-    pub fn followed_by(&self, app: &str, account: &str) -> Vec<u64> {
+    pub fn followed_by(&self, app: &str, installation: u64) -> Vec<u64> {
         let repositories = self.stores.repositories.state();
-        let of = repositories.iter().filter(|repository| {
-            self.app_of(repository).is_some_and(|(its, of)| its == app && of.eq_ignore_ascii_case(account))
-                && !self.repositories.get(&repository.uid().unwrap_or_default()).is_lost()
-        });
-        let ids: BTreeSet<_> = of.filter_map(|repository| self.pinned(repository)).collect();
+        let ids: BTreeSet<_> =
+            repositories.iter().filter_map(|repository| self.is_followed(repository, app, installation)).collect();
         ids.into_iter().collect()
+    }
+
+    fn is_followed(&self, repository: &ProjectRepository, app: &str, installation: u64) -> Option<u64> {
+        let known = self.repositories.get(repository.metadata.uid.as_deref().unwrap_or_default());
+        let reference = repository.spec.installation_ref.as_ref().filter(|_| !known.is_lost())?;
+        let status = repository.status.as_ref();
+        let conditions = status.map_or(&[][..], |status| &status.conditions);
+        let lost = [Reason::RepositoryNotFound, Reason::RepositoryNotGranted].map(Reason::as_str);
+        if conditions.iter().any(|its| its.type_ == "Ready" && lost.contains(&its.reason.as_str())) {
+            return None;
+        }
+        let id = self.pinned(repository)?;
+        let shown = || status?.full_name.as_ref()?.split_once('/').map(|(_, name)| name.to_owned());
+        let name = known.facts.map(|facts| facts.repository.name.clone()).or_else(shown);
+        let referred = refer(self, &repository.namespace()?, &reference.name, Purpose::Use);
+        let Access::Granted { installation: its, grant, .. } = referred.access else { return None };
+        let reach = [Known { name, id: i64::try_from(id).ok() }];
+        (referred.app_name.as_deref() == Some(app)
+            && u64::try_from(its) == Ok(installation)
+            && grant.allows(&Reach::Only(&reach), &default_permissions()).is_ok())
+        .then_some(id)
     }
 
     /// GitHub said this of repositories: whoever is bound to them knows it now.

@@ -12,10 +12,10 @@ use crate::api::{
 use crate::runtime::metrics::Outcome;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource;
 use kube::ResourceExt;
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, runtime::reflector::Store};
 use std::sync::Arc;
 
 /// How long something that is being deleted waits for what depends on it.
@@ -148,30 +148,24 @@ pub fn waited_long_enough<K: Resource>(object: &K, now: Timestamp) -> Option<Tim
 }
 
 /// What needs an installation to clean up: tokens that are published for it, by their status, which is a hint, and
-/// repositories that are being deleted and whose webhooks are still there. The wait for them is bounded.
+/// repositories whose own webhooks may still be there. The wait for them is bounded.
 #[must_use]
 pub fn dependents_of(stores: &Stores, installation: &GitHubInstallation) -> Vec<String> {
-    let tokens = tokens_published_for(&stores.tokens, installation);
-    let repositories = stores.repositories.state();
-    let going = repositories.iter().filter(|repository| {
-        repository.namespace() == installation.namespace()
-            && repository.finalizers().iter().any(|name| name == WEBHOOK_FINALIZER)
-            && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == installation.name_any())
-    });
-    let going = going.map(|repository| format!("ProjectRepository {}", repository.name_any()));
-    tokens.into_iter().map(|token| format!("InstallationToken {token}")).chain(going).collect()
-}
-
-/// The names of the tokens that are published for an installation, by their status.
-#[must_use]
-pub fn tokens_published_for(
-    tokens: &Store<crate::api::InstallationToken>,
-    installation: &GitHubInstallation,
-) -> Vec<String> {
-    let published = tokens.state().into_iter().filter(|token| {
+    let tokens = stores.tokens.state();
+    let published = tokens.iter().filter(|token| {
         token.namespace() == installation.namespace()
             && token.spec.installation_ref.name == installation.name_any()
             && token.status.as_ref().is_some_and(|status| status.fingerprint.is_some())
     });
-    published.map(|token| token.name_any()).collect()
+    let repositories = stores.repositories.state();
+    let hooked = repositories.iter().filter(|repository| {
+        repository.namespace() == installation.namespace()
+            && repository.finalizers().iter().any(|name| name == WEBHOOK_FINALIZER)
+            && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == installation.name_any())
+    });
+    let namespace = installation.namespace().unwrap_or_default();
+    let published = published.map(|token| format!("InstallationToken {namespace}/{}", token.name_any()));
+    published
+        .chain(hooked.map(|repository| format!("ProjectRepository {namespace}/{}", repository.name_any())))
+        .collect()
 }

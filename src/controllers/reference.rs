@@ -28,7 +28,7 @@ pub enum Access {
     Granted {
         /// The installation's id.
         installation: i64,
-        /// The account's login.
+        /// The account's login, as GitHub has it now.
         account: String,
         /// The account's id.
         account_id: i64,
@@ -60,7 +60,7 @@ pub struct Referred {
 pub enum Purpose {
     /// To use the installation.
     Use,
-    /// To remove what was made by it: it may be going itself.
+    /// To remove what was made by it: it, or its App, may be going itself.
     Removal,
 }
 
@@ -116,6 +116,12 @@ fn decide(
     // Announced by its own watch, which wakes this up. Without labels a selector could grant too much.
     let Some(namespace) = context.namespace(namespace_name) else { return Access::NotYetKnown };
     let account = &installation.spec.account;
+    // What is going grants no more, but to take away what was made by it.
+    let as_it_was = app.filter(|_| purpose == Purpose::Removal).cloned().map(|mut app| {
+        app.metadata.deletion_timestamp = None;
+        app
+    });
+    let app = as_it_was.as_ref().or(app);
     let access = access(app, connection, account, &namespace, context.clock.now());
     let names = Names {
         app: &installation.spec.app_ref.name,
@@ -132,7 +138,7 @@ fn decide(
         access::Access::NotInstalled { .. } | access::Access::Suspended(..) => Access::Dead(standing),
         access::Access::Active(found, grant) => Access::Granted {
             installation: i64::try_from(found.id).unwrap_or_default(),
-            account: account.clone(),
+            account: found.account.as_ref().map_or_else(|| account.clone(), |account| account.login.clone()),
             account_id: found.account.as_ref().and_then(|account| i64::try_from(account.id).ok()).unwrap_or_default(),
             settings_url: found.html_url,
             grant,

@@ -254,18 +254,9 @@ fn token_seen(seen: &Seen<'_, InstallationToken>, stores: &Stores, due: &Dues) {
         Seen::Gone(_) => due.tokens.forget(&reference),
         _ => due.tokens.look_now(&reference),
     }
-    // What is being deleted waits for its tokens; and what was made for a grant that is no more goes with its last token.
     let namespace = token.namespace().unwrap_or_default();
     let place = ObjectRef::new(&token.spec.installation_ref.name).within(&namespace);
-    if let Some(installation) = stores.installations.get(&place) {
-        due.installations.look_now(&place);
-        let app = ObjectRef::new(&installation.spec.app_ref.name);
-        if matches!(seen, Seen::Gone(_))
-            || stores.apps.get(&app).is_some_and(|app| app.meta().deletion_timestamp.is_some())
-        {
-            due.apps.look_now(&app);
-        }
-    }
+    wake_what_is_going(&place, matches!(seen, Seen::Gone(_)), stores, due);
 }
 
 fn namespace_seen(seen: &Seen<'_, PartialObjectMeta<Namespace>>, stores: &Stores, due: &Dues) {
@@ -291,12 +282,22 @@ fn repository_seen(seen: &Seen<'_, ProjectRepository>, stores: &Stores, due: &Du
         Seen::Gone(_) => due.repositories.forget(&reference),
         _ => due.repositories.look_now(&reference),
     }
-    // What is being deleted waits for its repositories' webhooks.
     if let Some(installation) = &repository.spec.installation_ref {
         let place = ObjectRef::new(&installation.name).within(&repository.namespace().unwrap_or_default());
-        if stores.installations.get(&place).is_some_and(|found| found.meta().deletion_timestamp.is_some()) {
-            due.installations.look_now(&place);
-        }
+        wake_what_is_going(&place, matches!(seen, Seen::Gone(_)), stores, due);
+    }
+}
+
+/// What is being deleted waits for what depends on it; and what was made for a grant that is no more goes with the last
+/// that refers to it.
+fn wake_what_is_going(place: &ObjectRef<GitHubInstallation>, is_gone: bool, stores: &Stores, due: &Dues) {
+    let Some(installation) = stores.installations.get(place) else { return };
+    if installation.meta().deletion_timestamp.is_some() {
+        due.installations.look_now(place);
+    }
+    let app = ObjectRef::new(&installation.spec.app_ref.name);
+    if is_gone || stores.apps.get(&app).is_some_and(|app| app.meta().deletion_timestamp.is_some()) {
+        due.apps.look_now(&app);
     }
 }
 

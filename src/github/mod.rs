@@ -19,7 +19,7 @@ pub mod stack;
 pub mod transport;
 
 #[cfg(test)]
-mod scripted;
+pub(crate) mod scripted;
 
 pub use self::client::hooks::{HookConfigWanted, HookWanted};
 pub use self::client::{GitHub, Repositories, Revocation, Scope};

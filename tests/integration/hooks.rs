@@ -12,7 +12,7 @@ use landfall::github::{Endpoint, PlainHttp};
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use serde_json::{Value, json};
 
-const BASE: &str = "https://landfall.example.com";
+pub const BASE: &str = "https://landfall.example.com";
 const SHOP: &str = "https://landfall.example.com/webhooks/repo/landfall/9001";
 const APP: &str = "https://landfall.example.com/webhooks/app/landfall";
 
@@ -25,14 +25,14 @@ fn tenants() -> Value {
     ])
 }
 
-fn app(world: &World, webhook: &Value) -> Value {
+pub fn app(world: &World, webhook: &Value) -> Value {
     let mut app = objects::app(world, &tenants());
     app["spec"]["webhook"] = webhook.clone();
     app
 }
 
 /// A world in which deliveries reach nobody, with this `spec.webhook` of the App.
-async fn connected(webhook: &Value) -> (World, Operator) {
+pub async fn connected(webhook: &Value) -> (World, Operator) {
     let (world, operator) = granted(&tenants()).await;
     let nobody = "127.0.0.1:1".parse().expect("an address");
     world.sim.resolve_webhooks(
@@ -45,7 +45,7 @@ async fn connected(webhook: &Value) -> (World, Operator) {
 }
 
 /// A spec with a webhook of the repository's own.
-fn own(spec: &Value) -> Value {
+pub fn own(spec: &Value) -> Value {
     let mut whole = json!({"webhook": {"mode": "Repository"}});
     for (key, value) in spec.as_object().into_iter().flatten() {
         whole[key] = value.clone();
@@ -58,7 +58,7 @@ fn condition(object: &Value, kind: &str) -> Value {
     conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or(Value::Null)
 }
 
-async fn ensured(world: &World, name: &str) {
+pub async fn ensured(world: &World, name: &str) {
     let is_ensured = async || {
         let ready = condition(&status(world, name).await, "WebhookReady");
         (ready["status"] == "True").then_some(())
@@ -67,7 +67,7 @@ async fn ensured(world: &World, name: &str) {
 }
 
 /// The hooks of a repository that deliver to Landfall.
-fn ours(world: &World, repository: &str) -> Vec<HookInfo> {
+pub fn ours(world: &World, repository: &str) -> Vec<HookInfo> {
     let mut hooks = world.sim.hooks(repository).expect("hooks");
     hooks.retain(|hook| hook.url.as_deref().is_some_and(|url| url.contains("/webhooks/repo/")));
     hooks
@@ -82,7 +82,7 @@ async fn secret(world: &World, hook: Hook) -> Option<String> {
     Some(sha256(keys.current.secret(&app, hook).expose()))
 }
 
-async fn is_as_it_should_be(world: &World, hook: &HookInfo, url: &str, kind: Hook) {
+pub async fn is_as_it_should_be(world: &World, hook: &HookInfo, url: &str, kind: Hook) {
     assert_eq!((hook.url.as_deref(), hook.content_type.as_str()), (Some(url), "json"), "{hook:?}");
     assert!(hook.active && !hook.insecure_ssl, "{hook:?}");
     if kind != Hook::App {
@@ -304,8 +304,8 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     operator.kill();
     world.sim.reset_requests();
     let operator = world.operator().await;
-    operator.ready().await;
-    look(&world).await;
+    let is_examined = async || (world.calls("GET", "/app/hook/config") > 0).then_some(());
+    world.until("the webhook is examined", is_examined).await;
     operator.settled().await;
     assert_eq!(world.calls("PATCH", "/app/hook/config"), 0, "a restart changes nothing");
 

@@ -18,6 +18,9 @@ use kube::runtime::reflector::ObjectRef;
 /// How often the webhook is examined although nothing is known to be wrong, less jitter.
 const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
+/// How often its secret is set anew, for a person may have exchanged it, and GitHub does not tell which it is.
+const SIGN_EVERY: SignedDuration = SignedDuration::from_hours(24);
+
 /// What is known of the App's webhook.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HookSeen {
@@ -27,6 +30,8 @@ pub struct HookSeen {
     pub trouble: Option<Standing>,
     /// What was wanted then.
     wanted: Option<(String, bool)>,
+    /// When the secret was set; or found to be noted as set, by an operator that has just begun.
+    signed_at: Option<Timestamp>,
     /// When to examine it.
     pub next: Option<Timestamp>,
 }
@@ -66,19 +71,24 @@ pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection)
     let stored = app.status.as_ref().and_then(|status| status.hook.as_ref());
     let before = seen.ensured.as_ref().or(stored);
     let config = HookConfigWanted { url: url.clone(), secret: keys.current.secret(&identity, Hook::App) };
-    let is_signed = !is_asked && before.is_some_and(|before| before.url == url && before.key_id == keys.current.id());
+    let is_old = |at: Timestamp| at.checked_add(SIGN_EVERY).is_ok_and(|end| end <= now);
+    let is_signed = !is_asked
+        && !seen.signed_at.is_some_and(is_old)
+        && before.is_some_and(|before| before.url == url && before.key_id == keys.current.id());
+    let signed_at = seen.signed_at.filter(|_| is_signed).or(Some(now));
     let outcome = settle(github, &config, is_signed, before.map(|before| before.url.as_str()), webhook.force).await;
     let seen = match outcome {
         Ok(()) => HookSeen {
             ensured: Some(WebhookStatus { id: None, url, key_id: keys.current.id().to_owned() }),
             trouble: None,
             wanted,
+            signed_at,
             next: now.checked_add(EXAMINE_EVERY.mul_f64(context.jitter.between(1.0, 1.2))).ok(),
         },
         Err((trouble, again)) => {
             tracing::warn!(app = name, reason = %trouble.reason, message = trouble.message, "the App's webhook is not ours");
             let next = Some(context.resolve(&context.due.apps, &ObjectRef::from_obj(app), again));
-            HookSeen { ensured: None, trouble: Some(trouble), wanted, next }
+            HookSeen { ensured: None, trouble: Some(trouble), wanted, signed_at: None, next }
         }
     };
     context.connections.update(&name, |connection| connection.hook = seen.clone());

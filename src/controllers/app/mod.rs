@@ -8,7 +8,7 @@ mod plan;
 use super::connection::Connection;
 use super::context::{Context, Settled, requested_look, set_finalizer};
 use super::deliveries::{self, Announced, Mark, waiting};
-use super::installation::{tokens_published_for, waited_long_enough};
+use super::installation::{dependents_of, waited_long_enough};
 use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, Reason};
 use crate::runtime::metrics::Outcome;
@@ -53,7 +53,7 @@ pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome
         connection.look.as_deref(),
         &context.namespaces(),
         &context.stores.installations.state(),
-        &context.stores.tokens.state(),
+        &in_use(context),
     );
     let failures = if connection.look.is_some() && !app.spec.paused {
         apply::apply(context, &app, &desired).await
@@ -103,6 +103,17 @@ fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &
             }
         }
     }
+}
+
+/// Namespace and name of the `GitHubInstallation`s that tokens and repositories refer to.
+fn in_use(context: &Context) -> BTreeSet<(String, String)> {
+    let tokens = context.stores.tokens.state();
+    let tokens = tokens.iter().map(|token| (token.namespace(), token.spec.installation_ref.name.clone()));
+    let repositories = context.stores.repositories.state();
+    let repositories = repositories.iter().filter_map(|repository| {
+        Some((repository.namespace(), repository.spec.installation_ref.as_ref()?.name.clone()))
+    });
+    tokens.chain(repositories).map(|(namespace, name)| (namespace.unwrap_or_default(), name)).collect()
 }
 
 fn unlooked() -> Standing {
@@ -168,15 +179,15 @@ fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &Ho
     }
 }
 
-/// Withdraws the grants (an App that is going grants nothing, so tokens are revoked and Secrets removed), then removes
-/// the objects that were made for it, then goes.
+/// Withdraws the grants (an App that is going grants nothing, so tokens are revoked, Secrets and webhooks removed), then
+/// removes the objects that were made for it, then goes.
 async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Error> {
     let name = app.name_any();
     if !app.finalizers().iter().any(|finalizer| finalizer == DEPENDENTS_FINALIZER) {
         return Ok(Outcome::Ok);
     }
-    // After a restart the client is not there yet, and the tokens need it to be revoked.
-    gather::connect(context, app).await?;
+    // After a restart neither the client is there, by which tokens are revoked, nor the look, by which webhooks are removed.
+    let connection = gather::look(context, app).await?;
     let installations: Vec<_> =
         context.stores.installations.state().into_iter().filter(|other| other.spec.app_ref.name == name).collect();
     for installation in &installations {
@@ -187,26 +198,27 @@ async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Err
     }
     let mut waiting = Vec::new();
     for installation in &installations {
-        let tokens = tokens_published_for(&context.stores.tokens, installation);
-        waiting.extend(
-            tokens.into_iter().map(|token| format!("{}/{token}", installation.namespace().unwrap_or_default())),
-        );
+        waiting.extend(dependents_of(&context.stores, installation));
     }
     match waited_long_enough(app, context.clock.now()) {
         Some(until) if !waiting.is_empty() => {
             let message = format!(
-                "it is being deleted and waits, 15 minutes at most, until its published tokens are revoked: InstallationToken {}",
+                "it is being deleted and waits, 15 minutes at most, until its published tokens are revoked and the repositories' \
+                 own webhooks removed: {}",
                 waiting.join(", ")
             );
             let standing = Standing::reconciling(Reason::WaitingForDependents, message);
-            let settled = Settled { standing: Some(standing), again: Some(Again::At(until)) };
+            let settled = Settled {
+                standing: Some(standing),
+                again: Some(Again::At(connection.next_look.map_or(until, |next| next.min(until)))),
+            };
             let status = app.status.clone().unwrap_or_default();
             context.conclude(&context.due.apps, app, status, &settled).await
         }
         bound => {
             if bound.is_none() && !waiting.is_empty() {
                 let note = format!(
-                    "gone after 15 minutes, though tokens of it were still published, which expire within the hour: InstallationToken {}",
+                    "gone after 15 minutes, though this still needed it (tokens expire within the hour, webhooks stay): {}",
                     waiting.join(", ")
                 );
                 let object = app.object_ref(&());

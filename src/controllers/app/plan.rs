@@ -1,6 +1,6 @@
 //! Which `GitHubInstallation`s an App's grants call for: a pure function of the App, the last look and the cluster.
 
-use crate::api::{APP_LABEL, GitHubApp, GitHubInstallation, InstallationToken, TenantStatus};
+use crate::api::{APP_LABEL, GitHubApp, GitHubInstallation, TenantStatus};
 use crate::controllers::connection::{Found, Look, Pin, pin};
 use crate::controllers::grant::{NamespaceView, grant};
 use kube::ResourceExt;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub struct Desired {
     /// To be made: namespace, name, account.
     pub make: Vec<(String, String, String)>,
-    /// To be removed: made for a grant that is no more, and used by no token.
+    /// To be removed: made for a grant that is no more, and referred to by nothing.
     pub remove: Vec<Arc<GitHubInstallation>>,
     /// Not made because an object of that name, not made for this App, is there: `namespace/name`.
     pub clashes: Vec<String>,
@@ -20,14 +20,14 @@ pub struct Desired {
     pub tenants: Vec<TenantStatus>,
 }
 
-/// Works it out.
+/// Works it out. `in_use`: namespace and name of what tokens and repositories refer to.
 #[must_use]
 pub fn plan(
     app: &GitHubApp,
     look: Option<&Look>,
     namespaces: &[NamespaceView],
     existing: &[Arc<GitHubInstallation>],
-    tokens: &[Arc<InstallationToken>],
+    in_use: &BTreeSet<(String, String)>,
 ) -> Desired {
     let app_name = app.name_any();
     let by_place: BTreeMap<(String, String), &Arc<GitHubInstallation>> = existing
@@ -70,10 +70,7 @@ pub fn plan(
             is_made_for(installation, &app_name)
                 && !wanted.contains(*place)
                 && installation.metadata.deletion_timestamp.is_none()
-                && !tokens.iter().any(|token| {
-                    token.namespace() == installation.namespace()
-                        && token.spec.installation_ref.name == installation.name_any()
-                })
+                && !in_use.contains(*place)
         })
         .map(|(_, installation)| Arc::clone(installation))
         .collect();
@@ -140,17 +137,6 @@ mod tests {
         )
     }
 
-    fn token(namespace: &str, installation: &str) -> Arc<InstallationToken> {
-        Arc::new(
-            serde_json::from_value(json!({
-                "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
-                "metadata": {"name": "t", "namespace": namespace},
-                "spec": {"installationRef": {"name": installation}, "repositories": [{"name": "a"}], "secret": {"name": "s"}},
-            }))
-            .unwrap(),
-        )
-    }
-
     #[test]
     fn one_object_for_each_account_and_namespace() {
         let app = app(&json!([
@@ -158,7 +144,7 @@ mod tests {
             {"account": "acme", "repositories": ["b"], "namespaces": {"names": ["team-a"]}},
             {"account": "octo_corp", "repositories": ["*"], "namespaces": {"names": ["team-a", "not-there"]}},
         ]));
-        let desired = plan(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &[], &[]);
+        let desired = plan(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &[], &BTreeSet::new());
         let make = |ns: &str, name: &str, account: &str| (ns.to_owned(), name.to_owned(), account.to_owned());
         assert_eq!(
             desired.make,
@@ -170,19 +156,20 @@ mod tests {
         );
         let made: Vec<_> =
             desired.make.iter().map(|(ns, name, account)| installation(ns, name, account, true)).collect();
-        let again = plan(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &made, &[]);
+        let again = plan(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &made, &BTreeSet::new());
         assert_eq!((again.make.len(), again.remove.len(), again.clashes.len()), (0, 0, 0), "converged");
     }
 
     #[test]
-    fn what_is_no_longer_granted_goes_unless_a_token_uses_it_or_somebody_declared_it() {
+    fn what_is_no_longer_granted_goes_unless_it_is_referred_to_or_somebody_declared_it() {
         let app = app(&json!([]));
         let existing = [
             installation("a", "acme", "acme", true),
             installation("b", "acme", "acme", true),
             installation("c", "acme", "acme", false),
         ];
-        let desired = plan(&app, None, &namespaces(&["a", "b", "c"]), &existing, &[token("b", "acme")]);
+        let in_use = [("b".to_owned(), "acme".to_owned())].into();
+        let desired = plan(&app, None, &namespaces(&["a", "b", "c"]), &existing, &in_use);
         assert_eq!(desired.remove.iter().map(|i| i.namespace().unwrap()).collect::<Vec<_>>(), ["a"]);
     }
 
@@ -191,7 +178,7 @@ mod tests {
         let app = app(&json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]));
         let stranger = installation("a", "acme", "globex", false);
         let declared = installation("b", "acme", "ACME", false);
-        let desired = plan(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &[]);
+        let desired = plan(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &BTreeSet::new());
         assert_eq!((desired.make.len(), desired.clashes.as_slice()), (0, &["a/acme".to_owned()][..]));
     }
 
@@ -200,6 +187,6 @@ mod tests {
         let app = app(&json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
         let mut namespaces = namespaces(&["a"]);
         namespaces[0].terminating = true;
-        assert_eq!(plan(&app, None, &namespaces, &[], &[]).make.len(), 0);
+        assert_eq!(plan(&app, None, &namespaces, &[], &BTreeSet::new()).make.len(), 0);
     }
 }

@@ -15,7 +15,7 @@ use crate::git::{self, BasicAuth, Head, Refs, Remote};
 use crate::github::{self, GitHub, Outlook, Repository, Token};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::Api;
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
@@ -24,6 +24,10 @@ use std::sync::Arc;
 
 /// How long what GitHub said of a repository is good without asking again: one call a day.
 const FACTS_HOLD: SignedDuration = SignedDuration::from_hours(24);
+
+/// How long a fork takes before that is told: GitHub says five minutes, and to ask its support after that.
+/// <https://docs.github.com/en/rest/repos/forks#create-a-fork>
+const FORK_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// A step that did not work.
 #[derive(Debug, thiserror::Error)]
@@ -115,9 +119,6 @@ pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
 async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
     let seen = &found.seen;
     let now = context.clock.now();
-    if seen.object.spec.source.fork.is_some() {
-        context.repositories.update(uid(&seen.object), |known| known.forked_at = known.forked_at.or(Some(now)));
-    }
     let (refs, name, facts) = match &seen.way {
         Way::GitHub(granted) => {
             let (refs, facts) = by_app(context, found, granted).await?;
@@ -213,7 +214,7 @@ async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(
             // By its id it is found under any name.
             let now = ask(context, found, granted, &token, facts.repository.id).await?;
             let refs = refs(context, found, &now.repository, &token).await.map_err(|error| match error {
-                git::Error::NotFound { .. } if is_new_fork(seen, context.clock.now()) => pending(&now.repository),
+                error if is_on_its_way(seen, &error) => pending(seen, &now.repository, context.clock.now()),
                 git::Error::Moved { .. } => moved(&now.repository),
                 other => git_failure(&other),
             })?;
@@ -223,20 +224,40 @@ async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(
             if matches!(error, git::Error::CredentialsRefused { .. }) {
                 context.readers.refused((&found.identity, granted.installation), &token).await;
             }
-            Err(if is_new_fork(seen, context.clock.now()) { pending(&facts.repository) } else { git_failure(&error) })
+            Err(if is_on_its_way(seen, &error) {
+                pending(seen, &facts.repository, context.clock.now())
+            } else {
+                git_failure(&error)
+            })
         }
     }
 }
 
-/// A fork that nobody has read yet may be on its way. One that this process did not ask for is given its time from now on.
-fn is_new_fork(seen: &super::seen::Seen, now: Timestamp) -> bool {
+/// A fork that nobody has read yet is on its way, as long as it is only the fork that cannot be read.
+fn is_on_its_way(seen: &super::seen::Seen, error: &git::Error) -> bool {
     let was_read = seen.known.looked.is_some() || seen.object.status.as_ref().is_some_and(|it| it.head.is_some());
-    let end = seen.known.forked_at.unwrap_or(now).checked_add(super::plan::FORK_PATIENCE);
-    seen.object.spec.source.fork.is_some() && !was_read && end.is_ok_and(|end| end > now)
+    let is_its_own = !matches!(
+        error,
+        git::Error::Unreachable { .. }
+            | git::Error::RateLimited { .. }
+            | git::Error::AddressRefused { .. }
+            | git::Error::Branch { .. }
+            | git::Error::Moved { .. }
+    );
+    seen.object.spec.source.fork.is_some() && !was_read && is_its_own
 }
 
-fn pending(repository: &Repository) -> Failure {
-    let message = format!("GitHub is still making {}; it is looked at again by itself", repository.full_name);
+/// Since when is what `Ready` says, so that the same is said after a restart.
+fn pending(seen: &super::seen::Seen, repository: &Repository, now: Timestamp) -> Failure {
+    let name = &repository.full_name;
+    let mut message = format!("GitHub is still making {name}; it is looked at again by itself, with growing pauses");
+    let conditions = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let is_pending = |its: &&Condition| its.type_ == "Ready" && its.reason == Reason::ForkPending.as_str();
+    let since = conditions.iter().find(is_pending).map(|ready| ready.last_transition_time.0);
+    if let Some(since) = since.filter(|since| since.checked_add(FORK_PATIENCE).is_ok_and(|end| end <= now)) {
+        message =
+            format!("{message}. That has lasted since {since}: large ones take longer; else ask GitHub's support");
+    }
     Failure::Remote(Standing::reconciling(Reason::ForkPending, message), Again::Backoff)
 }
 
@@ -257,7 +278,7 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
     let (read, id) = if let Some(id) = seen.pinned() {
         // One that was refused is asked for alone, for it would have all refused.
         let is_lost = seen.known.is_lost();
-        let others = || if is_lost { Vec::new() } else { context.followed_by(&granted.app, &granted.account) };
+        let others = || if is_lost { Vec::new() } else { context.followed_by(&granted.app, granted.installation) };
         let read = context.readers.by_id(github, key, id, others, now).await;
         (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
     } else {

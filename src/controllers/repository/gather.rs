@@ -48,6 +48,13 @@ pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
         // Not let through by the API server.
         (None, None) => Way::NotYetKnown,
     };
+    let way_out = referred.as_ref().and_then(|referred| {
+        let installation = referred.installation.as_ref()?;
+        let is_going = installation.metadata.deletion_timestamp.is_some()
+            || referred.app.as_ref().is_some_and(|app| app.metadata.deletion_timestamp.is_some());
+        let way = is_going.then(|| by_app(&refer(context, &namespace, &installation.name_any(), Purpose::Removal)));
+        if let Some(Way::GitHub(granted)) = way { Some(granted) } else { None }
+    });
     let known = context.repositories.get(&uid);
     let paused = |referred: &Referred| {
         referred.installation.as_ref().is_some_and(|installation| installation.spec.paused)
@@ -68,6 +75,7 @@ pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
         allowed_at: context.repositories.allowed_at(object, context.clock.now()),
         object: Arc::clone(object),
         way,
+        way_out,
         known,
     };
     let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());

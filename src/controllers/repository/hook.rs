@@ -15,13 +15,14 @@ use crate::controllers::grant::{Known, Reach};
 use crate::controllers::reference::{Access, Purpose, refer};
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, GitHub, HookConfigWanted, HookWanted, Repositories, Repository, Scope, Token};
-use crate::webhook::{Hook, REPOSITORY_EVENTS};
+use crate::webhook::{AppIdentity, Hook, REPOSITORY_EVENTS, RootKeys};
 use jiff::SignedDuration;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 
-/// How often a webhook is examined although nothing is known to be wrong: one call a day.
+/// How often a webhook is examined although nothing is known to be wrong: a token, a list, the configuration with its
+/// secret, which GitHub does not tell and a person may have exchanged, and the token's end. Four calls a day.
 const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
 /// Makes it what it is to be.
@@ -33,16 +34,37 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
     let (Some(keys), Some(app)) = (context.root_keys.known(), &found.app) else { return Ok(()) };
     let repository = repository(context, found, granted).await?;
     let (github, token) = enter(found, granted, &repository).await?;
-    let (owner, name) = parts(&repository);
+    let settled = settle(context, found, (granted, base), (&keys, app), &repository, (github, &token)).await;
+    leave(github, &token).await;
+    let seen = settled?;
+    tracing::info!(repository = repository.full_name, hook = seen.id, "the webhook is as it should be");
+    let again = context.clock.now().checked_add(EXAMINE_EVERY.mul_f64(context.jitter.between(1.0, 1.2))).ok();
+    context.repositories.update(uid(&found.seen.object), |known| {
+        known.hook = Some(seen);
+        known.examine_hook_at = again;
+        known.is_hook_removed = false;
+    });
+    Ok(())
+}
+
+async fn settle(
+    context: &Context,
+    found: &Found,
+    (granted, base): (&Granted, &str),
+    (keys, app): (&RootKeys, &AppIdentity),
+    repository: &Repository,
+    (github, token): (&GitHub, &Token),
+) -> Result<HookSeen, Failure> {
+    let (owner, name) = parts(repository);
     let hook = Hook::Repository(repository.id);
     let config = HookConfigWanted { url: hook.url(base, &granted.app), secret: keys.current.secret(app, hook) };
     let wanted = HookWanted { events: REPOSITORY_EVENTS.map(str::to_owned).into(), config };
-    let failed = |error: github::Error| refused(&error, &repository, granted, "ensuring the webhook of");
+    let failed = |error: github::Error| refused(&error, repository, granted, "ensuring the webhook of");
 
-    let mut ours = ours(context, found, &repository, github, &token).await.map_err(failed)?.into_iter();
+    let mut ours = ours(context, found, granted, repository, github, token).await.map_err(failed)?.into_iter();
     let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
     let id = match ours.next() {
-        None => match github.create_hook(&token, owner, name, &wanted).await {
+        None => match github.create_hook(token, owner, name, &wanted).await {
             Ok(made) => made.id,
             // Another object of the same repository was faster: it is found when this is tried again.
             Err(error @ github::Error::Unprocessable { .. }) if error.to_string().contains("already exists") => {
@@ -56,7 +78,7 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
         },
         Some(first) => {
             if !wanted.sends_as(&first) {
-                github.update_hook(&token, owner, name, first.id, &wanted).await.map_err(failed)?;
+                github.update_hook(token, owner, name, first.id, &wanted).await.map_err(failed)?;
             }
             let is_signed = |id: Option<i64>, key: &str| {
                 id.and_then(|id| u64::try_from(id).ok()) == Some(first.id) && key == keys.current.id()
@@ -65,24 +87,17 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
                 Some(seen) => seen.id == first.id && seen.key_id == keys.current.id(),
                 None => stored.is_some_and(|stored| is_signed(stored.id, &stored.key_id)),
             };
-            // GitHub tells that there is a secret, not which: one that was not noted is set anew.
-            if !is_known || !wanted.config.is_met_by(&first.config) {
-                github.update_hook_config(&token, owner, name, first.id, &wanted.config).await.map_err(failed)?;
+            // GitHub tells that there is a secret, not which: one that was not noted is set anew, and one that is examined.
+            if !is_known || found.seen.known.examine_hook_at.is_some() || !wanted.config.is_met_by(&first.config) {
+                github.update_hook_config(token, owner, name, first.id, &wanted.config).await.map_err(failed)?;
             }
             first.id
         }
     };
     for second in ours {
-        github.delete_hook(&token, owner, name, second.id).await.map_err(failed)?;
+        github.delete_hook(token, owner, name, second.id).await.map_err(failed)?;
     }
-    let again = context.clock.now().checked_add(EXAMINE_EVERY.mul_f64(context.jitter.between(1.0, 1.2))).ok();
-    context.repositories.update(uid(&found.seen.object), |known| {
-        known.hook = Some(HookSeen { id, url: wanted.config.url.clone(), key_id: keys.current.id().to_owned() });
-        known.examine_hook_at = again;
-        known.is_hook_removed = false;
-    });
-    tracing::info!(repository = repository.full_name, hook = id, "the webhook is as it should be");
-    Ok(())
+    Ok(HookSeen { id, url: wanted.config.url.clone(), key_id: keys.current.id().to_owned() })
 }
 
 /// Removes it, unless another object of this App still wants it.
@@ -90,7 +105,8 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
 /// # Errors
 /// GitHub did not let it.
 pub async fn remove(context: &Context, found: &Found) -> Result<(), Failure> {
-    let Way::GitHub(granted) = &found.seen.way else { return Ok(()) };
+    let seen = &found.seen;
+    let ((Way::GitHub(granted), _) | (_, Some(granted))) = (&seen.way, &seen.way_out) else { return Ok(()) };
     let repository = match repository(context, found, granted).await {
         // With the repository its webhooks are gone.
         Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
@@ -107,14 +123,33 @@ pub async fn remove(context: &Context, found: &Found) -> Result<(), Failure> {
             }
             other => other?,
         };
-        let failed = |error: github::Error| refused(&error, &repository, granted, "removing the webhook of");
-        let (owner, name) = parts(&repository);
-        for hook in ours(context, found, &repository, github, &token).await.map_err(failed)? {
-            github.delete_hook(&token, owner, name, hook.id).await.map_err(failed)?;
-        }
+        let removed = remove_ours(context, found, granted, &repository, (github, &token)).await;
+        leave(github, &token).await;
+        removed.map_err(|error| refused(&error, &repository, granted, "removing the webhook of"))?;
     }
     context.repositories.update(uid(&found.seen.object), forget);
     Ok(())
+}
+
+async fn remove_ours(
+    context: &Context,
+    found: &Found,
+    granted: &Granted,
+    repository: &Repository,
+    (github, token): (&GitHub, &Token),
+) -> Result<(), github::Error> {
+    let (owner, name) = parts(repository);
+    for hook in ours(context, found, granted, repository, github, token).await? {
+        github.delete_hook(token, owner, name, hook.id).await?;
+    }
+    Ok(())
+}
+
+/// Ends the token of [`enter`].
+async fn leave(github: &GitHub, token: &Token) {
+    if let Err(error) = github.revoke(token).await {
+        tracing::info!(%error, "the token for webhooks was not revoked, and expires within the hour");
+    }
 }
 
 fn forget(known: &mut super::memory::Remembered) {
@@ -186,6 +221,7 @@ async fn enter<'a>(
 async fn ours(
     context: &Context,
     found: &Found,
+    granted: &Granted,
     repository: &Repository,
     github: &GitHub,
     token: &Token,
@@ -195,7 +231,6 @@ async fn ours(
         return Ok(Vec::new());
     }
     let (owner, name) = parts(repository);
-    let Way::GitHub(granted) = &found.seen.way else { return Ok(Vec::new()) };
     let hook = Hook::Repository(repository.id);
     let app = context.stores.apps.get(&ObjectRef::new(&granted.app));
     let base = app.as_ref().and_then(|app| app.spec.webhook.as_ref());

@@ -115,8 +115,6 @@ pub struct Remembered {
     pub examine_hook_at: Option<Timestamp>,
     /// The webhook was removed.
     pub is_hook_removed: bool,
-    /// When the fork was asked for.
-    pub forked_at: Option<Timestamp>,
     /// How the fork stands to its upstream.
     pub in_step: Option<InStep>,
     /// When the upstream is looked at next.

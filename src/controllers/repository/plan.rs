@@ -12,10 +12,6 @@ use crate::git::Head;
 use crate::webhook::Hook;
 use jiff::{SignedDuration, Timestamp};
 
-/// How long a fork may take until it can be read: GitHub says five minutes, and to ask its support after that.
-/// <https://docs.github.com/en/rest/repos/forks#create-a-fork>
-pub const FORK_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
-
 /// What to do.
 #[derive(Clone, Debug)]
 pub enum Plan {
@@ -95,6 +91,13 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     match &seen.way {
         Way::NotYetKnown => return Plan::Settled { standing: None, again: None },
+        Way::Barred { standing, .. } if seen.way_out.is_some() && seen.has_finalizer => {
+            return match seen.waits(Task::Hook, now) {
+                Some(failed) => settled(standing.clone(), vec![failed.until]),
+                None if seen.known.is_hook_removed => Plan::Do(Step::RemoveFinalizer),
+                None => Plan::Do(Step::RemoveHook),
+            };
+        }
         Way::Barred { standing, .. } => return settled_or_followed(seen, standing.clone(), Some(Again::Person)),
         Way::GitHub(_) | Way::Address(_) => {}
     }
@@ -121,7 +124,7 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     if !marks.is_empty() {
         return Plan::Do(Step::Mark(marks));
     }
-    let source = source(seen, failed(Task::Look).as_ref(), now);
+    let source = source(seen, failed(Task::Look).as_ref());
     let mut troubles = Vec::new();
     let can_change = source.state != State::Stalled;
     if can_change {
@@ -194,7 +197,7 @@ fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
 }
 
 /// How the repository and its branch are.
-fn source(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Standing {
+fn source(seen: &Seen, failed: Option<&Failed>) -> Standing {
     let known = &seen.known;
     let Some(looked) = &known.looked else {
         return Standing::reconciling(Reason::ApiUnreachable, "the repository was not looked at yet");
@@ -223,9 +226,8 @@ fn source(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Standing {
             Reason::BranchNotFound,
             format!("{name} has no branch {branch}: push it, or correct spec.branch; it is picked up when it is there"),
         ),
-        Head::Empty
-            if known.forked_at.and_then(|at| at.checked_add(FORK_PATIENCE).ok()).is_some_and(|end| end > now) =>
-        {
+        // What is empty is not forked.
+        Head::Empty if seen.object.spec.source.fork.is_some() => {
             Standing::reconciling(Reason::ForkPending, format!("GitHub is still copying what {name} is a fork of"))
         }
         Head::Empty => Standing::reconciling(

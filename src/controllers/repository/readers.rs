@@ -14,8 +14,11 @@ use tokio::sync::Mutex as Turn;
 const MARGIN: SignedDuration = SignedDuration::from_mins(5);
 /// What GitHub takes in one request for a token.
 const MOST: usize = 500;
-/// How long repositories are asked for one by one after GitHub refused them together: one of them is gone.
+/// How long a repository that had a token for many refused is left out of such.
 const APART: SignedDuration = SignedDuration::from_mins(30);
+/// How often GitHub may be asked at once to find out which ones had a token for many refused: enough for two among the
+/// most there can be. The others are asked for when they are needed.
+const MOST_TRIES: usize = 36;
 
 /// A token and what it reads.
 struct Reader {
@@ -28,7 +31,8 @@ struct Reader {
 #[derive(Default)]
 struct Readers {
     live: Vec<Reader>,
-    apart_until: Option<Timestamp>,
+    /// Those that had a token refused, and until when they are left out.
+    apart: HashMap<u64, Timestamp>,
 }
 
 /// What the connection is identified by, and the installation's id.
@@ -54,7 +58,8 @@ impl ReadTokens {
         Arc::clone(all.entry((identity.to_owned(), installation)).or_default())
     }
 
-    /// A token that reads the repository with this id; a new one is minted for it together with `others`.
+    /// A token that reads the repository with this id; a new one is minted for it together with `others`. Should GitHub
+    /// refuse them, for one of them is gone, they are asked for by halves, until it is known which.
     ///
     /// # Errors
     /// GitHub gave none.
@@ -73,20 +78,37 @@ impl ReadTokens {
         if let Some(reader) = readers.live.iter().find(|reader| reader.ids.contains(&id)) {
             return Ok(Read { token: reader.token.clone(), said: Vec::new() });
         }
-        let mut ids = vec![id];
-        if readers.apart_until.is_none_or(|until| until <= now) {
-            ids.extend(others().into_iter().filter(|other| *other != id));
-            ids.truncate(MOST);
+        readers.apart.retain(|_, until| *until > now);
+        let mut group = vec![id];
+        if !readers.apart.contains_key(&id) {
+            group.extend(others().into_iter().filter(|other| *other != id && !readers.is_settled(*other)));
+            group.truncate(MOST);
         }
-        let together = ids.len() > 1;
-        let minted = match mint(github, installation, Repositories::Ids(ids)).await {
-            Err(Error::Unprocessable { .. }) if together => {
-                readers.apart_until = now.checked_add(APART).ok();
-                mint(github, installation, Repositories::Ids(vec![id])).await?
+        let mut rest = Vec::new();
+        let mut read = loop {
+            match mint(github, installation, Repositories::Ids(group.clone())).await {
+                Err(Error::Unprocessable { message, .. }) if group.len() > 1 && !message.contains("permissions") => {
+                    rest.push(group.split_off(group.len() / 2));
+                }
+                minted => break readers.keep(minted?, now),
             }
-            other => other?,
         };
-        Ok(readers.keep(minted, now))
+        for _ in 0..MOST_TRIES {
+            let Some(mut group) = rest.pop() else { break };
+            match mint(github, installation, Repositories::Ids(group.clone())).await {
+                Ok(minted) => read.said.extend(readers.keep(minted, now).said),
+                Err(Error::Unprocessable { .. }) if group.len() > 1 => {
+                    rest.push(group.split_off(group.len() / 2));
+                    rest.push(group);
+                }
+                Err(Error::Unprocessable { .. }) => {
+                    readers.apart.extend(group.into_iter().zip(now.checked_add(APART).ok()));
+                }
+                // They are asked for when they are needed.
+                Err(_) => break,
+            }
+        }
+        Ok(read)
     }
 
     /// A token that reads the repository that is called so now. What it is comes with it.
@@ -111,6 +133,11 @@ impl ReadTokens {
 }
 
 impl Readers {
+    /// It is read already, or cannot be.
+    fn is_settled(&self, id: u64) -> bool {
+        self.apart.contains_key(&id) || self.live.iter().any(|reader| reader.ids.contains(&id))
+    }
+
     fn keep(&mut self, minted: Minted, now: Timestamp) -> Read {
         let said = minted.repositories.unwrap_or_default();
         let margin = MARGIN.min(minted.expires_at.duration_since(now) / 4);
@@ -125,4 +152,61 @@ impl Readers {
 
 async fn mint(github: &GitHub, installation: u64, repositories: Repositories) -> Result<Minted, Error> {
     github.mint(installation, &Scope { repositories, permissions: crate::api::default_permissions() }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::github::scripted::{NOW, Scripted, answer, refusal};
+    use serde_json::{Value, json};
+
+    /// A GitHub that mints for any repositories but these.
+    fn without(gone: &'static [u64]) -> Scripted {
+        Scripted::new(move |asked| {
+            let body: Value = serde_json::from_str(&asked.body).unwrap();
+            let ids: Vec<u64> = serde_json::from_value(body["repository_ids"].clone()).unwrap();
+            if ids.iter().any(|id| gone.contains(id)) {
+                return refusal(422, "There is at least one repository that does not exist or is not accessible");
+            }
+            let repository =
+                |id: &u64| json!({"id": id, "node_id": "R", "name": "r", "full_name": "acme/r", "private": true});
+            let repositories: Vec<_> = ids.iter().map(repository).collect();
+            let expires_at = "2026-11-21T02:00:00Z";
+            let minted = json!({"token": "ghs_1_a.b-c", "expires_at": expires_at, "permissions": {}, "repository_selection": "selected", "repositories": repositories});
+            answer(201, &[], &minted.to_string())
+        })
+    }
+
+    #[tokio::test]
+    async fn those_that_are_gone_are_found_by_halves_and_left_out_and_the_others_share_tokens() {
+        let github = without(&[7, 90]);
+        let readers = ReadTokens::default();
+        let now: Timestamp = NOW.parse().unwrap();
+        let read =
+            async |id: u64, now| readers.by_id(&github.github, ("x", 501), id, || (1..=100).collect(), now).await;
+        let said = read(1, now).await.unwrap().said;
+        assert_eq!(said.len(), 98, "all but the two");
+        let asked = || github.lines().len();
+        assert!(asked() <= 2 * 2 * 7 + 1, "{} calls", asked());
+        let before = asked();
+        for id in (2..=100).filter(|id| ![7, 90].contains(id)) {
+            read(id, now).await.unwrap();
+        }
+        assert_eq!(asked(), before, "each has a token");
+        assert!(matches!(read(7, now).await, Err(Error::Unprocessable { .. })));
+        assert_eq!(asked(), before + 1, "who asks for one of the two asks for it alone");
+        // The next hour's token is asked for with all the others, and the two once more.
+        let later = now.checked_add(SignedDuration::from_mins(58)).unwrap();
+        assert_eq!(read(1, later).await.unwrap().said.len(), 98);
+        assert!(asked() - before <= 2 * 2 * 7 + 2, "{} calls", asked());
+    }
+
+    #[tokio::test]
+    async fn where_the_permission_is_lacking_nothing_is_halved() {
+        let github = Scripted::new(|_| refusal(422, "The permissions requested are not granted to this installation."));
+        let readers = ReadTokens::default();
+        let read = readers.by_id(&github.github, ("x", 501), 1, || (1..=100).collect(), NOW.parse().unwrap()).await;
+        assert!(read.is_err());
+        assert_eq!(github.lines().len(), 1);
+    }
 }

@@ -88,6 +88,8 @@ pub struct Seen {
     pub is_paused: bool,
     /// Which way leads to the repository.
     pub way: Way,
+    /// The way that is left to take its webhook away, where its installation or its App is being deleted.
+    pub way_out: Option<Granted>,
     /// Which webhook it is to have.
     pub hook: HookWish,
     /// The deliveries that wait.

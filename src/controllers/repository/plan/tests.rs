@@ -60,6 +60,7 @@ fn seen(object: Arc<ProjectRepository>, known: Remembered) -> Seen {
         object,
         is_paused: false,
         way: granted(),
+        way_out: None,
         hook: HookWish::None,
         pending: Vec::new(),
         is_repository_news: false,
@@ -381,9 +382,7 @@ fn a_fork_is_made_and_then_kept_in_step() {
     assert_eq!(rests(&made, 1).2, Some(at(7)));
     made.known.next_sync = None;
     made.known.looked.as_mut().unwrap().refs = refs(Head::Empty);
-    made.known.forked_at = Some(at(0));
-    assert_eq!(rests(&made, 1).0, Reason::ForkPending);
-    assert_eq!(rests(&made, 6).0, Reason::RepositoryEmpty);
+    assert_eq!(rests(&made, 6).0, Reason::ForkPending, "however long it takes, for what is empty is not forked");
 }
 
 #[test]
@@ -417,4 +416,24 @@ fn what_github_answered_goes_before_the_spec_and_that_before_status() {
     assert_eq!(seen(by_id, Remembered::default()).pinned(), Some(2));
     assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).pinned(), Some(3));
     assert_eq!(seen(plain(), Remembered::default()).pinned(), None);
+}
+
+#[test]
+fn what_its_app_or_installation_leaves_behind_takes_its_webhook_along_first() {
+    let Way::GitHub(granted) = granted() else { unreachable!() };
+    let held = object(
+        &json!({"webhook": {"mode": "Repository"}}),
+        &json!({"finalizers": ["landfall.dev/webhook"]}),
+        &json!({"id": 9001}),
+    );
+    let left =
+        |known| Seen { way: barred(true), way_out: Some(granted.clone()), hook: wish(), ..seen(held.clone(), known) };
+    let mut going = left(looked());
+    assert_eq!(does(&going, 1), Step::RemoveHook);
+    fail(&mut going, Task::Hook, Standing::reconciling(Reason::ApiUnreachable, "away"));
+    assert_eq!(rests(&going, 1), (Reason::Revoked, State::Stalled, Some(at(5))));
+    assert_eq!(does(&left(Remembered { is_hook_removed: true, ..looked() }), 1), Step::RemoveFinalizer);
+    let free = Seen { object: plain(), has_finalizer: false, ..left(looked()) };
+    assert_eq!(rests(&free, 1).0, Reason::Revoked);
+    assert_eq!(rests(&Seen { way_out: None, ..left(looked()) }, 1).0, Reason::Revoked, "the grant alone was withdrawn");
 }
