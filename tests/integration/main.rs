@@ -12,6 +12,7 @@ mod canary;
 mod deliveries;
 mod election;
 mod forks;
+mod forks_taken;
 mod hooks;
 mod installation;
 mod looks;

@@ -1,7 +1,7 @@
 //! Ensures a fork, and keeps it in step with its upstream.
 //!
-//! Invariant: a fork that is there is found, under whatever name, before one is asked for; and a fork that has commits of
-//! its own is never changed. GitHub answers a second request with the fork of the first, so an answer that got lost makes
+//! Invariant: a fork that is there is found, under whatever name, before one is asked for; what is taken for it has as its
+//! parent what the spec names; and a fork that has commits of its own is never changed. GitHub answers a second request with the fork of the first, so an answer that got lost makes
 //! no second one either. What a fork is in step with is the upstream that GitHub says it has, not what the spec says: the
 //! token that reads it may reach repositories of others.
 
@@ -43,16 +43,16 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
     // Of what was not granted it is not even asked whether it is there.
     allowed(granted, known.clone(), &default_permissions())?;
     let fork = match existing(context, found, granted, github, name).await? {
-        Some(fork) if is_of(&fork, &source.of) => fork,
-        _ => make(context, granted, github, source, known).await?,
+        Some(there) => there,
+        None => make(context, granted, github, (source, name), known).await?,
     };
     // Found under another name, it may be one that was not granted.
     fits(granted, &fork, &found.seen)?;
+    held_against(&fork, &source.of)?;
     let now = context.clock.now();
     tracing::info!(fork = fork.full_name, id = fork.id, of = source.of, "the fork is there, or on its way");
     context.repositories.update(uid(&found.seen.object), |known| {
         known.facts = Some(Facts { repository: Arc::new(fork), at: now });
-        known.forked_at = Some(now);
     });
     Ok(())
 }
@@ -76,15 +76,29 @@ async fn existing(
     asked.map(Some).map_err(|error| remote(github_failure(&error, "asking what a repository is a fork of")))
 }
 
-fn is_of(fork: &Repository, of: &str) -> bool {
-    [&fork.parent, &fork.source].into_iter().flatten().any(|parent| parent.full_name.eq_ignore_ascii_case(of))
+/// A fork of another fork is another: it has that one's commits, and is kept in step with it.
+fn held_against(fork: &Repository, of: &str) -> Result<(), Failure> {
+    let what = match &fork.parent {
+        Some(parent) if parent.full_name.eq_ignore_ascii_case(of) => return Ok(()),
+        Some(parent) => format!("a fork of {}", parent.full_name),
+        None if fork.fork == Some(true) => "a fork of what the App may not see".to_owned(),
+        None => "no fork".to_owned(),
+    };
+    let name = &fork.full_name;
+    Err(Failure::stalled(
+        Reason::ForkImpossible,
+        format!(
+            "{name} is there, and is {what}, not of {of}. An account has one fork of a network of forks: correct spec.source.fork.of, use \
+             spec.source.existing, or rename or remove {name}; if it is no fork, another spec.source.fork.name does as well"
+        ),
+    ))
 }
 
 async fn make(
     context: &Context,
     granted: &Granted,
     github: &GitHub,
-    source: &ForkSource,
+    (source, name): (&ForkSource, &str),
     known: Known,
 ) -> Result<Repository, Failure> {
     let needed = permissions(&[("administration", "write"), ("contents", "write"), ("metadata", "read")]);
@@ -95,9 +109,7 @@ async fn make(
     let token = minted.map_err(|error| forbidden(&error, granted, github, source))?.token;
     let organization = context.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
     let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
-    let made = github
-        .create_fork(&token, owner, upstream, organization, source.name.as_deref(), source.default_branch_only)
-        .await;
+    let made = github.create_fork(&token, owner, upstream, organization, Some(name), source.default_branch_only).await;
     if let Err(error) = github.revoke(&token).await {
         tracing::info!(%error, "the token for making a fork was not revoked, and expires within the hour");
     }
@@ -107,7 +119,10 @@ async fn make(
     {
         return Err(Failure::stalled(
             Reason::ForkImpossible,
-            format!("{} cannot be forked to {}: GitHub answered with {}", source.of, granted.account, fork.full_name),
+            format!(
+                "{} cannot be forked to {}: GitHub answered with a repository that is not there",
+                source.of, granted.account
+            ),
         ));
     }
     Ok(fork)
