@@ -49,6 +49,22 @@ async fn the_id_of_another_repository_in_a_valid_payload() {
     assert_eq!(scene.shop().await.len(), 1);
 }
 
+/// Who has the secret of one repository's webhook calls it by the name that somebody else waits for.
+#[tokio::test]
+async fn the_name_that_another_waits_for_in_a_payload_of_ones_own_repository() {
+    let scene = Scene::new("other-name").await;
+    scene.repository("lib", "lib-core", None).await;
+    let receiver = scene.receiver(config()).await;
+    let repository = json!({"id": 9001, "name": "lib-core", "owner": {"id": 7001}});
+    let body = json!({"action": "edited", "repository": repository}).to_string();
+    let waiting = async |hook: Hook| {
+        let event = Delivery::new(&hook.path(&scene.name), "repository", &guid(), body.as_bytes(), &scene.secret(hook));
+        assert_eq!(event.send(receiver.address).await.result(), (202, "accepted"), "{hook:?}");
+        scene.deliveries(&scene.name, "lib").await.len()
+    };
+    assert_eq!((waiting(SHOP).await, waiting(Hook::App).await), (0, 1));
+}
+
 /// Who may write status writes the id of a repository into it that somebody else was granted.
 #[tokio::test]
 async fn the_id_of_another_tenants_repository_in_status() {
