@@ -45,6 +45,7 @@ pub struct Intake {
 /// Guards that a test takes out to see what they keep off. Not in the receiver that is shipped.
 #[cfg(feature = "sabotage")]
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each guard")]
 pub struct Sabotage {
     /// Any signature is right.
     pub skip_signature: bool,
