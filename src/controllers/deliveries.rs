@@ -1,12 +1,12 @@
 //! Deliveries as the controllers see them: what waits, and marking it.
 //!
-//! Invariant: marking is a merge patch of results alone, so that it neither waits for what the receiver adds meanwhile nor
-//! takes it away. One that was evicted meanwhile comes back as a stump, which the receiver evicts first.
+//! Invariant: marking changes the entries that were seen, as they were seen, so that it neither waits for what the receiver
+//! adds meanwhile nor takes it away; and one that came again meanwhile is looked after again.
 
-use super::context::{Context, ScopeApi};
+use super::context::ScopeApi;
 use crate::api::{Deliveries, Delivery, DeliveryResult, FIELD_MANAGER};
 use kube::api::{Patch, PatchParams};
-use kube::{Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::fmt::Debug;
@@ -15,12 +15,12 @@ use std::fmt::Debug;
 pub type Announced = (String, i64);
 
 /// What a delivery is marked as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
     /// Which.
     pub announced: Announced,
-    /// The commit it speaks of, for the log.
-    pub sha: Option<String>,
+    /// As it was seen.
+    pub delivery: Delivery,
     /// What became of it.
     pub result: DeliveryResult,
     /// Why, where that is not plain.
@@ -42,18 +42,36 @@ pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Del
 /// Marks deliveries. Gives back the object as it is then.
 ///
 /// # Errors
-/// What Kubernetes refused.
-pub async fn mark<K>(context: &Context, object: &K, marks: impl IntoIterator<Item = Mark>) -> Result<K, kube::Error>
+/// What Kubernetes refused: a conflict, if one of them came again meanwhile or was evicted.
+pub async fn mark<K>(client: &Client, object: &K, marks: impl IntoIterator<Item = Mark>) -> Result<K, kube::Error>
 where
     K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Debug,
 {
-    let mut results = serde_json::Map::new();
-    for Mark { announced: (guid, attempts), sha, result, message } in marks {
+    let mut changes = Vec::new();
+    for Mark { announced: (guid, attempts), delivery: seen, result, message } in marks {
+        let sha = seen.sha.as_deref();
         tracing::info!(delivery = guid, attempts, sha, ?result, "a delivery was dealt with");
-        results.insert(guid, json!({"result": result, "message": message}));
+        // As a JSON pointer has it (RFC 6901).
+        let place = format!("/status/deliveries/{}", guid.replace('~', "~0").replace('/', "~1"));
+        if let Some(attempts) = seen.attempts {
+            changes.push(json!({"op": "test", "path": format!("{place}/attempts"), "value": attempts}));
+        }
+        changes.push(json!({"op": "add", "path": format!("{place}/result"), "value": result}));
+        if let Some(message) = message {
+            changes.push(json!({"op": "add", "path": format!("{place}/message"), "value": message}));
+        } else if seen.message.is_some() {
+            changes.push(json!({"op": "remove", "path": format!("{place}/message")}));
+        }
     }
-    let patch = json!({"status": {"deliveries": results}});
+    let patch: json_patch::Patch = serde_json::from_value(changes.into()).map_err(kube::Error::SerdeError)?;
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let api = <K::Scope as ScopeApi<K>>::api(context.client.clone(), object);
-    api.patch_status(&object.name_any(), &params, &Patch::Merge(&patch)).await?.read()
+    let api = <K::Scope as ScopeApi<K>>::api(client.clone(), object);
+    match api.patch_status(&object.name_any(), &params, &Patch::Json::<()>(patch)).await {
+        // What the patch was made for is not there any more. It comes by the watch.
+        Err(kube::Error::Api(mut status)) if status.code == 422 => {
+            status.code = 409;
+            Err(kube::Error::Api(status))
+        }
+        marked => marked?.read(),
+    }
 }

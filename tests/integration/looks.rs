@@ -3,10 +3,14 @@
 
 use crate::repository::{A_POLL, comes_to, follow, looks, status};
 use crate::scene::{connected, says, value};
+use crate::world::operator::Start;
 use crate::world::{World, objects};
 use github_sim::RepositorySeed;
+use kube::api::{Api, Patch, PatchParams};
 use landfall::api::{GitHubApp, ProjectRepository};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn make(world: &World, name: &str, private: bool) -> u64 {
     let seed = RepositorySeed { owner: "acme".into(), name: name.into(), private, ..Default::default() };
@@ -120,5 +124,44 @@ async fn a_public_repository_made_anew_under_the_name_is_not_taken_for_it() {
     let shown = value::<ProjectRepository>(&world, "team-a", "lib-open").await;
     assert!(!shown.to_string().contains(&other), "{shown}");
     assert_eq!(shown["status"]["id"], first["id"]);
+    operator.stop().await;
+}
+
+/// The same delivery again, in the moment in which the first is marked.
+#[tokio::test]
+async fn a_delivery_that_comes_again_while_it_is_marked_is_looked_after_again() {
+    let (world, operator) = connected().await;
+    follow(&world, "shop", &json!({}), "Observed").await;
+    operator.stop().await;
+    let (admin, is_armed) = (world.admin.clone(), Arc::new(AtomicBool::new(false)));
+    let armed = Arc::clone(&is_armed);
+    let between = move |config| {
+        let (inner, admin, armed) =
+            (kube::Client::try_from(config).expect("a client"), admin.clone(), Arc::clone(&armed));
+        let pass = move |request: http::Request<kube::client::Body>| {
+            let (inner, admin, armed) = (inner.clone(), admin.clone(), Arc::clone(&armed));
+            async move {
+                let is_status = request.uri().path().ends_with("/projectrepositories/shop/status");
+                let is_applied =
+                    request.headers().get("content-type").is_some_and(|kind| kind == "application/apply-patch+yaml");
+                if is_status && !is_applied && armed.swap(false, Ordering::SeqCst) {
+                    let again = json!({"status": {"deliveries": {"twice": {"attempts": 2, "result": "Pending"}}}});
+                    let shops = Api::<ProjectRepository>::namespaced(admin, "team-a");
+                    shops.patch_status("shop", &PatchParams::default(), &Patch::Merge(&again)).await?;
+                }
+                inner.send(request).await
+            }
+        };
+        kube::Client::new(tower::service_fn(pass), "default")
+    };
+    let operator = world.start(Start { kube: Box::new(between), ..Start::default() }).await;
+    operator.ready().await;
+    operator.settled().await;
+    world.sim.reset_requests();
+    is_armed.store(true, Ordering::SeqCst);
+    deliver(&world, "shop", "twice", &json!({"event": "push", "ref": "refs/heads/main"})).await;
+    let handled = becomes(&world, "shop", "twice", "Handled").await;
+    operator.settled().await;
+    assert_eq!((&handled["attempts"], looks(&world)), (&json!(2), 2));
     operator.stop().await;
 }

@@ -147,8 +147,11 @@ async fn mark(
         return Ok(app);
     }
     context.connections.update(&app.name_any(), |connection| connection.heard.clone_from(&marks));
-    let handled = |announced| Mark { announced, sha: None, result: DeliveryResult::Handled, message: None };
-    let marked = deliveries::mark(context, &*app, marks.into_iter().map(handled)).await?;
+    let handled = |announced: Announced| {
+        let delivery = app.status.as_ref()?.deliveries.get(&announced.0)?.clone();
+        Some(Mark { announced, delivery, result: DeliveryResult::Handled, message: None })
+    };
+    let marked = deliveries::mark(&context.client, &*app, marks.into_iter().filter_map(handled)).await?;
     Ok(Arc::new(marked))
 }
 

@@ -73,7 +73,7 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Confirm => confirm(context, found).await?,
         Step::Mark(marks) => {
             let marks = marks.into_iter().map(|pending| pending.mark);
-            return Ok(Some(deliveries::mark(context, &**object, marks).await?));
+            return Ok(Some(deliveries::mark(&context.client, &**object, marks).await?));
         }
         Step::Fork => fork::ensure(context, found).await?,
         Step::Sync => fork::sync(context, found).await?,

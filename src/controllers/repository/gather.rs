@@ -129,7 +129,7 @@ fn pending(announced: Announced, delivery: &Delivery, branch: Option<&str>) -> P
             reference.strip_prefix("refs/heads/").is_none_or(|pushed| pushed != branch)
         });
     let result = if elsewhere { DeliveryResult::Ignored } else { DeliveryResult::Handled };
-    Pending { mark: Mark { announced, sha: delivery.sha.clone(), result, message: None }, needs_look: !elsewhere }
+    Pending { mark: Mark { announced, delivery: delivery.clone(), result, message: None }, needs_look: !elsewhere }
 }
 
 fn hook(context: &Context, object: &ProjectRepository, referred: Option<&Referred>) -> HookWish {

@@ -69,7 +69,7 @@ pub enum HookWish {
 }
 
 /// A delivery that was not marked yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pending {
     /// What it is marked as, once it was looked after it, or at once if that is not needed.
     pub mark: Mark,
@@ -206,8 +206,9 @@ impl Seen {
             }
             let failed = lost.iter().find(|failed| failed.heard.contains(announced))?;
             let message = Some(failed.standing.message.chars().take(LONGEST_MESSAGE).collect());
-            let mark = Mark { result: DeliveryResult::Failed, message, ..pending.mark.clone() };
-            Some(Pending { mark, ..pending.clone() })
+            let mut pending = pending.clone();
+            (pending.mark.result, pending.mark.message) = (DeliveryResult::Failed, message);
+            Some(pending)
         };
         self.pending.iter().filter_map(marked).collect()
     }

@@ -3,7 +3,7 @@
 use super::super::memory::{Facts, HookSeen, Looked, Remembered};
 use super::super::seen::Granted;
 use super::*;
-use crate::api::{DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
+use crate::api::{Delivery, DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
 use crate::controllers::deliveries::Mark;
 use crate::controllers::grant::{NamespaceView, grant};
 use crate::git::Refs;
@@ -278,7 +278,7 @@ fn who_asks_for_looks_gets_a_few_at_once_and_then_has_to_wait() {
 #[test]
 fn a_delivery_is_marked_once_it_was_looked_after() {
     let announced = ("guid".to_owned(), 1);
-    let mark = |result| Mark { announced: announced.clone(), sha: None, result, message: None };
+    let mark = |result| Mark { announced: announced.clone(), delivery: Delivery::default(), result, message: None };
     let pending = |needs_look, result| Pending { mark: mark(result), needs_look };
     let mut seen = seen(plain(), looked());
     seen.pending = vec![pending(true, DeliveryResult::Handled)];
@@ -297,7 +297,8 @@ fn a_delivery_is_marked_once_it_was_looked_after() {
 fn a_delivery_ends_the_wait_for_a_person_and_no_other() {
     let announced = |guid: &str| (guid.to_owned(), 1);
     let delivery = |guid: &str| {
-        let mark = Mark { announced: announced(guid), sha: None, result: DeliveryResult::Handled, message: None };
+        let result = DeliveryResult::Handled;
+        let mark = Mark { announced: announced(guid), delivery: Delivery::default(), result, message: None };
         Pending { mark, needs_look: true }
     };
     let gone = || Standing::stalled(Reason::RepositoryNotFound, "it is gone");
