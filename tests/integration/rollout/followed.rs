@@ -158,6 +158,9 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
     let log = Log::default();
     let writer = log.clone();
     let dispatch = tracing::Dispatch::new(subscriber("info", LogFormat::Json, move || writer.clone()).unwrap());
+    // Were it the only one, tracing would ask the thread that comes by a line first, which may be another test's without a log,
+    // and leave the line out for all.
+    let _second = tracing::Dispatch::new(subscriber("info", LogFormat::Json, std::io::sink).unwrap());
     let operator = world.start(Start { log: Some(dispatch), ..Start::default() }).await;
     operator.ready().await;
     operator.settled().await;
