@@ -3,6 +3,7 @@
 //! Invariant: what is wrong with the configuration is said before anything is started, with the option's name.
 
 mod webhook;
+mod workspace;
 
 use crate::controller::{Config, Controller, Environment};
 use crate::git::AllowedHosts;
@@ -52,6 +53,9 @@ enum Command {
     /// See and rotate what webhooks are signed with, with your own rights in the cluster.
     #[command(subcommand)]
     Webhook(webhook::Command),
+    /// Clone a workspace's repository, answer its git, and save its work: what runs inside of a workspace's pod.
+    #[command(subcommand)]
+    Workspace(workspace::Command),
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -147,7 +151,7 @@ fn positive(text: &str) -> Result<f64, String> {
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("landfall: {}", with_causes(&*error));
             ExitCode::FAILURE
@@ -155,8 +159,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
+        Command::Workspace(command) => return workspace::run(command),
         Command::Controller(args) => {
             telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
             runtime(None)?.block_on(async { control(args, true, on_signal()?).await })
@@ -186,6 +191,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             Ok(())
         }
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// The receiver's threads: it waits for the API server most of its time, and each thread has its share of memory.

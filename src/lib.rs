@@ -10,3 +10,4 @@ pub mod manifests;
 pub mod receiver;
 pub mod runtime;
 pub mod webhook;
+pub mod workspace;

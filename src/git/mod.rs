@@ -1,4 +1,5 @@
-//! Git remotes, as the operator asks them without cloning: the head of a branch, and which branch is the default.
+//! Git remotes, as the operator asks them without cloning: the head of a branch, and which branch is the default; and the
+//! git program, as it is run where a stranger may have written ([`sealed`]).
 //!
 //! Owns git's wire protocol as far as `ls-refs` needs it ([`pkt_line`], [`ls_refs`]), the exchange over smart HTTP
 //! ([`remote`]), the words for what a remote holds ([`sha`], [`branch`]) and which remotes may be asked at all
@@ -15,6 +16,7 @@ pub mod ls_refs;
 pub mod pkt_line;
 pub mod reach;
 pub mod remote;
+pub mod sealed;
 pub mod sha;
 
 pub use self::address::{Address, AddressError, AllowedHosts, AllowedHostsError};
@@ -23,4 +25,5 @@ pub use self::error::Error;
 pub use self::ls_refs::{Head, Refs};
 pub use self::reach::Reach;
 pub use self::remote::{BasicAuth, BasicAuthError, Remote, RemoteError, refs};
+pub use self::sealed::{Answer, Sealed, SealedError};
 pub use self::sha::{Sha, ShaError};

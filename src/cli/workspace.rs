@@ -1,0 +1,333 @@
+//! `landfall workspace`: what runs inside of a workspace's pod.
+//!
+//! Every option can be given in the environment as well, so that a pod says it once for all of its containers. None is a secret:
+//! the token is in a file.
+
+use std::io::Write as _;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::git::{BranchName, Sealed};
+use crate::runtime::clock::{Clock as _, SystemClock};
+use crate::runtime::shutdown::on_signal;
+use crate::workspace::clone::{self, OnExists};
+use crate::workspace::credential::{self, RepositoryUrl};
+use crate::workspace::exit;
+use crate::workspace::gather::Workspace;
+use crate::workspace::person::configure;
+use crate::workspace::remote::Access;
+use crate::workspace::save::{self, autosave, save};
+use crate::workspace::store::Author;
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Clone the repository into the workspace, at its branch, and write the git configuration that a person works with there.
+    #[command(after_long_help = CLONE_HELP)]
+    Clone(Box<CloneArgs>),
+    /// Answer git's question for credentials: the value of git's credential.helper.
+    #[command(after_long_help = CREDENTIAL_HELP)]
+    Credential(CredentialArgs),
+    /// Push all work that is not at the remote yet: commits, branches, the stash, and what nobody committed.
+    #[command(after_long_help = SAVE_HELP)]
+    Save(Box<SaveArgs>),
+}
+
+const CLONE_HELP: &str = "\
+The clone is made beside the directory and renamed when it is whole. A clone that is there is left as it is; the git \
+configuration is written anew. Nothing that the repository brings is run: no hooks, no filters, no submodules.
+
+Prints what came of it as JSON: branch, head, cloned (was it made just now), begun (was the branch begun just now).
+
+The git configuration is meant for the variable GIT_CONFIG_SYSTEM of the container in which a person works. It has the \
+credential helper for this one repository, the author, and push.default; what the person sets goes before it.
+
+Exit status:
+  0   there is a clone
+  20  it cannot be made, and it takes a person to change that: git's own words are printed
+  21  the branch is at the remote already, and --on-exists is fail
+  22  there is no branch --from
+  75  it cannot be made now (network, token): try again
+  1, 2  the command itself is wrong";
+
+const CREDENTIAL_HELP: &str = "\
+git runs it with the operation as its last word and tells it in lines of key=value what it is about (git-credential(1)). For the \
+repositories named by --url, over https, `get` is answered with the token that is in the file at that moment. All else is \
+answered by silence. `store` and `erase` do nothing: the file is written by others.
+
+  git config credential.https://github.com/acme/shop.git.useHttpPath true
+  git config credential.https://github.com/acme/shop.git.helper '!landfall workspace credential --url https://github.com/acme/shop.git --token-file /token'";
+
+const SAVE_HELP: &str = "\
+What is pushed is everything the remote cannot reach: the tree and the index (tracked and untracked files that are not ignored), \
+all local branches and other refs, HEAD, the stash, what an unfinished merge or rebase stands on. HEAD, index, refs and hooks \
+of the clone are left alone, and its configuration is not read.
+
+The branch takes it if that is a fast-forward; all else goes to landfall-wip/NAME-UID/: head, index, branch/…, stash-N and so \
+on. Nothing is forced, and nothing is pushed twice. At the end the remote is asked what it has.
+
+Prints a report as JSON: outcome (Saved, NothingToDo, Refused, TryAgain), branch, head, changed, untracked, saved [{what, commit, \
+ref, pushed, notOnBranch}], left [{what, commit, reason, message}] with the reasons Unauthorized, NotFound, Forbidden, Moved, \
+Unreachable, Untrusted, TooLarge, Refused, Conflict, Unreadable, NotForGit, Nested, Late, Unknown.
+
+Exit status:
+  0   all work is at the remote, some of it since now
+  10  all work was at the remote already
+  20  some work is not, and it takes a person to change that
+  75  some work is not: try again
+  1, 2  the command itself is wrong";
+
+/// Where the repository is.
+#[derive(Args)]
+pub struct AccessArgs {
+    /// The repository's https address, as in https://github.com/acme/shop.git.
+    #[arg(long, env = "LANDFALL_REPOSITORY_URL")]
+    url: RepositoryUrl,
+    /// The file with the token. It is read whenever git asks.
+    #[arg(long, env = "LANDFALL_TOKEN_FILE")]
+    token_file: PathBuf,
+    /// A PEM file with the certificates to trust, instead of the system's.
+    #[arg(long, env = "LANDFALL_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// A directory outside of the workspace's volume for what is needed meanwhile. Default: the system's for temporary files.
+    #[arg(long, env = "LANDFALL_SCRATCH")]
+    scratch: Option<PathBuf>,
+    /// Seconds after which it is given up.
+    #[arg(long, env = "LANDFALL_TIMEOUT", default_value_t = 300)]
+    timeout: u32,
+}
+
+impl AccessArgs {
+    fn scratch(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(self.timeout.into())
+    }
+
+    fn access(self) -> std::io::Result<Access> {
+        let Self { url, token_file, ca_file, .. } = self;
+        let absolute = |path: PathBuf| std::path::absolute(path);
+        let ca_file = ca_file.map(absolute).transpose()?;
+        Ok(Access { url, token_file: absolute(token_file)?, ca_file, program: std::env::current_exe()? })
+    }
+}
+
+/// What to clone.
+#[derive(Args)]
+pub struct CloneArgs {
+    #[command(flatten)]
+    access: AccessArgs,
+    /// Where the clone goes. The directory above it is the volume.
+    #[arg(long, env = "LANDFALL_DIRECTORY")]
+    directory: PathBuf,
+    /// The branch to work on.
+    #[arg(long, env = "LANDFALL_BRANCH", allow_hyphen_values = true)]
+    branch: BranchName,
+    /// The branch to begin it from. Default: the repository's default branch.
+    #[arg(long, env = "LANDFALL_BRANCH_FROM", allow_hyphen_values = true)]
+    from: Option<BranchName>,
+    /// What to do if the branch is at the remote already.
+    #[arg(long, value_enum, default_value_t = OnExists::Resume)]
+    on_exists: OnExists,
+    /// Leave out what can be fetched when it is needed.
+    #[arg(long, value_enum, default_value_t = Filter::None)]
+    filter: Filter,
+    /// Fetch so many commits of each branch. Default: all.
+    #[arg(long)]
+    depth: Option<NonZeroU32>,
+    /// How often it is tried.
+    #[arg(long, default_value = "5")]
+    attempts: NonZeroU32,
+    /// Milliseconds between the first two attempts; twice as many after each further one.
+    #[arg(long, default_value_t = 1000)]
+    wait: u32,
+    /// Write the git configuration for the person's container to this file.
+    #[arg(long)]
+    git_config: Option<PathBuf>,
+    /// Our binary, as the person's container sees it. Default: as it is called here.
+    #[arg(long)]
+    person_program: Option<PathBuf>,
+    /// The token's file, as the person's container sees it. Default: as it is called here.
+    #[arg(long)]
+    person_token_file: Option<PathBuf>,
+    /// The certificates, as the person's container sees them. Default: as they are called here.
+    #[arg(long)]
+    person_ca_file: Option<PathBuf>,
+    /// Who the person commits as.
+    #[arg(long, env = "LANDFALL_AUTHOR_NAME", requires = "author_email")]
+    author_name: Option<String>,
+    /// With which address.
+    #[arg(long, env = "LANDFALL_AUTHOR_EMAIL", requires = "author_name")]
+    author_email: Option<String>,
+}
+
+/// What a clone leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Filter {
+    /// Nothing.
+    None,
+    /// Files of commits that are not checked out.
+    Blobs,
+}
+
+/// Whose credentials.
+#[derive(Args)]
+pub struct CredentialArgs {
+    /// A repository that the token is for. May be given several times.
+    #[arg(long, required = true)]
+    url: Vec<RepositoryUrl>,
+    /// The file with the token.
+    #[arg(long)]
+    token_file: PathBuf,
+    /// What git wants: get, store or erase.
+    operation: String,
+}
+
+/// What to save.
+#[derive(Args)]
+pub struct SaveArgs {
+    #[command(flatten)]
+    access: AccessArgs,
+    /// The clone. The directory above it is the volume.
+    #[arg(long, env = "LANDFALL_DIRECTORY")]
+    directory: PathBuf,
+    /// The workspace's name.
+    #[arg(long, env = "LANDFALL_WORKSPACE")]
+    name: BranchName,
+    /// The workspace's uid.
+    #[arg(long, env = "LANDFALL_WORKSPACE_UID")]
+    uid: BranchName,
+    /// The workspace's own branch.
+    #[arg(long, env = "LANDFALL_BRANCH", allow_hyphen_values = true)]
+    branch: BranchName,
+    /// Who commits what nobody committed.
+    #[arg(long, env = "LANDFALL_AUTHOR_NAME")]
+    author_name: String,
+    /// With which address.
+    #[arg(long, env = "LANDFALL_AUTHOR_EMAIL")]
+    author_email: String,
+    /// Push everything as one commit to refs/landfall/wip/UID, and nothing anywhere else.
+    #[arg(long)]
+    autosave: bool,
+    /// Write the report to this file as well, cut to what Kubernetes takes as a container's last message.
+    #[arg(long)]
+    termination_log: Option<PathBuf>,
+}
+
+/// The most bytes of a container's last message.
+const LAST_MESSAGE: usize = 4096;
+
+/// Does it.
+///
+/// # Errors
+/// The command is wrong, or something of ours is missing.
+pub fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    if let Command::Credential(args) = command {
+        return credential(&args);
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        // git is a group of processes of its own: it ends because what waits for it is dropped.
+        let stop = on_signal()?;
+        let done = async {
+            match command {
+                Command::Clone(args) => clone(*args).await,
+                Command::Save(args) => save_work(*args).await,
+                Command::Credential(args) => credential(&args),
+            }
+        };
+        match stop.run_until_cancelled(done).await {
+            Some(done) => done,
+            None => {
+                eprintln!("landfall: stopped before it was done");
+                Ok(ExitCode::from(exit::AGAIN))
+            }
+        }
+    })
+}
+
+fn credential(args: &CredentialArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    if args.operation == "get" {
+        credential::get(&args.url, &args.token_file, std::io::stdin().lock(), &mut std::io::stdout().lock())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn clone(args: CloneArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let (scratch, deadline) = (args.access.scratch(), args.access.deadline());
+    let access = args.access.access()?;
+    let directory = std::path::absolute(&args.directory)?;
+    let request = clone::Request {
+        access: access.clone(),
+        directory: directory.clone(),
+        branch: args.branch,
+        from: args.from,
+        on_exists: args.on_exists,
+        without_blobs: args.filter == Filter::Blobs,
+        depth: args.depth,
+        scratch: scratch.clone(),
+        attempts: args.attempts,
+        wait: Duration::from_millis(args.wait.into()),
+        deadline,
+    };
+    let cloned = match clone::clone(&request).await {
+        Ok(cloned) => cloned,
+        Err(error) => {
+            eprintln!("landfall: {}", super::with_causes(&error));
+            return Ok(ExitCode::from(error.exit()));
+        }
+    };
+    if let Some(file) = args.git_config {
+        let theirs = Access {
+            program: args.person_program.unwrap_or(access.program),
+            token_file: args.person_token_file.unwrap_or(access.token_file),
+            ca_file: args.person_ca_file.or(access.ca_file),
+            url: access.url,
+        };
+        let author = args.author_name.zip(args.author_email).map(|(name, email)| Author { name, email });
+        let git = Sealed::new(&scratch, &scratch, deadline);
+        configure(&std::path::absolute(file)?, &git, &theirs, &directory, author.as_ref()).await?;
+    }
+    print(&cloned)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn save_work(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let (scratch, deadline) = (args.access.scratch(), args.access.deadline());
+    let request = save::Request {
+        workspace: Workspace {
+            directory: std::path::absolute(&args.directory)?,
+            name: args.name.to_string(),
+            uid: args.uid.to_string(),
+            branch: args.branch,
+            author: Author { name: args.author_name, email: args.author_email },
+        },
+        access: args.access.access()?,
+        scratch,
+        deadline,
+        now: SystemClock.now().as_second(),
+    };
+    let report = if args.autosave { autosave(&request).await } else { save(&request).await };
+    let text = print(&report)?;
+    if let Some(file) = args.termination_log {
+        let end = text.floor_char_boundary(LAST_MESSAGE);
+        std::fs::write(&file, &text[..end])
+            .map_err(|error| format!("--termination-log {}: {error}", file.display()))?;
+    }
+    Ok(ExitCode::from(report.outcome.exit()))
+}
+
+fn print(value: &impl Serialize) -> Result<String, Box<dyn std::error::Error>> {
+    let text = serde_json::to_string(value)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()?;
+    Ok(text)
+}

@@ -1,0 +1,208 @@
+//! Files of a directory that a stranger writes to, opened without ever leaving it.
+//!
+//! The invariant: what is read was reached from the directory's own descriptor, part by part, and no part was a link. A path
+//! that is checked and then opened could be exchanged in between, by whoever still runs in the workspace: the contents of one of
+//! Landfall's own files would then be saved as the person's work.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Component, Path};
+
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+/// A directory, held open.
+#[derive(Debug)]
+pub struct Directory(OwnedFd);
+
+/// What is found under a name.
+#[derive(Debug)]
+pub enum Entry {
+    /// A file, open, and its state when it was opened.
+    File(Opened),
+    /// A symbolic link: what it says, which is not followed.
+    Link {
+        /// Where it points.
+        target: Vec<u8>,
+        /// When it was made, in seconds since 1970.
+        modified: i64,
+    },
+    /// A directory.
+    Directory,
+    /// A device, socket or named pipe.
+    Special,
+}
+
+/// A file that is open for reading.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Whether its owner may run it.
+    pub executable: bool,
+    /// When it was last written to, in seconds since 1970.
+    pub modified: i64,
+}
+
+impl Directory {
+    /// The directory at `path`, which may not be a link itself; what is above it is trusted.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(openat(CWD, path, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// A directory beneath this one; none if there is nothing, or a link on the way, or no directory at its end.
+    ///
+    /// # Errors
+    /// It is there and cannot be opened.
+    pub fn descend(&self, path: &Path) -> io::Result<Option<Self>> {
+        let mut at = Self(self.0.try_clone()?);
+        for part in path.components() {
+            let part = match part {
+                Component::Normal(part) => part,
+                Component::CurDir => continue,
+                _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path that leaves its directory")),
+            };
+            match openat(&at.0, part, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(next) => at = Self(next),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(at))
+    }
+
+    /// What is at `path`; none if there is nothing, or a link on the way.
+    ///
+    /// # Errors
+    /// It is there and cannot be opened.
+    pub fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
+        let Some(name) = path.file_name() else { return Ok(Some(Entry::Directory)) };
+        let Some(parent) = self.descend(path.parent().unwrap_or(Path::new("")))? else { return Ok(None) };
+        match parent.child(name) {
+            // It went, or changed, between two looks.
+            Err(Errno::NOENT | Errno::LOOP) => Ok(None),
+            found => Ok(found?),
+        }
+    }
+
+    fn child(&self, name: &OsStr) -> Result<Option<Entry>, Errno> {
+        let stat = match statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat?,
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Ok(Some(Entry::Directory)),
+            FileType::Symlink => {
+                let target = readlinkat(&self.0, name, Vec::new())?.into_bytes();
+                Ok(Some(Entry::Link { target, modified: stat.st_mtime }))
+            }
+            FileType::RegularFile => {
+                // What became something else meanwhile is not waited for.
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let fd = openat(&self.0, name, flags, Mode::empty())?;
+                let stat = fstat(&fd)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return Ok(Some(Entry::Special));
+                }
+                Ok(Some(Entry::File(Opened {
+                    file: fd.into(),
+                    length: u64::try_from(stat.st_size).unwrap_or_default(),
+                    executable: stat.st_mode & 0o100 != 0,
+                    modified: stat.st_mtime,
+                })))
+            }
+            _ => Ok(Some(Entry::Special)),
+        }
+    }
+
+    /// The contents of the file at `path`; none if there is no file.
+    ///
+    /// # Errors
+    /// It cannot be read, or has more than `most` bytes.
+    pub fn read(&self, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(Entry::File(opened)) = self.entry(path)? else { return Ok(None) };
+        let mut contents = Vec::new();
+        opened.file.take(most + 1).read_to_end(&mut contents)?;
+        if contents.len() as u64 > most {
+            let text = format!("{} has more than {most} bytes", path.display());
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(Some(contents))
+    }
+
+    /// The names in this directory, sorted.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(self.0.as_fd())? {
+            let name = entry?.file_name().to_bytes().to_owned();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// A path as git writes it: bytes, with slashes.
+#[must_use]
+pub fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_reached_through_a_link() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "s").unwrap();
+        let within = tempfile::tempdir().unwrap();
+        let at = |name: &str| within.path().join(name);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        std::fs::write(at("a/b/c"), "text").unwrap();
+        std::fs::set_permissions(at("a/b/c"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(outside.path(), at("out")).unwrap();
+        symlink("../../secret", at("a/link")).unwrap();
+        let directory = Directory::open(within.path()).unwrap();
+
+        assert_eq!(directory.read(Path::new("a/b/c"), 4).unwrap().unwrap(), b"text");
+        assert!(directory.read(Path::new("a/b/c"), 3).is_err());
+        assert_eq!(directory.read(Path::new("out/secret"), 9).unwrap(), None);
+        assert_eq!(directory.read(Path::new("a/link"), 9).unwrap(), None);
+        assert!(directory.descend(Path::new("out")).unwrap().is_none());
+        assert!(directory.entry(Path::new("../x")).is_err() && directory.entry(Path::new("/etc/passwd")).is_err());
+        assert!(Directory::open(&at("out")).is_err());
+        let Some(Entry::Link { target, .. }) = directory.entry(Path::new("a/link")).unwrap() else { panic!() };
+        assert_eq!(target, b"../../secret");
+        let Some(Entry::File(opened)) = directory.entry(Path::new("a/b/c")).unwrap() else { panic!() };
+        assert!(opened.executable && opened.length == 4);
+        assert!(matches!(directory.entry(Path::new("a/b")).unwrap(), Some(Entry::Directory)));
+        assert!(directory.entry(Path::new("a/b/c/d")).unwrap().is_none());
+        assert_eq!(directory.descend(Path::new("a")).unwrap().unwrap().names().unwrap(), ["b", "link"]);
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let within = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(within.path().join("pipe")).status().unwrap();
+        assert!(made.success());
+        let directory = Directory::open(within.path()).unwrap();
+        assert!(matches!(directory.entry(Path::new("pipe")).unwrap(), Some(Entry::Special)));
+        assert_eq!(directory.read(Path::new("pipe"), 9).unwrap(), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! The clone that a workspace begins with.
+//!
+//! The invariant: what is in the directory is a whole clone at the right branch, or nothing: it is made beside it and renamed. A
+//! clone that is there is never touched, for it is the person's by then.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::beneath::Directory;
+use super::local::Local;
+use super::remote::{Access, RemoteError, Trouble};
+use super::{WorkspaceError, exit};
+use crate::git::{BranchName, Sealed, SealedError, Sha};
+
+/// The longest that is waited between two attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How many names are tried before it is given up to find a free one.
+const NAMES: usize = 100;
+
+/// What to do about a branch that is at the remote already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnExists {
+    /// Go on with it.
+    Resume,
+    /// Make no clone.
+    Fail,
+    /// Begin another one: NAME-2, NAME-3…
+    Suffix,
+}
+
+/// What is to be cloned, and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// From where.
+    pub access: Access,
+    /// To where.
+    pub directory: PathBuf,
+    /// The branch to work on.
+    pub branch: BranchName,
+    /// The branch to begin it from; none for the default branch.
+    pub from: Option<BranchName>,
+    /// What to do if it is there already.
+    pub on_exists: OnExists,
+    /// Whether files are fetched only when they are needed.
+    pub without_blobs: bool,
+    /// How many commits of each branch are fetched; none for all.
+    pub depth: Option<NonZeroU32>,
+    /// A directory for git's home, outside of the volume.
+    pub scratch: PathBuf,
+    /// How often it is tried.
+    pub attempts: NonZeroU32,
+    /// How long is waited after the first attempt, twice as long after each further one.
+    pub wait: Duration,
+    /// When it must be done.
+    pub deadline: Instant,
+}
+
+/// A clone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cloned {
+    /// The branch that is checked out; none if the person checked out none.
+    pub branch: Option<String>,
+    /// Its newest commit; none if it has none.
+    pub head: Option<Sha>,
+    /// Whether the clone was made just now.
+    pub cloned: bool,
+    /// Whether the branch was begun just now; otherwise it was at the remote.
+    pub begun: bool,
+}
+
+/// Why there is no clone.
+#[derive(Debug, thiserror::Error)]
+pub enum CloneError {
+    /// git's own words.
+    #[error("the repository cannot be cloned: {0}")]
+    Remote(RemoteError),
+    /// The branch is there already.
+    #[error("branch {0} is at the remote already: choose another name, or resume it")]
+    BranchExists(BranchName),
+    /// There is no branch to begin from.
+    #[error("there is no branch {0} to begin from")]
+    BranchNotFound(BranchName),
+    /// There is something else where the clone belongs.
+    #[error("{0} is there, and is neither an empty directory nor a clone")]
+    Occupied(PathBuf),
+    /// Something of the clone's cannot be read or written.
+    #[error("{path}")]
+    Volume {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The clone that is there cannot be read.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+}
+
+impl CloneError {
+    /// The exit status that says so.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::BranchExists(_) => exit::BRANCH_EXISTS,
+            Self::BranchNotFound(_) => exit::BRANCH_NOT_FOUND,
+            Self::Remote(error) if error.trouble.passes() => exit::AGAIN,
+            Self::Volume { .. } => exit::AGAIN,
+            Self::Workspace(error) if error.passes() => exit::AGAIN,
+            Self::Remote(_) | Self::Occupied(_) | Self::Workspace(_) => exit::REFUSED,
+        }
+    }
+
+    fn volume(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Volume { path, source }
+    }
+}
+
+impl From<SealedError> for CloneError {
+    fn from(error: SealedError) -> Self {
+        Self::Remote(error.into())
+    }
+}
+
+/// Clones, unless there is a clone.
+///
+/// # Errors
+/// Why there is none, after all attempts.
+pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
+    if let Some(there) = there(&request.directory)? {
+        return Ok(there);
+    }
+    let home = tempfile::Builder::new().prefix("landfall-clone-").tempdir_in(&request.scratch);
+    let home = home.map_err(WorkspaceError::scratch(&request.scratch))?;
+    let parent = request.directory.parent().unwrap_or(Path::new("/"));
+    let mut name = std::ffi::OsString::from(".");
+    name.push(request.directory.file_name().unwrap_or_default());
+    name.push(".landfall-clone");
+    let beside = parent.join(name);
+    let git = request.access.unlocked(Sealed::new(parent, home.path(), request.deadline));
+    let mut wait = request.wait;
+    for attempt in 1.. {
+        // What an earlier attempt left, also of another process.
+        cleared(&beside)?;
+        match attempt_at(request, &git, &beside).await {
+            Err(CloneError::Remote(error))
+                // GitHub may take seconds until all of it knows a new token, or a new repository.
+                if (error.trouble.passes() || error.trouble == Trouble::NotFound)
+                    && attempt < request.attempts.get()
+                    && Instant::now() + wait < request.deadline =>
+            {
+                eprintln!("landfall: attempt {attempt}: {error}; it is tried again");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LONGEST_WAIT);
+            }
+            Err(error) => {
+                cleared(&beside)?;
+                return Err(error);
+            }
+            Ok(cloned) => {
+                std::fs::rename(&beside, &request.directory).map_err(CloneError::volume(&request.directory))?;
+                return Ok(cloned);
+            }
+        }
+    }
+    Err(CloneError::Occupied(request.directory.clone()))
+}
+
+/// The clone that is there; none if there is nothing, or an empty directory.
+fn there(at: &Path) -> Result<Option<Cloned>, CloneError> {
+    match at.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(CloneError::volume(at)(error)),
+        Ok(about) if !about.is_dir() => return Err(CloneError::Occupied(at.to_owned())),
+        Ok(_) => {}
+    }
+    let directory = Directory::open(at).map_err(CloneError::volume(at))?;
+    if directory.names().map_err(CloneError::volume(at))?.is_empty() {
+        return Ok(None);
+    }
+    let git_at = at.join(".git");
+    let git = directory.descend(Path::new(".git")).map_err(CloneError::volume(&git_at))?;
+    let git = git.ok_or_else(|| CloneError::Occupied(at.to_owned()))?;
+    let local = Local::read(&git, &git_at).map_err(WorkspaceError::from)?;
+    let head = local.head(&git, &git_at).map_err(WorkspaceError::from)?;
+    let branch = head.branch.map(|branch| String::from_utf8_lossy(&branch).into_owned());
+    Ok(Some(Cloned { branch, head: head.commit, cloned: false, begun: false }))
+}
+
+fn cleared(path: &Path) -> Result<(), CloneError> {
+    let removed = match path.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(about) if about.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+    };
+    removed.map_err(CloneError::volume(path))
+}
+
+async fn attempt_at(request: &Request, git: &Sealed, to: &Path) -> Result<Cloned, CloneError> {
+    let mut arguments =
+        ["clone", "--quiet", "--no-checkout", "--template=", "--origin=origin", "--no-recurse-submodules"]
+            .map(str::to_owned)
+            .to_vec();
+    if request.without_blobs {
+        arguments.push("--filter=blob:none".to_owned());
+    }
+    if let Some(depth) = request.depth {
+        arguments.extend([format!("--depth={depth}"), "--no-single-branch".to_owned()]);
+    }
+    arguments.extend(["--end-of-options".to_owned(), request.access.url.address(), to.to_string_lossy().into_owned()]);
+    git.run(&arguments).await?;
+
+    // The git directory is ours until it is renamed: nobody else has written to it.
+    let git = git.clone().in_directory(to).variable("GIT_DIR", to.join(".git")).variable("GIT_WORK_TREE", to);
+    let (branch, start) = choose(request, &git).await?;
+    let name = format!("refs/heads/{branch}");
+    let begun = start.as_ref().is_none_or(|(_, begun)| *begun);
+    let head = start.map(|(head, _)| head);
+    if let Some(head) = &head {
+        git.run(&["update-ref", "--no-deref", &name, head.as_str()]).await?;
+    }
+    git.run(&["symbolic-ref", "HEAD", &name]).await?;
+    for (key, value) in [("remote", "origin"), ("merge", &*name)] {
+        git.run(&["config", &format!("branch.{branch}.{key}"), value]).await?;
+    }
+    if head.is_some() {
+        git.run(&["reset", "--quiet", "--hard"]).await?;
+    }
+    Ok(Cloned { branch: Some(branch.to_string()), head, cloned: true, begun })
+}
+
+/// The branch, where it starts (none in a repository without a commit), and whether it is begun there.
+async fn choose(request: &Request, git: &Sealed) -> Result<(BranchName, Option<(Sha, bool)>), CloneError> {
+    let at_remote = async |name: &str| -> Result<Option<Sha>, CloneError> {
+        let name = format!("refs/remotes/origin/{name}^{{commit}}");
+        match git.text(&["rev-parse", "--quiet", "--verify", "--end-of-options", &name]).await {
+            Ok(said) => Ok(said.lines().last().and_then(|line| line.parse().ok())),
+            Err(SealedError::Failed { status: Some(1), .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let mut branch = request.branch.clone();
+    if let Some(head) = at_remote(branch.as_str()).await? {
+        match request.on_exists {
+            OnExists::Resume => return Ok((branch, Some((head, false)))),
+            OnExists::Fail => return Err(CloneError::BranchExists(branch)),
+            OnExists::Suffix => {
+                let mut free = None;
+                for number in 2..=NAMES {
+                    let Ok(name) = format!("{}-{number}", request.branch).parse::<BranchName>() else { break };
+                    if at_remote(name.as_str()).await?.is_none() {
+                        free = Some(name);
+                        break;
+                    }
+                }
+                branch = free.ok_or(CloneError::BranchExists(branch))?;
+            }
+        }
+    }
+    let start = at_remote(request.from.as_ref().map_or("HEAD", BranchName::as_str)).await?;
+    if start.is_none() {
+        let any = git.text(&["for-each-ref", "--count=1", "refs/remotes"]).await?;
+        if let Some(from) = request.from.clone().filter(|_| !any.is_empty()) {
+            return Err(CloneError::BranchNotFound(from));
+        }
+        if !any.is_empty() {
+            let words = "its default branch has no commit: say which branch to begin from".to_owned();
+            return Err(CloneError::Remote(RemoteError { trouble: Trouble::Refused, words }));
+        }
+    }
+    Ok((branch, start.map(|start| (start, true))))
+}

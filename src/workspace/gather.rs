@@ -1,0 +1,342 @@
+//! All the work in a clone, as commits and other objects that can be pushed.
+//!
+//! The invariant: what a person could lose is a [`Piece`] or is among what was [`Left`]; nothing is decided here about where a
+//! piece goes, and no remote is asked.
+
+use std::path::{Path, PathBuf};
+
+use super::WorkspaceError;
+use super::beneath::Directory;
+use super::local::{self, Head, Local, objects, unfinished};
+use super::nested;
+use super::remote::Trouble;
+use super::snapshot::{Left, Snapshot, Work, take};
+use super::store::{Author, Commit, Store};
+use crate::git::{BranchName, Sealed, Sha};
+
+/// The tree without a file.
+const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+/// How deep repositories may lie in each other.
+const DEEPEST: usize = 8;
+
+/// A piece of work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// What it is to the person.
+    pub what: String,
+    /// The commit, or another object that a ref names.
+    pub object: Sha,
+    /// Whether it may go to the workspace's branch.
+    pub for_branch: bool,
+    /// What it is called at the remote, below the workspace's own name.
+    pub label: String,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Gathered {
+    /// Where it is kept until it is pushed.
+    pub store: Store,
+    /// What is checked out.
+    pub head: Head,
+    /// The pieces, what is checked out first.
+    pub pieces: Vec<Piece>,
+    /// What cannot be saved.
+    pub left: Vec<Left>,
+    /// The tree of the clone's own directory, and a date for a commit with it.
+    pub tree: (Sha, i64),
+    /// How many files differ from the index.
+    pub changed: usize,
+    /// How many files are not in the index.
+    pub untracked: usize,
+}
+
+/// Whose work it is, and where.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    /// The clone.
+    pub directory: PathBuf,
+    /// The workspace's name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its own branch.
+    pub branch: BranchName,
+    /// Who commits what nobody committed.
+    pub author: Author,
+}
+
+/// Gathers it with `git` in `scratch`; `now` in seconds since 1970.
+///
+/// # Errors
+/// The clone cannot be read at all.
+pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i64) -> Result<Gathered, WorkspaceError> {
+    let at = &workspace.directory;
+    let directory = Directory::open(at).map_err(WorkspaceError::volume(at))?;
+    let dot_git = at.join(".git");
+    let git_directory = directory.descend(Path::new(".git")).map_err(WorkspaceError::volume(&dot_git))?;
+    let git_directory = git_directory.ok_or_else(|| local::LocalError::NotAClone(at.clone()))?;
+    let local = Local::read(&git_directory, &dot_git)?;
+    let head = local.head(&git_directory, &dot_git)?;
+    let volume = at.parent().unwrap_or(at);
+
+    let store = Store::new(scratch, git).await?;
+    store.borrow_objects(&objects(&dot_git, volume)?)?;
+    store.copy(&git_directory, Path::new("shallow"), "shallow")?;
+    let known: Vec<_> = local.refs.values().chain(&local.tracking).chain(&head.commit).cloned().collect();
+    store.know(&known)?;
+
+    let mut gathering = Gathering { workspace, volume, now, store, pieces: Vec::new(), left: Vec::new(), indexes: 0 };
+    let clone = Place { at, directory: &directory, git: &git_directory, git_at: &dot_git, common: &git_directory };
+    let (snapshot, date) = gathering.tree(&clone, &local, &head, None).await?;
+    gathering.refs(&local, &head, None).await?;
+    gathering.worktrees(&clone, &local).await?;
+    gathering.nested(&clone, snapshot.nested).await?;
+    let Gathering { store, mut pieces, left, .. } = gathering;
+    // What may go to the branch goes there, before it is found to be elsewhere already.
+    pieces.sort_by_key(|piece| !piece.for_branch);
+    let (tree, changed, untracked) = ((snapshot.tree, date), snapshot.changed, snapshot.untracked);
+    Ok(Gathered { store, head, pieces, left, tree, changed, untracked })
+}
+
+/// A directory with work, and its git directory.
+struct Place<'a> {
+    at: &'a Path,
+    directory: &'a Directory,
+    git: &'a Directory,
+    git_at: &'a Path,
+    common: &'a Directory,
+}
+
+struct Gathering<'a> {
+    workspace: &'a Workspace,
+    volume: &'a Path,
+    now: i64,
+    store: Store,
+    pieces: Vec<Piece>,
+    left: Vec<Left>,
+    indexes: usize,
+}
+
+/// A label, below that of the repository it is in.
+fn below(within: Option<&str>, label: &str) -> String {
+    within.map_or_else(|| label.to_owned(), |within| format!("{within}/{label}"))
+}
+
+impl Gathering<'_> {
+    fn add(&mut self, what: String, object: &Sha, label: String) {
+        self.pieces.push(Piece { what, object: object.clone(), for_branch: false, label });
+    }
+
+    fn leave(&mut self, what: impl Into<String>, reason: Trouble, message: impl Into<String>) {
+        self.left.push(Left { what: what.into(), commit: None, reason, message: message.into() });
+    }
+
+    async fn take(&mut self, place: &Place<'_>, head: Option<&Sha>) -> Result<Snapshot, WorkspaceError> {
+        self.indexes += 1;
+        let name = format!("index-{}", self.indexes);
+        let work = Work { at: place.at, directory: place.directory, git: place.git, common: place.common, head };
+        take(&self.store, &work, &name, self.now).await
+    }
+
+    /// The tree, the index, and what is unfinished there. Returns a date for a commit with the tree.
+    async fn tree(
+        &mut self,
+        place: &Place<'_>,
+        local: &Local,
+        head: &Head,
+        within: Option<&str>,
+    ) -> Result<(Snapshot, i64), WorkspaceError> {
+        let mut commit = head.commit.clone();
+        if let Some(head) = &commit
+            && self.store.kinds(std::slice::from_ref(head)).await?.first() != Some(&Some("commit".to_owned()))
+        {
+            let message = "the commit that is checked out is not among the objects of the clone";
+            let what = below(within, "HEAD");
+            self.left.push(Left { what, commit: commit.take(), reason: Trouble::Unreadable, message: message.into() });
+        }
+        let mut snapshot = self.take(place, commit.as_ref()).await?;
+        self.left.append(&mut snapshot.left);
+        let (head_tree, head_date) = match &commit {
+            Some(commit) => {
+                let (tree, date, _) = self.store.commit(commit).await?;
+                (tree, date)
+            }
+            None => (EMPTY_TREE.parse().map_err(|_| WorkspaceError::Answer(EMPTY_TREE.into()))?, 0),
+        };
+        let date = snapshot.modified.map_or(head_date, |modified| modified.max(head_date));
+        let unfinished = unfinished(place.git, place.git_at)?;
+        let on_branch = within.is_none()
+            && unfinished.is_empty()
+            && head.branch.as_deref() == Some(self.workspace.branch.as_str().as_bytes());
+        let parents: Vec<_> = commit.iter().cloned().collect();
+        let saved = if snapshot.tree == head_tree {
+            commit
+        } else {
+            let message = format!("Save work of workspace {}\n", self.workspace.name);
+            let commit = Commit { tree: &snapshot.tree, parents: parents.clone(), date, message: &message };
+            Some(self.store.make(&commit, &self.workspace.author).await?)
+        };
+        if let Some(saved) = saved {
+            let (what, label) = (below(within, "working tree"), below(within, "head"));
+            self.pieces.push(Piece { what, object: saved, for_branch: on_branch, label });
+        }
+        if snapshot.index != snapshot.tree && snapshot.index != head_tree {
+            let message = format!("Save what is staged in workspace {}\n", self.workspace.name);
+            let commit = Commit { tree: &snapshot.index, parents, date: head_date, message: &message };
+            let index = self.store.make(&commit, &self.workspace.author).await?;
+            self.add(below(within, "index"), &index, below(within, "index"));
+        }
+        for (name, commit) in unfinished {
+            match commit {
+                Some(commit) => self.add(below(within, &name), &commit, below(within, &name)),
+                None if name == "rebase" => {}
+                None => self.leave(below(within, &name), Trouble::Unreadable, "it is not what git writes"),
+            }
+        }
+        for (number, stash) in local.stash.iter().enumerate() {
+            if within.is_none_or(|within| !within.starts_with("worktree/")) {
+                self.add(
+                    below(within, &format!("stash@{{{number}}}")),
+                    stash,
+                    below(within, &format!("stash-{number}")),
+                );
+            }
+        }
+        Ok((snapshot, date))
+    }
+
+    /// Every ref.
+    async fn refs(&mut self, local: &Local, head: &Head, within: Option<&str>) -> Result<(), WorkspaceError> {
+        for file in &local.unread {
+            self.leave(file.to_string_lossy(), Trouble::Unreadable, "it is not what git writes");
+        }
+        let refs: Vec<_> = local.refs.iter().collect();
+        let objects: Vec<_> = refs.iter().map(|(_, object)| (*object).clone()).collect();
+        let kinds = self.store.kinds(&objects).await?;
+        for ((name, object), kind) in refs.into_iter().zip(kinds) {
+            let name = String::from_utf8_lossy(name).into_owned();
+            let branch = name.strip_prefix("refs/heads/");
+            if kind.is_none() {
+                let message = "its object is not among those of the clone".to_owned();
+                let what = below(within, &name);
+                self.left.push(Left { what, commit: Some(object.clone()), reason: Trouble::Unreadable, message });
+                continue;
+            }
+            let own = within.is_none() && branch == Some(self.workspace.branch.as_str());
+            let checked_out = own && head.branch.as_deref() == branch.map(str::as_bytes);
+            let label = match (branch, name.strip_prefix("refs/")) {
+                (Some(branch), _) => format!("branch/{branch}"),
+                (None, Some(other)) => format!("ref/{other}"),
+                (None, None) => "ref/other".to_owned(),
+            };
+            // Only commits can be branches.
+            let label = if kind.as_deref() == Some("commit") { label } else { format!("object/{label}") };
+            // While something is unfinished, or its tree goes elsewhere, the branch itself is as it was before.
+            let for_branch = own && !(checked_out && self.pieces.iter().any(|piece| piece.for_branch));
+            let (what, label) = (below(within, &name), below(within, &label));
+            self.pieces.push(Piece { what, object: object.clone(), for_branch, label });
+        }
+        Ok(())
+    }
+
+    /// Further worktrees of the clone.
+    async fn worktrees(&mut self, clone: &Place<'_>, local: &Local) -> Result<(), WorkspaceError> {
+        for (folder, at) in local::worktrees(clone.git, clone.git_at)? {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let label = format!("worktree/{name}");
+            let git_at = clone.git_at.join(&folder);
+            let Some(git) = clone.git.descend(&folder).map_err(WorkspaceError::volume(&git_at))? else { continue };
+            let head = local.head(&git, &git_at)?;
+            let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
+            let inside = at.strip_prefix(self.volume).ok();
+            let directory =
+                inside.map(|inside| volume.descend(inside)).transpose().map_err(WorkspaceError::volume(&at))?;
+            if let Some(directory) = directory.flatten() {
+                let place = Place { at: &at, directory: &directory, git: &git, git_at: &git_at, common: clone.git };
+                self.tree(&place, local, &head, Some(&label)).await?;
+            } else {
+                if let Some(commit) = &head.commit {
+                    self.add(format!("{label}/HEAD"), commit, format!("{label}/head"));
+                }
+                // Where it was deleted by hand, there is nothing to lose.
+                if inside.is_none() {
+                    let message = format!("{} is not on the volume", at.display());
+                    self.leave(label, Trouble::Unreadable, message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Repositories in the clone's directory, and in those.
+    async fn nested(&mut self, clone: &Place<'_>, found: Vec<(PathBuf, bool)>) -> Result<(), WorkspaceError> {
+        let mut rest: Vec<_> = found.into_iter().map(|(path, recorded)| (path, recorded, 1)).collect();
+        while let Some((path, recorded, depth)) = rest.pop() {
+            let name = path.to_string_lossy().into_owned();
+            let found =
+                nested::git_directory(clone.directory, clone.at, &path).map_err(WorkspaceError::volume(&path))?;
+            let directory = clone.directory.descend(&path).map_err(WorkspaceError::volume(&path))?;
+            let (Some((git, git_at)), Some(directory)) = (found, &directory) else {
+                let files =
+                    directory.map(|directory| directory.names()).transpose().map_err(WorkspaceError::volume(&path))?;
+                if files.is_some_and(|files| !files.is_empty()) {
+                    self.leave(
+                        name,
+                        Trouble::Nested,
+                        "there are files where a submodule belongs, and no repository of it",
+                    );
+                }
+                continue;
+            };
+            if depth > DEEPEST {
+                self.leave(name, Trouble::Nested, "it lies too deep in other repositories");
+                continue;
+            }
+            match self.one_nested(clone, &path, recorded, directory, (&git, &git_at)).await {
+                Ok(inner) => {
+                    rest.extend(inner.into_iter().map(|(below, recorded)| (path.join(below), recorded, depth + 1)))
+                }
+                Err(error) => {
+                    self.leave(name, Trouble::Nested, format!("a repository that cannot be looked into: {error}"))
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn one_nested(
+        &mut self,
+        clone: &Place<'_>,
+        path: &Path,
+        recorded: bool,
+        directory: &Directory,
+        (git, git_at): (&Directory, &Path),
+    ) -> Result<Vec<(PathBuf, bool)>, WorkspaceError> {
+        let local = Local::read(git, git_at)?;
+        let head = local.head(git, git_at)?;
+        self.store.borrow_objects(&objects(git_at, self.volume)?)?;
+        let at = clone.at.join(path);
+        let place = Place { at: &at, directory, git, git_at, common: git };
+        let name = path.to_string_lossy().into_owned();
+        let has_remote = nested::has_remote(git, &local).map_err(WorkspaceError::volume(git_at))?;
+        if !recorded && !has_remote {
+            let label = format!("nested/{name}");
+            let (snapshot, _) = self.tree(&place, &local, &head, Some(&label)).await?;
+            self.refs(&local, &head, Some(&label)).await?;
+            return Ok(snapshot.nested);
+        }
+        let snapshot = self.take(&place, head.commit.as_ref()).await?;
+        let committed = match &head.commit {
+            Some(commit) => Some(self.store.commit(commit).await?.0),
+            None => None,
+        };
+        let clean =
+            committed.as_ref() == Some(&snapshot.tree) && snapshot.index == snapshot.tree && snapshot.left.is_empty();
+        if !clean || nested::has_own_commits(&self.store, git, git_at, &local).await? {
+            let message = "a repository of another remote, with work that is not there: it is not saved here; push it from within";
+            self.leave(name, Trouble::Nested, message);
+        }
+        Ok(snapshot.nested)
+    }
+}

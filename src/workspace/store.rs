@@ -1,0 +1,179 @@
+//! A git directory of Landfall's own, that borrows the objects of a clone and nothing else.
+//!
+//! The invariant: new objects are written here and never into the clone; the clone's configuration, hooks, attributes and refs are
+//! unknown here. It lies outside of the volume, where nobody but this process writes, and goes with it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::WorkspaceError;
+use super::beneath::Directory;
+use crate::git::{Sealed, SealedError, Sha};
+
+/// The most bytes of an index or of a list of a clone's.
+pub const MOST_LIST: u64 = 1 << 30;
+
+/// The directory, and git in it.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    git: Sealed,
+}
+
+/// Who a commit is by.
+#[derive(Clone, Debug)]
+pub struct Author {
+    /// The name.
+    pub name: String,
+    /// The address.
+    pub email: String,
+}
+
+/// What a commit is made of.
+#[derive(Clone, Debug)]
+pub struct Commit<'a> {
+    /// Its tree.
+    pub tree: &'a Sha,
+    /// What it comes after, in order and each once.
+    pub parents: Vec<Sha>,
+    /// When, in seconds since 1970.
+    pub date: i64,
+    /// Its message.
+    pub message: &'a str,
+}
+
+impl Store {
+    /// Makes it in `scratch`, an empty directory, for `git` in general.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn new(scratch: &Path, git: &Sealed) -> Result<Self, WorkspaceError> {
+        let path = scratch.join("store");
+        let git = git.clone().in_directory(scratch);
+        git.run(&["init".as_ref(), "--quiet".as_ref(), "--bare".as_ref(), "--template=".as_ref(), path.as_os_str()])
+            .await?;
+        std::fs::create_dir_all(path.join("info")).map_err(WorkspaceError::scratch(&path))?;
+        let git = git.variable("GIT_DIR", &path).in_directory(&path);
+        Ok(Self { path, git })
+    }
+
+    /// git in this directory.
+    #[must_use]
+    pub fn git(&self) -> &Sealed {
+        &self.git
+    }
+
+    /// git in this directory, with the tree at `work` and an index of its own called `name`.
+    #[must_use]
+    pub fn git_with(&self, work: &Path, name: &str) -> Sealed {
+        let git = self.git.clone().in_directory(work).setting("core.bare", "false");
+        git.variable("GIT_WORK_TREE", work).variable("GIT_INDEX_FILE", self.path.join(name))
+    }
+
+    /// Borrows the objects in a directory.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub fn borrow_objects(&self, objects: &Path) -> Result<(), WorkspaceError> {
+        let file = self.path.join("objects/info/alternates");
+        let mut line = objects.as_os_str().as_encoded_bytes().to_vec();
+        line.push(b'\n');
+        let written = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .and_then(|mut file| file.write_all(&line));
+        written.map_err(WorkspaceError::scratch(&file))
+    }
+
+    /// Takes over a file of a clone's git directory; an older one that was taken over is gone if the clone has none.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn copy(&self, from: &Directory, name: &Path, to: &str) -> Result<(), WorkspaceError> {
+        let to = self.path.join(to);
+        match from.read(name, MOST_LIST).map_err(WorkspaceError::volume(name))? {
+            Some(contents) => std::fs::write(&to, contents).map_err(WorkspaceError::scratch(&to)),
+            None if to.exists() => std::fs::remove_file(&to).map_err(WorkspaceError::scratch(&to)),
+            None => Ok(()),
+        }
+    }
+
+    /// Says which commits are here, so that what follows them can be fetched without them.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub fn know(&self, commits: &[Sha]) -> Result<(), WorkspaceError> {
+        let file = self.path.join("packed-refs");
+        let lines: String =
+            commits.iter().enumerate().map(|(number, commit)| format!("{commit} refs/landfall/{number}\n")).collect();
+        std::fs::write(&file, lines).map_err(WorkspaceError::scratch(&file))
+    }
+
+    /// What kinds of object these are (`commit`, `tag`…), in their order; none for one that is not here.
+    ///
+    /// # Errors
+    /// git's own words.
+    pub async fn kinds(&self, objects: &[Sha]) -> Result<Vec<Option<String>>, SealedError> {
+        let asked: String = objects.iter().map(|object| format!("{object}\n")).collect();
+        let answer = self
+            .git
+            .fed(&["cat-file", "--batch-check=%(objecttype)"], move |to| to.write_all(asked.as_bytes()))
+            .await?;
+        let said = String::from_utf8_lossy(&answer.said).into_owned();
+        Ok(said.lines().map(|line| Some(line.to_owned()).filter(|line| !line.ends_with("missing"))).collect())
+    }
+
+    /// Whether a commit is one of `tips`, all of which are here, or comes before one.
+    ///
+    /// # Errors
+    /// git's own words, also if the commit or what it comes after is not here.
+    pub async fn is_within(&self, commit: &Sha, tips: &[Sha]) -> Result<bool, SealedError> {
+        let mut asked = format!("{commit}\n");
+        asked.extend(tips.iter().map(|tip| format!("^{tip}\n")));
+        let arguments = ["rev-list", "--max-count=1", "--stdin"];
+        Ok(self.git.fed(&arguments, move |to| to.write_all(asked.as_bytes())).await?.said.is_empty())
+    }
+
+    /// The tree of a commit, its date, and what it comes after.
+    ///
+    /// # Errors
+    /// git's own words.
+    pub async fn commit(&self, commit: &Sha) -> Result<(Sha, i64, Vec<Sha>), WorkspaceError> {
+        let said =
+            self.git.text(&["log", "-1", "--no-show-signature", "--format=%T %ct %P", commit.as_str(), "--"]).await?;
+        let mut words = said.split_whitespace();
+        let odd = || WorkspaceError::Answer(said.clone());
+        let tree = words.next().and_then(|tree| tree.parse().ok()).ok_or_else(odd)?;
+        let date = words.next().and_then(|date| date.parse().ok()).ok_or_else(odd)?;
+        Ok((tree, date, words.filter_map(|parent| parent.parse().ok()).collect()))
+    }
+
+    /// Makes a commit. The same one twice is one commit.
+    ///
+    /// # Errors
+    /// git's own words.
+    pub async fn make(&self, commit: &Commit<'_>, author: &Author) -> Result<Sha, WorkspaceError> {
+        let mut arguments = vec!["commit-tree".to_owned()];
+        for parent in &commit.parents {
+            arguments.extend(["-p".to_owned(), parent.to_string()]);
+        }
+        arguments.extend(["-F".to_owned(), "-".to_owned(), commit.tree.to_string()]);
+        let date = format!("@{} +0000", commit.date);
+        let mut git = self.git.clone();
+        for role in ["AUTHOR", "COMMITTER"] {
+            git = git.variable(&format!("GIT_{role}_NAME"), &author.name);
+            git =
+                git.variable(&format!("GIT_{role}_EMAIL"), &author.email).variable(&format!("GIT_{role}_DATE"), &date);
+        }
+        let message = commit.message.to_owned();
+        let said = git.fed(&arguments, move |to| to.write_all(message.as_bytes())).await?.said;
+        sha(&said)
+    }
+}
+
+/// The object that git names.
+pub fn sha(said: &[u8]) -> Result<Sha, WorkspaceError> {
+    let text = String::from_utf8_lossy(said);
+    text.trim().parse().map_err(|_| WorkspaceError::Answer(text.into_owned()))
+}
