@@ -315,11 +315,12 @@ async fn last_words(mut from: impl AsyncRead + Unpin, words: &mut Vec<u8>) -> io
     }
 }
 
-/// What git said, line by line, without control characters and secrets.
+/// What git said, line by line, without control characters, secrets, and advice to people at a terminal.
 fn readable(words: &[u8]) -> String {
     let text = String::from_utf8_lossy(words);
     let line = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>().trim().to_owned();
-    let lines: Vec<_> = text.split(['\n', '\r']).map(line).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<_> =
+        text.split(['\n', '\r']).map(line).filter(|line| !line.is_empty() && !line.starts_with("hint: ")).collect();
     redact(&lines.join("\n"))
 }
 

@@ -3,6 +3,7 @@
 //! The invariant: what a person could lose is a [`Piece`] or is among what was [`Left`]; nothing is decided here about where a
 //! piece goes, and no remote is asked.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
@@ -26,6 +27,8 @@ pub struct Piece {
     pub what: String,
     /// The commit, or another object that a ref names.
     pub object: Sha,
+    /// Whether it is a commit.
+    pub is_commit: bool,
     /// Whether it may go to the workspace's branch.
     pub for_branch: bool,
     /// What it is called at the remote, below the workspace's own name.
@@ -39,7 +42,7 @@ pub struct Gathered {
     pub store: Store,
     /// What is checked out.
     pub head: Head,
-    /// The pieces, what is checked out first.
+    /// The pieces, the workspace's branch first and then others.
     pub pieces: Vec<Piece>,
     /// What cannot be saved.
     pub left: Vec<Left>,
@@ -72,7 +75,10 @@ pub struct Workspace {
 /// The clone cannot be read at all.
 pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i64) -> Result<Gathered, WorkspaceError> {
     let at = &workspace.directory;
-    let directory = Directory::open(at).map_err(WorkspaceError::volume(at))?;
+    let directory = Directory::open(at).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => local::LocalError::NotAClone(at.clone()).into(),
+        _ => WorkspaceError::volume(at)(error),
+    })?;
     let dot_git = at.join(".git");
     let git_directory = directory.descend(Path::new(".git")).map_err(WorkspaceError::volume(&dot_git))?;
     let git_directory = git_directory.ok_or_else(|| local::LocalError::NotAClone(at.clone()))?;
@@ -93,8 +99,8 @@ pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i6
     gathering.worktrees(&clone, &local).await?;
     gathering.nested(&clone, snapshot.nested).await?;
     let Gathering { store, mut pieces, left, .. } = gathering;
-    // What may go to the branch goes there, before it is found to be elsewhere already.
-    pieces.sort_by_key(|piece| !piece.for_branch);
+    // What is found in what went before does not go anywhere itself: the names that people know go first.
+    pieces.sort_by_key(|piece| (!piece.for_branch, !piece.label.starts_with("branch/")));
     let (tree, changed, untracked) = ((snapshot.tree, date), snapshot.changed, snapshot.untracked);
     Ok(Gathered { store, head, pieces, left, tree, changed, untracked })
 }
@@ -125,7 +131,7 @@ fn below(within: Option<&str>, label: &str) -> String {
 
 impl Gathering<'_> {
     fn add(&mut self, what: String, object: &Sha, label: String) {
-        self.pieces.push(Piece { what, object: object.clone(), for_branch: false, label });
+        self.pieces.push(Piece { what, object: object.clone(), is_commit: true, for_branch: false, label });
     }
 
     fn leave(&mut self, what: impl Into<String>, reason: Trouble, message: impl Into<String>) {
@@ -179,7 +185,7 @@ impl Gathering<'_> {
         };
         if let Some(saved) = saved {
             let (what, label) = (below(within, "working tree"), below(within, "head"));
-            self.pieces.push(Piece { what, object: saved, for_branch: on_branch, label });
+            self.pieces.push(Piece { what, object: saved, is_commit: true, for_branch: on_branch, label });
         }
         if snapshot.index != snapshot.tree && snapshot.index != head_tree {
             let message = format!("Save what is staged in workspace {}\n", self.workspace.name);
@@ -230,12 +236,11 @@ impl Gathering<'_> {
                 (None, Some(other)) => format!("ref/{other}"),
                 (None, None) => "ref/other".to_owned(),
             };
-            // Only commits can be branches.
-            let label = if kind.as_deref() == Some("commit") { label } else { format!("object/{label}") };
+            let is_commit = kind.as_deref() == Some("commit");
             // While something is unfinished, or its tree goes elsewhere, the branch itself is as it was before.
             let for_branch = own && !(checked_out && self.pieces.iter().any(|piece| piece.for_branch));
             let (what, label) = (below(within, &name), below(within, &label));
-            self.pieces.push(Piece { what, object: object.clone(), for_branch, label });
+            self.pieces.push(Piece { what, object: object.clone(), is_commit, for_branch, label });
         }
         Ok(())
     }

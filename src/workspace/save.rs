@@ -237,15 +237,16 @@ impl<'a> Saving<'a> {
     }
 
     /// Whether the remote has it: a ref of it names it, or what is known of the remote's commits comes after it.
-    async fn has(&self, object: &Sha) -> bool {
-        // What cannot be followed, for something is missing, is not known to be there.
-        self.refs.values().any(|tip| tip == object) || self.store.is_within(object, &self.tips).await.unwrap_or(false)
+    async fn has(&self, piece: &Piece) -> bool {
+        // What cannot be followed, for something is missing, is not known to be there. A tag is more than its commit.
+        self.refs.values().any(|tip| *tip == piece.object)
+            || (piece.is_commit && self.store.is_within(&piece.object, &self.tips).await.unwrap_or(false))
     }
 
     async fn missing(&self) -> Vec<Piece> {
         let mut missing = Vec::new();
         for piece in &self.gathered.pieces {
-            if !self.has(&piece.object).await {
+            if !self.has(piece).await {
                 missing.push(piece.clone());
             }
         }
@@ -260,23 +261,23 @@ impl<'a> Saving<'a> {
         if !self.missing().await.is_empty() {
             self.learn().await?;
         }
-        let mut pushed = Vec::new();
+        let (mut pushed, mut failed) = (Vec::new(), Vec::new());
         for piece in &self.gathered.pieces {
-            if self.has(&piece.object).await {
+            if self.has(piece).await {
                 continue;
             }
             match self.push(piece).await {
                 Ok(saved) => pushed.push(saved),
                 Err(error) => {
                     let concerns_all = error.trouble.concerns_all();
-                    self.leave(&piece.what, Some(&piece.object), error);
+                    failed.push((piece.object.clone(), error));
                     if concerns_all {
                         break;
                     }
                 }
             }
         }
-        self.conclude(pushed).await
+        self.conclude(pushed, failed).await
     }
 
     /// Gets what branches of the remote have that is not here: work may be in them, pushed from elsewhere.
@@ -307,7 +308,7 @@ impl<'a> Saving<'a> {
     /// The names that are tried for a piece. Where the person's name is none for this place, or all are taken, the object's serves.
     fn names(&self, piece: &Piece) -> Vec<String> {
         let prefix = self.prefix();
-        let namespace = if piece.label.contains("object/") { "tags" } else { "heads" };
+        let namespace = if piece.is_commit { "heads" } else { "tags" };
         let own = piece.for_branch.then(|| format!("refs/heads/{}", self.request.workspace.branch));
         let labels = (1..=NAMES).map(|number| {
             if number == 1 { format!("{prefix}/{}", piece.label) } else { format!("{prefix}/{}-{number}", piece.label) }
@@ -324,11 +325,10 @@ impl<'a> Saving<'a> {
         let mut last = None;
         for (number, name) in names.iter().enumerate() {
             match self.remote.push(&piece.object, name).await {
-                Ok(()) => {
-                    self.refs.insert(name.clone(), piece.object.clone());
-                    self.tips.push(piece.object.clone());
-                    let (what, commit, name) = (piece.what.clone(), piece.object.clone(), name.clone());
-                    return Ok(Saved { what, commit, name, pushed: true, not_on_branch: first_refusal });
+                Ok(()) => return Ok(self.pushed(piece, name, first_refusal)),
+                // Also what git says if it pushed twice, for the answer to the first time got lost.
+                Err(error) if error.trouble == Trouble::Conflict && self.shows(name, &piece.object).await => {
+                    return Ok(self.pushed(piece, name, first_refusal));
                 }
                 // What the branch does not take may go beside it; there, only a name that is taken is a reason to try another.
                 Err(error)
@@ -346,45 +346,47 @@ impl<'a> Saving<'a> {
         Err(last.unwrap_or(RemoteError { trouble: Trouble::Unknown, words: "there is no name for it".into() }))
     }
 
-    /// Asks the remote anew, and reports what that says.
-    async fn conclude(mut self, pushed: Vec<Saved>) -> Result<Report, WorkspaceError> {
-        if !pushed.is_empty() || !self.report.left.is_empty() {
+    fn pushed(&mut self, piece: &Piece, name: &str, not_on_branch: Option<String>) -> Saved {
+        self.refs.insert(name.to_owned(), piece.object.clone());
+        self.tips.push(piece.object.clone());
+        let (what, commit) = (piece.what.clone(), piece.object.clone());
+        Saved { what, commit, name: name.to_owned(), pushed: true, not_on_branch }
+    }
+
+    /// Whether the remote says that a ref names an object.
+    async fn shows(&self, name: &str, object: &Sha) -> bool {
+        self.remote.refs().await.is_ok_and(|refs| refs.get(name) == Some(object))
+    }
+
+    /// Asks the remote anew, and reports what that says: a push may have succeeded although its answer got lost, and the
+    /// other way around.
+    async fn conclude(mut self, pushed: Vec<Saved>, failed: Vec<(Sha, RemoteError)>) -> Result<Report, WorkspaceError> {
+        if !pushed.is_empty() || !failed.is_empty() {
             if let Err(error) = self.look().await? {
                 self.leave("workspace", None, error);
                 return Ok(self.report.concluded());
             }
-            let (there, gone): (Vec<_>, Vec<_>) =
-                pushed.into_iter().partition(|saved| self.refs.get(&saved.name) == Some(&saved.commit));
-            self.report.saved = there;
-            for saved in gone {
-                if !self.has(&saved.commit).await {
-                    let words = format!("{} was pushed, and the remote does not show it", saved.name);
-                    self.leave(&saved.what, Some(&saved.commit), RemoteError { trouble: Trouble::Conflict, words });
-                }
-            }
-            // A push may have succeeded although its answer got lost.
-            let mut left = Vec::new();
-            for one in std::mem::take(&mut self.report.left) {
-                let gathered = self.gathered.left.contains(&one);
-                let lost = match &one.commit {
-                    Some(commit) => gathered || !self.has(commit).await,
-                    None => true,
-                };
-                if lost {
-                    left.push(one);
-                }
-            }
-            self.report.left = left;
-            for piece in self.missing().await {
-                if !self.report.left.iter().any(|left| left.commit.as_ref() == Some(&piece.object)) {
-                    let error = RemoteError { trouble: Trouble::Unknown, words: "it was not reached".into() };
-                    self.leave(&piece.what, Some(&piece.object), error);
-                }
-            }
         }
+        for piece in self.missing().await {
+            let own = failed.iter().find(|(object, _)| *object == piece.object);
+            let error = match own {
+                Some((_, error)) => error.clone(),
+                None if pushed.iter().any(|saved| saved.commit == piece.object) => RemoteError {
+                    trouble: Trouble::Conflict,
+                    words: "it was pushed, and the remote does not show it".into(),
+                },
+                // What stopped all of it stopped this as well.
+                None => failed.last().map(|(_, error)| error.clone()).unwrap_or_else(|| RemoteError {
+                    trouble: Trouble::Unknown,
+                    words: "it is not at the remote any more".into(),
+                }),
+            };
+            self.leave(&piece.what, Some(&piece.object), error);
+        }
+        self.report.saved =
+            pushed.into_iter().filter(|saved| self.refs.get(&saved.name) == Some(&saved.commit)).collect();
         for piece in &self.gathered.pieces {
-            let own = self.names(piece);
-            let found = own.into_iter().find(|name| self.refs.get(name) == Some(&piece.object));
+            let found = self.names(piece).into_iter().find(|name| self.refs.get(name) == Some(&piece.object));
             if let Some(name) = found.filter(|name| !self.report.saved.iter().any(|saved| saved.name == *name)) {
                 let (what, commit) = (piece.what.clone(), piece.object.clone());
                 self.report.saved.push(Saved { what, commit, name, pushed: false, not_on_branch: None });
@@ -409,7 +411,8 @@ impl<'a> Saving<'a> {
             }
             self.recall().await?;
         }
-        let missing = self.missing().await;
+        let mut missing = self.missing().await;
+        missing.retain(|piece| piece.is_commit);
         if missing.is_empty() {
             return Ok(self.report.concluded());
         }
@@ -417,10 +420,9 @@ impl<'a> Saving<'a> {
         let (tree, date) = &self.gathered.tree;
         let head = self.gathered.head.commit.iter().cloned();
         let mut parents: Vec<Sha> = head.collect();
-        let objects: Vec<_> = missing.iter().map(|piece| piece.object.clone()).collect();
-        for (piece, kind) in missing.iter().zip(self.store.kinds(&objects).await?) {
-            let is_tree = piece.what == "working tree";
-            if kind.as_deref() == Some("commit") && !is_tree && !parents.contains(&piece.object) {
+        for piece in &missing {
+            // The tree is this commit's own.
+            if piece.what != "working tree" && !parents.contains(&piece.object) {
                 parents.push(piece.object.clone());
             }
         }

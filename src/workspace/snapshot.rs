@@ -93,18 +93,17 @@ pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Resul
     let git = store.git_with(work.at, name);
     let mut left = Vec::new();
     copy_index(store, work, name)?;
-    let listed = match Index::list(&git).await {
-        Ok(index) => index,
-        Err(SealedError::Failed { words, .. }) => {
-            // One that git cannot read is as good as none: everything is looked at then.
+    let listed = match Index::list(&git).await? {
+        Ok(listed) => listed,
+        Err(words) => {
+            // One that git did not write is as good as none: everything is looked at then.
             left.push(Left { what: "index".into(), commit: None, reason: Trouble::Unreadable, message: words });
-            store.copy(work.git, Path::new(".git-never-there"), name)?;
+            store.discard(name)?;
             if let Some(head) = work.head {
                 git.run(&["read-tree", head.as_str()]).await?;
             }
-            Index::list(&git).await?
+            Index::list(&git).await?.map_err(WorkspaceError::Answer)?
         }
-        Err(error) => return Err(error.into()),
     };
     listed.look_everywhere(&git, work.directory).await?;
     // Says with its status whether anything differs; that is asked for below.
@@ -154,19 +153,36 @@ fn copy_index(store: &Store, work: &Work<'_>, name: &str) -> Result<(), Workspac
     Ok(())
 }
 
+/// Whether git itself puts such a path into no index: it would lead elsewhere when it is checked out.
+fn is_barred(name: &[u8]) -> bool {
+    name.split(|byte| *byte == b'/')
+        .any(|part| matches!(part, b"" | b"." | b"..") || part.eq_ignore_ascii_case(b".git"))
+}
+
 fn paths(said: &[u8]) -> BTreeSet<Vec<u8>> {
     said.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 impl Index {
-    async fn list(git: &Sealed) -> Result<Self, SealedError> {
-        let said = git.run(&["ls-files", "-z", "--stage", "-v"]).await?;
+    /// Lists it; or what is wrong with it.
+    async fn list(git: &Sealed) -> Result<Result<Self, String>, SealedError> {
+        let said = match git.run(&["ls-files", "-z", "--stage", "-v"]).await {
+            Ok(said) => said,
+            Err(SealedError::Failed { words, .. }) => return Ok(Err(words)),
+            Err(error) => return Err(error),
+        };
         let mut index = Self::default();
         for entry in said.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
             // H 100644 78981922613b2afb6025042ff6bd878ac1994e85 0<tab>path
             let Some(tab) = entry.iter().position(|byte| *byte == b'\t') else { continue };
             let (about, path) = (String::from_utf8_lossy(&entry[..tab]).into_owned(), entry[tab + 1..].to_vec());
             let [tag, mode, object, stage] = about.split(' ').collect::<Vec<_>>()[..] else { continue };
+            if is_barred(&path) {
+                return Ok(Err(format!(
+                    "the index names {:?}, which git keeps nowhere",
+                    String::from_utf8_lossy(&path)
+                )));
+            }
             if tag.chars().all(char::is_lowercase) {
                 index.unlooked.push(path.clone());
             }
@@ -189,7 +205,7 @@ impl Index {
                 }
             }
         }
-        Ok(index)
+        Ok(Ok(index))
     }
 
     /// Takes back, in the copy, that git is not to look at what is there.
@@ -200,7 +216,8 @@ impl Index {
                 there.push(sparse.clone());
             }
         }
-        for (option, paths) in [("--no-skip-worktree", there), ("--no-assume-unchanged", self.unlooked.clone())] {
+        let unlooked = self.unlooked.clone();
+        for (option, paths) in [("--no-skip-worktree", there), ("--no-assume-unchanged", unlooked)] {
             if !paths.is_empty() {
                 let list = paths.join(&0);
                 git.fed(&["update-index", option, "-z", "--stdin"], move |to| {
@@ -217,9 +234,10 @@ impl Index {
         if self.unmerged.is_empty() {
             return Ok(());
         }
+        let nothing = format!("0 {}\t", "0".repeat(40)).into_bytes();
         let mut lines = Vec::new();
         for (path, (_, entry)) in &self.unmerged {
-            lines.extend_from_slice(format!("0 {}\t", "0".repeat(40)).as_bytes());
+            lines.extend_from_slice(&nothing);
             lines.extend_from_slice(path);
             lines.extend_from_slice(format!("\0{entry} 0\t").as_bytes());
             lines.extend_from_slice(path);
@@ -264,10 +282,6 @@ impl Edits {
             self.tracked.iter().map(|name| (name, true)).chain(self.others.iter().map(|name| (name, false)))
         {
             let at = path(name);
-            if at.components().any(|part| part.as_os_str().eq_ignore_ascii_case(".git")) {
-                left.push(Left::path(at, Trouble::NotForGit, "git keeps nothing that is called .git"));
-                continue;
-            }
             match directory.entry(at) {
                 Err(error) => left.push(Left::path(at, Trouble::Unreadable, error.to_string())),
                 Ok(found) => {

@@ -3,11 +3,12 @@
 //! The invariant: new objects are written here and never into the clone; the clone's configuration, hooks, attributes and refs are
 //! unknown here. It lies outside of the volume, where nobody but this process writes, and goes with it.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
-use super::beneath::Directory;
+use super::beneath::{Directory, Entry};
 use crate::git::{Sealed, SealedError, Sha};
 
 /// The most bytes of an index or of a list of a clone's.
@@ -91,11 +92,31 @@ impl Store {
     /// # Errors
     /// It cannot be read or written.
     pub fn copy(&self, from: &Directory, name: &Path, to: &str) -> Result<(), WorkspaceError> {
-        let to = self.path.join(to);
-        match from.read(name, MOST_LIST).map_err(WorkspaceError::volume(name))? {
-            Some(contents) => std::fs::write(&to, contents).map_err(WorkspaceError::scratch(&to)),
-            None if to.exists() => std::fs::remove_file(&to).map_err(WorkspaceError::scratch(&to)),
-            None => Ok(()),
+        match from.entry(name).map_err(WorkspaceError::volume(name))? {
+            Some(Entry::File(mut opened)) => {
+                let modified = opened.file.metadata().and_then(|about| about.modified());
+                let modified = modified.map_err(WorkspaceError::volume(name))?;
+                let to = self.path.join(to);
+                // git tells by an index's time which files may have changed after it was written, and within its second.
+                let copied = File::create(&to).and_then(|mut copy| {
+                    io::copy(&mut opened.file, &mut copy)?;
+                    copy.set_modified(modified)
+                });
+                copied.map_err(WorkspaceError::scratch(&to))
+            }
+            _ => self.discard(to),
+        }
+    }
+
+    /// Forgets a file that was taken over.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn discard(&self, name: &str) -> Result<(), WorkspaceError> {
+        let path = self.path.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WorkspaceError::scratch(&path)(error)),
+            _ => Ok(()),
         }
     }
 

@@ -58,7 +58,8 @@ async fn the_token_goes_to_the_repository_and_nowhere_else() {
     }
     // git tells helpers of success and failure; the file is not theirs to change.
     for operation in ["store", "erase", "what"] {
-        let arguments = ["credential", "--url", &shop, "--token-file", scene.at("token").to_str().unwrap(), operation];
+        let token = scene.at("token");
+        let arguments = ["credential", "--url", &shop, "--token-file", token.to_str().unwrap(), operation];
         let done = scene.landfall(None, arguments.map(str::to_owned).to_vec()).await;
         assert_eq!((done.code, done.said.as_str()), (Some(0), Some("")), "{done:?}");
     }

@@ -7,6 +7,7 @@
 mod clone;
 mod compare;
 mod credential;
+mod hostile;
 
 mod save;
 mod scene;

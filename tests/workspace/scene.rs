@@ -59,7 +59,7 @@ impl Scene {
             name: name.into(),
             private: true,
             empty,
-            files: files.map(|(path, text)| (path.to_owned(), text.to_owned())).into(),
+            files: if empty { [].into() } else { files.map(|(path, text)| (path.to_owned(), text.to_owned())).into() },
             ..RepositorySeed::default()
         };
         let account = AccountSeed { login: "acme".into(), kind: AccountType::Organization, ..AccountSeed::default() };
@@ -69,7 +69,8 @@ impl Scene {
             repositories: vec![repository("shop", false), repository("other", false), repository("blank", true)],
             ..Seed::default()
         };
-        let directory = tempfile::tempdir().unwrap();
+        // No name with a dot: branches are called after paths in it.
+        let directory = tempfile::Builder::new().prefix("workspace-").tempdir().unwrap();
         let site = Site { state_dir: Some(directory.path().join("github")), ..Site::default() };
         let options = Options { listen: "127.0.0.1:0".parse().unwrap(), tls: true, seed };
         let sim = Sim::start_at(options, site).await.unwrap();
