@@ -86,7 +86,7 @@ Exit status:
 /// Where the repository is.
 #[derive(Args)]
 pub struct AccessArgs {
-    /// The repository's https address, as in https://github.com/acme/shop.git.
+    /// The repository's https address: `https://HOST/OWNER/NAME.git`.
     #[arg(long, env = "LANDFALL_REPOSITORY_URL")]
     url: RepositoryUrl,
     /// The file with the token. It is read whenever git asks.
@@ -243,13 +243,11 @@ pub fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 Command::Credential(args) => credential(&args),
             }
         };
-        match stop.run_until_cancelled(done).await {
-            Some(done) => done,
-            None => {
-                eprintln!("landfall: stopped before it was done");
-                Ok(ExitCode::from(exit::AGAIN))
-            }
-        }
+        let done = Box::pin(stop.run_until_cancelled(done)).await;
+        done.unwrap_or_else(|| {
+            eprintln!("landfall: stopped before it was done");
+            Ok(ExitCode::from(exit::AGAIN))
+        })
     })
 }
 

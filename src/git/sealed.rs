@@ -335,7 +335,7 @@ mod tests {
     }
 
     fn far() -> Instant {
-        Instant::now() + Duration::from_secs(3600)
+        Instant::now() + Duration::from_hours(1)
     }
 
     #[tokio::test]

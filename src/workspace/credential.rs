@@ -181,11 +181,10 @@ pub fn get(
 #[must_use]
 pub fn helper(program: &Path, repositories: &[RepositoryUrl], token_file: &Path) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let mut helper = format!("!{} workspace credential", quoted(&program.to_string_lossy()));
-    for repository in repositories {
-        helper += &format!(" --url {}", quoted(&repository.address()));
-    }
-    helper + &format!(" --token-file {}", quoted(&token_file.to_string_lossy()))
+    let urls: Vec<_> =
+        repositories.iter().map(|repository| format!("--url {}", quoted(&repository.address()))).collect();
+    let (program, token_file) = (quoted(&program.to_string_lossy()), quoted(&token_file.to_string_lossy()));
+    format!("!{program} workspace credential {} --token-file {token_file}", urls.join(" "))
 }
 
 #[cfg(test)]

@@ -300,10 +300,10 @@ impl Gathering<'_> {
             }
             match self.one_nested(clone, &path, recorded, directory, (&git, &git_at)).await {
                 Ok(inner) => {
-                    rest.extend(inner.into_iter().map(|(below, recorded)| (path.join(below), recorded, depth + 1)))
+                    rest.extend(inner.into_iter().map(|(below, recorded)| (path.join(below), recorded, depth + 1)));
                 }
                 Err(error) => {
-                    self.leave(name, Trouble::Nested, format!("a repository that cannot be looked into: {error}"))
+                    self.leave(name, Trouble::Nested, format!("a repository that cannot be looked into: {error}"));
                 }
             }
         }

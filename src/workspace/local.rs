@@ -167,7 +167,7 @@ impl Local {
                 branch: name.strip_prefix(b"refs/heads/").map(<[u8]>::to_vec),
                 commit: self.refs.get(name).cloned(),
             }),
-            None => Ok(Head { branch: None, commit: Some(sha(text).ok_or_else(|| LocalError::NotAClone(at))?) }),
+            None => Ok(Head { branch: None, commit: Some(sha(text).ok_or(LocalError::NotAClone(at))?) }),
         }
     }
 }

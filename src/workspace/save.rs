@@ -130,10 +130,10 @@ impl Report {
             error if error.passes() => Trouble::Unknown,
             _ => Trouble::Unreadable,
         };
-        let mut message = error.to_string();
-        if let Some(cause) = std::error::Error::source(error) {
-            message += &format!(": {cause}");
-        }
+        let message = match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
         report.left.push(Left { what: "workspace".into(), commit: None, reason, message });
         report.concluded()
     }
@@ -361,11 +361,11 @@ impl<'a> Saving<'a> {
     /// Asks the remote anew, and reports what that says: a push may have succeeded although its answer got lost, and the
     /// other way around.
     async fn conclude(mut self, pushed: Vec<Saved>, failed: Vec<(Sha, RemoteError)>) -> Result<Report, WorkspaceError> {
-        if !pushed.is_empty() || !failed.is_empty() {
-            if let Err(error) = self.look().await? {
-                self.leave("workspace", None, error);
-                return Ok(self.report.concluded());
-            }
+        if !(pushed.is_empty() && failed.is_empty())
+            && let Err(error) = self.look().await?
+        {
+            self.leave("workspace", None, error);
+            return Ok(self.report.concluded());
         }
         for piece in self.missing().await {
             let own = failed.iter().find(|(object, _)| *object == piece.object);
@@ -376,10 +376,10 @@ impl<'a> Saving<'a> {
                     words: "it was pushed, and the remote does not show it".into(),
                 },
                 // What stopped all of it stopped this as well.
-                None => failed.last().map(|(_, error)| error.clone()).unwrap_or_else(|| RemoteError {
-                    trouble: Trouble::Unknown,
-                    words: "it is not at the remote any more".into(),
-                }),
+                None => failed.last().map_or_else(
+                    || RemoteError { trouble: Trouble::Unknown, words: "it is not at the remote any more".into() },
+                    |(_, error)| error.clone(),
+                ),
             };
             self.leave(&piece.what, Some(&piece.object), error);
         }

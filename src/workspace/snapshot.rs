@@ -336,7 +336,10 @@ fn quoted(name: &[u8]) -> String {
         match byte {
             b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
             b' '..=b'~' => text.push(char::from(*byte)),
-            byte => text += &format!("\\{byte:03o}"),
+            byte => {
+                text.push('\\');
+                text.extend([6, 3, 0].map(|shift| char::from(b'0' + (byte >> shift & 7))));
+            }
         }
     }
     text + "\""

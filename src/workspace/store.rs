@@ -126,9 +126,8 @@ impl Store {
     /// That cannot be written down.
     pub fn know(&self, commits: &[Sha]) -> Result<(), WorkspaceError> {
         let file = self.path.join("packed-refs");
-        let lines: String =
-            commits.iter().enumerate().map(|(number, commit)| format!("{commit} refs/landfall/{number}\n")).collect();
-        std::fs::write(&file, lines).map_err(WorkspaceError::scratch(&file))
+        let lines = commits.iter().enumerate().map(|(number, commit)| format!("{commit} refs/landfall/{number}\n"));
+        std::fs::write(&file, lines.collect::<Vec<_>>().concat()).map_err(WorkspaceError::scratch(&file))
     }
 
     /// What kinds of object these are (`commit`, `tag`…), in their order; none for one that is not here.
@@ -136,7 +135,7 @@ impl Store {
     /// # Errors
     /// git's own words.
     pub async fn kinds(&self, objects: &[Sha]) -> Result<Vec<Option<String>>, SealedError> {
-        let asked: String = objects.iter().map(|object| format!("{object}\n")).collect();
+        let asked = objects.iter().map(|object| format!("{object}\n")).collect::<Vec<_>>().concat();
         let answer = self
             .git
             .fed(&["cat-file", "--batch-check=%(objecttype)"], move |to| to.write_all(asked.as_bytes()))
