@@ -1,7 +1,6 @@
 //! Two trees side by side: what a commit of the remote has, and what is on the volume. Modes, targets of links, bytes.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -63,9 +62,7 @@ pub fn assert_same(committed: &Tree, on_disk: &Tree) {
     let names = committed.keys().chain(on_disk.keys());
     let differ: Vec<_> = names
         .filter(|name| committed.get(*name) != on_disk.get(*name))
-        .map(|name| {
-            format!("{:?}: {:?} and {:?}", OsStr::from_bytes(name), shown(committed, name), shown(on_disk, name))
-        })
+        .map(|name| format!("{}: {:?} and {:?}", name.escape_ascii(), shown(committed, name), shown(on_disk, name)))
         .collect();
     assert!(differ.is_empty(), "the remote and the volume differ: {differ:#?}");
 }

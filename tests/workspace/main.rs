@@ -8,6 +8,7 @@ mod clone;
 mod compare;
 mod credential;
 mod hostile;
+mod refused;
 
 mod save;
 mod scene;

@@ -5,38 +5,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use github_sim::{Fault, FaultKind, Push};
+use github_sim::Push;
 
 use crate::compare::{assert_same, committed, on_disk};
-use crate::scene::{BRANCH, Scene, UID, WIP};
-
-fn heads_branch() -> String {
-    format!("refs/heads/{BRANCH}")
-}
-
-impl Scene {
-    /// Saves, and again, which must find nothing new; what the first one said.
-    async fn save_twice(&self) -> crate::scene::Done {
-        let done = self.save(&[]).await;
-        assert_eq!((done.outcome(), done.code), ("Saved", Some(0)), "{done:?}");
-        let refs = self.refs();
-        let again = self.save(&[]).await;
-        assert_eq!((again.outcome(), again.code), ("NothingToDo", Some(10)), "{again:?}");
-        assert_eq!(self.refs(), refs);
-        done
-    }
-
-    fn compare(&self, name: &str) {
-        assert_same(&committed(&self.bare("shop"), &self.refs()[name]), &on_disk(&self.shop()));
-    }
-
-    async fn commit(&self, name: &str) -> String {
-        self.write(name, name);
-        self.git(&["add", "--", name]).await;
-        self.git(&["commit", "--quiet", "--message", name, "--", name]).await;
-        self.git(&["rev-parse", "HEAD"]).await
-    }
-}
+use crate::scene::{BRANCH, Scene, UID, WIP, heads_branch};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_without_work_has_nothing_to_save() {
@@ -91,7 +63,7 @@ async fn the_tree_is_saved_as_it_is_on_the_volume() {
     let done = scene.save_twice().await;
     let (name, commit) = done.saved_as("working tree");
     assert_eq!((name, &commit), (heads_branch(), &scene.sim.head("acme/shop", BRANCH).unwrap()));
-    assert_eq!(scene.parents(&commit), [head.clone()]);
+    assert_eq!(scene.parents(&commit), [head.as_str()]);
     scene.compare(&heads_branch());
     assert!(done.said["untracked"].as_u64().unwrap() > 10 && done.left().is_empty(), "{done:?}");
     // Nothing of it is noticed in the clone.
@@ -216,7 +188,7 @@ async fn every_ref_and_everything_stashed_or_staged_is_saved() {
 
     let done = scene.save_twice().await;
     let refs = scene.refs();
-    assert_eq!(scene.parents(&refs[&heads_branch()]), [first.clone()]);
+    assert_eq!(scene.parents(&refs[&heads_branch()]), [first]);
     scene.compare(&heads_branch());
     assert_eq!(refs[&format!("{WIP}/branch/side/one")], side);
     assert_eq!([&refs[&format!("{WIP}/stash-0")], &refs[&format!("{WIP}/stash-1")]], [&stashes[0], &stashes[1]]);
@@ -394,128 +366,6 @@ async fn a_submodule_is_looked_into() {
     assert_eq!(done.left(), [("sub".to_owned(), "Nested".to_owned())], "{done:?}");
     let saved = committed(&scene.bare("shop"), &scene.refs()[&heads_branch()]);
     assert_eq!(saved[&b"sub"[..]], ("160000".to_owned(), new.into_bytes()));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_git_cannot_keep_is_said() {
-    let scene = Scene::cloned().await;
-    let pipe = scene.shop().join("pipe");
-    scene.write("tracked", "x");
-    scene.git(&["add", "tracked"]).await;
-    scene.git(&["commit", "--quiet", "--message", "x"]).await;
-    std::fs::remove_file(scene.shop().join("tracked")).unwrap();
-    for path in [&pipe, &scene.shop().join("tracked")] {
-        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
-    }
-    let done = scene.save(&[]).await;
-    assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
-    // git itself does not speak of a pipe that it does not track.
-    assert_eq!(done.left(), [("tracked".to_owned(), "NotForGit".to_owned())]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_protected_branch_sends_the_work_beside_it() {
-    let scene = Scene::cloned().await;
-    scene.refuse(&format!(
-        "while read old new ref; do [ $ref != refs/heads/{BRANCH} ] || {{ echo 'error: GH006: Protected branch update failed' >&2; exit 1; }}; done"
-    ));
-    scene.write("new", "new");
-    let done = scene.save_twice().await;
-    assert_eq!(done.saved_as("working tree").0, format!("{WIP}/head"));
-    assert!(done.saved("working tree").unwrap()["notOnBranch"].as_str().unwrap().contains("GH006"), "{done:?}");
-    scene.compare(&format!("{WIP}/head"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_host_refuses_is_said_in_its_words() {
-    let scene = Scene::cloned().await;
-    let refs = scene.refs();
-    // GitHub's own rule of the simulator: workflows take a permission that this token does not have.
-    scene.write(".github/workflows/ci.yaml", "on: push\n");
-    let done = scene.save(&[]).await;
-    assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
-    assert_eq!(done.left(), [("working tree".to_owned(), "Refused".to_owned())]);
-    assert!(done.said["left"][0]["message"].as_str().unwrap().contains("without `workflows` permission"), "{done:?}");
-    assert_eq!(scene.refs(), refs);
-
-    scene.refuse("echo 'error: GH001: Large files detected.' >&2; exit 1");
-    let done = scene.save(&[]).await;
-    assert_eq!(
-        (done.outcome(), done.left()),
-        ("Refused", vec![("working tree".to_owned(), "TooLarge".to_owned())]),
-        "{done:?}"
-    );
-    std::fs::remove_file(scene.at("github/hooks/pre-receive")).unwrap();
-
-    std::fs::remove_dir_all(scene.shop().join(".github")).unwrap();
-    scene.write("new", "new");
-    scene.renew("read").await;
-    let done = scene.save(&[]).await;
-    assert_eq!(
-        (done.outcome(), done.left()),
-        ("Refused", vec![("working tree".to_owned(), "Forbidden".to_owned())]),
-        "{done:?}"
-    );
-    scene.renew("write").await;
-    scene.sim.set_archived("acme/shop", true).unwrap();
-    let done = scene.save(&[]).await;
-    assert_eq!(done.left()[0].1, "Forbidden", "{done:?}");
-    assert!(done.said["left"][0]["message"].as_str().unwrap().contains("archived"), "{done:?}");
-    assert_eq!(scene.refs(), refs);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_may_succeed_later_is_told_apart() {
-    let scene = Scene::cloned().await;
-    scene.write("new", "new");
-    let again = async |reason: &str| {
-        let done = scene.save(&[]).await;
-        assert_eq!((done.outcome(), done.code), ("TryAgain", Some(75)), "{done:?}");
-        assert_eq!(done.left()[0].1, reason, "{done:?}");
-    };
-    let refs = scene.refs();
-    let token = scene.token();
-    std::fs::remove_file(scene.at("token")).unwrap();
-    again("Unauthorized").await;
-    std::fs::write(scene.at("token"), "ghs_x").unwrap();
-    again("Unauthorized").await;
-    std::fs::write(scene.at("token"), token).unwrap();
-    let status = |status| FaultKind::Status { status, body: None, headers: std::collections::BTreeMap::new() };
-    scene.sim.inject(Fault::new("GET", "/acme/shop.git/info/refs", status(502)));
-    again("Unreachable").await;
-    scene.sim.inject(Fault::new("POST", "/acme/shop.git/git-receive-pack", FaultKind::Cut).times(9));
-    again("Unreachable").await;
-    assert_eq!(scene.refs(), refs);
-    scene.sim.clear_faults();
-    let done = scene.save(&["--timeout", "0"]).await;
-    assert_eq!((done.outcome(), done.left()[0].1.as_str()), ("TryAgain", "Late"), "{done:?}");
-    assert_eq!(std::fs::read_dir(scene.at("scratch")).unwrap().count(), 0);
-    // The answer to a push that succeeded gets lost.
-    scene.sim.inject(Fault::new("POST", "/acme/shop.git/git-receive-pack", FaultKind::LoseResponse));
-    let done = scene.save(&[]).await;
-    assert_eq!(done.code, Some(0), "{done:?}");
-    scene.compare(&heads_branch());
-    assert_eq!((done.saved_as("working tree").0, scene.refs().len()), (heads_branch(), 2), "{done:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_as_a_clone_is_said() {
-    let scene = Scene::cloned().await;
-    scene.write("new", "new");
-    scene.write(".git/index", "broken");
-    let done = scene.save(&[]).await;
-    assert_eq!(
-        (done.outcome(), done.left()),
-        ("Refused", vec![("index".to_owned(), "Unreadable".to_owned())]),
-        "{done:?}"
-    );
-    scene.compare(&heads_branch());
-    scene.write(".git/refs/heads/broken", "");
-    assert!(scene.save(&[]).await.left()[1].0.ends_with("refs/heads/broken"));
-    std::fs::rename(scene.shop().join(".git"), scene.at("volume/elsewhere")).unwrap();
-    scene.write(".git", format!("gitdir: {}\n", scene.at("volume/elsewhere").display()));
-    let done = scene.save(&[]).await;
-    assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use crate::compare::{assert_same, committed, on_disk};
 use github_sim::{
     AccountSeed, AccountType, AppKey, AppSeed, Install, Level, Options, RepositorySeed, Seed, Selection, Sim, Site,
 };
@@ -252,6 +253,35 @@ impl Scene {
         std::fs::write(&hook, format!("#!/bin/sh\n{script}")).unwrap();
         std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
+}
+
+impl Scene {
+    /// Saves, and again, which must find nothing new; what the first one said.
+    pub async fn save_twice(&self) -> Done {
+        let done = self.save(&[]).await;
+        assert_eq!((done.outcome(), done.code), ("Saved", Some(0)), "{done:?}");
+        let refs = self.refs();
+        let again = self.save(&[]).await;
+        assert_eq!((again.outcome(), again.code), ("NothingToDo", Some(10)), "{again:?}");
+        assert_eq!(self.refs(), refs);
+        done
+    }
+
+    pub fn compare(&self, name: &str) {
+        assert_same(&committed(&self.bare("shop"), &self.refs()[name]), &on_disk(&self.shop()));
+    }
+
+    pub async fn commit(&self, name: &str) -> String {
+        self.write(name, name);
+        self.git(&["add", "--", name]).await;
+        self.git(&["commit", "--quiet", "--message", name, "--", name]).await;
+        self.git(&["rev-parse", "HEAD"]).await
+    }
+}
+
+/// The full name of the workspace's branch.
+pub fn heads_branch() -> String {
+    format!("refs/heads/{BRANCH}")
 }
 
 /// The simulator runs on these threads as well: a program that talks to it is waited for elsewhere.
