@@ -121,6 +121,9 @@ async fn no_program_of_the_configuration_runs() {
         // One tree for each, so that there is something to save.
         scene.write("new", format!("for {key} {number}"));
         scene.write(".gitattributes", attributes);
+        // What has another time is compared, which is when a filter is asked.
+        let touched = std::fs::OpenOptions::new().write(true).open(scene.shop().join("README.md")).unwrap();
+        touched.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_hours(number as u64)).unwrap();
         // How each is reached by plain git: the address, and how a commit is made, are the person's as well.
         let (value, others): (_, &[(&str, &str)]) = match *key {
             "core.hooksPath" => (hooks.to_str().unwrap(), &[]),

@@ -413,6 +413,7 @@ async fn an_autosave_is_one_commit_that_follows_the_one_before() {
     scene.compare(&name);
     assert_eq!(scene.refs().len(), 2, "{:?}", scene.refs());
     // What is only autosaved is not where people look.
+    scene.git(&["fetch", "--quiet", "origin", &name]).await;
     let done = scene.save_twice().await;
     assert_eq!(done.saved_as("working tree").0, heads_branch());
     assert_eq!(scene.refs()[&format!("{WIP}/branch/side")], side);
