@@ -186,11 +186,13 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
     let of = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
     for message in ["pushed; waits for further pushes", "deploying", "rolled", "rolled out"] {
         let said = of(message);
-        assert_eq!(said.len(), 1, "{message}: {said:?}");
-        assert_eq!((&said[0]["sha"], &said[0]["deliveries"]), (&json!(sha), &json!(guid)), "{message}");
+        assert!(!said.is_empty(), "{message}: {text}");
+        for line in said {
+            assert_eq!((&line["sha"], &line["deliveries"]), (&json!(sha), &json!(guid)), "{message}");
+        }
     }
     let marked = of("a delivery was dealt with");
-    assert_eq!(marked.len(), 1, "{marked:?}");
+    assert!(!marked.is_empty(), "{text}");
     assert_eq!((&marked[0]["sha"], &marked[0]["delivery"]), (&json!(sha), &json!(guid)));
     assert!(lines.iter().all(|line| line["target"] != "landfall::controllers::rollout" || line["sha"] == json!(sha)));
 }
