@@ -18,11 +18,12 @@ use crate::runtime::clock::{Clock as _, SystemClock};
 use crate::runtime::shutdown::on_signal;
 use crate::workspace::clone::{self, OnExists};
 use crate::workspace::credential::{self, RepositoryUrl};
+use crate::workspace::evidence::Evidence;
 use crate::workspace::exit;
 use crate::workspace::gather::Workspace;
 use crate::workspace::person::configure;
 use crate::workspace::remote::Access;
-use crate::workspace::save::{self, autosave, save};
+use crate::workspace::save::{self, Outcome, autosave, save};
 use crate::workspace::store::Author;
 
 /// What to do.
@@ -78,7 +79,7 @@ Unreachable, Untrusted, TooLarge, Refused, Conflict, Unreadable, NotForGit, Nest
 
 Exit status:
   0   all work is at the remote, some of it since now
-  10  all work was at the remote already
+  10  all work was at the remote already, or no clone was ever made (0 with --clean-is-success)
   20  some work is not, and it takes a person to change that
   75  some work is not: try again
   1, 2  the command itself is wrong";
@@ -217,13 +218,13 @@ pub struct SaveArgs {
     /// Push everything as one commit to refs/landfall/wip/UID, and nothing anywhere else.
     #[arg(long)]
     autosave: bool,
-    /// Write the report to this file as well, cut to what Kubernetes takes as a container's last message.
+    /// End with 0 also if all work was at the remote already: for a Job, which knows no other success.
+    #[arg(long)]
+    clean_is_success: bool,
+    /// Write what there is room for in a container's last message to this file.
     #[arg(long)]
     termination_log: Option<PathBuf>,
 }
-
-/// The most bytes of a container's last message.
-const LAST_MESSAGE: usize = 4096;
 
 /// Does it.
 ///
@@ -313,19 +314,18 @@ async fn save_work(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error
         now: SystemClock.now().as_second(),
     };
     let report = if args.autosave { autosave(&request).await } else { save(&request).await };
-    let text = print(&report)?;
+    print(&report)?;
     if let Some(file) = args.termination_log {
-        let end = text.floor_char_boundary(LAST_MESSAGE);
-        std::fs::write(&file, &text[..end])
-            .map_err(|error| format!("--termination-log {}: {error}", file.display()))?;
+        let written = Evidence::of(&report).write(&file);
+        written.map_err(|error| format!("--termination-log {}: {error}", file.display()))?;
     }
-    Ok(ExitCode::from(report.outcome.exit()))
+    let clean = args.clean_is_success && report.outcome == Outcome::NothingToDo;
+    Ok(ExitCode::from(if clean { exit::DONE } else { report.outcome.exit() }))
 }
 
-fn print(value: &impl Serialize) -> Result<String, Box<dyn std::error::Error>> {
+fn print(value: &impl Serialize) -> Result<(), Box<dyn std::error::Error>> {
     let text = serde_json::to_string(value)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
-    out.flush()?;
-    Ok(text)
+    Ok(out.flush()?)
 }

@@ -3,6 +3,7 @@
 //! The invariant: what is in the directory is a whole clone at the right branch, or nothing: it is made beside it and renamed. A
 //! clone that is there is never touched, for it is the person's by then.
 
+use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -141,10 +142,7 @@ pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
     let home = tempfile::Builder::new().prefix("landfall-clone-").tempdir_in(&request.scratch);
     let home = home.map_err(WorkspaceError::scratch(&request.scratch))?;
     let parent = request.directory.parent().unwrap_or(Path::new("/"));
-    let mut name = std::ffi::OsString::from(".");
-    name.push(request.directory.file_name().unwrap_or_default());
-    name.push(".landfall-clone");
-    let beside = parent.join(name);
+    let beside = parent.join(unfinished(&request.directory));
     let git = request.access.unlocked(Sealed::new(parent, home.path(), request.deadline));
     let mut wait = request.wait;
     for attempt in 1.. {
@@ -172,6 +170,14 @@ pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
         }
     }
     Err(CloneError::Occupied(request.directory.clone()))
+}
+
+/// What a clone is called, beside `directory`, until it is whole.
+pub(super) fn unfinished(directory: &Path) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(directory.file_name().unwrap_or_default());
+    name.push(".landfall-clone");
+    name
 }
 
 /// The clone that is there; none if there is nothing, or an empty directory.

@@ -21,11 +21,13 @@
 pub mod beneath;
 pub mod clone;
 pub mod credential;
+pub mod evidence;
 pub mod gather;
 pub mod local;
 pub mod nested;
 pub mod person;
 pub mod remote;
+pub mod report;
 pub mod save;
 pub mod snapshot;
 pub mod store;

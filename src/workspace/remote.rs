@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::credential::{RepositoryUrl, helper};
 use crate::git::{Sealed, SealedError, Sha};
@@ -26,7 +26,7 @@ pub struct Access {
 }
 
 /// Why something is not at the remote, or did not come from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub enum Trouble {
     /// The token was refused, or there was none.
@@ -56,6 +56,7 @@ pub enum Trouble {
     /// Not in time.
     Late,
     /// What git says about it is known to nobody here.
+    #[default]
     Unknown,
 }
 

@@ -7,10 +7,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::evidence::{Listed, autosave_ref, wip_name};
 use super::gather::{Gathered, Piece, Workspace, gather};
+use super::local::is_made;
 use super::remote::{Access, Refs, Remote, RemoteError, Trouble};
 use super::snapshot::Left;
 use super::store::{Commit, Store};
@@ -43,7 +45,7 @@ pub struct Request {
 }
 
 /// What came of it, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub enum Outcome {
     /// All work is at the remote, some of it since now.
@@ -105,6 +107,8 @@ pub struct Report {
     pub saved: Vec<Saved>,
     /// What is not at the remote.
     pub left: Vec<Left>,
+    /// What the remote listed of the workspace's own refs when it was asked last.
+    pub remote: Listed,
 }
 
 impl Report {
@@ -119,6 +123,7 @@ impl Report {
             untracked: gathered.map_or(0, |gathered| gathered.untracked),
             saved: Vec::new(),
             left: gathered.map(|gathered| gathered.left.clone()).unwrap_or_default(),
+            remote: Listed::default(),
         }
     }
 
@@ -152,7 +157,8 @@ impl Report {
 /// Saves everything, to the workspace's branch and to `landfall-wip/`.
 pub async fn save(request: &Request) -> Report {
     match prepare(request).await {
-        Ok((gathered, remote, _scratch)) => {
+        Ok(None) => Report::new(None),
+        Ok(Some((gathered, remote, _scratch))) => {
             Saving::new(request, &gathered, remote, &NAMED).all().await.unwrap_or_else(|error| Report::failed(&error))
         }
         Err(error) => Report::failed(&error),
@@ -162,14 +168,19 @@ pub async fn save(request: &Request) -> Report {
 /// Saves everything as one commit, to `refs/landfall/wip/UID`, which nobody looks at unless the volume is lost.
 pub async fn autosave(request: &Request) -> Report {
     match prepare(request).await {
-        Ok((gathered, remote, _scratch)) => {
+        Ok(None) => Report::new(None),
+        Ok(Some((gathered, remote, _scratch))) => {
             Saving::new(request, &gathered, remote, &ANY).at_once().await.unwrap_or_else(|error| Report::failed(&error))
         }
         Err(error) => Report::failed(&error),
     }
 }
 
-async fn prepare(request: &Request) -> Result<(Gathered, Remote, tempfile::TempDir), WorkspaceError> {
+/// What there is to save, and where; none if no clone was ever made.
+async fn prepare(request: &Request) -> Result<Option<(Gathered, Remote, tempfile::TempDir)>, WorkspaceError> {
+    if !is_made(&request.workspace.directory)? {
+        return Ok(None);
+    }
     let scratch = tempfile::Builder::new().prefix("landfall-save-").tempdir_in(&request.scratch);
     let scratch = scratch.map_err(WorkspaceError::scratch(&request.scratch))?;
     let git = Sealed::new(scratch.path(), scratch.path(), request.deadline);
@@ -184,7 +195,7 @@ async fn prepare(request: &Request) -> Result<(Gathered, Remote, tempfile::TempD
             git.setting("remote.landfall.promisor", "true").setting("remote.landfall.partialCloneFilter", "blob:none");
     }
     let remote = request.access.remote(git);
-    Ok((gathered, remote, scratch))
+    Ok(Some((gathered, remote, scratch)))
 }
 
 fn is_partial(clone: &Path) -> io::Result<bool> {
@@ -220,10 +231,13 @@ impl<'a> Saving<'a> {
 
     /// Asks the remote what it has.
     async fn look(&mut self) -> Result<Result<(), RemoteError>, SealedError> {
+        self.report.remote = Listed::default();
         self.refs = match self.remote.refs().await {
             Ok(refs) => refs,
             Err(error) => return Ok(Err(error)),
         };
+        let Workspace { branch, name, uid, .. } = &self.request.workspace;
+        self.report.remote = Listed::of(&self.refs, branch.as_str(), name, uid);
         self.refs.retain(|name, _| self.namespaces.iter().any(|namespace| name.starts_with(namespace)));
         self.recall().await.map(Ok)
     }
@@ -301,8 +315,7 @@ impl<'a> Saving<'a> {
 
     /// Below what the workspace keeps what is not for its branch.
     fn prefix(&self) -> String {
-        let uid: String = self.request.workspace.uid.chars().filter(char::is_ascii_alphanumeric).take(5).collect();
-        format!("landfall-wip/{}-{uid}", self.request.workspace.name)
+        wip_name(&self.request.workspace.name, &self.request.workspace.uid)
     }
 
     /// The names that are tried for a piece. Where the person's name is none for this place, or all are taken, the object's serves.
@@ -400,7 +413,7 @@ impl<'a> Saving<'a> {
             self.leave("workspace", None, error);
             return Ok(self.report.concluded());
         }
-        let name = format!("refs/landfall/wip/{}", self.request.workspace.uid);
+        let name = autosave_ref(&self.request.workspace.uid);
         let before = self.refs.get(&name).cloned();
         if let Some(before) = &before
             && !self.tips.contains(before)
@@ -446,15 +459,15 @@ impl<'a> Saving<'a> {
         let message = format!("Save work of workspace {}\n", self.request.workspace.name);
         let commit = Commit { tree, parents, date: *date, message: &message };
         let commit = self.store.make(&commit, &self.request.workspace.author).await?;
-        match self.remote.push(&commit, &name).await {
-            Ok(()) => self.report.saved.push(Saved {
-                what: "everything".into(),
-                commit,
-                name,
-                pushed: true,
-                not_on_branch: None,
-            }),
-            Err(error) => self.leave("everything", Some(&commit), error),
+        let pushed = self.remote.push(&commit, &name).await;
+        let looked = self.look().await?;
+        if looked.is_ok() && self.refs.get(&name) == Some(&commit) {
+            let what = "everything".to_owned();
+            self.report.saved.push(Saved { what, commit, name, pushed: true, not_on_branch: None });
+        } else {
+            let words = "it was pushed, and the remote does not show it".into();
+            let unseen = RemoteError { trouble: Trouble::Conflict, words };
+            self.leave("everything", Some(&commit), pushed.and(looked).err().unwrap_or(unseen));
         }
         Ok(self.report.concluded())
     }

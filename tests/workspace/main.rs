@@ -7,6 +7,7 @@
 mod clone;
 mod compare;
 mod credential;
+mod evidence;
 mod hostile;
 mod refused;
 
