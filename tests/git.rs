@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +17,7 @@ use github_sim::{
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use landfall::git::{AllowedHosts, BasicAuth, BranchName, Error, Head, Refs, Remote, refs};
+use landfall::git::{AllowedHosts, BasicAuth, BranchName, Error, Head, Refs, Remote, Sha, listed, refs};
 use landfall::github::{
     AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, Outlook, PlainHttp, Repositories, Scope,
     Token, Transport,
@@ -58,6 +59,13 @@ fn ls_remote(git: Command, remote: &str, branch: Option<&str>) -> (Option<String
     let head =
         said.lines().filter(|line| !line.starts_with("ref: ")).find_map(|line| line.strip_suffix(&format!("\t{name}")));
     (default, head.map(str::to_owned))
+}
+
+/// What `git ls-remote` says is there under patterns of its own.
+fn ls_remote_all(git: Command, remote: &str, patterns: &[&str]) -> BTreeMap<String, Sha> {
+    let said = said(git, &[&["ls-remote", "--refs", "--", remote], patterns].concat());
+    let pair = |line: &str| line.split_once('\t').map(|(sha, name)| (name.to_owned(), sha.parse().unwrap()));
+    said.lines().filter_map(pair).collect()
 }
 
 fn as_ls_remote(refs: &Refs) -> (Option<String>, Option<String>) {
@@ -105,9 +113,16 @@ impl Backend {
     }
 
     async fn refs(&self, repository: &str, branch: Option<&str>) -> Result<Refs, Error> {
+        refs(&self.transport, &Self::remote(repository), None, branch, &SystemClock).await
+    }
+
+    async fn listed(&self, repository: &str, prefixes: &[&str]) -> Result<BTreeMap<String, Sha>, Error> {
+        listed(&self.transport, &Self::remote(repository), None, prefixes, &SystemClock).await
+    }
+
+    fn remote(repository: &str) -> Remote {
         let hosts = AllowedHosts::parse(&["git.example.com"], false).unwrap();
-        let remote = Remote::manual(&hosts.check(&format!("https://git.example.com/{repository}")).unwrap());
-        refs(&self.transport, &remote, None, branch, &SystemClock).await
+        Remote::manual(&hosts.check(&format!("https://git.example.com/{repository}")).unwrap())
     }
 }
 
@@ -213,6 +228,34 @@ async fn git_itself_answers_one_request_with_the_head_and_the_default_branch() {
         assert_eq!((refs.default_branch, refs.head), (None, Head::Empty));
     }
     assert!(matches!(backend.refs("nowhere", None).await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn git_itself_lists_what_is_below_a_prefix() {
+    let backend = Backend::new(2);
+    for format in ["sha1", "sha256"] {
+        let repository = backend.repository(format, format);
+        assert_eq!(backend.listed(format, &["refs/heads"]).await.unwrap(), BTreeMap::new());
+        let first = commit(&repository, "first", &["main", "a", "a-b", "ab", "c/d", "c/e/f", "-x", "ä/b"]);
+        let second = commit(&repository, "second", &[]);
+        run(&repository, &["update-ref", "refs/landfall/wip/1", &second]);
+        run(&repository, &["tag", "-m", "a tag", "a", &first]);
+        // What a prefix covers here, and the patterns by which git says the same.
+        for (prefixes, patterns) in [
+            (&["refs/heads"][..], &["refs/heads/*"][..]),
+            (&["refs/heads/a"], &["refs/heads/a"]),
+            (&["refs/heads/c/"], &["refs/heads/c/*"]),
+            (&["refs/heads/c", "refs/landfall/wip"], &["refs/heads/c/*", "refs/landfall/wip/*"]),
+            (&["refs/heads/-x", "refs/heads/ä"], &["refs/heads/-x", "refs/heads/ä/*"]),
+            (&["refs/tags/a"], &["refs/tags/a"]),
+            (&["refs/heads/nowhere"], &["refs/heads/nowhere"]),
+        ] {
+            let found = backend.listed(format, prefixes).await.unwrap();
+            assert_eq!(found, ls_remote_all(git(&repository), ".", patterns), "{format} {prefixes:?}");
+            assert_eq!(found.is_empty(), prefixes == ["refs/heads/nowhere"], "{prefixes:?}");
+        }
+    }
+    assert!(matches!(backend.listed("nowhere", &["refs/heads"]).await, Err(Error::NotFound { .. })));
 }
 
 #[tokio::test]
@@ -322,6 +365,12 @@ impl World {
         refs(&self.transport, &remote, as_whom, branch, &*self.clock).await
     }
 
+    async fn listed(&self, name: &str, prefixes: &[&str]) -> Result<BTreeMap<String, Sha>, Error> {
+        let remote = Remote::github(&endpoint(&self.sim), name).unwrap();
+        let token = BasicAuth::installation(self.token.clone());
+        listed(&self.transport, &remote, Some(&token), prefixes, &*self.clock).await
+    }
+
     /// What git itself says of it.
     async fn ls_remote(&self, name: &str, branch: Option<&str>) -> (Option<String>, Option<String>) {
         let (remote, branch) = (format!("{}/{name}.git", self.sim.base_url()), branch.map(str::to_owned));
@@ -370,6 +419,13 @@ async fn a_github_tells_what_git_is_told() {
         assert_eq!(as_ls_remote(&refs), world.ls_remote("acme/shop", branch).await, "{branch:?}");
     }
     assert_eq!(world.refs("acme/shop", Some("nowhere")).await.unwrap().head, missing("nowhere"));
+
+    let listed = world.listed("acme/shop", &["refs/heads/feature", "refs/heads/main"]).await.unwrap();
+    let expected = ["feature/x", "main"]
+        .map(|name| (format!("refs/heads/{name}"), world.sim.head("acme/shop", name).unwrap().parse().unwrap()));
+    assert_eq!(listed, expected.into());
+    assert_eq!(world.listed("acme/blank", &["refs/heads"]).await.unwrap(), BTreeMap::new());
+    assert!(matches!(world.listed("acme/other", &["refs/heads"]).await, Err(Error::NotFound { .. })));
 
     let before = world.refs("acme/shop", None).await.unwrap();
     let sha = world.sim.push(&push("main")).map(|sha| sha.parse().unwrap()).unwrap();

@@ -16,6 +16,19 @@ pub enum ObjectFormat {
     Sha256,
 }
 
+impl ObjectFormat {
+    /// The object at the beginning of a line of an answer.
+    pub(super) fn sha(self, object: &[u8]) -> Result<Sha, AnswerError> {
+        let length = match self {
+            Self::Sha1 => 40,
+            Self::Sha256 => 64,
+        };
+        let sha = str::from_utf8(object).ok().and_then(|text| text.parse::<Sha>().ok());
+        sha.filter(|sha| sha.as_str().len() == length && !sha.is_zero())
+            .ok_or(AnswerError::Malformed("a line of it names no object"))
+    }
+}
+
 /// What a server said it can do, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -162,7 +175,7 @@ pub fn advertisement(bytes: &[u8]) -> Result<Capabilities, AnswerError> {
     }
 }
 
-fn refused(words: &[u8]) -> AnswerError {
+pub(super) fn refused(words: &[u8]) -> AnswerError {
     AnswerError::Refused(String::from_utf8_lossy(words).into_owned())
 }
 
@@ -247,7 +260,7 @@ impl Answer {
         let (Some(object), Some(name)) = (words.next(), words.next().filter(|name| !name.is_empty())) else {
             return Err(AnswerError::Malformed("a line of it is no ref"));
         };
-        let sha = if object == b"unborn" { None } else { Some(self.sha(object)?) };
+        let sha = if object == b"unborn" { None } else { Some(self.object_format.sha(object)?) };
         if name == b"HEAD" {
             let target = words.find_map(|attribute| attribute.strip_prefix(b"symref-target:refs/heads/"));
             // A name that cannot be a branch's is as good as none.
@@ -261,16 +274,6 @@ impl Answer {
             return once(&mut self.found, sha);
         }
         Ok(())
-    }
-
-    fn sha(&self, object: &[u8]) -> Result<Sha, AnswerError> {
-        let length = match self.object_format {
-            ObjectFormat::Sha1 => 40,
-            ObjectFormat::Sha256 => 64,
-        };
-        let sha = str::from_utf8(object).ok().and_then(|text| text.parse::<Sha>().ok());
-        sha.filter(|sha| sha.as_str().len() == length && !sha.is_zero())
-            .ok_or(AnswerError::Malformed("a line of it names no object"))
     }
 }
 

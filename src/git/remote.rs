@@ -8,6 +8,7 @@
 //! instead is [`Capabilities::ASSUMED`], which holds for GitHub. A server that is otherwise says nothing of use (a
 //! repository with SHA-256 objects, a server of version 0 and one that knows no `unborn` answer with nothing, or an error);
 //! then, and only then, it is asked what it can do. Polling is most of what the operator does all day: this halves it.
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,10 @@ use zeroize::Zeroizing;
 use super::address::Address;
 use super::branch::BranchName;
 use super::error::Error;
+use super::listing::{self, Listing, RefPrefix};
 use super::ls_refs::{Answer, AnswerError, Capabilities, Refs, advertisement, request};
 use super::reach::Barred;
+use super::sha::Sha;
 use crate::github::redact::shown;
 use crate::github::secret::{REDACTED, Token};
 use crate::github::transport::{self, Body, Transport};
@@ -151,9 +154,66 @@ pub async fn refs(
     let branch = branch.map(str::parse::<BranchName>).transpose();
     let branch = branch.map_err(|source| Error::Branch { remote: remote.to_string(), source })?;
     let exchange = Exchange { transport, remote, credentials, clock };
-    tokio::time::timeout(DEADLINE, exchange.refs(branch)).await.unwrap_or_else(|elapsed| {
-        Err(Error::Unreachable { remote: remote.to_string(), reason: Unreached::TimedOut, source: Arc::new(elapsed) })
-    })
+    let question = |capabilities: Capabilities| {
+        (request(branch.as_ref(), capabilities), Answer::new(branch.clone(), capabilities.object_format))
+    };
+    exchange.in_time(question).await
+}
+
+/// Asks `remote` which refs it has below `prefixes`: full names, and what they point to. Each prefix is a ref's full name,
+/// for that ref and those under it, or ends with a slash, for those alone; none at all is no question, and nothing is sent.
+/// What is not in the answer the remote does not have.
+///
+/// `transport` decides how far a connection may go; `clock` only turns a server's "later" into a time.
+pub async fn listed(
+    transport: &Transport,
+    remote: &Remote,
+    credentials: Option<&BasicAuth>,
+    prefixes: &[&str],
+    clock: &dyn Clock,
+) -> Result<BTreeMap<String, Sha>, Error> {
+    let prefixes = prefixes.iter().map(|prefix| RefPrefix::parse(prefix)).collect::<Result<Vec<_>, _>>();
+    let prefixes = prefixes.map_err(|source| Error::Branch { remote: remote.to_string(), source })?;
+    if prefixes.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let exchange = Exchange { transport, remote, credentials, clock };
+    let question = |capabilities: Capabilities| {
+        (listing::request(&prefixes, capabilities), Listing::new(prefixes.clone(), capabilities.object_format))
+    };
+    exchange.in_time(question).await
+}
+
+/// What reads an answer as it comes in.
+trait Reading {
+    type Meaning;
+
+    fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError>;
+    fn finish(self) -> Result<Self::Meaning, AnswerError>;
+}
+
+impl Reading for Answer {
+    type Meaning = Refs;
+
+    fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
+        Self::push(self, bytes)
+    }
+
+    fn finish(self) -> Result<Refs, AnswerError> {
+        Self::finish(self)
+    }
+}
+
+impl Reading for Listing {
+    type Meaning = BTreeMap<String, Sha>;
+
+    fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
+        Self::push(self, bytes)
+    }
+
+    fn finish(self) -> Result<BTreeMap<String, Sha>, AnswerError> {
+        Self::finish(self)
+    }
 }
 
 struct Exchange<'a> {
@@ -164,23 +224,29 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn refs(&self, branch: Option<BranchName>) -> Result<Refs, Error> {
-        match self.ls_refs(branch.clone(), Capabilities::ASSUMED).await {
+    /// The answer to a question, which is made for what the server can do.
+    async fn in_time<R: Reading>(&self, question: impl Fn(Capabilities) -> (String, R)) -> Result<R::Meaning, Error> {
+        tokio::time::timeout(DEADLINE, self.answer(question)).await.unwrap_or_else(|elapsed| {
+            let remote = self.remote.to_string();
+            Err(Error::Unreachable { remote, reason: Unreached::TimedOut, source: Arc::new(elapsed) })
+        })
+    }
+
+    async fn answer<R: Reading>(&self, question: impl Fn(Capabilities) -> (String, R)) -> Result<R::Meaning, Error> {
+        match self.ls_refs(question(Capabilities::ASSUMED)).await {
             Err(error @ (Error::Protocol { source: AnswerError::Cut, .. } | Error::Refused { .. })) => {
                 let capabilities = self.capabilities().await?;
                 if capabilities == Capabilities::ASSUMED {
                     return Err(error);
                 }
-                self.ls_refs(branch, capabilities).await
+                self.ls_refs(question(capabilities)).await
             }
             answered => answered,
         }
     }
 
-    async fn ls_refs(&self, branch: Option<BranchName>, capabilities: Capabilities) -> Result<Refs, Error> {
-        let body = request(branch.as_ref(), capabilities);
+    async fn ls_refs<R: Reading>(&self, (body, mut answer): (String, R)) -> Result<R::Meaning, Error> {
         let mut response = self.send(Method::POST, "git-upload-pack", RESULT, body).await?;
-        let mut answer = Answer::new(branch, capabilities.object_format);
         let mut length = 0;
         while let Some(chunk) = self.chunk(response.body_mut()).await? {
             length += chunk.len();

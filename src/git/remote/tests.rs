@@ -19,8 +19,8 @@ const PASSWORD: &str = "hunter2-is-no-token";
 /// `GET https://…`, its headers, and its body.
 type Sent = (String, HeaderMap, String);
 
-struct World {
-    outcome: Result<Refs, Error>,
+struct World<T = Refs> {
+    outcome: Result<T, Error>,
     sent: Vec<Sent>,
 }
 
@@ -34,6 +34,22 @@ async fn ask(answers: Vec<Response<String>>) -> World {
 }
 
 async fn ask_as(credentials: Option<&BasicAuth>, answers: Vec<Response<String>>) -> World {
+    let clock = ManualClock::new(NOW.parse::<Timestamp>().unwrap());
+    let (transport, sent) = answering(answers);
+    let outcome = refs(&transport, &shop(), credentials, None, &clock).await;
+    World { outcome, sent: std::mem::take(&mut *sent.lock().unwrap()) }
+}
+
+/// Asks for what is below prefixes.
+async fn list(prefixes: &[&str], answers: Vec<Response<String>>) -> World<BTreeMap<String, Sha>> {
+    let clock = ManualClock::new(NOW.parse::<Timestamp>().unwrap());
+    let (transport, sent) = answering(answers);
+    let outcome = listed(&transport, &shop(), Some(&credentials()), prefixes, &clock).await;
+    World { outcome, sent: std::mem::take(&mut *sent.lock().unwrap()) }
+}
+
+/// A transport that answers with these in turn, and what is sent over it.
+fn answering(answers: Vec<Response<String>>) -> (Transport, Arc<Mutex<Vec<Sent>>>) {
     let (sent, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(answers.into_iter())));
     let log = Arc::clone(&sent);
     let transport = Transport::new(service_fn(move |request: Request<OctoBody>| {
@@ -46,10 +62,7 @@ async fn ask_as(credentials: Option<&BasicAuth>, answers: Vec<Response<String>>)
             Ok::<_, Infallible>(answer.map(|body| Full::new(Bytes::from(body))))
         }
     }));
-    let clock = ManualClock::new(NOW.parse::<Timestamp>().unwrap());
-    let outcome = refs(&transport, &shop(), credentials, None, &clock).await;
-    let sent = std::mem::take(&mut *sent.lock().unwrap());
-    World { outcome, sent }
+    (transport, sent)
 }
 
 fn shop() -> Remote {
@@ -137,6 +150,44 @@ async fn what_a_server_can_do_is_asked_only_of_one_that_did_not_understand() {
              check that it is the address of a repository on a server with git 2.18 or later"
         );
     }
+}
+
+#[tokio::test]
+async fn a_listing_is_asked_for_and_kept_from_harm_as_a_head_is() {
+    let (a, b) = ("a".repeat(40), "b".repeat(64));
+    let lines = |lines: &[&str]| lines.iter().map(|line| super::super::pkt_line::encode(line)).collect::<String>();
+    let body = lines(&[&format!("{a} refs/heads/x/1"), &format!("{a} refs/heads/xy")]) + "0000";
+    let world = list(&["refs/heads/x", "refs/landfall/"], vec![result(&body)]).await;
+    assert_eq!(world.outcome.unwrap(), [("refs/heads/x/1".to_owned(), a.parse().unwrap())].into());
+    let [(line, headers, question)] = &world.sent[..] else { panic!("{} requests", world.sent.len()) };
+    assert_eq!(line, "POST https://h.example/acme/shop.git/git-upload-pack");
+    assert_eq!(&headers["authorization"], &format!("Basic {}", STANDARD.encode(format!("me:{PASSWORD}"))));
+    assert!(question.ends_with("ref-prefix refs/heads/x\n001eref-prefix refs/landfall/\n0000"), "{question}");
+
+    // A repository with SHA-256 objects, which the first question was not made for.
+    let body = lines(&[&format!("{b} refs/heads/x")]) + "0000";
+    let capabilities = advertised(&["version 2", "ls-refs", "object-format=sha256"]);
+    let world = list(&["refs/heads/x"], vec![result(""), capabilities, result(&body)]).await;
+    assert_eq!(world.outcome.unwrap()["refs/heads/x"].as_str(), b);
+    assert_eq!(world.sent.len(), 3);
+
+    // Half an answer is none: what it leaves out would be taken for what the remote does not have.
+    let cut = lines(&[&format!("{a} refs/heads/x/1")]);
+    let world = list(&["refs/heads/x"], vec![result(&cut), advertised(&["version 2", "ls-refs=unborn"])]).await;
+    assert!(matches!(world.outcome, Err(Error::Protocol { source: AnswerError::Cut, .. })));
+    let other = lines(&[&format!("{a} refs/tags/{}", "x".repeat(900))]);
+    let world = list(&["refs/heads/x"], vec![result(&other.repeat(ANSWER_LIMIT / other.len() + 1))]).await;
+    assert!(world.outcome.unwrap_err().to_string().contains("its answer is too long"));
+    for (status, expected) in [(404, "there is no such repository"), (401, "the credentials were refused")] {
+        let error = list(&["refs/heads/x"], vec![plain(status, "x")]).await.outcome.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    for prefixes in [&["HEAD"][..], &["refs/heads/a", "refs/heads/a\n0000"], &["refs/"], &[""]] {
+        let world = list(prefixes, vec![]).await;
+        assert!(matches!(world.outcome, Err(Error::Branch { .. })), "{prefixes:?}");
+    }
+    assert_eq!(list(&[], vec![]).await.outcome.unwrap(), BTreeMap::new());
 }
 
 #[tokio::test]
