@@ -194,6 +194,15 @@ pub(crate) struct Pull {
     pub(crate) updated: Timestamp,
     pub(crate) closed: Option<Timestamp>,
     pub(crate) merged: Option<Timestamp>,
+    /// In the order in which they were put on.
+    pub(crate) labels: Vec<Label>,
+}
+
+/// A label of a repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Label {
+    pub(crate) id: u64,
+    pub(crate) name: String,
 }
 
 /// What the control API tells about a living token; never the token.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Access, Call, Reply, Route};
 use crate::access::Level;
-use crate::model::{Pull, Repository};
+use crate::model::{Label, Pull, Repository};
 use crate::refusal::Refusal;
 use crate::shapes;
 
@@ -23,6 +23,13 @@ pub(crate) const ROUTES: &[Route] = &[
         "pulls/pulls#update-a-pull-request",
         WRITE,
         update,
+    ),
+    Route::on(
+        Method::POST,
+        "/repos/{owner}/{repo}/issues/{issue_number}/labels",
+        "issues/labels#add-labels-to-an-issue",
+        WRITE,
+        label,
     ),
 ];
 
@@ -52,13 +59,13 @@ fn owner_of<'a>(call: &'a Call<'_>, repository: u64) -> &'a str {
     call.state.repositories.get(&repository).map_or("ghost", |found| call.state.login(found.owner))
 }
 
-fn named<'a>(call: &'a Call<'_>) -> Result<&'a Pull, Refusal> {
-    let number = call.number("pull_number")?;
+fn named<'a>(call: &'a Call<'_>, parameter: &str) -> Result<&'a Pull, Refusal> {
+    let number = call.number(parameter)?;
     call.state.pulls.get(&(call.repository, number)).ok_or_else(Refusal::not_found)
 }
 
 fn get(call: &mut Call<'_>) -> Result<Reply, Refusal> {
-    Reply::ok(shapes::pull(call.state, named(call)?, &call.links()))
+    Reply::ok(shapes::pull(call.state, named(call, "pull_number")?, &call.links()))
 }
 
 #[derive(Deserialize)]
@@ -121,6 +128,7 @@ fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
         updated: now,
         closed: None,
         merged: None,
+        labels: Vec::new(),
     };
     if let Some(home) = call.state.repositories.get_mut(&home_id) {
         home.next_number += 1;
@@ -148,7 +156,7 @@ struct Changes {
 fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let changes: Changes = call.body()?;
     let (key, now) = ((call.repository, call.number("pull_number")?), call.state.now());
-    let mut pull = named(call)?.clone();
+    let mut pull = named(call, "pull_number")?.clone();
     let home = call.repository()?;
     if let Some(base) = changes.base {
         pull.base_sha = home.branch(&base).cloned().ok_or_else(|| Refusal::field("PullRequest", "base", "invalid"))?;
@@ -173,4 +181,35 @@ fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     pull.updated = now;
     call.state.pulls.insert(key, pull);
     get(call)
+}
+
+#[derive(Deserialize)]
+struct NewLabels {
+    #[serde(default)]
+    labels: Vec<String>,
+}
+
+/// Puts labels on. One that the repository does not have yet is made; names are the same whatever their case.
+fn label(call: &mut Call<'_>) -> Result<Reply, Refusal> {
+    let wish: NewLabels = call.body()?;
+    let (home, now) = (call.repository, call.state.now());
+    let mut pull = named(call, "issue_number")?.clone();
+    for name in wish.labels {
+        if name.is_empty() || name.chars().count() > 50 {
+            return Err(Refusal::field("Label", "name", "invalid"));
+        }
+        let same = |label: &&Label| label.name.to_lowercase() == name.to_lowercase();
+        if pull.labels.iter().any(|label| same(&label)) {
+            continue;
+        }
+        let pulls = call.state.pulls.range((home, 0)..=(home, u64::MAX));
+        let known = pulls.flat_map(|(_, pull)| &pull.labels).find(same).cloned();
+        let label = known.unwrap_or_else(|| Label { id: call.state.new_id(), name });
+        pull.labels.push(label);
+    }
+    pull.updated = now;
+    let (repository, links) = (call.repository()?, call.links());
+    let shape = pull.labels.iter().map(|label| shapes::label(call.state, repository, label, &links)).collect();
+    call.state.pulls.insert((home, pull.number), pull);
+    Reply::ok(Value::Array(shape))
 }

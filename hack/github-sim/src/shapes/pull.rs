@@ -1,10 +1,11 @@
 //! Pull requests: `pull-request` alone, `pull-request-simple` in lists.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::{Links, node_id, repository, simple_user};
 use crate::clock::stamp;
-use crate::model::Pull;
+use crate::model::{Label, Pull, Repository};
 use crate::state::State;
 
 /// `pull-request-simple`.
@@ -59,7 +60,7 @@ pub(crate) fn pull_simple(state: &State, pull: &Pull, links: &Links) -> Value {
         "title": pull.title,
         "body": pull.body,
         "user": state.accounts.get(&pull.author).map(|author| simple_user(author, links)),
-        "labels": [],
+        "labels": pull.labels.iter().map(|found| label(state, home, found, links)).collect::<Vec<_>>(),
         "milestone": null,
         "assignee": null,
         "assignees": [],
@@ -75,6 +76,20 @@ pub(crate) fn pull_simple(state: &State, pull: &Pull, links: &Links) -> Value {
         "base": side(pull.repository, &pull.base, &pull.base_sha),
         "author_association": "CONTRIBUTOR",
         "auto_merge": null,
+    })
+}
+
+/// `label`.
+pub(crate) fn label(state: &State, home: &Repository, label: &Label, links: &Links) -> Value {
+    let name = utf8_percent_encode(&label.name, NON_ALPHANUMERIC);
+    json!({
+        "id": label.id,
+        "node_id": node_id("LA", label.id),
+        "url": format!("{}/repos/{}/labels/{name}", links.api, state.full_name(home)),
+        "name": label.name,
+        "description": "",
+        "color": "ededed",
+        "default": false,
     })
 }
 

@@ -70,6 +70,28 @@ async fn opens_lists_changes_and_follows() {
 }
 
 #[tokio::test]
+async fn labels_are_put_on_once_and_made_where_there_are_none() {
+    let world = world().await;
+    branch(&world, "more").await;
+    let token = world.token(json!({})).await;
+    for head in ["work", "more"] {
+        let opened = world.post(PULLS, &token, json!({"title": head, "head": head, "base": "main"})).await;
+        assert_eq!(opened.status, StatusCode::CREATED);
+    }
+    let labels = |number: u64| format!("/repos/acme/shop/issues/{number}/labels");
+    let first = world.post(&labels(1), &token, json!({"labels": ["bot", "needs review"]})).await;
+    let again = world.post(&labels(1), &token, json!({"labels": ["Bot", "third"]})).await;
+    let names = |body: &Value| body.as_array().unwrap().iter().map(|label| label["name"].clone()).collect::<Vec<_>>();
+    assert_eq!((first.status, names(&first.body)), (StatusCode::OK, vec![json!("bot"), json!("needs review")]));
+    assert_eq!(names(&again.body), ["bot", "needs review", "third"]);
+    let other = world.post(&labels(2), &token, json!({"labels": ["BOT"]})).await;
+    assert_eq!(other.body[0]["id"], first.body[0]["id"], "a repository has one label of a name");
+    assert_eq!(world.get(&format!("{PULLS}/1"), &token).await.body["labels"], again.body);
+    let read = world.token(json!({"permissions": {"pull_requests": "read"}})).await;
+    assert_eq!(world.post(&labels(1), &read, json!({"labels": ["x"]})).await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
 async fn refuses_in_githubs_words() {
     let world = world().await;
     let token = world.token(json!({})).await;

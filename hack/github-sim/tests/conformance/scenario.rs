@@ -141,6 +141,11 @@ async fn pulls(recorder: &mut Recorder<'_>, token: &str) {
     let made = recorder.post(&pulls, token, wish.clone()).await;
     recorder.refused(422, Method::POST, &pulls, token, wish).await;
     recorder.refused(422, Method::POST, &pulls, token, json!({"title": "x", "head": "none", "base": "main"})).await;
+    let labels = format!("{SHOP}/issues/1/labels");
+    recorder.done(Method::POST, &labels, token, json!({"labels": ["bot", "needs review"]})).await;
+    recorder.refused(422, Method::POST, &labels, token, json!({"labels": ["l".repeat(51)]})).await;
+    let nowhere = format!("{SHOP}/issues/9/labels");
+    recorder.refused(404, Method::POST, &nowhere, token, json!({"labels": ["bot"]})).await;
     recorder.get(&pulls, token).await;
     recorder.get(&format!("{pulls}/1"), token).await;
     let ready = json!({
