@@ -12,8 +12,8 @@ use github_sim::{
 };
 use landfall::github::{
     AppCredentials, Connect, Endpoint, Error, GitHub, HookConfigWanted, HookWanted, HttpsConnect, Ignore, MergeType,
-    Outlook, PlainHttp, Relation, Repositories, RepositorySelection, Revocation, Scope, Token, Unreached,
-    WebhookSecret,
+    NewPull, NotOpened, Outlook, PlainHttp, PullState, Relation, Repositories, RepositorySelection, Revocation, Scope,
+    Token, Unreached, WebhookSecret,
 };
 use landfall::runtime::clock::{Clock, ManualClock};
 
@@ -33,6 +33,7 @@ fn permissions() -> Permissions {
         ("administration", Level::Write),
         ("contents", Level::Write),
         ("metadata", Level::Read),
+        ("pull_requests", Level::Write),
         ("repository_hooks", Level::Write),
     ]
     .map(|(name, level)| (name.to_owned(), level))
@@ -450,4 +451,123 @@ async fn a_fork_is_made_once_and_kept_in_step_until_it_has_gone_its_own_way() {
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
     let error = github.merge_upstream(&token, "acme", "shop", "main").await.unwrap_err();
     assert!(matches!(error, Error::Unprocessable { .. }), "{error}");
+}
+
+/// A world whose shop has a commit on `main`, and one more on `work`.
+async fn with_work() -> World {
+    let world = World::new(vec![]).await;
+    for branch in ["main", "work"] {
+        push(&world, "acme/shop", branch);
+    }
+    world
+}
+
+/// A commit on a branch, which begins at `main` if it is not there yet.
+fn push(world: &World, repository: &str, branch: &str) {
+    let push = Push {
+        repository: repository.into(),
+        branch: Some(branch.into()),
+        path: branch.into(),
+        content: "text".into(),
+        message: None,
+    };
+    world.sim.push(&push).unwrap();
+}
+
+const WORK: NewPull<'_> = NewPull { title: "Work", head: "work", base: "main", body: "Of today.", draft: true };
+
+#[tokio::test]
+async fn a_pull_request_is_opened_found_made_ready_and_closed() {
+    let world = with_work().await;
+    let (github, token) = (&world.github, world.token(&["contents", "pull_requests"]).await);
+    assert_eq!(github.pull_requests(&token, "acme", "shop", "acme:work").await.unwrap(), []);
+    let opened = github.open_pull_request(&token, "acme", "shop", &WORK).await.unwrap();
+    assert_eq!((opened.number, &opened.state, opened.draft), (1, &PullState::Open, true));
+    assert_eq!(Some(&opened.head.sha), world.sim.head("acme/shop", "work").as_ref());
+    assert_eq!(opened.head.repo.as_ref().map(|repo| repo.id), world.sim.repository_id("acme/shop"));
+    let found = github.pull_requests(&token, "acme", "shop", "acme:work").await.unwrap();
+    assert_eq!(found, std::slice::from_ref(&opened));
+    assert_eq!(github.pull_requests(&token, "acme", "shop", "acme:main").await.unwrap(), []);
+
+    github.add_labels(&token, "acme", "shop", 1, &["bot", "needs review"]).await.unwrap();
+    github.ready_for_review(&token, &opened.node_id).await.unwrap();
+    assert!(!github.pull_request(&token, "acme", "shop", 1).await.unwrap().draft);
+    let closed = github.close_pull_request(&token, "acme", "shop", 1).await.unwrap();
+    assert_eq!((&closed.state, closed.merged_at), (&PullState::Closed, None));
+    assert_eq!(github.pull_requests(&token, "acme", "shop", "acme:work").await.unwrap(), [closed]);
+
+    let error = github.ready_for_review(&token, &opened.node_id).await.unwrap_err();
+    assert!(matches!(&error, Error::Unprocessable { message, .. } if message == "Pull request is closed"), "{error}");
+    let error = github.ready_for_review(&token, "PR_nothing").await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn ready_for_review_takes_contents_besides() {
+    let world = with_work().await;
+    let (github, narrow) = (&world.github, world.token(&["pull_requests"]).await);
+    let opened = github.open_pull_request(&narrow, "acme", "shop", &WORK).await.unwrap();
+    let error = github.ready_for_review(&narrow, &opened.node_id).await.unwrap_err();
+    assert!(matches!(error, Error::Forbidden { .. }), "{error}");
+    assert!(github.pull_request(&narrow, "acme", "shop", 1).await.unwrap().draft);
+}
+
+#[tokio::test]
+async fn why_a_pull_request_is_not_opened_is_told_apart() {
+    let world = with_work().await;
+    let (github, token) = (&world.github, world.token(&["contents", "pull_requests"]).await);
+    let mut found = Vec::new();
+    for wanted in [
+        WORK,
+        NewPull { draft: false, ..WORK },
+        NewPull { draft: false, head: "acme:work", ..WORK },
+        NewPull { draft: false, head: "main", ..WORK },
+        NewPull { draft: false, head: "nothing", ..WORK },
+        NewPull { draft: false, base: "nothing", ..WORK },
+        NewPull { draft: false, title: "", ..WORK },
+    ] {
+        let error = github.open_pull_request(&token, "acme", "shop", &wanted).await.err();
+        found.push(error.as_ref().map(NotOpened::told_by));
+    }
+    let expected = [
+        None,
+        Some(Some(NotOpened::AlreadyExists)),
+        Some(Some(NotOpened::AlreadyExists)),
+        Some(Some(NotOpened::NoCommits)),
+        Some(Some(NotOpened::HeadInvalid)),
+        Some(Some(NotOpened::BaseInvalid)),
+        Some(None),
+    ];
+    assert_eq!(found, expected);
+    // One whose answer was lost is there all the same.
+    github.close_pull_request(&token, "acme", "shop", 1).await.unwrap();
+    world.sim.inject(Fault::new("POST", "/repos/*/pulls", FaultKind::LoseResponse));
+    let error = github.open_pull_request(&token, "acme", "shop", &WORK).await.unwrap_err();
+    assert!(error.may_have_happened(), "{error}");
+    let found = github.pull_requests(&token, "acme", "shop", "acme:work").await.unwrap();
+    assert_eq!(found.iter().map(|pull| pull.number).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[tokio::test]
+async fn where_drafts_are_not_supported_that_is_told() {
+    let world = World::new(vec![AccountSeed { plan: Some("free".into()), ..account("globex") }]).await;
+    let lib = RepositorySeed {
+        owner: "globex".into(),
+        name: "lib".into(),
+        private: true,
+        empty: true,
+        ..RepositorySeed::default()
+    };
+    world.sim.create_repository(&lib).unwrap();
+    for branch in ["main", "work"] {
+        push(&world, "globex/lib", branch);
+    }
+    let install = Install { app: "landfall".into(), account: "globex".into(), ..Install::default() };
+    let permissions = ["contents", "pull_requests"].map(|name| (name.to_owned(), "write".to_owned())).into();
+    let scope = Scope { repositories: Repositories::All, permissions };
+    let token = world.github.mint(world.sim.install(&install).unwrap(), &scope).await.unwrap().token;
+    let error = world.github.open_pull_request(&token, "globex", "lib", &WORK).await.unwrap_err();
+    assert_eq!(NotOpened::told_by(&error), Some(NotOpened::DraftUnsupported), "{error}");
+    let ready = NewPull { draft: false, ..WORK };
+    assert_eq!(world.github.open_pull_request(&token, "globex", "lib", &ready).await.unwrap().number, 1);
 }

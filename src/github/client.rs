@@ -5,9 +5,10 @@
 //! become segments of a path in one place ([`GitHub::repository_path`]), so a name with a slash reaches nothing else.
 //!
 //! Here are what all calls share and the calls about the App and its tokens; those about a repository are in
-//! [`repositories`], its hooks and the App's in [`hooks`], forks in [`forks`].
+//! [`repositories`], its hooks and the App's in [`hooks`], forks in [`forks`], pull requests in [`pulls`].
 mod forks;
 pub mod hooks;
+pub mod pulls;
 mod repositories;
 
 use std::collections::BTreeMap;
@@ -192,7 +193,8 @@ impl GitHub {
         path: &str,
     ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
-        let mut page = format!("{}{path}?per_page=100", self.endpoint.api_url());
+        let more = if path.contains('?') { '&' } else { '?' };
+        let mut page = format!("{}{path}{more}per_page=100", self.endpoint.api_url());
         for _ in 0..PAGES {
             let answer = self.send(route, credential.clone(), &page, NO_BODY).await?;
             let next = next_page(answer.headers(), &page).map_err(|what| self.malformed(route, what.to_owned()))?;

@@ -84,13 +84,15 @@ impl Endpoint {
         self.api.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// Whether `url` is on the API's origin and under its base path: the only place credentials go.
+    /// Whether `url` is on the API's origin and under its base path, or is the GraphQL API's own address: the only places
+    /// credentials go.
     #[must_use]
     pub fn contains(&self, url: &Url) -> bool {
         // `Url` has resolved `..` and its percent-encoded spellings, so a prefix of whole segments decides.
         let base = self.api.path().trim_end_matches('/');
         let under_base = url.path().strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        url.origin() == self.api.origin() && under_base && url.username().is_empty() && url.password().is_none()
+        let of_rest = url.origin() == self.api.origin() && under_base;
+        (of_rest || *url == self.graphql) && url.username().is_empty() && url.password().is_none()
     }
 }
 
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_origin_and_base_path_are_the_api() {
+    fn only_the_origin_and_base_path_and_graphql_are_the_api() {
         let endpoint = parse("https://h.example/api/v3").unwrap();
         let table = [
             ("https://h.example/api/v3/app", true),
@@ -353,6 +355,12 @@ mod tests {
             ("https://h.example:444/api/v3/app", false),
             ("https://h.example.evil/api/v3/app", false),
             ("https://evil@h.example/api/v3/app", false),
+            ("https://h.example/api/graphql", true),
+            ("https://h.example/api/graphql/x", false),
+            ("https://h.example/api/graphql?x=1", false),
+            ("http://h.example/api/graphql", false),
+            ("https://h.example:444/api/graphql", false),
+            ("https://evil@h.example/api/graphql", false),
         ];
         for (address, expected) in table {
             assert_eq!(endpoint.contains(&Url::parse(address).unwrap()), expected, "{address}");

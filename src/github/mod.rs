@@ -22,13 +22,14 @@ pub mod transport;
 pub(crate) mod scripted;
 
 pub use self::client::hooks::{HookConfigWanted, HookWanted};
+pub use self::client::pulls::{NewPull, NotOpened};
 pub use self::client::{GitHub, Repositories, Revocation, Scope};
 pub use self::endpoint::{Endpoint, EndpointError, PlainHttp};
 pub use self::error::{Error, Outlook, Unreached};
 pub use self::jwt::{AppCredentials, CredentialsError};
 pub use self::models::{
-    Account, App, Comparison, Hook, HookConfig, Installation, Level, MergeType, Merged, Minted, Permissions, Relation,
-    Repository, RepositorySelection,
+    Account, App, Comparison, Hook, HookConfig, Installation, Level, MergeType, Merged, Minted, Permissions, PullBase,
+    PullHead, PullRepository, PullRequest, PullState, Relation, Repository, RepositorySelection,
 };
 pub use self::secret::{PrivateKeyPem, Token, WebhookSecret};
 pub use self::stack::{Count, Exchange, Ignore, Observe};

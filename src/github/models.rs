@@ -4,6 +4,7 @@
 //! that GitHub adds never makes an answer unreadable. Shapes: GitHub's OpenAPI description of version 2022-11-28 and
 //! 2026-03-10, where these fields are the same.
 mod hook;
+mod pull;
 mod repository;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::hook::{Hook, HookConfig};
+pub use self::pull::{PullBase, PullHead, PullRepository, PullRequest, PullState};
 pub use self::repository::{Comparison, MergeType, Merged, Relation, Repository};
 use super::secret::Token;
 
