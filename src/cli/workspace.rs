@@ -16,20 +16,20 @@ use tokio::time::Instant;
 use crate::git::{BranchName, Sealed};
 use crate::runtime::clock::{Clock as _, SystemClock};
 use crate::runtime::shutdown::on_signal;
-use crate::workspace::clone::{self, OnExists};
+use crate::workspace::clone::{self, FirstCommit, OnExists};
 use crate::workspace::credential::{self, RepositoryUrl};
 use crate::workspace::evidence::Evidence;
 use crate::workspace::exit;
 use crate::workspace::gather::Workspace;
-use crate::workspace::person::configure;
 use crate::workspace::remote::Access;
 use crate::workspace::save::{self, Outcome, autosave, save};
 use crate::workspace::store::Author;
+use crate::workspace::tools::{self, Tools};
 
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Clone the repository into the workspace, at its branch, and write the git configuration that a person works with there.
+    /// Clone the repository into the workspace, at its branch, and write the tools that a person works with there.
     #[command(after_long_help = CLONE_HELP)]
     Clone(Box<CloneArgs>),
     /// Answer git's question for credentials: the value of git's credential.helper.
@@ -41,13 +41,17 @@ pub enum Command {
 }
 
 const CLONE_HELP: &str = "\
-The clone is made beside the directory and renamed when it is whole. A clone that is there is left as it is; the git \
-configuration is written anew. Nothing that the repository brings is run: no hooks, no filters, no submodules.
+The clone is made beside the directory and renamed when it is whole. A clone that is there is left as it is; the tools \
+are written anew. Nothing that the repository brings is run: no hooks, no filters, no submodules.
 
 Prints what came of it as JSON: branch, head, cloned (was it made just now), begun (was the branch begun just now).
 
-The git configuration is meant for the variable GIT_CONFIG_SYSTEM of the container in which a person works. It has the \
-credential helper for this one repository, the author, and push.default; what the person sets goes before it.
+The tools are for the container in which a person works, which may be of any image with a POSIX shell:
+  gitconfig                for the variable GIT_CONFIG_SYSTEM: the credential helper for this one repository, the author, and
+                           push.default; what the person sets goes before it
+  git-credential-landfall  the helper
+  gh                       the GitHub CLI of the image, with the token: the directory goes before others in PATH
+There is no secret among them: the token is read from its file whenever git or gh needs it.
 
 Exit status:
   0   there is a clone
@@ -150,18 +154,28 @@ pub struct CloneArgs {
     /// Milliseconds between the first two attempts; twice as many after each further one.
     #[arg(long, default_value_t = 1000)]
     wait: u32,
-    /// Write the git configuration for the person's container to this file.
+    /// Begin a branch that is not at the remote yet with an empty commit of this message, and push it. One that no other workspace
+    /// has tells an earlier attempt's branch from others.
+    #[arg(long, env = "LANDFALL_FIRST_COMMIT", requires = "author_name", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    first_commit: Option<String>,
+    /// Write the tools for the person's container into this directory.
+    #[arg(long, env = "LANDFALL_TOOLS")]
+    tools: Option<PathBuf>,
+    /// The directory of the tools, as the person's container sees it. Default: as it is called here.
     #[arg(long)]
-    git_config: Option<PathBuf>,
-    /// Our binary, as the person's container sees it. Default: as it is called here.
-    #[arg(long)]
-    person_program: Option<PathBuf>,
+    person_tools: Option<PathBuf>,
     /// The token's file, as the person's container sees it. Default: as it is called here.
     #[arg(long)]
     person_token_file: Option<PathBuf>,
     /// The certificates, as the person's container sees them. Default: as they are called here.
     #[arg(long)]
     person_ca_file: Option<PathBuf>,
+    /// Write what is printed to this file as well, whole or not at all.
+    #[arg(long)]
+    record: Option<PathBuf>,
+    /// Write it to this file as well, as a container's last message.
+    #[arg(long)]
+    termination_log: Option<PathBuf>,
     /// Who the person commits as.
     #[arg(long, env = "LANDFALL_AUTHOR_NAME", requires = "author_email")]
     author_name: Option<String>,
@@ -263,12 +277,16 @@ async fn clone(args: CloneArgs) -> Result<ExitCode, Box<dyn std::error::Error>> 
     let (scratch, deadline) = (args.access.scratch(), args.access.deadline());
     let access = args.access.access()?;
     let directory = std::path::absolute(&args.directory)?;
+    let author = args.author_name.zip(args.author_email).map(|(name, email)| Author { name, email });
+    let now = SystemClock.now().as_second();
+    let first_commit = args.first_commit.zip(author.clone());
     let request = clone::Request {
         access: access.clone(),
         directory: directory.clone(),
         branch: args.branch,
         from: args.from,
         on_exists: args.on_exists,
+        first_commit: first_commit.map(|(message, author)| FirstCommit { message, author, date: now }),
         without_blobs: args.filter == Filter::Blobs,
         depth: args.depth,
         scratch: scratch.clone(),
@@ -279,23 +297,45 @@ async fn clone(args: CloneArgs) -> Result<ExitCode, Box<dyn std::error::Error>> 
     let cloned = match clone::clone(&request).await {
         Ok(cloned) => cloned,
         Err(error) => {
-            eprintln!("landfall: {}", super::with_causes(&error));
+            eprintln!("{}", last_words(&super::with_causes(&error)));
             return Ok(ExitCode::from(error.exit()));
         }
     };
-    if let Some(file) = args.git_config {
-        let theirs = Access {
-            program: args.person_program.unwrap_or(access.program),
+    if let Some(to) = args.tools {
+        let to = std::path::absolute(to)?;
+        let tools = Tools {
+            url: access.url,
+            directory: args.person_tools.unwrap_or_else(|| to.clone()),
             token_file: args.person_token_file.unwrap_or(access.token_file),
             ca_file: args.person_ca_file.or(access.ca_file),
-            url: access.url,
+            clone: directory,
+            author,
         };
-        let author = args.author_name.zip(args.author_email).map(|(name, email)| Author { name, email });
-        let git = Sealed::new(&scratch, &scratch, deadline);
-        configure(&std::path::absolute(file)?, &git, &theirs, &directory, author.as_ref()).await?;
+        tools.write(&to, &scratch, &Sealed::new(&scratch, &scratch, deadline)).await?;
     }
-    print(&cloned)?;
+    let text = print(&cloned)?;
+    if let Some(file) = args.record {
+        tools::replace(&std::path::absolute(&file)?, text.as_bytes(), 0o644)
+            .map_err(|error| format!("--record {}: {error}", file.display()))?;
+    }
+    if let Some(file) = args.termination_log {
+        // Kubernetes mounts the file: it cannot be replaced.
+        std::fs::write(&file, &text).map_err(|error| format!("--termination-log {}: {error}", file.display()))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What Kubernetes shows of a container that failed is the end of what it said, of which this is all.
+fn last_words(text: &str) -> String {
+    // Kubernetes takes 2048 bytes and 80 lines.
+    const MOST: usize = 1900;
+    const MOST_LINES: usize = 70;
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let first = &first[..first.floor_char_boundary(MOST)];
+    let rest = &rest[rest.ceil_char_boundary(rest.len().saturating_sub(MOST - first.len()))..];
+    let lines: Vec<_> = rest.lines().collect();
+    let lines = &lines[lines.len().saturating_sub(MOST_LINES)..];
+    [&format!("landfall: {first}")[..]].iter().chain(lines).copied().collect::<Vec<_>>().join("\n")
 }
 
 async fn save_work(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -323,9 +363,10 @@ async fn save_work(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error
     Ok(ExitCode::from(if clean { exit::DONE } else { report.outcome.exit() }))
 }
 
-fn print(value: &impl Serialize) -> Result<(), Box<dyn std::error::Error>> {
+fn print(value: &impl Serialize) -> Result<String, Box<dyn std::error::Error>> {
     let text = serde_json::to_string(value)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    out.flush()?;
+    Ok(text)
 }

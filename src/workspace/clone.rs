@@ -16,11 +16,14 @@ use tokio::time::Instant;
 use super::beneath::Directory;
 use super::local::Local;
 use super::remote::{Access, RemoteError, Trouble};
+use super::store::{Author, Commit, commit_tree};
 use super::{WorkspaceError, exit};
 use crate::git::{BranchName, Sealed, SealedError, Sha};
 
 /// The longest that is waited between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The most bytes of a branch's name that is told: a container's last message has room for it, whole.
+const MOST_NAME: usize = 1000;
 /// How many names are tried before it is given up to find a free one.
 const NAMES: usize = 100;
 
@@ -48,6 +51,8 @@ pub struct Request {
     pub from: Option<BranchName>,
     /// What to do if it is there already.
     pub on_exists: OnExists,
+    /// What to begin it with; none if it is not to be at the remote before there is work.
+    pub first_commit: Option<FirstCommit>,
     /// Whether files are fetched only when they are needed.
     pub without_blobs: bool,
     /// How many commits of each branch are fetched; none for all.
@@ -62,17 +67,28 @@ pub struct Request {
     pub deadline: Instant,
 }
 
+/// A commit without changes: GitHub opens no pull request for a branch that has none of its own.
+#[derive(Clone, Debug)]
+pub struct FirstCommit {
+    /// Its message. One that no other workspace has tells whose branch it is.
+    pub message: String,
+    /// Who it is by.
+    pub author: Author,
+    /// When, in seconds since 1970.
+    pub date: i64,
+}
+
 /// A clone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cloned {
-    /// The branch that is checked out; none if the person checked out none.
+    /// The branch that is checked out; none if the person checked out none, or one whose name is too long to be told.
     pub branch: Option<String>,
     /// Its newest commit; none if it has none.
     pub head: Option<Sha>,
     /// Whether the clone was made just now.
     pub cloned: bool,
-    /// Whether the branch was begun just now; otherwise it was at the remote.
+    /// Whether the branch was begun just now, or by a clone that came no further; otherwise it was at the remote.
     pub begun: bool,
 }
 
@@ -82,6 +98,14 @@ pub enum CloneError {
     /// git's own words.
     #[error("the repository cannot be cloned: {0}")]
     Remote(RemoteError),
+    /// The branch cannot be begun there.
+    #[error("the first commit of branch {branch} cannot be pushed: {error}")]
+    FirstCommit {
+        /// The branch.
+        branch: BranchName,
+        /// git's own words.
+        error: RemoteError,
+    },
     /// The branch is there already.
     #[error("branch {0} is at the remote already: choose another name, or resume it")]
     BranchExists(BranchName),
@@ -112,10 +136,10 @@ impl CloneError {
         match self {
             Self::BranchExists(_) => exit::BRANCH_EXISTS,
             Self::BranchNotFound(_) => exit::BRANCH_NOT_FOUND,
-            Self::Remote(error) if error.trouble.passes() => exit::AGAIN,
+            Self::Remote(error) | Self::FirstCommit { error, .. } if error.trouble.passes() => exit::AGAIN,
             Self::Volume { .. } => exit::AGAIN,
             Self::Workspace(error) if error.passes() => exit::AGAIN,
-            Self::Remote(_) | Self::Occupied(_) | Self::Workspace(_) => exit::REFUSED,
+            Self::Remote(_) | Self::FirstCommit { .. } | Self::Occupied(_) | Self::Workspace(_) => exit::REFUSED,
         }
     }
 
@@ -143,13 +167,13 @@ pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
     let home = home.map_err(WorkspaceError::scratch(&request.scratch))?;
     let parent = request.directory.parent().unwrap_or(Path::new("/"));
     let beside = parent.join(unfinished(&request.directory));
-    let git = request.access.unlocked(Sealed::new(parent, home.path(), request.deadline));
+    let git = Sealed::new(parent, home.path(), request.deadline);
     let mut wait = request.wait;
     for attempt in 1.. {
         // What an earlier attempt left, also of another process.
         cleared(&beside)?;
         match attempt_at(request, &git, &beside).await {
-            Err(CloneError::Remote(error))
+            Err(CloneError::Remote(error) | CloneError::FirstCommit { error, .. })
                 // GitHub may take seconds until all of it knows a new token, or a new repository.
                 if (error.trouble.passes() || error.trouble == Trouble::NotFound)
                     && attempt < request.attempts.get()
@@ -198,6 +222,7 @@ fn there(at: &Path) -> Result<Option<Cloned>, CloneError> {
     let local = Local::read(&git, &git_at).map_err(WorkspaceError::from)?;
     let head = local.head(&git, &git_at).map_err(WorkspaceError::from)?;
     let branch = head.branch.map(|branch| String::from_utf8_lossy(&branch).into_owned());
+    let branch = branch.filter(|branch| branch.len() <= MOST_NAME);
     Ok(Some(Cloned { branch, head: head.commit, cloned: false, begun: false }))
 }
 
@@ -222,14 +247,21 @@ async fn attempt_at(request: &Request, git: &Sealed, to: &Path) -> Result<Cloned
         arguments.extend([format!("--depth={depth}"), "--no-single-branch".to_owned()]);
     }
     arguments.extend(["--end-of-options".to_owned(), request.access.url.address(), to.to_string_lossy().into_owned()]);
-    git.run(&arguments).await?;
+    request.access.unlocked(git.clone()).run(&arguments).await?;
 
     // The git directory is ours until it is renamed: nobody else has written to it.
-    let git = git.clone().in_directory(to).variable("GIT_DIR", to.join(".git")).variable("GIT_WORK_TREE", to);
-    let (branch, start) = choose(request, &git).await?;
+    let sealed = git.clone().in_directory(to).variable("GIT_DIR", to.join(".git")).variable("GIT_WORK_TREE", to);
+    // What a clone left out is fetched when it is needed.
+    let git = request.access.unlocked(sealed.clone());
+    let Chosen { branch, mut head, begin } = choose(request, &git).await?;
     let name = format!("refs/heads/{branch}");
-    let begun = start.as_ref().is_none_or(|(_, begun)| *begun);
-    let head = start.map(|(head, _)| head);
+    if let (Some(start), Begin::Now, Some(first)) = (&head, begin, &request.first_commit) {
+        let commit = first.after(start, &git).await?;
+        let remote = request.access.remote(sealed);
+        remote.push(&commit, &name).await.map_err(|error| CloneError::FirstCommit { branch: branch.clone(), error })?;
+        git.run(&["update-ref", "--no-deref", &format!("{AT_REMOTE}{branch}"), commit.as_str()]).await?;
+        head = Some(commit);
+    }
     if let Some(head) = &head {
         git.run(&["update-ref", "--no-deref", &name, head.as_str()]).await?;
     }
@@ -240,13 +272,52 @@ async fn attempt_at(request: &Request, git: &Sealed, to: &Path) -> Result<Cloned
     if head.is_some() {
         git.run(&["reset", "--quiet", "--hard"]).await?;
     }
-    Ok(Cloned { branch: Some(branch.to_string()), head, cloned: true, begun })
+    Ok(Cloned { branch: Some(branch.to_string()), head, cloned: true, begun: begin != Begin::Not })
 }
 
-/// The branch, where it starts (none in a repository without a commit), and whether it is begun there.
-async fn choose(request: &Request, git: &Sealed) -> Result<(BranchName, Option<(Sha, bool)>), CloneError> {
+impl FirstCommit {
+    /// Makes it.
+    async fn after(&self, start: &Sha, git: &Sealed) -> Result<Sha, CloneError> {
+        let tree = git.text(&["rev-parse", "--verify", &format!("{start}^{{tree}}")]).await?;
+        let tree = tree.parse().map_err(|_| WorkspaceError::Answer(tree))?;
+        let commit = Commit { tree: &tree, parents: vec![start.clone()], date: self.date, message: &self.message };
+        Ok(commit_tree(git, &commit, &self.author).await?)
+    }
+
+    /// Whether this is it, made by an earlier clone that did not come to its end.
+    async fn is(&self, commit: &Sha, git: &Sealed) -> Result<bool, CloneError> {
+        let format = "--format=%an%x00%ae%x00%cn%x00%ce%x00%B";
+        let said = git.text(&["log", "-1", "--no-show-signature", format, commit.as_str(), "--"]).await?;
+        let (Author { name, email }, message) = (&self.author, self.message.trim_end());
+        Ok(said.trim_end() == [name, email, name, email, message].join("\0"))
+    }
+}
+
+/// Where a clone has what the remote had.
+const AT_REMOTE: &str = "refs/remotes/origin/";
+
+/// What is to be worked on.
+struct Chosen {
+    branch: BranchName,
+    /// Where it is, or begins; none in a repository without a commit.
+    head: Option<Sha>,
+    begin: Begin,
+}
+
+/// Whether a branch is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// It was there.
+    Not,
+    /// An earlier clone began it, and came no further.
+    Before,
+    /// It is not at the remote yet.
+    Now,
+}
+
+async fn choose(request: &Request, git: &Sealed) -> Result<Chosen, CloneError> {
     let at_remote = async |name: &str| -> Result<Option<Sha>, CloneError> {
-        let name = format!("refs/remotes/origin/{name}^{{commit}}");
+        let name = format!("{AT_REMOTE}{name}^{{commit}}");
         match git.text(&["rev-parse", "--quiet", "--verify", "--end-of-options", &name]).await {
             Ok(said) => Ok(said.lines().last().and_then(|line| line.parse().ok())),
             Err(SealedError::Failed { status: Some(1), .. }) => Ok(None),
@@ -254,25 +325,27 @@ async fn choose(request: &Request, git: &Sealed) -> Result<(BranchName, Option<(
         }
     };
     let mut branch = request.branch.clone();
-    if let Some(head) = at_remote(branch.as_str()).await? {
+    let mut number = 1;
+    while let Some(head) = at_remote(branch.as_str()).await? {
+        let begun_before = match &request.first_commit {
+            Some(first) => first.is(&head, git).await?,
+            None => false,
+        };
+        if begun_before {
+            return Ok(Chosen { branch, head: Some(head), begin: Begin::Before });
+        }
+        number += 1;
         match request.on_exists {
-            OnExists::Resume => return Ok((branch, Some((head, false)))),
-            OnExists::Fail => return Err(CloneError::BranchExists(branch)),
-            OnExists::Suffix => {
-                let mut free = None;
-                for number in 2..=NAMES {
-                    let Ok(name) = format!("{}-{number}", request.branch).parse::<BranchName>() else { break };
-                    if at_remote(name.as_str()).await?.is_none() {
-                        free = Some(name);
-                        break;
-                    }
-                }
-                branch = free.ok_or(CloneError::BranchExists(branch))?;
+            OnExists::Resume => return Ok(Chosen { branch, head: Some(head), begin: Begin::Not }),
+            OnExists::Suffix if number <= NAMES => {
+                let next = format!("{}-{number}", request.branch).parse();
+                branch = next.map_err(|_| CloneError::BranchExists(branch))?;
             }
+            OnExists::Fail | OnExists::Suffix => return Err(CloneError::BranchExists(request.branch.clone())),
         }
     }
-    let start = at_remote(request.from.as_ref().map_or("HEAD", BranchName::as_str)).await?;
-    if start.is_none() {
+    let head = at_remote(request.from.as_ref().map_or("HEAD", BranchName::as_str)).await?;
+    if head.is_none() {
         let any = git.text(&["for-each-ref", "--count=1", "refs/remotes"]).await?;
         if let Some(from) = request.from.clone().filter(|_| !any.is_empty()) {
             return Err(CloneError::BranchNotFound(from));
@@ -282,5 +355,5 @@ async fn choose(request: &Request, git: &Sealed) -> Result<(BranchName, Option<(
             return Err(CloneError::Remote(RemoteError { trouble: Trouble::Refused, words }));
         }
     }
-    Ok((branch, start.map(|start| (start, true))))
+    Ok(Chosen { branch, head, begin: Begin::Now })
 }

@@ -78,6 +78,25 @@ impl RepositoryUrl {
         format!("https://{}", self.host)
     }
 
+    /// The host, with its port where that is not 443.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether the host has a port.
+    #[must_use]
+    pub fn has_port(&self) -> bool {
+        // The last part of an address of version 6 ends in a bracket.
+        self.host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
+    /// The owner and the name.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Whether git asks about this repository, or about its large files (which git-lfs keeps below it).
     fn is(&self, question: &Question) -> bool {
         let path = question.path.trim_matches('/');
@@ -180,11 +199,16 @@ pub fn get(
 /// The value of git's `credential.helper` that asks `program` (our own binary) for the token. git gives it to a shell.
 #[must_use]
 pub fn helper(program: &Path, repositories: &[RepositoryUrl], token_file: &Path) -> String {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let urls: Vec<_> =
-        repositories.iter().map(|repository| format!("--url {}", quoted(&repository.address()))).collect();
-    let (program, token_file) = (quoted(&program.to_string_lossy()), quoted(&token_file.to_string_lossy()));
+        repositories.iter().map(|repository| format!("--url {}", shell_quoted(&repository.address()))).collect();
+    let (program, token_file) = (shell_quoted(&program.to_string_lossy()), shell_quoted(&token_file.to_string_lossy()));
     format!("!{program} workspace credential {} --token-file {token_file}", urls.join(" "))
+}
+
+/// The word of a POSIX shell that stands for this text and nothing else.
+#[must_use]
+pub fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub mod report;
 pub mod save;
 pub mod snapshot;
 pub mod store;
+pub mod tools;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,15 @@ pub enum WorkspaceError {
     #[error("{path} cannot be read from the volume")]
     Volume {
         /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A tool for the person's container cannot be written.
+    #[error("{path} cannot be written; --tools names the directory for it")]
+    Tools {
+        /// Which.
         path: PathBuf,
         /// Why.
         #[source]

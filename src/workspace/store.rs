@@ -174,22 +174,29 @@ impl Store {
     /// # Errors
     /// git's own words.
     pub async fn make(&self, commit: &Commit<'_>, author: &Author) -> Result<Sha, WorkspaceError> {
-        let mut arguments = vec!["commit-tree".to_owned()];
-        for parent in &commit.parents {
-            arguments.extend(["-p".to_owned(), parent.to_string()]);
-        }
-        arguments.extend(["-F".to_owned(), "-".to_owned(), commit.tree.to_string()]);
-        let date = format!("@{} +0000", commit.date);
-        let mut git = self.git.clone();
-        for role in ["AUTHOR", "COMMITTER"] {
-            git = git.variable(&format!("GIT_{role}_NAME"), &author.name);
-            git =
-                git.variable(&format!("GIT_{role}_EMAIL"), &author.email).variable(&format!("GIT_{role}_DATE"), &date);
-        }
-        let message = commit.message.to_owned();
-        let said = git.fed(&arguments, move |to| to.write_all(message.as_bytes())).await?.said;
-        sha(&said)
+        commit_tree(&self.git, commit, author).await
     }
+}
+
+/// Makes a commit where `git` is. The same one twice is one commit.
+///
+/// # Errors
+/// git's own words.
+pub async fn commit_tree(git: &Sealed, commit: &Commit<'_>, author: &Author) -> Result<Sha, WorkspaceError> {
+    let mut arguments = vec!["commit-tree".to_owned()];
+    for parent in &commit.parents {
+        arguments.extend(["-p".to_owned(), parent.to_string()]);
+    }
+    arguments.extend(["-F".to_owned(), "-".to_owned(), commit.tree.to_string()]);
+    let date = format!("@{} +0000", commit.date);
+    let mut git = git.clone();
+    for role in ["AUTHOR", "COMMITTER"] {
+        git = git.variable(&format!("GIT_{role}_NAME"), &author.name);
+        git = git.variable(&format!("GIT_{role}_EMAIL"), &author.email).variable(&format!("GIT_{role}_DATE"), &date);
+    }
+    let message = commit.message.to_owned();
+    let said = git.fed(&arguments, move |to| to.write_all(message.as_bytes())).await?.said;
+    sha(&said)
 }
 
 /// The object that git names.

@@ -72,7 +72,7 @@ async fn a_person_works_in_it_with_plain_git() {
     for place in ["volume", "scratch", "home"] {
         assert_eq!(holding(&scene.at(place), &token), Vec::<std::path::PathBuf>::new());
     }
-    let config = std::fs::read_to_string(scene.at("gitconfig")).unwrap();
+    let config = std::fs::read_to_string(scene.at("tools/gitconfig")).unwrap();
     assert!(config.contains("credential") && !config.contains(&token));
     let config = std::fs::read_to_string(scene.shop().join(".git/config")).unwrap();
     assert!(!config.contains("credential") && config.contains(&scene.url("shop")), "{config}");
@@ -156,14 +156,14 @@ async fn a_clone_that_is_there_is_left_alone() {
     scene.git(&["switch", "--quiet", "--create", "mine"]).await;
     scene.write("README.md", "changed");
     scene.write(".git/hooks/post-checkout", "exit 1");
-    std::fs::remove_file(scene.at("gitconfig")).unwrap();
+    std::fs::remove_file(scene.at("tools/gitconfig")).unwrap();
     let before = on_disk(&scene.shop());
     scene.sim.reset_requests();
     let done = scene.clone(&[]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     assert_eq!((&done.said["cloned"], &done.said["branch"]), (&false.into(), &"mine".into()));
     assert_same(&before, &on_disk(&scene.shop()));
-    assert!(scene.at("gitconfig").exists() && scene.sim.requests().is_empty());
+    assert!(scene.at("tools/gitconfig").exists() && scene.sim.requests().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,7 +34,7 @@ async fn the_token_goes_to_the_repository_and_nowhere_else() {
             .current_dir(scene.shop())
             .env("HOME", scene.at("home"))
             .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_CONFIG_SYSTEM", scene.at("gitconfig"));
+            .env("GIT_CONFIG_SYSTEM", scene.at("tools/gitconfig"));
         String::from_utf8(output(git).await.stdout).unwrap()
     };
     let (shop, other, base) = (scene.url("shop"), scene.url("other"), scene.sim.base_url());

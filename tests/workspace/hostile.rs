@@ -44,7 +44,7 @@ async fn plain(scene: &Scene, directory: &Path, arguments: &[&str]) {
         .env("no_proxy", "*")
         .env("HOME", scene.at("home"))
         .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_CONFIG_SYSTEM", scene.at("gitconfig"));
+        .env("GIT_CONFIG_SYSTEM", scene.at("tools/gitconfig"));
     // Whether it succeeds is not what is asked; it is shown when a test fails.
     let output = output(git).await;
     println!("git {arguments:?}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -222,7 +222,7 @@ async fn no_token_goes_where_the_configuration_points() {
         // The proxy is asked for by plain git only where no variable says otherwise.
         let mut git = Command::new("git");
         git.current_dir(scene.shop()).args(["push", "--quiet", "origin", "HEAD:refs/heads/plain"]);
-        git.env("GIT_CONFIG_SYSTEM", scene.at("gitconfig"))
+        git.env("GIT_CONFIG_SYSTEM", scene.at("tools/gitconfig"))
             .env("GIT_TERMINAL_PROMPT", "0")
             .env_remove("GIT_SSL_CAINFO")
             .env_remove("no_proxy")

@@ -8,8 +8,10 @@ mod clone;
 mod compare;
 mod credential;
 mod evidence;
+mod first;
 mod hostile;
 mod refused;
 
 mod save;
 mod scene;
+mod tools;

@@ -170,7 +170,7 @@ impl Scene {
         arguments.extend(self.access(name));
         let path = |name: &str| self.at(name).to_str().unwrap().to_owned();
         arguments.extend(["--directory".to_owned(), path(&format!("volume/{name}"))]);
-        arguments.extend(["--git-config".to_owned(), path("gitconfig")]);
+        arguments.extend(["--tools".to_owned(), path("tools")]);
         arguments
             .extend(["--author-name", "Mona", "--author-email", "mona@example.com", "--wait", "1"].map(str::to_owned));
         if !further.contains(&"--branch") {
@@ -208,7 +208,7 @@ impl Scene {
             .env("HOME", self.at("home"))
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_EDITOR", "true")
-            .env("GIT_CONFIG_SYSTEM", self.at("gitconfig"));
+            .env("GIT_CONFIG_SYSTEM", self.at("tools/gitconfig"));
         output(git).await
     }
 
