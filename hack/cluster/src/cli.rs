@@ -69,6 +69,13 @@ enum Command {
         /// Only of this program, all of it [default: the last lines of each].
         program: Option<String>,
     },
+    /// Kill a program of a cluster, and start it again as it was started first.
+    Restart {
+        /// The program: kubelet, containerd, …
+        program: String,
+        /// The cluster [default: landfall].
+        name: Option<Name>,
+    },
     /// Print what a shell needs, for `eval "$(cargo cluster env)"`: kubectl and helm on PATH, and KUBECONFIG.
     Env {
         /// The cluster [default: landfall].
@@ -113,6 +120,8 @@ enum Image {
     },
     /// The workspaces', localhost/landfall-workspace:dev: Debian, git, gh, ssh, editors.
     Workspace,
+    /// Somebody else's, for tests, localhost/plain:dev: a shell and its commands, no git, and root as its user.
+    Plain,
 }
 
 /// Runs the command line of this process.
@@ -155,6 +164,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Load { image, name } => named(&cache, name)?.load(&image)?,
         Command::Kubeconfig { name } => println!("{}", kubeconfig(&cache, name)?.display()),
         Command::Logs { name, program } => logs(&Cluster::named(&cache, name), program.as_deref())?,
+        Command::Restart { program, name } => named(&cache, name)?.restart(&program)?,
         Command::Env { name } => print_environment(&cache, name)?,
         Command::Exec { name, command } => return Err(exec(&named(&cache, name)?, &command)?.into()),
         Command::Build { api_only } => programs::build_all(&cache, if api_only { Kind::ApiOnly } else { Kind::Node })?,
@@ -243,6 +253,11 @@ fn make_image(cache: &Cache, output: Option<PathBuf>, image: &Image) -> Result<(
         Image::Workspace => {
             let path = output("landfall-workspace");
             image::write_workspace(cache, "localhost/landfall-workspace:dev", &path)?;
+            path
+        }
+        Image::Plain => {
+            let path = output("plain");
+            image::write_plain(cache, "localhost/plain:dev", &path)?;
             path
         }
     };

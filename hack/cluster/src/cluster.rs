@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,25 @@ pub enum ClusterError {
     /// What was asked for takes a node.
     #[error("cluster {0} has no node: `cargo cluster down {0}`, then `cargo cluster up {0}` without --api-only")]
     NoNode(Name),
+    /// It has no such program.
+    #[error("cluster {cluster} has no program {program}: `cargo cluster status {cluster}` lists those it has")]
+    NoProgram {
+        /// Which cluster.
+        cluster: Name,
+        /// What it was asked for.
+        program: String,
+    },
+    /// A program could not be started again.
+    #[error("{program} of cluster {cluster} could not be started again")]
+    Restart {
+        /// Which cluster.
+        cluster: Name,
+        /// Which program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It is up in the other form.
     #[error("cluster {0} is up in another form: `cargo cluster down {0}` first, or take another name")]
     OtherKind(Name),
@@ -241,6 +261,12 @@ impl Cluster {
         self.folder.join("bin")
     }
 
+    /// The folder, on this machine, of one of the volumes that wait to be claimed.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> PathBuf {
+        node::volume(&self.folder, name)
+    }
+
     /// Makes the image in an OCI tar known to the node.
     pub fn load(&self, image: &Path) -> Result<(), ClusterError> {
         Ok(node::import(&self.first()?, &self.programs().join("ctr"), image)?)
@@ -251,6 +277,39 @@ impl Cluster {
         let mut command = namespaces::network_of(&self.first()?, program, &[]);
         command.env("KUBECONFIG", self.kubeconfig()?);
         Ok(command)
+    }
+
+    /// Kills one of its programs, as the kernel would for want of memory. The cluster is then not up any more, but all the
+    /// rest of it runs. Blocks until it is gone.
+    pub fn kill(&self, program: &str) -> Result<(), ClusterError> {
+        self.program(program)?.end(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Kills one of its programs if it runs, and starts it as it was started first. Returns when it is started: whether it
+    /// serves is for the caller to find out.
+    pub fn restart(&self, program: &str) -> Result<(), ClusterError> {
+        let process = self.program(program)?;
+        process.end(Duration::ZERO);
+        let first = node::first(&self.folder).map_err(self.in_file(&self.folder))?;
+        let tie = first.map_or(Tie::Detached, |first| Tie::Inside(first.pid));
+        let launcher = Launcher { tie, folder: self.folder.clone() };
+        let failed = |source| ClusterError::Restart { cluster: self.name.clone(), program: program.to_owned(), source };
+        let (command, arguments) = process.command().ok_or_else(|| self.no_program(program))?;
+        let (_, mut child) = launcher.start(program, command, arguments).map_err(failed)?;
+        // Whoever started it collects it, should it end before them.
+        std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    fn program(&self, program: &str) -> Result<Process, ClusterError> {
+        let processes = Process::recorded(&self.folder).map_err(self.in_file(&self.folder.join("pids")))?;
+        let found = processes.into_iter().find(|process| process.name == program && process.command().is_some());
+        found.ok_or_else(|| self.no_program(program))
+    }
+
+    fn no_program(&self, program: &str) -> ClusterError {
+        ClusterError::NoProgram { cluster: self.name.clone(), program: program.to_owned() }
     }
 
     fn first(&self) -> Result<Process, ClusterError> {

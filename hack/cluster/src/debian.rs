@@ -204,6 +204,52 @@ pub(crate) fn program_layer(program: &Path, output: &Path) -> Result<(), ImageEr
     pack(folder.path(), output, &["usr/local/bin/landfall"], &["--owner=0", "--group=0"])
 }
 
+/// Packs a symbolic link as a layer of its own.
+pub(crate) fn link_layer(link: &str, target: &str, output: &Path) -> Result<(), ImageError> {
+    let parent = output.parent().unwrap_or(Path::new("."));
+    let folder = tempfile::tempdir_in(parent).map_err(in_file(parent))?;
+    let place = folder.path().join(link);
+    let above = place.parent().unwrap_or(folder.path());
+    fs::create_dir_all(above).map_err(in_file(above))?;
+    std::os::unix::fs::symlink(target, &place).map_err(in_file(&place))?;
+    pack(folder.path(), output, &[link], &["--owner=0", "--group=0"])
+}
+
+/// Makes a system of one program, which is a shell and all of its commands.
+const BUSYBOX: &str = r#"
+set -eu
+cd "$ROOT"
+apt-get -qq download busybox-static >&2
+dpkg-deb --extract busybox-static_*.deb package
+mkdir bin etc root tmp
+chmod 1777 tmp
+mv package/bin/busybox bin/
+for command in $(bin/busybox --list); do
+  [ "$command" = busybox ] || ln -s busybox "bin/$command"
+done
+printf 'root:x:0:0::/root:/bin/sh\n' > etc/passwd
+exec "$@"
+"#;
+
+/// The layer of a system that is busybox and nothing else, from the cache or made now.
+pub(crate) fn busybox_layer(cache: &Cache) -> Result<PathBuf, ImageError> {
+    let folder = cache.images();
+    fs::create_dir_all(&folder).map_err(in_file(&folder))?;
+    let (layer, record) = (folder.join("busybox-root.tar"), folder.join("busybox-root.inputs"));
+    if layer.exists() && fs::read_to_string(&record).is_ok_and(|kept| kept == BUSYBOX) {
+        return Ok(layer);
+    }
+    let root = tempfile::tempdir_in(&folder).map_err(in_file(&folder))?;
+    let part = layer.with_extension("part");
+    let pack = packing(root.path(), &part, &["bin", "etc", "root", "tmp"], &["--owner=0", "--group=0"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", BUSYBOX, "sh"]).arg(pack.get_program()).args(pack.get_args());
+    run(command.env("LC_ALL", "C.UTF-8").env("ROOT", root.path()))?;
+    fs::rename(&part, &layer).map_err(in_file(&layer))?;
+    fs::write(&record, BUSYBOX).map_err(in_file(&record))?;
+    Ok(layer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -135,16 +135,26 @@ pub fn write_operator(cache: &Cache, name: &str, program: &Path, output: &Path) 
     write(&Image { name, layers: &[root, layer], config }, output)
 }
 
-/// The workspaces' image: git, gh, ssh, editors.
+/// The workspaces' image: git, gh, ssh, editors. `gh` is first of all what a workspace's pod mounts under that name, if it
+/// does: that one reads the workspace's token.
 pub fn write_workspace(cache: &Cache, name: &str, output: &Path) -> Result<(), ImageError> {
     let root = debian::WORKSPACE.layer(cache)?;
+    let layer = cache.images().join("workspace-tools.tar");
+    debian::link_layer("usr/local/bin/gh", "/run/landfall/tools/gh", &layer)?;
     let config = json!({
         "User": "1000:1000",
         "Cmd": ["/bin/bash"],
         "Env": [PATH, "HOME=/home/dev", "LANG=C.UTF-8"],
         "WorkingDir": "/home/dev",
     });
-    write(&Image { name, layers: &[root], config }, output)
+    write(&Image { name, layers: &[root, layer], config }, output)
+}
+
+/// An image of somebody who knows nothing of Landfall: a shell and its commands, no git, and root as its user.
+pub fn write_plain(cache: &Cache, name: &str, output: &Path) -> Result<(), ImageError> {
+    let layer = debian::busybox_layer(cache)?;
+    let config = json!({"User": "0:0", "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]});
+    write(&Image { name, layers: &[layer], config }, output)
 }
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -29,7 +29,7 @@ pub use certificates::CertificateError;
 pub use cluster::{Cluster, ClusterError, Kind, Name};
 pub use command::CommandError;
 pub use control_plane::StartError;
-pub use image::{ImageError, write_operator, write_workspace};
+pub use image::{ImageError, write_operator, write_plain, write_workspace};
 pub use namespaces::NamespaceError;
 pub use node::NodeError;
 pub use process::Process;

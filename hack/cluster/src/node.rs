@@ -78,7 +78,7 @@ pub(crate) async fn start(cache: &Cache, name: &str, folder: &Path) -> Result<()
         create_folder(&folder.join(part))?;
     }
     for volume in node_config::volumes() {
-        create_folder(&folder.join("node/volumes").join(volume))?;
+        create_folder(&self::volume(folder, &volume))?;
     }
     write_configuration(folder, name, &programs)?;
     make_control_groups(name)?;
@@ -124,6 +124,11 @@ fn start_pods_programs(
     plane.start(launcher, programs, "kube-proxy", &[flag("config", &configured(folder, "kube-proxy.json"))])?;
     let coredns = ["-conf".to_owned(), configured(folder, "Corefile").display().to_string()];
     plane.start(launcher, programs, "coredns", &coredns)
+}
+
+/// The folder of a volume.
+pub(crate) fn volume(folder: &Path, name: &str) -> PathBuf {
+    folder.join("node/volumes").join(name)
 }
 
 fn serving(name: &str, address: IpAddr) -> Serving {

@@ -14,8 +14,9 @@ pub(crate) const PAUSE: &str = "localhost/pause:landfall";
 const POD_RANGE: &str = "10.88.0.0/16";
 /// As whom coredns reads Services.
 pub(crate) const DNS_USER: &str = "landfall-cluster-dns";
-/// How many volumes wait to be claimed, and how large each says it is.
-const VOLUMES: u8 = 10;
+/// How many volumes wait to be claimed, and how large each says it is. Enough for all of a test run: one that was released
+/// is not claimed again, nor wiped.
+const VOLUMES: u8 = 64;
 const VOLUME_SIZE: &str = "20Gi";
 
 pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
@@ -168,7 +169,8 @@ pub(crate) fn objects(name: &str) -> Vec<(&'static str, Value)> {
             "spec": {
                 "capacity": {"storage": VOLUME_SIZE},
                 "accessModes": ["ReadWriteOnce"],
-                "persistentVolumeReclaimPolicy": "Retain",
+                // As of the classes that clouds have. Nothing deletes a folder of this machine: the volume becomes Failed.
+                "persistentVolumeReclaimPolicy": "Delete",
                 "storageClassName": "standard",
                 "local": {"path": format!("{INSIDE}/volumes/{volume}")},
                 "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": affinity}]}},

@@ -29,12 +29,20 @@ pub struct Process {
     started: u64,
     /// The boot in which it was started.
     boot: String,
+    /// What to start for another like it: the program and its arguments. None if it was not started by a [`Launcher`].
+    #[serde(default)]
+    command: Option<(PathBuf, Vec<String>)>,
 }
 
 impl Process {
     /// Records a process that runs now.
     pub fn observe(name: &str, pid: i32) -> io::Result<Self> {
-        Ok(Self { name: name.to_owned(), pid, started: Stat::read(pid)?.started, boot: boot_id()? })
+        Ok(Self { name: name.to_owned(), pid, started: Stat::read(pid)?.started, boot: boot_id()?, command: None })
+    }
+
+    /// The program and the arguments with which it was started.
+    pub(crate) fn command(&self) -> Option<(&Path, &[String])> {
+        self.command.as_ref().map(|(program, arguments)| (program.as_path(), arguments.as_slice()))
     }
 
     /// Records it below the folder of what it belongs to, so that whoever comes later can end it.
@@ -193,7 +201,8 @@ impl Launcher {
             // To enter a pid namespace takes a fork, so what we started is the parent of what we want.
             Tie::Inside(_) => only_child(&mut child, own)?,
         };
-        let process = Process::observe(name, pid)?;
+        let command = Some((program.to_owned(), arguments.to_vec()));
+        let process = Process { command, ..Process::observe(name, pid)? };
         process.record(&self.folder)?;
         Ok((process, child))
     }
