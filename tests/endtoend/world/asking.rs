@@ -1,0 +1,92 @@
+//! What a test asks the API server: objects as they are, without types, so that it sees what a person would.
+
+use kube::Client;
+use serde_json::Value;
+
+use super::{SHARED, World};
+
+/// A kind of object, by its place in the API.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    version: &'static str,
+    plural: &'static str,
+    namespaced: bool,
+}
+
+impl Kind {
+    pub const NAMESPACE: Self = Self { namespaced: false, ..Self::core("namespaces") };
+    pub const VOLUME: Self = Self { namespaced: false, ..Self::core("persistentvolumes") };
+    pub const CLAIM: Self = Self::core("persistentvolumeclaims");
+    pub const POD: Self = Self::core("pods");
+    pub const SERVICE_ACCOUNT: Self = Self::core("serviceaccounts");
+    pub const GITHUB_INSTALLATION: Self = Self::ours("githubinstallations");
+    pub const INSTALLATION_TOKEN: Self = Self::ours("installationtokens");
+
+    const fn core(plural: &'static str) -> Self {
+        Self { version: "api/v1", plural, namespaced: true }
+    }
+
+    const fn ours(plural: &'static str) -> Self {
+        Self { version: "apis/landfall.dev/v1alpha1", plural, namespaced: true }
+    }
+
+    /// The collection, or one of it.
+    fn path(self, namespace: &str, name: Option<&str>) -> String {
+        let Self { version, plural, namespaced } = self;
+        let scope = if namespaced { format!("namespaces/{namespace}/") } else { String::new() };
+        let name = name.map(|name| format!("/{name}")).unwrap_or_default();
+        format!("/{version}/{scope}{plural}{name}")
+    }
+}
+
+impl World {
+    /// An object of the test's own namespace, or of the cluster; none if it is not there.
+    pub async fn get(&self, kind: Kind, name: &str) -> Option<Value> {
+        let path = kind.path(&self.name, Some(name));
+        asked(&SHARED.client, "GET", &path, None).await
+    }
+
+    /// All of a kind in the test's own namespace, or in the cluster.
+    pub async fn list(&self, kind: Kind) -> Vec<Value> {
+        let found = asked(&SHARED.client, "GET", &kind.path(&self.name, None), None).await;
+        found.and_then(|found| found["items"].as_array().cloned()).unwrap_or_default()
+    }
+
+    /// Creates an object or makes it as it is said to be, as `kubectl apply` does.
+    pub async fn apply(&self, object: &Value) {
+        apply(&SHARED.client, object).await;
+    }
+
+    /// Asks for an object to be deleted; one that is not there is as good.
+    pub async fn delete(&self, kind: Kind, name: &str) {
+        asked(&SHARED.client, "DELETE", &kind.path(&self.name, Some(name)), None).await;
+    }
+}
+
+/// Creates an object or makes it as it is said to be, by server-side apply.
+pub(super) async fn apply(client: &Client, object: &Value) {
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    let (version, kind) = (word(&object["apiVersion"]), word(&object["kind"]).to_lowercase());
+    let group = if version.contains('/') { "apis" } else { "api" };
+    let plural = kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |kind| format!("{kind}ies"));
+    let namespace = object["metadata"]["namespace"].as_str();
+    let scope = namespace.map(|namespace| format!("namespaces/{namespace}/")).unwrap_or_default();
+    let path = format!("/{group}/{version}/{scope}{plural}/{}", word(&object["metadata"]["name"]));
+    let path = format!("{path}?fieldManager=endtoend&force=true");
+    asked(client, "PATCH", &path, Some(("apply-patch+yaml", object))).await.expect("its collection is there");
+}
+
+/// One request; none if what it is about is not there. Anything else that is refused ends the test.
+async fn asked(client: &Client, method: &str, path: &str, body: Option<(&str, &Value)>) -> Option<Value> {
+    let mut request = http::Request::builder().method(method).uri(path);
+    let mut content = Vec::new();
+    if let Some((kind, body)) = body {
+        request = request.header("content-type", format!("application/{kind}"));
+        content = serde_json::to_vec(body).unwrap();
+    }
+    match client.request::<Value>(request.body(content).unwrap()).await {
+        Ok(object) => Some(object),
+        Err(kube::Error::Api(status)) if status.code == 404 => None,
+        Err(error) => panic!("{method} {path}: {error}"),
+    }
+}
