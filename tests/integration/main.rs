@@ -28,3 +28,4 @@ mod tenant;
 mod token;
 mod urls;
 mod webhooks_left;
+mod workspace_token;
