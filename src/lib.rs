@@ -8,6 +8,7 @@ pub mod git;
 pub mod github;
 pub mod manifests;
 pub mod receiver;
+pub mod reports;
 pub mod runtime;
 pub mod webhook;
 pub mod workspace;

@@ -21,6 +21,7 @@ mod quiescence;
 mod refused;
 mod removal;
 mod renewal;
+mod reports;
 mod repository;
 mod rollout;
 mod scene;
