@@ -6,13 +6,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path};
 
 use rustix::fd::{AsFd as _, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
+
+/// The deepest that directories are looked into for [`Directory::marks`]: each is held open meanwhile.
+const DEEPEST: usize = 128;
 
 /// A directory, held open.
 #[derive(Debug)]
@@ -138,6 +142,51 @@ impl Directory {
         Ok(Some(contents))
     }
 
+    /// What changes with what is at `name` in this directory; none if there is nothing.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn mark(&self, name: &OsStr) -> io::Result<Option<u64>> {
+        match statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+            Ok(stat) => Ok(Some(mark(name, &stat))),
+        }
+    }
+
+    /// What changes with anything in this directory and those beneath, but what is called `without` in it. It is read from names,
+    /// modes, lengths and times alone, so it costs little memory, and time for each name.
+    ///
+    /// # Errors
+    /// The directory cannot be read. One beneath it that cannot is passed over.
+    pub fn marks(&self, without: &OsStr) -> io::Result<u64> {
+        self.marks_to(without, DEEPEST)
+    }
+
+    fn marks_to(&self, without: &OsStr, depth: usize) -> io::Result<u64> {
+        let mut sum = 0_u64;
+        for entry in Dir::read_from(self.0.as_fd())? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." || name == without {
+                continue;
+            }
+            let Ok(stat) = statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let mut here = mark(name, &stat);
+            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if is_directory
+                && depth > 0
+                && let Ok(Some(directory)) = self.descend(Path::new(name))
+            {
+                let beneath = directory.marks_to(OsStr::new(""), depth - 1).unwrap_or_default();
+                here = here.wrapping_mul(31).wrapping_add(beneath.rotate_left(1));
+            }
+            // In whatever order the names come.
+            sum = sum.wrapping_add(here);
+        }
+        Ok(sum)
+    }
+
     /// The names in this directory, sorted.
     ///
     /// # Errors
@@ -153,6 +202,13 @@ impl Directory {
         names.sort();
         Ok(names)
     }
+}
+
+fn mark(name: &OsStr, stat: &Stat) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+    (name, stat.st_ino, stat.st_mode, stat.st_size, times).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A path as git writes it: bytes, with slashes.
@@ -194,6 +250,50 @@ mod tests {
         assert!(matches!(directory.entry(Path::new("a/b")).unwrap(), Some(Entry::Directory)));
         assert!(directory.entry(Path::new("a/b/c/d")).unwrap().is_none());
         assert_eq!(directory.descend(Path::new("a")).unwrap().unwrap().names().unwrap(), ["b", "link"]);
+    }
+
+    #[test]
+    fn every_change_changes_the_marks_and_a_look_does_not() {
+        let within = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let at = |name: &str| within.path().join(name);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        std::fs::create_dir_all(at(".git")).unwrap();
+        std::fs::write(at("a/b/c"), "text").unwrap();
+        symlink(outside.path(), at("out")).unwrap();
+        let directory = Directory::open(within.path()).unwrap();
+        let marks = || directory.marks(OsStr::new(".git")).unwrap();
+        let mut seen = vec![marks()];
+        assert_eq!(marks(), seen[0]);
+        std::fs::read(at("a/b/c")).unwrap();
+        std::fs::write(at(".git/index"), "x").unwrap();
+        std::fs::write(outside.path().join("x"), "x").unwrap();
+        assert_eq!(marks(), seen[0]);
+        let time = std::fs::metadata(at("a/b/c")).unwrap().modified().unwrap();
+        let change: &[&dyn Fn()] = &[
+            // The time of a change cannot be set back by whoever makes it.
+            &|| {
+                std::fs::write(at("a/b/c"), "TEXT").unwrap();
+                File::options().write(true).open(at("a/b/c")).unwrap().set_modified(time).unwrap();
+            },
+            &|| std::fs::write(at("a/b/c"), "longer").unwrap(),
+            &|| std::fs::write(at("a/new"), "").unwrap(),
+            &|| std::fs::rename(at("a/new"), at("a/b/new")).unwrap(),
+            &|| std::fs::set_permissions(at("a/b/c"), std::fs::Permissions::from_mode(0o755)).unwrap(),
+            &|| std::fs::create_dir(at("a/.git")).unwrap(),
+            &|| std::fs::remove_file(at("out")).unwrap(),
+            &|| std::fs::remove_file(at("a/b/c")).unwrap(),
+        ];
+        for (number, change) in change.iter().enumerate() {
+            change();
+            // A file system's clock may stand still for some milliseconds.
+            let mut again = (0..100_000).take_while(|_| number == 0 && seen.contains(&marks()));
+            again.by_ref().for_each(|_| change());
+            assert!(!seen.contains(&marks()), "change {number} is not seen");
+            seen.push(marks());
+        }
+        assert_eq!(directory.mark(OsStr::new("nothing")).unwrap(), None);
+        assert!(directory.mark(OsStr::new("a")).unwrap().is_some());
     }
 
     #[test]

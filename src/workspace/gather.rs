@@ -16,7 +16,7 @@ use super::store::{Author, Commit, Store};
 use crate::git::{BranchName, Sealed, Sha};
 
 /// The tree without a file.
-const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+pub(super) const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
 /// How deep repositories may lie in each other.
 const DEEPEST: usize = 8;
 
@@ -69,28 +69,54 @@ pub struct Workspace {
     pub author: Author,
 }
 
+/// A clone, its refs, and a git directory of ours that borrows its objects.
+#[derive(Debug)]
+pub struct Opened {
+    /// The clone.
+    pub directory: Directory,
+    /// Its git directory.
+    pub git: Directory,
+    /// Where that is.
+    pub git_at: PathBuf,
+    /// Its refs.
+    pub local: Local,
+    /// What is checked out.
+    pub head: Head,
+    /// What borrows its objects.
+    pub store: Store,
+}
+
+/// Opens the clone in a directory, with `git` in `scratch`.
+///
+/// # Errors
+/// It cannot be read at all.
+pub async fn open(at: &Path, scratch: &Path, git: &Sealed) -> Result<Opened, WorkspaceError> {
+    let directory = Directory::open(at).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => local::LocalError::NotAClone(at.to_owned()).into(),
+        _ => WorkspaceError::volume(at)(error),
+    })?;
+    let git_at = at.join(".git");
+    let git_directory = directory.descend(Path::new(".git")).map_err(WorkspaceError::volume(&git_at))?;
+    let git_directory = git_directory.ok_or_else(|| local::LocalError::NotAClone(at.to_owned()))?;
+    let local = Local::read(&git_directory, &git_at)?;
+    let head = local.head(&git_directory, &git_at)?;
+
+    let store = Store::new(scratch, git).await?;
+    store.borrow_objects(&objects(&git_at, at.parent().unwrap_or(at))?)?;
+    store.copy(&git_directory, Path::new("shallow"), "shallow")?;
+    let known: Vec<_> = local.refs.values().chain(local.tracking.values()).chain(&head.commit).cloned().collect();
+    store.know(&known)?;
+    Ok(Opened { directory, git: git_directory, git_at, local, head, store })
+}
+
 /// Gathers it with `git` in `scratch`; `now` in seconds since 1970.
 ///
 /// # Errors
 /// The clone cannot be read at all.
 pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i64) -> Result<Gathered, WorkspaceError> {
     let at = &workspace.directory;
-    let directory = Directory::open(at).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => local::LocalError::NotAClone(at.clone()).into(),
-        _ => WorkspaceError::volume(at)(error),
-    })?;
-    let dot_git = at.join(".git");
-    let git_directory = directory.descend(Path::new(".git")).map_err(WorkspaceError::volume(&dot_git))?;
-    let git_directory = git_directory.ok_or_else(|| local::LocalError::NotAClone(at.clone()))?;
-    let local = Local::read(&git_directory, &dot_git)?;
-    let head = local.head(&git_directory, &dot_git)?;
+    let Opened { directory, git: git_directory, git_at: dot_git, local, head, store } = open(at, scratch, git).await?;
     let volume = at.parent().unwrap_or(at);
-
-    let store = Store::new(scratch, git).await?;
-    store.borrow_objects(&objects(&dot_git, volume)?)?;
-    store.copy(&git_directory, Path::new("shallow"), "shallow")?;
-    let known: Vec<_> = local.refs.values().chain(&local.tracking).chain(&head.commit).cloned().collect();
-    store.know(&known)?;
 
     let mut gathering = Gathering { workspace, volume, now, store, pieces: Vec::new(), left: Vec::new(), indexes: 0 };
     let clone = Place { at, directory: &directory, git: &git_directory, git_at: &dot_git, common: &git_directory };

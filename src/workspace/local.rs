@@ -31,8 +31,8 @@ pub struct Head {
 pub struct Local {
     /// All refs but those in `refs/remotes/`, by their full names.
     pub refs: BTreeMap<Vec<u8>, Sha>,
-    /// What the clone last saw of its remotes. It is the person's word.
-    pub tracking: Vec<Sha>,
+    /// What the clone last saw of its remotes, by the full names of its refs. It is the person's word.
+    pub tracking: BTreeMap<Vec<u8>, Sha>,
     /// Stashed work, the newest first.
     pub stash: Vec<Sha>,
     /// Files that are not what git writes.
@@ -128,7 +128,7 @@ impl Local {
                     local.stash.insert(0, sha);
                 }
             } else if name.starts_with(b"refs/remotes/") || name.starts_with(b"refs/prefetch/") {
-                local.tracking.push(sha);
+                local.tracking.insert(name, sha);
             } else {
                 local.refs.insert(name, sha);
             }

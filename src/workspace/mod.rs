@@ -24,6 +24,7 @@ pub mod credential;
 pub mod evidence;
 pub mod gather;
 pub mod local;
+pub mod look;
 pub mod nested;
 pub mod person;
 pub mod remote;

@@ -83,8 +83,9 @@ pub async fn has_own_commits(store: &Store, git: &Directory, at: &Path, local: &
     }
     let head = local.head(git, at)?.commit;
     let heads = local.refs.iter().filter(|(name, _)| name.starts_with(b"refs/heads/")).map(|(_, sha)| sha);
+    let tracking: Vec<_> = local.tracking.values().cloned().collect();
     for commit in heads.chain(&head) {
-        if !store.is_within(commit, &local.tracking).await? {
+        if !store.is_within(commit, &tracking).await? {
             return Ok(true);
         }
     }

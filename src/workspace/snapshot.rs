@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::WorkspaceError;
 use super::beneath::{Directory, Entry, path};
+use super::gather::EMPTY_TREE;
 use super::nested;
 use super::remote::Trouble;
 use super::store::{Store, sha};
@@ -85,11 +86,24 @@ struct Index {
     links: BTreeMap<Vec<u8>, String>,
 }
 
-/// Takes it, into `store`. `name` is that of the copied index, `now` in seconds since 1970.
-///
-/// # Errors
-/// git's own words, or what cannot be read.
-pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Result<Snapshot, WorkspaceError> {
+/// What differs from an index.
+#[derive(Debug)]
+struct Differences {
+    /// Files that it lists.
+    changed: BTreeSet<Vec<u8>>,
+    /// Files that it does not, and that are not ignored.
+    others: BTreeSet<Vec<u8>>,
+    /// Submodules at another commit than the one it lists, and that commit.
+    links: Vec<(Vec<u8>, Sha)>,
+    /// Repositories that it does not list.
+    nested: BTreeSet<Vec<u8>>,
+    /// What cannot be looked at.
+    left: Vec<Left>,
+    listed: Index,
+}
+
+/// Finds out what differs. `name` is that of the copied index, in which what the person told git not to look at is taken back.
+async fn differences(store: &Store, work: &Work<'_>, name: &str) -> Result<Differences, WorkspaceError> {
     let git = store.git_with(work.at, name);
     let mut left = Vec::new();
     copy_index(store, work, name)?;
@@ -113,22 +127,31 @@ pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Resul
     }
     let mut changed = paths(&git.run(&["diff-files", "-z", "--name-only", "--ignore-submodules=all"]).await?);
     changed.retain(|path| !listed.links.contains_key(path));
-    let others = git.fed(&["ls-files", "-z", "--others", "--exclude-standard"], |_| Ok(())).await?;
+    let found = git.fed(&["ls-files", "-z", "--others", "--exclude-standard"], |_| Ok(())).await?;
     // A directory that git cannot look into it warns of, and goes on.
-    let unseen = others.warned.lines().filter(|line| line.contains("could not open directory"));
+    let unseen = found.warned.lines().filter(|line| line.contains("could not open directory"));
     left.extend(unseen.map(|line| Left::path(Path::new("."), Trouble::Unreadable, line)));
-    let (nested, others): (BTreeSet<_>, BTreeSet<_>) =
-        paths(&others.said).into_iter().partition(|path| path.ends_with(b"/"));
-    listed.settle(&git).await?;
-    let index = sha(&git.run(&["write-tree", "--missing-ok"]).await?)?;
-
-    let mut edits = Edits { tracked: changed, others, links: Vec::new(), now };
+    let (nested, others) = paths(&found.said).into_iter().partition(|path| path.ends_with(b"/"));
+    let mut links = Vec::new();
     for (link, recorded) in &listed.links {
         let head = nested::head(work.directory, work.at, path(link))?;
         if let Some(head) = head.filter(|head| head.as_str() != recorded) {
-            edits.links.push((link.clone(), head));
+            links.push((link.clone(), head));
         }
     }
+    Ok(Differences { changed, others, links, nested, left, listed })
+}
+
+/// Takes it, into `store`. `name` is that of the copied index, `now` in seconds since 1970.
+///
+/// # Errors
+/// git's own words, or what cannot be read.
+pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Result<Snapshot, WorkspaceError> {
+    let Differences { changed, others, links, nested, left, listed } = differences(store, work, name).await?;
+    let git = store.git_with(work.at, name);
+    listed.settle(&git).await?;
+    let index = sha(&git.run(&["write-tree", "--missing-ok"]).await?)?;
+    let edits = Edits { tracked: changed, others, links, now };
     let (changed, untracked) = (edits.tracked.len() + edits.links.len(), edits.others.len());
     let linked = listed.links.into_keys().map(|link| (path(&link).to_owned(), true));
     let found = nested.iter().filter_map(|found| found.strip_suffix(b"/")).map(|found| (path(found).to_owned(), false));
@@ -138,6 +161,19 @@ pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Resul
         edits.write(store, work.directory, &mut snapshot).await?;
     }
     Ok(snapshot)
+}
+
+/// How many files differ from the commit that is checked out, staged or not, and how many git does not know.
+///
+/// # Errors
+/// git's own words, or what cannot be read.
+pub async fn count(store: &Store, work: &Work<'_>, name: &str) -> Result<(usize, usize), WorkspaceError> {
+    let Differences { mut changed, others, links, .. } = differences(store, work, name).await?;
+    changed.extend(links.into_iter().map(|(link, _)| link));
+    let head = work.head.map_or(EMPTY_TREE, Sha::as_str);
+    let staged = ["diff-index", "-z", "--name-only", "--cached", "--ignore-submodules=all", head, "--"];
+    changed.extend(paths(&store.git_with(work.at, name).run(&staged).await?));
+    Ok((changed.len(), others.len()))
 }
 
 /// A copy of the person's index; one that git writes meanwhile is renamed into its place, so there is no half of one.

@@ -144,6 +144,16 @@ impl Store {
         Ok(said.lines().map(|line| Some(line.to_owned()).filter(|line| !line.ends_with("missing"))).collect())
     }
 
+    /// Those of these objects that are commits, and are here.
+    ///
+    /// # Errors
+    /// git's own words.
+    pub async fn commits(&self, objects: Vec<Sha>) -> Result<Vec<Sha>, SealedError> {
+        let kinds = self.kinds(&objects).await?;
+        let commit = |kind: &Option<String>| kind.as_deref() == Some("commit");
+        Ok(objects.into_iter().zip(kinds).filter(|(_, kind)| commit(kind)).map(|(object, _)| object).collect())
+    }
+
     /// Whether a commit is one of `tips`, all of which are here, or comes before one.
     ///
     /// # Errors
@@ -153,6 +163,20 @@ impl Store {
         asked.extend(tips.iter().map(|tip| format!("^{tip}\n")));
         let arguments = ["rev-list", "--max-count=1", "--stdin"];
         Ok(self.git.fed(&arguments, move |to| to.write_all(asked.as_bytes())).await?.said.is_empty())
+    }
+
+    /// How many commits `of` are, or come before, that `without` are not and do not come before; all of them are here.
+    ///
+    /// # Errors
+    /// git's own words, also if what one of them comes after is not here.
+    pub async fn count(&self, of: &[Sha], without: &[Sha]) -> Result<u64, WorkspaceError> {
+        let mut asked = String::new();
+        asked.extend(of.iter().map(|commit| format!("{commit}\n")));
+        asked.extend(without.iter().map(|commit| format!("^{commit}\n")));
+        let arguments = ["rev-list", "--count", "--stdin"];
+        let said = self.git.fed(&arguments, move |to| to.write_all(asked.as_bytes())).await?.said;
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        said.parse().map_err(|_| WorkspaceError::Answer(said))
     }
 
     /// The tree of a commit, its date, and what it comes after.
