@@ -3,6 +3,9 @@
 //! Every option can be given in the environment as well, so that a pod says it once for all of its containers. None is a secret:
 //! the token is in a file.
 
+mod agent;
+mod save;
+
 use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -18,11 +21,8 @@ use crate::runtime::clock::{Clock as _, SystemClock};
 use crate::runtime::shutdown::on_signal;
 use crate::workspace::clone::{self, FirstCommit, OnExists};
 use crate::workspace::credential::{self, RepositoryUrl};
-use crate::workspace::evidence::Evidence;
 use crate::workspace::exit;
-use crate::workspace::gather::Workspace;
 use crate::workspace::remote::Access;
-use crate::workspace::save::{self, Outcome, autosave, save};
 use crate::workspace::store::Author;
 use crate::workspace::tools::{self, Tools};
 
@@ -36,8 +36,11 @@ pub enum Command {
     #[command(after_long_help = CREDENTIAL_HELP)]
     Credential(CredentialArgs),
     /// Push all work that is not at the remote yet: commits, branches, the stash, and what nobody committed.
-    #[command(after_long_help = SAVE_HELP)]
-    Save(Box<SaveArgs>),
+    #[command(after_long_help = save::HELP)]
+    Save(Box<save::SaveArgs>),
+    /// Watch over the workspace for as long as its pod lives: report its state, autosave, and save when the pod ends.
+    #[command(after_long_help = agent::HELP)]
+    Agent(Box<agent::AgentArgs>),
 }
 
 const CLONE_HELP: &str = "\
@@ -68,25 +71,6 @@ answered by silence. `store` and `erase` do nothing: the file is written by othe
 
   git config credential.https://github.com/acme/shop.git.useHttpPath true
   git config credential.https://github.com/acme/shop.git.helper '!landfall workspace credential --url https://github.com/acme/shop.git --token-file /token'";
-
-const SAVE_HELP: &str = "\
-What is pushed is everything the remote cannot reach: the tree and the index (tracked and untracked files that are not ignored), \
-all local branches and other refs, HEAD, the stash, what an unfinished merge or rebase stands on. HEAD, index, refs and hooks \
-of the clone are left alone, and its configuration is not read.
-
-The branch takes it if that is a fast-forward; all else goes to landfall-wip/NAME-UID/: head, index, branch/…, stash-N and so \
-on. Nothing is forced, and nothing is pushed twice. At the end the remote is asked what it has.
-
-Prints a report as JSON: outcome (Saved, NothingToDo, Refused, TryAgain), branch, head, changed, untracked, saved [{what, commit, \
-ref, pushed, notOnBranch}], left [{what, commit, reason, message}] with the reasons Unauthorized, NotFound, Forbidden, Moved, \
-Unreachable, Untrusted, TooLarge, Refused, Conflict, Unreadable, NotForGit, Nested, Late, Unknown.
-
-Exit status:
-  0   all work is at the remote, some of it since now
-  10  all work was at the remote already, or no clone was ever made (0 with --clean-is-success)
-  20  some work is not, and it takes a person to change that
-  75  some work is not: try again
-  1, 2  the command itself is wrong";
 
 /// Where the repository is.
 #[derive(Args)]
@@ -206,74 +190,46 @@ pub struct CredentialArgs {
     operation: String,
 }
 
-/// What to save.
-#[derive(Args)]
-pub struct SaveArgs {
-    #[command(flatten)]
-    access: AccessArgs,
-    /// The clone. The directory above it is the volume.
-    #[arg(long, env = "LANDFALL_DIRECTORY")]
-    directory: PathBuf,
-    /// The workspace's name.
-    #[arg(long, env = "LANDFALL_WORKSPACE")]
-    name: BranchName,
-    /// The workspace's uid.
-    #[arg(long, env = "LANDFALL_WORKSPACE_UID")]
-    uid: BranchName,
-    /// The workspace's own branch.
-    #[arg(long, env = "LANDFALL_BRANCH", allow_hyphen_values = true)]
-    branch: BranchName,
-    /// Who commits what nobody committed.
-    #[arg(long, env = "LANDFALL_AUTHOR_NAME")]
-    author_name: String,
-    /// With which address.
-    #[arg(long, env = "LANDFALL_AUTHOR_EMAIL")]
-    author_email: String,
-    /// Push everything as one commit to refs/landfall/wip/UID, and nothing anywhere else.
-    #[arg(long)]
-    autosave: bool,
-    /// End with 0 also if all work was at the remote already: for a Job, which knows no other success.
-    #[arg(long)]
-    clean_is_success: bool,
-    /// Write what there is room for in a container's last message to this file.
-    #[arg(long)]
-    termination_log: Option<PathBuf>,
-}
-
 /// Does it.
 ///
 /// # Errors
 /// The command is wrong, or something of ours is missing.
 pub fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    if let Command::Credential(args) = command {
-        return credential(&args);
+    match command {
+        Command::Clone(args) => on_one_thread(unless_stopped(clone(*args))),
+        Command::Credential(args) => credential(&args),
+        Command::Save(args) => on_one_thread(unless_stopped(save::run(*args))),
+        Command::Agent(args) => on_one_thread(agent::run(*args)),
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        // git is a group of processes of its own: it ends because what waits for it is dropped.
-        let stop = on_signal()?;
-        let done = async {
-            match command {
-                Command::Clone(args) => clone(*args).await,
-                Command::Save(args) => save_work(*args).await,
-                Command::Credential(args) => credential(&args),
-            }
-        };
-        let done = Box::pin(stop.run_until_cancelled(done)).await;
-        done.unwrap_or_else(|| {
-            eprintln!("landfall: stopped before it was done");
-            Ok(ExitCode::from(exit::AGAIN))
-        })
+}
+
+/// How a command ends.
+type Ended = Result<ExitCode, Box<dyn std::error::Error>>;
+
+fn on_one_thread(command: impl Future<Output = Ended>) -> Ended {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(command);
+    // A name that is being resolved, or a slow volume, is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn unless_stopped(command: impl Future<Output = Ended>) -> Ended {
+    // git is a group of processes of its own: it ends because what waits for it is dropped.
+    Box::pin(on_signal()?.run_until_cancelled(command)).await.unwrap_or_else(|| {
+        eprintln!("landfall: stopped before it was done");
+        Ok(ExitCode::from(exit::AGAIN))
     })
 }
 
-fn credential(args: &CredentialArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn credential(args: &CredentialArgs) -> Ended {
     if args.operation == "get" {
         credential::get(&args.url, &args.token_file, std::io::stdin().lock(), &mut std::io::stdout().lock())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn clone(args: CloneArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
+async fn clone(args: CloneArgs) -> Ended {
     let (scratch, deadline) = (args.access.scratch(), args.access.deadline());
     let access = args.access.access()?;
     let directory = std::path::absolute(&args.directory)?;
@@ -336,31 +292,6 @@ fn last_words(text: &str) -> String {
     let lines: Vec<_> = rest.lines().collect();
     let lines = &lines[lines.len().saturating_sub(MOST_LINES)..];
     [&format!("landfall: {first}")[..]].iter().chain(lines).copied().collect::<Vec<_>>().join("\n")
-}
-
-async fn save_work(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let (scratch, deadline) = (args.access.scratch(), args.access.deadline());
-    let request = save::Request {
-        workspace: Workspace {
-            directory: std::path::absolute(&args.directory)?,
-            name: args.name.to_string(),
-            uid: args.uid.to_string(),
-            branch: args.branch,
-            author: Author { name: args.author_name, email: args.author_email },
-        },
-        access: args.access.access()?,
-        scratch,
-        deadline,
-        now: SystemClock.now().as_second(),
-    };
-    let report = if args.autosave { autosave(&request).await } else { save(&request).await };
-    print(&report)?;
-    if let Some(file) = args.termination_log {
-        let written = Evidence::of(&report).write(&file);
-        written.map_err(|error| format!("--termination-log {}: {error}", file.display()))?;
-    }
-    let clean = args.clean_is_success && report.outcome == Outcome::NothingToDo;
-    Ok(ExitCode::from(if clean { exit::DONE } else { report.outcome.exit() }))
 }
 
 fn print(value: &impl Serialize) -> Result<String, Box<dyn std::error::Error>> {

@@ -7,7 +7,7 @@ use std::{collections::HashMap, future::Future, io, time::Duration};
 
 use futures::FutureExt as _;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::{Id, JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -58,25 +58,53 @@ pub enum ShutdownError {
 /// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process at once, with the exit
 /// status a shell gives for the signal.
 pub fn on_signal() -> Result<CancellationToken, ShutdownError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ShutdownError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ShutdownError::Signals)?;
+    let mut signals = Signals::new()?;
     let shutdown = CancellationToken::new();
     let cancel = shutdown.clone();
     tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => ("SIGTERM", 128 + SignalKind::terminate().as_raw_value()),
-                _ = interrupt.recv() => ("SIGINT", 128 + SignalKind::interrupt().as_raw_value()),
-            }
-        };
-        let (name, _) = next().await;
+        let (name, _) = signals.next().await;
         tracing::info!(signal = name, "stopping; a second signal ends the process at once");
         cancel.cancel();
-        let (name, status) = next().await;
+        let (name, status) = signals.next().await;
         tracing::warn!(signal = name, "ended by a second signal");
         std::process::exit(status);
     });
     Ok(shutdown)
+}
+
+/// The same, but further signals are passed over: what is done at the end is not to be cut short.
+pub fn on_first_signal() -> Result<CancellationToken, ShutdownError> {
+    let mut signals = Signals::new()?;
+    let shutdown = CancellationToken::new();
+    let cancel = shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            signals.next().await;
+            cancel.cancel();
+        }
+    });
+    Ok(shutdown)
+}
+
+/// What asks a process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ShutdownError> {
+        let listen = |kind| signal(kind).map_err(ShutdownError::Signals);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// The next one, and the exit status that says so.
+    async fn next(&mut self) -> (&'static str, i32) {
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 128 + SignalKind::terminate().as_raw_value()),
+            _ = self.interrupt.recv() => ("SIGINT", 128 + SignalKind::interrupt().as_raw_value()),
+        }
+    }
 }
 
 /// The background tasks of a process. Dropping it aborts them.

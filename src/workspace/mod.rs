@@ -18,6 +18,7 @@
 //! ever forced. The same work gives the same commits, for they are dated by what was changed last: saving twice pushes once,
 //! also where nobody remembers the first time.
 
+pub mod agent;
 pub mod beneath;
 pub mod clone;
 pub mod credential;
@@ -29,6 +30,7 @@ pub mod nested;
 pub mod person;
 pub mod remote;
 pub mod report;
+pub mod reporter;
 pub mod save;
 pub mod snapshot;
 pub mod store;

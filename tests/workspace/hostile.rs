@@ -9,13 +9,13 @@ use crate::compare::{assert_same, committed, on_disk};
 use crate::scene::{BRANCH, Done, Scene, output};
 
 /// A program that leaves a file behind when it runs.
-struct Witness {
-    program: PathBuf,
+pub struct Witness {
+    pub program: PathBuf,
     mark: PathBuf,
 }
 
 impl Witness {
-    fn new(scene: &Scene) -> Self {
+    pub fn new(scene: &Scene) -> Self {
         let (program, mark) = (scene.at("witness"), scene.at("mark"));
         // Also good as a filter, a helper and an editor.
         std::fs::write(&program, format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\n[ $# -gt 0 ] || cat\n", mark.display()))
@@ -24,12 +24,12 @@ impl Witness {
         Self { program, mark }
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.program.to_str().unwrap()
     }
 
     /// Whether it ran since it was asked last.
-    fn ran(&self) -> bool {
+    pub fn ran(&self) -> bool {
         std::fs::remove_file(&self.mark).is_ok()
     }
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
+mod agent;
+mod beside;
 mod clone;
 mod compare;
 mod credential;
