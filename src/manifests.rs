@@ -44,9 +44,11 @@ impl RuleSet {
                 // The kinds: read, and written where the operator makes, finalizes or removes them.
                 rule(
                     "landfall.dev",
-                    &["githubapps", "installationtokens", "projectrepositories"],
+                    &["githubapps", "projectrepositories", "workspaces"],
                     &["get", "list", "watch", "patch"],
                 ),
+                // A workspace's token is made and removed with it.
+                rule("landfall.dev", &["installationtokens"], &["get", "list", "watch", "create", "patch", "delete"]),
                 rule("landfall.dev", &["githubinstallations"], &["get", "list", "watch", "create", "patch", "delete"]),
                 rule(
                     "landfall.dev",
@@ -55,15 +57,30 @@ impl RuleSet {
                         "githubinstallations/status",
                         "installationtokens/status",
                         "projectrepositories/status",
+                        "workspaces/status",
                     ],
                     &["patch"],
                 ),
                 // An owner reference with blockOwnerDeletion needs this where OwnerReferencesPermissionEnforcement is on.
                 rule(
                     "landfall.dev",
-                    &["githubapps/finalizers", "installationtokens/finalizers", "projectrepositories/finalizers"],
+                    &[
+                        "githubapps/finalizers",
+                        "installationtokens/finalizers",
+                        "projectrepositories/finalizers",
+                        "workspaces/finalizers",
+                    ],
                     &["update"],
                 ),
+                // The pod of a workspace, the Job that saves what is on its volume, and the volume's claim, which is held until
+                // that is done.
+                rule("", &["pods"], &["get", "list", "watch", "create", "delete"]),
+                rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
+                rule("", &["persistentvolumeclaims"], &["get", "list", "watch", "create", "patch", "delete"]),
+                // A volume whose work could not be pushed is set to be kept.
+                rule("", &["persistentvolumes"], &["get", "patch"]),
+                // Who sends a workspace's report.
+                rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
                 // Grants name namespaces, or select them by label.
                 rule("", &["namespaces"], &["get", "list", "watch"]),
                 rule("events.k8s.io", &["events"], &["create", "patch"]),
@@ -96,7 +113,7 @@ impl RuleSet {
             // cluster. Status is in none either: the operator writes it, and people could only falsify it.
             Self::View => vec![rule(
                 "landfall.dev",
-                &["githubinstallations", "installationtokens", "projectrepositories"],
+                &["githubinstallations", "installationtokens", "projectrepositories", "workspaces"],
                 &["get", "list", "watch"],
             )],
             // A token puts no more within reach than the namespace was granted, and this role reads Secrets anyway.
@@ -104,7 +121,10 @@ impl RuleSet {
             // nothing else, and only where the namespace let the operator impersonate that account. This role restarts
             // workloads, and impersonates every account of the namespace, anyway. On GitHub it makes a fork or a webhook,
             // within what the namespace was granted.
-            Self::Edit => vec![rule("landfall.dev", &["installationtokens", "projectrepositories"], WRITE)],
+            // A Workspace makes a pod, which this role makes anyway, with less than it may put into one.
+            Self::Edit => {
+                vec![rule("landfall.dev", &["installationtokens", "projectrepositories", "workspaces"], WRITE)]
+            }
             // What a declared installation may do is decided by the GitHubApp's tenants, so declaring one grants nothing.
             Self::Admin => vec![rule("landfall.dev", &["githubinstallations"], WRITE)],
         };

@@ -10,6 +10,7 @@ mod installation;
 mod reason;
 mod repository;
 mod token;
+mod workspace;
 
 pub use app::{
     AppWebhook, CredentialsSecretReference, GitHubApp, GitHubAppSpec, GitHubAppStatus, NamespaceGrant, TenantGrant,
@@ -28,6 +29,11 @@ pub use repository::{
 pub use token::{
     InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference,
     SecretFormat, SecretTemplate,
+};
+pub use workspace::{
+    AccessMode, BranchOnExists, CloneFilter, GitAuthor, OperatingMode, ProjectRepositoryReference, PullRequestMode,
+    PullRequestOnDelete, PullRequestOpenAt, PullRequestStatus, SaveOnFailure, SaveStatus, Workspace, WorkspaceGit,
+    WorkspacePodStatus, WorkspaceSpec, WorkspaceStatus, WorkspaceTimings,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -72,6 +78,18 @@ pub const REPOSITORY_ANNOTATION: &str = "landfall.dev/repository";
 pub const WEBHOOK_FINALIZER: &str = "landfall.dev/webhook";
 /// Finalizer on a `GitHubApp` and a `GitHubInstallation`: it stays while what depends on it needs it to clean up.
 pub const DEPENDENTS_FINALIZER: &str = "landfall.dev/dependents";
+/// Finalizer on a `Workspace` and on its volume's claim: its work is saved before it goes.
+pub const WORK_FINALIZER: &str = "landfall.dev/work";
+/// Label on what the operator made for a `Workspace`: its name.
+pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
+/// Annotation on what the operator made for a `Workspace`: its uid.
+pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
+/// Annotation on a `Workspace`: its uid as the value gives up the work that cannot be saved.
+pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";
+/// Label on a volume and its claim that were kept, for there is work on it that could not be pushed.
+pub const RETAINED_LABEL: &str = "landfall.dev/retained";
+/// Annotation on a volume that was kept: whose it was, and why it was kept.
+pub const RETAINED_ANNOTATION: &str = "landfall.dev/retained-for";
 
 /// Repository permission names with levels, as GitHub's "Create an installation access token" takes them:
 /// `{"contents": "read", "pull_requests": "write"}`.
@@ -90,7 +108,13 @@ fn default_true() -> bool {
 /// Every kind's definition, in the order in which they are installed.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![GitHubApp::crd(), GitHubInstallation::crd(), InstallationToken::crd(), ProjectRepository::crd()]
+    vec![
+        GitHubApp::crd(),
+        GitHubInstallation::crd(),
+        InstallationToken::crd(),
+        ProjectRepository::crd(),
+        Workspace::crd(),
+    ]
 }
 
 /// What the controllers need from every kind, so that conditions are written in one place.

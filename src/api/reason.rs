@@ -17,6 +17,16 @@ pub enum ConditionType {
     InStep,
     /// The newest head is rolled out.
     Deployed,
+    /// The workspace's token can be used.
+    CredentialsReady,
+    /// The repository is cloned, at the workspace's branch.
+    CloneReady,
+    /// The workspace's pull request is open.
+    PullRequestReady,
+    /// The workspace's pod ended because it was asked to; the volume is kept.
+    Suspended,
+    /// The remote has all work of the workspace.
+    WorkSafe,
 }
 
 impl ConditionType {
@@ -30,6 +40,11 @@ impl ConditionType {
             Self::WebhookReady => "WebhookReady",
             Self::InStep => "InStep",
             Self::Deployed => "Deployed",
+            Self::CredentialsReady => "CredentialsReady",
+            Self::CloneReady => "CloneReady",
+            Self::PullRequestReady => "PullRequestReady",
+            Self::Suspended => "Suspended",
+            Self::WorkSafe => "WorkSafe",
         }
     }
 }
@@ -78,7 +93,8 @@ reasons! {
     InstallationNotFound,
     /// The App was never installed on the account.
     NotInstalled,
-    /// The installation was suspended, on GitHub, by the account or by the App's owner.
+    /// The installation was suspended, on GitHub, by the account or by the App's owner. Of a workspace: its pod ended because
+    /// it was asked to.
     Suspended,
     /// The App was installed on the account and no longer is.
     Revoked,
@@ -128,6 +144,44 @@ reasons! {
     RolloutFailed,
     /// The operator may not act as the ServiceAccount, or the ServiceAccount may not roll the workload.
     ActionForbidden,
+    /// The workspace's pod runs, and can be worked in.
+    Running,
+    /// The workspace's pod is being started, or a former one is ending.
+    PodStarting,
+    /// The workspace's pod does not start; the message has Kubernetes' words.
+    PodFailed,
+    /// The repository is being cloned.
+    Cloning,
+    /// The repository is cloned.
+    Cloned,
+    /// The repository could not be cloned; the message has git's words.
+    CloneFailed,
+    /// The branch is there already, and was not to be.
+    BranchExists,
+    /// A pull request is opened when there is something on the branch.
+    PullRequestPending,
+    /// The pull request is open.
+    PullRequestOpen,
+    /// The pull request was closed or merged.
+    PullRequestClosed,
+    /// GitHub refuses drafts in this repository.
+    DraftUnsupported,
+    /// The remote has all of the workspace's work.
+    Saved,
+    /// There is work on the volume that the remote does not have.
+    Unsaved,
+    /// Work is being pushed.
+    Saving,
+    /// Work could not be pushed.
+    SaveFailed,
+    /// The volume is kept, for there is work on it that could not be pushed.
+    VolumeKept,
+    /// The volume went without the operator.
+    VolumeLost,
+    /// Work was given up, as somebody asked. Only of an event.
+    WorkDiscarded,
+    /// An object of the name that is needed exists and was not made for this one.
+    NameTaken,
     /// The Secret exists and was not made for this object.
     SecretNotOurs,
     /// The Secret is being deleted, and something holds it.

@@ -1,0 +1,562 @@
+//! `Workspace`: a pod in which a person or a program works on a branch, whose work is pushed before anything goes.
+
+use super::reconciled;
+use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A pod with a repository's clone at a branch of its own, git that just works inside, and a pull request. Its work is
+/// pushed before the workspace goes: commits, what nobody committed, stashes, other branches.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "landfall.dev",
+    version = "v1alpha1",
+    kind = "Workspace",
+    plural = "workspaces",
+    namespaced,
+    shortname = "ws",
+    category = "landfall",
+    status = "WorkspaceStatus",
+    derive = "PartialEq",
+    doc = "A pod with a repository's clone at a branch of its own, git that just works inside, and a pull request. Its work is pushed before the workspace goes.",
+    printcolumn(name = "Branch", type_ = "string", json_path = ".status.git.branch"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Safe", type_ = "string", json_path = ".status.conditions[?(@.type==\"WorkSafe\")].status"),
+    printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod.name"),
+    printcolumn(name = "Pull request", type_ = "string", json_path = ".status.pullRequest.url"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = "1"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 50").message("metadata.name becomes part of other objects' names: choose one of at most 50 characters")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceSpec {
+    /// Whether the pod runs. `Suspended` ends the pod and keeps the volume; what is on it stays as it is, and is also
+    /// pushed to `refs/landfall/wip/<uid>`.
+    #[serde(default)]
+    pub operating_mode: OperatingMode,
+    /// The ProjectRepository in this namespace that is worked on.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.repositoryRef cannot be changed: make another Workspace"))]
+    pub repository_ref: ProjectRepositoryReference,
+    /// Who commits. Default: the App's bot, by the address under which GitHub knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitAuthor>,
+    /// The branch that is worked on.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.branch cannot be changed: make another Workspace, or use git in this one"))]
+    pub branch: WorkspaceBranch,
+    /// What is cloned.
+    #[serde(default)]
+    pub clone: CloneOptions,
+    /// The pull request.
+    #[serde(default)]
+    pub pull_request: PullRequestOptions,
+    /// The image that is worked in: any with a shell, `/bin/sh`. Default: the operator's workspace image. It is run with
+    /// `runAsUser`, whatever user it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("!self.matches('[ \\t\\r\\n]')").message("spec.image is an image's reference, such as debian:13, without spaces"))]
+    pub image: Option<String>,
+    /// The user and the group that all containers run as, and that own the volume. Never 0.
+    #[serde(default = "default_user")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub run_as_user: i64,
+    /// Further fields of the pod. There is no way to name a ServiceAccount, a Secret or a volume.
+    #[serde(default)]
+    pub pod: WorkspacePod,
+    /// Lets the container's environment have `GITHUB_TOKEN`, as it is when the pod starts: it is not renewed there, and
+    /// whatever runs in the container, and logs its environment, has it. git and gh need no environment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub github_token_in_environment: bool,
+    /// The volume.
+    #[serde(default)]
+    pub storage: WorkspaceStorage,
+    /// How work is saved.
+    #[serde(default)]
+    pub save: SaveOptions,
+    /// Stops changes: no pod is begun or ended, no pull request opened. A workspace that is deleted is still saved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+fn default_user() -> i64 {
+    1000
+}
+
+/// Whether the pod runs.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OperatingMode {
+    /// It runs.
+    #[default]
+    Running,
+    /// It does not; the volume stays.
+    Suspended,
+}
+
+/// Names a ProjectRepository in the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectRepositoryReference {
+    /// The ProjectRepository's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Who commits.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GitAuthor {
+    /// `user.name`.
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f<>]')").message("spec.git.name takes no control characters and no < or >"))]
+    pub name: String,
+    /// `user.email`.
+    #[schemars(length(min = 3, max = 254))]
+    #[x_kube(validation = Rule::new("self.matches('^[^\\\\x00-\\\\x20<>]+@[^\\\\x00-\\\\x20<>]+$')").message("spec.git.email is an address, such as mona@example.com"))]
+    pub email: String,
+}
+
+/// The branch that is worked on.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceBranch {
+    /// The branch that it begins from. Default: the repository's default branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 244))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('-') && !self.contains('..') && !self.matches('[ ~^:?*\\\\[\\\\\\\\]')")
+            .message("spec.branch.from is a branch's name, such as main or release/1.2: without refs/heads/, spaces, .. and ~^:?*[\\\\")
+    )]
+    pub from: Option<String>,
+    /// Its name. Default: `landfall/<name of the Workspace>-<first 5 digits of its uid>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('landfall-wip/') && !self.startsWith('-') && !self.contains('..') && !self.matches('[ ~^:?*\\\\[\\\\\\\\]')")
+            .message("spec.branch.name is a branch's name, such as fix/typo: without refs/heads/, spaces, .. and ~^:?*[\\\\, and not below landfall-wip/")
+    )]
+    pub name: Option<String>,
+    /// What to do if there is a branch of that name when the workspace begins.
+    #[serde(default)]
+    pub on_exists: BranchOnExists,
+}
+
+/// What to do if there is a branch of the name.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BranchOnExists {
+    /// Go on with it.
+    #[default]
+    Resume,
+    /// Stop, and say so.
+    Fail,
+    /// Take the next name that is free: with -2, -3 and so on.
+    Suffix,
+}
+
+/// What is cloned.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CloneOptions {
+    /// Leaves out what can be fetched when it is needed.
+    #[serde(default)]
+    pub filter: CloneFilter,
+    /// Fetches so many commits of each branch; 0: all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub depth: i32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
+
+/// What a clone leaves out.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CloneFilter {
+    /// Nothing.
+    #[default]
+    None,
+    /// Files of commits that are not checked out.
+    Blobs,
+}
+
+/// The pull request.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PullRequestOptions {
+    /// Whether there is one, and as what it is opened.
+    #[serde(default)]
+    pub mode: PullRequestMode,
+    /// When it is opened.
+    #[serde(default)]
+    pub open_at: PullRequestOpenAt,
+    /// The branch that it is to be merged into. Default: `spec.branch.from`, else the repository's default branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 244))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('-') && !self.contains('..') && !self.contains(':') && !self.matches('[ ~^?*\\\\[\\\\\\\\]')")
+            .message("spec.pullRequest.target is a branch's name, such as main: without refs/heads/, owner, spaces, .. and ~^:?*[\\\\")
+    )]
+    pub target: Option<String>,
+    /// Its title. Default: the workspace's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f]')").message("spec.pullRequest.title is one line"))]
+    pub title: Option<String>,
+    /// What stands in it, as Markdown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub body: Option<String>,
+    /// Labels for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 50)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub labels: Vec<String>,
+    /// What becomes of it when the workspace is deleted.
+    #[serde(default)]
+    pub on_delete: PullRequestOnDelete,
+}
+
+/// As what a pull request is opened.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullRequestMode {
+    /// None is opened.
+    None,
+    /// As a draft. GitHub refuses drafts in private repositories of free plans.
+    #[default]
+    Draft,
+    /// Ready for review.
+    Ready,
+}
+
+/// When a pull request is opened.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullRequestOpenAt {
+    /// When something was pushed to the branch.
+    #[default]
+    FirstPush,
+    /// At once; the branch begins with an empty commit, for GitHub refuses a pull request without commits.
+    Create,
+}
+
+/// What becomes of a pull request when its workspace is deleted.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullRequestOnDelete {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is marked as ready for review.
+    MarkReady,
+    /// It is closed; the branch stays.
+    Close,
+}
+
+/// Further fields of the pod: these and no others.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspacePod {
+    /// What the container may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<WorkspaceResources>,
+    /// Labels of the nodes that it may run on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of nodes that it tolerates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub tolerations: Vec<Toleration>,
+    /// Where it rather runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "opaque")]
+    pub affinity: Option<Affinity>,
+    /// Its runtime class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub runtime_class_name: Option<String>,
+    /// Secrets of this namespace with which the image is pulled. They are used by the node and do not get into the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Environment of the container, literal values only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub env: Vec<WorkspaceVariable>,
+    /// Ports of the container, to be told to others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["containerPort".into()]))]
+    pub ports: Vec<WorkspacePort>,
+}
+
+/// An object that the API server of the pod checks.
+fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// What a container may use.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceResources {
+    /// At most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub limits: BTreeMap<String, Quantity>,
+    /// At least.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub requests: BTreeMap<String, Quantity>,
+}
+
+/// A variable of the environment.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceVariable {
+    /// Its name.
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')").message("spec.pod.env[].name takes letters, digits and _"),
+        validation = Rule::new("!self.startsWith('LANDFALL_') && self != 'GIT_CONFIG_SYSTEM' && self != 'GITHUB_TOKEN'").message("spec.pod.env[].name: LANDFALL_*, GIT_CONFIG_SYSTEM and GITHUB_TOKEN are set by the operator")
+    )]
+    pub name: String,
+    /// Its value, as it stands here: `$(…)` is not replaced.
+    #[serde(default)]
+    #[schemars(length(max = 4096))]
+    pub value: String,
+}
+
+/// A port of the container.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspacePort {
+    /// The port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub container_port: i32,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 15))]
+    pub name: Option<String>,
+}
+
+/// The volume.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("spec.storage cannot be changed: the volume is there"))]
+pub struct WorkspaceStorage {
+    /// How large.
+    #[serde(default = "default_size")]
+    pub size: Quantity,
+    /// The storage class. Default: the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// How it is mounted.
+    #[serde(default)]
+    pub access_mode: AccessMode,
+}
+
+fn default_size() -> Quantity {
+    Quantity("10Gi".to_owned())
+}
+
+impl Default for WorkspaceStorage {
+    fn default() -> Self {
+        Self { size: default_size(), storage_class_name: None, access_mode: AccessMode::default() }
+    }
+}
+
+/// How a volume is mounted.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessMode {
+    /// By one node at a time.
+    #[default]
+    ReadWriteOnce,
+    /// By one pod at a time.
+    ReadWriteOncePod,
+    /// By several nodes at a time.
+    ReadWriteMany,
+}
+
+/// How work is saved.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SaveOptions {
+    /// How often what is on the volume is pushed to `refs/landfall/wip/<uid>` while the pod runs; `0s`: never.
+    #[serde(default = "default_save")]
+    #[schemars(length(min = 2, max = 12))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && (duration(self) == duration('0s') || duration(self) >= duration('10s')) && duration(self) <= duration('24h')")
+            .message("spec.save.interval is 0s, or a duration between 10s and 24h, such as 5m")
+    )]
+    pub interval: String,
+    /// How long a save may take.
+    #[serde(default = "default_save")]
+    #[schemars(length(min = 2, max = 12))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && duration(self) >= duration('10s') && duration(self) <= duration('1h')")
+            .message("spec.save.timeout is a duration between 10s and 1h, such as 5m")
+    )]
+    pub timeout: String,
+    /// What to do with work that cannot be pushed when the workspace is deleted.
+    #[serde(default)]
+    pub on_failure: SaveOnFailure,
+}
+
+fn default_save() -> String {
+    "5m".to_owned()
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        Self { interval: default_save(), timeout: default_save(), on_failure: SaveOnFailure::default() }
+    }
+}
+
+/// What to do with work that cannot be pushed.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SaveOnFailure {
+    /// The Workspace stays until it can be pushed, or is deleted by force.
+    Block,
+    /// The Workspace goes. Its volume stays, and is named in an event and by the volume's label
+    /// `landfall.dev/retained`.
+    #[default]
+    Retain,
+    /// The work is given up, which an event says.
+    Discard,
+}
+
+/// How a workspace is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `metadata.uid` of the object that this status speaks of. Should it be another, this was written for an object that
+    /// had the name before, and is not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// `Ready`, and `Reconciling` or `Stalled` where they hold; `CredentialsReady`, `CloneReady`, `PullRequestReady`,
+    /// `Suspended` and `WorkSafe`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// How the clone is, as the pod reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<WorkspaceGit>,
+    /// The pull request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_request: Option<PullRequestStatus>,
+    /// What was saved last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save: Option<SaveStatus>,
+    /// The pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<WorkspacePodStatus>,
+    /// When the pod came how far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<WorkspaceTimings>,
+    /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile: Option<String>,
+}
+
+/// How a clone is, as the pod reports it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceGit {
+    /// The workspace's branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// The commit of HEAD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+    /// The commit of the branch at the remote, as it answered the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_head: Option<String>,
+    /// How many commits HEAD is ahead of the remote's branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<i64>,
+    /// How many commits HEAD is behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<i64>,
+    /// How many files that git tracks are changed.
+    #[serde(default)]
+    pub dirty: i64,
+    /// How many files git does not track, and does not ignore.
+    #[serde(default)]
+    pub untracked: i64,
+    /// How many commits the remote does not have.
+    #[serde(default)]
+    pub unpushed: i64,
+}
+
+/// A pull request.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PullRequestStatus {
+    /// Its number.
+    pub number: i64,
+    /// Its page.
+    pub url: String,
+    /// `open`, `closed` or `merged`.
+    pub state: String,
+    /// Whether it is a draft.
+    #[serde(default)]
+    pub draft: bool,
+}
+
+/// What was saved.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SaveStatus {
+    /// The commit.
+    pub commit: String,
+    /// Where it is at the remote.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// When that was seen there first.
+    pub at: Time,
+}
+
+/// A workspace's pod.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspacePodStatus {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The node that it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// When a pod came how far.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceTimings {
+    /// When it had a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<Time>,
+    /// When the clone was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned: Option<Time>,
+    /// When it was ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Time>,
+}
+
+reconciled!(Workspace, WorkspaceStatus);
