@@ -29,6 +29,9 @@ const MOST_WORDS: usize = 300;
 pub struct Evidence {
     /// In a word.
     pub outcome: Outcome,
+    /// It speaks of an autosave: what is at the remote is not where people find it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_autosaved: bool,
     /// The branch that is checked out; none if none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
@@ -156,6 +159,7 @@ impl Evidence {
         };
         let mut evidence = Self {
             outcome: report.outcome,
+            only_autosaved: report.only_autosaved,
             branch: report.branch.as_deref().map(|branch| bounded(branch, MOST_NAME)),
             head: report.head.clone().map(String::from),
             changed: report.changed as u64,
@@ -184,6 +188,18 @@ impl Evidence {
         let told = evidence.saved.len() + evidence.left.len();
         evidence.more = (report.saved.len() + report.left.len() - told) as u64;
         evidence
+    }
+
+    /// All work is said to be where people find it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        matches!(self.outcome, Outcome::Saved | Outcome::NothingToDo) && !self.only_autosaved && self.left.is_empty()
+    }
+
+    /// There was no clone, so nothing was compared with the remote.
+    #[must_use]
+    pub fn is_of_nothing(&self) -> bool {
+        self.outcome == Outcome::NothingToDo && self.head.is_none() && self.branch.is_none() && self.saved.is_empty()
     }
 
     fn fits(&self) -> bool {
@@ -223,6 +239,7 @@ mod tests {
             message: text.to_owned(),
         };
         Report {
+            only_autosaved: false,
             outcome: Outcome::Refused,
             branch: Some(text.to_owned()),
             head: Some(sha.clone()),

@@ -95,6 +95,9 @@ pub struct Saved {
 pub struct Report {
     /// In a word.
     pub outcome: Outcome,
+    /// It speaks of an autosave: what is at the remote is not where people find it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub only_autosaved: bool,
     /// The branch that is checked out; none if none is.
     pub branch: Option<String>,
     /// The commit that is checked out; none if there is none.
@@ -117,6 +120,7 @@ impl Report {
         let branch = head.and_then(|head| head.branch.as_ref());
         Self {
             outcome: Outcome::NothingToDo,
+            only_autosaved: false,
             branch: branch.map(|branch| String::from_utf8_lossy(branch).into_owned()),
             head: head.and_then(|head| head.commit.clone()),
             changed: gathered.map_or(0, |gathered| gathered.changed),
@@ -167,13 +171,14 @@ pub async fn save(request: &Request) -> Report {
 
 /// Saves everything as one commit, to `refs/landfall/wip/UID`, which nobody looks at unless the volume is lost.
 pub async fn autosave(request: &Request) -> Report {
-    match prepare(request).await {
+    let report = match prepare(request).await {
         Ok(None) => Report::new(None),
         Ok(Some((gathered, remote, _scratch))) => {
             Saving::new(request, &gathered, remote, &ANY).at_once().await.unwrap_or_else(|error| Report::failed(&error))
         }
         Err(error) => Report::failed(&error),
-    }
+    };
+    Report { only_autosaved: true, ..report }
 }
 
 /// What there is to save, and where; none if no clone was ever made.
