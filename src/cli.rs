@@ -6,6 +6,7 @@ mod webhook;
 mod workspace;
 
 use crate::controller::{Config, Controller, Environment};
+use crate::controllers::context::WorkspaceSettings;
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
 use crate::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
@@ -87,11 +88,43 @@ struct ControllerArgs {
     /// Let those hosts be in private networks. Link-local and metadata addresses are refused all the same.
     #[arg(long, env = "LANDFALL_ALLOW_PRIVATE_GIT_ADDRESSES")]
     allow_private_git_addresses: bool,
+    #[command(flatten)]
+    workspaces: WorkspaceArgs,
     /// Do not elect a leader: for one process alone.
     #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
     no_leader_election: bool,
     #[command(flatten)]
     log: LogArgs,
+}
+
+#[derive(Args)]
+struct WorkspaceArgs {
+    /// The image of Landfall's own containers in the pods of workspaces: this program's.
+    #[arg(long = "image", env = "LANDFALL_IMAGE", default_value = "localhost/landfall:dev")]
+    image: String,
+    /// The image that a Workspace is worked in unless it names one: it has a shell, and git if that is to be used.
+    #[arg(long, env = "LANDFALL_WORKSPACE_IMAGE", default_value = "localhost/landfall-workspace:dev")]
+    workspace_image: String,
+    /// When these two are pulled.
+    #[arg(long, env = "LANDFALL_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    image_pull_policy: String,
+    /// Where reports of workspaces are received, in plain http: they are shown, not trusted.
+    #[arg(long, env = "LANDFALL_REPORTS_ADDRESS", default_value = "0.0.0.0:8082")]
+    reports_address: SocketAddr,
+    /// The address of that as pods reach it: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it they send none.
+    #[arg(long, env = "LANDFALL_REPORTS_URL")]
+    reports_url: Option<String>,
+}
+
+impl WorkspaceArgs {
+    fn settings(self) -> WorkspaceSettings {
+        WorkspaceSettings {
+            image: self.image,
+            workspace_image: self.workspace_image,
+            pull_policy: self.image_pull_policy,
+            reports_url: self.reports_url.filter(|url| !url.is_empty()),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -221,6 +254,8 @@ async fn control(
         .map_err(|error| format!("--allowed-git-host: {error}"))?;
     let config = Config {
         git_hosts,
+        reports_address: args.workspaces.reports_address,
+        workspaces: args.workspaces.settings(),
         namespace: args.namespace,
         identity,
         health_address: args.health_address,

@@ -4,12 +4,13 @@
 //! nothing is written before it is had. When leadership is lost, or any task ends, the process ends.
 
 use crate::controllers::connection::Connections;
-use crate::controllers::context::{Context, Settings, Stores, count};
+use crate::controllers::context::{Context, Settings, Stores, WorkspaceSettings, count};
 use crate::controllers::repository::{ReadTokens, Repositories};
 use crate::controllers::rollout::Rollouts;
 use crate::controllers::root_keys::KnownRootKeys;
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
+use crate::controllers::workspace::Workspaces;
 use crate::controllers::{self, InFlight};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
@@ -20,7 +21,7 @@ use crate::runtime::heartbeat::Liveness;
 use crate::runtime::jitter::Jitter;
 use crate::runtime::lease::{Lease, LeaseError, LeaseLost, LeaseTimes};
 use crate::runtime::metrics::Metrics;
-use crate::runtime::readiness::Readiness;
+use crate::runtime::readiness::{Check, Readiness};
 use crate::runtime::server::{Endpoints, Server, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
 use std::net::SocketAddr;
@@ -50,6 +51,10 @@ pub struct Config {
     pub plain_http: PlainHttp,
     /// The hosts whose repositories may be followed by their address alone.
     pub git_hosts: AllowedHosts,
+    /// What workspaces are made of.
+    pub workspaces: WorkspaceSettings,
+    /// Where reports of workspaces are received.
+    pub reports_address: SocketAddr,
 }
 
 /// What the process stands in: everything that a test puts something else in place of.
@@ -90,6 +95,10 @@ pub struct Sabotage {
     pub believe_status: bool,
     /// `namespace.name` is the `ServiceAccount` of another namespace.
     pub any_account: bool,
+    /// What a pod says that it saved is at the remote.
+    pub believe_agent: bool,
+    /// A volume is let go of before what was saved is read back.
+    pub let_go_early: bool,
 }
 
 #[cfg(feature = "sabotage")]
@@ -120,6 +129,8 @@ fn count_objects(metrics: &Metrics, stores: &Stores) {
     metrics.count_objects("GitHubInstallation", move || count(&installations));
     metrics.count_objects("InstallationToken", move || count(&tokens));
     metrics.count_objects("ProjectRepository", move || count(&repositories));
+    let workspaces = stores.workspaces.clone();
+    metrics.count_objects("Workspace", move || count(&workspaces));
 }
 
 /// Why the process ended, or did not start.
@@ -172,6 +183,43 @@ impl Activity {
     }
 }
 
+/// What leads, and while it does, writes.
+struct Leading {
+    context: Arc<Context>,
+    streams: controllers::Streams,
+    in_flight: InFlight,
+    lease: Option<Lease>,
+    shutdown: CancellationToken,
+}
+
+impl Leading {
+    async fn run(self, caches: Check) -> Result<(), LeadError> {
+        let Self { context, streams, in_flight, lease, shutdown } = self;
+        tokio::select! {
+            filled = context.stores.wait_until_ready() => filled.map_err(|_| LeadError::Caches)?,
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        caches.ready();
+        let Some(lease) = lease else {
+            controllers::run(context, streams, in_flight, shutdown).await;
+            return Ok(());
+        };
+        let leadership = match lease.acquire(&shutdown).await {
+            Ok(leadership) => leadership,
+            Err(LeaseError::Stopped) => return Ok(()),
+            Err(error) => return Err(LeadError::Election(error)),
+        };
+        tokio::select! {
+            // No grace: whoever leads now may be writing already.
+            lost = leadership.lost() => Err(LeadError::Lost(lost)),
+            () = controllers::run(context, streams, in_flight, shutdown) => {
+                leadership.release().await;
+                Ok(())
+            }
+        }
+    }
+}
+
 impl Controller {
     /// Starts everything. Health and metrics are served when this returns.
     ///
@@ -211,8 +259,9 @@ impl Controller {
         count_objects(&metrics, &stores);
         let root_keys = Arc::new(KnownRootKeys::default());
         let namespace = config.namespace;
-        let (seen, keys) = (Arc::clone(&stores), Arc::clone(&root_keys));
-        let watching = Watches::run(writers, kube.clone(), seen, due.clone(), keys, namespace.clone());
+        let workspaces = Arc::new(Workspaces::default());
+        let (seen, keys, known) = (Arc::clone(&stores), Arc::clone(&root_keys), Arc::clone(&workspaces));
+        let watching = Watches::run(writers, kube.clone(), seen, due.clone(), keys, known, namespace.clone());
         let until = shutdown.clone();
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
@@ -239,12 +288,18 @@ impl Controller {
             clock,
             jitter,
             connect: github,
-            settings: Settings { namespace, plain_http: config.plain_http, git_hosts: config.git_hosts },
+            settings: Settings {
+                namespace,
+                plain_http: config.plain_http,
+                git_hosts: config.git_hosts,
+                workspaces: config.workspaces,
+            },
             metrics,
             connections: Connections::default(),
             memory: Memory::default(),
             repositories: Repositories::default(),
             readers: ReadTokens::default(),
+            workspaces,
             rollouts: Rollouts::default(),
             root_keys,
             stores,
@@ -254,30 +309,8 @@ impl Controller {
         });
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
-        tasks.spawn("the controllers", async move {
-            tokio::select! {
-                filled = context.stores.wait_until_ready() => filled.map_err(|_| LeadError::Caches)?,
-                () = shutdown.cancelled() => return Ok(()),
-            }
-            caches.ready();
-            let Some(lease) = lease else {
-                controllers::run(context, streams, in_flight, shutdown).await;
-                return Ok(());
-            };
-            let leadership = match lease.acquire(&shutdown).await {
-                Ok(leadership) => leadership,
-                Err(LeaseError::Stopped) => return Ok(()),
-                Err(error) => return Err(LeadError::Election(error)),
-            };
-            tokio::select! {
-                // No grace: whoever leads now may be writing already.
-                lost = leadership.lost() => Err(LeadError::Lost(lost)),
-                () = controllers::run(context, streams, in_flight, shutdown) => {
-                    leadership.release().await;
-                    Ok(())
-                }
-            }
-        });
+        let leading = Leading { context, streams, in_flight, lease, shutdown };
+        tasks.spawn("the controllers", async move { leading.run(caches).await });
         Ok(Self { tasks, health_address, activity })
     }
 

@@ -10,9 +10,10 @@ use super::root_keys::{self, KnownRootKeys};
 use super::standing::{Again, Standing, State};
 use super::token::Memory;
 use super::watch::wake_all;
+use super::workspace::Workspaces;
 use crate::api::{
     ConditionType, FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository,
-    RECONCILE_ANNOTATION, Reason, Reconciled, default_permissions,
+    RECONCILE_ANNOTATION, Reason, Reconciled, Workspace, default_permissions,
 };
 use crate::git::AllowedHosts;
 use crate::github::{self, Connect, PlainHttp};
@@ -23,7 +24,8 @@ use crate::runtime::jitter::Jitter;
 use crate::runtime::metrics::{Metrics, ObjectCount, Outcome};
 use crate::webhook::RootKeys;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
@@ -46,6 +48,32 @@ pub struct Settings {
     pub plain_http: PlainHttp,
     /// The hosts whose repositories may be followed by their address alone.
     pub git_hosts: AllowedHosts,
+    /// What workspaces are made of.
+    pub workspaces: WorkspaceSettings,
+}
+
+/// What workspaces are made of.
+#[derive(Clone, Debug)]
+pub struct WorkspaceSettings {
+    /// The image of our containers in a workspace's pod: the operator's own.
+    pub image: String,
+    /// The image that is worked in, unless a workspace names one.
+    pub workspace_image: String,
+    /// When these two are pulled: `Always`, `IfNotPresent` or `Never`.
+    pub pull_policy: String,
+    /// Where pods send their reports; none: they send none.
+    pub reports_url: Option<String>,
+}
+
+impl Default for WorkspaceSettings {
+    fn default() -> Self {
+        Self {
+            image: "localhost/landfall:dev".to_owned(),
+            workspace_image: "localhost/landfall-workspace:dev".to_owned(),
+            pull_policy: "IfNotPresent".to_owned(),
+            reports_url: None,
+        }
+    }
 }
 
 /// The caches, kept by the watches.
@@ -58,6 +86,14 @@ pub struct Stores {
     pub tokens: Store<InstallationToken>,
     /// All `ProjectRepository`s.
     pub repositories: Store<ProjectRepository>,
+    /// All `Workspace`s.
+    pub workspaces: Store<Workspace>,
+    /// The pods of workspaces.
+    pub pods: Store<Pod>,
+    /// The claims of workspaces' volumes.
+    pub claims: Store<PersistentVolumeClaim>,
+    /// The Jobs that save workspaces.
+    pub jobs: Store<Job>,
     /// All namespaces, metadata only.
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Metadata of the Secrets the operator made; a store for each namespace it is limited to, or one for all.
@@ -75,6 +111,8 @@ pub struct Dues {
     pub tokens: Due<InstallationToken>,
     /// `ProjectRepository`s.
     pub repositories: Due<ProjectRepository>,
+    /// `Workspace`s.
+    pub workspaces: Due<Workspace>,
 }
 
 /// What every controller works with.
@@ -101,6 +139,8 @@ pub struct Context {
     pub repositories: Repositories,
     /// The tokens by which repositories are read.
     pub readers: ReadTokens,
+    /// What is known of each workspace.
+    pub workspaces: Arc<Workspaces>,
     /// What is known of the rollouts that are under way.
     pub rollouts: Rollouts,
     /// The root keys of webhooks.

@@ -19,6 +19,7 @@ pub mod root_keys;
 pub mod standing;
 pub mod token;
 pub mod watch;
+pub mod workspace;
 
 use crate::runtime::due::{Due, DueQueue};
 use crate::runtime::metrics::Outcome;
@@ -73,6 +74,7 @@ pub struct Streams {
     installations: Fed<crate::api::GitHubInstallation>,
     tokens: Fed<crate::api::InstallationToken>,
     repositories: Fed<crate::api::ProjectRepository>,
+    workspaces: Fed<crate::api::Workspace>,
 }
 
 type Fed<K> = BoxStream<'static, ObjectRef<K>>;
@@ -84,13 +86,15 @@ pub fn register(queue: &DueQueue) -> (Dues, Streams) {
     let (installations, installation_stream) = queue.register();
     let (tokens, token_stream) = queue.register();
     let (repositories, repository_stream) = queue.register();
+    let (workspaces, workspace_stream) = queue.register();
     let streams = Streams {
         apps: app_stream.boxed(),
         installations: installation_stream.boxed(),
         tokens: token_stream.boxed(),
         repositories: repository_stream.boxed(),
+        workspaces: workspace_stream.boxed(),
     };
-    (Dues { apps, installations, tokens, repositories }, streams)
+    (Dues { apps, installations, tokens, repositories, workspaces }, streams)
 }
 
 /// Runs all controllers until `shutdown`, then finishes what is under way.
@@ -136,6 +140,15 @@ pub async fn run(context: Arc<Context>, streams: Streams, in_flight: InFlight, s
             &in_flight,
             &shutdown,
             |object, context| async move { repository::reconcile(object, &context).await }
+        ),
+        drive(
+            c,
+            c.stores.workspaces.clone(),
+            c.due.workspaces.clone(),
+            streams.workspaces,
+            &in_flight,
+            &shutdown,
+            |object, context| async move { workspace::reconcile(object, &context).await }
         ),
     );
 }

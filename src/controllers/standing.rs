@@ -5,6 +5,7 @@
 //! Were it broken, an idle cluster would write status for ever.
 
 use crate::api::{ConditionType, Reason};
+use crate::git;
 use crate::github;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -156,6 +157,32 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
             (Standing::reconciling(reason, message), Again::At(until))
         }
         github::Outlook::Stalls => (Standing::stalled(reason, format!("{what}: {error}")), Again::Person),
+    }
+}
+
+/// What it means that a remote could not be read.
+#[must_use]
+pub fn git_failure(error: &git::Error) -> (Standing, Again) {
+    let reason = match error {
+        git::Error::Branch { .. } => Reason::InvalidSpec,
+        git::Error::NotFound { .. } | git::Error::Moved { .. } => Reason::RepositoryNotFound,
+        git::Error::CredentialsRefused { .. } => Reason::TokenRefused,
+        git::Error::Forbidden { .. } => Reason::InsufficientPermissions,
+        git::Error::AddressRefused { .. } => Reason::UrlNotAllowed,
+        git::Error::RateLimited { .. } => Reason::RateLimited,
+        git::Error::Unreachable { .. } => Reason::ApiUnreachable,
+        git::Error::Server { .. } | git::Error::Refused { .. } | git::Error::Protocol { .. } => Reason::ApiFailed,
+    };
+    match error.outlook() {
+        github::Outlook::Passes => (
+            Standing::reconciling(reason, format!("{error}. It is retried by itself, with growing pauses")),
+            Again::Backoff,
+        ),
+        github::Outlook::Waits(until) => {
+            let message = "the server asked to wait; it is retried as soon as it allows it";
+            (Standing::reconciling(reason, message), Again::At(until))
+        }
+        github::Outlook::Stalls => (Standing::stalled(reason, error.to_string()), Again::Person),
     }
 }
 

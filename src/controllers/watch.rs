@@ -6,12 +6,17 @@
 
 use super::context::{Dues, Stores};
 use super::lenient::{Lenient, readable};
-use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL, ProjectRepository};
+use super::workspace::Workspaces;
+use crate::api::{
+    GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL, ProjectRepository, WORKSPACE_LABEL,
+    Workspace,
+};
 use crate::controllers::root_keys::KnownRootKeys;
 use crate::runtime::due::Due;
 use crate::webhook::ROOT_KEYS_SECRET;
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -44,6 +49,10 @@ struct Writers {
     installations: Writer<GitHubInstallation>,
     tokens: Writer<InstallationToken>,
     repositories: Writer<ProjectRepository>,
+    workspaces: Writer<Workspace>,
+    pods: Writer<Pod>,
+    claims: Writer<PersistentVolumeClaim>,
+    jobs: Writer<Job>,
     namespaces: Writer<PartialObjectMeta<Namespace>>,
     secrets: Vec<(Option<String>, Writer<PartialObjectMeta<Secret>>)>,
 }
@@ -56,6 +65,10 @@ impl Watches {
         let (installations, write_installations) = reflector::store();
         let (tokens, write_tokens) = reflector::store();
         let (repositories, write_repositories) = reflector::store();
+        let (workspaces, write_workspaces) = reflector::store();
+        let (pods, write_pods) = reflector::store();
+        let (claims, write_claims) = reflector::store();
+        let (jobs, write_jobs) = reflector::store();
         let (namespaces, write_namespaces) = reflector::store();
         let places: Vec<_> = if secret_namespaces.is_empty() {
             vec![None]
@@ -70,12 +83,27 @@ impl Watches {
             })
             .unzip();
         Self {
-            stores: Stores { apps, installations, tokens, repositories, namespaces, secrets },
+            stores: Stores {
+                apps,
+                installations,
+                tokens,
+                repositories,
+                workspaces,
+                pods,
+                claims,
+                jobs,
+                namespaces,
+                secrets,
+            },
             writers: Writers {
                 apps: write_apps,
                 installations: write_installations,
                 tokens: write_tokens,
                 repositories: write_repositories,
+                workspaces: write_workspaces,
+                pods: write_pods,
+                claims: write_claims,
+                jobs: write_jobs,
                 namespaces: write_namespaces,
                 secrets: write_secrets,
             },
@@ -89,11 +117,14 @@ impl Watches {
         stores: Arc<Stores>,
         due: Dues,
         keys: Arc<KnownRootKeys>,
+        known: Arc<Workspaces>,
         namespace: String,
     ) {
-        let Writers { apps, installations, tokens, repositories, namespaces, secrets } = writers.0;
+        let Writers { apps, installations, tokens, repositories, workspaces, pods, claims, jobs, namespaces, secrets } =
+            writers.0;
         let everything = watcher::Config::default();
         let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
+        let of_workspaces = watcher::Config::default().labels(WORKSPACE_LABEL);
         let secret_watches = futures::future::join_all(secrets.into_iter().map(|(place, writer)| {
             let api = match place {
                 Some(place) => Api::namespaced(client.clone(), &place),
@@ -122,6 +153,20 @@ impl Watches {
                 stores.repositories.clone(),
                 |seen| repository_seen(&seen, &stores, &due)
             ),
+            drive(
+                reflected(Api::all(client.clone()), everything.clone(), workspaces),
+                stores.workspaces.clone(),
+                |seen| workspace_seen(&seen, &stores, &due)
+            ),
+            drive(reflected(Api::all(client.clone()), of_workspaces.clone(), pods), stores.pods.clone(), |seen| {
+                pod_seen(&seen, &stores, &due, &known);
+            }),
+            drive(reflected(Api::all(client.clone()), of_workspaces.clone(), claims), stores.claims.clone(), |seen| {
+                part_seen(&seen, &stores, &due);
+            }),
+            drive(reflected(Api::all(client.clone()), of_workspaces, jobs), stores.jobs.clone(), |seen| {
+                part_seen(&seen, &stores, &due);
+            }),
             drive(
                 reflected(Api::all(client.clone()), everything.clone(), namespaces),
                 stores.namespaces.clone(),
@@ -156,6 +201,10 @@ impl Stores {
         self.installations.wait_until_ready().await?;
         self.tokens.wait_until_ready().await?;
         self.repositories.wait_until_ready().await?;
+        self.workspaces.wait_until_ready().await?;
+        self.pods.wait_until_ready().await?;
+        self.claims.wait_until_ready().await?;
+        self.jobs.wait_until_ready().await?;
         self.namespaces.wait_until_ready().await?;
         for secrets in &self.secrets {
             secrets.wait_until_ready().await?;
@@ -211,6 +260,7 @@ fn app_seen(seen: &Seen<'_, GitHubApp>, stores: &Stores, due: &Dues) {
         wake_all(&stores.installations, &due.installations);
         wake_all(&stores.tokens, &due.tokens);
         wake_all(&stores.repositories, &due.repositories);
+        wake_all(&stores.workspaces, &due.workspaces);
         return;
     };
     due.apps.look_now(&ObjectRef::from_obj(*app));
@@ -220,6 +270,7 @@ fn app_seen(seen: &Seen<'_, GitHubApp>, stores: &Stores, due: &Dues) {
             due.installations.look_now(&ObjectRef::from_obj(&*installation));
             wake_tokens_of(&stores.tokens, &due.tokens, &installation);
             wake_repositories_of(&stores.repositories, &due.repositories, &installation);
+            wake_workspaces_of(&stores.workspaces, &due.workspaces, &installation);
         }
     }
     if matches!(seen, Seen::Gone(_)) {
@@ -233,6 +284,7 @@ fn installation_seen(seen: &Seen<'_, GitHubInstallation>, stores: &Stores, due: 
             due.apps.look_now(&ObjectRef::new(&installation.spec.app_ref.name));
             wake_tokens_of(&stores.tokens, &due.tokens, installation);
             wake_repositories_of(&stores.repositories, &due.repositories, installation);
+            wake_workspaces_of(&stores.workspaces, &due.workspaces, installation);
             let reference = ObjectRef::from_obj(*installation);
             match seen {
                 Seen::Gone(_) => due.installations.forget(&reference),
@@ -255,6 +307,11 @@ fn token_seen(seen: &Seen<'_, InstallationToken>, stores: &Stores, due: &Dues) {
         _ => due.tokens.look_now(&reference),
     }
     let namespace = token.namespace().unwrap_or_default();
+    for owner in token.owner_references() {
+        if owner.kind == "Workspace" {
+            due.workspaces.look_now(&ObjectRef::new(&owner.name).within(&namespace));
+        }
+    }
     let place = ObjectRef::new(&token.spec.installation_ref.name).within(&namespace);
     wake_what_is_going(&place, matches!(seen, Seen::Gone(_)), stores, due);
 }
@@ -268,6 +325,7 @@ fn namespace_seen(seen: &Seen<'_, PartialObjectMeta<Namespace>>, stores: &Stores
             due.installations.look_now(&ObjectRef::from_obj(&*installation));
             wake_tokens_of(&stores.tokens, &due.tokens, &installation);
             wake_repositories_of(&stores.repositories, &due.repositories, &installation);
+            wake_workspaces_of(&stores.workspaces, &due.workspaces, &installation);
         }
     }
 }
@@ -282,9 +340,58 @@ fn repository_seen(seen: &Seen<'_, ProjectRepository>, stores: &Stores, due: &Du
         Seen::Gone(_) => due.repositories.forget(&reference),
         _ => due.repositories.look_now(&reference),
     }
+    for workspace in stores.workspaces.state() {
+        if workspace.namespace() == repository.namespace()
+            && workspace.spec.repository_ref.name == repository.name_any()
+            // Once it has a token, it is bound to what that is for.
+            && workspace.status.as_ref().is_none_or(|status| status.pod.is_none())
+        {
+            due.workspaces.look_now(&ObjectRef::from_obj(&*workspace));
+        }
+    }
     if let Some(installation) = &repository.spec.installation_ref {
         let place = ObjectRef::new(&installation.name).within(&repository.namespace().unwrap_or_default());
         wake_what_is_going(&place, matches!(seen, Seen::Gone(_)), stores, due);
+    }
+}
+
+fn workspace_seen(seen: &Seen<'_, Workspace>, stores: &Stores, due: &Dues) {
+    let (Seen::Changed(workspace) | Seen::Gone(workspace)) = seen else { return };
+    let reference = ObjectRef::from_obj(*workspace);
+    match seen {
+        Seen::Gone(_) => {
+            due.workspaces.forget(&reference);
+            // Its token may have waited for it.
+            let namespace = workspace.namespace().unwrap_or_default();
+            let uid = workspace.uid();
+            for token in stores.tokens.state() {
+                let is_its = token.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref());
+                if token.namespace().as_deref() == Some(namespace.as_str()) && is_its {
+                    due.tokens.look_now(&ObjectRef::from_obj(&*token));
+                }
+            }
+        }
+        _ => due.workspaces.look_now(&reference),
+    }
+}
+
+/// How a pod ended is remembered here: the last of it is seen as it goes.
+fn pod_seen(seen: &Seen<'_, Pod>, stores: &Stores, due: &Dues, known: &Workspaces) {
+    if let Seen::Changed(pod) | Seen::Gone(pod) = seen {
+        known.saw(pod, matches!(seen, Seen::Gone(_)));
+    }
+    part_seen(seen, stores, due);
+}
+
+/// A pod, a claim or a Job of a workspace.
+fn part_seen<K: Resource>(seen: &Seen<'_, K>, stores: &Stores, due: &Dues) {
+    match seen {
+        Seen::Changed(part) | Seen::Gone(part) => {
+            if let Some(name) = part.labels().get(WORKSPACE_LABEL) {
+                due.workspaces.look_now(&ObjectRef::new(name).within(&part.namespace().unwrap_or_default()));
+            }
+        }
+        Seen::Listed => wake_all(&stores.workspaces, &due.workspaces),
     }
 }
 
@@ -364,6 +471,15 @@ pub fn wake_repositories_of(
         let reference = repository.spec.installation_ref.as_ref().map(|reference| &reference.name);
         if repository.namespace() == installation.namespace() && reference == Some(&installation.name_any()) {
             due.look_now(&ObjectRef::from_obj(&*repository));
+        }
+    }
+}
+
+/// Looks at the workspaces that may be of an installation: those of its namespace.
+pub fn wake_workspaces_of(workspaces: &Store<Workspace>, due: &Due<Workspace>, installation: &GitHubInstallation) {
+    for workspace in workspaces.state() {
+        if workspace.namespace() == installation.namespace() {
+            due.look_now(&ObjectRef::from_obj(&*workspace));
         }
     }
 }

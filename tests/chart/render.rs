@@ -203,10 +203,11 @@ fn a_service_monitor_selects_the_service() {
 }
 
 #[test]
-fn a_network_policy_lets_in_to_health_only() {
+fn a_network_policy_lets_in_to_health_and_what_pods_report() {
     let objects = rendered(&["--set=networkPolicy.enabled=true"]);
     let spec = &named(&objects, "NetworkPolicy", "landfall-controller")["spec"];
-    assert_eq!(spec["ingress"], json!([{"ports": [{"protocol": "TCP", "port": 8080}]}]));
+    let reports = json!({"ports": [{"protocol": "TCP", "port": 8082}], "from": [{"namespaceSelector": {}}]});
+    assert_eq!(spec["ingress"], json!([{"ports": [{"protocol": "TCP", "port": 8080}]}, reports]));
     assert_eq!(
         spec["egress"],
         json!([

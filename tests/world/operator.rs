@@ -4,6 +4,7 @@ use super::cluster::Cluster;
 use super::{SYSTEM, until};
 use jiff::Timestamp;
 use landfall::controller::{Activity, Config, Controller, Environment, Sabotage};
+use landfall::controllers::context::WorkspaceSettings;
 use landfall::git::AllowedHosts;
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
 use landfall::runtime::clock::ManualClock;
@@ -31,6 +32,8 @@ pub struct Start {
     pub secret_namespaces: Vec<String>,
     /// The hosts whose repositories may be followed by their address alone.
     pub git_hosts: AllowedHosts,
+    /// What workspaces are made of.
+    pub workspaces: WorkspaceSettings,
     /// Guards to take out.
     pub sabotage: Sabotage,
 }
@@ -45,6 +48,7 @@ impl Default for Start {
             log: None,
             secret_namespaces: Vec::new(),
             git_hosts: AllowedHosts::parse::<&str>(&[], false).expect("no host"),
+            workspaces: WorkspaceSettings::default(),
             sabotage: Sabotage::default(),
         }
     }
@@ -82,6 +86,8 @@ impl Operator {
                 secret_namespaces: start.secret_namespaces,
                 plain_http: PlainHttp::OnLoopback,
                 git_hosts: start.git_hosts,
+                workspaces: start.workspaces,
+                reports_address: "127.0.0.1:0".parse().expect("an address"),
             };
             let environment = Environment {
                 kube: (start.kube)(base),

@@ -8,7 +8,7 @@ use crate::controllers::connection::{Connection, Look};
 use crate::controllers::context::{Context, requested_look};
 use crate::controllers::lenient::Lenient;
 use crate::controllers::standing::{Again, Standing, github_failure};
-use crate::controllers::watch::{wake_repositories_of, wake_tokens_of};
+use crate::controllers::watch::{wake_repositories_of, wake_tokens_of, wake_workspaces_of};
 use crate::github::{self, AppCredentials, Count, Endpoint, GitHub, Transport};
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::SignedDuration;
@@ -248,6 +248,7 @@ fn wake_dependents(context: &Context, app: &str) {
             context.due.installations.look_now(&ObjectRef::from_obj(&*installation));
             wake_tokens_of(&context.stores.tokens, &context.due.tokens, &installation);
             wake_repositories_of(&context.stores.repositories, &context.due.repositories, &installation);
+            wake_workspaces_of(&context.stores.workspaces, &context.due.workspaces, &installation);
         }
     }
 }

@@ -10,9 +10,9 @@ use crate::controllers::context::{Context, requested_look, set_finalizer};
 use crate::controllers::deliveries;
 use crate::controllers::grant::{Known, Reach};
 use crate::controllers::lenient::Lenient;
-use crate::controllers::standing::{Again, Standing, github_failure, whole_second};
+use crate::controllers::standing::{self, Again, Standing, github_failure, whole_second};
 use crate::git::{self, BasicAuth, Head, Refs, Remote};
-use crate::github::{self, GitHub, Outlook, Repository, Token};
+use crate::github::{self, GitHub, Repository, Token};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -445,27 +445,8 @@ pub async fn refs_of(
 
 /// What a failed question to a remote means.
 pub fn git_failure(error: &git::Error) -> Failure {
-    let reason = match error {
-        git::Error::Branch { .. } => Reason::InvalidSpec,
-        git::Error::NotFound { .. } | git::Error::Moved { .. } => Reason::RepositoryNotFound,
-        git::Error::CredentialsRefused { .. } => Reason::TokenRefused,
-        git::Error::Forbidden { .. } => Reason::InsufficientPermissions,
-        git::Error::AddressRefused { .. } => Reason::UrlNotAllowed,
-        git::Error::RateLimited { .. } => Reason::RateLimited,
-        git::Error::Unreachable { .. } => Reason::ApiUnreachable,
-        git::Error::Server { .. } | git::Error::Refused { .. } | git::Error::Protocol { .. } => Reason::ApiFailed,
-    };
-    match error.outlook() {
-        Outlook::Passes => Failure::Remote(
-            Standing::reconciling(reason, format!("{error}. It is retried by itself, with growing pauses")),
-            Again::Backoff,
-        ),
-        Outlook::Waits(until) => {
-            let message = "the server asked to wait; it is retried as soon as it allows it";
-            Failure::Remote(Standing::reconciling(reason, message), Again::At(until))
-        }
-        Outlook::Stalls => Failure::stalled(reason, error.to_string()),
-    }
+    let (standing, again) = standing::git_failure(error);
+    Failure::Remote(standing, again)
 }
 
 /// Asks by id whether what the head was read from is still that repository.

@@ -7,7 +7,7 @@ use super::memory::FailedFor;
 
 use super::secret;
 use super::seen::{Failed, Failures, Gathered, SecretSeen};
-use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason};
+use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, WORK_FINALIZER};
 use crate::controllers::connection::Connection;
 use crate::controllers::context::{Context, PERSON_RECHECK, requested_look};
 use crate::controllers::lenient::Lenient;
@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::Api;
+use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 
 /// What was read: what to decide by, and what to act with.
@@ -74,6 +75,7 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
             || installation.as_ref().is_some_and(|installation| installation.spec.paused)
             || app.as_ref().is_some_and(|app| app.spec.paused),
         access,
+        is_needed: is_needed(context, token, &namespace),
         secret: seen,
         former_secrets: former_secrets(context, token, &namespace),
         held: context.memory.held(&uid),
@@ -84,6 +86,23 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     let gathered = context.sabotage.tamper(gathered);
     let github = connection.and_then(|connection| connection.github);
     Ok(Found { gathered, about, secret, ca_bundle, github, app: app.and(app_name) })
+}
+
+/// Whether a workspace that is going has yet to save its work with this token. When its namespace is being deleted, both
+/// are deleted at once.
+fn is_needed(context: &Context, token: &InstallationToken, namespace: &str) -> bool {
+    let owner = token.owner_references().iter().find(|owner| owner.kind == "Workspace");
+    let workspace = owner.and_then(|owner| {
+        let workspace = context.stores.workspaces.get(&ObjectRef::new(&owner.name).within(namespace))?;
+        (workspace.uid().as_ref() == Some(&owner.uid)).then_some(workspace)
+    });
+    workspace.is_some_and(|workspace| {
+        let is_going = workspace.metadata.deletion_timestamp.is_some()
+            || context.namespace(namespace).is_some_and(|namespace| namespace.terminating);
+        is_going
+            && workspace.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER)
+            && !context.workspaces.is_dealt_with(&workspace.uid().unwrap_or_default())
+    })
 }
 
 /// The calls that failed, and those that would: while the App itself does not work, its tokens do not try each for

@@ -281,6 +281,13 @@ fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::Settled { standing: None, again: None };
     }
+    if seen.is_needed
+        && let Some(deleted) = &seen.token.metadata.deletion_timestamp
+        && let Ok(end) = deleted.0.checked_add(LONGEST_LIFE)
+        && end > now
+    {
+        return Plan::Settled { standing: None, again: Some(Again::At(end)) };
+    }
     Plan::Do(take_back(seen, now).unwrap_or(Step::RemoveFinalizer))
 }
 

@@ -81,6 +81,8 @@ pub struct Gathered {
     pub is_paused: bool,
     /// Whether it may be minted.
     pub access: Access,
+    /// It is a workspace's that is going, and whose work is not saved yet: with it revoked, nothing could be.
+    pub is_needed: bool,
     /// The Secret.
     pub secret: SecretSeen,
     /// Names of Secrets that are ours and not wanted: the spec named them before.

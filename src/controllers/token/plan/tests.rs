@@ -80,6 +80,7 @@ fn seen() -> Gathered {
         is_paused: false,
         access: granted(&["shop"]),
         secret: SecretSeen::Absent,
+        is_needed: false,
         former_secrets: Vec::new(),
         held: None,
         revoked: None,

@@ -1,0 +1,437 @@
+//! Carries out one step. What GitHub and the remote said goes into [`super::memory`], where the next plan finds it.
+//!
+//! All calls are made with the workspace's own token, from its Secret: what the workspace may not do, is not done for it.
+
+use super::gather::Found;
+use super::memory::{Pull, Remote, Safe};
+use super::objects;
+use super::plan::Step;
+use super::pull;
+use super::seen::{PodSeen, Repository, VolumeSeen, Way};
+use crate::api::{
+    FIELD_MANAGER, InstallationToken, MANAGED_BY, RETAINED_ANNOTATION, RETAINED_LABEL, Reason, WORK_FINALIZER,
+    Workspace,
+};
+use crate::controllers::context::{Context, requested_look, set_finalizer};
+use crate::controllers::lenient::Lenient;
+use crate::controllers::standing::{Again, Standing, git_failure, github_failure};
+use crate::git::{self, BasicAuth};
+use crate::github::{GitHub, Token};
+use crate::workspace::evidence::{Evidence, Listed, autosave_ref, wip_digest, wip_prefix};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::runtime::events::EventType;
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A step that did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// GitHub, or the remote, did not do it. Not tried again before its time.
+    #[error("{}", .0.message)]
+    Remote(Standing, Again),
+    /// Kubernetes did not do it.
+    #[error(transparent)]
+    Kubernetes(#[from] kube::Error),
+}
+
+impl Failure {
+    /// Something is not there yet.
+    fn waiting(message: impl Into<String>) -> Self {
+        Self::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
+    }
+}
+
+/// Carries it out. Gives back the object where the step changed it.
+///
+/// # Errors
+/// Why it did not work, and when to try again.
+pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Option<Workspace>, Failure> {
+    let seen = &found.seen;
+    let object = &seen.object;
+    match step {
+        Step::AddFinalizer => return Ok(Some(set_finalizer(&context.client, &**object, WORK_FINALIZER, true).await?)),
+        Step::RemoveFinalizer => {
+            return Ok(Some(set_finalizer(&context.client, &**object, WORK_FINALIZER, false).await?));
+        }
+        Step::Resolve => resolve(context, found).await?,
+        Step::MakeToken => {
+            let Way::Open(repository) = &seen.way else { return Ok(None) };
+            create::<InstallationToken>(context, object, &token(object, repository)).await?;
+        }
+        Step::RepairToken => {
+            let Way::Open(repository) = &seen.way else { return Ok(None) };
+            let change = json!({"spec": token(object, repository)["spec"]});
+            api::<InstallationToken>(context, object)
+                .patch(&objects::name(object), &PatchParams::default(), &Patch::Merge(change))
+                .await?;
+        }
+        Step::DropToken => delete::<InstallationToken>(context, object, &objects::name(object), None).await?,
+        Step::MakeVolume => make_volume(context, found).await?,
+        Step::HoldVolume => {
+            let claim = claim(context, object).await?;
+            if let Some(claim) = claim {
+                set_finalizer(&context.client, &claim, WORK_FINALIZER, true).await?;
+            }
+        }
+        Step::ReleaseVolume => release_volume(context, object).await?,
+        Step::KeepVolume(why) => keep_volume(context, found, &why).await?,
+        Step::GiveUp(why) => give_up(context, found, &why).await,
+        Step::StartPod => start_pod(context, found).await?,
+        Step::EndPod => {
+            let PodSeen::Ours(pod) = &seen.pod else { return Ok(None) };
+            // What the remote has by then is another thing than what it had.
+            context.workspaces.update(uid(object), |known| known.remote = None);
+            delete::<Pod>(context, object, &pod.name, Some(pod.uid.clone())).await?;
+        }
+        Step::Save(attempt) => {
+            let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
+            let job = objects::job(object, attempt, &seen.branch(), target, &context.settings.workspaces);
+            create::<Job>(context, object, &job).await?;
+        }
+        Step::DropJob(name) => delete::<Job>(context, object, &name, None).await?,
+        Step::Look => {
+            let remote = look(context, found).await?;
+            context.workspaces.update(uid(object), |known| {
+                known.remote = Some(remote);
+                known.request = requested_look(&**object).cloned();
+            });
+        }
+        Step::Believe(evidence) => believe(context, found, &evidence).await?,
+        Step::FindPull => pull::find(context, found).await?,
+        Step::OpenPull => pull::open(context, found).await?,
+        Step::FinishPull => pull::finish(context, found).await?,
+    }
+    Ok(None)
+}
+
+/// The object's uid.
+pub fn uid(object: &Workspace) -> &str {
+    object.metadata.uid.as_deref().unwrap_or_default()
+}
+
+fn token(object: &Workspace, repository: &Repository) -> Value {
+    objects::token(object, &repository.installation, repository.id)
+}
+
+fn api<K>(context: &Context, object: &Workspace) -> Api<Lenient<K>>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+{
+    Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default())
+}
+
+/// Makes an object. Should there be one by now, the cache was behind: the next look finds it.
+async fn create<K>(context: &Context, object: &Workspace, wanted: &Value) -> Result<(), Failure>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + DeserializeOwned
+        + serde::Serialize
+        + Clone
+        + Debug,
+{
+    let wanted: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    api::<K>(context, object).create(&params, &Lenient::from(wanted)).await?;
+    Ok(())
+}
+
+/// Deletes an object, if it is still that one.
+async fn delete<K>(context: &Context, object: &Workspace, name: &str, uid: Option<String>) -> Result<(), Failure>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+{
+    let preconditions = uid.map(|uid| kube::api::Preconditions { uid: Some(uid), resource_version: None });
+    let params = DeleteParams {
+        preconditions,
+        propagation_policy: Some(PropagationPolicy::Background),
+        ..DeleteParams::default()
+    };
+    match api::<K>(context, object).delete(name, &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn claim(context: &Context, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
+    let claim = api::<PersistentVolumeClaim>(context, object).get_opt(&objects::name(object)).await?;
+    let claim = claim.map(Lenient::read).transpose()?;
+    Ok(claim.filter(|claim| objects::is_our_claim(claim, object)))
+}
+
+async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
+    let object = &found.seen.object;
+    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned.as_ref()).is_some();
+    let was_parted = found.seen.known.safe.is_some() || found.seen.known.is_parted;
+    create::<PersistentVolumeClaim>(context, object, &objects::claim(object)).await?;
+    if was_cloned && !was_parted {
+        let message = format!(
+            "the volume went without the operator: what was on it and not pushed is lost, but for autosaves at refs/landfall/wip/{}. \
+             The repository is cloned anew",
+            uid(object)
+        );
+        tell(context, object, Reason::VolumeLost, &message).await;
+    }
+    context.workspaces.update(uid(object), |known| {
+        known.safe = None;
+        known.is_parted = false;
+        known.ended.clear();
+        known.last_pod = None;
+        known.report = None;
+    });
+    Ok(())
+}
+
+async fn start_pod(context: &Context, found: &Found) -> Result<(), Failure> {
+    let object = &found.seen.object;
+    let target = found.seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
+    context.workspaces.update(uid(object), |known| {
+        // What an earlier pod saved says nothing of what this one's will have to.
+        known.safe = None;
+        known.is_parted = false;
+        known.ended.clear();
+        known.last_pod = None;
+        known.remote = None;
+        known.report = None;
+    });
+    create::<Pod>(context, object, &objects::pod(object, target, &context.settings.workspaces)).await
+}
+
+async fn release_volume(context: &Context, object: &Workspace) -> Result<(), Failure> {
+    let Some(claim) = claim(context, object).await? else { return Ok(()) };
+    if claim.metadata.deletion_timestamp.is_none() {
+        delete::<PersistentVolumeClaim>(context, object, &claim.name_any(), claim.uid()).await?;
+    }
+    // With the finalizer on, it is still there.
+    if let Some(claim) = self::claim(context, object).await?
+        && claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER)
+    {
+        set_finalizer(&context.client, &claim, WORK_FINALIZER, false).await?;
+    }
+    Ok(())
+}
+
+/// Keeps the volume and says on it whose it was and why: the claim may go with its namespace, the volume does not.
+async fn keep_volume(context: &Context, found: &Found, why: &str) -> Result<(), Failure> {
+    let object = &found.seen.object;
+    let name = object.name_any();
+    let namespace = object.namespace().unwrap_or_default();
+    let VolumeSeen::Ours { volume: Some(volume), .. } = &found.seen.volume else { return Ok(()) };
+    let record = json!({
+        "workspace": name, "namespace": namespace, "uid": uid(object), "branch": found.seen.branch(),
+        "repository": found.seen.known.repository.as_ref().map(|(repository, _)| &repository.full_name),
+        "at": context.clock.now().to_string(), "why": why,
+    });
+    let change = json!({
+        "metadata": {
+            "labels": {RETAINED_LABEL: "true"}, "annotations": {RETAINED_ANNOTATION: record.to_string()},
+        },
+        "spec": {"persistentVolumeReclaimPolicy": "Retain"},
+    });
+    let volumes = Api::<Lenient<PersistentVolume>>::all(context.client.clone());
+    let kept = volumes.patch(volume, &PatchParams::default(), &Patch::Merge(change)).await?.read()?;
+    if let Some(claim) = claim(context, object).await? {
+        let finalizers: Vec<_> = claim.finalizers().iter().filter(|name| *name != WORK_FINALIZER).cloned().collect();
+        let change = json!({"metadata": {
+            "resourceVersion": claim.resource_version(), "finalizers": finalizers,
+            "labels": {RETAINED_LABEL: "true"}, "annotations": {RETAINED_ANNOTATION: record.to_string()},
+        }});
+        let claims = api::<PersistentVolumeClaim>(context, object);
+        claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
+    }
+    let message = format!(
+        "the volume of Workspace {namespace}/{name} is kept, for what is on it could not be pushed: {why} It is \
+         PersistentVolume {volume} (claim {}), and stays until somebody deletes it: mount the claim in a pod to get at it",
+        objects::name(object)
+    );
+    tell(context, object, Reason::VolumeKept, &message).await;
+    context.events.transition(&kept.object_ref(&()), EventType::Warning, Reason::VolumeKept.as_str(), &message).await;
+    context.workspaces.update(uid(object), |known| known.is_parted = true);
+    Ok(())
+}
+
+/// Says what is given up, before it is.
+async fn give_up(context: &Context, found: &Found, why: &str) {
+    let object = &found.seen.object;
+    let seen = object.status.as_ref().and_then(|status| status.git.as_ref());
+    let what = seen.map_or_else(
+        || "nothing is known of what is on it".to_owned(),
+        |git| {
+            format!(
+                "as it was last reported: {} changed and {} untracked files, {} commits that the remote does not have",
+                git.dirty, git.untracked, git.unpushed
+            )
+        },
+    );
+    let message = format!("the volume is deleted without its work having been pushed, {what}: {why}");
+    tell(context, object, Reason::WorkDiscarded, &message).await;
+    context.workspaces.update(uid(object), |known| {
+        known.is_told = true;
+        known.is_parted = true;
+    });
+}
+
+/// An event that somebody should see.
+async fn tell(context: &Context, object: &Workspace, reason: Reason, message: &str) {
+    context.events.transition(&object.object_ref(&()), EventType::Warning, reason.as_str(), message).await;
+}
+
+/// The client.
+///
+/// # Errors
+/// The App's credentials cannot be used.
+pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
+    found.github.as_ref().ok_or_else(|| {
+        Failure::waiting(
+            "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can",
+        )
+    })
+}
+
+/// The workspace's token, from its Secret.
+///
+/// # Errors
+/// It is not there.
+pub async fn own_token(context: &Context, object: &Workspace) -> Result<Token, Failure> {
+    let name = objects::name(object);
+    let secret = api::<Secret>(context, object).get_opt(&name).await?.map(Lenient::read).transpose()?;
+    let token = context
+        .stores
+        .tokens
+        .get(&kube::runtime::reflector::ObjectRef::new(&name).within(&object.namespace().unwrap_or_default()));
+    let uid = token.as_ref().and_then(|token| token.uid());
+    let is_ours = |secret: &Secret| {
+        uid.is_some()
+            && secret.labels().get(crate::api::MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
+            && secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+    };
+    let Some(secret) = secret.filter(is_ours) else {
+        // A namespace that is being deleted takes Secrets first. This process may have minted what was in it.
+        let minted = uid.as_ref().and_then(|uid| context.memory.content(uid));
+        return minted
+            .map(|minted| minted.token)
+            .ok_or_else(|| Failure::waiting(format!("Secret {name} is not there yet")));
+    };
+    let password = secret.data.as_ref().and_then(|data| data.get("password")).map(|bytes| bytes.0.clone());
+    let password = password.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty());
+    password.map(Token::new).ok_or_else(|| Failure::waiting(format!("Secret {name} has no password")))
+}
+
+/// What the repository is called now.
+async fn resolve(context: &Context, found: &Found) -> Result<(), Failure> {
+    let Way::Open(repository) = &found.seen.way else { return Ok(()) };
+    let (github, object) = (client(found)?, &found.seen.object);
+    let token = own_token(context, object).await?;
+    let now = context.clock.now();
+    let repository = github.repository(&token, repository.id).await.map_err(|error| {
+        let (mut standing, again) =
+            github_failure(&error, &format!("asking for the repository with id {}", repository.id));
+        if standing.reason == Reason::InstallationNotFound {
+            standing.reason = Reason::RepositoryNotFound;
+        }
+        Failure::Remote(standing, again)
+    })?;
+    context.workspaces.update(uid(object), |known| known.repository = Some((Arc::new(repository), now)));
+    Ok(())
+}
+
+/// Lists the workspace's branches.
+async fn look(context: &Context, found: &Found) -> Result<Remote, Failure> {
+    let (github, object) = (client(found)?, &found.seen.object);
+    let (Some((repository, _)), Some(transport)) = (&found.seen.known.repository, &found.git) else {
+        return Err(Failure::waiting("the repository is not known yet"));
+    };
+    let now = context.clock.now();
+    let remote = git::Remote::github(github.endpoint(), &repository.full_name)
+        .map_err(|error| Failure::waiting(error.to_string()))?;
+    let credentials = BasicAuth::installation(own_token(context, object).await?);
+    let (name, uid, branch) = (object.name_any(), uid(object), found.seen.branch());
+    let target = pull::target(found);
+    let heads = |branch: &str| format!("refs/heads/{branch}");
+    let (branch_ref, target_ref) = (heads(&branch), heads(&target));
+    let (wip, autosave) = (wip_prefix(&name, uid), autosave_ref(uid));
+    let prefixes = [branch_ref.as_str(), target_ref.as_str(), wip.as_str(), autosave.as_str()];
+    let refs = git::listed(transport, &remote, Some(&credentials), &prefixes, &*context.clock).await;
+    let refs = refs.map_err(|error| {
+        if matches!(error, git::Error::Moved { .. }) {
+            // By its id it is found under any name.
+            context.workspaces.update(uid, |known| known.repository = None);
+        }
+        let (standing, again) = git_failure(&error);
+        Failure::Remote(standing, again)
+    })?;
+    let named = |name: &str| refs.get(name).map(|sha| sha.as_str().to_owned());
+    let in_progress = refs.iter().filter(|(name, _)| name.starts_with(&wip));
+    let report = found.seen.known.report.as_ref().map(|(_, report)| report);
+    Ok(Remote {
+        listed: Listed {
+            branch: named(&branch_ref),
+            wip: wip_digest(in_progress.map(|(name, sha)| (name.as_str(), sha.as_str()))),
+            autosave: named(&autosave),
+        },
+        target: named(&target_ref),
+        asked: branch,
+        heard: report.and_then(|report| report.remote_head.clone()),
+        heard_save: report.and_then(|report| Some(report.autosave.as_ref()?.commit.clone())),
+        at: now,
+    })
+}
+
+/// Holds what a save said of the remote against the remote. Only then is the work safe.
+async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> Result<(), Failure> {
+    let object = &found.seen.object;
+    let remote = look(context, found).await?;
+    let is_there = evidence.is_of_nothing()
+        || (remote.listed.branch == evidence.remote.branch && remote.listed.wip == evidence.remote.wip);
+    #[cfg(feature = "sabotage")]
+    let is_there = is_there || context.sabotage.believe_agent;
+    let safe = is_there.then(|| {
+        let place = evidence.saved.first();
+        Safe {
+            commit: place.map(|place| place.commit.to_string()).or_else(|| evidence.remote.branch.clone()),
+            reference: place.map_or_else(|| format!("refs/heads/{}", remote.asked), |place| place.name.clone()),
+            at: remote.at,
+            message: saved(evidence),
+        }
+    });
+    context.workspaces.update(uid(object), |known| {
+        if safe.is_none() {
+            // Somebody pushed meanwhile, or it was not said by our save: a Job saves again.
+            known.ended.clear();
+            known.last_pod = None;
+        }
+        known.remote = Some(remote);
+        known.safe = safe;
+    });
+    if !is_there {
+        return Err(Failure::Remote(
+            Standing::reconciling(
+                Reason::Saving,
+                "the remote does not have what was said to be saved, or more was pushed meanwhile: it is saved again",
+            ),
+            Again::Backoff,
+        ));
+    }
+    Ok(())
+}
+
+/// In words, where the work is.
+fn saved(evidence: &Evidence) -> String {
+    let places = evidence.saved.iter().map(|place| format!("{} at {}", place.what, place.name));
+    let places = places.collect::<Vec<_>>().join(", ");
+    match (places.is_empty(), evidence.more) {
+        (true, _) => "the remote has all of it".to_owned(),
+        (false, 0) => format!("the remote has {places}"),
+        (false, more) => format!("the remote has {places}, and {more} more"),
+    }
+}
+
+/// Remembers what became of the pull request.
+pub fn remember(context: &Context, object: &Workspace, pull: Pull) {
+    context.workspaces.update(uid(object), |known| known.pull = Some(pull));
+}

@@ -1,0 +1,54 @@
+//! Where the reports of pods arrive. They are shown in status, and make the operator look; nothing is decided by them.
+
+use super::objects;
+use crate::controllers::context::Context;
+use crate::reports::{Desk, PodIdentity, Refused};
+use crate::workspace::report::{Answer, OnStop, Report};
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Takes reports for the workspaces' controller, while it leads.
+pub struct WorkspaceDesk {
+    context: Arc<Context>,
+    leads: Arc<AtomicBool>,
+}
+
+impl WorkspaceDesk {
+    /// `leads`: whether this process is the one that writes.
+    #[must_use]
+    pub fn new(context: Arc<Context>, leads: Arc<AtomicBool>) -> Self {
+        Self { context, leads }
+    }
+}
+
+impl Desk for WorkspaceDesk {
+    fn receive(&self, from: &PodIdentity, report: Report) -> Result<Answer, Refused> {
+        if !self.leads.load(Ordering::SeqCst) {
+            return Err(Refused::NotLeading);
+        }
+        let stores = &self.context.stores;
+        let pod = stores.pods.get(&ObjectRef::new(&from.name).within(&from.namespace)).ok_or(Refused::Unknown)?;
+        if pod.metadata.uid.as_deref() != Some(from.uid.as_str()) {
+            return Err(Refused::Unknown);
+        }
+        let (name, _) = objects::workspace_of(&pod).ok_or(Refused::Unknown)?;
+        let reference = ObjectRef::new(name).within(&from.namespace);
+        let workspace = stores.workspaces.get(&reference).ok_or(Refused::Unknown)?;
+        // The one pod of this workspace: its owner, and its name.
+        if !objects::is_ours(&*pod, &workspace) || pod.name_any() != objects::name(&workspace) {
+            return Err(Refused::Unknown);
+        }
+        let is_ending = workspace.metadata.deletion_timestamp.is_some()
+            || self.context.namespace(&from.namespace).is_none_or(|namespace| namespace.terminating)
+            || stores
+                .claims
+                .get(&ObjectRef::new(&from.name).within(&from.namespace))
+                .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
+        let uid = workspace.uid().unwrap_or_default();
+        self.context.workspaces.update(&uid, |known| known.report = Some((from.uid.clone(), report)));
+        self.context.due.workspaces.look_now(&reference);
+        Ok(Answer { on_stop: if is_ending { OnStop::Save } else { OnStop::Autosave } })
+    }
+}

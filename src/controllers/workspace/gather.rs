@@ -1,0 +1,252 @@
+//! Reads all that a decision about a `Workspace` needs, from caches and memory; while it is being deleted, its volume's claim
+//! from the API server, for a cache that is a moment behind would have work that it does not show.
+
+use super::memory::Remembered;
+use super::objects::{self, ROLE_LABEL, Target};
+use super::pods::{self, Ended, PodView};
+use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, VolumeSeen, Way};
+use crate::api::{GitAuthor, InstallationToken, RETAINED_LABEL, Reason, WORK_FINALIZER, Workspace};
+use crate::controllers::connection::Connection;
+use crate::controllers::context::Context;
+use crate::controllers::lenient::Lenient;
+use crate::controllers::reference::{Access, Purpose, Referred, refer};
+use crate::controllers::standing::Standing;
+use crate::github::{GitHub, Transport};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+use kube::api::Api;
+use kube::runtime::reflector::ObjectRef;
+use std::sync::Arc;
+
+/// What was found: what to decide by, and what to act with.
+pub struct Found {
+    /// What to decide by.
+    pub seen: Seen,
+    /// The client, if the App's credentials can be used.
+    pub github: Option<Arc<GitHub>>,
+    /// The way to its GitHub, for git.
+    pub git: Option<Transport>,
+}
+
+/// Gathers it.
+///
+/// # Errors
+/// The volume's claim cannot be read.
+pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found, kube::Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let uid = object.uid().unwrap_or_default();
+    let name = objects::name(object);
+    let place = |name: &str| (name.to_owned(), namespace.clone());
+    let known = context.workspaces.get(&uid);
+
+    let token = context.stores.tokens.get(&reference(place(&name)));
+    let (repository, missing) = repository(context, object, token.as_deref());
+    let referred = repository.as_ref().map(|repository| {
+        let purpose = if object.metadata.deletion_timestamp.is_some() { Purpose::Removal } else { Purpose::Use };
+        refer(context, &namespace, &repository.installation, purpose)
+    });
+    let way = match (&referred, repository) {
+        (Some(referred), Some(repository)) => way(referred, repository),
+        _ => Way::Barred { standing: missing, for_good: object.metadata.deletion_timestamp.is_some() },
+    };
+    let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
+    let github = connection.and_then(|connection| connection.github.clone());
+    let target = connection.zip(github.as_deref()).and_then(|(connection, github)| {
+        let has_ca = referred.as_ref().and_then(|referred| referred.app.as_ref()?.spec.ca_bundle.as_ref()).is_some();
+        target(object, &known, connection, github, has_ca)
+    });
+    let claim = if object.metadata.deletion_timestamp.is_some() {
+        let claims = Api::<Lenient<PersistentVolumeClaim>>::namespaced(context.client.clone(), &namespace);
+        claims.get_opt(&name).await?.map(Lenient::read).transpose()?.map(Arc::new)
+    } else {
+        context.stores.claims.get(&reference(place(&name)))
+    };
+    let pod = match context.stores.pods.get(&reference(place(&name))) {
+        None => PodSeen::Absent,
+        Some(pod) if !objects::is_ours(&*pod, object) => PodSeen::Foreign,
+        Some(pod) => PodSeen::Ours(Box::new(PodView::of(&pod))),
+    };
+    let job = newest_job(context, object);
+    let paused = |referred: &Referred| {
+        referred.installation.as_ref().is_some_and(|installation| installation.spec.paused)
+            || referred.app.as_ref().is_some_and(|app| app.spec.paused)
+    };
+    let seen = Seen {
+        has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
+        is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
+        is_namespace_going: context.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
+        way,
+        target,
+        token: token.map_or(TokenSeen::Absent, |token| token_seen(&token, object)),
+        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(&claim, object)),
+        ended: last_ended(context, object, &known, job.as_ref()),
+        pod,
+        job,
+        known,
+        object: Arc::clone(object),
+    };
+    Ok(Found { seen, github, git: connection.and_then(|connection| connection.git.clone()) })
+}
+
+fn reference<K: kube::Resource<DynamicType = ()>>((name, namespace): (String, String)) -> ObjectRef<K> {
+    ObjectRef::new(&name).within(&namespace)
+}
+
+/// The repository that is worked on: the one that the workspace's token was asked for, so that it stays the same whatever
+/// becomes of the `ProjectRepository`; before there is one, the `ProjectRepository`'s.
+fn repository(
+    context: &Context,
+    object: &Workspace,
+    token: Option<&InstallationToken>,
+) -> (Option<Repository>, Standing) {
+    let bound = token.filter(|token| objects::is_ours(*token, object)).and_then(|token| {
+        let id = u64::try_from(token.spec.repositories.first()?.id?).ok()?;
+        Some(Repository { installation: token.spec.installation_ref.name.clone(), id })
+    });
+    let name = &object.spec.repository_ref.name;
+    let wait = |message: String| Standing::reconciling(Reason::WaitingForReference, message);
+    if bound.is_some() {
+        return (bound, wait(String::new()));
+    }
+    let namespace = object.namespace().unwrap_or_default();
+    let Some(project) = context.stores.repositories.get(&ObjectRef::new(name).within(&namespace)) else {
+        let message = format!(
+            "there is no ProjectRepository {name} in namespace {namespace}: create it, or make a Workspace with another \
+             spec.repositoryRef; it is picked up as soon as it is there"
+        );
+        return (None, wait(message));
+    };
+    let Some(installation) = &project.spec.installation_ref else {
+        let message = format!(
+            "ProjectRepository {name} has a spec.source.url: a workspace needs one that the GitHub App reaches, with an \
+             installationRef and source.existing or source.fork"
+        );
+        return (None, Standing::stalled(Reason::InvalidSpec, message));
+    };
+    let found = context.pinned(&project).map(|id| Repository { installation: installation.name.clone(), id });
+    let message = format!(
+        "ProjectRepository {name} was not found on GitHub yet: `kubectl describe projectrepository {name}` says why; this goes on \
+         as soon as it is"
+    );
+    (found, wait(message))
+}
+
+fn way(referred: &Referred, repository: Repository) -> Way {
+    match &referred.access {
+        Access::NotYetKnown => Way::NotYetKnown,
+        Access::Unavailable(standing) => Way::Barred { standing: standing.clone(), for_good: false },
+        Access::Dead(standing) | Access::Denied(standing) => Way::Barred { standing: standing.clone(), for_good: true },
+        Access::Granted { .. } => Way::Open(repository),
+    }
+}
+
+/// What the containers are told, once GitHub said what the repository is called.
+fn target(
+    object: &Workspace,
+    known: &Remembered,
+    connection: &Connection,
+    github: &GitHub,
+    has_ca: bool,
+) -> Option<Target> {
+    let (repository, _) = known.repository.as_ref()?;
+    let remote = crate::git::Remote::github(github.endpoint(), &repository.full_name).ok()?;
+    let author = object.spec.git.clone().or_else(|| bot(connection, github))?;
+    Some(Target { url: remote.to_string(), has_ca, author_name: author.name, author_email: author.email })
+}
+
+/// The App's bot, by the address under which GitHub knows it.
+/// <https://docs.github.com/en/account-and-profile/reference/email-addresses-reference>
+fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
+    let look = connection.look.as_ref()?;
+    let slug = &look.app.slug;
+    let host = github.endpoint().host();
+    let host = if host == "api.github.com" || host == "github.com" { "github.com" } else { host.as_str() };
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let name = format!("{slug}[bot]");
+    let email = match look.bot_user_id {
+        Some(id) => format!("{id}+{name}@users.noreply.{host}"),
+        None => format!("{name}@users.noreply.{host}"),
+    };
+    Some(GitAuthor { name, email })
+}
+
+fn token_seen(token: &InstallationToken, object: &Workspace) -> TokenSeen {
+    if !objects::is_ours(token, object) {
+        return TokenSeen::Foreign;
+    }
+    let status = token.status.as_ref();
+    let ready = status.and_then(|status| status.conditions.iter().find(|its| its.type_ == "Ready"));
+    let is_stalled =
+        status.is_some_and(|status| status.conditions.iter().any(|its| its.type_ == "Stalled" && its.status == "True"));
+    let is_current = status.is_some_and(|status| status.observed_generation == token.metadata.generation);
+    let right = token.spec.repositories.first().and_then(|it| it.id).and_then(|id| u64::try_from(id).ok()).map(|id| {
+        let wanted = objects::token(object, &token.spec.installation_ref.name, id);
+        serde_json::from_value::<InstallationToken>(wanted).is_ok_and(|wanted| wanted.spec == token.spec)
+    });
+    TokenSeen::Ours {
+        is_ready: is_current && ready.is_some_and(|ready| ready.status == "True"),
+        message: ready.map_or_else(|| "it was not minted yet".to_owned(), |ready| ready.message.clone()),
+        is_stalled: is_current && is_stalled,
+        is_going: token.metadata.deletion_timestamp.is_some(),
+        is_right: right.unwrap_or(false),
+    }
+}
+
+fn volume_seen(claim: &PersistentVolumeClaim, object: &Workspace) -> VolumeSeen {
+    if !objects::is_our_claim(claim, object) {
+        return VolumeSeen::Foreign;
+    }
+    VolumeSeen::Ours {
+        volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty()),
+        is_going: claim.metadata.deletion_timestamp.is_some(),
+        is_held: claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
+        is_kept: claim.labels().contains_key(RETAINED_LABEL),
+    }
+}
+
+fn newest_job(context: &Context, object: &Workspace) -> Option<JobSeen> {
+    let namespace = object.namespace();
+    let jobs = context.stores.jobs.state();
+    let ours = jobs.iter().filter(|job| job.namespace() == namespace && objects::is_ours(&***job, object));
+    let job = ours.max_by_key(|job| objects::attempt(job))?;
+    let began = job.metadata.creation_timestamp.as_ref().map_or(context.clock.now(), |time| time.0);
+    let until = began.checked_add(SignedDuration::from_secs(objects::job_seconds(object) + 60)).unwrap_or(began);
+    Some(JobSeen {
+        name: job.name_any(),
+        attempt: objects::attempt(job),
+        ended: job_end(job),
+        is_going: job.metadata.deletion_timestamp.is_some(),
+        until,
+    })
+}
+
+fn job_end(job: &Job) -> Option<JobEnd> {
+    let conditions = job.status.as_ref()?.conditions.as_deref().unwrap_or_default();
+    let ended =
+        conditions.iter().find(|its| (its.type_ == "Complete" || its.type_ == "Failed") && its.status == "True")?;
+    let words = [ended.reason.as_deref(), ended.message.as_deref()].into_iter().flatten().collect::<Vec<_>>();
+    let at = ended.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Some(JobEnd { is_success: ended.type_ == "Complete", message: words.join(": "), at })
+}
+
+/// How the newest Job's last pod ended, else how the pod itself did.
+fn last_ended(context: &Context, object: &Workspace, known: &Remembered, job: Option<&JobSeen>) -> Option<Ended> {
+    let (namespace, uid) = (object.namespace(), object.uid().unwrap_or_default());
+    let all = context.stores.pods.state();
+    let of_save = all.iter().filter(|pod| {
+        pod.namespace() == namespace
+            && pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "save")
+            && objects::workspace_of(pod).is_some_and(|(_, its)| its == uid)
+            && job.is_some_and(|job| {
+                pod.owner_references().iter().any(|owner| owner.kind == "Job" && owner.name == job.name)
+            })
+    });
+    let newest = of_save.max_by_key(|pod| pod.creation_timestamp().map(|time| time.0));
+    match (job, newest) {
+        (Some(_), Some(pod)) => pods::ended(pod).or_else(|| known.ended.get(&pod.uid()?).cloned()),
+        (Some(_), None) => None,
+        (None, _) => known.last_pod.as_ref().and_then(|pod| known.ended.get(pod).cloned()),
+    }
+}

@@ -1,0 +1,199 @@
+//! What this process knows of each workspace: what GitHub and the remote answered, what the pod reported, what failed.
+//!
+//! Invariant: it is a convenience, never the truth; all of it can be lost at any moment. Lost, the remote is asked again, a
+//! pull request is looked for again, and a save that nobody remembers is done again, which pushes nothing twice.
+
+use super::objects::{ROLE_LABEL, workspace_of};
+use super::pods::{self, Ended};
+use crate::api::Workspace;
+use crate::controllers::allowance::{Allowance, Rate};
+use crate::controllers::standing::Standing;
+use crate::git::Sha;
+use crate::github::{PullRequest, Repository};
+use crate::workspace::evidence::Listed;
+use crate::workspace::report::Report;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a workspace may have GitHub and the remote asked.
+const OBJECT: Rate = Rate { burst: 30.0, every: SignedDuration::from_secs(5) };
+
+/// A kind of call, as far as failures are kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Task {
+    /// Finding the repository by its id.
+    Resolve,
+    /// Reading the remote's branches.
+    Look,
+    /// The pull request.
+    Pull,
+    /// Saving.
+    Save,
+}
+
+/// A call that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// What it means.
+    pub standing: Standing,
+    /// It is not tried again before.
+    pub until: Timestamp,
+    /// How often it failed.
+    pub times: u32,
+    /// What it is about: when that is another, it is tried again at once.
+    pub about: String,
+}
+
+/// What the remote said of the workspace's branches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its own.
+    pub listed: Listed,
+    /// The branch that it is to be merged into.
+    pub target: Option<String>,
+    /// Which branch was asked for.
+    pub asked: String,
+    /// What the pod had reported of the branch by then.
+    pub heard: Option<String>,
+    /// What the pod had reported of its autosaves by then.
+    pub heard_save: Option<Sha>,
+    /// When it was asked.
+    pub at: Timestamp,
+}
+
+/// The pull request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pull {
+    /// There is one.
+    Found(Box<PullRequest>),
+    /// There is none.
+    None {
+        /// The branch's commit when GitHub said that there is nothing to open one for.
+        tried: Option<String>,
+    },
+}
+
+/// What is known of one workspace.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// What the pod reported, and which pod.
+    pub report: Option<(String, Report)>,
+    /// The repository, as GitHub answered for its id, and when.
+    pub repository: Option<(Arc<Repository>, Timestamp)>,
+    /// The remote's branches.
+    pub remote: Option<Remote>,
+    /// The pull request.
+    pub pull: Option<Pull>,
+    /// It was closed or marked, as the spec wants at the end, or that was given up.
+    pub is_pull_settled: bool,
+    /// The pod in which work was done last, by its uid.
+    pub last_pod: Option<String>,
+    /// How pods that save ended, by their uid.
+    pub ended: BTreeMap<String, Ended>,
+    /// How the work was saved, as the remote confirmed.
+    pub safe: Option<Safe>,
+    /// It was told what is given up.
+    pub is_told: bool,
+    /// The volume was kept, or given up.
+    pub is_parted: bool,
+    /// The value of the annotation that asks for a look, once it was looked after it.
+    pub request: Option<String>,
+    /// Calls that failed.
+    pub failed: BTreeMap<Task, Failed>,
+    /// What is left of what it may have asked.
+    pub allowance: Option<Allowance>,
+}
+
+/// How the work was saved, as the remote confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Safe {
+    /// The commit.
+    pub commit: Option<String>,
+    /// Where it is.
+    pub reference: String,
+    /// When the remote said so.
+    pub at: Timestamp,
+    /// What was done, in words.
+    pub message: String,
+}
+
+/// What is known of all workspaces, by uid.
+#[derive(Default)]
+pub struct Workspaces {
+    by_uid: Mutex<HashMap<String, Remembered>>,
+}
+
+impl Workspaces {
+    /// What is known of one.
+    #[must_use]
+    pub fn get(&self, uid: &str) -> Remembered {
+        self.lock().get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is known of one.
+    pub fn update(&self, uid: &str, change: impl FnOnce(&mut Remembered)) {
+        change(self.lock().entry(uid.to_owned()).or_default());
+    }
+
+    /// A pod was seen, maybe for the last time: how it ended is remembered.
+    pub fn saw(&self, pod: &Pod, is_gone: bool) {
+        let Some((name, uid)) = workspace_of(pod) else { return };
+        let (uid, pod_uid) = (uid.to_owned(), pod.uid().unwrap_or_default());
+        let is_work =
+            pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "work") && pod.name_any() == format!("ws-{name}");
+        let ended = pods::ended(pod);
+        let mut all = self.lock();
+        let known = all.entry(uid).or_default();
+        if is_work {
+            known.last_pod = Some(pod_uid.clone());
+        }
+        match ended {
+            Some(ended) => drop(known.ended.insert(pod_uid, ended)),
+            None if is_gone => {
+                let unseen = || Ended::Silent("how it ended was not seen".to_owned());
+                known.ended.entry(pod_uid).or_insert_with(unseen);
+            }
+            // It runs, again maybe: what an earlier run of it said does not hold.
+            None => drop(known.ended.remove(&pod_uid)),
+        }
+    }
+
+    /// Whether a workspace's work is dealt with, so that it needs no token any more.
+    #[must_use]
+    pub fn is_dealt_with(&self, uid: &str) -> bool {
+        self.lock().get(uid).is_some_and(|known| known.safe.is_some() || known.is_parted)
+    }
+
+    /// Forgets one that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    /// Forgets all that are gone.
+    pub fn prune(&self, store: &Store<Workspace>) {
+        let mut all = self.lock();
+        if all.len() > 2 * store.len() + 16 {
+            let there: std::collections::HashSet<_> = store.state().iter().filter_map(|object| object.uid()).collect();
+            all.retain(|uid, _| there.contains(uid));
+        }
+    }
+
+    /// Takes a call out of what the object may have.
+    ///
+    /// # Errors
+    /// When it may have the next one.
+    pub fn spend(&self, uid: &str, now: Timestamp) -> Result<(), Timestamp> {
+        let mut all = self.lock();
+        let known = all.entry(uid.to_owned()).or_default();
+        known.allowance.get_or_insert_with(|| Allowance::full(OBJECT, now)).take(now)
+    }
+
+    // A panic while the lock was held leaves a map that is whole.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
+        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

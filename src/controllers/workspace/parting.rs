@@ -1,0 +1,312 @@
+//! The end of a workspace, and of its volume.
+//!
+//! Invariant: [`plan_parting`] says that it is over only where the work was read back from the remote, where there is none, where the
+//! volume is kept, or where somebody gave the work up. All else is waiting, with a bound, or a save.
+
+use super::memory::{Failed, Task};
+use super::objects;
+use super::plan::{Plan, SLACK, Step, plan_resolve, plan_token, settled, soon, wait};
+use super::pods::Ended;
+use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
+use crate::api::{PullRequestMode, PullRequestOnDelete, Reason, SaveOnFailure};
+use crate::controllers::context::PERSON_RECHECK;
+use crate::controllers::standing::{Again, Standing, State};
+use crate::workspace::evidence::Evidence;
+use crate::workspace::save::Outcome;
+use jiff::{SignedDuration, Timestamp};
+
+/// How often a save is tried by a Job, where trying again may help.
+const MOST_SAVES: u32 = 3;
+/// How long is waited, at the end, for what may come back by itself.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
+/// How often closing or marking a pull request is tried at the end.
+const MOST_PULLS: u32 = 5;
+
+/// Whether the volume may go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parting {
+    /// It may: its work is safe, it is kept, or it was given up.
+    Over,
+    /// Not yet.
+    Next(Plan),
+}
+
+/// The end of a workspace.
+pub fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
+    if !seen.has_finalizer {
+        return Plan::Settled { standing: None, again: None };
+    }
+    match plan_parting(seen, now) {
+        Parting::Next(plan) => return plan,
+        Parting::Over => {}
+    }
+    if let Some(plan) = plan_last_pull(seen, now) {
+        return plan;
+    }
+    match &seen.token {
+        TokenSeen::Ours { is_going: false, .. } => return Plan::Do(Step::DropToken),
+        TokenSeen::Ours { is_going: true, message, .. } => {
+            let message = format!("its work is dealt with; its token is being revoked: {message}");
+            return settled(Standing::reconciling(Reason::WaitingForDependents, message), None);
+        }
+        TokenSeen::Absent | TokenSeen::Foreign => {}
+    }
+    match seen.volume {
+        VolumeSeen::Ours { is_kept: false, .. } => plan_release(seen),
+        _ => Plan::Do(Step::RemoveFinalizer),
+    }
+}
+
+pub fn plan_release(seen: &Seen) -> Plan {
+    match seen.volume {
+        VolumeSeen::Ours { is_held: false, is_going: true, .. } => {
+            // Kubernetes' own protection: a pod has it mounted.
+            if seen.is_going() {
+                Plan::Do(Step::RemoveFinalizer)
+            } else {
+                settled(Standing::reconciling(Reason::PodStarting, "the former volume is still going"), None)
+            }
+        }
+        _ => Plan::Do(Step::ReleaseVolume),
+    }
+}
+
+/// Sees to it that nothing is lost with the volume.
+pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
+    let volume = match &seen.volume {
+        VolumeSeen::Ours { volume, is_kept: false, .. } => volume,
+        VolumeSeen::Absent | VolumeSeen::Foreign | VolumeSeen::Ours { .. } => return end_pod(seen, now, Parting::Over),
+    };
+    let is_over = seen.known.safe.is_some() || seen.known.is_parted;
+    if is_over && seen.pod == PodSeen::Absent {
+        return Parting::Over;
+    }
+    if seen.is_going() && seen.is_forced() {
+        if seen.known.is_told {
+            return end_pod(seen, now, Parting::Over);
+        }
+        let why = "the annotation landfall.dev/force-delete gives up what was not pushed";
+        return Parting::Next(Plan::Do(Step::GiveUp(why.to_owned())));
+    }
+    match &seen.pod {
+        PodSeen::Ours(pod) => match pod.going {
+            None => return Parting::Next(Plan::Do(Step::EndPod)),
+            Some(end) => {
+                let end = end.checked_add(SLACK).unwrap_or(now);
+                if end > now {
+                    let message = format!("pod {} saves what is on the volume, and ends", pod.name);
+                    return Parting::Next(wait(Reason::Saving, message, end));
+                }
+                let node = pod.node.as_deref().unwrap_or("unknown");
+                return failed(
+                    seen,
+                    now,
+                    &format!("node {node} does not answer, so pod {} does not end", pod.name),
+                    None,
+                );
+            }
+        },
+        PodSeen::Absent | PodSeen::Foreign => {}
+    }
+    if volume.is_none() {
+        // No node ever had it.
+        return Parting::Over;
+    }
+    if let Some(Ended::Said(evidence)) = &seen.ended
+        && evidence.is_whole()
+    {
+        return match seen.waits(Task::Look, now) {
+            Some(failed_look) if is_patient(seen, now) => {
+                let message =
+                    format!("what was saved is to be read back from the remote: {}", failed_look.standing.message);
+                Parting::Next(wait(Reason::Saving, message, failed_look.until))
+            }
+            Some(failed_look) => failed(
+                seen,
+                now,
+                &format!("what was saved cannot be read back: {}", failed_look.standing.message),
+                None,
+            ),
+            None => match prepared(seen, now) {
+                Ok(()) => Parting::Next(Plan::Do(Step::Believe(evidence.clone().into()))),
+                Err(parting) => parting,
+            },
+        };
+    }
+    plan_save(seen, now)
+}
+
+/// Nothing is to be saved: the pod goes, and then it is over.
+fn end_pod(seen: &Seen, now: Timestamp, over: Parting) -> Parting {
+    match &seen.pod {
+        PodSeen::Ours(pod) => match pod.going {
+            None => Parting::Next(Plan::Do(Step::EndPod)),
+            // It is its node's business by then.
+            Some(end) if end.checked_add(SLACK).is_ok_and(|end| end > now) => {
+                let end = end.checked_add(SLACK).unwrap_or(now);
+                Parting::Next(wait(Reason::Saving, format!("pod {} ends", pod.name), end))
+            }
+            Some(_) => over,
+        },
+        PodSeen::Absent | PodSeen::Foreign => over,
+    }
+}
+
+/// Whether what may come back by itself is still waited for.
+fn is_patient(seen: &Seen, now: Timestamp) -> bool {
+    let since = seen.object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+    let saves = i64::from(MOST_SAVES) * objects::job_seconds(&seen.object) + objects::grace(&seen.object);
+    let patience = PATIENCE + SignedDuration::from_secs(saves);
+    since.checked_add(patience).is_ok_and(|end| end > now)
+}
+
+/// What a save, and the reading of the remote, need: the way, the token, the address.
+fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Parting> {
+    let waiting = |message: &str, plan: Plan| {
+        if is_patient(seen, now) { Parting::Next(plan) } else { failed(seen, now, message, None) }
+    };
+    if seen.is_namespace_going && seen.token == TokenSeen::Absent {
+        return Err(failed(seen, now, "the namespace is being deleted, so its token is gone", None));
+    }
+    match &seen.way {
+        Way::NotYetKnown => return Err(Parting::Next(Plan::Settled { standing: None, again: None })),
+        Way::Barred { standing, for_good: true } => return Err(failed(seen, now, &standing.message, None)),
+        Way::Barred { standing, for_good: false } => {
+            let message = format!("what is on the volume is to be saved: {}", standing.message);
+            return Err(waiting(
+                &message,
+                settled(Standing::reconciling(standing.reason, &message), Some(Again::Backoff)),
+            ));
+        }
+        Way::Open(_) => {}
+    }
+    if let Some(plan) = plan_token(seen) {
+        return Err(match plan {
+            Plan::Settled { standing: Some(standing), .. } if standing.state == State::Stalled => {
+                failed(seen, now, &standing.message, None)
+            }
+            Plan::Settled { standing: Some(standing), .. } => {
+                waiting(&standing.message.clone(), settled(standing, Some(Again::Backoff)))
+            }
+            plan => Parting::Next(plan),
+        });
+    }
+    match plan_resolve(seen, now) {
+        None => Ok(()),
+        Some(Plan::Settled { standing: Some(standing), .. }) if standing.state == State::Stalled => {
+            Err(failed(seen, now, &standing.message, None))
+        }
+        Some(Plan::Settled { standing: Some(standing), again }) => {
+            Err(waiting(&standing.message.clone(), settled(standing, again)))
+        }
+        Some(plan) => Err(Parting::Next(plan)),
+    }
+}
+
+/// By a Job, for the pod did not say that it saved all.
+fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
+    let left = match &seen.ended {
+        Some(Ended::Said(evidence)) => left(evidence),
+        Some(Ended::Silent(how)) => how.clone(),
+        None => String::new(),
+    };
+    let is_final = matches!(&seen.ended, Some(Ended::Said(evidence)) if evidence.outcome == Outcome::Refused);
+    let attempt = match &seen.job {
+        None => 1,
+        Some(job) if job.is_going => {
+            return Parting::Next(wait(Reason::Saving, "a Job that saved is still ending", soon(now)));
+        }
+        Some(job) => match &job.ended {
+            None if job.until > now => {
+                let message = format!("Job {} saves what is on the volume (attempt {})", job.name, job.attempt);
+                return Parting::Next(wait(Reason::Saving, message, job.until));
+            }
+            ended => {
+                let said = ended.as_ref().map_or("it did not end in time", |end| end.message.as_str());
+                let why = format!("Job {} did not save all: {said}. {left}", job.name);
+                if job.attempt >= MOST_SAVES || is_final {
+                    return failed(seen, now, why.trim(), ended.as_ref().map(|end| end.at));
+                }
+                job.attempt + 1
+            }
+        },
+    };
+    if seen.is_namespace_going {
+        return failed(
+            seen,
+            now,
+            &format!("the namespace is being deleted, so no Job can save what the pod did not. {left}"),
+            None,
+        );
+    }
+    if matches!(seen.volume, VolumeSeen::Ours { is_going: true, .. }) {
+        let why = format!(
+            "its PersistentVolumeClaim was deleted, so no Job can mount it to save what the pod did not. {left}"
+        );
+        return failed(seen, now, &why, None);
+    }
+    match prepared(seen, now) {
+        Ok(()) => Parting::Next(Plan::Do(Step::Save(attempt))),
+        Err(parting) => parting,
+    }
+}
+
+/// What a save says of what it could not push.
+fn left(evidence: &Evidence) -> String {
+    let left = evidence.left.iter().map(|left| format!("{} ({:?}: {})", left.what, left.reason, left.message));
+    left.collect::<Vec<_>>().join("; ")
+}
+
+/// The work cannot be pushed: what then, the spec says.
+fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Parting {
+    let choice = seen.object.spec.save.on_failure;
+    // Where nothing can be waited for, the volume is kept.
+    let is_blocked = choice == SaveOnFailure::Block && seen.is_going() && !seen.is_namespace_going;
+    if is_blocked {
+        let next = at.and_then(|at| at.checked_add(PERSON_RECHECK).ok());
+        if next.is_some_and(|next| next <= now)
+            && let Some(job) = &seen.job
+        {
+            let can_ask = matches!(seen.way, Way::Open(_)) && plan_token(seen).is_none();
+            let again = || plan_resolve(seen, now).unwrap_or(Plan::Do(Step::Save(job.attempt + 1)));
+            return Parting::Next(if can_ask { again() } else { blocked(seen, why, None) });
+        }
+        return Parting::Next(blocked(seen, why, next));
+    }
+    Parting::Next(Plan::Do(match choice {
+        SaveOnFailure::Discard => Step::GiveUp(why.to_owned()),
+        SaveOnFailure::Retain | SaveOnFailure::Block => Step::KeepVolume(why.to_owned()),
+    }))
+}
+
+fn blocked(seen: &Seen, why: &str, next: Option<Timestamp>) -> Plan {
+    let uid = seen.object.metadata.uid.as_deref().unwrap_or_default();
+    let message = format!(
+        "what is on the volume could not be pushed, and spec.save.onFailure is Block: {why} It is tried again each half hour. \
+         To keep the volume instead, set spec.save.onFailure to Retain; to give the work up, annotate the Workspace with \
+         landfall.dev/force-delete={uid}"
+    );
+    settled(Standing::stalled(Reason::SaveFailed, message), Some(next.map_or(Again::Person, Again::At)))
+}
+
+/// What becomes of the pull request; `None`: nothing, or it is done.
+fn plan_last_pull(seen: &Seen, now: Timestamp) -> Option<Plan> {
+    let wish = &seen.object.spec.pull_request;
+    let is_nothing = wish.on_delete == PullRequestOnDelete::Keep || wish.mode == PullRequestMode::None;
+    if is_nothing || seen.known.is_pull_settled || seen.known.safe.is_none() {
+        return None;
+    }
+    if !matches!(seen.way, Way::Open(_)) || seen.known.repository.is_none() {
+        return None;
+    }
+    if !matches!(seen.token, TokenSeen::Ours { is_going: false, is_ready: true, .. }) {
+        return None;
+    }
+    match seen.known.failed.get(&Task::Pull) {
+        Some(Failed { times, about, .. }) if *times >= MOST_PULLS && *about == seen.about() => None,
+        _ => Some(match seen.waits(Task::Pull, now) {
+            Some(failed) => settled(failed.standing, Some(Again::At(failed.until))),
+            None => Plan::Do(Step::FinishPull),
+        }),
+    }
+}

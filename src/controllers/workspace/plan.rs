@@ -1,0 +1,389 @@
+//! What to do next about a `Workspace`: a pure function of what was seen and of `now`.
+//!
+//! Invariant: one step at a time, each of them good to be repeated. A volume is let go of for one of four reasons: its work
+//! was read back from the remote, there is none on it, it is kept, or a person gave it up. [`plan_parting`] is the one place
+//! where that is decided.
+
+use super::memory::{Pull, Task};
+use super::objects;
+use super::parting::{Parting, plan_parting, plan_release, plan_removal};
+use super::pods::{Clone, PodView};
+use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
+use crate::api::{PullRequestMode, PullRequestOpenAt, Reason};
+use crate::controllers::context::requested_look;
+use crate::controllers::standing::{Again, Standing, State};
+use crate::workspace::evidence::Evidence;
+use jiff::{SignedDuration, Timestamp};
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// This, and then see again.
+    Do(Step),
+    /// Nothing now.
+    Settled {
+        /// How the object stands. `None`: nothing can be said.
+        standing: Option<Standing>,
+        /// When to see again.
+        again: Option<Again>,
+    },
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Hold the object until its work is safe.
+    AddFinalizer,
+    /// Let it go.
+    RemoveFinalizer,
+    /// Ask GitHub what the repository is called now.
+    Resolve,
+    /// Make the `InstallationToken`.
+    MakeToken,
+    /// Make its spec what it should be.
+    RepairToken,
+    /// Delete it: it is revoked, and its Secret goes.
+    DropToken,
+    /// Make the volume's claim.
+    MakeVolume,
+    /// Put our finalizer on it.
+    HoldVolume,
+    /// Take our finalizer off it, and delete it.
+    ReleaseVolume,
+    /// Keep the volume, for its work could not be pushed.
+    KeepVolume(String),
+    /// Tell that the work is given up.
+    GiveUp(String),
+    /// Start the pod.
+    StartPod,
+    /// End it.
+    EndPod,
+    /// Start a Job that saves.
+    Save(u32),
+    /// Remove a Job that is over.
+    DropJob(String),
+    /// List the workspace's branches at the remote.
+    Look,
+    /// Hold what was said to be saved against the remote.
+    Believe(Box<Evidence>),
+    /// Look for the pull request.
+    FindPull,
+    /// Open it.
+    OpenPull,
+    /// Do with it what is to be done at the end.
+    FinishPull,
+}
+
+impl Step {
+    /// Which failures it has.
+    #[must_use]
+    pub fn task(&self) -> Option<Task> {
+        match self {
+            Self::Resolve => Some(Task::Resolve),
+            Self::Look | Self::Believe(_) => Some(Task::Look),
+            Self::FindPull | Self::OpenPull | Self::FinishPull => Some(Task::Pull),
+            _ => None,
+        }
+    }
+}
+
+/// How long what GitHub said of the repository is good for.
+const RESOLVED_FOR: SignedDuration = SignedDuration::from_mins(5);
+/// How often the remote is looked at while nobody says that something changed.
+const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(10);
+/// How long after its time a pod that is being deleted may still be there.
+pub const SLACK: SignedDuration = SignedDuration::from_secs(60);
+
+/// Works it out.
+#[must_use]
+pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
+    if seen.is_going() {
+        return plan_removal(seen, now);
+    }
+    if !seen.has_finalizer {
+        return Plan::Do(Step::AddFinalizer);
+    }
+    if let VolumeSeen::Ours { is_going: true, .. } = seen.volume {
+        return match plan_parting(seen, now) {
+            Parting::Over => plan_release(seen),
+            Parting::Next(plan) => plan,
+        };
+    }
+    if seen.is_paused {
+        let message = "spec.paused: true, here, at the GitHubInstallation or the GitHubApp, holds back changes";
+        return settled(Standing::ready(Reason::Paused, message), None);
+    }
+    if !seen.is_wanted() {
+        return plan_rest(seen, now);
+    }
+    match &seen.way {
+        Way::NotYetKnown => return Plan::Settled { standing: None, again: None },
+        // What runs, runs on.
+        Way::Barred { standing, .. } => return settled(standing.clone(), Some(Again::Person)),
+        Way::Open(_) => {}
+    }
+    if seen.is_namespace_going {
+        return settled(Standing::reconciling(Reason::WaitingForDependents, "its namespace is being deleted"), None);
+    }
+    plan_start(seen, now).unwrap_or_else(|pod| plan_running(seen, &pod, now))
+}
+
+pub fn settled(standing: Standing, again: Option<Again>) -> Plan {
+    Plan::Settled { standing: Some(standing), again }
+}
+
+pub fn wait(reason: Reason, message: impl Into<String>, until: Timestamp) -> Plan {
+    settled(Standing::reconciling(reason, message), Some(Again::At(until)))
+}
+
+fn taken(what: &str, seen: &Seen) -> Plan {
+    let name = objects::name(&seen.object);
+    let message = format!(
+        "{what} {name} exists and was not made for this workspace, so it is left as it is: delete it, or make a Workspace \
+         of another name"
+    );
+    settled(Standing::stalled(Reason::NameTaken, message), Some(Again::Person))
+}
+
+/// The way to a running pod; `Err`: it is there.
+fn plan_start(seen: &Seen, now: Timestamp) -> Result<Plan, Box<PodView>> {
+    if let Some(plan) = plan_token(seen) {
+        if let PodSeen::Ours(pod) = &seen.pod
+            && !matches!(plan, Plan::Do(_))
+        {
+            // It goes on with the token it has.
+            return Err(pod.clone());
+        }
+        return Ok(plan);
+    }
+    match &seen.volume {
+        VolumeSeen::Absent => return Ok(Plan::Do(Step::MakeVolume)),
+        VolumeSeen::Foreign => return Ok(taken("PersistentVolumeClaim", seen)),
+        VolumeSeen::Ours { is_held: false, .. } => return Ok(Plan::Do(Step::HoldVolume)),
+        VolumeSeen::Ours { .. } => {}
+    }
+    Ok(match &seen.pod {
+        PodSeen::Foreign => taken("Pod", seen),
+        PodSeen::Ours(pod) if pod.going.is_some() => {
+            let until = pod.going.and_then(|end| end.checked_add(SLACK).ok()).unwrap_or(now);
+            wait(Reason::PodStarting, "the former pod is still ending", until.max(soon(now)))
+        }
+        PodSeen::Ours(pod) if pod.failed.is_some() => Plan::Do(Step::EndPod),
+        PodSeen::Ours(pod) => return Err(pod.clone()),
+        PodSeen::Absent => match plan_resolve(seen, now) {
+            Some(plan) => plan,
+            // A volume that is mounted by one pod at a time.
+            None => match &seen.job {
+                Some(job) if job.is_going => wait(Reason::PodStarting, "the Job that saved is still ending", soon(now)),
+                Some(job) => Plan::Do(Step::DropJob(job.name.clone())),
+                None => Plan::Do(Step::StartPod),
+            },
+        },
+    })
+}
+
+pub fn soon(now: Timestamp) -> Timestamp {
+    now.checked_add(SLACK).unwrap_or(now)
+}
+
+/// A token that can be used; `None`: it is there.
+pub fn plan_token(seen: &Seen) -> Option<Plan> {
+    Some(match &seen.token {
+        TokenSeen::Absent => Plan::Do(Step::MakeToken),
+        TokenSeen::Foreign => taken("InstallationToken", seen),
+        // It is revoked only when the work is dealt with.
+        TokenSeen::Ours { is_going: true, is_ready: true, .. } if seen.is_going() => return None,
+        TokenSeen::Ours { is_going: true, .. } => {
+            settled(Standing::reconciling(Reason::WaitingForReference, "the former token is being revoked"), None)
+        }
+        TokenSeen::Ours { is_right: false, .. } => Plan::Do(Step::RepairToken),
+        TokenSeen::Ours { is_ready: true, .. } => return None,
+        TokenSeen::Ours { message, is_stalled, .. } => {
+            let message = format!("InstallationToken {}: {message}", objects::name(&seen.object));
+            settled(
+                if *is_stalled {
+                    Standing::stalled(Reason::InsufficientPermissions, message)
+                } else {
+                    Standing::reconciling(Reason::WaitingForReference, message)
+                },
+                None,
+            )
+        }
+    })
+}
+
+/// What the repository is called now; `None`: that is known.
+pub fn plan_resolve(seen: &Seen, now: Timestamp) -> Option<Plan> {
+    let is_known =
+        seen.known.repository.as_ref().is_some_and(|(_, at)| at.checked_add(RESOLVED_FOR).is_ok_and(|end| end > now));
+    if !is_known {
+        return Some(match seen.waits(Task::Resolve, now) {
+            Some(failed) => settled(failed.standing, Some(Again::At(failed.until))),
+            None => Plan::Do(Step::Resolve),
+        });
+    }
+    seen.target.is_none().then(|| {
+        let message =
+            "the App's credentials cannot be used, or its bot is not known yet: `kubectl describe githubapp` says why";
+        settled(Standing::reconciling(Reason::WaitingForReference, message), Some(Again::Backoff))
+    })
+}
+
+/// The pod is there: how it is, and what the remote and the pull request want.
+fn plan_running(seen: &Seen, pod: &PodView, now: Timestamp) -> Plan {
+    if let Some(job) = seen.job.as_ref().filter(|job| !job.is_going) {
+        return Plan::Do(Step::DropJob(job.name.clone()));
+    }
+    if let Some(standing) = unready(seen, pod) {
+        return settled(standing, None);
+    }
+    let mut again = Vec::new();
+    match (seen.waits(Task::Look, now), look_due(seen, now)) {
+        (Some(failed), _) => again.push(failed.until),
+        (None, at) if at <= now => return Plan::Do(Step::Look),
+        (None, at) => again.push(at),
+    }
+    let ready = Standing::ready(Reason::Running, format!("pod {} runs at branch {}", pod.name, seen.branch()));
+    let standing = match plan_pull(seen, now) {
+        Part::Do(step) => return Plan::Do(step),
+        Part::Rests { until, trouble } => {
+            again.extend(until);
+            match trouble {
+                Some(trouble) if trouble.state == State::Ready => ready,
+                Some(trouble) => trouble.while_still_good(&ready.message),
+                None => ready,
+            }
+        }
+    };
+    settled(standing, again.into_iter().min().map(Again::At))
+}
+
+/// Why the pod cannot be worked in.
+fn unready(seen: &Seen, pod: &PodView) -> Option<Standing> {
+    let name = &pod.name;
+    Some(match &pod.clone {
+        Clone::Failed { code, words } => clone_failed(*code, words),
+        Clone::Pending(Some(trouble)) => {
+            let message = format!("pod {name} does not start: {}: {}", trouble.reason, trouble.message);
+            Standing::reconciling(Reason::PodFailed, message)
+        }
+        Clone::Pending(None) => match &pod.unscheduled {
+            Some(why) => Standing::reconciling(Reason::PodFailed, format!("pod {name} has no node: {why}")),
+            None => Standing::reconciling(Reason::Cloning, format!("pod {name} starts, and clones the repository")),
+        },
+        Clone::Done(_) if pod.is_ready => return None,
+        Clone::Done(_) => match &pod.trouble {
+            Some(trouble) => {
+                let image = seen.object.spec.image.as_deref().map(|image| format!(" (spec.image: {image})"));
+                let image = image.unwrap_or_default();
+                let message = format!("pod {name} does not start{image}: {}: {}", trouble.reason, trouble.message);
+                Standing::reconciling(Reason::PodFailed, message)
+            }
+            None => Standing::reconciling(Reason::PodStarting, format!("pod {name} starts")),
+        },
+    })
+}
+
+/// A failed clone in git's own words, and what to do.
+fn clone_failed(code: i32, words: &str) -> Standing {
+    use crate::workspace::exit;
+    let is = |known: u8| code == i32::from(known);
+    let retried = "It is tried again by itself, with growing pauses of at most 5 minutes";
+    if is(exit::BRANCH_EXISTS) {
+        let message = format!(
+            "the branch is there already, and spec.branch.onExists is Fail: {words} Remove the branch, or make a Workspace \
+             with another spec.branch"
+        );
+        Standing::stalled(Reason::BranchExists, message)
+    } else if is(exit::BRANCH_NOT_FOUND) {
+        let message = format!(
+            "there is no branch to begin from: {words} Push it, or make a Workspace with another spec.branch.from"
+        );
+        Standing::stalled(Reason::BranchNotFound, message)
+    } else if is(exit::AGAIN) {
+        Standing::reconciling(Reason::CloneFailed, format!("the repository could not be cloned: {words} {retried}"))
+    } else {
+        Standing::stalled(Reason::CloneFailed, format!("the repository cannot be cloned: {words} {retried}"))
+    }
+}
+
+/// When to list the workspace's branches: at once where the pod says that something was pushed, or somebody asks.
+fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
+    let Some(remote) = &seen.known.remote else { return now };
+    let is_asked = seen.known.request.as_ref() != requested_look(&*seen.object);
+    let told = seen.known.report.as_ref().and_then(|(_, report)| report.remote_head.as_deref());
+    let autosaved = seen.known.report.as_ref().and_then(|(_, report)| report.autosave.as_ref());
+    let is_news =
+        told.is_some_and(|told| remote.listed.branch.as_deref() != Some(told)) && remote.heard.as_deref() != told;
+    let is_saved = autosaved.is_some_and(|saved| remote.listed.autosave.as_deref() != Some(saved.commit.as_str()))
+        && remote.heard_save.as_ref() != autosaved.map(|saved| &saved.commit);
+    if is_asked || is_news || is_saved || remote.asked != seen.branch() {
+        return now;
+    }
+    remote.at.checked_add(LOOK_EVERY).unwrap_or(now)
+}
+
+/// What one part of the object comes to.
+enum Part {
+    Do(Step),
+    Rests { until: Option<Timestamp>, trouble: Option<Standing> },
+}
+
+fn plan_pull(seen: &Seen, now: Timestamp) -> Part {
+    let wish = &seen.object.spec.pull_request;
+    if wish.mode == PullRequestMode::None {
+        return Part::Rests { until: None, trouble: None };
+    }
+    let branch = seen.known.remote.as_ref().and_then(|remote| remote.listed.branch.as_ref());
+    let waiting = |message: &str| Part::Rests {
+        until: None,
+        trouble: Some(match wish.open_at {
+            // That nothing was pushed yet is how it should be.
+            PullRequestOpenAt::FirstPush => Standing::ready(Reason::PullRequestPending, message),
+            PullRequestOpenAt::Create => Standing::reconciling(Reason::PullRequestPending, message),
+        }),
+    };
+    let Some(branch) = branch else { return waiting("it is opened when something was pushed") };
+    match (&seen.known.pull, seen.waits(Task::Pull, now)) {
+        (Some(Pull::Found(_)), _) => Part::Rests { until: None, trouble: None },
+        (_, Some(failed)) => Part::Rests { until: Some(failed.until), trouble: Some(failed.standing) },
+        (None, None) => Part::Do(Step::FindPull),
+        (Some(Pull::None { tried }), None) if tried.as_ref() == Some(branch) => {
+            waiting("there is nothing on the branch yet that its target does not have")
+        }
+        (Some(Pull::None { .. }), None) => Part::Do(Step::OpenPull),
+    }
+}
+
+/// Suspended: the pod ends, the volume stays.
+fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
+    match &seen.pod {
+        PodSeen::Ours(pod) => match pod.going {
+            None => Plan::Do(Step::EndPod),
+            Some(end) => {
+                let message = format!("pod {} saves what is on the volume, and ends", pod.name);
+                wait(Reason::Saving, message, end.checked_add(SLACK).unwrap_or(now).max(soon(now)))
+            }
+        },
+        PodSeen::Absent | PodSeen::Foreign => {
+            let can_look =
+                matches!(seen.way, Way::Open(_)) && matches!(seen.token, TokenSeen::Ours { is_ready: true, .. });
+            let has_work = matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. });
+            if can_look && has_work && seen.known.remote.is_none() && seen.known.repository.is_some() {
+                match seen.waits(Task::Look, now) {
+                    None => return Plan::Do(Step::Look),
+                    Some(failed) => {
+                        let standing = Standing::ready(Reason::Suspended, RESTS);
+                        return settled(standing, Some(Again::At(failed.until)));
+                    }
+                }
+            }
+            settled(Standing::ready(Reason::Suspended, RESTS), None)
+        }
+    }
+}
+
+const RESTS: &str = "spec.operatingMode is Suspended: the pod ended and the volume is kept; Running starts it again";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+use super::super::memory::{Remembered, Remote, Safe};
+use super::super::objects::Target;
+use super::super::pods::{Clone, Cloned, Ended};
+use super::super::seen::{JobEnd, JobSeen, Repository};
+use super::*;
+use crate::api::Workspace;
+use crate::workspace::evidence::{Evidence, Listed};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn now() -> Timestamp {
+    "2026-11-21T12:00:00Z".parse().unwrap()
+}
+
+fn object(spec: &Value, going: bool) -> Workspace {
+    let mut whole = json!({"repositoryRef": {"name": "shop"}});
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        whole[key] = value.clone();
+    }
+    let mut metadata = json!({"name": "fix", "namespace": "team-a", "uid": "u-1", "generation": 1});
+    if going {
+        metadata["deletionTimestamp"] = json!(now().to_string());
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace", "metadata": metadata, "spec": whole,
+    }))
+    .unwrap()
+}
+
+fn pod(going: bool) -> PodView {
+    PodView {
+        uid: "p-1".into(),
+        name: "ws-fix".into(),
+        node: Some("n".into()),
+        going: going.then(now),
+        failed: None,
+        clone: Clone::Done(Cloned { branch: "landfall/fix-u".into(), head: SHA.into() }),
+        is_ready: true,
+        trouble: None,
+        unscheduled: None,
+        scheduled_at: None,
+        cloned_at: None,
+        ready_at: None,
+    }
+}
+
+/// A workspace that runs, and of which everything is known.
+fn seen(spec: &Value, going: bool) -> Seen {
+    let repository = json!({"id": 5, "node_id": "R", "name": "shop", "full_name": "acme/shop", "private": true});
+    let remote = Remote {
+        listed: Listed { branch: Some(SHA.into()), ..Listed::default() },
+        target: None,
+        asked: "landfall/fix-u".into(),
+        heard: None,
+        heard_save: None,
+        at: now(),
+    };
+    Seen {
+        object: Arc::new(object(spec, going)),
+        has_finalizer: true,
+        is_paused: false,
+        is_namespace_going: false,
+        way: Way::Open(Repository { installation: "acme".into(), id: 5 }),
+        target: Some(Target {
+            url: "https://github.com/acme/shop.git".into(),
+            has_ca: false,
+            author_name: "a".into(),
+            author_email: "a@b".into(),
+        }),
+        token: TokenSeen::Ours {
+            is_ready: true,
+            message: String::new(),
+            is_stalled: false,
+            is_going: false,
+            is_right: true,
+        },
+        volume: VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false },
+        pod: PodSeen::Ours(Box::new(pod(false))),
+        job: None,
+        ended: None,
+        known: Remembered {
+            repository: Some((Arc::new(serde_json::from_value(repository).unwrap()), now())),
+            remote: Some(remote),
+            ..Remembered::default()
+        },
+    }
+}
+
+fn evidence(outcome: &str) -> Evidence {
+    serde_json::from_value(
+        json!({"outcome": outcome, "branch": "landfall/fix-u", "head": SHA, "remote": {"branch": SHA}}),
+    )
+    .unwrap()
+}
+
+fn gone(spec: &Value) -> Seen {
+    Seen { pod: PodSeen::Absent, ..seen(spec, true) }
+}
+
+fn job(attempt: u32, is_success: Option<bool>) -> JobSeen {
+    JobSeen {
+        name: format!("ws-fix-save-{attempt}"),
+        attempt,
+        ended: is_success.map(|is_success| JobEnd { is_success, message: "m".into(), at: now() }),
+        is_going: false,
+        until: now() + SignedDuration::from_mins(5),
+    }
+}
+
+fn does(seen: &Seen) -> Step {
+    match plan(seen, now()) {
+        Plan::Do(step) => step,
+        settled @ Plan::Settled { .. } => panic!("{settled:?}"),
+    }
+}
+
+fn says(seen: &Seen, at: Timestamp) -> Standing {
+    match plan(seen, at) {
+        Plan::Settled { standing: Some(standing), .. } => standing,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_way_to_a_running_pod_is_token_volume_address_pod() {
+    let mut seen = seen(&json!({"pullRequest": {"mode": "None"}}), false);
+    let volume = std::mem::replace(&mut seen.volume, VolumeSeen::Absent);
+    let token = std::mem::replace(&mut seen.token, TokenSeen::Absent);
+    let repository = seen.known.repository.take();
+    seen.pod = PodSeen::Absent;
+    seen.has_finalizer = false;
+    assert_eq!(does(&seen), Step::AddFinalizer);
+    seen.has_finalizer = true;
+    assert_eq!(does(&seen), Step::MakeToken);
+    seen.token = token;
+    assert_eq!(does(&seen), Step::MakeVolume);
+    seen.volume = volume;
+    assert_eq!(does(&seen), Step::Resolve);
+    seen.known.repository = repository;
+    assert_eq!(does(&seen), Step::StartPod);
+    seen.pod = PodSeen::Ours(Box::new(pod(false)));
+    assert_eq!(says(&seen, now()).reason, Reason::Running);
+}
+
+#[test]
+fn a_pull_request_is_looked_for_before_one_is_opened() {
+    let mut seen = seen(&json!({}), false);
+    assert_eq!(does(&seen), Step::FindPull);
+    seen.known.pull = Some(Pull::None { tried: None });
+    assert_eq!(does(&seen), Step::OpenPull);
+    seen.known.pull = Some(Pull::None { tried: Some(SHA.into()) });
+    assert_eq!(says(&seen, now()).reason, Reason::Running, "there is nothing to open one for");
+    if let Some(remote) = &mut seen.known.remote {
+        remote.listed.branch = None;
+    }
+    seen.known.pull = None;
+    assert_eq!(says(&seen, now()).reason, Reason::Running, "there is no branch yet");
+}
+
+#[test]
+fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
+    let mut seen = seen(&json!({}), true);
+    assert_eq!(does(&seen), Step::EndPod);
+    seen.pod = PodSeen::Ours(Box::new(pod(true)));
+    assert_eq!(says(&seen, now()).reason, Reason::Saving);
+    seen.pod = PodSeen::Absent;
+    assert_eq!(does(&seen), Step::Save(1), "nobody knows how the pod ended");
+    seen.ended = Some(Ended::Silent("killed".into()));
+    assert_eq!(does(&seen), Step::Save(1));
+    let autosaved = Evidence { only_autosaved: true, ..evidence("Saved") };
+    seen.ended = Some(Ended::Said(autosaved));
+    assert_eq!(does(&seen), Step::Save(1), "an autosave is not where people find it");
+    seen.ended = Some(Ended::Said(evidence("Saved")));
+    assert_eq!(does(&seen), Step::Believe(Box::new(evidence("Saved"))));
+    let safe = Safe { commit: None, reference: String::new(), at: now(), message: String::new() };
+    seen.known.safe = Some(safe);
+    assert_eq!(does(&seen), Step::DropToken);
+    seen.token = TokenSeen::Absent;
+    assert_eq!(does(&seen), Step::ReleaseVolume);
+    seen.volume = VolumeSeen::Absent;
+    assert_eq!(does(&seen), Step::RemoveFinalizer);
+}
+
+#[test]
+fn what_cannot_be_pushed_ends_as_the_spec_says() {
+    for (choice, last) in [("Retain", "KeepVolume"), ("Discard", "GiveUp"), ("Block", "blocked")] {
+        let mut seen = gone(&json!({"save": {"onFailure": choice}}));
+        for attempt in 1..=3 {
+            assert_eq!(does(&seen), Step::Save(attempt));
+            seen.job = Some(job(attempt, None));
+            assert_eq!(says(&seen, now()).reason, Reason::Saving);
+            seen.job = Some(job(attempt, Some(false)));
+        }
+        match (plan(&seen, now()), last) {
+            (Plan::Do(Step::KeepVolume(_)), "KeepVolume") | (Plan::Do(Step::GiveUp(_)), "GiveUp") => {}
+            (Plan::Settled { standing: Some(standing), .. }, "blocked") => {
+                assert_eq!(standing.reason, Reason::SaveFailed);
+                assert!(standing.message.contains("landfall.dev/force-delete=u-1"), "{}", standing.message);
+                assert_eq!(plan(&seen, now() + SignedDuration::from_mins(31)), Plan::Do(Step::Resolve));
+            }
+            (other, _) => panic!("{choice}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_is_not_tried_again() {
+    let mut seen = gone(&json!({}));
+    seen.job = Some(job(1, Some(false)));
+    seen.ended = Some(Ended::Said(evidence("Refused")));
+    assert!(matches!(does(&seen), Step::KeepVolume(_)));
+}
+
+#[test]
+fn where_no_job_can_save_the_volume_is_kept() {
+    let standing = Standing::stalled(Reason::Revoked, "uninstalled");
+    let mut seen = gone(&json!({"save": {"onFailure": "Retain"}}));
+    seen.way = Way::Barred { standing, for_good: true };
+    assert!(matches!(does(&seen), Step::KeepVolume(why) if why.contains("uninstalled")));
+    let mut seen = gone(&json!({"save": {"onFailure": "Block"}}));
+    seen.is_namespace_going = true;
+    assert!(matches!(does(&seen), Step::KeepVolume(_)), "nothing can be waited for");
+    let mut seen = gone(&json!({}));
+    seen.pod = PodSeen::Ours(Box::new(pod(true)));
+    let later = now() + SLACK + SignedDuration::from_secs(1);
+    assert!(matches!(plan(&seen, later), Plan::Do(Step::KeepVolume(why)) if why.contains("does not answer")));
+}
+
+#[test]
+fn waiting_for_github_has_an_end() {
+    let mut seen = gone(&json!({}));
+    let standing = Standing::reconciling(Reason::ApiUnreachable, "GitHub is away");
+    seen.way = Way::Barred { standing, for_good: false };
+    assert_eq!(says(&seen, now()).reason, Reason::ApiUnreachable);
+    let much_later = now() + SignedDuration::from_hours(2);
+    assert!(matches!(plan(&seen, much_later), Plan::Do(Step::KeepVolume(why)) if why.contains("away")));
+}
+
+#[test]
+fn work_is_given_up_by_the_uid_alone_and_that_is_told_first() {
+    let mut seen = gone(&json!({"save": {"onFailure": "Block"}}));
+    let forced = |uid: &str| {
+        let mut object = object(&json!({}), true);
+        object.metadata.annotations = Some([(crate::api::FORCE_DELETE_ANNOTATION.to_owned(), uid.to_owned())].into());
+        Arc::new(object)
+    };
+    seen.object = forced("another");
+    assert_eq!(does(&seen), Step::Save(1));
+    seen.object = forced("u-1");
+    assert!(matches!(does(&seen), Step::GiveUp(_)));
+    seen.known.is_told = true;
+    seen.known.is_parted = true;
+    assert_eq!(does(&seen), Step::DropToken);
+}
+
+#[test]
+fn a_claim_that_was_deleted_by_hand_is_let_go_when_its_work_is_safe() {
+    let mut seen = seen(&json!({}), false);
+    seen.volume = VolumeSeen::Ours { volume: Some("pv".into()), is_going: true, is_held: true, is_kept: false };
+    assert_eq!(does(&seen), Step::EndPod);
+    seen.pod = PodSeen::Absent;
+    seen.ended = Some(Ended::Said(evidence("NothingToDo")));
+    assert!(matches!(does(&seen), Step::Believe(_)));
+    seen.ended = None;
+    assert!(matches!(does(&seen), Step::KeepVolume(why) if why.contains("PersistentVolumeClaim")));
+}
+
+#[test]
+fn suspended_ends_the_pod_and_nothing_else() {
+    let mut seen = seen(&json!({"operatingMode": "Suspended"}), false);
+    assert_eq!(does(&seen), Step::EndPod);
+    seen.pod = PodSeen::Absent;
+    assert_eq!(says(&seen, now()).state, State::Ready);
+}

@@ -1,0 +1,154 @@
+//! The pull request: looked for by its branch before one is opened, so that there is never a second.
+
+use super::apply::{Failure, client, own_token, remember, uid};
+use super::gather::Found;
+use super::memory::Pull;
+use crate::api::{PullRequestMode, PullRequestOnDelete, Reason};
+use crate::controllers::context::Context;
+use crate::controllers::standing::{Again, Standing, github_failure};
+use crate::github::{Error, GitHub, NewPull, NotOpened, PullState, Repository, Token};
+use kube::ResourceExt;
+use std::sync::Arc;
+
+/// The branch that it is to be merged into.
+pub fn target(found: &Found) -> String {
+    let spec = &found.seen.object.spec;
+    let default = || found.seen.known.repository.as_ref().and_then(|(repository, _)| repository.default_branch.clone());
+    let wished = spec.pull_request.target.clone().or_else(|| spec.branch.from.clone());
+    wished.or_else(default).unwrap_or_else(|| "main".to_owned())
+}
+
+/// What all calls need.
+struct Asking<'a> {
+    github: &'a Arc<GitHub>,
+    token: Token,
+    repository: &'a Repository,
+    owner: &'a str,
+    name: &'a str,
+}
+
+async fn asking<'a>(context: &Context, found: &'a Found) -> Result<Asking<'a>, Failure> {
+    let github = client(found)?;
+    let known = found.seen.known.repository.as_ref().map(|(repository, _)| &**repository);
+    let named = known.and_then(|repository| Some((repository, repository.full_name.split_once('/')?)));
+    let Some((repository, (owner, name))) = named else {
+        let standing = Standing::reconciling(Reason::WaitingForReference, "the repository is not known yet");
+        return Err(Failure::Remote(standing, Again::Backoff));
+    };
+    let token = own_token(context, &found.seen.object).await?;
+    Ok(Asking { github, token, repository, owner, name })
+}
+
+fn refused(error: &Error, what: &str) -> Failure {
+    let (standing, again) = github_failure(error, what);
+    Failure::Remote(standing, again)
+}
+
+/// Looks for it: one that is open, else the newest of those that were.
+pub async fn find(context: &Context, found: &Found) -> Result<(), Failure> {
+    let asking = asking(context, found).await?;
+    remember(context, &found.seen.object, look(found, &asking).await?);
+    Ok(())
+}
+
+async fn look(found: &Found, asking: &Asking<'_>) -> Result<Pull, Failure> {
+    let head = format!("{}:{}", asking.owner, found.seen.branch());
+    let all = asking.github.pull_requests(&asking.token, asking.owner, asking.name, &head).await;
+    let mut all = all.map_err(|error| refused(&error, "looking for the pull request"))?;
+    all.retain(|pull| pull.head.repo.as_ref().is_none_or(|repository| repository.id == asking.repository.id));
+    all.sort_by_key(|pull| (pull.state == PullState::Open, pull.number));
+    Ok(all.pop().map_or(Pull::None { tried: None }, |pull| Pull::Found(Box::new(pull))))
+}
+
+/// Opens it.
+pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
+    let asking = asking(context, found).await?;
+    let object = &found.seen.object;
+    let wish = &object.spec.pull_request;
+    let (branch, target) = (found.seen.branch(), target(found));
+    let name = object.name_any();
+    let wanted = NewPull {
+        title: wish.title.as_deref().unwrap_or(&name),
+        head: &branch,
+        base: &target,
+        body: wish.body.as_deref().unwrap_or_default(),
+        draft: wish.mode == PullRequestMode::Draft,
+    };
+    let opened = asking.github.open_pull_request(&asking.token, asking.owner, asking.name, &wanted).await;
+    match opened {
+        Ok(pull) => {
+            let number = pull.number;
+            remember(context, object, Pull::Found(Box::new(pull)));
+            let labels: Vec<_> = wish.labels.iter().map(String::as_str).collect();
+            if !labels.is_empty()
+                && let Err(error) =
+                    asking.github.add_labels(&asking.token, asking.owner, asking.name, number, &labels).await
+            {
+                // The pull request is there; labels are put on by anybody.
+                tracing::warn!(%error, number, "the pull request's labels were not put on");
+            }
+            Ok(())
+        }
+        Err(error) => match NotOpened::told_by(&error) {
+            Some(NotOpened::AlreadyExists) => {
+                remember(context, object, look(found, &asking).await?);
+                Ok(())
+            }
+            Some(NotOpened::NoCommits) => {
+                let tried = found.seen.known.remote.as_ref().and_then(|remote| remote.listed.branch.clone());
+                remember(context, object, Pull::None { tried });
+                Ok(())
+            }
+            Some(NotOpened::DraftUnsupported) => Err(Failure::Remote(
+                Standing::stalled(
+                    Reason::DraftUnsupported,
+                    format!(
+                        "GitHub refuses drafts in {}/{}, a private repository of a free plan: set spec.pullRequest.mode to Ready, or None",
+                        asking.owner, asking.name
+                    ),
+                ),
+                Again::Person,
+            )),
+            Some(NotOpened::BaseInvalid) => Err(Failure::Remote(
+                Standing::stalled(
+                    Reason::BranchNotFound,
+                    format!("there is no branch {target} to merge into: push it, or correct spec.pullRequest.target"),
+                ),
+                Again::Person,
+            )),
+            Some(NotOpened::HeadInvalid) | None => {
+                // It may have happened, or the branch went: looked for again before another attempt.
+                context.workspaces.update(uid(object), |known| {
+                    known.pull = None;
+                    known.remote = None;
+                });
+                Err(refused(&error, "opening the pull request"))
+            }
+        },
+    }
+}
+
+/// What becomes of it when the workspace goes.
+pub async fn finish(context: &Context, found: &Found) -> Result<(), Failure> {
+    let asking = asking(context, found).await?;
+    let object = &found.seen.object;
+    let Pull::Found(pull) = look(found, &asking).await? else {
+        context.workspaces.update(uid(object), |known| known.is_pull_settled = true);
+        return Ok(());
+    };
+    let is_open = pull.state == PullState::Open;
+    let Asking { github, token, owner, name, .. } = &asking;
+    match object.spec.pull_request.on_delete {
+        PullRequestOnDelete::MarkReady if is_open && pull.draft => {
+            let marked = github.ready_for_review(token, &pull.node_id).await;
+            marked.map_err(|error| refused(&error, "marking the pull request as ready for review"))?;
+        }
+        PullRequestOnDelete::Close if is_open => {
+            let closed = github.close_pull_request(token, owner, name, pull.number).await;
+            closed.map_err(|error| refused(&error, "closing the pull request"))?;
+        }
+        PullRequestOnDelete::Keep | PullRequestOnDelete::MarkReady | PullRequestOnDelete::Close => {}
+    }
+    context.workspaces.update(uid(object), |known| known.is_pull_settled = true);
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! What is known of a workspace at one moment: all that a plan may follow from.
+
+use super::memory::{Failed, Remembered, Task};
+use super::objects::Target;
+use super::pods::{Ended, PodView};
+use crate::api::{FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
+use crate::controllers::standing::Standing;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use std::sync::Arc;
+
+/// Whether and how GitHub may be asked.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// Nothing is known since this process started.
+    NotYetKnown,
+    /// It may not, or cannot, now.
+    Barred {
+        /// Why.
+        standing: Standing,
+        /// It takes somebody's doing to change that.
+        for_good: bool,
+    },
+    /// It may.
+    Open(Repository),
+}
+
+/// The repository, by what stays the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// The `GitHubInstallation`.
+    pub installation: String,
+    /// Its id at GitHub.
+    pub id: u64,
+}
+
+/// The `InstallationToken`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSeen {
+    /// There is none.
+    Absent,
+    /// One of that name is not this workspace's.
+    Foreign,
+    /// It is this workspace's.
+    Ours {
+        /// Its Secret can be used.
+        is_ready: bool,
+        /// What it says of itself otherwise.
+        message: String,
+        /// That takes a person.
+        is_stalled: bool,
+        /// It is being deleted.
+        is_going: bool,
+        /// It is as it should be.
+        is_right: bool,
+    },
+}
+
+/// The volume's claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSeen {
+    /// There is none.
+    Absent,
+    /// One of that name is not this workspace's.
+    Foreign,
+    /// It is this workspace's.
+    Ours {
+        /// The volume, if there is one yet.
+        volume: Option<String>,
+        /// It is being deleted.
+        is_going: bool,
+        /// Our finalizer is on it.
+        is_held: bool,
+        /// It is kept, for there is work on it that could not be pushed.
+        is_kept: bool,
+    },
+}
+
+/// The pod in which work is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodSeen {
+    /// There is none.
+    Absent,
+    /// One of that name is not this workspace's.
+    Foreign,
+    /// It is this workspace's.
+    Ours(Box<PodView>),
+}
+
+/// A Job that saves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSeen {
+    /// Its name.
+    pub name: String,
+    /// Which attempt it is.
+    pub attempt: u32,
+    /// How it ended; nothing while it runs.
+    pub ended: Option<JobEnd>,
+    /// It is being deleted.
+    pub is_going: bool,
+    /// When it is over at the latest.
+    pub until: Timestamp,
+}
+
+/// How a Job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobEnd {
+    /// It succeeded.
+    pub is_success: bool,
+    /// What Kubernetes says of it.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The workspace.
+    pub object: Arc<Workspace>,
+    /// Our finalizer is on it.
+    pub has_finalizer: bool,
+    /// Changes are held back.
+    pub is_paused: bool,
+    /// Its namespace is being deleted: nothing can be made in it.
+    pub is_namespace_going: bool,
+    /// How GitHub may be asked.
+    pub way: Way,
+    /// What its containers are told, once the repository is known.
+    pub target: Option<Target>,
+    /// The token.
+    pub token: TokenSeen,
+    /// The volume's claim.
+    pub volume: VolumeSeen,
+    /// The pod.
+    pub pod: PodSeen,
+    /// The newest Job.
+    pub job: Option<JobSeen>,
+    /// How the last that saved ended, by this process's memory.
+    pub ended: Option<Ended>,
+    /// What this process knows.
+    pub known: Remembered,
+}
+
+impl Seen {
+    /// It is being deleted.
+    #[must_use]
+    pub fn is_going(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The pod is to run.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.object.spec.operating_mode == OperatingMode::Running && !self.is_going()
+    }
+
+    /// Somebody gave the work up, by name of this very object.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        let uid = self.object.metadata.uid.as_ref();
+        uid.is_some() && self.object.annotations().get(FORCE_DELETE_ANNOTATION) == uid
+    }
+
+    /// The failure of a call for whose time is waited.
+    #[must_use]
+    pub fn waits(&self, task: Task, now: Timestamp) -> Option<Failed> {
+        let failed = self.known.failed.get(&task)?;
+        (failed.until > now && failed.about == self.about()).then(|| failed.clone())
+    }
+
+    /// What a failure is about. When that is another, the call is tried again at once.
+    #[must_use]
+    pub fn about(&self) -> String {
+        let way = match &self.way {
+            Way::NotYetKnown => "unknown".to_owned(),
+            Way::Barred { for_good, .. } => format!("barred {for_good}"),
+            Way::Open(repository) => format!("{repository:?}"),
+        };
+        let request = self.object.annotations().get(RECONCILE_ANNOTATION);
+        format!("{:?} {:?} {way} {:?}", self.object.metadata.generation, request, self.is_going())
+    }
+
+    /// The branch that the clone is at; before that is known, the one that is asked for.
+    #[must_use]
+    pub fn branch(&self) -> String {
+        if let PodSeen::Ours(pod) = &self.pod
+            && let super::pods::Clone::Done(cloned) = &pod.clone
+            && !cloned.branch.is_empty()
+        {
+            return cloned.branch.clone();
+        }
+        // Shown by an earlier pod. It decides nothing but which branch is looked at and saved to, never forced, by a token
+        // that the namespace may use for all branches anyway.
+        let shown = self.object.status.as_ref().and_then(|status| status.git.as_ref()?.branch.clone());
+        shown.unwrap_or_else(|| super::objects::wanted_branch(&self.object))
+    }
+}

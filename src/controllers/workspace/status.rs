@@ -1,0 +1,223 @@
+//! What status says of a workspace: from what was seen, and from what it said before where this process knows nothing newer.
+
+use super::memory::Pull;
+use super::pods::{Clone, Ended};
+use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen};
+use crate::api::{
+    ConditionType, OperatingMode, PullRequestMode, PullRequestStatus, Reason, SaveStatus, WorkspaceGit,
+    WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings,
+};
+use crate::controllers::standing::{Truth, condition, whole_second};
+use crate::github::PullState;
+use crate::workspace::evidence::autosave_ref;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// The status.
+#[must_use]
+pub fn status(seen: &Seen, now: Timestamp) -> WorkspaceStatus {
+    let stored = seen.object.status.clone().unwrap_or_default();
+    let pod = if let PodSeen::Ours(pod) = &seen.pod { Some(pod) } else { None };
+    let timings = pod.map_or_else(
+        || stored.timings.clone(),
+        |pod| {
+            let time = |at: Option<Timestamp>| at.map(Time);
+            Some(WorkspaceTimings {
+                scheduled: time(pod.scheduled_at),
+                cloned: time(pod.cloned_at),
+                ready: time(pod.ready_at),
+            })
+        },
+    );
+    WorkspaceStatus {
+        uid: seen.object.metadata.uid.clone(),
+        git: git(seen, stored.git.as_ref()),
+        pull_request: pull(seen).or_else(|| stored.pull_request.clone()),
+        save: save(seen, stored.save.as_ref()),
+        pod: pod.map(|pod| WorkspacePodStatus { name: pod.name.clone(), uid: pod.uid.clone(), node: pod.node.clone() }),
+        timings,
+        last_handled_reconcile: seen.known.request.clone().or(stored.last_handled_reconcile),
+        conditions: conditions(seen, &stored.conditions, now),
+        ..WorkspaceStatus::default()
+    }
+}
+
+fn is_cloned(seen: &Seen) -> bool {
+    matches!(&seen.pod, PodSeen::Ours(pod) if matches!(pod.clone, Clone::Done(_)))
+}
+
+fn git(seen: &Seen, stored: Option<&WorkspaceGit>) -> Option<WorkspaceGit> {
+    let mut git = stored.cloned().unwrap_or_default();
+    if is_cloned(seen) {
+        git.branch = Some(seen.branch());
+    }
+    if let Some(remote) = &seen.known.remote {
+        git.remote_head.clone_from(&remote.listed.branch);
+    }
+    if let Some(report) = report(seen) {
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        git.head.clone_from(&report.head);
+        git.ahead = report.ahead.map(number);
+        git.behind = report.behind.map(number);
+        git.dirty = number(report.changed);
+        git.untracked = number(report.untracked);
+        git.unpushed = number(report.unpushed);
+    }
+    (git != WorkspaceGit::default()).then_some(git)
+}
+
+/// What the pod that is there reported.
+fn report(seen: &Seen) -> Option<&crate::workspace::report::Report> {
+    let PodSeen::Ours(pod) = &seen.pod else { return None };
+    seen.known.report.as_ref().filter(|(uid, _)| *uid == pod.uid).map(|(_, report)| report)
+}
+
+fn pull(seen: &Seen) -> Option<PullRequestStatus> {
+    let Some(Pull::Found(pull)) = &seen.known.pull else { return None };
+    let state = match (&pull.state, pull.merged_at) {
+        (_, Some(_)) => "merged",
+        (PullState::Closed, None) => "closed",
+        _ => "open",
+    };
+    Some(PullRequestStatus {
+        number: i64::try_from(pull.number).unwrap_or_default(),
+        url: pull.html_url.clone(),
+        state: state.to_owned(),
+        draft: pull.draft,
+    })
+}
+
+fn save(seen: &Seen, stored: Option<&SaveStatus>) -> Option<SaveStatus> {
+    let uid = seen.object.metadata.uid.as_deref().unwrap_or_default();
+    let safe = seen.known.safe.as_ref().and_then(|safe| Some((safe.commit.clone()?, safe.reference.clone(), safe.at)));
+    let autosaved = seen
+        .known
+        .remote
+        .as_ref()
+        .and_then(|remote| Some((remote.listed.autosave.clone()?, autosave_ref(uid), remote.at)));
+    let Some((commit, reference, at)) = safe.or(autosaved) else { return stored.cloned() };
+    // Since when it is there, not when it was seen last.
+    let same = stored.filter(|stored| stored.commit == commit && stored.reference == reference);
+    Some(same.cloned().unwrap_or(SaveStatus { commit, reference, at: Time(whole_second(at)) }))
+}
+
+fn conditions(seen: &Seen, stored: &[Condition], now: Timestamp) -> Vec<Condition> {
+    let generation = seen.object.metadata.generation;
+    let said: [(ConditionType, Option<Said>); 5] = [
+        (ConditionType::CredentialsReady, Some(credentials(seen))),
+        (ConditionType::CloneReady, clone(seen)),
+        (ConditionType::PullRequestReady, pull_request(seen)),
+        (ConditionType::Suspended, Some(suspended(seen))),
+        (ConditionType::WorkSafe, work_safe(seen)),
+    ];
+    said.into_iter()
+        .filter_map(|(kind, said)| match said {
+            Some((truth, reason, message)) => {
+                Some(condition((kind, truth), (reason, &message), stored, generation, now))
+            }
+            // Nothing newer is known than what was said before.
+            None => stored.iter().find(|before| before.type_ == kind.as_str()).cloned(),
+        })
+        .collect()
+}
+
+/// Whether a condition holds, why, and in words.
+type Said = (Truth, Reason, String);
+
+fn credentials(seen: &Seen) -> Said {
+    match &seen.token {
+        TokenSeen::Ours { is_ready: true, .. } => {
+            (Truth::True, Reason::Published, "its token can be used and is renewed".to_owned())
+        }
+        TokenSeen::Ours { message, .. } => (Truth::False, Reason::WaitingForReference, message.clone()),
+        TokenSeen::Foreign => {
+            (Truth::False, Reason::NameTaken, "the InstallationToken of its name is not its own".to_owned())
+        }
+        TokenSeen::Absent => (Truth::False, Reason::WaitingForReference, "there is no token yet".to_owned()),
+    }
+}
+
+fn clone(seen: &Seen) -> Option<Said> {
+    let PodSeen::Ours(pod) = &seen.pod else { return None };
+    Some(match &pod.clone {
+        Clone::Done(_) => {
+            (Truth::True, Reason::Cloned, format!("the repository is cloned, at branch {}", seen.branch()))
+        }
+        Clone::Failed { words, .. } => (Truth::False, Reason::CloneFailed, words.clone()),
+        Clone::Pending(_) => (Truth::Unknown, Reason::Cloning, "the repository is being cloned".to_owned()),
+    })
+}
+
+fn pull_request(seen: &Seen) -> Option<Said> {
+    if seen.object.spec.pull_request.mode == PullRequestMode::None {
+        return None;
+    }
+    if let Some(status) = pull(seen) {
+        let (truth, reason) = match status.state.as_str() {
+            "open" => (Truth::True, Reason::PullRequestOpen),
+            _ => (Truth::False, Reason::PullRequestClosed),
+        };
+        return Some((truth, reason, format!("{} is {}", status.url, status.state)));
+    }
+    if let Some(failed) = seen.known.failed.get(&super::memory::Task::Pull) {
+        return Some((Truth::False, failed.standing.reason, failed.standing.message.clone()));
+    }
+    let has_stored = seen.object.status.as_ref().is_some_and(|status| status.pull_request.is_some());
+    (!has_stored).then(|| {
+        let message = "it is opened when there is something on the branch that its target does not have";
+        (Truth::False, Reason::PullRequestPending, message.to_owned())
+    })
+}
+
+fn suspended(seen: &Seen) -> Said {
+    let is_asked = seen.object.spec.operating_mode == OperatingMode::Suspended;
+    let is_done = is_asked && seen.pod == PodSeen::Absent;
+    match (is_asked, is_done) {
+        (false, _) => (Truth::False, Reason::Running, "spec.operatingMode is Running".to_owned()),
+        (true, false) => (Truth::False, Reason::Saving, "the pod is ending".to_owned()),
+        (true, true) => (Truth::True, Reason::Suspended, "the pod ended, the volume is kept".to_owned()),
+    }
+}
+
+fn work_safe(seen: &Seen) -> Option<Said> {
+    if let Some(safe) = &seen.known.safe {
+        return Some((Truth::True, Reason::Saved, safe.message.clone()));
+    }
+    if matches!(seen.volume, VolumeSeen::Ours { is_kept: true, .. }) {
+        return Some((
+            Truth::False,
+            Reason::VolumeKept,
+            "what is on the volume could not be pushed: it is kept".to_owned(),
+        ));
+    }
+    let remote = seen.known.remote.as_ref().map(|remote| &remote.listed);
+    if let PodSeen::Absent = seen.pod {
+        // The volume is kept, and this is what there is besides.
+        let Some(Ended::Said(evidence)) = &seen.ended else { return None };
+        let is_there = remote.is_some_and(|remote| {
+            remote.autosave == evidence.remote.autosave && remote.branch == evidence.remote.branch
+        });
+        let is_complete = evidence.left.is_empty() && evidence.more == 0;
+        return (is_there && is_complete).then(|| {
+            let message = "the remote has, besides the volume, all that the pod left there".to_owned();
+            (Truth::True, Reason::Saved, message)
+        });
+    }
+    let report = report(seen)?;
+    let (changed, untracked, unpushed) = (report.changed, report.untracked, report.unpushed);
+    if changed + untracked + unpushed == 0 && report.trouble.is_none() {
+        return Some((Truth::True, Reason::Saved, "the pod reports nothing that the remote does not have".to_owned()));
+    }
+    let autosave = match &report.autosave {
+        Some(autosave) if remote.is_some_and(|remote| remote.autosave.as_deref() == Some(autosave.commit.as_str())) => {
+            let uid = seen.object.metadata.uid.as_deref().unwrap_or_default();
+            format!(". The newest autosave is {} at {}", autosave.commit, autosave_ref(uid))
+        }
+        _ => String::new(),
+    };
+    let trouble = report.trouble.as_ref().map(|trouble| format!(". {trouble}")).unwrap_or_default();
+    let message = format!(
+        "on the volume alone: {changed} changed and {untracked} untracked files, {unpushed} commits{autosave}{trouble}"
+    );
+    Some((Truth::False, Reason::Unsaved, message))
+}
