@@ -55,6 +55,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* What workspaces are worked in unless they name an image. */}}
+{{- define "landfall.workspaces.image" -}}
+{{- with .Values.workspaces.image }}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default (default $.Chart.AppVersion $.Values.image.tag) .tag }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The operator's service account, as the subject of a binding. */}}
 {{- define "landfall.subjects" -}}
 subjects:
