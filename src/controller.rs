@@ -10,10 +10,11 @@ use crate::controllers::rollout::Rollouts;
 use crate::controllers::root_keys::KnownRootKeys;
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
-use crate::controllers::workspace::Workspaces;
+use crate::controllers::workspace::{WorkspaceDesk, Workspaces};
 use crate::controllers::{self, InFlight};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
+use crate::reports::{BindError, Reports};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::DueQueue;
 use crate::runtime::events::Events;
@@ -26,6 +27,7 @@ use crate::runtime::server::{Endpoints, Server, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -139,6 +141,9 @@ pub enum Error {
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// Reports cannot be received.
+    #[error(transparent)]
+    Reports(#[from] BindError),
     /// A task ended that should not have.
     #[error(transparent)]
     Shutdown(#[from] ShutdownError),
@@ -159,6 +164,7 @@ enum LeadError {
 pub struct Controller {
     tasks: Tasks,
     health_address: SocketAddr,
+    reports_address: SocketAddr,
     activity: Activity,
 }
 
@@ -183,24 +189,45 @@ impl Activity {
     }
 }
 
+/// Receives what the pods of workspaces report. Up before leadership; until this process leads it says so to who reports.
+async fn serve_reports(
+    tasks: &mut Tasks,
+    address: SocketAddr,
+    context: &Arc<Context>,
+    leads: Arc<AtomicBool>,
+    until: CancellationToken,
+) -> Result<SocketAddr, Error> {
+    let desk = Arc::new(WorkspaceDesk::new(Arc::clone(context), leads));
+    let reports = Reports::bind(address, context.client.clone(), desk, Arc::clone(&context.clock)).await?;
+    let address = reports.address();
+    tasks.spawn::<Error>("the server for reports", async move {
+        reports.serve(until).await;
+        Ok(())
+    });
+    Ok(address)
+}
+
 /// What leads, and while it does, writes.
 struct Leading {
     context: Arc<Context>,
     streams: controllers::Streams,
     in_flight: InFlight,
     lease: Option<Lease>,
+    /// Set once this process is the one that writes.
+    leads: Arc<AtomicBool>,
     shutdown: CancellationToken,
 }
 
 impl Leading {
     async fn run(self, caches: Check) -> Result<(), LeadError> {
-        let Self { context, streams, in_flight, lease, shutdown } = self;
+        let Self { context, streams, in_flight, lease, leads, shutdown } = self;
         tokio::select! {
             filled = context.stores.wait_until_ready() => filled.map_err(|_| LeadError::Caches)?,
             () = shutdown.cancelled() => return Ok(()),
         }
         caches.ready();
         let Some(lease) = lease else {
+            leads.store(true, Ordering::SeqCst);
             controllers::run(context, streams, in_flight, shutdown).await;
             return Ok(());
         };
@@ -209,6 +236,7 @@ impl Leading {
             Err(LeaseError::Stopped) => return Ok(()),
             Err(error) => return Err(LeadError::Election(error)),
         };
+        leads.store(true, Ordering::SeqCst);
         tokio::select! {
             // No grace: whoever leads now may be writing already.
             lost = leadership.lost() => Err(LeadError::Lost(lost)),
@@ -307,17 +335,26 @@ impl Controller {
             #[cfg(feature = "sabotage")]
             sabotage,
         });
+        let leads = Arc::new(AtomicBool::new(false));
+        let reports_address =
+            serve_reports(&mut tasks, config.reports_address, &context, Arc::clone(&leads), shutdown.clone()).await?;
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
-        let leading = Leading { context, streams, in_flight, lease, shutdown };
+        let leading = Leading { context, streams, in_flight, lease, leads, shutdown };
         tasks.spawn("the controllers", async move { leading.run(caches).await });
-        Ok(Self { tasks, health_address, activity })
+        Ok(Self { tasks, health_address, reports_address, activity })
     }
 
     /// Where health and metrics are served.
     #[must_use]
     pub fn health_address(&self) -> SocketAddr {
         self.health_address
+    }
+
+    /// Where reports of workspaces are received.
+    #[must_use]
+    pub fn reports_address(&self) -> SocketAddr {
+        self.reports_address
     }
 
     /// Whether anything is going on.

@@ -10,6 +10,7 @@
 //! is kept. What pods say is a reason to look, and what is looked at decides ([`plan`]).
 
 mod apply;
+mod desk;
 mod gather;
 mod memory;
 mod objects;
@@ -20,6 +21,7 @@ mod pull;
 mod seen;
 mod status;
 
+pub use desk::WorkspaceDesk;
 pub use memory::Workspaces;
 
 use super::context::{Context, Settled};

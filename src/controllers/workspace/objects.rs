@@ -10,6 +10,7 @@ use crate::api::{
     WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
 };
 use crate::controllers::context::WorkspaceSettings;
+use crate::reports::AUDIENCE;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -38,8 +39,6 @@ const TOOLS: &str = "/run/landfall/tools";
 const IDENTITY: &str = "/run/landfall/identity";
 /// Where our containers may write.
 const SCRATCH: &str = "/scratch";
-/// What proves to the operator who reports.
-pub const AUDIENCE: &str = "landfall";
 /// What a pod's end takes besides the save.
 const MARGIN: i64 = 60;
 
