@@ -3,10 +3,12 @@
 //! The invariant: a caller is bounded in time, number and memory before anything is known of it, as whoever can run a pod may call;
 //! and a token is in no line of the log and in no answer.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +36,8 @@ pub const PATH: &str = "/v1/report";
 pub const LARGEST: usize = 16 << 10;
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS: usize = 256;
+/// Of these, from one address: what stands before many pods has one for all of them.
+const FROM_ONE: usize = 64;
 /// Bytes of a request up to its body. A token has about 1000.
 const MAX_HEADERS: usize = 16 << 10;
 /// Until the headers of a request are there.
@@ -109,6 +113,7 @@ impl Reports {
         // Agents report seldom: a connection that is kept would keep others out.
         http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(MAX_HEADERS).keep_alive(false);
         let free = Arc::new(Semaphore::new(CONNECTIONS));
+        let callers = Callers::default();
         let graceful = GracefulShutdown::new();
         loop {
             let accept = async {
@@ -127,6 +132,7 @@ impl Reports {
                     }
                 },
             };
+            let Some(call) = callers.call(from) else { continue };
             let office = Arc::clone(&self.office);
             let service = service_fn(move |request| {
                 let office = Arc::clone(&office);
@@ -134,7 +140,7 @@ impl Reports {
             });
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
             tokio::spawn(async move {
-                let _permit = permit;
+                let _held = (permit, call);
                 match timeout(CONNECTION, connection).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%error, "a connection for reports broke"),
@@ -145,6 +151,37 @@ impl Reports {
         drop(self.listener);
         if timeout(SHUTDOWN, graceful.shutdown()).await.is_err() {
             tracing::debug!("a report was given up");
+        }
+    }
+}
+
+/// How many connections there are from each address. Clones share it.
+#[derive(Clone, Default)]
+struct Callers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection from an address.
+struct Call(Callers, IpAddr);
+
+impl Callers {
+    /// One more; none if there are too many.
+    fn call(&self, from: IpAddr) -> Option<Call> {
+        let mut callers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = callers.entry(from).or_default();
+        (*calls < FROM_ONE).then(|| {
+            *calls += 1;
+            Call(self.clone(), from)
+        })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut callers = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut calls) = callers.entry(self.1) {
+            *calls.get_mut() -= 1;
+            if *calls.get() == 0 {
+                calls.remove();
+            }
         }
     }
 }
@@ -228,4 +265,22 @@ fn respond(result: Result<Answer, Refusal>) -> Response<Full<Bytes>> {
         _ => None,
     };
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_room_for_others() {
+        let callers = Callers::default();
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut calls: Vec<_> = (0..FROM_ONE).map(|_| callers.call(one).unwrap()).collect();
+        assert!(callers.call(one).is_none() && callers.call(other).is_some());
+        calls.pop();
+        calls.push(callers.call(one).unwrap());
+        assert!(callers.call(one).is_none());
+        drop(calls);
+        assert!(callers.0.lock().unwrap().is_empty());
+    }
 }

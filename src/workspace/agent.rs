@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::process::{WaitOptions, getpid, set_child_subreaper};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::WorkspaceError;
@@ -39,6 +40,8 @@ const LONGEST_BETWEEN_REPORTS: Duration = Duration::from_mins(1);
 const REPORT: Duration = Duration::from_secs(10);
 /// How long the last one may take: the time is needed for the save.
 const LAST_REPORT: Duration = Duration::from_secs(5);
+/// Between two attempts at that.
+const BETWEEN_LAST_REPORTS: Duration = Duration::from_millis(500);
 /// How long git may take to look.
 const LOOK: Duration = Duration::from_mins(5);
 /// How often a save is tried when the pod ends, while there is time.
@@ -123,6 +126,8 @@ pub async fn run(request: &Request, clock: &dyn Clock, stop: &CancellationToken)
         sent: None,
         failures: 0,
     };
+    // As the first process of a container it is that anyway; in a pod whose containers share their processes it is not.
+    let _ = set_child_subreaper(Some(getpid()));
     // What is under way then is given up: git ends with it, and what it does at a remote is done or not done.
     let _: Option<Infallible> = Box::pin(stop.run_until_cancelled(agent.watch())).await;
     agent.end().await
@@ -155,7 +160,8 @@ impl Agent<'_> {
                 let wait = BETWEEN_REPORTS.saturating_mul(2_u32.saturating_pow(self.failures));
                 report_at = Instant::now() + wait.min(LONGEST_BETWEEN_REPORTS);
             }
-            sleep_until(Instant::now() + GLANCE).await;
+            reap();
+            sleep(GLANCE).await;
         }
     }
 
@@ -246,20 +252,7 @@ impl Agent<'_> {
         if self.looked.is_none() && timeout(LAST_REPORT, self.look()).await.is_err() {
             eprintln!("landfall: stopped before the clone was looked at");
         }
-        let on_stop = match &self.request.reporter {
-            None => OnStop::default(),
-            Some(reporter) => match timeout(LAST_REPORT, reporter.send(&self.report)).await {
-                Ok(Ok(answer)) => answer.on_stop,
-                Ok(Err(error)) => {
-                    eprintln!("landfall: the last report did not arrive: {}", with_cause(&error));
-                    OnStop::default()
-                }
-                Err(_) => {
-                    eprintln!("landfall: the last report did not arrive: no answer in time");
-                    OnStop::default()
-                }
-            },
-        };
+        let on_stop = self.last_word().await;
         eprintln!("landfall: stopping, with {}", if on_stop == OnStop::Save { "a save" } else { "an autosave" });
         let request = self.save_request(deadline);
         let mut wait = Duration::from_secs(1);
@@ -268,10 +261,29 @@ impl Agent<'_> {
             if report.outcome != Outcome::TryAgain || Instant::now() + wait >= deadline {
                 return report;
             }
-            tokio::time::sleep(wait).await;
+            sleep(wait).await;
             wait *= 2;
         }
         self.save(&request, on_stop).await
+    }
+
+    /// What the controller says is to be done. Of several replicas one leads and answers: who does not is asked again.
+    async fn last_word(&self) -> OnStop {
+        let Some(reporter) = &self.request.reporter else { return OnStop::default() };
+        let deadline = Instant::now() + LAST_REPORT;
+        loop {
+            let error = match timeout_at(deadline, reporter.send(&self.report)).await {
+                Ok(Ok(answer)) => return answer.on_stop,
+                Ok(Err(error)) if error.passes() && Instant::now() + BETWEEN_LAST_REPORTS < deadline => {
+                    sleep(BETWEEN_LAST_REPORTS).await;
+                    continue;
+                }
+                Ok(Err(error)) => with_cause(&error),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            eprintln!("landfall: the last report did not arrive: {error}");
+            return OnStop::default();
+        }
     }
 
     async fn save(&self, request: &save::Request, on_stop: OnStop) -> save::Report {
@@ -308,6 +320,11 @@ fn recorded(file: &Path) -> Option<BranchName> {
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(file).ok()?, MOST_RECORD), &mut text).ok()?;
     serde_json::from_slice::<Record>(&text).ok()?.branch?.parse().ok()
+}
+
+/// Lets go of what git left: when it is ended for its time, what it had started is ours. Nothing that is waited for runs now.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
 }
 
 /// What changes whenever git is used in a clone.

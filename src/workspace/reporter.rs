@@ -86,6 +86,18 @@ pub enum ReportError {
     },
 }
 
+impl ReportError {
+    /// Whether it may arrive soon.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Http(_) => true,
+            Self::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            Self::Identity(_) | Self::Answer => false,
+        }
+    }
+}
+
 /// Where an agent reports, and as whom.
 #[derive(Clone, Debug)]
 pub struct Reporter {

@@ -171,6 +171,35 @@ async fn at_the_end_all_work_is_saved_if_the_controller_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_end_the_replica_that_leads_is_heard() {
+    let scene = Scene::cloned().await;
+    scene.write("new", "new");
+    let controller = Controller::answering(200, SAVE).await;
+    controller.stand_by();
+    let done = scene.agent(Some(&controller.url), &[]).stop().await;
+    assert_eq!((done.code, done.outcome()), (Some(0), "Saved"), "{done:?}");
+    scene.compare(&heads_branch());
+    assert!(controller.heard().iter().any(|(_, _, status)| *status == 503));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_of_a_git_that_took_too_long() {
+    let scene = Scene::cloned().await;
+    scene.write("new", "new");
+    let go = scene.at("go");
+    scene.refuse(&format!(
+        "n=0; while [ ! -e '{}' ] && [ $n -lt 6000 ]; do sleep 0.05; n=$((n+1)); done; exit 1",
+        go.display()
+    ));
+    let controller = Controller::answering(200, AUTOSAVE).await;
+    let agent = scene.agent(Some(&controller.url), &["--interval", "1", "--timeout", "4"]);
+    let late = |report: &Value| report["trouble"].as_str().is_some_and(|trouble| trouble.contains("not done in time"));
+    controller.until("an autosave is late", late).await;
+    until("all of it is gone", || (agent.left() == 0).then_some(())).await;
+    std::fs::write(&go, "").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_end_work_is_autosaved_unless_the_controller_says_more() {
     let scene = Scene::cloned().await;
     scene.write("new", "new");

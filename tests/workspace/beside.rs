@@ -38,6 +38,8 @@ struct Book {
     heard: Vec<(String, Value, u16)>,
     /// None: never.
     answer: Option<(u16, String)>,
+    /// Whether another replica answers every other time.
+    has_standby: bool,
 }
 
 impl Controller {
@@ -45,7 +47,11 @@ impl Controller {
     pub async fn answering(status: u16, body: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/report", listener.local_addr().unwrap());
-        let book = Arc::new(Mutex::new(Book { heard: Vec::new(), answer: Some((status, body.to_owned())) }));
+        let book = Arc::new(Mutex::new(Book {
+            heard: Vec::new(),
+            answer: Some((status, body.to_owned())),
+            has_standby: false,
+        }));
         let shared = Arc::clone(&book);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -57,6 +63,11 @@ impl Controller {
 
     pub fn answer(&self, status: u16, body: &str) {
         self.book.lock().unwrap().answer = Some((status, body.to_owned()));
+    }
+
+    /// Every other time one answers that does not lead.
+    pub fn stand_by(&self) {
+        self.book.lock().unwrap().has_standby = true;
     }
 
     /// It hears, and says nothing.
@@ -102,7 +113,8 @@ async fn take(mut stream: TcpStream, book: Arc<Mutex<Book>>) -> Option<()> {
     let bearer = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap_or_default();
     let answer = {
         let mut book = book.lock().unwrap();
-        let answer = book.answer.clone();
+        let standby = book.has_standby && book.heard.len().is_multiple_of(2);
+        let answer = if standby { Some((503, "another leads".to_owned())) } else { book.answer.clone() };
         let status = answer.as_ref().map_or(0, |(status, _)| *status);
         book.heard.push((bearer.to_owned(), serde_json::from_str(&body).unwrap(), status));
         answer
@@ -176,6 +188,21 @@ impl Scene {
 impl Agent {
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Processes that have ended and that it has yet to let go of.
+    pub fn left(&self) -> usize {
+        let id = self.child.id().to_string();
+        let is_left = |stat: &str| {
+            // PID (NAME) STATE PPID …
+            let mut words = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+            words.next() == Some("Z") && words.next() == Some(&id)
+        };
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        processes
+            .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok())
+            .filter(|stat| is_left(stat))
+            .count()
     }
 
     /// Waits until it would hear SIGTERM; before, it would end of it.
