@@ -96,9 +96,15 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::DropJob(name) => delete::<Job>(context, object, &name, None).await?,
         Step::Look => {
             let remote = look(context, found).await?;
+            let request = requested_look(&**object).cloned();
             context.workspaces.update(uid(object), |known| {
+                let before = known.remote.as_ref().and_then(|before| before.listed.branch.as_ref());
+                if known.request != request || before != remote.listed.branch.as_ref() {
+                    // It may have been merged or closed: looked for again, which costs a call.
+                    known.pull = known.pull.take().filter(|pull| matches!(pull, Pull::None { .. }));
+                }
                 known.remote = Some(remote);
-                known.request = requested_look(&**object).cloned();
+                known.request = request;
             });
         }
         Step::Believe(evidence) => believe(context, found, &evidence).await?,

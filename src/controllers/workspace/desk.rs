@@ -47,7 +47,9 @@ impl Desk for WorkspaceDesk {
                 .get(&ObjectRef::new(&from.name).within(&from.namespace))
                 .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
         let uid = workspace.uid().unwrap_or_default();
-        self.context.workspaces.update(&uid, |known| known.report = Some((from.uid.clone(), report)));
+        if !self.context.workspaces.heard(&uid, &from.uid, report, self.context.clock.now()) {
+            return Err(Refused::TooMany);
+        }
         self.context.due.workspaces.look_now(&reference);
         Ok(Answer { on_stop: if is_ending { OnStop::Save } else { OnStop::Autosave } })
     }

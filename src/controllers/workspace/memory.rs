@@ -22,6 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What a workspace may have GitHub and the remote asked.
 const OBJECT: Rate = Rate { burst: 30.0, every: SignedDuration::from_secs(5) };
 
+/// How often the report of a workspace's pod is taken: an agent reports every few seconds at most.
+const REPORTS: Rate = Rate { burst: 20.0, every: SignedDuration::from_secs(2) };
+
 /// A kind of call, as far as failures are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
@@ -106,6 +109,8 @@ pub struct Remembered {
     pub failed: BTreeMap<Task, Failed>,
     /// What is left of what it may have asked.
     pub allowance: Option<Allowance>,
+    /// What is left of what it may report.
+    pub reports: Option<Allowance>,
 }
 
 /// How the work was saved, as the remote confirmed.
@@ -137,6 +142,17 @@ impl Workspaces {
     /// Changes what is known of one.
     pub fn update(&self, uid: &str, change: impl FnOnce(&mut Remembered)) {
         change(self.lock().entry(uid.to_owned()).or_default());
+    }
+
+    /// Keeps what a pod reported; false, if it reports too often.
+    pub fn heard(&self, uid: &str, pod: &str, report: Report, now: Timestamp) -> bool {
+        let mut all = self.lock();
+        let known = all.entry(uid.to_owned()).or_default();
+        let is_allowed = known.reports.get_or_insert_with(|| Allowance::full(REPORTS, now)).take(now).is_ok();
+        if is_allowed {
+            known.report = Some((pod.to_owned(), report));
+        }
+        is_allowed
     }
 
     /// A pod was seen, maybe for the last time: how it ended is remembered.

@@ -17,6 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// How often a save is tried by a Job, where trying again may help.
 const MOST_SAVES: u32 = 3;
+/// How long is waited before the second save; before each further one four times as long.
+const PAUSE: SignedDuration = SignedDuration::from_secs(15);
 /// How long is waited, at the end, for what may come back by itself.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
 /// How often closing or marking a pull request is tried at the end.
@@ -226,6 +228,11 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
                 let why = format!("Job {} did not save all: {said}. {left}", job.name);
                 if job.attempt >= MOST_SAVES || is_final {
                     return failed(seen, now, why.trim(), ended.as_ref().map(|end| end.at));
+                }
+                let pause = PAUSE * 4_i32.pow(job.attempt.saturating_sub(1));
+                let next = ended.as_ref().and_then(|end| end.at.checked_add(pause).ok());
+                if let Some(next) = next.filter(|next| *next > now) {
+                    return Parting::Next(wait(Reason::Saving, format!("{} It is tried again soon", why.trim()), next));
                 }
                 job.attempt + 1
             }

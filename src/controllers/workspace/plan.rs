@@ -240,6 +240,11 @@ fn plan_running(seen: &Seen, pod: &PodView, now: Timestamp) -> Plan {
     let mut again = Vec::new();
     match (seen.waits(Task::Look, now), look_due(seen, now)) {
         (Some(failed), _) => again.push(failed.until),
+        // After a start of this process, or where it moved.
+        (None, at) if at <= now && seen.known.repository.is_none() => match seen.waits(Task::Resolve, now) {
+            Some(failed) => again.push(failed.until),
+            None => return Plan::Do(Step::Resolve),
+        },
         (None, at) if at <= now => return Plan::Do(Step::Look),
         (None, at) => again.push(at),
     }

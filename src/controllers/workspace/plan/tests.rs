@@ -191,7 +191,18 @@ fn what_cannot_be_pushed_ends_as_the_spec_says() {
             assert_eq!(does(&seen), Step::Save(attempt));
             seen.job = Some(job(attempt, None));
             assert_eq!(says(&seen, now()).reason, Reason::Saving);
-            seen.job = Some(job(attempt, Some(false)));
+            let past = now() - SignedDuration::from_mins(5);
+            let over = |at| {
+                Some(JobSeen {
+                    ended: Some(JobEnd { is_success: false, message: "m".into(), at }),
+                    ..job(attempt, None)
+                })
+            };
+            seen.job = over(now());
+            if attempt < 3 {
+                assert_eq!(says(&seen, now()).reason, Reason::Saving, "not at once");
+                seen.job = over(past);
+            }
         }
         match (plan(&seen, now()), last) {
             (Plan::Do(Step::KeepVolume(_)), "KeepVolume") | (Plan::Do(Step::GiveUp(_)), "GiveUp") => {}
