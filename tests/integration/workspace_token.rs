@@ -5,7 +5,6 @@ use crate::scene::{connected, is_alive, publish, sha256, token_in};
 use crate::world::World;
 use crate::world::operator::Operator;
 use jiff::SignedDuration;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -62,9 +61,12 @@ impl Workspace {
         let done = clone.env("no_proxy", "*").output().await.unwrap();
         assert!(done.status.success(), "{done:?}");
         let hook = at("volume/shop/.git/hooks/pre-push");
-        std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
-        std::fs::write(&hook, PRE_PUSH).unwrap();
-        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process, for no child of this one may have a program open that is to run.
+        let mut install = Command::new("install");
+        install.args(["-D", "-m", "755", "/dev/stdin"]).arg(&hook).stdin(Stdio::piped());
+        let mut install = install.spawn().unwrap();
+        install.stdin.take().unwrap().write_all(PRE_PUSH.as_bytes()).await.unwrap();
+        assert!(install.wait().await.unwrap().success());
         let mut shell = Command::new("sh");
         shell.current_dir(at("volume/shop")).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         shell.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", at("home")).env("no_proxy", "*");

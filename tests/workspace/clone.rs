@@ -1,12 +1,11 @@
 //! The clone that a workspace begins with.
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::os::unix::fs::symlink;
 
 use github_sim::{Fault, FaultKind, Push};
 
 use crate::compare::{assert_same, committed, on_disk};
-use crate::scene::{BRANCH, Scene};
+use crate::scene::{BRANCH, Scene, executable, holding};
 
 fn push(scene: &Scene, branch: &str, path: &str) -> String {
     let push = Push {
@@ -21,23 +20,6 @@ fn push(scene: &Scene, branch: &str, path: &str) -> String {
 
 fn fault(scene: &Scene, kind: FaultKind, times: u64) {
     scene.sim.inject(Fault::new("GET", "/acme/shop.git/info/refs", kind).times(times));
-}
-
-/// The files below a directory in which there is a text.
-fn holding(directory: &Path, text: &str) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() && !path.is_symlink() {
-            found.extend(holding(&path, text));
-        } else if path.is_file() {
-            let contents = std::fs::read(&path).unwrap();
-            if contents.windows(text.len()).any(|window| window == text.as_bytes()) {
-                found.push(path);
-            }
-        }
-    }
-    found
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,7 +64,6 @@ async fn a_person_works_in_it_with_plain_git() {
 async fn the_token_is_in_no_argument_and_no_environment() {
     let scene = Scene::new().await;
     let programs = scene.at("programs");
-    std::fs::create_dir(&programs).unwrap();
     let log = scene.at("called");
     // Every git that is started, also by git itself, says how.
     let git =
@@ -90,8 +71,7 @@ async fn the_token_is_in_no_argument_and_no_environment() {
             .unwrap();
     let script =
         format!("#!/bin/sh\n{{ echo \"called: $*\"; env; }} >> '{}'\nexec {} \"$@\"\n", log.display(), git.trim());
-    std::fs::write(programs.join("git"), script).unwrap();
-    std::fs::set_permissions(programs.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&programs.join("git"), &script);
     let done = scene.landfall(Some(&programs), scene.clone_arguments("shop", &[])).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     scene.write("new", "new\n");

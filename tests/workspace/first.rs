@@ -9,7 +9,7 @@ use github_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
 
 use crate::compare::{assert_same, committed, on_disk};
-use crate::scene::{BRANCH, Done, Scene, heads_branch, output};
+use crate::scene::{BRANCH, Done, Scene, executable, heads_branch, output};
 
 const MESSAGE: &str = "Begin try\n\nWorkspace: team-a/try 0a1b2c3d";
 const FIRST: &[&str] = &["--first-commit", MESSAGE];
@@ -66,15 +66,13 @@ async fn a_clone_that_was_stopped_behind_its_push_begins_nothing_twice() {
         let scene = Scene::new().await;
         // What git does next ends the process that asked for it.
         let programs = scene.at("programs");
-        std::fs::create_dir(&programs).unwrap();
         let git = Command::new("sh").args(["-c", "command -v git"]).output().unwrap().stdout;
         let git = String::from_utf8(git).unwrap();
         let script = format!(
             "#!/bin/sh\ncase $* in *update-ref*refs/remotes/*) kill -KILL $PPID; exit 1 ;; esac\nexec {} \"$@\"\n",
             git.trim()
         );
-        std::fs::write(programs.join("git"), script).unwrap();
-        std::fs::set_permissions(programs.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&programs.join("git"), &script);
         let arguments = || scene.clone_arguments("shop", &[FIRST, further].concat());
         let done = scene.landfall(Some(&programs), arguments()).await;
         assert_eq!(done.code, None, "{done:?}");
@@ -144,7 +142,8 @@ async fn nothing_is_needed_but_the_volume_and_two_directories() {
     let root = rustix::process::geteuid().is_root();
     let scene = Scene::new().await;
     let program = scene.at("landfall");
-    std::fs::copy(env!("CARGO_BIN_EXE_landfall"), &program).unwrap();
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_landfall")).arg(&program).status().unwrap();
+    assert!(copied.success());
     std::fs::create_dir(scene.at("tools")).unwrap();
     let writable = ["volume", "scratch", "tools"].map(|name| scene.at(name));
     let parent = program.parent().unwrap();

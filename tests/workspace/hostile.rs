@@ -1,12 +1,12 @@
 //! Repositories that want to run something, or to be followed. Each trick is shown to work on plain git first, and then that ours
 //! neither runs it nor follows it, and saves what is there nevertheless.
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::compare::{assert_same, committed, on_disk};
-use crate::scene::{BRANCH, Done, Scene, output};
+use crate::scene::{BRANCH, Done, Scene, executable, output};
 
 /// A program that leaves a file behind when it runs.
 pub struct Witness {
@@ -18,9 +18,7 @@ impl Witness {
     pub fn new(scene: &Scene) -> Self {
         let (program, mark) = (scene.at("witness"), scene.at("mark"));
         // Also good as a filter, a helper and an editor.
-        std::fs::write(&program, format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\n[ $# -gt 0 ] || cat\n", mark.display()))
-            .unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&program, &format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\n[ $# -gt 0 ] || cat\n", mark.display()));
         Self { program, mark }
     }
 

@@ -6,6 +6,7 @@
 
 mod agent;
 mod beside;
+mod canary;
 mod clone;
 mod compare;
 mod credential;

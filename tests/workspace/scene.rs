@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use crate::compare::{assert_same, committed, on_disk};
@@ -248,10 +248,7 @@ impl Scene {
 
     /// Makes the remote refuse pushes by a script (pre-receive of githooks(5)).
     pub fn refuse(&self, script: &str) {
-        use std::os::unix::fs::PermissionsExt as _;
-        let hook = self.at("github/hooks/pre-receive");
-        std::fs::write(&hook, format!("#!/bin/sh\n{script}")).unwrap();
-        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&self.at("github/hooks/pre-receive"), &format!("#!/bin/sh\n{script}"));
     }
 }
 
@@ -277,6 +274,33 @@ impl Scene {
         self.git(&["commit", "--quiet", "--message", name, "--", name]).await;
         self.git(&["rev-parse", "HEAD"]).await
     }
+}
+
+/// Writes a program. Another process does: what this one has open for writing, a child that another test is just starting has open
+/// as well, and Linux runs no program that somebody has open for writing.
+pub fn executable(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-D", "-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut install = install.spawn().unwrap();
+    std::io::Write::write_all(&mut install.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success());
+}
+
+/// The files below a directory in which there is a text.
+pub fn holding(directory: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(holding(&path, text));
+        } else if path.is_file() {
+            let contents = std::fs::read(&path).unwrap();
+            if contents.windows(text.len()).any(|window| window == text.as_bytes()) {
+                found.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// The full name of the workspace's branch.

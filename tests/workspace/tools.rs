@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use github_sim::{Fault, FaultKind};
 
-use crate::scene::{BRANCH, Scene, output};
+use crate::scene::{BRANCH, Scene, executable, output};
 
 /// Debian's, Red Hat's, Alpine's.
 const SHELLS: &[&[&str]] = &[&["dash"], &["bash", "--posix"], &["busybox", "sh"]];
@@ -33,12 +33,6 @@ fn told(mut command: Command, text: &[u8]) -> Output {
     // It may have ended without listening.
     let _ = child.stdin.take().unwrap().write_all(text);
     child.wait_with_output().unwrap()
-}
-
-fn executable(path: &Path, text: &str) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Tools for a repository that is not there: a clone that is there is asked for nothing.
@@ -131,6 +125,31 @@ async fn the_helper_answers_about_the_repository_alone_under_every_shell() {
         let (said, words, status) = ask("get", question);
         assert_eq!((&*said, status), ("", Some(1)), "{name:?}");
         assert!(words.starts_with("landfall: there is no token in ") && words.lines().count() == 1, "{words}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_a_shell_would_take_for_a_pattern_is_itself() {
+    let place = tempfile::tempdir().unwrap();
+    let token_file = place.path().join("token");
+    std::fs::write(&token_file, "ghs_1").unwrap();
+    for (host, others) in [
+        ("*.example.com", ["a.example.com", ".example.com"]),
+        ("x'$(echo)&;(y)", ["x", "x'&;(y)"]),
+        ("[::1]:8443", [":::8443", "1:8443"]),
+    ] {
+        let (_scene, tools) = tools_for(&format!("https://{host}/acme/shop"), &token_file, &[]).await;
+        for name in SHELLS {
+            let ask = |host: &str| {
+                let mut command = shell(name, &tools.join("git-credential-landfall"));
+                command.arg("get");
+                told(command, format!("protocol=https\nhost={host}\npath=acme/shop\n").as_bytes()).stdout
+            };
+            assert!(!ask(host).is_empty(), "{name:?} {host}");
+            for other in others {
+                assert_eq!(ask(other), b"", "{name:?} {other}");
+            }
+        }
     }
 }
 

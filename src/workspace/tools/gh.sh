@@ -38,5 +38,6 @@ if [ -z "$theirs" ] && [ "${GH_HOST:-$host}" = "$host" ] && have_token; then
   export "GH_HOST=$host"
   if [ -n "$ca_file" ] && [ -z "${SSL_CERT_FILE-}" ]; then export "SSL_CERT_FILE=$ca_file"; fi
 fi
+# Which a variable of that name may have exported.
 unset token
 exec "$gh" "$@"

@@ -1,6 +1,5 @@
 
 # token: the one line in the token's file. It is read at this moment, for it is renewed while shells are open.
-unset token
 read_token() {
   token='' more=''
   [ -r "$token_file" ] || return 1
