@@ -200,6 +200,22 @@ reasons! {
     KubernetesRefused,
 }
 
+impl Reason {
+    /// Something is on its way: nothing to be warned of.
+    #[must_use]
+    pub fn is_progress(self) -> bool {
+        matches!(
+            self,
+            Self::Cloning
+                | Self::PodStarting
+                | Self::PullRequestPending
+                | Self::Saving
+                | Self::Debouncing
+                | Self::RollingOut
+        )
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -344,6 +344,7 @@ impl Context {
         }
         let severity = match standing.state {
             State::Ready => kube::runtime::events::EventType::Normal,
+            _ if standing.reason.is_progress() => kube::runtime::events::EventType::Normal,
             _ => kube::runtime::events::EventType::Warning,
         };
         self.events.transition(&object.object_ref(&()), severity, standing.reason.as_str(), &standing.message).await;

@@ -250,8 +250,9 @@ async fn keep_volume(context: &Context, found: &Found, why: &str) -> Result<(), 
         let claims = api::<PersistentVolumeClaim>(context, object);
         claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
     }
+    let why = why.trim_end_matches('.');
     let message = format!(
-        "the volume of Workspace {namespace}/{name} is kept, for what is on it could not be pushed: {why} It is \
+        "the volume of Workspace {namespace}/{name} is kept, for what is on it could not be pushed: {why}. It is \
          PersistentVolume {volume} (claim {}), and stays until somebody deletes it: mount the claim in a pod to get at it",
         objects::name(object)
     );

@@ -180,7 +180,9 @@ fn token_seen(token: &InstallationToken, object: &Workspace) -> TokenSeen {
     let ready = status.and_then(|status| status.conditions.iter().find(|its| its.type_ == "Ready"));
     let is_stalled =
         status.is_some_and(|status| status.conditions.iter().any(|its| its.type_ == "Stalled" && its.status == "True"));
-    let is_current = status.is_some_and(|status| status.observed_generation == token.metadata.generation);
+    let is_going = token.metadata.deletion_timestamp.is_some();
+    // A deletion is another generation, and says nothing else of the spec.
+    let is_current = is_going || status.is_some_and(|status| status.observed_generation == token.metadata.generation);
     let right = token.spec.repositories.first().and_then(|it| it.id).and_then(|id| u64::try_from(id).ok()).map(|id| {
         let wanted = objects::token(object, &token.spec.installation_ref.name, id);
         serde_json::from_value::<InstallationToken>(wanted).is_ok_and(|wanted| wanted.spec == token.spec)
@@ -189,7 +191,7 @@ fn token_seen(token: &InstallationToken, object: &Workspace) -> TokenSeen {
         is_ready: is_current && ready.is_some_and(|ready| ready.status == "True"),
         message: ready.map_or_else(|| "it was not minted yet".to_owned(), |ready| ready.message.clone()),
         is_stalled: is_current && is_stalled,
-        is_going: token.metadata.deletion_timestamp.is_some(),
+        is_going,
         is_right: right.unwrap_or(false),
     }
 }

@@ -232,7 +232,11 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
                 let pause = PAUSE * 4_i32.pow(job.attempt.saturating_sub(1));
                 let next = ended.as_ref().and_then(|end| end.at.checked_add(pause).ok());
                 if let Some(next) = next.filter(|next| *next > now) {
-                    return Parting::Next(wait(Reason::Saving, format!("{} It is tried again soon", why.trim()), next));
+                    return Parting::Next(wait(
+                        Reason::Saving,
+                        format!("{}. It is tried again soon", why.trim().trim_end_matches('.')),
+                        next,
+                    ));
                 }
                 job.attempt + 1
             }
@@ -288,8 +292,9 @@ fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Part
 
 fn blocked(seen: &Seen, why: &str, next: Option<Timestamp>) -> Plan {
     let uid = seen.object.metadata.uid.as_deref().unwrap_or_default();
+    let why = why.trim_end_matches('.');
     let message = format!(
-        "what is on the volume could not be pushed, and spec.save.onFailure is Block: {why} It is tried again each half hour. \
+        "what is on the volume could not be pushed, and spec.save.onFailure is Block: {why}. It is tried again each half hour. \
          To keep the volume instead, set spec.save.onFailure to Retain; to give the work up, annotate the Workspace with \
          landfall.dev/force-delete={uid}"
     );
