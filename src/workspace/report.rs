@@ -73,9 +73,9 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub enum OnStop {
-    /// Push all work to where people find it: the workspace is going to be deleted or suspended.
+    /// Push all work to where people find it: the workspace goes, and its volume with it.
     Save,
-    /// Only autosave: the workspace goes on, in another pod. Also what is done without an answer.
+    /// Only autosave: the volume stays. Also what is done without an answer.
     #[default]
     Autosave,
 }

@@ -1,6 +1,6 @@
 //! The reports of workspaces' agents: taken from the pod whose token comes with them, and from nobody else.
 
-use crate::world::World;
+use crate::world::{OPERATOR, World};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use landfall::reports::{Desk, PodIdentity, Refused, Reports};
@@ -49,7 +49,8 @@ impl Scene {
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": SPACE},
         });
         world.apply::<ServiceAccount>(&account).await;
-        let client = world.admin.clone();
+        // With the chart's rules.
+        let client = kube::Client::try_from(world.user(OPERATOR).await).unwrap();
         let mut scene = Self {
             world,
             book: Arc::default(),
