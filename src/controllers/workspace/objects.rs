@@ -241,7 +241,9 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
         clone.push(format!("--depth={}", spec.clone.depth));
     }
     if spec.pull_request.mode != PullRequestMode::None && spec.pull_request.open_at == PullRequestOpenAt::Create {
-        clone.push(format!("--first-commit=Begin workspace {}", workspace.name_any()));
+        // By its message it is known again, so that it is of this workspace alone.
+        let uid = workspace.uid().unwrap_or_default();
+        clone.push(format!("--first-commit=Begin workspace {}\n\nLandfall-Workspace: {uid}", workspace.name_any()));
     }
     let mut clone_env = env.clone();
     clone_env.extend(spec.branch.from.as_ref().map(|from| literal("LANDFALL_BRANCH_FROM", from)));
