@@ -10,5 +10,7 @@ pub mod manifests;
 pub mod receiver;
 pub mod reports;
 pub mod runtime;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod webhook;
 pub mod workspace;

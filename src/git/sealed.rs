@@ -148,7 +148,10 @@ impl Sealed {
     /// git in `directory`, with `home` for its home, until `deadline`. It knows no repository yet, and of protocols https.
     #[must_use]
     pub fn new(directory: &Path, home: &Path, deadline: Instant) -> Self {
-        let settings = SETTINGS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let settings = SETTINGS.iter();
+        #[cfg(feature = "sabotage")]
+        let settings = settings.filter(|_| !crate::sabotage::is_out("settings"));
+        let settings = settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
         let mut environment: Vec<_> = INHERITED
             .iter()

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::WorkspaceError;
 use super::beneath::Directory;
+use super::clone::may_choose;
 use super::gather::Workspace;
 use super::local::is_made;
 use super::look::look;
@@ -303,10 +304,16 @@ impl Agent<'_> {
         }
     }
 
-    /// The workspace's branch: the one that the clone was made with, which may have stepped aside from another's.
+    /// The workspace's branch: the one that the clone was made with, which may have stepped aside from another's. Of a clone
+    /// that was there, what is recorded is the branch that the person was at, which may be anybody's.
     fn branch(&self) -> BranchName {
+        let wanted = &self.request.workspace.branch;
         let recorded = self.request.record.as_deref().and_then(recorded);
-        recorded.unwrap_or_else(|| self.request.workspace.branch.clone())
+        let may_be = |recorded: &BranchName| may_choose(wanted.as_str(), recorded.as_str());
+        #[cfg(feature = "sabotage")]
+        let may_be = |recorded: &BranchName| crate::sabotage::is_out("branch") || may_be(recorded);
+        let recorded = recorded.filter(may_be);
+        recorded.unwrap_or_else(|| wanted.clone())
     }
 }
 

@@ -18,6 +18,24 @@ use rustix::io::Errno;
 /// The deepest that directories are looked into for [`Directory::marks`]: each is held open meanwhile.
 const DEEPEST: usize = 128;
 
+/// What is opened is not a link.
+fn nofollow() -> OFlags {
+    #[cfg(feature = "sabotage")]
+    if crate::sabotage::is_out("links") {
+        return OFlags::empty();
+    }
+    OFlags::NOFOLLOW
+}
+
+/// What is looked at may be a link, and not what it points to.
+fn as_it_is() -> AtFlags {
+    #[cfg(feature = "sabotage")]
+    if crate::sabotage::is_out("links") {
+        return AtFlags::empty();
+    }
+    AtFlags::SYMLINK_NOFOLLOW
+}
+
 /// A directory, held open.
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
@@ -59,7 +77,7 @@ impl Directory {
     /// # Errors
     /// There is none, or it cannot be read.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(openat(CWD, path, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?))
+        Ok(Self(openat(CWD, path, OFlags::DIRECTORY | nofollow() | OFlags::CLOEXEC, Mode::empty())?))
     }
 
     /// A directory beneath this one; none if there is nothing, or a link on the way, or no directory at its end.
@@ -74,7 +92,7 @@ impl Directory {
                 Component::CurDir => continue,
                 _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path that leaves its directory")),
             };
-            match openat(&at.0, part, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            match openat(&at.0, part, OFlags::DIRECTORY | nofollow() | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(next) => at = Self(next),
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -98,7 +116,7 @@ impl Directory {
     }
 
     fn child(&self, name: &OsStr) -> Result<Option<Entry>, Errno> {
-        let stat = match statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match statat(&self.0, name, as_it_is()) {
             Err(Errno::NOENT) => return Ok(None),
             stat => stat?,
         };
@@ -110,7 +128,7 @@ impl Directory {
             }
             FileType::RegularFile => {
                 // What became something else meanwhile is not waited for.
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let flags = OFlags::RDONLY | nofollow() | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 let fd = openat(&self.0, name, flags, Mode::empty())?;
                 let stat = fstat(&fd)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

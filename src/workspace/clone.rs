@@ -196,6 +196,14 @@ pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
     Err(CloneError::Occupied(request.directory.clone()))
 }
 
+/// Whether a clone that is to be at `wanted` can be at `branch`: at that, or at one beside it.
+#[must_use]
+pub fn may_choose(wanted: &str, branch: &str) -> bool {
+    let beside = branch.strip_prefix(wanted).and_then(|rest| rest.strip_prefix('-'));
+    let is_number = |text: &str| (2..=NAMES).any(|number| number.to_string() == text);
+    branch == wanted || beside.is_some_and(is_number)
+}
+
 /// What a clone is called, beside `directory`, until it is whole.
 pub(super) fn unfinished(directory: &Path) -> OsString {
     let mut name = OsString::from(".");

@@ -99,6 +99,10 @@ impl RepositoryUrl {
 
     /// Whether git asks about this repository, or about its large files (which git-lfs keeps below it).
     fn is(&self, question: &Question) -> bool {
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is_out("address") {
+            return true;
+        }
         let path = question.path.trim_matches('/');
         let path = path.split_once("/info/lfs").map_or(path, |(repository, _)| repository);
         question.protocol == "https"

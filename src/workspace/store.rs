@@ -58,6 +58,13 @@ impl Store {
         Ok(Self { path, git })
     }
 
+    /// The same with git in the clone.
+    #[cfg(feature = "sabotage")]
+    #[must_use]
+    pub fn in_clone(self, git_at: &Path) -> Self {
+        Self { git: self.git.variable("GIT_DIR", git_at), ..self }
+    }
+
     /// git in this directory.
     #[must_use]
     pub fn git(&self) -> &Sealed {

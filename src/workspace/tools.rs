@@ -88,6 +88,10 @@ impl Tools {
             script,
             "is_ours() {{\n  case $1 in\n    {host}{port}) [ \"$2\" = {path} ] ;;\n    *) return 1 ;;\n  esac\n}}\n"
         );
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is_out("address") {
+            script.push_str("is_ours() { :; }\n");
+        }
         script + READ_TOKEN + ANSWER
     }
 

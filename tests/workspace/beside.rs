@@ -139,6 +139,11 @@ pub struct Agent {
 impl Scene {
     /// Starts an agent that reports to `url`, and autosaves only at its end unless told otherwise.
     pub fn agent(&self, url: Option<&str>, further: &[&str]) -> Agent {
+        self.agent_without("", url, further)
+    }
+
+    /// The same without these guards.
+    pub fn agent_without(&self, guards: &str, url: Option<&str>, further: &[&str]) -> Agent {
         let mut arguments = self.save_arguments(&[]);
         "agent".clone_into(&mut arguments[0]);
         let path = |name: &str| self.at(name).to_str().unwrap().to_owned();
@@ -161,6 +166,7 @@ impl Scene {
             .args(arguments)
             .env("no_proxy", "*")
             .env("HOME", self.at("home"))
+            .env("LANDFALL_SABOTAGE", guards)
             .stdin(Stdio::null())
             .stdout(file(&said))
             .stderr(file(&words))

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
 mod agent;
+mod attacks;
 mod beside;
 mod canary;
 mod clone;

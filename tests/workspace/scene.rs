@@ -150,8 +150,14 @@ impl Scene {
 
     /// Runs our binary, with the path of programs that is given.
     pub async fn landfall(&self, path: Option<&Path>, arguments: Vec<String>) -> Done {
+        self.landfall_without("", path, arguments).await
+    }
+
+    /// The same without these guards.
+    pub async fn landfall_without(&self, guards: &str, path: Option<&Path>, arguments: Vec<String>) -> Done {
         let mut command = Command::new(env!("CARGO_BIN_EXE_landfall"));
         command.arg("workspace").args(arguments).env("no_proxy", "*").env("HOME", self.at("home"));
+        command.env("LANDFALL_SABOTAGE", guards);
         if let Some(path) = path {
             let all = [path.as_os_str(), &std::env::var_os("PATH").unwrap()].join(OsStr::new(":"));
             command.env("PATH", all);
