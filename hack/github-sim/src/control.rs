@@ -41,6 +41,7 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/repositories", post(create))
         .route("/repositories/{owner}/{name}", delete(remove).patch(edit))
         .route("/repositories/{owner}/{name}/hooks", get(hooks).post(create_hook))
+        .route("/repositories/{owner}/{name}/pulls", get(pulls))
         .route("/hooks/{id}", patch(change_hook).delete(delete_hook))
         .route("/apps/{slug}/hook", get(app_hook))
         .route("/deliveries/under-way", get(under_way))
@@ -242,6 +243,10 @@ async fn edit(
     });
     edited.await?;
     done()
+}
+
+async fn pulls(Shared(hub): Shared<Arc<Hub>>, Path((owner, name)): Path<(String, String)>) -> Answer {
+    shown(lock(&hub.state).pulls_of(&format!("{owner}/{name}"))?)
 }
 
 async fn hooks(Shared(hub): Shared<Arc<Hub>>, Path((owner, name)): Path<(String, String)>) -> Answer {

@@ -59,6 +59,7 @@ pub use journal::{Caller, Count, Entry};
 pub use keys::{AppKey, KeyError};
 pub use model::TokenInfo;
 pub use person::{ControlError, Install, Push};
+pub use pulling::PullInfo;
 pub use seed::{
     AccountSeed, AccountType, AppSeed, InstallationSeed, RepositorySeed, Seed, SeedError, Selection, WebhookSeed,
 };

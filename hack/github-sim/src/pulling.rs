@@ -1,10 +1,51 @@
-//! What pushes do to pull requests: heads move, branches that go close them, merged heads merge them.
+//! What pushes do to pull requests: heads move, branches that go close them, merged heads merge them. And what a test is
+//! told of them.
+
+use serde::Serialize;
 
 use crate::bare::ZERO;
+use crate::person::ControlError;
 use crate::state::State;
 use crate::webhook::Moved;
 
+/// A pull request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PullInfo {
+    /// Its number in the repository.
+    pub number: u64,
+    /// Its title.
+    pub title: String,
+    /// Its head: the branch, which may be in a fork.
+    pub head: String,
+    /// The head's newest commit.
+    pub head_sha: String,
+    /// What it is to be merged into.
+    pub base: String,
+    /// Whether it is open; a merged one is not.
+    pub open: bool,
+    /// Whether it is a draft.
+    pub draft: bool,
+    /// Its labels' names.
+    pub labels: Vec<String>,
+}
+
 impl State {
+    /// The pull requests of `owner/name`, the oldest first.
+    pub(crate) fn pulls_of(&self, full_name: &str) -> Result<Vec<PullInfo>, ControlError> {
+        let home = self.by_full_name(full_name)?.id;
+        let found = self.pulls.range((home, 0)..=(home, u64::MAX)).map(|(_, pull)| PullInfo {
+            number: pull.number,
+            title: pull.title.clone(),
+            head: pull.head.clone(),
+            head_sha: pull.head_sha.clone(),
+            base: pull.base.clone(),
+            open: pull.open,
+            draft: pull.draft,
+            labels: pull.labels.iter().map(|label| label.name.clone()).collect(),
+        });
+        Ok(found.collect())
+    }
+
     /// Follows refs that moved in a repository.
     pub(crate) fn follow_pulls(&mut self, repository: u64, moved: &[Moved]) {
         let now = self.now();

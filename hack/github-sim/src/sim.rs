@@ -24,6 +24,7 @@ use crate::hooking::{HookChange, HookInfo, NewHook};
 use crate::journal::{Count, Entry};
 use crate::model::TokenInfo;
 use crate::person::{ControlError, Install, Push};
+use crate::pulling::PullInfo;
 use crate::seed::{AccountSeed, RepositorySeed, Seed, Selection};
 use crate::server::{self, Hub};
 use crate::state::State;
@@ -237,6 +238,11 @@ impl Sim {
     /// The full names of the forks of `owner/name`, the oldest first.
     pub fn forks(&self, full_name: &str) -> Result<Vec<String>, ControlError> {
         lock(&self.state).forks_of(full_name)
+    }
+
+    /// The pull requests of `owner/name`, the oldest first.
+    pub fn pull_requests(&self, full_name: &str) -> Result<Vec<PullInfo>, ControlError> {
+        lock(&self.state).pulls_of(full_name)
     }
 
     /// How long forks made from now on have no objects, by the simulator's clock; no time unless told.

@@ -87,6 +87,8 @@ async fn labels_are_put_on_once_and_made_where_there_are_none() {
     let other = world.post(&labels(2), &token, json!({"labels": ["BOT"]})).await;
     assert_eq!(other.body[0]["id"], first.body[0]["id"], "a repository has one label of a name");
     assert_eq!(world.get(&format!("{PULLS}/1"), &token).await.body["labels"], again.body);
+    let told = world.sim.pull_requests("acme/shop").unwrap();
+    assert_eq!(told.iter().map(|pull| (pull.number, pull.labels.len())).collect::<Vec<_>>(), [(1, 3), (2, 1)]);
     let read = world.token(json!({"permissions": {"pull_requests": "read"}})).await;
     assert_eq!(world.post(&labels(1), &read, json!({"labels": ["x"]})).await.status, StatusCode::FORBIDDEN);
 }
