@@ -279,6 +279,11 @@ impl Cluster {
         Ok(command)
     }
 
+    /// A command in the network and among the mounts of the node, where containerd's socket is.
+    pub fn among_mounts(&self, program: &Path) -> Result<Command, ClusterError> {
+        Ok(namespaces::mounts_of(&self.first()?, program))
+    }
+
     /// Kills one of its programs, as the kernel would for want of memory. The cluster is then not up any more, but all the
     /// rest of it runs. Blocks until it is gone.
     pub fn kill(&self, program: &str) -> Result<(), ClusterError> {
@@ -286,8 +291,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills one of its programs if it runs, and starts it as it was started first. Returns when it is started: whether it
-    /// serves is for the caller to find out.
+    /// Kills one of its programs if it runs, and starts it as it was started first. Returns when it is started, and when
+    /// containerd answers: a kubelet that is started before ends. Blocks.
     pub fn restart(&self, program: &str) -> Result<(), ClusterError> {
         let process = self.program(program)?;
         process.end(Duration::ZERO);
@@ -299,7 +304,10 @@ impl Cluster {
         let (_, mut child) = launcher.start(program, command, arguments).map_err(failed)?;
         // Whoever started it collects it, should it end before them.
         std::thread::spawn(move || child.wait());
-        Ok(())
+        match &launcher.tie {
+            Tie::Inside(first) if program == "containerd" => node::answers(*first).map_err(failed),
+            _ => Ok(()),
+        }
     }
 
     fn program(&self, program: &str) -> Result<Process, ClusterError> {

@@ -5,7 +5,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -201,6 +203,19 @@ pub(crate) fn import(first: &Process, ctr: &Path, image: &Path) -> Result<(), No
     command.args(["--local", "--discard-unpacked-layers", "-"]);
     // Read by us: among the node's mounts the path may lead elsewhere.
     Ok(run(command.stdin(file))?)
+}
+
+/// Waits until containerd answers in the node of this first process. Blocks.
+pub(crate) fn answers(first: i32) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let socket = format!("/proc/{first}/root{CONTAINERD_SOCKET}");
+    loop {
+        match UnixStream::connect(&socket) {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 /// The first process of the node below a folder, if it runs.

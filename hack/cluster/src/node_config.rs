@@ -14,9 +14,9 @@ pub(crate) const PAUSE: &str = "localhost/pause:landfall";
 const POD_RANGE: &str = "10.88.0.0/16";
 /// As whom coredns reads Services.
 pub(crate) const DNS_USER: &str = "landfall-cluster-dns";
-/// How many volumes wait to be claimed, and how large each says it is. Enough for all of a test run: one that was released
-/// is not claimed again, nor wiped.
-const VOLUMES: u8 = 64;
+/// How many volumes wait to be claimed, and how large each says it is. Enough for two runs of all tests: one that was
+/// released is not claimed again, nor wiped.
+const VOLUMES: u8 = 128;
 const VOLUME_SIZE: &str = "20Gi";
 
 pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
