@@ -184,11 +184,6 @@ impl Workspaces {
         self.lock().get(uid).is_some_and(|known| known.safe.is_some() || known.is_parted)
     }
 
-    /// Forgets one that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.lock().remove(uid);
-    }
-
     /// Forgets all that are gone.
     pub fn prune(&self, store: &Store<Workspace>) {
         let mut all = self.lock();

@@ -75,10 +75,9 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<O
         let is_of_the_cluster = makes_others(&step) || (step == Step::ReleaseVolume && !found.seen.is_going());
         let task = step.task();
         match apply(context, &found, step).await {
-            Ok(_) if is_last => {
-                context.workspaces.forget(&uid);
-                return Ok(Outcome::Ok);
-            }
+            // What is known of it stays until the cache has forgotten it, too: a look that is due already still finds it
+            // there, without its volume, and would take its work for lost.
+            Ok(_) if is_last => return Ok(Outcome::Ok),
             // What was made or deleted comes by its watch; until then the caches show what was.
             Ok(_) if is_of_the_cluster => {
                 let found = gather(context, &object).await?;
