@@ -9,4 +9,5 @@
 mod comparing;
 mod node;
 mod tokens;
+mod workspace;
 mod world;

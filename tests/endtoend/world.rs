@@ -7,7 +7,9 @@
 mod asking;
 
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
 use std::future::Future;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -153,10 +155,13 @@ async fn within<F: Future<Output = ()>>(test: &'static str, body: impl FnOnce(&'
         body(world).await;
     });
     let outcome = outcome.catch_unwind().await;
-    println!("{test}: {} s", began.elapsed().as_secs());
+    let mut seconds = OpenOptions::new().create(true).append(true).open(SHARED.logs.join("seconds.txt")).unwrap();
+    writeln!(seconds, "{:>4} {test}", began.elapsed().as_secs()).unwrap();
     if let Err(failure) = outcome {
         world.write_down().await;
-        world.clear().await;
+        if std::env::var_os("LANDFALL_ENDTOEND_KEEP").is_none() {
+            world.clear().await;
+        }
         resume_unwind(failure);
     }
     world.clear().await;
@@ -208,6 +213,30 @@ impl World {
         let output = git.arg("--git-dir").arg(self.bare()).arg("show-ref").output().unwrap();
         let line = |line: &str| line.split_once(' ').map(|(sha, name)| (name.to_owned(), sha.to_owned())).unwrap();
         String::from_utf8(output.stdout).unwrap().lines().map(line).collect()
+    }
+
+    /// What git says of the repository on GitHub's own disk.
+    pub fn git(&self, arguments: &[&str]) -> String {
+        let mut git = Command::new("git");
+        let output = git.arg("--git-dir").arg(self.bare()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Whether GitHub has a commit, below that one or as that one.
+    pub fn is_ancestor(&self, commit: &str, of: &str) -> bool {
+        let mut git = Command::new("git");
+        git.arg("--git-dir").arg(self.bare()).args(["merge-base", "--is-ancestor", commit, of]);
+        git.output().unwrap().status.success()
+    }
+
+    /// Kills a container of the node's from outside.
+    pub async fn kill_container(&self, id: &str) {
+        let mut ctr = SHARED.cluster.among_mounts(&SHARED.cluster.programs().join("ctr")).unwrap();
+        ctr.args(["--address", "/run/containerd/containerd.sock", "--namespace", "k8s.io"]);
+        ctr.args(["tasks", "kill", "--signal", "SIGKILL", id]);
+        let output = output(ctr).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Its namespace, a GitHubApp that is granted to it, and the installation that comes of it.
@@ -309,9 +338,8 @@ impl World {
 
     /// Lets go of what is in the cluster. It is not waited for: nobody else needs the place.
     async fn clear(&self) {
-        if std::env::var_os("LANDFALL_ENDTOEND_KEEP").is_none() {
-            self.delete(Kind::NAMESPACE, &self.name).await;
-        }
+        self.delete(Kind::NAMESPACE, &self.name).await;
+        self.delete(Kind::GITHUB_APP, &self.name).await;
     }
 }
 

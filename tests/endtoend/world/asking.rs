@@ -1,7 +1,7 @@
 //! What a test asks the API server: objects as they are, without types, so that it sees what a person would.
 
 use kube::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{SHARED, World};
 
@@ -15,12 +15,17 @@ pub struct Kind {
 
 impl Kind {
     pub const NAMESPACE: Self = Self { namespaced: false, ..Self::core("namespaces") };
+    pub const NODE: Self = Self { namespaced: false, ..Self::core("nodes") };
+    pub const EVENT: Self = Self { version: "apis/events.k8s.io/v1", ..Self::core("events") };
     pub const VOLUME: Self = Self { namespaced: false, ..Self::core("persistentvolumes") };
     pub const CLAIM: Self = Self::core("persistentvolumeclaims");
     pub const POD: Self = Self::core("pods");
+    pub const SECRET: Self = Self::core("secrets");
     pub const SERVICE_ACCOUNT: Self = Self::core("serviceaccounts");
+    pub const GITHUB_APP: Self = Self { namespaced: false, ..Self::ours("githubapps") };
     pub const GITHUB_INSTALLATION: Self = Self::ours("githubinstallations");
     pub const INSTALLATION_TOKEN: Self = Self::ours("installationtokens");
+    pub const WORKSPACE: Self = Self::ours("workspaces");
 
     const fn core(plural: &'static str) -> Self {
         Self { version: "api/v1", plural, namespaced: true }
@@ -60,6 +65,34 @@ impl World {
     /// Asks for an object to be deleted; one that is not there is as good.
     pub async fn delete(&self, kind: Kind, name: &str) {
         asked(&SHARED.client, "DELETE", &kind.path(&self.name, Some(name)), None).await;
+    }
+
+    /// Deletes a pod without asking it to end.
+    pub async fn delete_at_once(&self, kind: Kind, name: &str) {
+        let path = format!("{}?gracePeriodSeconds=0", kind.path(&self.name, Some(name)));
+        asked(&SHARED.client, "DELETE", &path, None).await;
+    }
+
+    /// Changes an object by a JSON merge patch.
+    pub async fn patch(&self, kind: Kind, name: &str, patch: &Value) {
+        let path = kind.path(&self.name, Some(name));
+        let patched = asked(&SHARED.client, "PATCH", &path, Some(("merge-patch+json", patch))).await;
+        assert!(patched.is_some(), "{path} is not there");
+    }
+
+    /// Changes an object's status by a JSON merge patch.
+    pub async fn patch_status(&self, kind: Kind, name: &str, patch: &Value) {
+        let path = format!("{}/status", kind.path(&self.name, Some(name)));
+        let patched = asked(&SHARED.client, "PATCH", &path, Some(("merge-patch+json", patch))).await;
+        assert!(patched.is_some(), "{path} is not there");
+    }
+
+    /// Evicts a pod, as draining a node does.
+    pub async fn evict(&self, pod: &str) {
+        let path = format!("{}/eviction", Kind::POD.path(&self.name, Some(pod)));
+        let metadata = json!({"name": pod, "namespace": self.name});
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata});
+        asked(&SHARED.client, "POST", &path, Some(("json", &eviction))).await;
     }
 }
 

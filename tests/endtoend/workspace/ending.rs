@@ -1,0 +1,193 @@
+//! Pods that end in other ways than they should: what they had is there, on the volume or at the remote.
+
+use github_sim::{Fault, FaultKind};
+use serde_json::{Value, json};
+
+use super::super::world::{Kind, run, run_alone};
+use super::Work;
+
+/// A pod that came after another, with the same volume and all that was on it.
+async fn another_pod(work: &Work, before: &Value) {
+    let pod = work.pod();
+    work.world
+        .until("another pod has come", async || {
+            let found = work.world.get(Kind::POD, &pod).await?;
+            (found["metadata"]["uid"] != before["metadata"]["uid"]).then_some(())
+        })
+        .await;
+    work.world.running(&work.name).await;
+    assert_eq!(work.sh("cat a/b/new").await, "new");
+    assert_eq!(work.world.volume(&pod).await, work.volume);
+}
+
+async fn pod(work: &Work) -> Value {
+    work.world.get(Kind::POD, &work.pod()).await.expect("the pod is there")
+}
+
+#[test]
+#[ignore = "takes a node: hack/endtoend"]
+fn a_pod_that_somebody_deletes_or_evicts_comes_again_with_its_work() {
+    run("evicted", async |world| {
+        let work = world.work("w", &json!({})).await;
+        work.scribble().await;
+        let head = work.sh("git rev-parse HEAD && git status --porcelain").await;
+
+        let before = pod(&work).await;
+        world.delete(Kind::POD, "ws-w").await;
+        another_pod(&work, &before).await;
+        // A save at the end of a pod that comes again touches nothing of what a person left.
+        assert_eq!(work.sh("git rev-parse HEAD && git status --porcelain").await, head);
+
+        let before = pod(&work).await;
+        world.evict("ws-w").await;
+        another_pod(&work, &before).await;
+
+        // As the kubelet ends one for want of memory or of disk: it has failed, and stays until somebody removes it.
+        let before = pod(&work).await;
+        world.patch(Kind::POD, "ws-w", &json!({"spec": {"activeDeadlineSeconds": 1}})).await;
+        another_pod(&work, &before).await;
+
+        // Without being asked to end, so that nothing is saved.
+        let before = pod(&work).await;
+        world.delete_at_once(Kind::POD, "ws-w").await;
+        another_pod(&work, &before).await;
+        assert_eq!(work.sh("git rev-parse HEAD && git status --porcelain").await, head);
+
+        work.delete_and_wait().await;
+        work.assert_saved_at(&work.branch());
+        work.assert_let_go().await;
+    });
+}
+
+#[test]
+#[ignore = "takes a node: hack/endtoend"]
+fn what_is_killed_while_it_works_starts_again_where_it_was() {
+    run("killed", async |world| {
+        let work = world.work("w", &json!({"pod": {"resources": {"limits": {"memory": "64Mi"}}}})).await;
+        work.scribble().await;
+        // More memory than it may have: the kernel kills what asks for it, or all that is in the container.
+        let greedy = world.try_exec(&work.pod(), "tail /dev/zero").await;
+        assert!(!greedy.status.success());
+        world.running("w").await;
+        let uid = pod(&work).await["metadata"]["uid"].clone();
+        for container in ["main", "agent"] {
+            work.kill(container).await;
+            world
+                .until("it has started again", async || {
+                    let pod = pod(&work).await;
+                    let fields = ["initContainerStatuses", "containerStatuses"];
+                    let statuses = fields.into_iter().filter_map(|field| pod["status"][field].as_array()).flatten();
+                    let mut of = statuses.filter(|status| status["name"] == container);
+                    of.any(|status| status["restartCount"].as_u64() > Some(0) && status["ready"] == true).then_some(())
+                })
+                .await;
+        }
+        world.running("w").await;
+        assert_eq!(pod(&work).await["metadata"]["uid"], uid);
+        assert_eq!(work.sh("cat a/b/new").await, "new");
+        work.delete_and_wait().await;
+        work.assert_saved_at(&work.branch());
+        work.assert_let_go().await;
+    });
+}
+
+#[test]
+#[ignore = "takes a node: hack/endtoend"]
+fn a_save_that_is_killed_is_made_by_a_job() {
+    run("oom", async |world| {
+        let work = world.work("w", &json!({})).await;
+        work.scribble().await;
+        let held = work.hold_pushes();
+        work.delete().await;
+        held.until_one_waits(world).await;
+        work.kill("agent").await;
+        held.release();
+        world.gone("w").await;
+        work.assert_saved_at(&work.branch());
+        work.assert_let_go().await;
+    });
+}
+
+#[test]
+#[ignore = "takes a node: hack/endtoend"]
+fn a_github_that_was_away_is_asked_again() {
+    run("away", async |world| {
+        let work = world.work("w", &json!({})).await;
+        work.scribble().await;
+        let path = format!("/{}.git/*", world.shop());
+        let unavailable = FaultKind::Status { status: 503, body: None, headers: std::collections::BTreeMap::new() };
+        world.sim.inject(Fault { method: None, path: Some(path), nth: 1, times: 4, kind: unavailable });
+        work.delete_and_wait().await;
+        work.assert_saved_at(&work.branch());
+        work.assert_let_go().await;
+    });
+}
+
+#[test]
+#[ignore = "takes a node: hack/endtoend"]
+fn a_save_outlives_the_kubelet_and_containerd() {
+    run_alone("programs-killed", async |world| {
+        let work = world.work("w", &json!({})).await;
+        work.scribble().await;
+        let held = work.hold_pushes();
+        work.delete().await;
+        held.until_one_waits(world).await;
+        for program in ["kubelet", "containerd"] {
+            world.cluster.kill(program).unwrap();
+        }
+        for program in ["containerd", "kubelet"] {
+            world.cluster.restart(program).unwrap();
+        }
+        held.release();
+        world.gone("w").await;
+        work.assert_saved_at(&work.branch());
+        work.assert_let_go().await;
+    });
+}
+
+#[test]
+#[ignore = "takes a node: hack/endtoend"]
+fn a_claim_that_somebody_deletes_takes_no_work_along() {
+    run("claim", async |world| {
+        let work = world.work("w", &json!({})).await;
+        work.scribble().await;
+        let claim = world.get(Kind::CLAIM, "ws-w").await.unwrap();
+        world.delete(Kind::CLAIM, "ws-w").await;
+        world
+            .until("there is another claim", async || {
+                let found = world.get(Kind::CLAIM, "ws-w").await?;
+                (found["metadata"]["uid"] != claim["metadata"]["uid"]).then_some(())
+            })
+            .await;
+        // The remote has it, on the branch or besides, or the volume was kept and somebody told.
+        let autosave = format!("refs/landfall/wip/{}", work.uid);
+        if world.refs().contains_key(&work.branch()) {
+            work.assert_saved_at(&work.branch());
+        } else {
+            work.assert_kept().await;
+            work.event("VolumeKept").await;
+            work.assert_saved_at(&autosave);
+        }
+        world.running("w").await;
+        assert_ne!(world.volume("ws-w").await, work.volume);
+        work.delete_and_wait().await;
+    });
+}
+
+#[test]
+#[ignore = "takes a node: hack/endtoend"]
+fn an_image_that_is_gone_keeps_no_work_from_being_saved() {
+    run("image", async |world| {
+        let work = world.work("w", &json!({})).await;
+        work.scribble().await;
+        work.mode("Suspended").await;
+        work.pod_is_gone().await;
+        let gone = "localhost/gone:dev";
+        world.patch(Kind::WORKSPACE, "w", &json!({"spec": {"image": gone, "operatingMode": "Running"}})).await;
+        let ready = work.until_condition("Ready", "PodFailed").await;
+        assert!(ready["message"].as_str().unwrap().contains(gone), "{ready}");
+        work.delete_and_wait().await;
+        work.assert_saved_at(&work.branch());
+        work.assert_let_go().await;
+    });
+}
