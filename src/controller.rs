@@ -93,7 +93,7 @@ pub struct Sabotage {
     pub act_before_status: bool,
     /// What a delivery says was pushed is the head.
     pub believe_deliveries: bool,
-    /// What status says the head is, is the head.
+    /// What status says is so: the head of a repository; of a workspace its branch, its pull request, and that its work is safe.
     pub believe_status: bool,
     /// `namespace.name` is the `ServiceAccount` of another namespace.
     pub any_account: bool,
@@ -101,6 +101,22 @@ pub struct Sabotage {
     pub believe_agent: bool,
     /// A volume is let go of before what was saved is read back.
     pub let_go_early: bool,
+    /// The token of a workspace is one for all repositories.
+    pub any_repository: bool,
+    /// A pod with a workspace's labels reports for it.
+    pub any_reporter: bool,
+    /// `spec.pod` of a workspace is put into its pod as it is.
+    pub raw_pod_fields: bool,
+    /// What has the name of a workspace's is the workspace's.
+    pub any_owner: bool,
+    /// A pod speaks of a workspace from any namespace.
+    pub any_namespace: bool,
+    /// The volume that a claim names is the claim's.
+    pub any_volume: bool,
+    /// Any value of the annotation gives a workspace's work up.
+    pub any_force: bool,
+    /// A pull request's title is put between quotes.
+    pub paste_title: bool,
 }
 
 #[cfg(feature = "sabotage")]

@@ -29,4 +29,5 @@ mod tenant;
 mod token;
 mod urls;
 mod webhooks_left;
+mod workspace;
 mod workspace_token;

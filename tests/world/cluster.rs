@@ -41,7 +41,10 @@ pub fn cluster(lane: usize) -> &'static Cluster {
 
 impl Cluster {
     async fn start() -> Self {
-        let server = ApiServer::start(landfall_cluster::Options::default()).await.expect("an API server");
+        // As most clusters have it: what they refuse, they refuse by the pod security of a namespace.
+        let api_server_arguments = vec!["--allow-privileged=true".to_owned()];
+        let options = landfall_cluster::Options { api_server_arguments, ..landfall_cluster::Options::default() };
+        let server = ApiServer::start(options).await.expect("an API server");
         let admin = read(&std::fs::read_to_string(server.kubeconfig()).expect("a kubeconfig")).await;
         let group = "system:serviceaccounts";
         let mut operator = read(&server.kubeconfig_of(OPERATOR, Some(group)).expect("a kubeconfig")).await;

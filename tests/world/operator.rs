@@ -61,6 +61,7 @@ pub struct Operator {
     shutdown: CancellationToken,
     activity: Activity,
     health: SocketAddr,
+    reports: SocketAddr,
     admin: kube::Client,
 }
 
@@ -102,8 +103,14 @@ impl Operator {
         });
         let controller = started.await.expect("an operator");
         let (activity, health) = (controller.activity(), controller.health_address());
+        let reports = controller.reports_address();
         let running = runtime.spawn(controller.run());
-        Self { runtime: Some(runtime), running, shutdown, activity, health, admin: cluster.admin() }
+        Self { runtime: Some(runtime), running, shutdown, activity, health, reports, admin: cluster.admin() }
+    }
+
+    /// Where reports of workspaces are received.
+    pub fn reports(&self) -> SocketAddr {
+        self.reports
     }
 
     /// Whether anything is going on.

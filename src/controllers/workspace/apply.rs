@@ -61,11 +61,11 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Resolve => resolve(context, found).await?,
         Step::MakeToken => {
             let Way::Open(repository) = &seen.way else { return Ok(None) };
-            create::<InstallationToken>(context, object, &token(object, repository)).await?;
+            create::<InstallationToken>(context, object, &token(context, object, repository)).await?;
         }
         Step::RepairToken => {
             let Way::Open(repository) = &seen.way else { return Ok(None) };
-            let change = json!({"spec": token(object, repository)["spec"]});
+            let change = json!({"spec": token(context, object, repository)["spec"]});
             api::<InstallationToken>(context, object)
                 .patch(&objects::name(object), &PatchParams::default(), &Patch::Merge(change))
                 .await?;
@@ -79,9 +79,9 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
             }
         }
         Step::ReleaseVolume => release_volume(context, object).await?,
-        Step::KeepVolume(why) => keep_volume(context, found, &why).await?,
+        Step::KeepVolume(why) => Box::pin(keep_volume(context, found, &why)).await?,
         Step::GiveUp(why) => give_up(context, found, &why).await,
-        Step::StartPod => start_pod(context, found).await?,
+        Step::StartPod => Box::pin(start_pod(context, found)).await?,
         Step::EndPod => {
             let PodSeen::Ours(pod) = &seen.pod else { return Ok(None) };
             // What the remote has by then is another thing than what it had.
@@ -109,8 +109,8 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         }
         Step::Believe(evidence) => believe(context, found, &evidence).await?,
         Step::FindPull => pull::find(context, found).await?,
-        Step::OpenPull => pull::open(context, found).await?,
-        Step::FinishPull => pull::finish(context, found).await?,
+        Step::OpenPull => Box::pin(pull::open(context, found)).await?,
+        Step::FinishPull => Box::pin(pull::finish(context, found)).await?,
     }
     Ok(None)
 }
@@ -120,8 +120,17 @@ pub fn uid(object: &Workspace) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn token(object: &Workspace, repository: &Repository) -> Value {
-    objects::token(object, &repository.installation, repository.id)
+#[cfg_attr(not(feature = "sabotage"), expect(unused_variables, reason = "what a test takes out is in it"))]
+fn token(context: &Context, object: &Workspace, repository: &Repository) -> Value {
+    let token = objects::token(object, &repository.installation, repository.id);
+    #[cfg(feature = "sabotage")]
+    if context.sabotage.any_repository {
+        let mut token = token;
+        token["spec"]["repositories"] = json!([]);
+        token["spec"]["allRepositories"] = json!(true);
+        return token;
+    }
+    token
 }
 
 fn api<K>(context: &Context, object: &Workspace) -> Api<Lenient<K>>
@@ -167,7 +176,10 @@ where
 async fn claim(context: &Context, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
     let claim = api::<PersistentVolumeClaim>(context, object).get_opt(&objects::name(object)).await?;
     let claim = claim.map(Lenient::read).transpose()?;
-    Ok(claim.filter(|claim| objects::is_our_claim(claim, object)))
+    let is_ours = |claim: &PersistentVolumeClaim| objects::is_our_claim(claim, object);
+    #[cfg(feature = "sabotage")]
+    let is_ours = |claim: &PersistentVolumeClaim| context.sabotage.any_owner || is_ours(claim);
+    Ok(claim.filter(is_ours))
 }
 
 async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
@@ -187,7 +199,7 @@ async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
         known.safe = None;
         known.is_parted = false;
         known.ended.clear();
-        known.last_pod = None;
+        known.last_pod.clear();
         known.report = None;
     });
     Ok(())
@@ -201,11 +213,27 @@ async fn start_pod(context: &Context, found: &Found) -> Result<(), Failure> {
         known.safe = None;
         known.is_parted = false;
         known.ended.clear();
-        known.last_pod = None;
+        known.last_pod.clear();
         known.remote = None;
         known.report = None;
     });
-    create::<Pod>(context, object, &objects::pod(object, target, &context.settings.workspaces)).await
+    let pod = objects::pod(object, target, &context.settings.workspaces);
+    #[cfg(feature = "sabotage")]
+    let pod = with_raw_fields(context, object, pod).await?;
+    create::<Pod>(context, object, &pod).await
+}
+
+/// All that the spec says of the pod, as it says it.
+#[cfg(feature = "sabotage")]
+async fn with_raw_fields(context: &Context, object: &Workspace, mut pod: Value) -> Result<Value, Failure> {
+    if !context.sabotage.raw_pod_fields {
+        return Ok(pod);
+    }
+    let path = Workspace::url_path(&(), object.namespace().as_deref());
+    let get = http::Request::get(format!("{path}/{}", object.name_any())).body(Vec::new());
+    let raw: Value = context.client.request(get.map_err(kube::Error::HttpError)?).await?;
+    json_patch::merge(&mut pod["spec"], &raw["spec"]["pod"]);
+    Ok(pod)
 }
 
 async fn release_volume(context: &Context, object: &Workspace) -> Result<(), Failure> {
@@ -239,9 +267,23 @@ async fn keep_volume(context: &Context, found: &Found, why: &str) -> Result<(), 
         },
         "spec": {"persistentVolumeReclaimPolicy": "Retain"},
     });
+    let claim = claim(context, object).await?;
     let volumes = Api::<Lenient<PersistentVolume>>::all(context.client.clone());
-    let kept = volumes.patch(volume, &PatchParams::default(), &Patch::Merge(change)).await?.read()?;
-    if let Some(claim) = claim(context, object).await? {
+    let bound = volumes.get_opt(volume).await?.map(Lenient::read).transpose()?;
+    // A claim names its volume; whose the volume is, it says itself. Who can make claims could have another's kept.
+    let claim_uid = claim.as_ref().and_then(ResourceExt::uid);
+    let is_its = |volume: &PersistentVolume| {
+        let of = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
+        let is_its = of.is_some() && of == claim_uid;
+        #[cfg(feature = "sabotage")]
+        let is_its = is_its || context.sabotage.any_volume;
+        is_its
+    };
+    let kept = match bound.filter(is_its) {
+        Some(_) => Some(volumes.patch(volume, &PatchParams::default(), &Patch::Merge(change)).await?.read()?),
+        None => None,
+    };
+    if let Some(claim) = claim {
         let finalizers: Vec<_> = claim.finalizers().iter().filter(|name| *name != WORK_FINALIZER).cloned().collect();
         let change = json!({"metadata": {
             "resourceVersion": claim.resource_version(), "finalizers": finalizers,
@@ -257,7 +299,10 @@ async fn keep_volume(context: &Context, found: &Found, why: &str) -> Result<(), 
         objects::name(object)
     );
     tell(context, object, Reason::VolumeKept, &message).await;
-    context.events.transition(&kept.object_ref(&()), EventType::Warning, Reason::VolumeKept.as_str(), &message).await;
+    if let Some(kept) = kept {
+        let about = kept.object_ref(&());
+        context.events.transition(&about, EventType::Warning, Reason::VolumeKept.as_str(), &message).await;
+    }
     context.workspaces.update(uid(object), |known| known.is_parted = true);
     Ok(())
 }
@@ -317,6 +362,8 @@ pub async fn own_token(context: &Context, object: &Workspace) -> Result<Token, F
             && secret.labels().get(crate::api::MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
             && secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
     };
+    #[cfg(feature = "sabotage")]
+    let is_ours = |secret: &Secret| context.sabotage.any_owner || is_ours(secret);
     let Some(secret) = secret.filter(is_ours) else {
         // A namespace that is being deleted takes Secrets first. This process may have minted what was in it.
         let minted = uid.as_ref().and_then(|uid| context.memory.content(uid));
@@ -410,7 +457,7 @@ async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> Resul
         if safe.is_none() {
             // Somebody pushed meanwhile, or it was not said by our save: a Job saves again.
             known.ended.clear();
-            known.last_pod = None;
+            known.last_pod.clear();
         }
         known.remote = Some(remote);
         known.safe = safe;

@@ -65,7 +65,7 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     };
     let pod = match context.stores.pods.get(&reference(place(&name))) {
         None => PodSeen::Absent,
-        Some(pod) if !objects::is_ours(&*pod, object) => PodSeen::Foreign,
+        Some(pod) if !takes(context, objects::is_ours(&*pod, object)) => PodSeen::Foreign,
         Some(pod) => PodSeen::Ours(Box::new(PodView::of(&pod))),
     };
     let job = newest_job(context, object);
@@ -79,15 +79,32 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
         is_namespace_going: context.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
         way,
         target,
-        token: token.map_or(TokenSeen::Absent, |token| token_seen(&token, object)),
-        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(&claim, object)),
+        token: token.map_or(TokenSeen::Absent, |token| token_seen(context, &token, object)),
+        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(context, &claim, object)),
         ended: last_ended(context, object, &known, job.as_ref()),
         pod,
         job,
         known,
         object: Arc::clone(object),
+        #[cfg(feature = "sabotage")]
+        believes_status: false,
     };
+    #[cfg(feature = "sabotage")]
+    let seen = context.sabotage.tamper_workspace(seen);
+    #[cfg(feature = "sabotage")]
+    if context.sabotage.believe_status {
+        // Others ask what is known whether the token is still needed.
+        context.workspaces.update(&uid, |known| known.safe.clone_from(&seen.known.safe));
+    }
     Ok(Found { seen, github, git: connection.and_then(|connection| connection.git.clone()) })
+}
+
+/// Whether an object of the name is taken for the workspace's.
+#[cfg_attr(not(feature = "sabotage"), expect(unused_variables, reason = "what a test takes out is in it"))]
+fn takes(context: &Context, is_ours: bool) -> bool {
+    #[cfg(feature = "sabotage")]
+    let is_ours = is_ours || context.sabotage.any_owner;
+    is_ours
 }
 
 fn reference<K: kube::Resource<DynamicType = ()>>((name, namespace): (String, String)) -> ObjectRef<K> {
@@ -172,8 +189,8 @@ fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
     Some(GitAuthor { name, email })
 }
 
-fn token_seen(token: &InstallationToken, object: &Workspace) -> TokenSeen {
-    if !objects::is_ours(token, object) {
+fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) -> TokenSeen {
+    if !takes(context, objects::is_ours(token, object)) {
         return TokenSeen::Foreign;
     }
     let status = token.status.as_ref();
@@ -196,8 +213,8 @@ fn token_seen(token: &InstallationToken, object: &Workspace) -> TokenSeen {
     }
 }
 
-fn volume_seen(claim: &PersistentVolumeClaim, object: &Workspace) -> VolumeSeen {
-    if !objects::is_our_claim(claim, object) {
+fn volume_seen(context: &Context, claim: &PersistentVolumeClaim, object: &Workspace) -> VolumeSeen {
+    if !takes(context, objects::is_our_claim(claim, object)) {
         return VolumeSeen::Foreign;
     }
     VolumeSeen::Ours {
@@ -249,6 +266,11 @@ fn last_ended(context: &Context, object: &Workspace, known: &Remembered, job: Op
     match (job, newest) {
         (Some(_), Some(pod)) => pods::ended(pod).or_else(|| known.ended.get(&pod.uid()?).cloned()),
         (Some(_), None) => None,
-        (None, _) => known.last_pod.as_ref().and_then(|pod| known.ended.get(pod).cloned()),
+        (None, _) => {
+            let last = known.last_pod.get(namespace.as_deref()?);
+            #[cfg(feature = "sabotage")]
+            let last = known.last_pod.values().next_back().filter(|_| context.sabotage.any_namespace).or(last);
+            known.ended.get(last?).cloned()
+        }
     }
 }

@@ -93,8 +93,9 @@ pub struct Remembered {
     pub pull: Option<Pull>,
     /// It was closed or marked, as the spec wants at the end, or that was given up.
     pub is_pull_settled: bool,
-    /// The pod in which work was done last, by its uid.
-    pub last_pod: Option<String>,
+    /// The pod in which work was done last, by its uid, in each namespace: whoever makes pods elsewhere can write this
+    /// workspace's uid on them.
+    pub last_pod: BTreeMap<String, String>,
     /// How pods that save ended, by their uid.
     pub ended: BTreeMap<String, Ended>,
     /// How the work was saved, as the remote confirmed.
@@ -159,13 +160,16 @@ impl Workspaces {
     pub fn saw(&self, pod: &Pod, is_gone: bool) {
         let Some((name, uid)) = workspace_of(pod) else { return };
         let (uid, pod_uid) = (uid.to_owned(), pod.uid().unwrap_or_default());
-        let is_work =
-            pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "work") && pod.name_any() == format!("ws-{name}");
+        let is_owned = pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid);
+        let is_work = is_owned
+            && pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "work")
+            && pod.name_any() == format!("ws-{name}");
+        let namespace = pod.namespace().unwrap_or_default();
         let ended = pods::ended(pod);
         let mut all = self.lock();
         let known = all.entry(uid).or_default();
         if is_work {
-            known.last_pod = Some(pod_uid.clone());
+            known.last_pod.insert(namespace, pod_uid.clone());
         }
         match ended {
             Some(ended) => drop(known.ended.insert(pod_uid, ended)),

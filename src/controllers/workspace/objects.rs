@@ -160,9 +160,9 @@ fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<Valu
     pairs.into_iter().map(|(name, value)| literal(name, &value)).collect()
 }
 
-/// A variable as it stands: Kubernetes would replace `$(NAME)`.
+/// A variable as it stands: Kubernetes would replace `$(NAME)`, and takes `$$` for `$`, also in `$$(NAME)`.
 fn literal(name: &str, value: &str) -> Value {
-    json!({"name": name, "value": value.replace("$(", "$$(")})
+    json!({"name": name, "value": value.replace('$', "$$")})
 }
 
 /// The clone: a directory of the volume. It has the name of the `ProjectRepository`, which stays when the repository is renamed.

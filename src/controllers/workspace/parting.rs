@@ -279,7 +279,7 @@ fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Part
             && let Some(job) = &seen.job
         {
             let can_ask = matches!(seen.way, Way::Open(_)) && plan_token(seen).is_none();
-            let again = || plan_resolve(seen, now).unwrap_or(Plan::Do(Step::Save(job.attempt + 1)));
+            let again = || plan_resolve(seen, now).unwrap_or(Plan::Do(Step::Save(job.attempt.saturating_add(1))));
             return Parting::Next(if can_ask { again() } else { blocked(seen, why, None) });
         }
         return Parting::Next(blocked(seen, why, next));

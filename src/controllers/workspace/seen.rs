@@ -3,8 +3,9 @@
 use super::memory::{Failed, Remembered, Task};
 use super::objects::Target;
 use super::pods::{Ended, PodView};
-use crate::api::{FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
+use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
 use crate::controllers::standing::Standing;
+use crate::workspace::clone::may_choose;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -115,6 +116,7 @@ pub struct JobEnd {
 
 /// All of it.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "sabotage", expect(clippy::struct_excessive_bools, reason = "a test's is one more"))]
 pub struct Seen {
     /// The workspace.
     pub object: Arc<Workspace>,
@@ -140,6 +142,9 @@ pub struct Seen {
     pub ended: Option<Ended>,
     /// What this process knows.
     pub known: Remembered,
+    /// What status says is so.
+    #[cfg(feature = "sabotage")]
+    pub believes_status: bool,
 }
 
 impl Seen {
@@ -186,13 +191,51 @@ impl Seen {
     pub fn branch(&self) -> String {
         if let PodSeen::Ours(pod) = &self.pod
             && let super::pods::Clone::Done(cloned) = &pod.clone
-            && !cloned.branch.is_empty()
+            && self.may_be_at(&cloned.branch)
         {
             return cloned.branch.clone();
         }
-        // Shown by an earlier pod. It decides nothing but which branch is looked at and saved to, never forced, by a token
-        // that the namespace may use for all branches anyway.
+        // Shown by an earlier pod. Whoever can write status could have another's branch saved to, and its pull request closed.
         let shown = self.object.status.as_ref().and_then(|status| status.git.as_ref()?.branch.clone());
+        let shown = shown.filter(|shown| self.may_be_at(shown));
         shown.unwrap_or_else(|| super::objects::wanted_branch(&self.object))
+    }
+
+    /// Whether a clone of this workspace can be at this branch: the one that is asked for, or one beside it.
+    fn may_be_at(&self, branch: &str) -> bool {
+        #[cfg(feature = "sabotage")]
+        if self.believes_status {
+            return true;
+        }
+        let wanted = super::objects::wanted_branch(&self.object);
+        let steps_aside = self.object.spec.branch.on_exists == BranchOnExists::Suffix;
+        branch == wanted || (steps_aside && may_choose(&wanted, branch))
+    }
+}
+
+#[cfg(feature = "sabotage")]
+impl crate::controller::Sabotage {
+    /// Takes the guards out of what was seen.
+    #[must_use]
+    pub fn tamper_workspace(self, mut seen: Seen) -> Seen {
+        let is_said = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+            condition.type_ == "WorkSafe" && condition.status == "True"
+        };
+        let status = seen.object.status.as_ref();
+        seen.believes_status = self.believe_status;
+        if self.believe_status && status.is_some_and(|status| status.conditions.iter().any(is_said)) {
+            seen.known.safe = Some(super::memory::Safe {
+                commit: None,
+                reference: String::new(),
+                at: Timestamp::UNIX_EPOCH,
+                message: String::new(),
+            });
+        }
+        if self.any_force && seen.object.annotations().contains_key(FORCE_DELETE_ANNOTATION) {
+            let (mut object, uid) = ((*seen.object).clone(), seen.object.uid().unwrap_or_default());
+            object.annotations_mut().insert(FORCE_DELETE_ANNOTATION.to_owned(), uid);
+            seen.object = Arc::new(object);
+        }
+        seen
     }
 }

@@ -79,6 +79,8 @@ fn seen(spec: &Value, going: bool) -> Seen {
         volume: VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false },
         pod: PodSeen::Ours(Box::new(pod(false))),
         job: None,
+        #[cfg(feature = "sabotage")]
+        believes_status: false,
         ended: None,
         known: Remembered {
             repository: Some((Arc::new(serde_json::from_value(repository).unwrap()), now())),

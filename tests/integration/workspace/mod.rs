@@ -1,0 +1,224 @@
+//! Workspaces on the API server, where no node runs their pods: the tests say what the pods would say.
+
+mod attacks;
+mod fields;
+mod foreign;
+
+use crate::world::operator::{Operator, Start};
+use crate::world::{World, objects};
+use jiff::SignedDuration;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
+use kube::api::{Api, ListParams};
+use kube::{Resource, ResourceExt};
+use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository, RETAINED_LABEL, WORK_FINALIZER, Workspace};
+use landfall::controller::Sabotage;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::fmt::Debug;
+
+/// What everything of the workspace `try` is called.
+const OBJECTS: &str = "ws-try";
+/// Its branch.
+const BRANCH: &str = "landfall/try";
+
+/// A team with a repository that may be worked on, and an operator, which may lack guards.
+struct Team {
+    world: World,
+    operator: Operator,
+    sabotage: Sabotage,
+}
+
+/// Tries an attack with all guards, and without some.
+async fn needs(sabotage: Sabotage, attack: impl AsyncFn(Sabotage) -> bool) {
+    assert!(!attack(Sabotage::default()).await, "with its guard");
+    assert!(attack(sabotage).await, "without {sabotage:?}, so this is no attack");
+}
+
+impl Team {
+    async fn new(sabotage: Sabotage) -> Self {
+        let world = World::new().await;
+        clear(&world).await;
+        for name in ["team-a", "team-b"] {
+            world.namespace(name, &[]).await;
+            let account = async || world.get::<ServiceAccount>(name, "default").await.map(drop);
+            world.until("the API server takes pods", account).await;
+        }
+        let operator = world.start(Start { sabotage, ..Start::default() }).await;
+        operator.ready().await;
+        // All of acme, so that what is narrowed is narrowed by the workspace.
+        let tenants = json!([{
+            "account": "acme", "repositories": ["*"],
+            "maxPermissions": {"contents": "write", "metadata": "read", "pull_requests": "write"},
+            "namespaces": {"names": ["team-a"]},
+        }]);
+        world.apply::<GitHubApp>(&objects::app(&world, &tenants)).await;
+        world.until_reason::<GitHubInstallation>("team-a", "acme", "Active").await;
+        let spec = json!({"webhook": {"mode": "None"}, "pollInterval": "24h"});
+        world.apply::<ProjectRepository>(&objects::repository("shop", &spec)).await;
+        world.until_reason::<ProjectRepository>("team-a", "shop", "Observed").await;
+        Self { world, operator, sabotage }
+    }
+
+    /// The same with another operator; `meanwhile` nobody is there.
+    async fn restarted(self, meanwhile: impl AsyncFnOnce(&World)) -> Self {
+        let Self { world, operator, sabotage } = self;
+        operator.stop().await;
+        meanwhile(&world).await;
+        let operator = world.start(Start { sabotage, ..Start::default() }).await;
+        operator.ready().await;
+        Self { world, operator, sabotage }
+    }
+
+    /// Ends it, and leaves nothing to others.
+    async fn end(self) {
+        self.operator.stop().await;
+        clear(&self.world).await;
+    }
+
+    /// Makes a workspace.
+    async fn make(&self, name: &str, further: &Value) -> Workspace {
+        self.world.apply(&workspace(name, further)).await
+    }
+
+    /// Makes the workspace `try`, has its volume bound, and its pod say that it can be worked in.
+    async fn works(&self, further: &Value) -> Workspace {
+        let workspace = self.make("try", further).await;
+        self.bind("team-a", OBJECTS).await;
+        self.run("try", BRANCH).await;
+        workspace
+    }
+
+    /// The pod says that it runs.
+    async fn run(&self, name: &str, branch: &str) {
+        let pod = format!("ws-{name}");
+        self.world.until("there is a pod", async || self.world.get::<Pod>("team-a", &pod).await.map(drop)).await;
+        let cloned = json!({"branch": branch, "head": "1".repeat(40)}).to_string();
+        let ended = json!({"terminated": {"exitCode": 0, "message": cloned, "finishedAt": "2026-01-01T00:00:00Z"}});
+        let runs = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+        let status = json!({
+            "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+            "initContainerStatuses": [container("clone", &ended), container("agent", &runs)],
+            "containerStatuses": [container("main", &runs)],
+        });
+        self.world.merge_status::<Pod>("team-a", &pod, &status).await.expect("the pod's status");
+        self.world.until_reason::<Workspace>("team-a", name, "Running").await;
+        self.operator.settled().await;
+    }
+
+    /// A pod's container `agent` ended, and left these words.
+    async fn say(&self, namespace: &str, pod: &str, words: &Value) {
+        let ended = json!({"terminated": {"exitCode": 0, "message": words.to_string()}});
+        let runs = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+        let status = json!({"initContainerStatuses": [container("clone", &runs), container("agent", &ended)]});
+        self.world.merge_status::<Pod>(namespace, pod, &status).await.expect("the pod's status");
+    }
+
+    /// Makes a volume for a claim.
+    async fn bind(&self, namespace: &str, claim: &str) -> String {
+        let get = async || self.world.get::<PersistentVolumeClaim>(namespace, claim).await;
+        let uid = self.world.until("there is a claim", async || get().await?.uid()).await;
+        let volume = format!("volume-{uid}");
+        let object = json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Delete", "capacity": {"storage": "10Gi"},
+                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": claim, "namespace": namespace, "uid": uid},
+                "csi": {"driver": "test.landfall.dev", "volumeHandle": uid},
+            },
+        });
+        self.world.apply::<PersistentVolume>(&object).await;
+        let is_bound = async || (get().await?.status?.phase.as_deref() == Some("Bound")).then_some(());
+        self.world.until("the claim is bound", is_bound).await;
+        volume
+    }
+
+    /// Deletes the workspace `try`; whether its volume is let go of. It is not where a save is tried, or the volume is kept.
+    async fn loses_the_volume(&self) -> bool {
+        self.world.delete::<Workspace>("team-a", "try").await;
+        self.is_volume_lost().await
+    }
+
+    async fn is_volume_lost(&self) -> bool {
+        let decided = async || {
+            self.operator.settled().await;
+            let Some(claim) = self.world.get::<PersistentVolumeClaim>("team-a", OBJECTS).await else {
+                return Some(true);
+            };
+            if claim.labels().contains_key(RETAINED_LABEL) {
+                return Some(false);
+            }
+            if !claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER) {
+                return Some(true);
+            }
+            let jobs: Vec<Job> = list(&self.world).await;
+            if !jobs.is_empty() {
+                return Some(false);
+            }
+            self.world.advance(SignedDuration::from_secs(1));
+            None
+        };
+        self.world.until("it is decided what becomes of the volume", decided).await
+    }
+
+    /// The operator's own word for how the workspace `try` is, by its Ready condition.
+    async fn reason(&self) -> Option<String> {
+        let object = self.world.get::<Workspace>("team-a", "try").await?;
+        let conditions = object.status?.conditions;
+        Some(conditions.into_iter().find(|condition| condition.type_ == "Ready")?.reason)
+    }
+}
+
+/// What a person writes.
+fn workspace(name: &str, further: &Value) -> Value {
+    let mut spec = json!({"repositoryRef": {"name": "shop"}, "branch": {"name": format!("landfall/{name}")}});
+    json_patch::merge(&mut spec, further);
+    json!({
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace",
+        "metadata": {"name": name, "namespace": "team-a"}, "spec": spec,
+    })
+}
+
+fn container(name: &str, state: &Value) -> Value {
+    let is_up = state.get("running").is_some();
+    json!({"name": name, "state": state, "ready": is_up, "image": "", "imageID": "", "restartCount": 0})
+}
+
+async fn list<K>(world: &World) -> Vec<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    Api::all(world.admin.clone()).list(&ListParams::default()).await.expect("a list").items
+}
+
+/// Removes what was made here: there is no node that would end a pod.
+async fn clear(world: &World) {
+    async fn all<K>(world: &World) -> usize
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let found: Vec<K> = list(world).await;
+        for object in &found {
+            let path = format!("{}/{}", K::url_path(&(), object.namespace().as_deref()), object.name_any());
+            let body = json!({"metadata": {"finalizers": null}}).to_string().into_bytes();
+            let patch = http::Request::patch(&path).header("content-type", "application/merge-patch+json").body(body);
+            let _ = world.admin.request::<Value>(patch.expect("a request")).await;
+            let path = format!("{path}?gracePeriodSeconds=0&propagationPolicy=Background");
+            let _ =
+                world.admin.request::<Value>(http::Request::delete(path).body(Vec::new()).expect("a request")).await;
+        }
+        found.len()
+    }
+    world
+        .until("nothing is left of workspaces", async || {
+            let mut left = all::<Workspace>(world).await + all::<Job>(world).await + all::<Pod>(world).await;
+            left += all::<PersistentVolumeClaim>(world).await + all::<PersistentVolume>(world).await;
+            for name in ["ws-try", "ws-other"] {
+                if world.get::<Secret>("team-a", name).await.is_some() {
+                    world.delete::<Secret>("team-a", name).await;
+                }
+            }
+            (left == 0).then_some(())
+        })
+        .await;
+}
