@@ -39,6 +39,10 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     let uid = object.uid().unwrap_or_default();
     let name = objects::name(object);
     let place = |name: &str| (name.to_owned(), namespace.clone());
+    #[cfg(feature = "sabotage")]
+    if context.sabotage.let_go_early && object.metadata.deletion_timestamp.is_some() {
+        context.workspaces.update(&uid, |known| known.is_parted = true);
+    }
     let known = context.workspaces.get(&uid);
 
     let token = context.stores.tokens.get(&reference(place(&name)));

@@ -81,7 +81,8 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<O
             // What was made or deleted comes by its watch; until then the caches show what was.
             Ok(_) if is_of_the_cluster => {
                 let found = gather(context, &object).await?;
-                let standing = Standing::reconciling(Reason::PodStarting, progress(&found));
+                let reason = if found.seen.is_wanted() { Reason::PodStarting } else { Reason::Saving };
+                let standing = Standing::reconciling(reason, progress(&found));
                 return conclude(context, &object, &found, Some(standing), None).await;
             }
             Ok(changed) => {

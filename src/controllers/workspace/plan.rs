@@ -374,9 +374,14 @@ fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
             let can_look =
                 matches!(seen.way, Way::Open(_)) && matches!(seen.token, TokenSeen::Ours { is_ready: true, .. });
             let has_work = matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. });
-            if can_look && has_work && seen.known.remote.is_none() && seen.known.repository.is_some() {
-                match seen.waits(Task::Look, now) {
-                    None => return Plan::Do(Step::Look),
+            if can_look && has_work && seen.known.remote.is_none() {
+                let (task, step) = match seen.known.repository {
+                    // After a start of this process.
+                    None => (Task::Resolve, Step::Resolve),
+                    Some(_) => (Task::Look, Step::Look),
+                };
+                match seen.waits(task, now) {
+                    None => return Plan::Do(step),
                     Some(failed) => {
                         let standing = Standing::ready(Reason::Suspended, RESTS);
                         return settled(standing, Some(Again::At(failed.until)));

@@ -203,6 +203,16 @@ fn work_safe(seen: &Seen) -> Option<Said> {
             (Truth::True, Reason::Saved, message)
         });
     }
+    if let PodSeen::Ours(pod) = &seen.pod
+        && report(seen).is_none()
+    {
+        // What was said of an earlier pod says nothing of this one.
+        let status = seen.object.status.as_ref();
+        let is_same = status.and_then(|status| status.pod.as_ref()).is_some_and(|its| its.uid == pod.uid);
+        let mut said = status.iter().flat_map(|status| &status.conditions);
+        let is_said = is_same && said.any(|condition| condition.type_ == ConditionType::WorkSafe.as_str());
+        return (!is_said).then(|| (Truth::Unknown, Reason::Unsaved, "the pod has not reported yet".to_owned()));
+    }
     let report = report(seen)?;
     let (changed, untracked, unpushed) = (report.changed, report.untracked, report.unpushed);
     if changed + untracked + unpushed == 0 && report.trouble.is_none() {
