@@ -36,7 +36,7 @@ fn pod(going: bool) -> PodView {
         node: Some("n".into()),
         going: going.then(now),
         failed: None,
-        clone: Clone::Done(Cloned { branch: "landfall/fix-u".into(), head: SHA.into() }),
+        clone: Clone::Done(Cloned { branch: "landfall/fix-u-1".into(), head: SHA.into() }),
         is_ready: true,
         trouble: None,
         unscheduled: None,
@@ -52,7 +52,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
     let remote = Remote {
         listed: Listed { branch: Some(SHA.into()), ..Listed::default() },
         target: None,
-        asked: "landfall/fix-u".into(),
+        asked: "landfall/fix-u-1".into(),
         heard: None,
         heard_save: None,
         at: now(),
@@ -92,7 +92,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
 
 fn evidence(outcome: &str) -> Evidence {
     serde_json::from_value(
-        json!({"outcome": outcome, "branch": "landfall/fix-u", "head": SHA, "remote": {"branch": SHA}}),
+        json!({"outcome": outcome, "branch": "landfall/fix-u-1", "head": SHA, "remote": {"branch": SHA}}),
     )
     .unwrap()
 }
