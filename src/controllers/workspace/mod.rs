@@ -86,6 +86,11 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<O
                 return conclude(context, &object, &found, Some(standing), None).await;
             }
             Ok(changed) => {
+                if context.workspaces.is_dealt_with(&uid) {
+                    // Its token may have waited for that.
+                    let namespace = object.namespace().unwrap_or_default();
+                    context.due.tokens.look_now(&ObjectRef::new(&objects::name(&object)).within(&namespace));
+                }
                 if let Some(task) = task {
                     context.workspaces.update(&uid, |known| {
                         known.failed.remove(&task);
