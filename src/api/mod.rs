@@ -78,7 +78,7 @@ pub const REPOSITORY_ANNOTATION: &str = "landfall.dev/repository";
 pub const WEBHOOK_FINALIZER: &str = "landfall.dev/webhook";
 /// Finalizer on a `GitHubApp` and a `GitHubInstallation`: it stays while what depends on it needs it to clean up.
 pub const DEPENDENTS_FINALIZER: &str = "landfall.dev/dependents";
-/// Finalizer on a `Workspace` and on its volume's claim: its work is saved before it goes.
+/// Finalizer on a `Workspace`, its volume's claim and its token: its work is saved before they go.
 pub const WORK_FINALIZER: &str = "landfall.dev/work";
 /// Label on what the operator made for a `Workspace`: its name.
 pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
@@ -86,6 +86,8 @@ pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
 pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
 /// Annotation on a `Workspace`: its uid as the value gives up the work that cannot be saved.
 pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";
+/// Annotation on the claim of a workspace that goes: where its work was read back from the remote, in JSON. The claim may go.
+pub const SAVED_ANNOTATION: &str = "landfall.dev/saved";
 /// Label on a volume and its claim that were kept, for there is work on it that could not be pushed.
 pub const RETAINED_LABEL: &str = "landfall.dev/retained";
 /// Annotation on a volume that was kept: whose it was, and why it was kept.

@@ -1,7 +1,7 @@
 //! `Workspace`: a pod in which a person or a program works on a branch, whose work is pushed before anything goes.
 
 use super::reconciled;
-use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, Toleration};
+use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -279,7 +279,7 @@ pub struct WorkspacePod {
     /// Where it rather runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "opaque")]
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<serde_json::Value>,
     /// Its runtime class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -301,7 +301,7 @@ pub struct WorkspacePod {
     pub ports: Vec<WorkspacePort>,
 }
 
-/// An object that the API server of the pod checks.
+/// An object whose fields are checked when a pod is made of it.
 fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }

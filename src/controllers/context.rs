@@ -170,6 +170,20 @@ impl Context {
         self.stores.namespaces.get(&ObjectRef::new(name)).map(|namespace| namespace_view(&namespace))
     }
 
+    /// Whether a namespace is being deleted. `asks`: the API server is asked; for what else is being deleted may be so because
+    /// the namespace is, and be announced before it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn is_namespace_going(&self, name: &str, asks: bool) -> Result<bool, kube::Error> {
+        let known = self.namespace(name).is_some_and(|namespace| namespace.terminating);
+        if known || !asks {
+            return Ok(known);
+        }
+        let namespace = Api::<Namespace>::all(self.client.clone()).get_metadata_opt(name).await?;
+        Ok(namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
+    }
+
     /// All namespaces.
     #[must_use]
     pub fn namespaces(&self) -> Vec<NamespaceView> {

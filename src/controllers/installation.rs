@@ -4,8 +4,9 @@
 //! nothing of it in status.
 
 use super::access::{Access, Names, access};
-use super::context::{Context, Settled, Stores, requested_look, set_finalizer};
+use super::context::{Context, Settled, requested_look, set_finalizer};
 use super::standing::{Again, Standing};
+use super::workspace;
 use crate::api::{
     AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason, WEBHOOK_FINALIZER,
 };
@@ -107,7 +108,9 @@ async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<
     if !installation.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
         return Ok(Outcome::Ok);
     }
-    let dependents = dependents_of(&context.stores, installation);
+    let namespace = installation.namespace().unwrap_or_default();
+    let is_namespace_going = context.is_namespace_going(&namespace, true).await?;
+    let dependents = dependents_of(context, installation, is_namespace_going);
     match waited_long_enough(installation, context.clock.now()) {
         Some(until) if !dependents.is_empty() => {
             let standing = Standing::reconciling(
@@ -147,25 +150,26 @@ pub fn waited_long_enough<K: Resource>(object: &K, now: Timestamp) -> Option<Tim
     (until > now).then_some(until)
 }
 
-/// What needs an installation to clean up: tokens that are published for it, by their status, which is a hint, and
-/// repositories whose own webhooks may still be there. The wait for them is bounded.
+/// What needs an installation to clean up: tokens that are published for it, by their status, which is a hint, or that are being
+/// revoked, or with which a workspace saves; and repositories whose own webhooks may still be there. The wait for them is bounded.
 #[must_use]
-pub fn dependents_of(stores: &Stores, installation: &GitHubInstallation) -> Vec<String> {
-    let tokens = stores.tokens.state();
-    let published = tokens.iter().filter(|token| {
-        token.namespace() == installation.namespace()
-            && token.spec.installation_ref.name == installation.name_any()
-            && token.status.as_ref().is_some_and(|status| status.fingerprint.is_some())
-    });
-    let repositories = stores.repositories.state();
-    let hooked = repositories.iter().filter(|repository| {
-        repository.namespace() == installation.namespace()
-            && repository.finalizers().iter().any(|name| name == WEBHOOK_FINALIZER)
-            && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == installation.name_any())
-    });
+pub fn dependents_of(context: &Context, installation: &GitHubInstallation, is_namespace_going: bool) -> Vec<String> {
     let namespace = installation.namespace().unwrap_or_default();
-    let published = published.map(|token| format!("InstallationToken {namespace}/{}", token.name_any()));
-    published
-        .chain(hooked.map(|repository| format!("ProjectRepository {namespace}/{}", repository.name_any())))
-        .collect()
+    let name = installation.name_any();
+    let tokens = context.stores.tokens.state();
+    let used = tokens.iter().filter(|token| {
+        let is_its = token.namespace().as_ref() == Some(&namespace) && token.spec.installation_ref.name == name;
+        is_its
+            && (token.metadata.deletion_timestamp.is_some()
+                || token.status.as_ref().is_some_and(|status| status.fingerprint.is_some())
+                || workspace::needs(context, token, is_namespace_going))
+    });
+    let repositories = context.stores.repositories.state();
+    let hooked = repositories.iter().filter(|repository| {
+        repository.namespace().as_ref() == Some(&namespace)
+            && repository.finalizers().iter().any(|name| name == WEBHOOK_FINALIZER)
+            && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == name)
+    });
+    let used = used.map(|token| format!("InstallationToken {namespace}/{}", token.name_any()));
+    used.chain(hooked.map(|repository| format!("ProjectRepository {namespace}/{}", repository.name_any()))).collect()
 }

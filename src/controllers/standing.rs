@@ -194,6 +194,7 @@ pub fn kubernetes_refusal(error: &kube::Error, namespace: &str) -> Option<Standi
     let remedy = match status.code {
         404 | 409 | 429 | 500.. => return None,
         403 if status.message.contains("being terminated") => "the namespace is being deleted",
+        403 if status.message.contains("exceeded quota") => "raise the ResourceQuota, or delete what takes it up",
         403 => "grant it to the operator: if the chart's value secretNamespaces is set, it has to list this namespace",
         _ => "correct what it names",
     };

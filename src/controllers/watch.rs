@@ -6,7 +6,7 @@
 
 use super::context::{Dues, Stores};
 use super::lenient::{Lenient, readable};
-use super::workspace::Workspaces;
+use super::workspace::{self, Workspaces};
 use crate::api::{
     GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL, ProjectRepository, WORKSPACE_LABEL,
     Workspace,
@@ -307,10 +307,9 @@ fn token_seen(seen: &Seen<'_, InstallationToken>, stores: &Stores, due: &Dues) {
         _ => due.tokens.look_now(&reference),
     }
     let namespace = token.namespace().unwrap_or_default();
-    for owner in token.owner_references() {
-        if owner.kind == "Workspace" {
-            due.workspaces.look_now(&ObjectRef::new(&owner.name).within(&namespace));
-        }
+    // Be it made for that workspace, or in its way.
+    if let Some(workspace) = workspace::named(&token.name_any()) {
+        due.workspaces.look_now(&ObjectRef::new(workspace).within(&namespace));
     }
     let place = ObjectRef::new(&token.spec.installation_ref.name).within(&namespace);
     wake_what_is_going(&place, matches!(seen, Seen::Gone(_)), stores, due);

@@ -271,6 +271,11 @@ impl World {
         self.admin.request::<Value>(delete).await.expect("deleted");
     }
 
+    /// Deletes an object without a grace period: there is no node that would end it.
+    pub async fn delete_now<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str) {
+        self.delete::<K>(namespace, &format!("{name}?gracePeriodSeconds=0")).await;
+    }
+
     /// Starts an operator.
     pub async fn operator(&self) -> Operator {
         self.start(Start::default()).await

@@ -201,7 +201,9 @@ async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Err
     }
     let mut waiting = Vec::new();
     for installation in &installations {
-        waiting.extend(dependents_of(&context.stores, installation));
+        let namespace = installation.namespace().unwrap_or_default();
+        let is_namespace_going = context.is_namespace_going(&namespace, false).await?;
+        waiting.extend(dependents_of(context, installation, is_namespace_going));
     }
     match waited_long_enough(app, context.clock.now()) {
         Some(until) if !waiting.is_empty() => {

@@ -8,7 +8,7 @@ use super::plan::{Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
 use super::seen::{SecretSeen, Stage};
-use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason};
+use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason, WORK_FINALIZER};
 use crate::controllers::context::{Context, set_finalizer};
 use crate::controllers::grant::{Grant, Known, Reach, Refusal, excess};
 use crate::controllers::lenient::Lenient;
@@ -50,10 +50,10 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
                 .map(Some)
                 .map_err(Into::into);
         }
-        Step::RemoveFinalizer => match set_finalizer(&context.client, &**object, REVOKE_FINALIZER, false).await {
+        Step::RemoveFinalizer => match let_go(context, object).await {
             // Gone already: the Secret's end was announced before the object's, and the cache still had it.
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            other => drop(other?),
+            other => other?,
         },
         Step::Mint { scope, pinned } => mint(context, found, &scope, &pinned).await?,
         Step::Verify => verify(context, found).await?,
@@ -127,6 +127,18 @@ async fn mint(context: &Context, found: &Found, scope: &Scope, pinned: &[i64]) -
     context.memory.minted(uid(object), content, stage);
     // The plan revokes it next; the failure to be remembered is why it was unfit.
     unfit.map_or(Ok(()), |standing| Err(Failure::GitHub(standing, Again::Person)))
+}
+
+/// The finalizer of a workspace that does not need it any more goes first: without ours, nobody would look after it.
+async fn let_go(context: &Context, token: &InstallationToken) -> Result<(), kube::Error> {
+    let is_held = |name: &str| token.finalizers().iter().any(|finalizer| finalizer == name);
+    let mut token = token.clone();
+    for finalizer in [WORK_FINALIZER, REVOKE_FINALIZER] {
+        if is_held(finalizer) {
+            token = set_finalizer(&context.client, &token, finalizer, false).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The refusal without names that the spec does not say: who asks for an id learns nothing about what it stands for.

@@ -7,12 +7,13 @@ use super::memory::FailedFor;
 
 use super::secret;
 use super::seen::{Failed, Failures, Gathered, SecretSeen};
-use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, WORK_FINALIZER};
+use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
 use crate::controllers::connection::Connection;
 use crate::controllers::context::{Context, PERSON_RECHECK, requested_look};
 use crate::controllers::lenient::Lenient;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
+use crate::controllers::workspace;
 use crate::github::GitHub;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -44,8 +45,14 @@ pub struct Found {
 pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result<Found, kube::Error> {
     let namespace = token.namespace().unwrap_or_default();
     let uid = token.uid().unwrap_or_default();
+    let place = ObjectRef::<GitHubInstallation>::new(&token.spec.installation_ref.name).within(&namespace);
+    let is_installation_going =
+        context.stores.installations.get(&place).is_some_and(|it| it.metadata.deletion_timestamp.is_some());
+    let is_needed =
+        workspace::needs(context, token, context.is_namespace_going(&namespace, is_installation_going).await?);
+    let purpose = if is_needed { Purpose::Removal } else { Purpose::Use };
     let Referred { installation, app_name, app, connection, access } =
-        refer(context, &namespace, &token.spec.installation_ref.name, Purpose::Use);
+        refer(context, &namespace, &token.spec.installation_ref.name, purpose);
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.clone());
 
     let secrets = Api::<Lenient<Secret>>::namespaced(context.client.clone(), &namespace);
@@ -75,7 +82,7 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
             || installation.as_ref().is_some_and(|installation| installation.spec.paused)
             || app.as_ref().is_some_and(|app| app.spec.paused),
         access,
-        is_needed: is_needed(context, token, &namespace),
+        is_needed,
         secret: seen,
         former_secrets: former_secrets(context, token, &namespace),
         held: context.memory.held(&uid),
@@ -86,23 +93,6 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     let gathered = context.sabotage.tamper(gathered);
     let github = connection.and_then(|connection| connection.github);
     Ok(Found { gathered, about, secret, ca_bundle, github, app: app.and(app_name) })
-}
-
-/// Whether a workspace that is going has yet to save its work with this token. When its namespace is being deleted, both
-/// are deleted at once.
-fn is_needed(context: &Context, token: &InstallationToken, namespace: &str) -> bool {
-    let owner = token.owner_references().iter().find(|owner| owner.kind == "Workspace");
-    let workspace = owner.and_then(|owner| {
-        let workspace = context.stores.workspaces.get(&ObjectRef::new(&owner.name).within(namespace))?;
-        (workspace.uid().as_ref() == Some(&owner.uid)).then_some(workspace)
-    });
-    workspace.is_some_and(|workspace| {
-        let is_going = workspace.metadata.deletion_timestamp.is_some()
-            || context.namespace(namespace).is_some_and(|namespace| namespace.terminating);
-        is_going
-            && workspace.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER)
-            && !context.workspaces.is_dealt_with(&workspace.uid().unwrap_or_default())
-    })
 }
 
 /// The calls that failed, and those that would: while the App itself does not work, its tokens do not try each for

@@ -5,16 +5,16 @@
 use super::gather::Found;
 use super::memory::{Pull, Remote, Safe};
 use super::objects;
-use super::plan::Step;
+use super::plan::{Step, taken};
 use super::pull;
 use super::seen::{PodSeen, Repository, VolumeSeen, Way};
 use crate::api::{
-    FIELD_MANAGER, InstallationToken, MANAGED_BY, RETAINED_ANNOTATION, RETAINED_LABEL, Reason, WORK_FINALIZER,
-    Workspace,
+    FIELD_MANAGER, InstallationToken, MANAGED_BY, RETAINED_ANNOTATION, RETAINED_LABEL, Reason, SAVED_ANNOTATION,
+    WORK_FINALIZER, WORKSPACE_LABEL, Workspace,
 };
 use crate::controllers::context::{Context, requested_look, set_finalizer};
 use crate::controllers::lenient::Lenient;
-use crate::controllers::standing::{Again, Standing, git_failure, github_failure};
+use crate::controllers::standing::{Again, Standing, git_failure, github_failure, kubernetes_refusal};
 use crate::git::{self, BasicAuth};
 use crate::github::{GitHub, Token};
 use crate::workspace::evidence::{Evidence, Listed, autosave_ref, wip_digest, wip_prefix};
@@ -61,7 +61,8 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Resolve => resolve(context, found).await?,
         Step::MakeToken => {
             let Way::Open(repository) = &seen.way else { return Ok(None) };
-            create::<InstallationToken>(context, object, &token(context, object, repository)).await?;
+            let wanted = token(context, object, repository);
+            create(context, object, &wanted, |it: &InstallationToken| objects::is_ours(it, object)).await?;
         }
         Step::RepairToken => {
             let Way::Open(repository) = &seen.way else { return Ok(None) };
@@ -70,7 +71,7 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
                 .patch(&objects::name(object), &PatchParams::default(), &Patch::Merge(change))
                 .await?;
         }
-        Step::DropToken => delete::<InstallationToken>(context, object, &objects::name(object), None).await?,
+        Step::DropToken => drop_token(context, object).await?,
         Step::MakeVolume => make_volume(context, found).await?,
         Step::HoldVolume => {
             let claim = claim(context, object).await?;
@@ -91,7 +92,12 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Save(attempt) => {
             let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
             let job = objects::job(object, attempt, &seen.branch(), target, &context.settings.workspaces);
-            create::<Job>(context, object, &job).await?;
+            create(context, object, &job, |it: &Job| objects::is_ours(it, object)).await.map_err(|failure| {
+                match failure {
+                    Failure::Kubernetes(error) => refusal(object, error),
+                    remote @ Failure::Remote(..) => remote,
+                }
+            })?;
         }
         Step::DropJob(name) => delete::<Job>(context, object, &name, None).await?,
         Step::Look => {
@@ -140,8 +146,13 @@ where
     Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default())
 }
 
-/// Makes an object. Should there be one by now, the cache was behind: the next look finds it.
-async fn create<K>(context: &Context, object: &Workspace, wanted: &Value) -> Result<(), Failure>
+/// Makes an object. Should it be there by now, the cache was behind: the next look finds it. What is not ours, no look finds.
+async fn create<K>(
+    context: &Context,
+    object: &Workspace,
+    wanted: &Value,
+    is_ours: impl Fn(&K) -> bool,
+) -> Result<(), Failure>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
         + DeserializeOwned
@@ -151,8 +162,26 @@ where
 {
     let wanted: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    api::<K>(context, object).create(&params, &Lenient::from(wanted)).await?;
-    Ok(())
+    let (name, api) = (wanted.name_any(), api::<K>(context, object));
+    match api.create(&params, &Lenient::from(wanted)).await {
+        Ok(_) => return Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let there = api.get_opt(&name).await?.map(Lenient::read).transpose()?;
+    let is_watched = |there: &K| is_ours(there) && there.labels().get(WORKSPACE_LABEL) == Some(&object.name_any());
+    match there {
+        Some(there) if !is_watched(&there) => Err(Failure::Remote(taken(&K::kind(&()), &name), Again::Backoff)),
+        _ => Ok(()),
+    }
+}
+
+/// What Kubernetes refuses to a save is not waited for without end.
+fn refusal(object: &Workspace, error: kube::Error) -> Failure {
+    match kubernetes_refusal(&error, &object.namespace().unwrap_or_default()) {
+        Some(standing) => Failure::Remote(standing, Again::Backoff),
+        None => Failure::Kubernetes(error),
+    }
 }
 
 /// Deletes an object, if it is still that one.
@@ -173,6 +202,16 @@ where
     }
 }
 
+async fn drop_token(context: &Context, object: &Workspace) -> Result<(), Failure> {
+    let name = objects::name(object);
+    let token = api::<InstallationToken>(context, object).get_opt(&name).await?.map(Lenient::read).transpose()?;
+    let Some(token) = token.filter(|token| objects::is_ours(token, object)) else { return Ok(()) };
+    if token.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER) {
+        set_finalizer(&context.client, &token, WORK_FINALIZER, false).await?;
+    }
+    delete::<InstallationToken>(context, object, &name, token.uid()).await
+}
+
 async fn claim(context: &Context, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
     let claim = api::<PersistentVolumeClaim>(context, object).get_opt(&objects::name(object)).await?;
     let claim = claim.map(Lenient::read).transpose()?;
@@ -186,7 +225,8 @@ async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
     let object = &found.seen.object;
     let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned.as_ref()).is_some();
     let was_parted = found.seen.known.safe.is_some() || found.seen.known.is_parted;
-    create::<PersistentVolumeClaim>(context, object, &objects::claim(object)).await?;
+    create(context, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
+        .await?;
     if was_cloned && !was_parted {
         let message = format!(
             "the volume went without the operator: what was on it and not pushed is lost, but for autosaves at refs/landfall/wip/{}. \
@@ -220,7 +260,7 @@ async fn start_pod(context: &Context, found: &Found) -> Result<(), Failure> {
     let pod = objects::pod(object, target, &context.settings.workspaces);
     #[cfg(feature = "sabotage")]
     let pod = with_raw_fields(context, object, pod).await?;
-    create::<Pod>(context, object, &pod).await
+    create(context, object, &pod, |it: &Pod| objects::is_ours(it, object)).await
 }
 
 /// All that the spec says of the pod, as it says it.
@@ -453,11 +493,13 @@ async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> Resul
             message: saved(evidence),
         }
     });
+    if let Some(safe) = &safe {
+        note(context, object, safe).await?;
+    }
     context.workspaces.update(uid(object), |known| {
         if safe.is_none() {
             // Somebody pushed meanwhile, or it was not said by our save: a Job saves again.
-            known.ended.clear();
-            known.last_pod.clear();
+            known.disbelieved.clone_from(&found.seen.saver);
         }
         known.remote = Some(remote);
         known.safe = safe;
@@ -471,6 +513,16 @@ async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> Resul
             Again::Backoff,
         ));
     }
+    Ok(())
+}
+
+/// Notes on the claim that its work was read back, so that it goes should this process end before it does.
+async fn note(context: &Context, object: &Workspace, safe: &Safe) -> Result<(), Failure> {
+    let Some(claim) = claim(context, object).await? else { return Ok(()) };
+    let note = serde_json::to_string(safe).map_err(kube::Error::SerdeError)?;
+    let change = json!({"metadata": {"uid": claim.uid(), "annotations": {SAVED_ANNOTATION: note}}});
+    let claims = api::<PersistentVolumeClaim>(context, object);
+    claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
     Ok(())
 }
 

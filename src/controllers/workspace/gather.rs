@@ -1,11 +1,11 @@
 //! Reads all that a decision about a `Workspace` needs, from caches and memory; while it is being deleted, its volume's claim
 //! from the API server, for a cache that is a moment behind would have work that it does not show.
 
-use super::memory::Remembered;
+use super::memory::{Remembered, Safe};
 use super::objects::{self, ROLE_LABEL, Target};
 use super::pods::{self, Ended, PodView};
 use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, VolumeSeen, Way};
-use crate::api::{GitAuthor, InstallationToken, RETAINED_LABEL, Reason, WORK_FINALIZER, Workspace};
+use crate::api::{GitAuthor, InstallationToken, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER, Workspace};
 use crate::controllers::connection::Connection;
 use crate::controllers::context::Context;
 use crate::controllers::lenient::Lenient;
@@ -43,6 +43,15 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     if context.sabotage.let_go_early && object.metadata.deletion_timestamp.is_some() {
         context.workspaces.update(&uid, |known| known.is_parted = true);
     }
+    let claim = if object.metadata.deletion_timestamp.is_some() {
+        let claims = Api::<Lenient<PersistentVolumeClaim>>::namespaced(context.client.clone(), &namespace);
+        claims.get_opt(&name).await?.map(Lenient::read).transpose()?.map(Arc::new)
+    } else {
+        context.stores.claims.get(&reference(place(&name)))
+    };
+    if let Some(safe) = claim.as_ref().and_then(|claim| noted(claim, object)) {
+        context.workspaces.update(&uid, |known| known.safe = known.safe.take().or(Some(safe)));
+    }
     let known = context.workspaces.get(&uid);
 
     let token = context.stores.tokens.get(&reference(place(&name)));
@@ -61,18 +70,13 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
         let has_ca = referred.as_ref().and_then(|referred| referred.app.as_ref()?.spec.ca_bundle.as_ref()).is_some();
         target(object, &known, connection, github, has_ca)
     });
-    let claim = if object.metadata.deletion_timestamp.is_some() {
-        let claims = Api::<Lenient<PersistentVolumeClaim>>::namespaced(context.client.clone(), &namespace);
-        claims.get_opt(&name).await?.map(Lenient::read).transpose()?.map(Arc::new)
-    } else {
-        context.stores.claims.get(&reference(place(&name)))
-    };
     let pod = match context.stores.pods.get(&reference(place(&name))) {
         None => PodSeen::Absent,
         Some(pod) if !takes(context, objects::is_ours(&*pod, object)) => PodSeen::Foreign,
         Some(pod) => PodSeen::Ours(Box::new(PodView::of(&pod))),
     };
     let job = newest_job(context, object);
+    let (saver, ended) = last_saver(context, object, &known, job.as_ref());
     let paused = |referred: &Referred| {
         referred.installation.as_ref().is_some_and(|installation| installation.spec.paused)
             || referred.app.as_ref().is_some_and(|app| app.spec.paused)
@@ -85,7 +89,8 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
         target,
         token: token.map_or(TokenSeen::Absent, |token| token_seen(context, &token, object)),
         volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(context, &claim, object)),
-        ended: last_ended(context, object, &known, job.as_ref()),
+        ended: ended.filter(|_| saver.is_none() || known.disbelieved != saver),
+        saver,
         pod,
         job,
         known,
@@ -95,11 +100,6 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     };
     #[cfg(feature = "sabotage")]
     let seen = context.sabotage.tamper_workspace(seen);
-    #[cfg(feature = "sabotage")]
-    if context.sabotage.believe_status {
-        // Others ask what is known whether the token is still needed.
-        context.workspaces.update(&uid, |known| known.safe.clone_from(&seen.known.safe));
-    }
     Ok(Found { seen, github, git: connection.and_then(|connection| connection.git.clone()) })
 }
 
@@ -213,6 +213,7 @@ fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) 
         message: ready.map_or_else(|| "it was not minted yet".to_owned(), |ready| ready.message.clone()),
         is_stalled: is_current && is_stalled,
         is_going,
+        is_held: token.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
         is_right: right.unwrap_or(false),
     }
 }
@@ -227,6 +228,14 @@ fn volume_seen(context: &Context, claim: &PersistentVolumeClaim, object: &Worksp
         is_held: claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
         is_kept: claim.labels().contains_key(RETAINED_LABEL),
     }
+}
+
+/// What was noted on a claim that is to go: its work was read back. On one that is in use it says nothing.
+fn noted(claim: &PersistentVolumeClaim, object: &Workspace) -> Option<Safe> {
+    let is_to_go = object.metadata.deletion_timestamp.is_some() || claim.metadata.deletion_timestamp.is_some();
+    let note =
+        claim.annotations().get(SAVED_ANNOTATION).filter(|_| is_to_go && objects::is_our_claim(claim, object))?;
+    serde_json::from_str(note).ok()
 }
 
 fn newest_job(context: &Context, object: &Workspace) -> Option<JobSeen> {
@@ -254,27 +263,31 @@ fn job_end(job: &Job) -> Option<JobEnd> {
     Some(JobEnd { is_success: ended.type_ == "Complete", message: words.join(": "), at })
 }
 
-/// How the newest Job's last pod ended, else how the pod itself did.
-fn last_ended(context: &Context, object: &Workspace, known: &Remembered, job: Option<&JobSeen>) -> Option<Ended> {
+/// The pod that was to save last: the newest Job's newest, else the one in which work was done. Its uid, and how it ended.
+fn last_saver(
+    context: &Context,
+    object: &Workspace,
+    known: &Remembered,
+    job: Option<&JobSeen>,
+) -> (Option<String>, Option<Ended>) {
     let (namespace, uid) = (object.namespace(), object.uid().unwrap_or_default());
+    let Some(job) = job else {
+        let last = namespace.as_deref().and_then(|namespace| known.last_pod.get(namespace));
+        #[cfg(feature = "sabotage")]
+        let last = known.last_pod.values().next_back().filter(|_| context.sabotage.any_namespace).or(last);
+        return (last.cloned(), last.and_then(|last| known.ended.get(last)).cloned());
+    };
     let all = context.stores.pods.state();
-    let of_save = all.iter().filter(|pod| {
+    let of_job = all.iter().filter(|pod| {
         pod.namespace() == namespace
             && pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "save")
             && objects::workspace_of(pod).is_some_and(|(_, its)| its == uid)
-            && job.is_some_and(|job| {
-                pod.owner_references().iter().any(|owner| owner.kind == "Job" && owner.name == job.name)
-            })
+            && pod.owner_references().iter().any(|owner| owner.kind == "Job" && owner.name == job.name)
     });
-    let newest = of_save.max_by_key(|pod| pod.creation_timestamp().map(|time| time.0));
-    match (job, newest) {
-        (Some(_), Some(pod)) => pods::ended(pod).or_else(|| known.ended.get(&pod.uid()?).cloned()),
-        (Some(_), None) => None,
-        (None, _) => {
-            let last = known.last_pod.get(namespace.as_deref()?);
-            #[cfg(feature = "sabotage")]
-            let last = known.last_pod.values().next_back().filter(|_| context.sabotage.any_namespace).or(last);
-            known.ended.get(last?).cloned()
-        }
-    }
+    let Some(newest) = of_job.max_by_key(|pod| pod.creation_timestamp().map(|time| time.0)) else {
+        return (None, None);
+    };
+    let pod = newest.uid();
+    let ended = pods::ended(newest).or_else(|| known.ended.get(pod.as_ref()?).cloned());
+    (pod, ended)
 }

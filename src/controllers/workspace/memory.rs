@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,8 +35,8 @@ pub enum Task {
     Look,
     /// The pull request.
     Pull,
-    /// Saving.
-    Save,
+    /// Making an object.
+    Make,
 }
 
 /// A call that failed.
@@ -100,6 +101,8 @@ pub struct Remembered {
     pub ended: BTreeMap<String, Ended>,
     /// How the work was saved, as the remote confirmed.
     pub safe: Option<Safe>,
+    /// The pod, by its uid, whose word was held against the remote and did not hold.
+    pub disbelieved: Option<String>,
     /// It was told what is given up.
     pub is_told: bool,
     /// The volume was kept, or given up.
@@ -114,8 +117,8 @@ pub struct Remembered {
     pub reports: Option<Allowance>,
 }
 
-/// How the work was saved, as the remote confirmed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How the work was saved, as the remote confirmed. It is noted on the claim, too: a process that begins anew has it from there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Safe {
     /// The commit.
     pub commit: Option<String>,
@@ -180,12 +183,6 @@ impl Workspaces {
             // It runs, again maybe: what an earlier run of it said does not hold.
             None => drop(known.ended.remove(&pod_uid)),
         }
-    }
-
-    /// Whether a workspace's work is dealt with, so that it needs no token any more.
-    #[must_use]
-    pub fn is_dealt_with(&self, uid: &str) -> bool {
-        self.lock().get(uid).is_some_and(|known| known.safe.is_some() || known.is_parted)
     }
 
     /// Forgets all that are gone.

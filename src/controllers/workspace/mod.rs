@@ -23,21 +23,39 @@ mod status;
 
 pub use desk::WorkspaceDesk;
 pub use memory::Workspaces;
+pub use objects::named;
 
 use super::context::{Context, Settled};
 use super::standing::{Again, Standing, kubernetes_refusal};
-use crate::api::{Reason, Workspace, WorkspaceStatus};
+use crate::api::{InstallationToken, Reason, WORK_FINALIZER, Workspace, WorkspaceStatus};
 use crate::runtime::metrics::Outcome;
 use apply::{Failure, apply, uid};
 use gather::{Found, gather};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use memory::Failed;
+use memory::{Failed, Task};
 use plan::{Plan, Step, plan};
 use std::sync::Arc;
 
 /// More steps than any way has: a plan that never settles is a bug, and must not become a loop.
 const MOST_STEPS: usize = 20;
+
+/// Whether a workspace that is going has yet to save its work with this token. Until then neither the token nor what it is made
+/// by goes: when a namespace is deleted, all of them are deleted at once.
+#[must_use]
+pub fn needs(context: &Context, token: &InstallationToken, is_namespace_going: bool) -> bool {
+    let namespace = token.namespace().unwrap_or_default();
+    let owner = token.owner_references().iter().find(|owner| owner.kind == "Workspace");
+    let workspace = owner.and_then(|owner| {
+        let workspace = context.stores.workspaces.get(&ObjectRef::new(&owner.name).within(&namespace))?;
+        (workspace.uid().as_ref() == Some(&owner.uid)).then_some(workspace)
+    });
+    let is_held = |finalizers: &[String]| finalizers.iter().any(|finalizer| finalizer == WORK_FINALIZER);
+    is_held(token.finalizers())
+        && workspace.is_some_and(|workspace| {
+            (workspace.metadata.deletion_timestamp.is_some() || is_namespace_going) && is_held(workspace.finalizers())
+        })
+}
 
 /// The object without a status that was written for another of its name.
 fn own(object: Arc<Workspace>) -> Arc<Workspace> {
@@ -86,11 +104,6 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<O
                 return conclude(context, &object, &found, Some(standing), None).await;
             }
             Ok(changed) => {
-                if context.workspaces.is_dealt_with(&uid) {
-                    // Its token may have waited for that.
-                    let namespace = object.namespace().unwrap_or_default();
-                    context.due.tokens.look_now(&ObjectRef::new(&objects::name(&object)).within(&namespace));
-                }
                 if let Some(task) = task {
                     context.workspaces.update(&uid, |known| {
                         known.failed.remove(&task);
@@ -102,15 +115,12 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<O
                 tracing::warn!(reason = %standing.reason, message = standing.message, "a step failed");
                 let until = context.resolve(&context.due.workspaces, &reference, again);
                 let about = found.seen.about();
-                let task = task.unwrap_or(memory::Task::Save);
+                let task = task.unwrap_or(Task::Make);
                 context.workspaces.update(&uid, |known| {
                     let before = known.failed.get(&task).filter(|before| before.about == about);
                     let times = before.map_or(0, |before| before.times) + 1;
-                    known.failed.insert(task, Failed { standing: standing.clone(), until, times, about });
+                    known.failed.insert(task, Failed { standing, until, times, about });
                 });
-                if task == memory::Task::Save {
-                    return conclude(context, &object, &found, Some(standing), Some(Again::At(until))).await;
-                }
             }
             Err(Failure::Kubernetes(error)) => return refused(context, &object, &found, error).await,
         }

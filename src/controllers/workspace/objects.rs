@@ -13,8 +13,9 @@ use crate::controllers::context::WorkspaceSettings;
 use crate::reports::AUDIENCE;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Affinity, PersistentVolumeClaim, Pod};
 use kube::{Resource, ResourceExt};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -59,6 +60,12 @@ pub struct Target {
 #[must_use]
 pub fn name(workspace: &Workspace) -> String {
     format!("ws-{}", workspace.name_any())
+}
+
+/// The workspace that what has this name is made for, if it is.
+#[must_use]
+pub fn named(object: &str) -> Option<&str> {
+    object.strip_prefix("ws-")
 }
 
 /// The first digits of an object's uid.
@@ -112,9 +119,11 @@ pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> Valu
     if workspace.spec.pull_request.mode != PullRequestMode::None {
         permissions["pull_requests"] = json!("write");
     }
+    let mut metadata = owned(workspace, &name(workspace), None);
+    // It goes when the work is dealt with, and not because its namespace goes.
+    metadata["finalizers"] = json!([WORK_FINALIZER]);
     json!({
-        "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
-        "metadata": owned(workspace, &name(workspace), None),
+        "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken", "metadata": metadata,
         "spec": {
             "installationRef": {"name": installation}, "repositories": [{"id": repository}],
             "permissions": permissions, "secret": {"name": name(workspace), "format": "BasicAuth"},
@@ -171,6 +180,14 @@ pub fn directory(workspace: &Workspace) -> String {
     format!("{VOLUME}/{}", workspace.spec.repository_ref.name)
 }
 
+/// The affinity that is asked for; of what is in it, what a pod has.
+///
+/// # Errors
+/// It is of another shape.
+pub fn affinity(workspace: &Workspace) -> Result<Option<Affinity>, serde_json::Error> {
+    workspace.spec.pod.affinity.as_ref().map(Affinity::deserialize).transpose()
+}
+
 fn security() -> Value {
     json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})
 }
@@ -213,7 +230,8 @@ fn common(workspace: &Workspace) -> Value {
     };
     set("nodeSelector", !pod.node_selector.is_empty(), json!(pod.node_selector));
     set("tolerations", !pod.tolerations.is_empty(), json!(pod.tolerations));
-    set("affinity", pod.affinity.is_some(), json!(pod.affinity));
+    let affinity = affinity(workspace).ok().flatten();
+    set("affinity", affinity.is_some(), json!(affinity));
     set("runtimeClassName", pod.runtime_class_name.is_some(), json!(pod.runtime_class_name));
     set("imagePullSecrets", !pod.image_pull_secrets.is_empty(), json!(pod.image_pull_secrets));
     spec

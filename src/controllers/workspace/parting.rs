@@ -46,8 +46,10 @@ pub fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
         return plan;
     }
     match &seen.token {
-        TokenSeen::Ours { is_going: false, .. } => return Plan::Do(Step::DropToken),
-        TokenSeen::Ours { is_going: true, message, .. } => {
+        TokenSeen::Ours { is_going: false, .. } | TokenSeen::Ours { is_held: true, .. } => {
+            return Plan::Do(Step::DropToken);
+        }
+        TokenSeen::Ours { message, .. } => {
             let message = format!("its work is dealt with; its token is being revoked: {message}");
             return settled(Standing::reconciling(Reason::WaitingForDependents, message), None);
         }
@@ -210,6 +212,9 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
     let left = match &seen.ended {
         Some(Ended::Said(evidence)) => left(evidence),
         Some(Ended::Silent(how)) => how.clone(),
+        None if seen.saver.is_some() && seen.known.disbelieved == seen.saver => {
+            "The remote does not have what was said to be saved, or has more".to_owned()
+        }
         None => String::new(),
     };
     let is_final = matches!(&seen.ended, Some(Ended::Said(evidence)) if evidence.outcome == Outcome::Refused);
@@ -256,9 +261,12 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
         );
         return failed(seen, now, &why, None);
     }
-    match prepared(seen, now) {
-        Ok(()) => Parting::Next(Plan::Do(Step::Save(attempt))),
-        Err(parting) => parting,
+    if let Err(parting) = prepared(seen, now) {
+        return parting;
+    }
+    match seen.waits(Task::Make, now) {
+        Some(refused) if !is_patient(seen, now) => failed(seen, now, &refused.standing.message, None),
+        _ => Parting::Next(Plan::Do(Step::Save(attempt))),
     }
 }
 

@@ -42,7 +42,7 @@ pub enum Step {
     MakeToken,
     /// Make its spec what it should be.
     RepairToken,
-    /// Delete it: it is revoked, and its Secret goes.
+    /// Take the workspace's finalizer off it, and delete it: it is revoked, and its Secret goes.
     DropToken,
     /// Make the volume's claim.
     MakeVolume,
@@ -82,6 +82,7 @@ impl Step {
             Self::Resolve => Some(Task::Resolve),
             Self::Look | Self::Believe(_) => Some(Task::Look),
             Self::FindPull | Self::OpenPull | Self::FinishPull => Some(Task::Pull),
+            Self::MakeToken | Self::MakeVolume | Self::StartPod | Self::Save(_) => Some(Task::Make),
             _ => None,
         }
     }
@@ -97,6 +98,17 @@ pub const SLACK: SignedDuration = SignedDuration::from_secs(60);
 /// Works it out.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
+    let plan = next(seen, now);
+    match &plan {
+        Plan::Do(step) if step.task() == Some(Task::Make) => match seen.waits(Task::Make, now) {
+            Some(failed) => settled(failed.standing, Some(Again::At(failed.until))),
+            None => plan,
+        },
+        _ => plan,
+    }
+}
+
+fn next(seen: &Seen, now: Timestamp) -> Plan {
     if seen.is_going() {
         return plan_removal(seen, now);
     }
@@ -125,6 +137,10 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     if seen.is_namespace_going {
         return settled(Standing::reconciling(Reason::WaitingForDependents, "its namespace is being deleted"), None);
     }
+    if let Err(error) = objects::affinity(&seen.object) {
+        let message = format!("spec.pod.affinity is not what a pod has (kubectl explain pod.spec.affinity): {error}");
+        return settled(Standing::stalled(Reason::InvalidSpec, message), None);
+    }
     plan_start(seen, now).unwrap_or_else(|pod| plan_running(seen, &pod, now))
 }
 
@@ -136,13 +152,17 @@ pub fn wait(reason: Reason, message: impl Into<String>, until: Timestamp) -> Pla
     settled(Standing::reconciling(reason, message), Some(Again::At(until)))
 }
 
-fn taken(what: &str, seen: &Seen) -> Plan {
-    let name = objects::name(&seen.object);
+/// There is an object of this name, and it is not the workspace's.
+pub fn taken(what: &str, name: &str) -> Standing {
     let message = format!(
         "{what} {name} exists and was not made for this workspace, so it is left as it is: delete it, or make a Workspace \
          of another name"
     );
-    settled(Standing::stalled(Reason::NameTaken, message), Some(Again::Person))
+    Standing::stalled(Reason::NameTaken, message)
+}
+
+fn is_taken(what: &str, seen: &Seen) -> Plan {
+    settled(taken(what, &objects::name(&seen.object)), Some(Again::Person))
 }
 
 /// The way to a running pod; `Err`: it is there.
@@ -158,12 +178,12 @@ fn plan_start(seen: &Seen, now: Timestamp) -> Result<Plan, Box<PodView>> {
     }
     match &seen.volume {
         VolumeSeen::Absent => return Ok(Plan::Do(Step::MakeVolume)),
-        VolumeSeen::Foreign => return Ok(taken("PersistentVolumeClaim", seen)),
+        VolumeSeen::Foreign => return Ok(is_taken("PersistentVolumeClaim", seen)),
         VolumeSeen::Ours { is_held: false, .. } => return Ok(Plan::Do(Step::HoldVolume)),
         VolumeSeen::Ours { .. } => {}
     }
     Ok(match &seen.pod {
-        PodSeen::Foreign => taken("Pod", seen),
+        PodSeen::Foreign => is_taken("Pod", seen),
         PodSeen::Ours(pod) if pod.going.is_some() => {
             let until = pod.going.and_then(|end| end.checked_add(SLACK).ok()).unwrap_or(now);
             wait(Reason::PodStarting, "the former pod is still ending", until.max(soon(now)))
@@ -190,7 +210,7 @@ pub fn soon(now: Timestamp) -> Timestamp {
 pub fn plan_token(seen: &Seen) -> Option<Plan> {
     Some(match &seen.token {
         TokenSeen::Absent => Plan::Do(Step::MakeToken),
-        TokenSeen::Foreign => taken("InstallationToken", seen),
+        TokenSeen::Foreign => is_taken("InstallationToken", seen),
         // It is revoked only when the work is dealt with.
         TokenSeen::Ours { is_going: true, is_ready: true, .. } if seen.is_going() => return None,
         TokenSeen::Ours { is_going: true, .. } => {

@@ -52,6 +52,8 @@ pub enum TokenSeen {
         is_stalled: bool,
         /// It is being deleted.
         is_going: bool,
+        /// The workspace's finalizer is on it.
+        is_held: bool,
         /// It is as it should be.
         is_right: bool,
     },
@@ -138,8 +140,10 @@ pub struct Seen {
     pub pod: PodSeen,
     /// The newest Job.
     pub job: Option<JobSeen>,
-    /// How the last that saved ended, by this process's memory.
+    /// How the last that saved ended, by this process's memory; nothing where its word did not hold.
     pub ended: Option<Ended>,
+    /// That pod, by its uid.
+    pub saver: Option<String>,
     /// What this process knows.
     pub known: Remembered,
     /// What status says is so.

@@ -1,6 +1,7 @@
 //! Workspaces on the API server, where no node runs their pods: the tests say what the pods would say.
 
 mod attacks;
+mod ends;
 mod fields;
 mod foreign;
 

@@ -27,7 +27,7 @@ fn object(spec: &serde_json::Value, ready: Option<(&str, &str)>) -> Installation
     });
     serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
-        "metadata": {"name": "shop", "namespace": "team-a", "uid": UID},
+        "metadata": {"name": "shop", "namespace": "team-a", "uid": UID, "finalizers": [REVOKE_FINALIZER]},
         "spec": whole, "status": {"conditions": conditions.unwrap_or_else(|| json!([]))},
     }))
     .unwrap()

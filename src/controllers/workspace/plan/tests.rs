@@ -1,4 +1,4 @@
-use super::super::memory::{Remembered, Remote, Safe};
+use super::super::memory::{Failed, Remembered, Remote, Safe};
 use super::super::objects::Target;
 use super::super::pods::{Clone, Cloned, Ended};
 use super::super::seen::{JobEnd, JobSeen, Repository};
@@ -74,6 +74,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
             message: String::new(),
             is_stalled: false,
             is_going: false,
+            is_held: true,
             is_right: true,
         },
         volume: VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false },
@@ -82,6 +83,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
         #[cfg(feature = "sabotage")]
         believes_status: false,
         ended: None,
+        saver: None,
         known: Remembered {
             repository: Some((Arc::new(serde_json::from_value(repository).unwrap()), now())),
             remote: Some(remote),
@@ -179,6 +181,18 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
     let safe = Safe { commit: None, reference: String::new(), at: now(), message: String::new() };
     seen.known.safe = Some(safe);
     assert_eq!(does(&seen), Step::DropToken);
+    let token = |is_held| TokenSeen::Ours {
+        is_ready: false,
+        message: String::new(),
+        is_stalled: false,
+        is_going: true,
+        is_held,
+        is_right: true,
+    };
+    seen.token = token(true);
+    assert_eq!(does(&seen), Step::DropToken, "its namespace is being deleted, and it is held for this workspace");
+    seen.token = token(false);
+    assert_eq!(says(&seen, now()).reason, Reason::WaitingForDependents);
     seen.token = TokenSeen::Absent;
     assert_eq!(does(&seen), Step::ReleaseVolume);
     seen.volume = VolumeSeen::Absent;
@@ -216,6 +230,42 @@ fn what_cannot_be_pushed_ends_as_the_spec_says() {
             (other, _) => panic!("{choice}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_job_whose_word_does_not_hold_is_followed_by_another() {
+    let mut seen = gone(&json!({}));
+    let past = now() - SignedDuration::from_mins(1);
+    let success = JobEnd { is_success: true, message: "Complete".into(), at: past };
+    seen.job = Some(JobSeen { ended: Some(success), ..job(1, None) });
+    seen.saver = Some("j-1".into());
+    seen.known.disbelieved = Some("j-1".into());
+    assert_eq!(does(&seen), Step::Save(2));
+    seen.job.as_mut().unwrap().attempt = 3;
+    assert!(matches!(does(&seen), Step::KeepVolume(why) if why.contains("The remote does not have")));
+}
+
+#[test]
+fn a_job_that_is_not_admitted_is_not_tried_without_end() {
+    let mut seen = gone(&json!({}));
+    let standing = Standing::reconciling(Reason::KubernetesRefused, "exceeded quota");
+    let (soon, late) = (now() + SignedDuration::from_mins(1), now() + SignedDuration::from_hours(2));
+    let failed = Failed { standing: standing.clone(), until: soon, times: 1, about: seen.about() };
+    seen.known.failed.insert(Task::Make, failed.clone());
+    assert_eq!(says(&seen, now()), standing);
+    assert_eq!(plan(&seen, soon), Plan::Do(Step::Save(1)));
+    seen.known.failed.insert(Task::Make, Failed { until: late + SignedDuration::from_mins(1), ..failed });
+    seen.known.repository.as_mut().unwrap().1 = late;
+    assert!(matches!(plan(&seen, late), Plan::Do(Step::KeepVolume(why)) if why.contains("exceeded quota")));
+}
+
+#[test]
+fn an_affinity_of_another_shape_is_named_and_does_not_keep_work_from_being_saved() {
+    let spec = json!({"pod": {"affinity": {"nodeAffinity": "everywhere"}}});
+    let told = says(&seen(&spec, false), now());
+    assert_eq!(told.reason, Reason::InvalidSpec);
+    assert!(told.message.contains("spec.pod.affinity"), "{}", told.message);
+    assert_eq!(does(&gone(&spec)), Step::Save(1));
 }
 
 #[test]

@@ -1,0 +1,76 @@
+//! How a workspace ends, and what waits for it meanwhile.
+
+use super::{OBJECTS, Team};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+use landfall::api::{GitHubInstallation, InstallationToken, WORK_FINALIZER, Workspace};
+use landfall::controller::Sabotage;
+use serde_json::json;
+
+/// When a namespace is deleted, all that is in it is, in an order of the cluster's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_save_needs_waits_for_it() {
+    let team = Team::new(Sabotage::default()).await;
+    team.works(&json!({})).await;
+    let (world, before) = (&team.world, team.world.sim.live_tokens().len());
+    let installation = async || world.get::<GitHubInstallation>("team-a", "acme").await;
+    let uid = installation().await.and_then(|installation| installation.uid());
+    let held = |finalizers: &[&str]| json!({"metadata": {"finalizers": finalizers}});
+    world.merge::<Pod>("team-a", OBJECTS, &held(&["test.landfall.dev/saves"])).await.expect("it takes its time to end");
+    world.delete::<Workspace>("team-a", "try").await;
+    world.delete::<GitHubInstallation>("team-a", "acme").await;
+    world.delete::<InstallationToken>("team-a", OBJECTS).await;
+    let message = world.until_reason::<GitHubInstallation>("team-a", "acme", "WaitingForDependents").await;
+    assert!(message.contains("InstallationToken team-a/ws-try"), "{message}");
+    team.operator.settled().await;
+    assert_eq!(world.sim.live_tokens().len(), before, "it is saved with it");
+    assert_eq!(installation().await.and_then(|installation| installation.uid()), uid);
+
+    team.say("team-a", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
+    world.merge::<Pod>("team-a", OBJECTS, &held(&[])).await.expect("it ended");
+    world.until_gone::<Workspace>("team-a", "try").await;
+    world.until_gone::<InstallationToken>("team-a", OBJECTS).await;
+    // The App makes another.
+    let is_gone = async || (installation().await?.uid() != uid).then_some(());
+    world.until("the installation is gone", is_gone).await;
+    let claim = world.get::<PersistentVolumeClaim>("team-a", OBJECTS).await;
+    assert!(claim.is_none_or(|claim| !claim.finalizers().iter().any(|name| name == WORK_FINALIZER)));
+    team.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_is_named_without_our_label_on_it_too() {
+    let team = Team::new(Sabotage::default()).await;
+    let world = &team.world;
+    let spec = json!({"containers": [{"name": "main", "image": "none.invalid/none"}]});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": OBJECTS, "namespace": "team-a"}, "spec": spec,
+    });
+    let theirs = world.apply::<Pod>(&pod).await.uid();
+    team.make("try", &json!({})).await;
+    let message = world.until_reason::<Workspace>("team-a", "try", "NameTaken").await;
+    assert!(message.contains("Pod ws-try"), "{message}");
+    world.delete_now::<Pod>("team-a", OBJECTS).await;
+    let ours = async || {
+        world.advance(SignedDuration::from_secs(30));
+        team.operator.settled().await;
+        let pod = world.get::<Pod>("team-a", OBJECTS).await?;
+        (pod.uid() != theirs).then_some(())
+    };
+    world.until("it goes on when the other pod is gone", ours).await;
+    team.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_affinity_of_another_shape_is_named_until_it_is_corrected() {
+    let team = Team::new(Sabotage::default()).await;
+    let world = &team.world;
+    team.make("try", &json!({"pod": {"affinity": {"nodeAffinity": "everywhere"}}})).await;
+    let message = world.until_reason::<Workspace>("team-a", "try", "InvalidSpec").await;
+    assert!(message.contains("spec.pod.affinity"), "{message}");
+    let change = json!({"spec": {"pod": {"affinity": null}}});
+    world.merge::<Workspace>("team-a", "try", &change).await.expect("corrected");
+    world.until("there is a pod", async || world.get::<Pod>("team-a", OBJECTS).await.map(drop)).await;
+    team.end().await;
+}
