@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::branch::{BranchError, BranchName};
-use super::ls_refs::{AnswerError, Capabilities, ObjectFormat, refused};
-use super::pkt_line::{DELIMITER, FLUSH, Packet, decode, encode};
+use super::ls_refs::{AnswerError, Capabilities, ObjectFormat};
+use super::pkt_line::{DELIMITER, FLUSH, encode};
+use super::reading::{Reading, Wanted};
 use super::sha::Sha;
 
 /// The most refs that are kept.
@@ -49,58 +50,27 @@ pub fn request(prefixes: &[RefPrefix], capabilities: Capabilities) -> String {
     request + FLUSH
 }
 
-/// An answer to a [`request`], as it comes in.
+/// What is below some prefixes.
 #[derive(Debug)]
 pub struct Listing {
     prefixes: Vec<RefPrefix>,
     object_format: ObjectFormat,
-    /// What is not a whole packet yet.
-    pending: Vec<u8>,
     found: BTreeMap<String, Sha>,
-    complete: bool,
 }
 
 impl Listing {
-    /// Of a request for `prefixes`, made with this format.
+    /// The answer to a [`request`] for `prefixes`, made with this format.
     #[must_use]
-    pub fn new(prefixes: Vec<RefPrefix>, object_format: ObjectFormat) -> Self {
-        Self { prefixes, object_format, pending: Vec::new(), found: BTreeMap::new(), complete: false }
+    pub fn new(prefixes: Vec<RefPrefix>, object_format: ObjectFormat) -> Reading<Self> {
+        Reading::of(Self { prefixes, object_format, found: BTreeMap::new() })
     }
+}
 
-    /// Takes the next bytes. True once all is known.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
-        let mut pending = std::mem::take(&mut self.pending);
-        pending.extend_from_slice(bytes);
-        let mut rest = pending.as_slice();
-        while !self.complete
-            && let Some((packet, length)) = decode(rest)?
-        {
-            rest = &rest[length..];
-            match packet {
-                Packet::Line(line) => self.line(line)?,
-                Packet::Flush => self.complete = true,
-                Packet::Delimiter | Packet::ResponseEnd => {
-                    return Err(AnswerError::Malformed("its list of refs has sections"));
-                }
-            }
-        }
-        self.pending = rest.to_vec();
-        Ok(self.complete)
-    }
+impl Wanted for Listing {
+    /// Full names and what they point to.
+    type Meaning = BTreeMap<String, Sha>;
 
-    /// The end has come: full names and what they point to.
-    pub fn finish(self) -> Result<BTreeMap<String, Sha>, AnswerError> {
-        if self.complete { Ok(self.found) } else { Err(AnswerError::Cut) }
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<(), AnswerError> {
-        if let Some(words) = line.strip_prefix(b"ERR ") {
-            return Err(refused(words));
-        }
-        let mut words = line.split(|byte| *byte == b' ');
-        let (Some(object), Some(name)) = (words.next(), words.next().filter(|name| !name.is_empty())) else {
-            return Err(AnswerError::Malformed("a line of it is no ref"));
-        };
+    fn take(&mut self, object: &[u8], name: &[u8], _: &[u8]) -> Result<(), AnswerError> {
         let sha = self.object_format.sha(object)?;
         // A name that is not Unicode is none that was asked for: prefixes are, and so is what is looked up in the answer.
         let Some(name) =
@@ -116,6 +86,10 @@ impl Listing {
             Entry::Occupied(_) => return Err(AnswerError::Malformed("it names a ref twice")),
         };
         Ok(())
+    }
+
+    fn meaning(self) -> Self::Meaning {
+        self.found
     }
 }
 

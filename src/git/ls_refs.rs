@@ -5,6 +5,7 @@
 //! panic and never half an answer. An answer that ends early is one, too: a branch is missing only if the server said so.
 use super::branch::BranchName;
 use super::pkt_line::{DELIMITER, FLUSH, NotPackets, Packet, decode, encode};
+use super::reading::{Reading, Wanted};
 use super::sha::Sha;
 
 /// How a repository names its objects.
@@ -179,16 +180,13 @@ pub(super) fn refused(words: &[u8]) -> AnswerError {
     AnswerError::Refused(String::from_utf8_lossy(words).into_owned())
 }
 
-/// An answer to a [`request`], as it comes in.
+/// HEAD and a branch.
 #[derive(Debug)]
 pub struct Answer {
     wanted: Option<BranchName>,
     object_format: ObjectFormat,
-    /// What is not a whole packet yet.
-    pending: Vec<u8>,
     head: Option<HeadLine>,
     found: Option<Sha>,
-    complete: bool,
 }
 
 #[derive(Debug)]
@@ -199,38 +197,39 @@ struct HeadLine {
 }
 
 impl Answer {
-    /// Of a request for `branch`, made with this format.
+    /// The answer to a [`request`] for `branch`, made with this format.
     #[must_use]
-    pub fn new(branch: Option<BranchName>, object_format: ObjectFormat) -> Self {
-        Self { wanted: branch, object_format, pending: Vec::new(), head: None, found: None, complete: false }
+    pub fn new(branch: Option<BranchName>, object_format: ObjectFormat) -> Reading<Self> {
+        Reading::of(Self { wanted: branch, object_format, head: None, found: None })
     }
+}
 
-    /// Takes the next bytes. True once what was asked for is known; what follows then need not be read.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
-        let mut pending = std::mem::take(&mut self.pending);
-        pending.extend_from_slice(bytes);
-        let mut rest = pending.as_slice();
-        while !self.complete
-            && let Some((packet, length)) = decode(rest)?
+impl Wanted for Answer {
+    type Meaning = Refs;
+
+    fn take(&mut self, object: &[u8], name: &[u8], attributes: &[u8]) -> Result<(), AnswerError> {
+        let sha = if object == b"unborn" { None } else { Some(self.object_format.sha(object)?) };
+        if name == b"HEAD" {
+            let mut attributes = attributes.split(|byte| *byte == b' ');
+            let target = attributes.find_map(|attribute| attribute.strip_prefix(b"symref-target:refs/heads/"));
+            // A name that cannot be a branch's is as good as none.
+            let branch = target.and_then(|name| str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
+            return once(&mut self.head, HeadLine { sha, branch });
+        }
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.as_str().as_bytes());
+        if let Some(sha) = sha
+            && wanted.is_some_and(|wanted| name.strip_prefix(b"refs/heads/") == Some(wanted))
         {
-            rest = &rest[length..];
-            match packet {
-                Packet::Line(line) => self.line(line)?,
-                Packet::Flush => self.complete = true,
-                Packet::Delimiter | Packet::ResponseEnd => {
-                    return Err(AnswerError::Malformed("its list of refs has sections"));
-                }
-            }
+            return once(&mut self.found, sha);
         }
-        self.pending = rest.to_vec();
-        Ok(self.complete || self.is_settled())
+        Ok(())
     }
 
-    /// The end has come: what it said.
-    pub fn finish(self) -> Result<Refs, AnswerError> {
-        if !self.complete && !self.is_settled() {
-            return Err(AnswerError::Cut);
-        }
+    fn is_settled(&self) -> bool {
+        self.head.is_some() && (self.wanted.is_none() || self.found.is_some())
+    }
+
+    fn meaning(self) -> Refs {
         let (head, default_branch) = match self.head {
             Some(line) => (line.sha, line.branch),
             None => (None, None),
@@ -244,36 +243,7 @@ impl Answer {
             },
             (_, None, None) | (None, Some(_), None) => Head::Empty,
         };
-        Ok(Refs { default_branch, head })
-    }
-
-    /// Whether nothing that may still come would change what is known.
-    fn is_settled(&self) -> bool {
-        self.head.is_some() && (self.wanted.is_none() || self.found.is_some())
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<(), AnswerError> {
-        if let Some(words) = line.strip_prefix(b"ERR ") {
-            return Err(refused(words));
-        }
-        let mut words = line.split(|byte| *byte == b' ');
-        let (Some(object), Some(name)) = (words.next(), words.next().filter(|name| !name.is_empty())) else {
-            return Err(AnswerError::Malformed("a line of it is no ref"));
-        };
-        let sha = if object == b"unborn" { None } else { Some(self.object_format.sha(object)?) };
-        if name == b"HEAD" {
-            let target = words.find_map(|attribute| attribute.strip_prefix(b"symref-target:refs/heads/"));
-            // A name that cannot be a branch's is as good as none.
-            let branch = target.and_then(|name| str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
-            return once(&mut self.head, HeadLine { sha, branch });
-        }
-        let wanted = self.wanted.as_ref().map(|wanted| wanted.as_str().as_bytes());
-        if let Some(sha) = sha
-            && wanted.is_some_and(|wanted| name.strip_prefix(b"refs/heads/") == Some(wanted))
-        {
-            return once(&mut self.found, sha);
-        }
-        Ok(())
+        Refs { default_branch, head }
     }
 }
 

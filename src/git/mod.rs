@@ -1,7 +1,7 @@
 //! Git remotes, as the operator asks them without cloning: the head of a branch, and which branch is the default; and the
 //! git program, as it is run where a stranger may have written ([`sealed`]).
 //!
-//! Owns git's wire protocol as far as `ls-refs` needs it ([`pkt_line`], [`ls_refs`], [`listing`]), the exchange over smart HTTP
+//! Owns git's wire protocol as far as `ls-refs` needs it ([`pkt_line`], [`reading`], [`ls_refs`], [`listing`]), the exchange over smart HTTP
 //! ([`remote`]), the words for what a remote holds ([`sha`], [`branch`]) and which remotes may be asked at all
 //! ([`address`], [`reach`]). It costs nothing of GitHub's REST budget, which is why polling goes this way.
 //!
@@ -16,6 +16,7 @@ pub mod listing;
 pub mod ls_refs;
 pub mod pkt_line;
 pub mod reach;
+pub mod reading;
 pub mod remote;
 pub mod sealed;
 pub mod sha;

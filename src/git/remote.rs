@@ -29,6 +29,7 @@ use super::error::Error;
 use super::listing::{self, Listing, RefPrefix};
 use super::ls_refs::{Answer, AnswerError, Capabilities, Refs, advertisement, request};
 use super::reach::Barred;
+use super::reading::{Reading, Wanted};
 use super::sha::Sha;
 use crate::github::redact::shown;
 use crate::github::secret::{REDACTED, Token};
@@ -184,38 +185,6 @@ pub async fn listed(
     exchange.in_time(question).await
 }
 
-/// What reads an answer as it comes in.
-trait Reading {
-    type Meaning;
-
-    fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError>;
-    fn finish(self) -> Result<Self::Meaning, AnswerError>;
-}
-
-impl Reading for Answer {
-    type Meaning = Refs;
-
-    fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
-        Self::push(self, bytes)
-    }
-
-    fn finish(self) -> Result<Refs, AnswerError> {
-        Self::finish(self)
-    }
-}
-
-impl Reading for Listing {
-    type Meaning = BTreeMap<String, Sha>;
-
-    fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
-        Self::push(self, bytes)
-    }
-
-    fn finish(self) -> Result<BTreeMap<String, Sha>, AnswerError> {
-        Self::finish(self)
-    }
-}
-
 struct Exchange<'a> {
     transport: &'a Transport,
     remote: &'a Remote,
@@ -225,14 +194,20 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// The answer to a question, which is made for what the server can do.
-    async fn in_time<R: Reading>(&self, question: impl Fn(Capabilities) -> (String, R)) -> Result<R::Meaning, Error> {
+    async fn in_time<W: Wanted>(
+        &self,
+        question: impl Fn(Capabilities) -> (String, Reading<W>),
+    ) -> Result<W::Meaning, Error> {
         tokio::time::timeout(DEADLINE, self.answer(question)).await.unwrap_or_else(|elapsed| {
             let remote = self.remote.to_string();
             Err(Error::Unreachable { remote, reason: Unreached::TimedOut, source: Arc::new(elapsed) })
         })
     }
 
-    async fn answer<R: Reading>(&self, question: impl Fn(Capabilities) -> (String, R)) -> Result<R::Meaning, Error> {
+    async fn answer<W: Wanted>(
+        &self,
+        question: impl Fn(Capabilities) -> (String, Reading<W>),
+    ) -> Result<W::Meaning, Error> {
         match self.ls_refs(question(Capabilities::ASSUMED)).await {
             Err(error @ (Error::Protocol { source: AnswerError::Cut, .. } | Error::Refused { .. })) => {
                 let capabilities = self.capabilities().await?;
@@ -245,7 +220,7 @@ impl Exchange<'_> {
         }
     }
 
-    async fn ls_refs<R: Reading>(&self, (body, mut answer): (String, R)) -> Result<R::Meaning, Error> {
+    async fn ls_refs<W: Wanted>(&self, (body, mut answer): (String, Reading<W>)) -> Result<W::Meaning, Error> {
         let mut response = self.send(Method::POST, "git-upload-pack", RESULT, body).await?;
         let mut length = 0;
         while let Some(chunk) = self.chunk(response.body_mut()).await? {
