@@ -1,4 +1,4 @@
-//! The command line: one binary, a command for each process.
+//! The command line: a command for each process. What pods run is a binary of its own, which this one goes on as.
 //!
 //! Invariant: what is wrong with the configuration is said before anything is started, with the option's name.
 
@@ -17,7 +17,9 @@ use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
 use crate::{api, manifests};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -55,8 +57,12 @@ enum Command {
     #[command(subcommand)]
     Webhook(webhook::Command),
     /// Clone a workspace's repository, answer its git, and save its work: what runs inside of a workspace's pod.
-    #[command(subcommand)]
-    Workspace(workspace::Command),
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Workspace {
+        /// What to do: `landfall workspace --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -180,21 +186,58 @@ fn positive(text: &str) -> Result<f64, String> {
     if number.is_finite() && number >= 0.001 { Ok(number) } else { Err("must be 0.001 or more".to_owned()) }
 }
 
+/// The same name, with the one command of the program that pods run.
+#[derive(Parser)]
+#[command(name = "landfall", bin_name = "landfall", version, propagate_version = true)]
+struct InPod {
+    #[command(subcommand)]
+    command: InPodCommand,
+}
+
+#[derive(Subcommand)]
+enum InPodCommand {
+    /// Clone a workspace's repository, answer its git, and save its work: what runs inside of a workspace's pod.
+    #[command(subcommand)]
+    Workspace(workspace::Command),
+}
+
+/// The program that pods run beside [`main`]'s: a process's memory is for the most part pages of its program, in steps of many, and
+/// an agent that were part of all of Landfall would have twice as much.
+const WORKSPACE_PROGRAM: &str = "landfall-workspace";
+
 /// Runs the command that was given; what went wrong is printed with its causes.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("landfall: {}", with_causes(&*error));
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(Cli::parse().command))
+}
+
+/// Runs the command of `landfall workspace` that was given; what went wrong is printed with its causes.
+#[must_use]
+pub fn workspace() -> ExitCode {
+    let InPodCommand::Workspace(command) = InPod::parse().command;
+    ended(workspace::run(command))
+}
+
+fn ended(ended: Result<ExitCode, Box<dyn std::error::Error>>) -> ExitCode {
+    ended.unwrap_or_else(|error| {
+        eprintln!("landfall: {}", with_causes(&*error));
+        ExitCode::FAILURE
+    })
+}
+
+/// Goes on as `landfall workspace`, from the same folder; returns if it cannot.
+fn become_workspace(words: &[OsString]) -> Box<dyn std::error::Error> {
+    let program = match std::env::current_exe() {
+        Ok(own) => own.with_file_name(WORKSPACE_PROGRAM),
+        Err(error) => return format!("where this program is cannot be told: {error}").into(),
+    };
+    let error = std::process::Command::new(&program).arg0("landfall").arg("workspace").args(words).exec();
+    format!("{} cannot be run, which belongs beside this program: {error}", program.display()).into()
 }
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
-        Command::Workspace(command) => return workspace::run(command),
+        Command::Workspace { words } => return Err(become_workspace(&words)),
         Command::Controller(args) => {
             telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
             runtime(None)?.block_on(async { control(args, true, on_signal()?).await })
@@ -395,6 +438,18 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+        InPod::command().debug_assert();
+    }
+
+    #[test]
+    fn what_pods_run_gets_every_word_as_it_is() {
+        for words in
+            [&[][..], &["--help"], &["help", "agent"], &["agent", "--report-url", "x", "--", "--help"], &["-V"]]
+        {
+            let line = ["landfall", "workspace"].iter().chain(words);
+            let Command::Workspace { words: passed } = Cli::try_parse_from(line).unwrap().command else { panic!() };
+            assert_eq!(passed, words);
+        }
     }
 
     #[test]

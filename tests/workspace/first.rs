@@ -144,7 +144,7 @@ async fn nothing_is_needed_but_the_volume_and_two_directories() {
     let root = rustix::process::geteuid().is_root() && mounts;
     let scene = Scene::new().await;
     let program = scene.at("landfall");
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_landfall")).arg(&program).status().unwrap();
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_landfall-workspace")).arg(&program).status().unwrap();
     assert!(copied.success());
     std::fs::create_dir(scene.at("tools")).unwrap();
     let writable = ["volume", "scratch", "tools"].map(|name| scene.at(name));

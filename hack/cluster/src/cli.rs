@@ -113,9 +113,9 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Image {
-    /// The operator, localhost/landfall:dev: Debian, git and the program.
+    /// The operator, localhost/landfall:dev: Debian, git and the programs.
     Operator {
-        /// The program `landfall`, built for this machine.
+        /// The program `landfall`, built for this machine, with `landfall-workspace` beside it.
         binary: PathBuf,
     },
     /// The workspaces', localhost/landfall-workspace:dev: Debian, git, gh, ssh, editors.

@@ -5,7 +5,6 @@
 //! when a package does: remove it from the cache for that.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -190,18 +189,25 @@ fn codename(release: &str) -> Option<&str> {
     release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).map(|name| name.trim_matches('"'))
 }
 
-/// Packs the operator's program as the layer on top of its Debian.
+/// Packs the operator's program, and the one beside it that pods run, as the layer on top of its Debian.
 pub(crate) fn program_layer(program: &Path, output: &Path) -> Result<(), ImageError> {
     use std::os::unix::fs::PermissionsExt;
     let parent = output.parent().unwrap_or(Path::new("."));
     let folder = tempfile::tempdir_in(parent).map_err(in_file(parent))?;
     let place = folder.path().join("usr/local/bin");
     fs::create_dir_all(&place).map_err(in_file(&place))?;
-    let copied = place.join("landfall");
-    fs::copy(program, &copied).map_err(in_file(program))?;
-    let executable = |path: &Path| -> io::Result<()> { fs::set_permissions(path, fs::Permissions::from_mode(0o755)) };
-    executable(&copied).map_err(in_file(&copied))?;
-    pack(folder.path(), output, &["usr/local/bin/landfall"], &["--owner=0", "--group=0"])
+    let in_pods = program.with_file_name("landfall-workspace");
+    for (from, name) in [(program, "landfall"), (&in_pods, "landfall-workspace")] {
+        let copied = place.join(name);
+        fs::copy(from, &copied).map_err(in_file(from))?;
+        fs::set_permissions(&copied, fs::Permissions::from_mode(0o755)).map_err(in_file(&copied))?;
+    }
+    pack(
+        folder.path(),
+        output,
+        &["usr/local/bin/landfall", "usr/local/bin/landfall-workspace"],
+        &["--owner=0", "--group=0"],
+    )
 }
 
 /// Packs a symbolic link as a layer of its own.
