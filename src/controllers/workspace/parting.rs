@@ -21,8 +21,8 @@ const MOST_SAVES: u32 = 3;
 const PAUSE: SignedDuration = SignedDuration::from_secs(15);
 /// How long is waited, at the end, for what may come back by itself.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
-/// How often closing or marking a pull request is tried at the end.
-const MOST_PULLS: u32 = 5;
+/// How often a call is tried for closing or marking a pull request at the end.
+pub const MOST_CALLS: u32 = 5;
 
 /// Whether the volume may go.
 #[derive(Clone, Debug, PartialEq)]
@@ -316,17 +316,24 @@ fn plan_last_pull(seen: &Seen, now: Timestamp) -> Option<Plan> {
     if is_nothing || seen.known.is_pull_settled || seen.known.safe.is_none() {
         return None;
     }
-    if !matches!(seen.way, Way::Open(_)) || seen.known.repository.is_none() {
-        return None;
-    }
     if !matches!(seen.token, TokenSeen::Ours { is_going: false, is_ready: true, .. }) {
         return None;
     }
-    match seen.known.failed.get(&Task::Pull) {
-        Some(Failed { times, about, .. }) if *times >= MOST_PULLS && *about == seen.about() => None,
-        _ => Some(match seen.waits(Task::Pull, now) {
+    match seen.way {
+        Way::NotYetKnown => return Some(Plan::Settled { standing: None, again: None }),
+        Way::Barred { .. } => return None,
+        Way::Open(_) => {}
+    }
+    let (task, step) = match seen.known.repository {
+        // After a start of this process.
+        None => (Task::Resolve, Step::Resolve),
+        Some(_) => (Task::Pull, Step::FinishPull),
+    };
+    match seen.known.failed.get(&task) {
+        Some(Failed { times, about, .. }) if *times >= MOST_CALLS && *about == seen.about() => None,
+        _ => Some(match seen.waits(task, now) {
             Some(failed) => settled(failed.standing, Some(Again::At(failed.until))),
-            None => Plan::Do(Step::FinishPull),
+            None => Plan::Do(step),
         }),
     }
 }

@@ -1,5 +1,6 @@
 use super::super::memory::{Failed, Remembered, Remote, Safe};
 use super::super::objects::Target;
+use super::super::parting::MOST_CALLS;
 use super::super::pods::{Clone, Cloned, Ended};
 use super::super::seen::{JobEnd, JobSeen, Repository};
 use super::*;
@@ -197,6 +198,25 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
     assert_eq!(does(&seen), Step::ReleaseVolume);
     seen.volume = VolumeSeen::Absent;
     assert_eq!(does(&seen), Step::RemoveFinalizer);
+}
+
+#[test]
+fn a_pull_request_is_finished_by_a_process_that_found_the_work_saved_but_not_without_end() {
+    let mut seen = gone(&json!({"pullRequest": {"onDelete": "MarkReady"}}));
+    seen.known.safe = Some(Safe { commit: None, reference: String::new(), at: now(), message: String::new() });
+    let repository = seen.known.repository.take();
+    let way = std::mem::replace(&mut seen.way, Way::NotYetKnown);
+    assert_eq!(plan(&seen, now()), Plan::Settled { standing: None, again: None });
+    seen.way = way;
+    assert_eq!(does(&seen), Step::Resolve);
+    let standing = Standing::stalled(Reason::RepositoryNotFound, "deleted");
+    let failed = Failed { standing, until: now(), times: MOST_CALLS, about: seen.about() };
+    seen.known.failed.insert(Task::Resolve, failed);
+    assert_eq!(does(&seen), Step::DropToken);
+    seen.known.repository = repository;
+    assert_eq!(does(&seen), Step::FinishPull);
+    seen.known.is_pull_settled = true;
+    assert_eq!(does(&seen), Step::DropToken);
 }
 
 #[test]
