@@ -32,8 +32,9 @@ const RETRY_AFTER: u32 = 30;
 static HTTPS: LazyLock<HttpsConnect> = LazyLock::new(HttpsConnect::new);
 
 /// Shared by all layers of all operators of one run.
-#[derive(Default)]
 pub struct Between {
+    /// Which points are recorded.
+    records: fn(&Point) -> bool,
     state: Mutex<State>,
     operator: Mutex<Option<Operator>>,
 }
@@ -72,9 +73,9 @@ struct Seen {
 
 impl Between {
     /// Lets this happen there; nothing, to record the points.
-    pub fn new(planned: Option<(Point, Fault)>) -> Arc<Self> {
+    pub fn new(planned: Option<(Point, Fault)>, records: fn(&Point) -> bool) -> Arc<Self> {
         let state = State { planned, ..State::default() };
-        Arc::new(Self { state: Mutex::new(state), operator: Mutex::default() })
+        Arc::new(Self { records, state: Mutex::new(state), operator: Mutex::default() })
     }
 
     /// Requests belong to this act from now on; to none, when nothing more is to be recorded.
@@ -152,6 +153,9 @@ impl Between {
         seen.last = body.clone();
         seen.count += 1;
         let point = Point { side, ordinal: seen.count, kind };
+        if !(self.records)(&point) {
+            return None;
+        }
         let strikes = !state.struck && state.planned.as_ref().is_some_and(|(planned, _)| *planned == point);
         state.recorded.push((point, act));
         if !strikes {

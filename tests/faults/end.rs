@@ -115,10 +115,27 @@ pub fn mask(value: &mut Value, address: &str, names: &[(String, &str)]) {
     }
 }
 
-/// What differs between two end states, line by line.
+/// What differs between two end states, value by value.
 pub fn difference(wanted: &Value, found: &Value) -> String {
-    let (wanted, found) = (format!("{wanted:#}"), format!("{found:#}"));
-    let missing = wanted.lines().filter(|line| !found.lines().any(|other| other == *line)).map(|l| format!("- {l}"));
-    let added = found.lines().filter(|line| !wanted.lines().any(|other| other == *line)).map(|l| format!("+ {l}"));
+    let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+    leaves(wanted, "", &mut before);
+    leaves(found, "", &mut after);
+    let missing =
+        before.iter().filter(|(at, value)| after.get(*at) != Some(*value)).map(|(at, it)| format!("- {at}: {it}"));
+    let added =
+        after.iter().filter(|(at, value)| before.get(*at) != Some(*value)).map(|(at, it)| format!("+ {at}: {it}"));
     missing.chain(added).take(40).collect::<Vec<_>>().join("\n")
+}
+
+/// The values that have none within them, by where they are.
+fn leaves<'a>(value: &'a Value, at: &str, found: &mut BTreeMap<String, &'a Value>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            fields.iter().for_each(|(key, value)| leaves(value, &format!("{at}/{key}"), found));
+        }
+        Value::Array(values) if !values.is_empty() => {
+            values.iter().enumerate().for_each(|(index, value)| leaves(value, &format!("{at}/{index}"), found));
+        }
+        _ => drop(found.insert(at.to_owned(), value)),
+    }
 }

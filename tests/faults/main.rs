@@ -4,7 +4,8 @@
 //! to GitHub, git's among them. Then it is played again with one fault at one point, for each point. A run converged when its
 //! end state is that of the first, and when no more was done on the way than the fault explains.
 //!
-//! `LANDFALL_POINT=…` in the environment: only at points whose line in the output has this in it.
+//! In the environment, `LANDFALL_POINT=…`: only at points whose line in the output has this in it; `LANDFALL_TIMES=…`: each run
+//! so often, to find what happens seldom.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
@@ -21,29 +22,30 @@ mod scenario;
 use judge::judge;
 use landfall::controller::Sabotage;
 use point::{Fault, Point};
-use run::{Outcome, play};
+use run::{Outcome, Tampering, play};
 use scenario::{ALL, Scenario};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use world::cluster::LANES;
+use world::kubelet::Mischief;
 
 /// Plays on a runtime of its own.
 fn play_on(
     scenario: &Scenario,
     lane: usize,
     planned: Option<(Point, Fault)>,
-    sabotage: Sabotage,
+    tampering: Tampering,
 ) -> Result<Outcome, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(play(scenario, lane, planned, sabotage))
+    runtime.block_on(play(scenario, lane, planned, tampering))
 }
 
 /// The run without a fault, which the others of this scenario are held against.
 fn undisturbed(scenario: usize, lane: usize) -> &'static Outcome {
     static UNDISTURBED: [OnceLock<Outcome>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
     UNDISTURBED[scenario].get_or_init(|| {
-        let played = play_on(&ALL[scenario], lane, None, Sabotage::default());
+        let played = play_on(&ALL[scenario], lane, None, Tampering::default());
         played.unwrap_or_else(|why| panic!("{} without a fault: {why}", ALL[scenario].name))
     })
 }
@@ -67,6 +69,7 @@ fn side_by_side<T: Send, R: Send>(work: Vec<T>, each: impl Fn(usize, T) -> R + S
 }
 
 /// A run with a fault.
+#[derive(Clone, Copy)]
 struct Strike {
     scenario: usize,
     index: usize,
@@ -83,7 +86,7 @@ fn strike(lane: usize, strike: Strike) -> Struck {
     let began = Instant::now();
     let (scenario, first) = (&ALL[strike.scenario], undisturbed(strike.scenario, lane));
     let (point, act) = &first.points[strike.index];
-    let played = play_on(scenario, lane, Some((point.clone(), strike.fault)), Sabotage::default());
+    let played = play_on(scenario, lane, Some((point.clone(), strike.fault)), Tampering::default());
     let allowed = (scenario.allowance)(&first.points, strike.index, strike.fault);
     let judged = played.and_then(|run| judge(first, &run, &allowed));
     if let Err(why) = &judged {
@@ -103,20 +106,22 @@ fn expected(scenario: &Scenario) -> usize {
 fn the_operator_converges_whatever_strikes_wherever() {
     let began = Instant::now();
     let only = std::env::var("LANDFALL_POINT").unwrap_or_default();
+    let times = std::env::var("LANDFALL_TIMES").map_or(1, |times| times.parse().expect("a number"));
     side_by_side((0..ALL.len()).collect(), |lane, scenario| {
         undisturbed(scenario, lane);
     });
     println!("without a fault: {:.1?}, with the API servers' start", began.elapsed());
     let mut strikes = Vec::new();
-    for (scenario, Scenario { name, .. }) in ALL.iter().enumerate() {
+    for (scenario, Scenario { name, faults: tried, .. }) in ALL.iter().enumerate() {
         for (index, (point, act)) in undisturbed(scenario, 0).points.iter().enumerate() {
             let line = format!("{name} {:3} {act}: {point}", index + 1);
             println!("{line}");
-            let faults = Fault::ALL.into_iter().filter(|fault| fault.happens_at(point.side) && line.contains(&only));
+            let faults = Fault::ALL.into_iter().filter(|fault| fault.happens_at(point.side) && tried(index, *fault));
+            let faults = faults.filter(|_| line.contains(&only));
             strikes.extend(faults.map(|fault| Strike { scenario, index, fault }));
         }
     }
-    let all = side_by_side(strikes, strike);
+    let all = side_by_side(strikes.repeat(times), strike);
 
     let mut kinds: BTreeMap<Fault, (usize, usize)> = BTreeMap::new();
     for struck in &all {
@@ -150,15 +155,21 @@ fn the_operator_converges_whatever_strikes_wherever() {
     assert_eq!(failed, 0, "so many runs did not converge; see above");
 }
 
-/// Plays a scenario with a guard taken out, and gives back what the comparison has to say.
-fn complaint(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, sabotage: Sabotage) -> String {
+/// Plays a scenario with a fault at the first point of a kind, tampered with, and gives back what the comparison says.
+fn tampered(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, tampering: Tampering) -> Result<(), String> {
     let index = ALL.iter().position(|other| other.name == scenario.name).expect("one of all scenarios");
     let first = undisturbed(index, lane);
     let index = first.points.iter().position(|(point, _)| point.kind == kind).expect("a point of the scenario");
-    let run = play_on(scenario, lane, Some((first.points[index].0.clone(), fault)), sabotage);
+    let run = play_on(scenario, lane, Some((first.points[index].0.clone(), fault)), tampering);
     let run = run.expect("the acts come to an end");
     let allowed = (scenario.allowance)(&first.points, index, fault);
-    judge(first, &run, &allowed).expect_err("a guard is gone, so something differs")
+    judge(first, &run, &allowed)
+}
+
+/// The same with a guard taken out: the comparison has something to say.
+fn complaint(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, sabotage: Sabotage) -> String {
+    let tampering = Tampering { sabotage, ..Tampering::default() };
+    tampered(scenario, lane, kind, fault, tampering).expect_err("a guard is gone, so something differs")
 }
 
 #[test]
@@ -198,4 +209,31 @@ fn a_workload_that_is_rolled_before_status_says_so_is_noticed() {
     println!("{complaint}");
     assert!(complaint.contains("generation"), "the same commit was rolled twice: {complaint}");
     assert!(complaint.contains("rolled before status said so"), "status did not say so before: {complaint}");
+}
+
+/// Plays a workspace's deletion with a pod that does what it should not: nothing is lost. Then the same with a guard taken
+/// out, and gives back what the comparison has to say.
+fn lost_work(lane: usize, mischief: Mischief, sabotage: Sabotage) -> String {
+    let kind = "DELETE pods team-a/ws-work";
+    let (scenario, fault) = (&scenario::WS_DELETE, Fault::Lost);
+    let guarded = Tampering { mischief, ..Tampering::default() };
+    tampered(scenario, lane, kind, fault, guarded).expect("with the guard, the work is saved");
+    let unguarded = Tampering { sabotage, mischief };
+    tampered(scenario, lane, kind, fault, unguarded).expect_err("a guard is gone, so something differs")
+}
+
+#[test]
+fn a_pod_that_is_believed_is_noticed() {
+    let sabotage = Sabotage { believe_agent: true, ..Sabotage::default() };
+    let complaint = lost_work(3, Mischief::Lies, sabotage);
+    println!("{complaint}");
+    assert!(complaint.contains("not yet pushed"), "the work went with the volume: {complaint}");
+}
+
+#[test]
+fn a_volume_that_goes_before_its_work_was_read_back_is_noticed() {
+    let sabotage = Sabotage { let_go_early: true, ..Sabotage::default() };
+    let complaint = lost_work(0, Mischief::PushFails, sabotage);
+    println!("{complaint}");
+    assert!(complaint.contains("not yet pushed"), "the work went with the volume: {complaint}");
 }

@@ -117,12 +117,28 @@ pub fn kubernetes(method: &Method, uri: &Uri, body: &Bytes) -> Option<String> {
             let about = &said["regarding"];
             format!("{} {} {}", word(&about["kind"]), word(&about["name"]), word(&said["reason"]))
         }
-        (_, Some(name)) => (*name).to_owned(),
+        // Named by what it says: how often it says the same again, with more in it, has to do with how quick the caches are.
+        ("workspaces", Some(name)) if rest.get(2) == Some(&"status") => {
+            let conditions = said["status"]["conditions"].as_array();
+            let ready = conditions.and_then(|all| all.iter().find(|condition| condition["type"] == "Ready"));
+            format!("{name} {}", word(&ready.unwrap_or(&Value::Null)["reason"]))
+        }
+        (_, Some(name)) => match said["metadata"]["finalizers"].as_array() {
+            Some(finalizers) => format!("{name} {}", held(finalizers)),
+            None => (*name).to_owned(),
+        },
         (_, None) => word(&said["metadata"]["name"]),
     };
     let subresource = rest.get(2).map(|sub| format!("/{sub}")).unwrap_or_default();
     let namespace = namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
     Some(format!("{method} {resource}{subresource} {namespace}{name}"))
+}
+
+/// Of an object's finalizers those that are ours: when Kubernetes takes its own off has no order that holds.
+fn held(finalizers: &[Value]) -> String {
+    let ours = finalizers.iter().filter_map(Value::as_str).filter(|name| name.starts_with("landfall.dev/"));
+    let ours = ours.collect::<Vec<_>>().join(" ");
+    if ours.is_empty() { "let go".to_owned() } else { format!("held by {ours}") }
 }
 
 /// What a call to GitHub is: method and path, with the parts that vary named.

@@ -10,6 +10,7 @@ use super::end;
 use super::judge::Counts;
 use super::point::{Fault, Point};
 use super::scenario::Scenario;
+use crate::world::kubelet::{Kubelet, Mischief, Rest};
 use crate::world::operator::{Operator, Start};
 use crate::world::{SYSTEM, World, ready, text};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -25,7 +26,7 @@ use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,22 +50,32 @@ pub struct Outcome {
     pub end: Value,
 }
 
+/// What is done to a run besides a fault.
+#[derive(Clone, Copy, Default)]
+pub struct Tampering {
+    /// Guards are taken out.
+    pub sabotage: Sabotage,
+    /// A pod does what it should not.
+    pub mischief: Mischief,
+}
+
 /// Plays a scenario with this fault, or none, in a world on this lane.
 pub async fn play(
     scenario: &Scenario,
     lane: usize,
     planned: Option<(Point, Fault)>,
-    sabotage: Sabotage,
+    tampering: Tampering,
 ) -> Result<Outcome, String> {
     let world = World::on(lane, (scenario.seed)()).await;
     world.namespace("team-a", &[]).await;
     let run = Run {
         world,
-        between: Between::new(planned),
-        sabotage,
+        between: Between::new(planned, scenario.records),
+        tampering,
         looks_wanted: Cell::default(),
         is_new: Cell::default(),
         has_workloads: Cell::default(),
+        kubelet: OnceCell::new(),
         names: RefCell::default(),
     };
     let result = (scenario.life)(&run).await;
@@ -81,13 +92,15 @@ pub struct Run {
     pub world: World,
     /// What stands between its operators and the world.
     pub between: Arc<Between>,
-    sabotage: Sabotage,
+    tampering: Tampering,
     /// How often the list of installations must have been asked for, so that the running operator knows GitHub.
     looks_wanted: Cell<usize>,
     /// The running operator was started within this act.
     is_new: Cell<bool>,
     /// Kubernetes' own controllers have a part in it, and are waited for.
     pub has_workloads: Cell<bool>,
+    /// What plays the node, where there are pods.
+    kubelet: OnceCell<Kubelet>,
     names: RefCell<Vec<(String, &'static str)>>,
 }
 
@@ -171,7 +184,7 @@ impl Run {
     /// Starts an operator.
     pub async fn start(&self) {
         let looks = self.looks();
-        let start = Start { sabotage: self.sabotage, ..self.between.start() };
+        let start = Start { sabotage: self.tampering.sabotage, ..self.between.start() };
         self.between.bury();
         self.between.put(self.world.start(start).await);
         let has_app = self.world.get::<GitHubApp>("", "landfall").await.is_some();
@@ -194,6 +207,8 @@ impl Run {
                 Some(true) => quiet + 1,
                 Some(false) => 0,
                 None => {
+                    // The node does not wait for the operator.
+                    self.node_rests().await?;
                     self.start().await;
                     0
                 }
@@ -205,6 +220,41 @@ impl Run {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())
+    }
+
+    /// From now on there is a node for pods.
+    pub async fn add_node(&self) {
+        let kubelet = Kubelet::start(&self.world, "team-a", self.tampering.mischief).await;
+        self.call(kubelet.name(), "the node");
+        assert!(self.kubelet.set(kubelet).is_ok(), "there is one already");
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Kubelet {
+        self.kubelet.get().expect("there is a node")
+    }
+
+    /// Lets the node do the next thing.
+    async fn node_passes(&self) -> Result<Rest, String> {
+        match self.kubelet.get() {
+            Some(kubelet) => kubelet.pass(&self.world).await,
+            None => Ok(Rest::Idle),
+        }
+    }
+
+    /// Lets the node do all that it finds to do.
+    async fn node_rests(&self) -> Result<(), String> {
+        let mut waiting = Instant::now();
+        loop {
+            match self.node_passes().await? {
+                Rest::Idle => return Ok(()),
+                Rest::Acted => waiting = Instant::now(),
+                Rest::Waits if waiting.elapsed() > PATIENCE => {
+                    return Err("Kubernetes does not come to rest".into());
+                }
+                Rest::Waits => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
     }
 
     /// Waits until Kubernetes has seen how all workloads are to be.
@@ -234,6 +284,19 @@ impl Run {
             let knows_github = self.looks() >= self.looks_wanted.get();
             self.settled().await?;
             self.workloads_observed().await?;
+            match self.node_passes().await? {
+                Rest::Idle => {}
+                Rest::Acted => {
+                    waiting = Instant::now();
+                    continue;
+                }
+                // Time stands still meanwhile.
+                Rest::Waits if waiting.elapsed() <= PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+                Rest::Waits => return Err(format!("Kubernetes does not come to rest on the way to this: {what}")),
+            }
             if knows_github && end().await {
                 self.is_new.set(false);
                 return Ok(());

@@ -8,24 +8,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
 pub mod cluster;
+pub mod kubelet;
 pub mod objects;
 pub mod operator;
 
 use cluster::{Cluster, LANES, cluster};
-use github_sim::{AppKey, AppSeed, Options, Push, Seed, Sim};
+use github_sim::{AppKey, AppSeed, Options, Push, Seed, Sim, Site};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
-use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository};
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, Workspace};
 use landfall::runtime::clock::{Clock, ManualClock};
 use landfall_cluster::{AuditLog, Entry, Mark};
 use operator::{Operator, Start};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// The operator's namespace.
@@ -37,6 +41,9 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// One key for all tests of a process: making one takes a while.
 pub static KEY: LazyLock<AppKey> = LazyLock::new(|| AppKey::generate().expect("a key"));
+
+/// What makes pods that are nobody's here to remove.
+const WORKLOADS: [&str; 3] = ["ReplicaSet", "StatefulSet", "DaemonSet"];
 
 /// Tests of one process share a few API servers, and each wants one for itself.
 static TURNS: [Mutex<()>; LANES] = [const { Mutex::const_new(()) }; LANES];
@@ -53,6 +60,7 @@ pub struct World {
     pub audit: AuditLog,
     cluster: &'static Cluster,
     began: Mark,
+    github: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -110,13 +118,22 @@ impl World {
     async fn begin(lane: usize, turn: MutexGuard<'static, ()>, seed: Seed) -> Self {
         let cluster = cluster(lane);
         let admin = cluster.admin();
-        let sim = Sim::start(Options { listen: "127.0.0.1:0".parse().expect("an address"), tls: true, seed })
-            .await
-            .expect("the simulator");
+        let github = TempDir::with_prefix("github-sim-").expect("a folder");
+        let options = Options { listen: "127.0.0.1:0".parse().expect("an address"), tls: true, seed };
+        let site = Site { state_dir: Some(github.path().to_owned()), ..Site::default() };
+        let sim = Sim::start_at(options, site).await.expect("the simulator");
         let clock = Arc::new(ManualClock::new(sim.now()));
         let audit = cluster.audit_log();
-        let mut world =
-            Self { began: audit.mark().expect("the audit log"), sim, clock, admin, audit, cluster, _turn: turn };
+        let mut world = Self {
+            began: audit.mark().expect("the audit log"),
+            sim,
+            clock,
+            admin,
+            audit,
+            cluster,
+            github,
+            _turn: turn,
+        };
         world.clear().await;
         world.namespace(SYSTEM, &[]).await;
         world.put_key(KEY.private_pem()).await;
@@ -126,12 +143,17 @@ impl World {
 
     /// Removes what an earlier test left: objects, finalizers, namespaces' contents.
     async fn clear(&self) {
-        async fn all<K>(client: &Client)
+        async fn all<K>(client: &Client) -> usize
         where
             K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
         {
             let everywhere: Api<K> = Api::all(client.clone());
-            for object in everywhere.list(&ListParams::default()).await.expect("a list") {
+            let mut found = everywhere.list(&ListParams::default()).await.expect("a list").items;
+            // A workload that another test left makes its pods anew.
+            let is_of_workload =
+                |object: &K| object.owner_references().iter().any(|owner| WORKLOADS.contains(&owner.kind.as_str()));
+            found.retain(|object| !is_of_workload(object));
+            for object in &found {
                 let path = K::url_path(&(), object.namespace().as_deref());
                 let target = format!("{path}/{}", object.name_any());
                 let body = serde_json::to_vec(&json!({"metadata": {"finalizers": null}})).expect("json");
@@ -140,30 +162,32 @@ impl World {
                     .body(body)
                     .expect("a request");
                 let _ = client.request::<Value>(patch).await;
-                let delete = http::Request::delete(&target).body(Vec::new()).expect("a request");
+                // No kubelet is there to end a pod.
+                let target = format!("{target}?gracePeriodSeconds=0&propagationPolicy=Background");
+                let delete = http::Request::delete(target).body(Vec::new()).expect("a request");
                 let _ = client.request::<Value>(delete).await;
             }
-        }
-        all::<ProjectRepository>(&self.admin).await;
-        all::<InstallationToken>(&self.admin).await;
-        all::<GitHubInstallation>(&self.admin).await;
-        all::<GitHubApp>(&self.admin).await;
-        let secrets: Api<Secret> = Api::all(self.admin.clone());
-        let ours = ListParams::default().labels("app.kubernetes.io/managed-by=landfall");
-        for secret in secrets.list(&ours).await.expect("a list") {
-            let api: Api<Secret> = Api::namespaced(self.admin.clone(), &secret.namespace().unwrap_or_default());
-            let _ = api.delete(&secret.name_any(), &DeleteParams::default()).await;
+            found.len()
         }
         self.until("earlier tests' objects are gone", async || {
-            let tokens = Api::<InstallationToken>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
-            let apps = Api::<GitHubApp>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
-            let made = Api::<GitHubInstallation>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
-            let repositories =
-                Api::<ProjectRepository>::all(self.admin.clone()).list(&ListParams::default()).await.ok()?;
-            let left = tokens.items.len() + apps.items.len() + made.items.len() + repositories.items.len();
+            let mut left = all::<Workspace>(&self.admin).await;
+            left += all::<Job>(&self.admin).await;
+            left += all::<Pod>(&self.admin).await;
+            left += all::<PersistentVolumeClaim>(&self.admin).await;
+            left += all::<PersistentVolume>(&self.admin).await;
+            left += all::<Node>(&self.admin).await;
+            left += all::<ProjectRepository>(&self.admin).await;
+            left += all::<InstallationToken>(&self.admin).await;
+            left += all::<GitHubInstallation>(&self.admin).await;
+            left += all::<GitHubApp>(&self.admin).await;
             (left == 0).then_some(())
         })
         .await;
+        let secrets: Api<Secret> = Api::all(self.admin.clone());
+        for secret in secrets.list(&ListParams::default()).await.expect("a list") {
+            let api: Api<Secret> = Api::namespaced(self.admin.clone(), &secret.namespace().unwrap_or_default());
+            let _ = api.delete(&secret.name_any(), &DeleteParams::default()).await;
+        }
     }
 
     /// Makes a namespace, or sets its labels.
@@ -303,6 +327,12 @@ impl World {
             message: Some("A change".into()),
         };
         self.sim.push(&push).expect("pushed")
+    }
+
+    /// Where GitHub keeps a repository, by `owner/name`.
+    pub fn bare(&self, repository: &str) -> PathBuf {
+        let id = self.sim.repository_id(repository).expect("a repository");
+        self.github.path().join(format!("repositories/{id}.git"))
     }
 
     /// The time by the operator's clock.

@@ -7,6 +7,7 @@ mod fork;
 mod hook;
 mod push;
 mod token;
+mod workspace;
 
 use super::judge::Counts;
 use super::point::{Fault, Point};
@@ -30,29 +31,53 @@ pub struct Scenario {
     /// What GitHub begins with.
     pub seed: fn() -> Seed,
     /// Plays it.
-    pub life: for<'a> fn(&'a Run) -> LocalBoxFuture<'a, Told>,
+    pub life: Life,
+    /// Which points are this scenario's; what others cover is left out.
+    pub records: fn(&Point) -> bool,
+    /// Whether this fault is tried at the point with this index.
+    pub faults: fn(usize, Fault) -> bool,
     /// What a fault at the point with this index explains, by the recorded run.
     pub allowance: fn(&[(Point, &'static str)], usize, Fault) -> Counts,
 }
 
 /// All of them.
-pub static ALL: [Scenario; 5] = [TOKEN, HOOK, FORK, APP_HOOK, PUSH];
+pub static ALL: [Scenario; 8] = [TOKEN, HOOK, FORK, APP_HOOK, PUSH, WS_CREATE, WS_SUSPEND, WS_DELETE];
+
+/// Plays it.
+type Life = for<'a> fn(&'a Run) -> LocalBoxFuture<'a, Told>;
+
+/// A scenario that begins as usual and records all, and in which a fault costs tokens that the operator reads with.
+const fn usual(name: &'static str, life: Life) -> Scenario {
+    Scenario { name, seed: shop, life, records: |_| true, faults: |_, _| true, allowance: own_tokens }
+}
+
+/// The same with workspaces, and the points that are theirs.
+const fn of_workspaces(name: &'static str, life: Life) -> Scenario {
+    Scenario {
+        records: workspace::records,
+        faults: workspace::faults,
+        allowance: workspace::allowance,
+        ..usual(name, life)
+    }
+}
 
 /// A token's life.
 pub const TOKEN: Scenario =
-    Scenario { name: "token", seed: shop, life: |run| token::life(run).boxed_local(), allowance: token::allowance };
+    Scenario { allowance: token::allowance, ..usual("token", |run| token::life(run).boxed_local()) };
 /// The life of a repository's own webhook.
-pub const HOOK: Scenario =
-    Scenario { name: "hook", seed: shop, life: |run| hook::life(run).boxed_local(), allowance: own_tokens };
+pub const HOOK: Scenario = usual("hook", |run| hook::life(run).boxed_local());
 /// A fork's.
-pub const FORK: Scenario =
-    Scenario { name: "fork", seed: fork::seed, life: |run| fork::life(run).boxed_local(), allowance: own_tokens };
+pub const FORK: Scenario = Scenario { seed: fork::seed, ..usual("fork", |run| fork::life(run).boxed_local()) };
 /// That of the App's webhook.
-pub const APP_HOOK: Scenario =
-    Scenario { name: "app-hook", seed: shop, life: |run| app_hook::life(run).boxed_local(), allowance: own_tokens };
+pub const APP_HOOK: Scenario = usual("app-hook", |run| app_hook::life(run).boxed_local());
 /// What pushes roll.
-pub const PUSH: Scenario =
-    Scenario { name: "push", seed: shop, life: |run| push::life(run).boxed_local(), allowance: own_tokens };
+pub const PUSH: Scenario = usual("push", |run| push::life(run).boxed_local());
+/// A workspace, until it can be worked in.
+pub const WS_CREATE: Scenario = of_workspaces("ws-create", |run| workspace::create(run).boxed_local());
+/// One that is suspended with work in it, and resumed.
+pub const WS_SUSPEND: Scenario = of_workspaces("ws-suspend", |run| workspace::suspend(run).boxed_local());
+/// One that is deleted with work in it.
+pub const WS_DELETE: Scenario = of_workspaces("ws-delete", |run| workspace::delete(run).boxed_local());
 
 /// The usual beginning, with the repository alone that is used: each takes the simulator a while to make.
 fn shop() -> Seed {

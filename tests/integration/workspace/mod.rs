@@ -9,7 +9,7 @@ use crate::world::operator::{Operator, Start};
 use crate::world::{World, objects};
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository, RETAINED_LABEL, WORK_FINALIZER, Workspace};
@@ -39,7 +39,6 @@ async fn needs(sabotage: Sabotage, attack: impl AsyncFn(Sabotage) -> bool) {
 impl Team {
     async fn new(sabotage: Sabotage) -> Self {
         let world = World::new().await;
-        clear(&world).await;
         for name in ["team-a", "team-b"] {
             world.namespace(name, &[]).await;
             let account = async || world.get::<ServiceAccount>(name, "default").await.map(drop);
@@ -71,10 +70,9 @@ impl Team {
         Self { world, operator, sabotage }
     }
 
-    /// Ends it, and leaves nothing to others.
+    /// Ends it.
     async fn end(self) {
         self.operator.stop().await;
-        clear(&self.world).await;
     }
 
     /// Makes a workspace.
@@ -190,41 +188,4 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     Api::all(world.admin.clone()).list(&ListParams::default()).await.expect("a list").items
-}
-
-/// What makes pods that are none of a workspace's.
-const WORKLOADS: [&str; 3] = ["ReplicaSet", "StatefulSet", "DaemonSet"];
-
-/// Removes what was made here: there is no node that would end a pod.
-async fn clear(world: &World) {
-    async fn all<K>(world: &World) -> usize
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
-    {
-        let mut found: Vec<K> = list(world).await;
-        // A workload that another test left makes its pods anew.
-        found.retain(|object| !object.owner_references().iter().any(|owner| WORKLOADS.contains(&owner.kind.as_str())));
-        for object in &found {
-            let path = format!("{}/{}", K::url_path(&(), object.namespace().as_deref()), object.name_any());
-            let body = json!({"metadata": {"finalizers": null}}).to_string().into_bytes();
-            let patch = http::Request::patch(&path).header("content-type", "application/merge-patch+json").body(body);
-            let _ = world.admin.request::<Value>(patch.expect("a request")).await;
-            let path = format!("{path}?gracePeriodSeconds=0&propagationPolicy=Background");
-            let _ =
-                world.admin.request::<Value>(http::Request::delete(path).body(Vec::new()).expect("a request")).await;
-        }
-        found.len()
-    }
-    world
-        .until("nothing is left of workspaces", async || {
-            let mut left = all::<Workspace>(world).await + all::<Job>(world).await + all::<Pod>(world).await;
-            left += all::<PersistentVolumeClaim>(world).await + all::<PersistentVolume>(world).await;
-            for name in ["ws-try", "ws-other"] {
-                if world.get::<Secret>("team-a", name).await.is_some() {
-                    world.delete::<Secret>("team-a", name).await;
-                }
-            }
-            (left == 0).then_some(())
-        })
-        .await;
 }
