@@ -124,6 +124,9 @@ pub struct GitAuthor {
     pub email: String,
 }
 
+/// What git-check-ref-format(1) says of a branch's name; nor is it taken for an option, or a ref's full name.
+const BRANCH_RULE: &str = r"!self.startsWith('refs/') && !self.startsWith('-') && !self.matches('^[/.]|[/.]$|//|/[.]|[.][.]|@[{]|[.]lock(/|$)|[\\x00-\\x20\\x7f~^:?*\\[\\\\]')";
+
 /// The branch that is worked on.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -132,16 +135,17 @@ pub struct WorkspaceBranch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 244))]
     #[x_kube(
-        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('-') && !self.contains('..') && !self.matches('[ ~^:?*\\\\[\\\\\\\\]')")
-            .message("spec.branch.from is a branch's name, such as main or release/1.2: without refs/heads/, spaces, .. and ~^:?*[\\\\")
+        validation = Rule::new(BRANCH_RULE)
+            .message("spec.branch.from is a branch's name, such as main or release/1.2: without refs/heads/, and as git check-ref-format has it")
     )]
     pub from: Option<String>,
     /// Its name. Default: `landfall/<name of the Workspace>-<first 5 digits of its uid>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     #[x_kube(
-        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('landfall-wip/') && !self.startsWith('-') && !self.contains('..') && !self.matches('[ ~^:?*\\\\[\\\\\\\\]')")
-            .message("spec.branch.name is a branch's name, such as fix/typo: without refs/heads/, spaces, .. and ~^:?*[\\\\, and not below landfall-wip/")
+        validation = Rule::new("!self.startsWith('landfall-wip/')").message("spec.branch.name is not below landfall-wip/, where work goes that has no other place"),
+        validation = Rule::new(BRANCH_RULE)
+            .message("spec.branch.name is a branch's name, such as fix/typo: without refs/heads/, and as git check-ref-format has it")
     )]
     pub name: Option<String>,
     /// What to do if there is a branch of that name when the workspace begins.
@@ -203,8 +207,8 @@ pub struct PullRequestOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 244))]
     #[x_kube(
-        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('-') && !self.contains('..') && !self.contains(':') && !self.matches('[ ~^?*\\\\[\\\\\\\\]')")
-            .message("spec.pullRequest.target is a branch's name, such as main: without refs/heads/, owner, spaces, .. and ~^:?*[\\\\")
+        validation = Rule::new(BRANCH_RULE)
+            .message("spec.pullRequest.target is a branch's name, such as main: without refs/heads/, and as git check-ref-format has it")
     )]
     pub target: Option<String>,
     /// Its title. Default: the workspace's name.
@@ -357,6 +361,7 @@ pub struct WorkspacePort {
 pub struct WorkspaceStorage {
     /// How large.
     #[serde(default = "default_size")]
+    #[schemars(schema_with = "amount")]
     pub size: Quantity,
     /// The storage class. Default: the cluster's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -365,6 +370,11 @@ pub struct WorkspaceStorage {
     /// How it is mounted.
     #[serde(default)]
     pub access_mode: AccessMode,
+}
+
+/// A quantity of bytes.
+fn amount(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"x-kubernetes-int-or-string": true, "pattern": "^[0-9]+(\\.[0-9]+)?([EPTGMk]|[EPTGMK]i)?$"})
 }
 
 fn default_size() -> Quantity {

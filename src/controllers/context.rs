@@ -113,6 +113,8 @@ pub struct Dues {
     pub repositories: Due<ProjectRepository>,
     /// `Workspace`s.
     pub workspaces: Due<Workspace>,
+    /// Claims of workspaces that are gone.
+    pub claims: Due<PersistentVolumeClaim>,
 }
 
 /// What every controller works with.

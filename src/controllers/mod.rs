@@ -26,6 +26,7 @@ use crate::runtime::metrics::Outcome;
 use context::{Context, Dues};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::controller::{self, Action, Error as ControllerError, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
@@ -75,6 +76,7 @@ pub struct Streams {
     tokens: Fed<crate::api::InstallationToken>,
     repositories: Fed<crate::api::ProjectRepository>,
     workspaces: Fed<crate::api::Workspace>,
+    claims: Fed<PersistentVolumeClaim>,
 }
 
 type Fed<K> = BoxStream<'static, ObjectRef<K>>;
@@ -87,14 +89,16 @@ pub fn register(queue: &DueQueue) -> (Dues, Streams) {
     let (tokens, token_stream) = queue.register();
     let (repositories, repository_stream) = queue.register();
     let (workspaces, workspace_stream) = queue.register();
+    let (claims, claim_stream) = queue.register();
     let streams = Streams {
         apps: app_stream.boxed(),
         installations: installation_stream.boxed(),
         tokens: token_stream.boxed(),
         repositories: repository_stream.boxed(),
         workspaces: workspace_stream.boxed(),
+        claims: claim_stream.boxed(),
     };
-    (Dues { apps, installations, tokens, repositories, workspaces }, streams)
+    (Dues { apps, installations, tokens, repositories, workspaces, claims }, streams)
 }
 
 /// Runs all controllers until `shutdown`, then finishes what is under way.
@@ -149,6 +153,15 @@ pub async fn run(context: Arc<Context>, streams: Streams, in_flight: InFlight, s
             &in_flight,
             &shutdown,
             |object, context| async move { workspace::reconcile(object, &context).await }
+        ),
+        drive(
+            c,
+            c.stores.claims.clone(),
+            c.due.claims.clone(),
+            streams.claims,
+            &in_flight,
+            &shutdown,
+            |object, context| async move { workspace::keep::reconcile(object, &context).await }
         ),
     );
 }

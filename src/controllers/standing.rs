@@ -195,7 +195,9 @@ pub fn kubernetes_refusal(error: &kube::Error, namespace: &str) -> Option<Standi
         404 | 409 | 429 | 500.. => return None,
         403 if status.message.contains("being terminated") => "the namespace is being deleted",
         403 if status.message.contains("exceeded quota") => "raise the ResourceQuota, or delete what takes it up",
-        403 => "grant it to the operator: if the chart's value secretNamespaces is set, it has to list this namespace",
+        403 if status.message.contains(" cannot ") => {
+            "grant it to the operator: if the chart's value secretNamespaces is set, it has to list this namespace"
+        }
         _ => "correct what it names",
     };
     let message = format!("in namespace {namespace} the Kubernetes API refused: {}; {remedy}", status.message);

@@ -162,7 +162,7 @@ impl Watches {
                 pod_seen(&seen, &stores, &due, &known);
             }),
             drive(reflected(Api::all(client.clone()), of_workspaces.clone(), claims), stores.claims.clone(), |seen| {
-                part_seen(&seen, &stores, &due);
+                claim_seen(&seen, &stores, &due);
             }),
             drive(reflected(Api::all(client.clone()), of_workspaces, jobs), stores.jobs.clone(), |seen| {
                 part_seen(&seen, &stores, &due);
@@ -299,6 +299,7 @@ fn token_seen(seen: &Seen<'_, InstallationToken>, stores: &Stores, due: &Dues) {
     let (Seen::Changed(token) | Seen::Gone(token)) = seen else {
         wake_all(&stores.installations, &due.installations);
         wake_all(&stores.apps, &due.apps);
+        wake_all(&stores.workspaces, &due.workspaces);
         return;
     };
     let reference = ObjectRef::from_obj(*token);
@@ -355,11 +356,19 @@ fn repository_seen(seen: &Seen<'_, ProjectRepository>, stores: &Stores, due: &Du
 }
 
 fn workspace_seen(seen: &Seen<'_, Workspace>, stores: &Stores, due: &Dues) {
-    let (Seen::Changed(workspace) | Seen::Gone(workspace)) = seen else { return };
+    let (Seen::Changed(workspace) | Seen::Gone(workspace)) = seen else {
+        wake_all(&stores.tokens, &due.tokens);
+        return;
+    };
     let reference = ObjectRef::from_obj(*workspace);
     match seen {
         Seen::Gone(_) => {
             due.workspaces.forget(&reference);
+            for claim in stores.claims.state() {
+                if claim.namespace() == workspace.namespace() && workspace::keep::is_held_back(&claim) {
+                    due.claims.look_now(&ObjectRef::from_obj(&*claim));
+                }
+            }
             // Its token may have waited for it.
             let namespace = workspace.namespace().unwrap_or_default();
             let uid = workspace.uid();
@@ -378,6 +387,18 @@ fn workspace_seen(seen: &Seen<'_, Workspace>, stores: &Stores, due: &Dues) {
 fn pod_seen(seen: &Seen<'_, Pod>, stores: &Stores, due: &Dues, known: &Workspaces) {
     if let Seen::Changed(pod) | Seen::Gone(pod) = seen {
         known.saw(pod, matches!(seen, Seen::Gone(_)));
+    }
+    part_seen(seen, stores, due);
+}
+
+/// One that is held for a workspace that is gone is nobody's else.
+fn claim_seen(seen: &Seen<'_, PersistentVolumeClaim>, stores: &Stores, due: &Dues) {
+    match seen {
+        Seen::Changed(claim) if workspace::keep::is_held_back(claim) => {
+            due.claims.look_now(&ObjectRef::from_obj(*claim));
+        }
+        Seen::Gone(claim) => due.claims.forget(&ObjectRef::from_obj(*claim)),
+        Seen::Changed(_) | Seen::Listed => {}
     }
     part_seen(seen, stores, due);
 }

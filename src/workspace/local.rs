@@ -62,31 +62,36 @@ pub enum LocalError {
     },
 }
 
-/// Whether there is something where the clone belongs. What an unfinished clone left does not count; where a clone was
-/// moved within the volume, it does, and is then found not to be there.
+/// What a file system has of its own.
+const OF_THE_FILE_SYSTEM: [&str; 2] = ["lost+found", ".snapshot"];
+
+/// Whether there is something on the volume: the clone, or what may be one that was moved, or anything else that a person put
+/// there. What an unfinished clone left does not count.
 ///
 /// # Errors
 /// The volume cannot be read.
 pub fn is_made(directory: &Path) -> Result<bool, LocalError> {
     let volume_at = directory.parent().unwrap_or(directory);
     let volume = Directory::open(volume_at).map_err(unread(volume_at))?;
-    let name = Path::new(directory.file_name().unwrap_or_default());
-    let there = match volume.entry(name).map_err(unread(directory))? {
-        Some(Entry::Directory) => volume.descend(name).map_err(unread(directory))?,
-        Some(_) => return Ok(true),
-        None => None,
-    };
-    if let Some(there) = there
-        && !there.names().map_err(unread(directory))?.is_empty()
-    {
-        return Ok(true);
-    }
+    let name = directory.file_name().unwrap_or_default();
     for other in volume.names().map_err(unread(volume_at))? {
-        match volume.entry(&Path::new(&other).join(".git")) {
-            Ok(Some(_)) if other != super::clone::unfinished(directory) => return Ok(true),
-            // A file system's own lost+found.
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(unread(volume_at)(error)),
-            _ => {}
+        let is_nobodys =
+            OF_THE_FILE_SYSTEM.iter().any(|own| other == *own) || other == super::clone::unfinished(directory);
+        if is_nobodys {
+            continue;
+        }
+        if other != name {
+            return Ok(true);
+        }
+        let there = match volume.entry(Path::new(name)).map_err(unread(directory))? {
+            Some(Entry::Directory) => volume.descend(Path::new(name)).map_err(unread(directory))?,
+            Some(_) => return Ok(true),
+            None => None,
+        };
+        if let Some(there) = there
+            && !there.names().map_err(unread(directory))?.is_empty()
+        {
+            return Ok(true);
         }
     }
     Ok(false)

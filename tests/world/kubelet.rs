@@ -16,16 +16,16 @@ use kube::{Client, Resource, ResourceExt};
 use landfall::api::{WORK_FINALIZER, WORKSPACE_LABEL, Workspace};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::process::Command;
-use tokio::task::JoinSet;
 
-/// How often the node says that it is there, whatever else is done; after 50 s without, Kubernetes takes its pods for lost.
+/// How often the node says that it is there; after 50 s without, Kubernetes takes its pods for lost.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// Where a container's last message is read from.
 const LAST_MESSAGE: &str = "/dev/termination-log";
@@ -62,7 +62,7 @@ pub struct Kubelet {
     node: String,
     mischief: Mischief,
     folder: TempDir,
-    _beats: JoinSet<()>,
+    beat: Cell<Option<Instant>>,
 }
 
 /// How a container ended.
@@ -98,9 +98,7 @@ impl Kubelet {
             })
             .await;
         let client = world.admin.clone();
-        let mut beats = JoinSet::new();
-        beats.spawn(beat(client.clone(), node.clone()));
-        Self { client, namespace: namespace.to_owned(), node, mischief, folder, _beats: beats }
+        Self { client, namespace: namespace.to_owned(), node, mischief, folder, beat: Cell::default() }
     }
 
     /// What the node is called.
@@ -110,6 +108,7 @@ impl Kubelet {
 
     /// Does what is to be done next.
     pub async fn pass(&self, world: &World) -> Result<Rest, String> {
+        self.beat().await;
         let claims = self.all::<PersistentVolumeClaim>().await;
         let mut rest = Rest::Idle;
         for claim in &claims {
@@ -160,6 +159,21 @@ impl Kubelet {
 
     fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The node is there.
+    async fn beat(&self) {
+        if self.beat.get().is_some_and(|beat| beat.elapsed() < BEAT_EVERY) {
+            return;
+        }
+        let ready = json!({
+            "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "it is a test's",
+            "lastHeartbeatTime": now(), "lastTransitionTime": now(),
+        });
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let patch = Patch::Strategic(json!({"status": {"conditions": [ready]}}));
+        nodes.patch_status(&self.node, &PatchParams::default(), &patch).await.expect("the node is there");
+        self.beat.set(Some(Instant::now()));
     }
 
     /// Makes a volume for a claim, which Kubernetes binds to it.
@@ -389,21 +403,6 @@ impl Kubelet {
             }
         }
         directory
-    }
-}
-
-/// Says that the node is there, for as long as it is.
-async fn beat(client: Client, node: String) {
-    let nodes: Api<Node> = Api::all(client);
-    loop {
-        let ready = json!({
-            "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "it is a test's",
-            "lastHeartbeatTime": now(), "lastTransitionTime": now(),
-        });
-        let patch = Patch::Strategic(json!({"status": {"conditions": [ready]}}));
-        // What fails once is said again.
-        let _ = nodes.patch_status(&node, &PatchParams::default(), &patch).await;
-        tokio::time::sleep(BEAT_EVERY).await;
     }
 }
 

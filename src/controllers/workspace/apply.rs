@@ -3,23 +3,26 @@
 //! All calls are made with the workspace's own token, from its Secret: what the workspace may not do, is not done for it.
 
 use super::gather::Found;
-use super::memory::{Pull, Remote, Safe};
+use super::keep;
+use super::memory::{Failed, Pull, Remote, Safe, Task};
 use super::objects;
 use super::plan::{Step, taken};
+use super::pods::Trouble;
 use super::pull;
-use super::seen::{PodSeen, Repository, VolumeSeen, Way};
+use super::seen::{PodSeen, Repository, Way};
 use crate::api::{
-    FIELD_MANAGER, InstallationToken, MANAGED_BY, RETAINED_ANNOTATION, RETAINED_LABEL, Reason, SAVED_ANNOTATION,
-    WORK_FINALIZER, WORKSPACE_LABEL, Workspace,
+    FIELD_MANAGER, InstallationToken, MANAGED_BY, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER,
+    WORKSPACE_LABEL, Workspace,
 };
 use crate::controllers::context::{Context, requested_look, set_finalizer};
 use crate::controllers::lenient::Lenient;
-use crate::controllers::standing::{Again, Standing, git_failure, github_failure, kubernetes_refusal};
+use crate::controllers::standing::{Again, Standing, git_failure, github_failure};
 use crate::git::{self, BasicAuth};
 use crate::github::{GitHub, Token};
 use crate::workspace::evidence::{Evidence, Listed, autosave_ref, wip_digest, wip_prefix};
+use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
@@ -66,9 +69,12 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         }
         Step::RepairToken => {
             let Way::Open(repository) = &seen.way else { return Ok(None) };
-            let change = json!({"spec": token(context, object, repository)["spec"]});
+            let wanted = token(context, object, repository);
+            // The whole of it: what a merge does not name stays.
+            let change = json!([{"op": "replace", "path": "/spec", "value": wanted["spec"]}]);
+            let change = serde_json::from_value(change).map_err(kube::Error::SerdeError)?;
             api::<InstallationToken>(context, object)
-                .patch(&objects::name(object), &PatchParams::default(), &Patch::Merge(change))
+                .patch(&objects::name(object), &PatchParams::default(), &Patch::Json::<()>(change))
                 .await?;
         }
         Step::DropToken => drop_token(context, object).await?,
@@ -80,11 +86,14 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
             }
         }
         Step::ReleaseVolume => release_volume(context, object).await?,
-        Step::KeepVolume(why) => Box::pin(keep_volume(context, found, &why)).await?,
+        Step::KeepVolume(why) => Box::pin(keep::keep_volume(context, found, &why)).await?,
         Step::GiveUp(why) => give_up(context, found, &why).await,
         Step::StartPod => Box::pin(start_pod(context, found)).await?,
         Step::EndPod => {
             let PodSeen::Ours(pod) = &seen.pod else { return Ok(None) };
+            if let Some(trouble) = pod.failed.as_ref().filter(|_| seen.is_wanted()) {
+                pod_failed(context, found, &pod.name, trouble).await;
+            }
             // What the remote has by then is another thing than what it had.
             context.workspaces.update(uid(object), |known| known.remote = None);
             delete::<Pod>(context, object, &pod.name, Some(pod.uid.clone())).await?;
@@ -92,14 +101,14 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Save(attempt) => {
             let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
             let job = objects::job(object, attempt, &seen.branch(), target, &context.settings.workspaces);
-            create(context, object, &job, |it: &Job| objects::is_ours(it, object)).await.map_err(|failure| {
-                match failure {
-                    Failure::Kubernetes(error) => refusal(object, error),
-                    remote @ Failure::Remote(..) => remote,
-                }
-            })?;
+            create(context, object, &job, |it: &Job| objects::is_ours(it, object)).await?;
+            let request = requested_look(&**object).cloned();
+            context.workspaces.update(uid(object), |known| known.request = request);
+            // The last two are there for who wants to know; with spec.save.onFailure: Block there is one each half hour.
+            if let Some(old) = attempt.checked_sub(2).filter(|old| *old > 0) {
+                delete::<Job>(context, object, &objects::job_name(object, old), None).await?;
+            }
         }
-        Step::DropJob(name) => delete::<Job>(context, object, &name, None).await?,
         Step::Look => {
             let remote = look(context, found).await?;
             let request = requested_look(&**object).cloned();
@@ -171,16 +180,11 @@ where
     let there = api.get_opt(&name).await?.map(Lenient::read).transpose()?;
     let is_watched = |there: &K| is_ours(there) && there.labels().get(WORKSPACE_LABEL) == Some(&object.name_any());
     match there {
-        Some(there) if !is_watched(&there) => Err(Failure::Remote(taken(&K::kind(&()), &name), Again::Backoff)),
+        Some(there) if !is_watched(&there) => {
+            let is_kept = there.labels().contains_key(RETAINED_LABEL);
+            Err(Failure::Remote(taken(&K::kind(&()), &name, is_kept), Again::Backoff))
+        }
         _ => Ok(()),
-    }
-}
-
-/// What Kubernetes refuses to a save is not waited for without end.
-fn refusal(object: &Workspace, error: kube::Error) -> Failure {
-    match kubernetes_refusal(&error, &object.namespace().unwrap_or_default()) {
-        Some(standing) => Failure::Remote(standing, Again::Backoff),
-        None => Failure::Kubernetes(error),
     }
 }
 
@@ -212,7 +216,7 @@ async fn drop_token(context: &Context, object: &Workspace) -> Result<(), Failure
     delete::<InstallationToken>(context, object, &name, token.uid()).await
 }
 
-async fn claim(context: &Context, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
+pub async fn claim(context: &Context, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
     let claim = api::<PersistentVolumeClaim>(context, object).get_opt(&objects::name(object)).await?;
     let claim = claim.map(Lenient::read).transpose()?;
     let is_ours = |claim: &PersistentVolumeClaim| objects::is_our_claim(claim, object);
@@ -276,6 +280,29 @@ async fn with_raw_fields(context: &Context, object: &Workspace, mut pod: Value) 
     Ok(pod)
 }
 
+/// The longest wait before a pod that failed is followed by another.
+const LONGEST_REST: SignedDuration = SignedDuration::from_mins(5);
+
+/// Says why a pod failed, and lets some time pass before the next: a node that refuses it would have one a second.
+async fn pod_failed(context: &Context, found: &Found, pod: &str, trouble: &Trouble) {
+    let (object, now) = (&found.seen.object, context.clock.now());
+    let about = found.seen.about();
+    let before = found.seen.known.failed.get(&Task::Run).filter(|before| {
+        before.about == about && before.until.checked_add(2 * LONGEST_REST).is_ok_and(|end| end > now)
+    });
+    let times = before.map_or(0, |before| before.times) + 1;
+    let rest = SignedDuration::from_secs(1 << times.min(9)).min(LONGEST_REST);
+    let until = now.checked_add(rest).unwrap_or(now);
+    let Trouble { reason, message } = trouble;
+    let message =
+        format!("pod {pod} failed: {reason}: {}; another follows, on the same volume", message.trim_end_matches('.'));
+    tell(context, object, Reason::PodFailed, &message).await;
+    let standing = Standing::reconciling(Reason::PodFailed, message);
+    context.workspaces.update(uid(object), |known| {
+        known.failed.insert(Task::Run, Failed { standing, until, times, about });
+    });
+}
+
 async fn release_volume(context: &Context, object: &Workspace) -> Result<(), Failure> {
     let Some(claim) = claim(context, object).await? else { return Ok(()) };
     if claim.metadata.deletion_timestamp.is_none() {
@@ -287,63 +314,6 @@ async fn release_volume(context: &Context, object: &Workspace) -> Result<(), Fai
     {
         set_finalizer(&context.client, &claim, WORK_FINALIZER, false).await?;
     }
-    Ok(())
-}
-
-/// Keeps the volume and says on it whose it was and why: the claim may go with its namespace, the volume does not.
-async fn keep_volume(context: &Context, found: &Found, why: &str) -> Result<(), Failure> {
-    let object = &found.seen.object;
-    let name = object.name_any();
-    let namespace = object.namespace().unwrap_or_default();
-    let VolumeSeen::Ours { volume: Some(volume), .. } = &found.seen.volume else { return Ok(()) };
-    let record = json!({
-        "workspace": name, "namespace": namespace, "uid": uid(object), "branch": found.seen.branch(),
-        "repository": found.seen.known.repository.as_ref().map(|(repository, _)| &repository.full_name),
-        "at": context.clock.now().to_string(), "why": why,
-    });
-    let change = json!({
-        "metadata": {
-            "labels": {RETAINED_LABEL: "true"}, "annotations": {RETAINED_ANNOTATION: record.to_string()},
-        },
-        "spec": {"persistentVolumeReclaimPolicy": "Retain"},
-    });
-    let claim = claim(context, object).await?;
-    let volumes = Api::<Lenient<PersistentVolume>>::all(context.client.clone());
-    let bound = volumes.get_opt(volume).await?.map(Lenient::read).transpose()?;
-    // A claim names its volume; whose the volume is, it says itself. Who can make claims could have another's kept.
-    let claim_uid = claim.as_ref().and_then(ResourceExt::uid);
-    let is_its = |volume: &PersistentVolume| {
-        let of = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
-        let is_its = of.is_some() && of == claim_uid;
-        #[cfg(feature = "sabotage")]
-        let is_its = is_its || context.sabotage.any_volume;
-        is_its
-    };
-    let kept = match bound.filter(is_its) {
-        Some(_) => Some(volumes.patch(volume, &PatchParams::default(), &Patch::Merge(change)).await?.read()?),
-        None => None,
-    };
-    if let Some(claim) = claim {
-        let finalizers: Vec<_> = claim.finalizers().iter().filter(|name| *name != WORK_FINALIZER).cloned().collect();
-        let change = json!({"metadata": {
-            "resourceVersion": claim.resource_version(), "finalizers": finalizers,
-            "labels": {RETAINED_LABEL: "true"}, "annotations": {RETAINED_ANNOTATION: record.to_string()},
-        }});
-        let claims = api::<PersistentVolumeClaim>(context, object);
-        claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
-    }
-    let why = why.trim_end_matches('.');
-    let message = format!(
-        "the volume of Workspace {namespace}/{name} is kept, for what is on it could not be pushed: {why}. It is \
-         PersistentVolume {volume} (claim {}), and stays until somebody deletes it: mount the claim in a pod to get at it",
-        objects::name(object)
-    );
-    tell(context, object, Reason::VolumeKept, &message).await;
-    if let Some(kept) = kept {
-        let about = kept.object_ref(&());
-        context.events.transition(&about, EventType::Warning, Reason::VolumeKept.as_str(), &message).await;
-    }
-    context.workspaces.update(uid(object), |known| known.is_parted = true);
     Ok(())
 }
 
@@ -362,14 +332,11 @@ async fn give_up(context: &Context, found: &Found, why: &str) {
     );
     let message = format!("the volume is deleted without its work having been pushed, {what}: {why}");
     tell(context, object, Reason::WorkDiscarded, &message).await;
-    context.workspaces.update(uid(object), |known| {
-        known.is_told = true;
-        known.is_parted = true;
-    });
+    context.workspaces.update(uid(object), |known| known.is_parted = true);
 }
 
 /// An event that somebody should see.
-async fn tell(context: &Context, object: &Workspace, reason: Reason, message: &str) {
+pub async fn tell(context: &Context, object: &Workspace, reason: Reason, message: &str) {
     context.events.transition(&object.object_ref(&()), EventType::Warning, reason.as_str(), message).await;
 }
 
@@ -445,7 +412,7 @@ async fn look(context: &Context, found: &Found) -> Result<Remote, Failure> {
         .map_err(|error| Failure::waiting(error.to_string()))?;
     let credentials = BasicAuth::installation(own_token(context, object).await?);
     let (name, uid, branch) = (object.name_any(), uid(object), found.seen.branch());
-    let target = pull::target(found);
+    let target = found.seen.target_branch();
     let heads = |branch: &str| format!("refs/heads/{branch}");
     let (branch_ref, target_ref) = (heads(&branch), heads(&target));
     let (wip, autosave) = (wip_prefix(&name, uid), autosave_ref(uid));
@@ -484,17 +451,23 @@ async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> Resul
         || (remote.listed.branch == evidence.remote.branch && remote.listed.wip == evidence.remote.wip);
     #[cfg(feature = "sabotage")]
     let is_there = is_there || context.sabotage.believe_agent;
+    let branch = format!("refs/heads/{}", remote.asked);
     let safe = is_there.then(|| {
         let place = evidence.saved.first();
         Safe {
             commit: place.map(|place| place.commit.to_string()).or_else(|| evidence.remote.branch.clone()),
-            reference: place.map_or_else(|| format!("refs/heads/{}", remote.asked), |place| place.name.clone()),
+            is_on_branch: evidence.more == 0 && evidence.saved.iter().all(|place| place.name == branch),
+            reference: place.map_or_else(|| branch.clone(), |place| place.name.clone()),
             at: remote.at,
             message: saved(evidence),
         }
     });
     if let Some(safe) = &safe {
         note(context, object, safe).await?;
+        // The object will be gone, and this stays for a while.
+        let commit = safe.commit.as_deref().map(|commit| format!(" ({commit})")).unwrap_or_default();
+        let message = format!("read back at the end: {}{commit}", safe.message);
+        context.events.transition(&object.object_ref(&()), EventType::Normal, Reason::Saved.as_str(), &message).await;
     }
     context.workspaces.update(uid(object), |known| {
         if safe.is_none() {

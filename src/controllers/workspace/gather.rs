@@ -14,7 +14,7 @@ use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
@@ -49,7 +49,8 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     } else {
         context.stores.claims.get(&reference(place(&name)))
     };
-    if let Some(safe) = claim.as_ref().and_then(|claim| noted(claim, object)) {
+    let ours = claim.as_ref().filter(|claim| objects::is_our_claim(claim, object));
+    if let Some(safe) = ours.and_then(|claim| noted(claim)).filter(|_| is_to_go(object, claim.as_deref())) {
         context.workspaces.update(&uid, |known| known.safe = known.safe.take().or(Some(safe)));
     }
     let known = context.workspaces.get(&uid);
@@ -70,7 +71,13 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
         let has_ca = referred.as_ref().and_then(|referred| referred.app.as_ref()?.spec.ca_bundle.as_ref()).is_some();
         target(object, &known, connection, github, has_ca)
     });
-    let pod = match context.stores.pods.get(&reference(place(&name))) {
+    let mut pod = context.stores.pods.get(&reference(place(&name)));
+    if pod.is_none() && object.metadata.deletion_timestamp.is_some() {
+        // It may not be in the cache yet, or not any more for want of its label.
+        let pods = Api::<Lenient<Pod>>::namespaced(context.client.clone(), &namespace);
+        pod = pods.get_opt(&name).await?.map(Lenient::read).transpose()?.map(Arc::new);
+    }
+    let pod = match pod {
         None => PodSeen::Absent,
         Some(pod) if !takes(context, objects::is_ours(&*pod, object)) => PodSeen::Foreign,
         Some(pod) => PodSeen::Ours(Box::new(PodView::of(&pod))),
@@ -211,6 +218,7 @@ fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) 
     TokenSeen::Ours {
         is_ready: is_current && ready.is_some_and(|ready| ready.status == "True"),
         message: ready.map_or_else(|| "it was not minted yet".to_owned(), |ready| ready.message.clone()),
+        is_taken: ready.is_some_and(|ready| ready.reason == Reason::SecretNotOurs.as_str()),
         is_stalled: is_current && is_stalled,
         is_going,
         is_held: token.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
@@ -220,22 +228,28 @@ fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) 
 
 fn volume_seen(context: &Context, claim: &PersistentVolumeClaim, object: &Workspace) -> VolumeSeen {
     if !takes(context, objects::is_our_claim(claim, object)) {
-        return VolumeSeen::Foreign;
+        return VolumeSeen::Foreign { is_kept: claim.labels().contains_key(RETAINED_LABEL) };
     }
+    let is_held = claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER);
     VolumeSeen::Ours {
         volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty()),
         is_going: claim.metadata.deletion_timestamp.is_some(),
-        is_held: claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
-        is_kept: claim.labels().contains_key(RETAINED_LABEL),
+        is_held,
+        // Both are done in one write: a label that somebody else put on keeps nothing.
+        is_kept: !is_held && claim.labels().contains_key(RETAINED_LABEL),
     }
 }
 
-/// What was noted on a claim that is to go: its work was read back. On one that is in use it says nothing.
-fn noted(claim: &PersistentVolumeClaim, object: &Workspace) -> Option<Safe> {
-    let is_to_go = object.metadata.deletion_timestamp.is_some() || claim.metadata.deletion_timestamp.is_some();
-    let note =
-        claim.annotations().get(SAVED_ANNOTATION).filter(|_| is_to_go && objects::is_our_claim(claim, object))?;
-    serde_json::from_str(note).ok()
+/// What was noted on a claim: its work was read back.
+#[must_use]
+pub fn noted(claim: &PersistentVolumeClaim) -> Option<Safe> {
+    serde_json::from_str(claim.annotations().get(SAVED_ANNOTATION)?).ok()
+}
+
+/// On a claim that is in use, such a note says nothing.
+fn is_to_go(object: &Workspace, claim: Option<&PersistentVolumeClaim>) -> bool {
+    object.metadata.deletion_timestamp.is_some()
+        || claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
 }
 
 fn newest_job(context: &Context, object: &Workspace) -> Option<JobSeen> {
@@ -247,6 +261,7 @@ fn newest_job(context: &Context, object: &Workspace) -> Option<JobSeen> {
     let until = began.checked_add(SignedDuration::from_secs(objects::job_seconds(object) + 60)).unwrap_or(began);
     Some(JobSeen {
         name: job.name_any(),
+        uid: job.uid(),
         attempt: objects::attempt(job),
         ended: job_end(job),
         is_going: job.metadata.deletion_timestamp.is_some(),
@@ -282,7 +297,7 @@ fn last_saver(
         pod.namespace() == namespace
             && pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "save")
             && objects::workspace_of(pod).is_some_and(|(_, its)| its == uid)
-            && pod.owner_references().iter().any(|owner| owner.kind == "Job" && owner.name == job.name)
+            && pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.uid.as_ref())
     });
     let Some(newest) = of_job.max_by_key(|pod| pod.creation_timestamp().map(|time| time.0)) else {
         return (None, None);

@@ -37,6 +37,8 @@ pub enum Task {
     Pull,
     /// Making an object.
     Make,
+    /// Running the pod: one that failed is followed by another after a while.
+    Run,
 }
 
 /// A call that failed.
@@ -103,8 +105,6 @@ pub struct Remembered {
     pub safe: Option<Safe>,
     /// The pod, by its uid, whose word was held against the remote and did not hold.
     pub disbelieved: Option<String>,
-    /// It was told what is given up.
-    pub is_told: bool,
     /// The volume was kept, or given up.
     pub is_parted: bool,
     /// The value of the annotation that asks for a look, once it was looked after it.
@@ -124,6 +124,8 @@ pub struct Safe {
     pub commit: Option<String>,
     /// Where it is.
     pub reference: String,
+    /// All of it is in the workspace's branch.
+    pub is_on_branch: bool,
     /// When the remote said so.
     pub at: Timestamp,
     /// What was done, in words.

@@ -12,6 +12,7 @@
 mod apply;
 mod desk;
 mod gather;
+pub mod keep;
 mod memory;
 mod objects;
 mod parting;
@@ -111,7 +112,17 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<O
                 }
                 object = changed.map_or(object, Arc::new);
             }
-            Err(Failure::Remote(standing, again)) => {
+            Err(failure) => {
+                let (standing, again) = match failure {
+                    Failure::Remote(standing, again) => (standing, again),
+                    // What is not admitted may never be.
+                    Failure::Kubernetes(error) => {
+                        match kubernetes_refusal(&error, &object.namespace().unwrap_or_default()) {
+                            Some(standing) if task == Some(Task::Make) => (standing, Again::Backoff),
+                            _ => return refused(context, &object, &found, error).await,
+                        }
+                    }
+                };
                 tracing::warn!(reason = %standing.reason, message = standing.message, "a step failed");
                 let until = context.resolve(&context.due.workspaces, &reference, again);
                 let about = found.seen.about();
@@ -122,7 +133,6 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<O
                     known.failed.insert(task, Failed { standing, until, times, about });
                 });
             }
-            Err(Failure::Kubernetes(error)) => return refused(context, &object, &found, error).await,
         }
     }
     let standing = Standing::reconciling(Reason::ApiFailed, "the steps do not come to an end");
@@ -142,7 +152,6 @@ fn makes_others(step: &Step) -> bool {
             | Step::StartPod
             | Step::EndPod
             | Step::Save(_)
-            | Step::DropJob(_)
     )
 }
 

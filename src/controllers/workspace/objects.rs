@@ -40,6 +40,8 @@ const TOOLS: &str = "/run/landfall/tools";
 const IDENTITY: &str = "/run/landfall/identity";
 /// Where our containers may write.
 const SCRATCH: &str = "/scratch";
+/// How long a clone may take. One that does not move ends sooner, by git's own measure.
+const CLONE_SECONDS: u32 = 3600;
 /// What a pod's end takes besides the save.
 const MARGIN: i64 = 60;
 
@@ -180,12 +182,33 @@ pub fn directory(workspace: &Workspace) -> String {
     format!("{VOLUME}/{}", workspace.spec.repository_ref.name)
 }
 
-/// The affinity that is asked for; of what is in it, what a pod has.
+/// The affinity that is asked for.
 ///
 /// # Errors
-/// It is of another shape.
-pub fn affinity(workspace: &Workspace) -> Result<Option<Affinity>, serde_json::Error> {
-    workspace.spec.pod.affinity.as_ref().map(Affinity::deserialize).transpose()
+/// It is of another shape, or has a field that a pod does not have.
+pub fn affinity(workspace: &Workspace) -> Result<Option<Affinity>, String> {
+    let Some(asked) = &workspace.spec.pod.affinity else { return Ok(None) };
+    let affinity = Affinity::deserialize(asked).map_err(|error| error.to_string())?;
+    match unknown(asked, &json!(affinity)) {
+        Some(field) => Err(format!("there is no field {field}")),
+        None => Ok(Some(affinity)),
+    }
+}
+
+/// The first field that was not taken over.
+fn unknown(asked: &Value, taken: &Value) -> Option<String> {
+    match (asked, taken) {
+        (Value::Object(asked), taken) => {
+            asked.iter().filter(|(_, value)| !value.is_null()).find_map(|(name, value)| {
+                let Some(taken) = taken.get(name) else { return Some(name.clone()) };
+                unknown(value, taken).map(|below| format!("{name}.{below}"))
+            })
+        }
+        (Value::Array(asked), Value::Array(taken)) => {
+            asked.iter().zip(taken).find_map(|(asked, taken)| unknown(asked, taken))
+        }
+        _ => None,
+    }
 }
 
 fn security() -> Value {
@@ -264,6 +287,8 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
         clone.push(format!("--first-commit=Begin workspace {}\n\nLandfall-Workspace: {uid}", workspace.name_any()));
     }
     let mut clone_env = env.clone();
+    clone_env.retain(|variable| variable["name"] != "LANDFALL_TIMEOUT");
+    clone_env.push(literal("LANDFALL_TIMEOUT", &CLONE_SECONDS.to_string()));
     clone_env.extend(spec.branch.from.as_ref().map(|from| literal("LANDFALL_BRANCH_FROM", from)));
     let mut agent = words(&["workspace", "agent", "--record", RECORD, "--termination-log", LAST_MESSAGE, "--interval"]);
     agent.push(seconds(&spec.save.interval).to_string());
@@ -361,7 +386,7 @@ pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, s
     }, "spec": pod_spec});
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": owned(workspace, &format!("{}-save-{attempt}", name(workspace)), Some("save")),
+        "metadata": owned(workspace, &job_name(workspace, attempt), Some("save")),
         "spec": {
             "backoffLimit": 2, "activeDeadlineSeconds": job_seconds(workspace), "template": template,
             "podFailurePolicy": {"rules": [{
@@ -370,6 +395,12 @@ pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, s
             }]},
         },
     })
+}
+
+/// The name of the Job that is this attempt.
+#[must_use]
+pub fn job_name(workspace: &Workspace, attempt: u32) -> String {
+    format!("{}-save-{attempt}", name(workspace))
 }
 
 /// How long a Job may take, with the pulling of its image.

@@ -3,13 +3,13 @@
 //! Invariant: [`plan_parting`] says that it is over only where the work was read back from the remote, where there is none, where the
 //! volume is kept, or where somebody gave the work up. All else is waiting, with a bound, or a save.
 
-use super::memory::{Failed, Task};
+use super::memory::{Failed, Safe, Task};
 use super::objects;
-use super::plan::{Plan, SLACK, Step, plan_resolve, plan_token, settled, soon, wait};
+use super::plan::{Plan, SLACK, Step, plan_resolve, plan_token, settled, silent, soon, wait};
 use super::pods::Ended;
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason, SaveOnFailure};
-use crate::controllers::context::PERSON_RECHECK;
+use crate::controllers::context::{PERSON_RECHECK, requested_look};
 use crate::controllers::standing::{Again, Standing, State};
 use crate::workspace::evidence::Evidence;
 use crate::workspace::save::Outcome;
@@ -79,16 +79,17 @@ pub fn plan_release(seen: &Seen) -> Plan {
 pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
     let volume = match &seen.volume {
         VolumeSeen::Ours { volume, is_kept: false, .. } => volume,
-        VolumeSeen::Absent | VolumeSeen::Foreign | VolumeSeen::Ours { .. } => return end_pod(seen, now, Parting::Over),
+        VolumeSeen::Absent | VolumeSeen::Foreign { .. } | VolumeSeen::Ours { .. } => {
+            return end_pod(seen, now, Parting::Over);
+        }
     };
-    let is_over = seen.known.safe.is_some() || seen.known.is_parted;
-    if is_over && seen.pod == PodSeen::Absent {
+    if seen.known.is_parted {
+        return end_pod(seen, now, Parting::Over);
+    }
+    if seen.known.safe.is_some() && !matches!(seen.pod, PodSeen::Ours(_)) {
         return Parting::Over;
     }
     if seen.is_going() && seen.is_forced() {
-        if seen.known.is_told {
-            return end_pod(seen, now, Parting::Over);
-        }
         let why = "the annotation landfall.dev/force-delete gives up what was not pushed";
         return Parting::Next(Plan::Do(Step::GiveUp(why.to_owned())));
     }
@@ -101,13 +102,7 @@ pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
                     let message = format!("pod {} saves what is on the volume, and ends", pod.name);
                     return Parting::Next(wait(Reason::Saving, message, end));
                 }
-                let node = pod.node.as_deref().unwrap_or("unknown");
-                return failed(
-                    seen,
-                    now,
-                    &format!("node {node} does not answer, so pod {} does not end", pod.name),
-                    None,
-                );
+                return failed(seen, now, &silent(pod), None);
             }
         },
         PodSeen::Absent | PodSeen::Foreign => {}
@@ -172,6 +167,11 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Parting> {
     if seen.is_namespace_going && seen.token == TokenSeen::Absent {
         return Err(failed(seen, now, "the namespace is being deleted, so its token is gone", None));
     }
+    if let Some(refused) = seen.waits(Task::Make, now) {
+        let message = format!("what is on the volume is to be saved: {}", refused.standing.message);
+        let plan = settled(Standing::reconciling(refused.standing.reason, &message), Some(Again::At(refused.until)));
+        return Err(waiting(&message, plan));
+    }
     match &seen.way {
         Way::NotYetKnown => return Err(Parting::Next(Plan::Settled { standing: None, again: None })),
         Way::Barred { standing, for_good: true } => return Err(failed(seen, now, &standing.message, None)),
@@ -230,9 +230,10 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
             }
             ended => {
                 let said = ended.as_ref().map_or("it did not end in time", |end| end.message.as_str());
-                let why = format!("Job {} did not save all: {said}. {left}", job.name);
+                let said = if left.is_empty() { said } else { &left };
+                let why = format!("Job {} did not save all: {said}", job.name);
                 if job.attempt >= MOST_SAVES || is_final {
-                    return failed(seen, now, why.trim(), ended.as_ref().map(|end| end.at));
+                    return failed(seen, now, why.trim(), Some(ended.as_ref().map_or(job.until, |end| end.at)));
                 }
                 let pause = PAUSE * 4_i32.pow(job.attempt.saturating_sub(1));
                 let next = ended.as_ref().and_then(|end| end.at.checked_add(pause).ok());
@@ -251,7 +252,7 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
         return failed(
             seen,
             now,
-            &format!("the namespace is being deleted, so no Job can save what the pod did not. {left}"),
+            format!("the namespace is being deleted, so no Job can save what the pod did not. {left}").trim(),
             None,
         );
     }
@@ -259,14 +260,11 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
         let why = format!(
             "its PersistentVolumeClaim was deleted, so no Job can mount it to save what the pod did not. {left}"
         );
-        return failed(seen, now, &why, None);
+        return failed(seen, now, why.trim(), None);
     }
-    if let Err(parting) = prepared(seen, now) {
-        return parting;
-    }
-    match seen.waits(Task::Make, now) {
-        Some(refused) if !is_patient(seen, now) => failed(seen, now, &refused.standing.message, None),
-        _ => Parting::Next(Plan::Do(Step::Save(attempt))),
+    match prepared(seen, now) {
+        Ok(()) => Parting::Next(Plan::Do(Step::Save(attempt))),
+        Err(parting) => parting,
     }
 }
 
@@ -283,7 +281,8 @@ fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Part
     let is_blocked = choice == SaveOnFailure::Block && seen.is_going() && !seen.is_namespace_going;
     if is_blocked {
         let next = at.and_then(|at| at.checked_add(PERSON_RECHECK).ok());
-        if next.is_some_and(|next| next <= now)
+        let is_asked = seen.known.request.as_ref() != requested_look(&*seen.object);
+        if (is_asked || next.is_some_and(|next| next <= now))
             && let Some(job) = &seen.job
         {
             let can_ask = matches!(seen.way, Way::Open(_)) && plan_token(seen).is_none();
@@ -301,9 +300,9 @@ fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Part
 fn blocked(seen: &Seen, why: &str, next: Option<Timestamp>) -> Plan {
     let uid = seen.object.metadata.uid.as_deref().unwrap_or_default();
     let why = why.trim_end_matches('.');
+    let again = if next.is_some() { " It is tried again each half hour." } else { "" };
     let message = format!(
-        "what is on the volume could not be pushed, and spec.save.onFailure is Block: {why}. It is tried again each half hour. \
-         To keep the volume instead, set spec.save.onFailure to Retain; to give the work up, annotate the Workspace with \
+        "what is on the volume could not be pushed, and spec.save.onFailure is Block: {why}.{again} To keep the volume instead, set spec.save.onFailure to Retain; to give the work up, annotate the Workspace with \
          landfall.dev/force-delete={uid}"
     );
     settled(Standing::stalled(Reason::SaveFailed, message), Some(next.map_or(Again::Person, Again::At)))
@@ -313,10 +312,12 @@ fn blocked(seen: &Seen, why: &str, next: Option<Timestamp>) -> Plan {
 fn plan_last_pull(seen: &Seen, now: Timestamp) -> Option<Plan> {
     let wish = &seen.object.spec.pull_request;
     let is_nothing = wish.on_delete == PullRequestOnDelete::Keep || wish.mode == PullRequestMode::None;
-    if is_nothing || seen.known.is_pull_settled || seen.known.safe.is_none() {
+    // Work that is elsewhere is not what would be reviewed.
+    let is_fit = |safe: &Safe| safe.is_on_branch || wish.on_delete != PullRequestOnDelete::MarkReady;
+    if is_nothing || seen.known.is_pull_settled || !seen.known.safe.as_ref().is_some_and(is_fit) {
         return None;
     }
-    if !matches!(seen.token, TokenSeen::Ours { is_going: false, is_ready: true, .. }) {
+    if !matches!(seen.token, TokenSeen::Ours { is_held: true, is_ready: true, .. }) {
         return None;
     }
     match seen.way {

@@ -12,6 +12,7 @@ use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::api::{PullRequestMode, PullRequestOpenAt, Reason};
 use crate::controllers::context::requested_look;
 use crate::controllers::standing::{Again, Standing, State};
+use crate::git::BranchName;
 use crate::workspace::evidence::Evidence;
 use jiff::{SignedDuration, Timestamp};
 
@@ -60,8 +61,6 @@ pub enum Step {
     EndPod,
     /// Start a Job that saves.
     Save(u32),
-    /// Remove a Job that is over.
-    DropJob(String),
     /// List the workspace's branches at the remote.
     Look,
     /// Hold what was said to be saved against the remote.
@@ -82,7 +81,7 @@ impl Step {
             Self::Resolve => Some(Task::Resolve),
             Self::Look | Self::Believe(_) => Some(Task::Look),
             Self::FindPull | Self::OpenPull | Self::FinishPull => Some(Task::Pull),
-            Self::MakeToken | Self::MakeVolume | Self::StartPod | Self::Save(_) => Some(Task::Make),
+            Self::MakeToken | Self::RepairToken | Self::MakeVolume | Self::StartPod | Self::Save(_) => Some(Task::Make),
             _ => None,
         }
     }
@@ -137,11 +136,25 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     if seen.is_namespace_going {
         return settled(Standing::reconciling(Reason::WaitingForDependents, "its namespace is being deleted"), None);
     }
-    if let Err(error) = objects::affinity(&seen.object) {
-        let message = format!("spec.pod.affinity is not what a pod has (kubectl explain pod.spec.affinity): {error}");
+    if let Some(message) = invalid(seen) {
         return settled(Standing::stalled(Reason::InvalidSpec, message), None);
     }
     plan_start(seen, now).unwrap_or_else(|pod| plan_running(seen, &pod, now))
+}
+
+/// What the API server did not check.
+fn invalid(seen: &Seen) -> Option<String> {
+    let spec = &seen.object.spec;
+    let branch = |field: &str, name: &str| {
+        name.parse::<BranchName>().err().map(|error| format!("{field} {name:?} is no name of a branch: {error}"))
+    };
+    let affinity = objects::affinity(&seen.object)
+        .err()
+        .map(|error| format!("spec.pod.affinity is not what a pod has (kubectl explain pod.spec.affinity): {error}"));
+    branch("spec.branch.name", &objects::wanted_branch(&seen.object))
+        .or_else(|| branch("spec.branch.from", spec.branch.from.as_deref()?))
+        .or_else(|| branch("spec.pullRequest.target", spec.pull_request.target.as_deref()?))
+        .or(affinity)
 }
 
 pub fn settled(standing: Standing, again: Option<Again>) -> Plan {
@@ -152,17 +165,25 @@ pub fn wait(reason: Reason, message: impl Into<String>, until: Timestamp) -> Pla
     settled(Standing::reconciling(reason, message), Some(Again::At(until)))
 }
 
-/// There is an object of this name, and it is not the workspace's.
-pub fn taken(what: &str, name: &str) -> Standing {
-    let message = format!(
-        "{what} {name} exists and was not made for this workspace, so it is left as it is: delete it, or make a Workspace \
-         of another name"
-    );
+/// There is an object of this name, and it is not the workspace's; `is_kept`: it holds what an earlier one could not push.
+pub fn taken(what: &str, name: &str, is_kept: bool) -> Standing {
+    let message = if is_kept {
+        format!(
+            "{what} {name} is kept: it holds work of an earlier Workspace that could not be pushed, as its annotation \
+             landfall.dev/retained-for says. Get that out first (README, \"Work that could not be pushed\"), or make a Workspace \
+             of another name"
+        )
+    } else {
+        format!(
+            "{what} {name} exists and was not made for this workspace, so it is left as it is: delete it, or make a \
+             Workspace of another name"
+        )
+    };
     Standing::stalled(Reason::NameTaken, message)
 }
 
-fn is_taken(what: &str, seen: &Seen) -> Plan {
-    settled(taken(what, &objects::name(&seen.object)), Some(Again::Person))
+fn is_taken(what: &str, seen: &Seen, is_kept: bool) -> Plan {
+    settled(taken(what, &objects::name(&seen.object), is_kept), Some(Again::Person))
 }
 
 /// The way to a running pod; `Err`: it is there.
@@ -178,25 +199,26 @@ fn plan_start(seen: &Seen, now: Timestamp) -> Result<Plan, Box<PodView>> {
     }
     match &seen.volume {
         VolumeSeen::Absent => return Ok(Plan::Do(Step::MakeVolume)),
-        VolumeSeen::Foreign => return Ok(is_taken("PersistentVolumeClaim", seen)),
+        VolumeSeen::Foreign { is_kept } => return Ok(is_taken("PersistentVolumeClaim", seen, *is_kept)),
         VolumeSeen::Ours { is_held: false, .. } => return Ok(Plan::Do(Step::HoldVolume)),
         VolumeSeen::Ours { .. } => {}
     }
     Ok(match &seen.pod {
-        PodSeen::Foreign => is_taken("Pod", seen),
-        PodSeen::Ours(pod) if pod.going.is_some() => {
-            let until = pod.going.and_then(|end| end.checked_add(SLACK).ok()).unwrap_or(now);
-            wait(Reason::PodStarting, "the former pod is still ending", until.max(soon(now)))
-        }
+        PodSeen::Foreign => is_taken("Pod", seen, false),
+        PodSeen::Ours(pod) if pod.going.is_some() => ending(pod, now, Reason::PodStarting),
         PodSeen::Ours(pod) if pod.failed.is_some() => Plan::Do(Step::EndPod),
+        // Nobody worked in it, and nobody will.
+        PodSeen::Ours(pod)
+            if !pod.has_run && seen.object.spec.image.is_some() && pod.image != seen.object.spec.image =>
+        {
+            Plan::Do(Step::EndPod)
+        }
         PodSeen::Ours(pod) => return Err(pod.clone()),
         PodSeen::Absent => match plan_resolve(seen, now) {
             Some(plan) => plan,
-            // A volume that is mounted by one pod at a time.
-            None => match &seen.job {
-                Some(job) if job.is_going => wait(Reason::PodStarting, "the Job that saved is still ending", soon(now)),
-                Some(job) => Plan::Do(Step::DropJob(job.name.clone())),
-                None => Plan::Do(Step::StartPod),
+            None => match seen.waits(Task::Run, now) {
+                Some(failed) => settled(failed.standing, Some(Again::At(failed.until))),
+                None => shares_branch(seen).map_or(Plan::Do(Step::StartPod), |told| settled(told, None)),
             },
         },
     })
@@ -206,23 +228,53 @@ pub fn soon(now: Timestamp) -> Timestamp {
     now.checked_add(SLACK).unwrap_or(now)
 }
 
+/// A branch cannot be merged into itself, and what is left uncommitted at the end would go to where others work.
+fn shares_branch(seen: &Seen) -> Option<Standing> {
+    let wish = &seen.object.spec.pull_request;
+    let branch = seen.branch();
+    (wish.mode != PullRequestMode::None && branch == seen.target_branch()).then(|| {
+        let message = format!(
+            "spec.branch.name {branch} is the branch that the pull request is to be merged into: choose another name, or set \
+             spec.pullRequest.mode to None"
+        );
+        Standing::stalled(Reason::InvalidSpec, message)
+    })
+}
+
+/// A pod that was told to end.
+fn ending(pod: &PodView, now: Timestamp, reason: Reason) -> Plan {
+    let end = pod.going.and_then(|end| end.checked_add(SLACK).ok()).unwrap_or(now);
+    if end > now {
+        return wait(reason, format!("pod {} saves what is on the volume, and ends", pod.name), end);
+    }
+    wait(Reason::PodFailed, format!("{}: see to the node, or delete its Node object", silent(pod)), soon(now))
+}
+
+/// A pod whose time to end is over.
+pub fn silent(pod: &PodView) -> String {
+    format!("node {} does not answer, so pod {} does not end", pod.node.as_deref().unwrap_or("unknown"), pod.name)
+}
+
 /// A token that can be used; `None`: it is there.
 pub fn plan_token(seen: &Seen) -> Option<Plan> {
     Some(match &seen.token {
         TokenSeen::Absent => Plan::Do(Step::MakeToken),
-        TokenSeen::Foreign => is_taken("InstallationToken", seen),
-        // It is revoked only when the work is dealt with.
-        TokenSeen::Ours { is_going: true, is_ready: true, .. } if seen.is_going() => return None,
+        TokenSeen::Foreign => is_taken("InstallationToken", seen, false),
+        // It is revoked only when the work is dealt with, and whatever else became of it, a save can use it.
+        TokenSeen::Ours { is_ready: true, .. } if seen.is_going() => return None,
         TokenSeen::Ours { is_going: true, .. } => {
             settled(Standing::reconciling(Reason::WaitingForReference, "the former token is being revoked"), None)
         }
         TokenSeen::Ours { is_right: false, .. } => Plan::Do(Step::RepairToken),
         TokenSeen::Ours { is_ready: true, .. } => return None,
+        TokenSeen::Ours { is_taken: true, .. } => is_taken("Secret", seen, false),
         TokenSeen::Ours { message, is_stalled, .. } => {
             let message = format!("InstallationToken {}: {message}", objects::name(&seen.object));
             settled(
                 if *is_stalled {
-                    Standing::stalled(Reason::InsufficientPermissions, message)
+                    let remedy = "; or set spec.pullRequest.mode to None";
+                    let remedy = if message.contains("pull_requests") { remedy } else { "" };
+                    Standing::stalled(Reason::InsufficientPermissions, message + remedy)
                 } else {
                     Standing::reconciling(Reason::WaitingForReference, message)
                 },
@@ -251,9 +303,6 @@ pub fn plan_resolve(seen: &Seen, now: Timestamp) -> Option<Plan> {
 
 /// The pod is there: how it is, and what the remote and the pull request want.
 fn plan_running(seen: &Seen, pod: &PodView, now: Timestamp) -> Plan {
-    if let Some(job) = seen.job.as_ref().filter(|job| !job.is_going) {
-        return Plan::Do(Step::DropJob(job.name.clone()));
-    }
     if let Some(standing) = unready(seen, pod) {
         return settled(standing, None);
     }
@@ -293,7 +342,15 @@ fn unready(seen: &Seen, pod: &PodView) -> Option<Standing> {
             Standing::reconciling(Reason::PodFailed, message)
         }
         Clone::Pending(None) => match &pod.unscheduled {
-            Some(why) => Standing::reconciling(Reason::PodFailed, format!("pod {name} has no node: {why}")),
+            Some(why) => {
+                let unbound = matches!(seen.volume, VolumeSeen::Ours { volume: None, .. });
+                let more = if unbound {
+                    format!(" (`kubectl describe pvc {name}` says why it has no volume)")
+                } else {
+                    String::new()
+                };
+                Standing::reconciling(Reason::PodFailed, format!("pod {name} has no node: {why}{more}"))
+            }
             None => Standing::reconciling(Reason::Cloning, format!("pod {name} starts, and clones the repository")),
         },
         Clone::Done(_) if pod.is_ready => return None,
@@ -385,10 +442,7 @@ fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
     match &seen.pod {
         PodSeen::Ours(pod) => match pod.going {
             None => Plan::Do(Step::EndPod),
-            Some(end) => {
-                let message = format!("pod {} saves what is on the volume, and ends", pod.name);
-                wait(Reason::Saving, message, end.checked_add(SLACK).unwrap_or(now).max(soon(now)))
-            }
+            Some(_) => ending(pod, now, Reason::Saving),
         },
         PodSeen::Absent | PodSeen::Foreign => {
             let can_look =

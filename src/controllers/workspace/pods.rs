@@ -3,7 +3,7 @@
 use super::objects::{AGENT, CLONE, MAIN, SAVE};
 use crate::workspace::evidence::Evidence;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
 use serde::Deserialize;
 
@@ -70,6 +70,10 @@ pub struct PodView {
     pub is_ready: bool,
     /// Why the person's container, or the agent, does not run.
     pub trouble: Option<Trouble>,
+    /// The image of the person's container.
+    pub image: Option<String>,
+    /// The person's container was started once.
+    pub has_run: bool,
     /// Why it has no node.
     pub unscheduled: Option<String>,
     /// When it had a node.
@@ -126,7 +130,20 @@ impl PodView {
             clone: clone_of(pod),
             is_ready: main.is_some_and(|status| status.ready)
                 && condition("Ready").is_some_and(|it| it.status == "True"),
-            trouble: [main, agent].into_iter().flatten().find_map(|status| waiting(status.state.as_ref())),
+            trouble: [main, agent].into_iter().flatten().find_map(|status| {
+                let trouble = waiting(status.state.as_ref())?;
+                let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref()).map(words);
+                let message = [Some(trouble.message), last].into_iter().flatten().collect::<Vec<_>>().join(": ");
+                Some(Trouble { message, ..trouble })
+            }),
+            image: pod
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.containers.iter().find(|container| container.name == MAIN)?.image.clone()),
+            has_run: main.is_some_and(|status| {
+                let has_run = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+                status.restart_count > 0 || [&status.state, &status.last_state].into_iter().flatten().any(has_run)
+            }),
             unscheduled: unscheduled.and_then(|condition| condition.message.clone()),
             scheduled_at: since("PodScheduled"),
             cloned_at: cloned
@@ -146,10 +163,21 @@ fn clone_of(pod: &Pod) -> Clone {
             Clone::Done(said.unwrap_or_default())
         }
         (Some(ended), _) | (None, Some(ended)) if ended.exit_code != 0 => {
-            Clone::Failed { code: ended.exit_code, words: ended.message.unwrap_or_default().trim().to_owned() }
+            Clone::Failed { code: ended.exit_code, words: words(&ended) }
         }
         _ => Clone::Pending(waiting(status.state.as_ref())),
     }
+}
+
+/// A container's last message, else how Kubernetes says that it ended.
+fn words(ended: &ContainerStateTerminated) -> String {
+    let said = ended.message.as_deref().unwrap_or_default().trim();
+    let reason = ended.reason.as_deref().unwrap_or("Error");
+    let out_of_memory = if reason == "OOMKilled" { ": it took more memory than its limit" } else { "" };
+    if said.is_empty() || !out_of_memory.is_empty() {
+        return format!("it ended with {} ({reason}{out_of_memory}) {said}", ended.exit_code).trim().to_owned();
+    }
+    said.to_owned()
 }
 
 /// How the container that saves ended, in the pod or in a Job's; nothing while it runs.
@@ -158,14 +186,7 @@ pub fn ended(pod: &Pod) -> Option<Ended> {
     let status = container(pod, AGENT).or_else(|| container(pod, SAVE))?;
     let state = status.state.as_ref()?.terminated.as_ref()?;
     let said = state.message.as_deref().and_then(|message| serde_json::from_str(message).ok());
-    Some(said.map_or_else(
-        || {
-            let reason = state.reason.clone().unwrap_or_default();
-            let words = state.message.as_deref().unwrap_or_default().trim();
-            Ended::Silent(format!("it ended with {} ({reason}) {words}", state.exit_code))
-        },
-        Ended::Said,
-    ))
+    Some(said.map_or_else(|| Ended::Silent(words(state)), Ended::Said))
 }
 
 #[cfg(test)]

@@ -10,14 +10,6 @@ use crate::github::{Error, GitHub, NewPull, NotOpened, PullState, Repository, To
 use kube::ResourceExt;
 use std::sync::Arc;
 
-/// The branch that it is to be merged into.
-pub fn target(found: &Found) -> String {
-    let spec = &found.seen.object.spec;
-    let default = || found.seen.known.repository.as_ref().and_then(|(repository, _)| repository.default_branch.clone());
-    let wished = spec.pull_request.target.clone().or_else(|| spec.branch.from.clone());
-    wished.or_else(default).unwrap_or_else(|| "main".to_owned())
-}
-
 /// What all calls need.
 struct Asking<'a> {
     github: &'a Arc<GitHub>,
@@ -65,7 +57,7 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
     let asking = asking(context, found).await?;
     let object = &found.seen.object;
     let wish = &object.spec.pull_request;
-    let (branch, target) = (found.seen.branch(), target(found));
+    let (branch, target) = (found.seen.branch(), found.seen.target_branch());
     let name = object.name_any();
     let wanted = NewPull {
         title: wish.title.as_deref().unwrap_or(&name),

@@ -48,6 +48,8 @@ pub enum TokenSeen {
         is_ready: bool,
         /// What it says of itself otherwise.
         message: String,
+        /// Its Secret's name is taken.
+        is_taken: bool,
         /// That takes a person.
         is_stalled: bool,
         /// It is being deleted.
@@ -65,7 +67,10 @@ pub enum VolumeSeen {
     /// There is none.
     Absent,
     /// One of that name is not this workspace's.
-    Foreign,
+    Foreign {
+        /// It is kept for an earlier workspace.
+        is_kept: bool,
+    },
     /// It is this workspace's.
     Ours {
         /// The volume, if there is one yet.
@@ -95,6 +100,8 @@ pub enum PodSeen {
 pub struct JobSeen {
     /// Its name.
     pub name: String,
+    /// Its uid.
+    pub uid: Option<String>,
     /// Which attempt it is.
     pub attempt: u32,
     /// How it ended; nothing while it runs.
@@ -205,6 +212,15 @@ impl Seen {
         shown.unwrap_or_else(|| super::objects::wanted_branch(&self.object))
     }
 
+    /// The branch that it is to be merged into.
+    #[must_use]
+    pub fn target_branch(&self) -> String {
+        let spec = &self.object.spec;
+        let default = || self.known.repository.as_ref().and_then(|(repository, _)| repository.default_branch.clone());
+        let wished = spec.pull_request.target.clone().or_else(|| spec.branch.from.clone());
+        wished.or_else(default).unwrap_or_else(|| "main".to_owned())
+    }
+
     /// Whether a clone of this workspace can be at this branch: the one that is asked for, or one beside it.
     fn may_be_at(&self, branch: &str) -> bool {
         #[cfg(feature = "sabotage")]
@@ -231,6 +247,7 @@ impl crate::controller::Sabotage {
             seen.known.safe = Some(super::memory::Safe {
                 commit: None,
                 reference: String::new(),
+                is_on_branch: true,
                 at: Timestamp::UNIX_EPOCH,
                 message: String::new(),
             });

@@ -216,7 +216,11 @@ fn work_safe(seen: &Seen) -> Option<Said> {
     let report = report(seen)?;
     let (changed, untracked, unpushed) = (report.changed, report.untracked, report.unpushed);
     if changed + untracked + unpushed == 0 && report.trouble.is_none() {
-        return Some((Truth::True, Reason::Saved, "the pod reports nothing that the remote does not have".to_owned()));
+        return Some((
+            Truth::True,
+            Reason::Saved,
+            "the pod reports no changed file and no commit that the remote does not have".to_owned(),
+        ));
     }
     let autosave = match &report.autosave {
         Some(autosave) if remote.is_some_and(|remote| remote.autosave.as_deref() == Some(autosave.commit.as_str())) => {

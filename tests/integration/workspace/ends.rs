@@ -2,7 +2,7 @@
 
 use super::{OBJECTS, Team};
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use landfall::api::{GitHubInstallation, InstallationToken, WORK_FINALIZER, Workspace};
 use landfall::controller::Sabotage;
@@ -72,5 +72,58 @@ async fn an_affinity_of_another_shape_is_named_until_it_is_corrected() {
     let change = json!({"spec": {"pod": {"affinity": null}}});
     world.merge::<Workspace>("team-a", "try", &change).await.expect("corrected");
     world.until("there is a pod", async || world.get::<Pod>("team-a", OBJECTS).await.map(drop)).await;
+    team.end().await;
+}
+
+/// Whoever takes the finalizer off a workspace by hand has its volume kept when the claim goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_workspace_is_gone_is_kept_and_does_not_hang() {
+    let team = Team::new(Sabotage::default()).await;
+    let world = &team.world;
+    team.works(&json!({})).await;
+    let volume =
+        world.get::<PersistentVolumeClaim>("team-a", OBJECTS).await.unwrap().spec.unwrap().volume_name.unwrap();
+    let team = team
+        .restarted(async |world| {
+            world
+                .merge::<Workspace>("team-a", "try", &json!({"metadata": {"finalizers": null}}))
+                .await
+                .expect("let go");
+            world.delete::<Workspace>("team-a", "try").await;
+            world.until_gone::<Workspace>("team-a", "try").await;
+            world.delete::<PersistentVolumeClaim>("team-a", OBJECTS).await;
+        })
+        .await;
+    let world = &team.world;
+    let kept = async || {
+        let volume = world.get::<PersistentVolume>("", &volume).await?;
+        let is_kept = volume.labels().contains_key("landfall.dev/retained");
+        is_kept.then(|| volume.spec.unwrap().persistent_volume_reclaim_policy.unwrap())
+    };
+    assert_eq!(world.until("the volume is kept", kept).await, "Retain");
+    let let_go = async || {
+        let claim = world.get::<PersistentVolumeClaim>("team-a", OBJECTS).await;
+        claim.is_none_or(|claim| !claim.finalizers().iter().any(|name| name == WORK_FINALIZER)).then_some(())
+    };
+    world.until("the claim is let go", let_go).await;
+    team.end().await;
+}
+
+/// A token that is not as the spec wants it is made so, also where that takes something away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_wants_no_pull_request_any_more_has_a_token_that_opens_none() {
+    let team = Team::new(Sabotage::default()).await;
+    let world = &team.world;
+    team.works(&json!({})).await;
+    world
+        .merge::<Workspace>("team-a", "try", &json!({"spec": {"pullRequest": {"mode": "None"}}}))
+        .await
+        .expect("edited");
+    let narrowed = async || {
+        let token = world.get::<InstallationToken>("team-a", OBJECTS).await?;
+        (!token.spec.permissions.contains_key("pull_requests")).then_some(())
+    };
+    world.until("the token is narrowed", narrowed).await;
+    world.until_reason::<Workspace>("team-a", "try", "Running").await;
     team.end().await;
 }

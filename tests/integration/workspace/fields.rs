@@ -168,8 +168,12 @@ async fn no_such_field_is_in_the_definition() {
         let refused = team.world.strictly(&object).await;
         assert!(refused.is_err(), "{object}");
     }
-    // Nothing is checked in an affinity, and what is no affinity does not get into the pod.
+    // The API server checks nothing in an affinity: what is none is told, and does not get into the pod.
     let affinity = json!({"hostNetwork": true, "volumes": [], "nodeAffinity": {}});
+    team.make("try", &json!({"pod": {"affinity": affinity}})).await;
+    let message = team.world.until_reason::<Workspace>("team-a", "try", "InvalidSpec").await;
+    assert!(message.contains("hostNetwork"), "{message}");
+    let affinity = json!({"hostNetwork": null, "volumes": null, "nodeAffinity": {}});
     let env = json!([{"name": "A", "value": "$(GIT_CONFIG_SYSTEM) $$(GIT_CONFIG_SYSTEM) $$ $"}]);
     team.make("try", &json!({"pod": {"affinity": affinity, "env": env}})).await;
     let pod = team.world.until("there is a pod", async || team.world.get::<Pod>("team-a", OBJECTS).await).await;

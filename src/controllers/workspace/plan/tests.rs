@@ -40,6 +40,8 @@ fn pod(going: bool) -> PodView {
         clone: Clone::Done(Cloned { branch: "landfall/fix-u-1".into(), head: SHA.into() }),
         is_ready: true,
         trouble: None,
+        image: None,
+        has_run: true,
         unscheduled: None,
         scheduled_at: None,
         cloned_at: None,
@@ -73,6 +75,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
         token: TokenSeen::Ours {
             is_ready: true,
             message: String::new(),
+            is_taken: false,
             is_stalled: false,
             is_going: false,
             is_held: true,
@@ -107,6 +110,7 @@ fn gone(spec: &Value) -> Seen {
 fn job(attempt: u32, is_success: Option<bool>) -> JobSeen {
     JobSeen {
         name: format!("ws-fix-save-{attempt}"),
+        uid: Some(format!("j-{attempt}")),
         attempt,
         ended: is_success.map(|is_success| JobEnd { is_success, message: "m".into(), at: now() }),
         is_going: false,
@@ -179,12 +183,13 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
     assert_eq!(does(&seen), Step::Save(1), "an autosave is not where people find it");
     seen.ended = Some(Ended::Said(evidence("Saved")));
     assert_eq!(does(&seen), Step::Believe(Box::new(evidence("Saved"))));
-    let safe = Safe { commit: None, reference: String::new(), at: now(), message: String::new() };
+    let safe = Safe { commit: None, reference: String::new(), is_on_branch: true, at: now(), message: String::new() };
     seen.known.safe = Some(safe);
     assert_eq!(does(&seen), Step::DropToken);
     let token = |is_held| TokenSeen::Ours {
         is_ready: false,
         message: String::new(),
+        is_taken: false,
         is_stalled: false,
         is_going: true,
         is_held,
@@ -203,7 +208,8 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
 #[test]
 fn a_pull_request_is_finished_by_a_process_that_found_the_work_saved_but_not_without_end() {
     let mut seen = gone(&json!({"pullRequest": {"onDelete": "MarkReady"}}));
-    seen.known.safe = Some(Safe { commit: None, reference: String::new(), at: now(), message: String::new() });
+    seen.known.safe =
+        Some(Safe { commit: None, reference: String::new(), is_on_branch: true, at: now(), message: String::new() });
     let repository = seen.known.repository.take();
     let way = std::mem::replace(&mut seen.way, Way::NotYetKnown);
     assert_eq!(plan(&seen, now()), Plan::Settled { standing: None, again: None });
@@ -270,9 +276,9 @@ fn a_job_that_is_not_admitted_is_not_tried_without_end() {
     let mut seen = gone(&json!({}));
     let standing = Standing::reconciling(Reason::KubernetesRefused, "exceeded quota");
     let (soon, late) = (now() + SignedDuration::from_mins(1), now() + SignedDuration::from_hours(2));
-    let failed = Failed { standing: standing.clone(), until: soon, times: 1, about: seen.about() };
+    let failed = Failed { standing, until: soon, times: 1, about: seen.about() };
     seen.known.failed.insert(Task::Make, failed.clone());
-    assert_eq!(says(&seen, now()), standing);
+    assert!(says(&seen, now()).message.ends_with(": exceeded quota"));
     assert_eq!(plan(&seen, soon), Plan::Do(Step::Save(1)));
     seen.known.failed.insert(Task::Make, Failed { until: late + SignedDuration::from_mins(1), ..failed });
     seen.known.repository.as_mut().unwrap().1 = late;
@@ -333,7 +339,6 @@ fn work_is_given_up_by_the_uid_alone_and_that_is_told_first() {
     assert_eq!(does(&seen), Step::Save(1));
     seen.object = forced("u-1");
     assert!(matches!(does(&seen), Step::GiveUp(_)));
-    seen.known.is_told = true;
     seen.known.is_parted = true;
     assert_eq!(does(&seen), Step::DropToken);
 }
@@ -356,4 +361,65 @@ fn suspended_ends_the_pod_and_nothing_else() {
     assert_eq!(does(&seen), Step::EndPod);
     seen.pod = PodSeen::Absent;
     assert_eq!(says(&seen, now()).state, State::Ready);
+}
+
+#[test]
+fn a_pod_that_does_not_end_is_no_reason_to_wait_for_who_gave_its_work_up() {
+    let mut seen = seen(&json!({"save": {"onFailure": "Discard"}}), true);
+    seen.pod = PodSeen::Ours(Box::new(pod(true)));
+    let later = now() + SLACK + SignedDuration::from_secs(1);
+    assert!(matches!(plan(&seen, later), Plan::Do(Step::GiveUp(_))));
+    seen.known.is_parted = true;
+    assert_eq!(plan(&seen, later), Plan::Do(Step::DropToken));
+}
+
+#[test]
+fn a_pod_that_never_ran_is_made_anew_when_its_image_is_corrected_and_one_that_did_is_left() {
+    let mut seen = seen(&json!({"image": "debian:13"}), false);
+    let with = |has_run| PodSeen::Ours(Box::new(PodView { image: Some("debain:13".into()), has_run, ..pod(false) }));
+    seen.pod = with(false);
+    assert_eq!(does(&seen), Step::EndPod);
+    seen.pod = with(true);
+    assert_ne!(plan(&seen, now()), Plan::Do(Step::EndPod));
+}
+
+#[test]
+fn a_branch_is_not_merged_into_itself() {
+    let mut seen = seen(&json!({"branch": {"name": "main"}}), false);
+    seen.pod = PodSeen::Absent;
+    assert_eq!(says(&seen, now()).reason, Reason::InvalidSpec);
+    seen.object = Arc::new(object(&json!({"branch": {"name": "main"}, "pullRequest": {"mode": "None"}}), false));
+    assert_eq!(does(&seen), Step::StartPod);
+}
+
+#[test]
+fn names_and_fields_that_the_api_server_did_not_check_are_named() {
+    for (spec, field) in [
+        (json!({"branch": {"name": "a//b"}}), "spec.branch.name"),
+        (json!({"branch": {"from": "x.lock"}}), "spec.branch.from"),
+        (json!({"pullRequest": {"target": "a@{b"}}), "spec.pullRequest.target"),
+        (json!({"pod": {"affinity": {"nodeAfinity": {}}}}), "nodeAfinity"),
+        (json!({"pod": {"affinity": {"podAffinity": {"requiredDuringScheduling": []}}}}), "requiredDuringScheduling"),
+    ] {
+        let told = says(&seen(&spec, false), now());
+        assert_eq!(told.reason, Reason::InvalidSpec);
+        assert!(told.message.contains(field), "{}", told.message);
+    }
+    let fine = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]}}});
+    assert_eq!(
+        objects::affinity(&object(&json!({"pod": {"affinity": fine}}), false)).unwrap().map(|it| json!(it)),
+        Some(fine)
+    );
+}
+
+#[test]
+fn pods_that_fail_one_after_the_other_are_given_time() {
+    let mut seen = seen(&json!({}), false);
+    seen.pod = PodSeen::Absent;
+    let until = now() + SignedDuration::from_secs(8);
+    let standing = Standing::reconciling(Reason::PodFailed, "pod ws-fix failed: Evicted");
+    seen.known.failed.insert(Task::Run, Failed { standing: standing.clone(), until, times: 3, about: seen.about() });
+    assert_eq!(says(&seen, now()), standing);
+    assert_eq!(plan(&seen, until), Plan::Do(Step::StartPod));
 }
