@@ -98,6 +98,9 @@ async fn a_clone_that_was_never_made_has_no_work() {
     assert_eq!(scene.clone(&[]).await.code, Some(0));
     std::fs::rename(scene.shop(), scene.at("volume/moved")).unwrap();
     assert_eq!(scene.save(&["--clean-is-success"]).await.code, Some(20));
+    std::fs::create_dir(scene.at("volume/old")).unwrap();
+    std::fs::rename(scene.at("volume/moved"), scene.at("volume/old/shop")).unwrap();
+    assert_eq!(scene.save(&["--clean-is-success"]).await.code, Some(20));
     std::fs::rename(scene.at("volume"), scene.at("gone")).unwrap();
     let (code, evidence) = scene.last_words(&["--clean-is-success"]).await;
     assert_eq!((code, evidence.outcome), (Some(75), Outcome::TryAgain), "{evidence:?}");

@@ -2,6 +2,7 @@
 
 use super::{OBJECTS, Team};
 use jiff::SignedDuration;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use landfall::api::{GitHubInstallation, InstallationToken, WORK_FINALIZER, Workspace};
@@ -125,5 +126,29 @@ async fn a_workspace_that_wants_no_pull_request_any_more_has_a_token_that_opens_
     };
     world.until("the token is narrowed", narrowed).await;
     world.until_reason::<Workspace>("team-a", "try", "Running").await;
+    team.end().await;
+}
+
+/// A pod that the watches do not show any more still has work on the volume.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_lost_its_label_is_ended_before_a_job_saves() {
+    let team = Team::new(Sabotage::default()).await;
+    let world = &team.world;
+    team.works(&json!({})).await;
+    let change = |finalizers: &[&str]| json!({"metadata": {"labels": {"landfall.dev/workspace": null}, "finalizers": finalizers}});
+    world.merge::<Pod>("team-a", OBJECTS, &change(&["test.landfall.dev/saves"])).await.expect("changed");
+    team.operator.settled().await;
+    world.delete::<Workspace>("team-a", "try").await;
+    let told = async || world.get::<Pod>("team-a", OBJECTS).await?.metadata.deletion_timestamp.map(drop);
+    world.until("the pod is told to end", told).await;
+    team.operator.settled().await;
+    assert_eq!(super::list::<Job>(world).await.len(), 0, "it is there, and writes maybe");
+    world.merge::<Pod>("team-a", OBJECTS, &change(&[])).await.expect("it ended");
+    let saves = async || {
+        world.advance(SignedDuration::from_secs(10));
+        team.operator.settled().await;
+        (!super::list::<Job>(world).await.is_empty()).then_some(())
+    };
+    world.until("a Job saves", saves).await;
     team.end().await;
 }

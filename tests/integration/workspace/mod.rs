@@ -4,6 +4,7 @@ mod attacks;
 mod ends;
 mod fields;
 mod foreign;
+mod idle;
 
 use crate::world::operator::{Operator, Start};
 use crate::world::{World, objects};
