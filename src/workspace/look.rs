@@ -19,7 +19,8 @@ pub async fn look(at: &Path, branch: &BranchName, scratch: &Path, git: &Sealed) 
     let Opened { directory, git: git_directory, local, head, store, .. } = open(at, scratch, git).await?;
     let tracked = local.tracking.get(format!("refs/remotes/origin/{branch}").as_bytes());
     let own = local.refs.iter().filter(|(name, _)| name.starts_with(b"refs/heads/")).map(|(_, sha)| sha);
-    let own: Vec<Sha> = head.commit.iter().chain(own).cloned().collect();
+    // What is stashed is commits as well, and no remote has it.
+    let own: Vec<Sha> = head.commit.iter().chain(own).chain(&local.stash).cloned().collect();
     let known: Vec<Sha> = local.tracking.values().cloned().collect();
     let [own, known] = [store.commits(own).await?, store.commits(known).await?];
     let head_commit = head.commit.as_ref().filter(|commit| own.contains(commit));

@@ -84,6 +84,11 @@ async fn what_changes_is_reported_and_nothing_else() {
     until("what was refused is sent again", || controller.heard().pop().filter(|(_, _, status)| *status == 200)).await;
     let pushed = controller.until("a push", |report| count(report) == [0, 1, 0]).await;
     assert_eq!((&pushed["remoteHead"], &pushed["ahead"], &pushed["behind"]), (&commit["head"], &json!(0), &json!(0)));
+    scene.write("README.md", "stashed\n");
+    scene.git(&["stash"]).await;
+    controller.until("a stash is two commits that no remote has", |report| count(report) == [0, 1, 2]).await;
+    scene.git(&["stash", "drop"]).await;
+    controller.until("it is dropped", |report| count(report) == [0, 1, 0]).await;
     scene.git(&["commit", "--quiet", "--amend", "--message", "y"]).await;
     let amended = controller.until("another way", |report| count(report) == [0, 1, 1]).await;
     assert_eq!((&amended["ahead"], &amended["behind"]), (&json!(1), &json!(1)));
