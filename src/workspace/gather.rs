@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
-use super::beneath::Directory;
+use super::beneath::{Directory, Entry};
 use super::local::{self, Head, Local, objects, unfinished};
 use super::nested;
 use super::remote::Trouble;
@@ -126,6 +126,7 @@ pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i6
     gathering.refs(&local, &head, None).await?;
     gathering.worktrees(&clone, &local).await?;
     gathering.nested(&clone, snapshot.nested).await?;
+    gathering.beside(&clone).await?;
     let Gathering { store, mut pieces, left, .. } = gathering;
     // What is found in what went before does not go anywhere itself: the names that people know go first.
     pieces.sort_by_key(|piece| (!piece.for_branch, !piece.label.starts_with("branch/")));
@@ -336,6 +337,21 @@ impl Gathering<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Repositories beside the clone. A worktree is none, and has been looked into.
+    async fn beside(&mut self, clone: &Place<'_>) -> Result<(), WorkspaceError> {
+        let at = self.volume;
+        let volume = Directory::open(at).map_err(WorkspaceError::volume(at))?;
+        let mut names = volume.names().map_err(WorkspaceError::volume(at))?;
+        names.retain(|name| {
+            let is_repository = matches!(volume.entry(&Path::new(name).join(".git")), Ok(Some(Entry::Directory)));
+            is_repository
+                && Some(name.as_os_str()) != clone.at.file_name()
+                && *name != super::clone::unfinished(clone.at)
+        });
+        let found = names.into_iter().map(|name| (PathBuf::from(name), false)).collect();
+        self.nested(&Place { at, directory: &volume, ..*clone }, found).await
     }
 
     async fn one_nested(

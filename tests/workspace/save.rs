@@ -347,6 +347,27 @@ async fn a_repository_in_the_repository_is_saved_if_it_is_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_beside_the_clone_is_looked_into_too() {
+    let scene = Scene::cloned().await;
+    let (own, foreign) = (scene.at("volume/own"), scene.at("volume/foreign"));
+    std::fs::create_dir(&own).unwrap();
+    scene.git_in(&own, &["init", "--quiet", "--initial-branch", "main"]).await;
+    std::fs::write(own.join("file"), "x").unwrap();
+    let done = scene.save_twice().await;
+    let (name, commit) = done.saved_as("nested/own/working tree");
+    assert_eq!(name, format!("{WIP}/nested/own/head"));
+    assert_same(&committed(&scene.bare("shop"), &commit), &on_disk(&own));
+
+    let url = format!("file://{}", scene.bare("other").display());
+    scene.git(&["-c", "protocol.file.allow=always", "clone", "--quiet", &url, &foreign.to_string_lossy()]).await;
+    assert_eq!(scene.save(&[]).await.outcome(), "NothingToDo");
+    scene.git_in(&foreign, &["commit", "--quiet", "--allow-empty", "--message", "own"]).await;
+    let done = scene.save(&[]).await;
+    assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
+    assert_eq!(done.left(), [("foreign".to_owned(), "Nested".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_submodule_is_looked_into() {
     let scene = Scene::cloned().await;
     let url = format!("file://{}", scene.bare("other").display());
