@@ -3,13 +3,13 @@
 //! The invariant: what a person could lose is a [`Piece`] or is among what was [`Left`]; nothing is decided here about where a
 //! piece goes, and no remote is asked.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
-use super::beneath::{Directory, Entry};
+use super::beneath::Directory;
 use super::local::{self, Head, Local, objects, unfinished};
-use super::nested;
 use super::remote::Trouble;
 use super::snapshot::{Left, Snapshot, Work, take};
 use super::store::{Author, Commit, Store};
@@ -17,8 +17,6 @@ use crate::git::{BranchName, Sealed, Sha};
 
 /// The tree without a file.
 pub(super) const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
-/// How deep repositories may lie in each other.
-const DEEPEST: usize = 8;
 
 /// A piece of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,13 +118,24 @@ pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i6
     let Opened { directory, git: git_directory, git_at: dot_git, local, head, store } = open(at, scratch, git).await?;
     let volume = at.parent().unwrap_or(at);
 
-    let mut gathering = Gathering { workspace, volume, now, store, pieces: Vec::new(), left: Vec::new(), indexes: 0 };
+    let mut gathering = Gathering {
+        workspace,
+        volume,
+        now,
+        store,
+        pieces: Vec::new(),
+        left: Vec::new(),
+        indexes: 0,
+        worktrees: BTreeSet::new(),
+        git_directories: BTreeSet::from([dot_git.clone()]),
+    };
     let clone = Place { at, directory: &directory, git: &git_directory, git_at: &dot_git, common: &git_directory };
     let (snapshot, date) = gathering.tree(&clone, &local, &head, None).await?;
     gathering.refs(&local, &head, None).await?;
     gathering.worktrees(&clone, &local).await?;
-    gathering.nested(&clone, snapshot.nested).await?;
-    gathering.beside(&clone).await?;
+    gathering.nested(clone.at, &directory, snapshot.nested).await?;
+    gathering.beside().await?;
+    gathering.dormant().await?;
     let Gathering { store, mut pieces, left, .. } = gathering;
     // What is found in what went before does not go anywhere itself: the names that people know go first.
     pieces.sort_by_key(|piece| (!piece.for_branch, !piece.label.starts_with("branch/")));
@@ -135,22 +144,27 @@ pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i6
 }
 
 /// A directory with work, and its git directory.
-struct Place<'a> {
-    at: &'a Path,
-    directory: &'a Directory,
-    git: &'a Directory,
-    git_at: &'a Path,
-    common: &'a Directory,
+pub(super) struct Place<'a> {
+    pub(super) at: &'a Path,
+    pub(super) directory: &'a Directory,
+    pub(super) git: &'a Directory,
+    pub(super) git_at: &'a Path,
+    pub(super) common: &'a Directory,
 }
 
-struct Gathering<'a> {
-    workspace: &'a Workspace,
-    volume: &'a Path,
+/// What was gathered so far.
+pub(super) struct Gathering<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) volume: &'a Path,
     now: i64,
-    store: Store,
+    pub(super) store: Store,
     pieces: Vec<Piece>,
     left: Vec<Left>,
     indexes: usize,
+    /// Where worktrees of the clone are that were looked into.
+    pub(super) worktrees: BTreeSet<PathBuf>,
+    /// Which git directories were.
+    pub(super) git_directories: BTreeSet<PathBuf>,
 }
 
 /// A label, below that of the repository it is in.
@@ -163,11 +177,11 @@ impl Gathering<'_> {
         self.pieces.push(Piece { what, object: object.clone(), is_commit: true, for_branch: false, label });
     }
 
-    fn leave(&mut self, what: impl Into<String>, reason: Trouble, message: impl Into<String>) {
+    pub(super) fn leave(&mut self, what: impl Into<String>, reason: Trouble, message: impl Into<String>) {
         self.left.push(Left { what: what.into(), commit: None, reason, message: message.into() });
     }
 
-    async fn take(&mut self, place: &Place<'_>, head: Option<&Sha>) -> Result<Snapshot, WorkspaceError> {
+    pub(super) async fn take(&mut self, place: &Place<'_>, head: Option<&Sha>) -> Result<Snapshot, WorkspaceError> {
         self.indexes += 1;
         let name = format!("index-{}", self.indexes);
         let work = Work { at: place.at, directory: place.directory, git: place.git, common: place.common, head };
@@ -175,7 +189,7 @@ impl Gathering<'_> {
     }
 
     /// The tree, the index, and what is unfinished there. Returns a date for a commit with the tree.
-    async fn tree(
+    pub(super) async fn tree(
         &mut self,
         place: &Place<'_>,
         local: &Local,
@@ -191,7 +205,7 @@ impl Gathering<'_> {
             self.left.push(Left { what, commit: commit.take(), reason: Trouble::Unreadable, message: message.into() });
         }
         let mut snapshot = self.take(place, commit.as_ref()).await?;
-        self.left.append(&mut snapshot.left);
+        self.left.extend(snapshot.left.drain(..).map(|left| Left { what: below(within, &left.what), ..left }));
         let (head_tree, head_date) = match &commit {
             Some(commit) => {
                 let (tree, date, _) = self.store.commit(commit).await?;
@@ -242,7 +256,12 @@ impl Gathering<'_> {
     }
 
     /// Every ref.
-    async fn refs(&mut self, local: &Local, head: &Head, within: Option<&str>) -> Result<(), WorkspaceError> {
+    pub(super) async fn refs(
+        &mut self,
+        local: &Local,
+        head: &Head,
+        within: Option<&str>,
+    ) -> Result<(), WorkspaceError> {
         for file in &local.unread {
             self.leave(file.to_string_lossy(), Trouble::Unreadable, "it is not what git writes");
         }
@@ -281,14 +300,19 @@ impl Gathering<'_> {
             let label = format!("worktree/{name}");
             let git_at = clone.git_at.join(&folder);
             let Some(git) = clone.git.descend(&folder).map_err(WorkspaceError::volume(&git_at))? else { continue };
+            self.git_directories.insert(git_at.clone());
             let head = local.head(&git, &git_at)?;
             let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
             let inside = at.strip_prefix(self.volume).ok();
             let directory =
                 inside.map(|inside| volume.descend(inside)).transpose().map_err(WorkspaceError::volume(&at))?;
-            if let Some(directory) = directory.flatten() {
+            if let Some((inside, directory)) = inside.zip(directory.flatten()) {
+                self.worktrees.insert(at.clone());
                 let place = Place { at: &at, directory: &directory, git: &git, git_at: &git_at, common: clone.git };
-                self.tree(&place, local, &head, Some(&label)).await?;
+                let (snapshot, _) = self.tree(&place, local, &head, Some(&label)).await?;
+                // Its submodules have their git directories in the clone's.
+                let found = snapshot.nested.into_iter().map(|(path, recorded)| (inside.join(path), recorded)).collect();
+                self.nested(self.volume, &volume, found).await?;
             } else {
                 if let Some(commit) = &head.commit {
                     self.add(format!("{label}/HEAD"), commit, format!("{label}/head"));
@@ -301,91 +325,5 @@ impl Gathering<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Repositories in the clone's directory, and in those.
-    async fn nested(&mut self, clone: &Place<'_>, found: Vec<(PathBuf, bool)>) -> Result<(), WorkspaceError> {
-        let mut rest: Vec<_> = found.into_iter().map(|(path, recorded)| (path, recorded, 1)).collect();
-        while let Some((path, recorded, depth)) = rest.pop() {
-            let name = path.to_string_lossy().into_owned();
-            let found =
-                nested::git_directory(clone.directory, clone.at, &path).map_err(WorkspaceError::volume(&path))?;
-            let directory = clone.directory.descend(&path).map_err(WorkspaceError::volume(&path))?;
-            let (Some((git, git_at)), Some(directory)) = (found, &directory) else {
-                let files =
-                    directory.map(|directory| directory.names()).transpose().map_err(WorkspaceError::volume(&path))?;
-                if files.is_some_and(|files| !files.is_empty()) {
-                    self.leave(
-                        name,
-                        Trouble::Nested,
-                        "there are files where a submodule belongs, and no repository of it",
-                    );
-                }
-                continue;
-            };
-            if depth > DEEPEST {
-                self.leave(name, Trouble::Nested, "it lies too deep in other repositories");
-                continue;
-            }
-            match self.one_nested(clone, &path, recorded, directory, (&git, &git_at)).await {
-                Ok(inner) => {
-                    rest.extend(inner.into_iter().map(|(below, recorded)| (path.join(below), recorded, depth + 1)));
-                }
-                Err(error) => {
-                    self.leave(name, Trouble::Nested, format!("a repository that cannot be looked into: {error}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Repositories beside the clone. A worktree is none, and has been looked into.
-    async fn beside(&mut self, clone: &Place<'_>) -> Result<(), WorkspaceError> {
-        let at = self.volume;
-        let volume = Directory::open(at).map_err(WorkspaceError::volume(at))?;
-        let mut names = volume.names().map_err(WorkspaceError::volume(at))?;
-        names.retain(|name| {
-            let is_repository = matches!(volume.entry(&Path::new(name).join(".git")), Ok(Some(Entry::Directory)));
-            is_repository
-                && Some(name.as_os_str()) != clone.at.file_name()
-                && *name != super::clone::unfinished(clone.at)
-        });
-        let found = names.into_iter().map(|name| (PathBuf::from(name), false)).collect();
-        self.nested(&Place { at, directory: &volume, ..*clone }, found).await
-    }
-
-    async fn one_nested(
-        &mut self,
-        clone: &Place<'_>,
-        path: &Path,
-        recorded: bool,
-        directory: &Directory,
-        (git, git_at): (&Directory, &Path),
-    ) -> Result<Vec<(PathBuf, bool)>, WorkspaceError> {
-        let local = Local::read(git, git_at)?;
-        let head = local.head(git, git_at)?;
-        self.store.borrow_objects(&objects(git_at, self.volume)?)?;
-        let at = clone.at.join(path);
-        let place = Place { at: &at, directory, git, git_at, common: git };
-        let name = path.to_string_lossy().into_owned();
-        let has_remote = nested::has_remote(git, &local).map_err(WorkspaceError::volume(git_at))?;
-        if !recorded && !has_remote {
-            let label = format!("nested/{name}");
-            let (snapshot, _) = self.tree(&place, &local, &head, Some(&label)).await?;
-            self.refs(&local, &head, Some(&label)).await?;
-            return Ok(snapshot.nested);
-        }
-        let snapshot = self.take(&place, head.commit.as_ref()).await?;
-        let committed = match &head.commit {
-            Some(commit) => Some(self.store.commit(commit).await?.0),
-            None => None,
-        };
-        let clean =
-            committed.as_ref() == Some(&snapshot.tree) && snapshot.index == snapshot.tree && snapshot.left.is_empty();
-        if !clean || nested::has_own_commits(&self.store, git, git_at, &local).await? {
-            let message = "a repository of another remote, with work that is not there: it is not saved here; push it from within";
-            self.leave(name, Trouble::Nested, message);
-        }
-        Ok(snapshot.nested)
     }
 }

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::beneath::{Directory, Entry, path};
+use super::beneath::{Directory, Entry, path, plain};
 use crate::git::Sha;
 
 /// The most bytes of a file in `.git` that is read whole.
@@ -297,7 +297,8 @@ pub fn worktrees(git: &Directory, at: &Path) -> Result<Vec<(PathBuf, PathBuf)>, 
         let gitfile = Path::new(&name).join("gitdir");
         if let Some(mut text) = directory.read(&gitfile, MOST_FILE).map_err(failed)? {
             text.truncate(text.trim_ascii_end().len());
-            let gitfile = PathBuf::from(std::ffi::OsString::from_vec(text));
+            // From git 2.48 on it may be relative to where it stands.
+            let gitfile = plain(&at.join(folder).join(&name).join(path(&text)));
             found.push((folder.join(name), gitfile.parent().unwrap_or(Path::new("/")).to_owned()));
         }
     }

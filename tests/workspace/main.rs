@@ -15,7 +15,7 @@ mod evidence;
 mod first;
 mod hostile;
 mod refused;
-
+mod repositories;
 mod save;
 mod scene;
 mod tools;

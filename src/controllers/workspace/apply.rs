@@ -330,7 +330,11 @@ async fn give_up(context: &Context, found: &Found, why: &str) {
             )
         },
     );
-    let message = format!("the volume is deleted without its work having been pushed, {what}: {why}");
+    let how = match found.seen.pod {
+        PodSeen::Ours(_) => "and nobody waits for its work to be pushed, which the pod still tries as it ends",
+        PodSeen::Absent | PodSeen::Foreign => "without its work having been pushed",
+    };
+    let message = format!("the volume is deleted, {how}; {what}: {why}");
     tell(context, object, Reason::WorkDiscarded, &message).await;
     context.workspaces.update(uid(object), |known| known.is_parted = true);
 }

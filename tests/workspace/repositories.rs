@@ -1,0 +1,216 @@
+//! The saving of work in further repositories on the volume: worktrees, submodules, and what a person cloned or made there.
+
+use std::path::{Path, PathBuf};
+
+use crate::compare::{assert_same, committed, on_disk};
+use crate::scene::{Scene, WIP, heads_branch};
+
+impl Scene {
+    /// Clones another repository of GitHub's, or adds it as a submodule.
+    async fn take_other(&self, how: &[&str], to: &Path) {
+        let url = format!("file://{}", self.bare("other").display());
+        let mut arguments = vec!["-c", "protocol.file.allow=always"];
+        arguments.extend(how);
+        arguments.extend(["--quiet", &url, to.to_str().unwrap()]);
+        self.git(&arguments).await;
+    }
+
+    /// Commits a change in a repository on the volume.
+    async fn commit_in(&self, directory: &Path) {
+        self.git_in(directory, &["commit", "--quiet", "--allow-empty", "--message", "own"]).await;
+    }
+
+    /// A clone whose remote has a submodule of it, which is checked out.
+    async fn with_submodule(&self, how: &[&str], name: &str) -> PathBuf {
+        let how: Vec<_> = ["submodule", "add"].iter().chain(how).copied().collect();
+        self.take_other(&how, Path::new(name)).await;
+        self.git(&["commit", "--quiet", "--message", "submodule"]).await;
+        self.git(&["push", "--quiet"]).await;
+        self.shop().join(name)
+    }
+
+    /// Saves, of which nothing can come but this one complaint.
+    async fn refused_for(&self, what: &str) {
+        let refs = self.refs();
+        let done = self.save(&[]).await;
+        assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
+        assert_eq!(done.left(), [(what.to_owned(), "Nested".to_owned())], "{done:?}");
+        assert_eq!(self.refs(), refs);
+    }
+
+    async fn nothing_to_do(&self) {
+        let done = self.save(&[]).await;
+        assert_eq!(done.outcome(), "NothingToDo", "{done:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_further_worktree_is_saved() {
+    let scene = Scene::cloned().await;
+    let further = scene.at("volume/further");
+    scene.git(&["worktree", "add", "--quiet", "--detach", further.to_str().unwrap()]).await;
+    std::fs::write(further.join("new"), "in the further one").unwrap();
+    scene.git_in(&further, &["commit", "--quiet", "--allow-empty", "--message", "further"]).await;
+    scene.save_twice().await;
+    let refs = scene.refs();
+    assert_same(&committed(&scene.bare("shop"), &refs[&format!("{WIP}/worktree/further/head")]), &on_disk(&further));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_in_the_repository_is_saved_if_it_is_nobody_elses() {
+    let scene = Scene::cloned().await;
+    let own = scene.shop().join("own");
+    std::fs::create_dir(&own).unwrap();
+    scene.git_in(&own, &["init", "--quiet", "--initial-branch", "main"]).await;
+    std::fs::write(own.join("file"), "committed").unwrap();
+    scene.git_in(&own, &["add", "--all"]).await;
+    scene.git_in(&own, &["commit", "--quiet", "--message", "own"]).await;
+    std::fs::write(own.join("file"), "changed").unwrap();
+    let done = scene.save_twice().await;
+    let (name, commit) = done.saved_as("nested/own/working tree");
+    assert_eq!(name, format!("{WIP}/nested/own/head"));
+    assert_same(&committed(&scene.bare("shop"), &commit), &on_disk(&own));
+
+    // One with a remote of its own is not pushed to ours: nobody said that who reads ours may read that.
+    let foreign = scene.shop().join("foreign");
+    scene.take_other(&["clone"], &foreign).await;
+    scene.nothing_to_do().await;
+    std::fs::write(foreign.join("README.md"), "changed").unwrap();
+    scene.refused_for("foreign").await;
+    scene.git_in(&foreign, &["commit", "--quiet", "--all", "--message", "own"]).await;
+    scene.refused_for("foreign").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_beside_the_clone_is_looked_into_too() {
+    let scene = Scene::cloned().await;
+    let (own, foreign) = (scene.at("volume/own"), scene.at("volume/foreign"));
+    std::fs::create_dir(&own).unwrap();
+    scene.git_in(&own, &["init", "--quiet", "--initial-branch", "main"]).await;
+    std::fs::write(own.join("file"), "x").unwrap();
+    let done = scene.save_twice().await;
+    let (name, commit) = done.saved_as("nested/own/working tree");
+    assert_eq!(name, format!("{WIP}/nested/own/head"));
+    assert_same(&committed(&scene.bare("shop"), &commit), &on_disk(&own));
+
+    scene.take_other(&["clone"], &foreign).await;
+    scene.nothing_to_do().await;
+    scene.commit_in(&foreign).await;
+    scene.refused_for("foreign").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submodule_is_looked_into() {
+    let scene = Scene::cloned().await;
+    let sub = scene.with_submodule(&[], "sub").await;
+    scene.nothing_to_do().await;
+    std::fs::write(sub.join("README.md"), "changed").unwrap();
+    scene.refused_for("sub").await;
+    scene.git_in(&sub, &["checkout", "--quiet", "."]).await;
+    // Another commit of it is work in the outer one.
+    scene.commit_in(&sub).await;
+    let new = scene.git_in(&sub, &["rev-parse", "HEAD"]).await;
+    let done = scene.save(&[]).await;
+    assert_eq!(done.left(), [("sub".to_owned(), "Nested".to_owned())], "{done:?}");
+    let saved = committed(&scene.bare("shop"), &scene.refs()[&heads_branch()]);
+    assert_eq!(saved[&b"sub"[..]], ("160000".to_owned(), new.into_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submodule_that_is_no_longer_checked_out_is_looked_into() {
+    let scene = Scene::cloned().await;
+    let sub = scene.with_submodule(&["--name", "libs/sub"], "sub").await;
+    scene.git(&["submodule", "--quiet", "deinit", "sub"]).await;
+    assert!(!sub.join(".git").exists());
+    scene.nothing_to_do().await;
+
+    scene.git(&["-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init"]).await;
+    scene.commit_in(&sub).await;
+    scene.git_in(&sub, &["branch", "mine"]).await;
+    scene.git(&["submodule", "--quiet", "deinit", "--force", "sub"]).await;
+    scene.refused_for(".git/modules/libs/sub").await;
+    // What is there and is no repository is not taken for nothing either.
+    let module = scene.shop().join(".git/modules/libs/sub");
+    std::fs::remove_dir_all(module.join("refs")).unwrap();
+    scene.refused_for(".git/modules/libs/sub").await;
+    std::fs::remove_dir_all(module).unwrap();
+    scene.nothing_to_do().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submodule_of_a_submodule_that_is_no_longer_checked_out_is_looked_into() {
+    let scene = Scene::cloned().await;
+    let sub = scene.with_submodule(&[], "sub").await;
+    // One that another one has brought, as git keeps it.
+    let inner = scene.shop().join(".git/modules/sub/modules/inner");
+    scene.take_other(&["clone", "--bare"], &inner).await;
+    scene.refused_for(".git/modules/sub/modules/inner").await;
+    // Its remote has it all, as far as it knows.
+    scene.git_in(&inner, &["update-ref", "refs/remotes/origin/main", "HEAD"]).await;
+    scene.nothing_to_do().await;
+    std::fs::remove_dir_all(&sub).unwrap();
+    scene.git(&["checkout", "--quiet", "sub"]).await;
+    scene.nothing_to_do().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worktree_in_the_clone_is_saved_once() {
+    let scene = Scene::cloned().await;
+    scene.git(&["worktree", "add", "--quiet", "-b", "inner", "inner"]).await;
+    let inner = scene.shop().join("inner");
+    std::fs::write(inner.join("new"), "in the inner one").unwrap();
+    // As git writes it from 2.48 on, where it is told to.
+    std::fs::write(scene.shop().join(".git/worktrees/inner/gitdir"), "../../../inner/.git\n").unwrap();
+    let done = scene.save_twice().await;
+    let (_, commit) = done.saved_as("worktree/inner/working tree");
+    assert_same(&committed(&scene.bare("shop"), &commit), &on_disk(&inner));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worktree_that_was_moved_by_hand_is_not_taken_for_nothing() {
+    let scene = Scene::cloned().await;
+    for (place, shown) in [("volume/moved", "moved"), ("volume/shop/moved", "moved")] {
+        let further = scene.at("volume/further");
+        scene.git(&["worktree", "add", "--quiet", "--detach", further.to_str().unwrap()]).await;
+        std::fs::write(further.join("new"), "in the further one").unwrap();
+        std::fs::rename(&further, scene.at(place)).unwrap();
+        scene.refused_for(shown).await;
+        std::fs::remove_dir_all(scene.at(place)).unwrap();
+        scene.git(&["worktree", "prune"]).await;
+        scene.nothing_to_do().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submodule_in_a_worktree_is_looked_into() {
+    let scene = Scene::cloned().await;
+    scene.with_submodule(&[], "sub").await;
+    let further = scene.at("volume/further");
+    scene.git(&["worktree", "add", "--quiet", "--detach", further.to_str().unwrap()]).await;
+    let update = ["-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init"];
+    scene.git_in(&further, &update).await;
+    scene.nothing_to_do().await;
+    std::fs::write(further.join("sub/new"), "new").unwrap();
+    scene.refused_for("further/sub").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bare_repository_beside_the_clone_is_looked_into() {
+    let scene = Scene::cloned().await;
+    let bare = scene.at("volume/other.git");
+    scene.take_other(&["clone", "--bare"], &bare).await;
+    // git keeps what it takes from elsewhere as its own branches here, and nobody knows whose they are.
+    scene.refused_for("other.git").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_in_a_repository_within_is_named_by_where_it_is() {
+    let scene = Scene::cloned().await;
+    let own = scene.shop().join("own");
+    std::fs::create_dir(&own).unwrap();
+    scene.git_in(&own, &["init", "--quiet", "--initial-branch", "main"]).await;
+    scene.commit_in(&own).await;
+    std::fs::write(own.join(".git/index"), "nonsense").unwrap();
+    let done = scene.save(&[]).await;
+    assert_eq!(done.left(), [("nested/own/index".to_owned(), "Unreadable".to_owned())], "{done:?}");
+}
