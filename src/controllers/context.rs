@@ -417,8 +417,13 @@ impl<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>> 
     }
 }
 
-/// Adds or removes a finalizer, against the version that was read: a conflict means somebody was faster, and the
-/// object comes back by its watch.
+/// Whether this finalizer is on it.
+pub fn has_finalizer<K: Resource>(object: &K, finalizer: &str) -> bool {
+    object.finalizers().iter().any(|name| name == finalizer)
+}
+
+/// Adds or removes a finalizer, if it is not so already, against the version that was read: a conflict means somebody was
+/// faster, and the object comes back by its watch.
 ///
 /// # Errors
 /// The API server's, a conflict among them.
@@ -426,6 +431,9 @@ pub async fn set_finalizer<K>(client: &Client, object: &K, finalizer: &str, pres
 where
     K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Serialize + Debug,
 {
+    if has_finalizer(object, finalizer) == present {
+        return Ok(object.clone());
+    }
     let mut finalizers = object.finalizers().to_vec();
     finalizers.retain(|name| name != finalizer);
     if present {

@@ -4,7 +4,7 @@
 //! nothing of it in status.
 
 use super::access::{Access, Names, access};
-use super::context::{Context, Settled, requested_look, set_finalizer};
+use super::context::{Context, Settled, has_finalizer, requested_look, set_finalizer};
 use super::standing::{Again, Standing};
 use super::workspace;
 use crate::api::{
@@ -26,11 +26,12 @@ pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(15);
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn reconcile(installation: Arc<GitHubInstallation>, context: &Context) -> Result<Outcome, kube::Error> {
+pub async fn reconcile(installation: Arc<GitHubInstallation>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
+    let context = &*context;
     if installation.metadata.deletion_timestamp.is_some() {
         return remove(&installation, context).await;
     }
-    let installation = if installation.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
+    let installation = if has_finalizer(&*installation, DEPENDENTS_FINALIZER) {
         installation
     } else {
         Arc::new(set_finalizer(&context.client, &*installation, DEPENDENTS_FINALIZER, true).await?)
@@ -105,7 +106,7 @@ fn status(access: &Access, stored: GitHubInstallationStatus, handled: Option<Str
 
 /// Waits until no token published for it is left, which its tokens see to, then lets it go.
 async fn remove(installation: &GitHubInstallation, context: &Context) -> Result<Outcome, kube::Error> {
-    if !installation.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
+    if !has_finalizer(installation, DEPENDENTS_FINALIZER) {
         return Ok(Outcome::Ok);
     }
     let namespace = installation.namespace().unwrap_or_default();
@@ -167,7 +168,7 @@ pub fn dependents_of(context: &Context, installation: &GitHubInstallation, is_na
     let repositories = context.stores.repositories.state();
     let hooked = repositories.iter().filter(|repository| {
         repository.namespace().as_ref() == Some(&namespace)
-            && repository.finalizers().iter().any(|name| name == WEBHOOK_FINALIZER)
+            && has_finalizer(&***repository, WEBHOOK_FINALIZER)
             && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == name)
     });
     let used = used.map(|token| format!("InstallationToken {namespace}/{}", token.name_any()));

@@ -24,8 +24,8 @@ pub mod workspace;
 use crate::runtime::due::{Due, DueQueue};
 use crate::runtime::metrics::Outcome;
 use context::{Context, Dues};
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::controller::{self, Action, Error as ControllerError, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -108,116 +108,78 @@ pub async fn run(context: Arc<Context>, streams: Streams, in_flight: InFlight, s
         // Only webhooks need it. Whoever does tries again, and says so in status.
         tracing::warn!(error = &error as &dyn std::error::Error, "there is no root key for webhooks yet");
     }
+    let drive = Drive { context: c, in_flight: &in_flight, shutdown: &shutdown };
+    let (stores, due) = (&c.stores, &c.due);
     futures::join!(
-        drive(
-            c,
-            c.stores.apps.clone(),
-            c.due.apps.clone(),
-            streams.apps,
-            &in_flight,
-            &shutdown,
-            |object, context| async move { app::reconcile(object, &context).await }
-        ),
-        drive(
-            c,
-            c.stores.installations.clone(),
-            c.due.installations.clone(),
-            streams.installations,
-            &in_flight,
-            &shutdown,
-            |object, context| async move { installation::reconcile(object, &context).await }
-        ),
-        drive(
-            c,
-            c.stores.tokens.clone(),
-            c.due.tokens.clone(),
-            streams.tokens,
-            &in_flight,
-            &shutdown,
-            |object, context| async move { token::reconcile(object, &context).await }
-        ),
-        drive(
-            c,
-            c.stores.repositories.clone(),
-            c.due.repositories.clone(),
-            streams.repositories,
-            &in_flight,
-            &shutdown,
-            |object, context| async move { repository::reconcile(object, &context).await }
-        ),
-        drive(
-            c,
-            c.stores.workspaces.clone(),
-            c.due.workspaces.clone(),
-            streams.workspaces,
-            &in_flight,
-            &shutdown,
-            |object, context| async move { workspace::reconcile(object, &context).await }
-        ),
-        drive(
-            c,
-            c.stores.claims.clone(),
-            c.due.claims.clone(),
-            streams.claims,
-            &in_flight,
-            &shutdown,
-            |object, context| async move { workspace::keep::reconcile(object, &context).await }
-        ),
+        drive.kind(&stores.apps, &due.apps, streams.apps, app::reconcile),
+        drive.kind(&stores.installations, &due.installations, streams.installations, installation::reconcile),
+        drive.kind(&stores.tokens, &due.tokens, streams.tokens, token::reconcile),
+        drive.kind(&stores.repositories, &due.repositories, streams.repositories, repository::reconcile),
+        drive.kind(&stores.workspaces, &due.workspaces, streams.workspaces, workspace::reconcile),
+        drive.kind(&stores.claims, &due.claims, streams.claims, workspace::keep::reconcile),
     );
 }
 
-/// Runs one controller.
-async fn drive<K, F>(
-    context: &Arc<Context>,
-    store: Store<K>,
-    due: Due<K>,
-    stream: impl Stream<Item = ObjectRef<K>> + Send,
-    in_flight: &InFlight,
-    shutdown: &CancellationToken,
-    reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Clone,
-) where
-    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Outcome, kube::Error>> + Send,
-{
-    let kind: &'static str = Box::leak(K::kind(&()).into_owned().into_boxed_str());
-    let queue = stream.map(|reference| Ok::<_, Infallible>(ReconcileRequest::from(reference)));
-    let retry = due.clone();
-    let run = |object: Arc<K>, context: Arc<Context>| {
-        let (reconcile, in_flight) = (reconcile.clone(), in_flight.clone());
-        Box::pin(async move {
-            let _guard = in_flight.enter();
-            let began = Instant::now();
-            let result = match tokio::time::timeout(LONGEST_RECONCILE, reconcile(object, Arc::clone(&context))).await {
-                Ok(result) => result,
-                Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
-            };
-            let outcome = result.as_ref().map_or(Outcome::Retry, |outcome| *outcome);
-            context.metrics.reconciled(kind, outcome, began.elapsed());
-            result.map(|_| Action::await_change())
-        })
-    };
-    let on_error = move |object: Arc<K>, error: &kube::Error, _: Arc<Context>| {
-        let reference = ObjectRef::from_obj(&*object);
-        let again = retry.retry(&reference);
-        tracing::warn!(
-            kind, namespace = object.namespace(), name = object.name_any(), attempt = again.attempt, %error,
-            "Kubernetes refused; it is tried again"
-        );
-        Action::await_change()
-    };
-    let config = controller::Config::default().concurrency(CONCURRENCY);
-    let queue = Box::pin(queue.take_until(shutdown.cancelled()));
-    applier(run, on_error, Arc::clone(context), store, queue, config)
-        .for_each(|result| {
-            match result {
-                Err(ControllerError::ObjectNotFound(reference)) => due.unknown(&reference),
-                Err(ControllerError::QueueError(never)) => match never {},
-                Err(ControllerError::RunnerError(error)) => {
-                    tracing::error!(kind, %error, "the controller's cache ended");
+/// What all controllers run with.
+struct Drive<'a> {
+    context: &'a Arc<Context>,
+    in_flight: &'a InFlight,
+    shutdown: &'a CancellationToken,
+}
+
+impl Drive<'_> {
+    /// Runs one controller.
+    async fn kind<K, F>(
+        &self,
+        store: &Store<K>,
+        due: &Due<K>,
+        stream: Fed<K>,
+        reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Clone,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Outcome, kube::Error>> + Send,
+    {
+        let kind: &'static str = Box::leak(K::kind(&()).into_owned().into_boxed_str());
+        let queue = stream.map(|reference| Ok::<_, Infallible>(ReconcileRequest::from(reference)));
+        let retry = due.clone();
+        let run = |object: Arc<K>, context: Arc<Context>| {
+            let (reconcile, in_flight) = (reconcile.clone(), self.in_flight.clone());
+            Box::pin(async move {
+                let _guard = in_flight.enter();
+                let began = Instant::now();
+                let result =
+                    match tokio::time::timeout(LONGEST_RECONCILE, reconcile(object, Arc::clone(&context))).await {
+                        Ok(result) => result,
+                        Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
+                    };
+                let outcome = result.as_ref().map_or(Outcome::Retry, |outcome| *outcome);
+                context.metrics.reconciled(kind, outcome, began.elapsed());
+                result.map(|_| Action::await_change())
+            })
+        };
+        let on_error = move |object: Arc<K>, error: &kube::Error, _: Arc<Context>| {
+            let reference = ObjectRef::from_obj(&*object);
+            let again = retry.retry(&reference);
+            tracing::warn!(
+                kind, namespace = object.namespace(), name = object.name_any(), attempt = again.attempt, %error,
+                "Kubernetes refused; it is tried again"
+            );
+            Action::await_change()
+        };
+        let config = controller::Config::default().concurrency(CONCURRENCY);
+        let queue = Box::pin(queue.take_until(self.shutdown.cancelled()));
+        applier(run, on_error, Arc::clone(self.context), store.clone(), queue, config)
+            .for_each(|result| {
+                match result {
+                    Err(ControllerError::ObjectNotFound(reference)) => due.unknown(&reference),
+                    Err(ControllerError::QueueError(never)) => match never {},
+                    Err(ControllerError::RunnerError(error)) => {
+                        tracing::error!(kind, %error, "the controller's cache ended");
+                    }
+                    Err(ControllerError::ReconcilerFailed(..)) | Ok(_) => {}
                 }
-                Err(ControllerError::ReconcilerFailed(..)) | Ok(_) => {}
-            }
-            std::future::ready(())
-        })
-        .await;
+                std::future::ready(())
+            })
+            .await;
+    }
 }

@@ -6,7 +6,7 @@ mod hook;
 mod plan;
 
 use super::connection::Connection;
-use super::context::{Context, Settled, requested_look, set_finalizer};
+use super::context::{Context, Settled, has_finalizer, requested_look, set_finalizer};
 use super::deliveries::{self, Announced, Mark, waiting};
 use super::installation::{dependents_of, waited_long_enough};
 use super::standing::{Again, Standing, kubernetes_refusal};
@@ -25,11 +25,12 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn reconcile(app: Arc<GitHubApp>, context: &Context) -> Result<Outcome, kube::Error> {
+pub async fn reconcile(app: Arc<GitHubApp>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
+    let context = &*context;
     if app.metadata.deletion_timestamp.is_some() {
         return remove(&app, context).await;
     }
-    let app = if app.finalizers().iter().any(|name| name == DEPENDENTS_FINALIZER) {
+    let app = if has_finalizer(&*app, DEPENDENTS_FINALIZER) {
         app
     } else {
         Arc::new(set_finalizer(&context.client, &*app, DEPENDENTS_FINALIZER, true).await?)
@@ -186,7 +187,7 @@ fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &Ho
 /// removes the objects that were made for it, then goes.
 async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Error> {
     let name = app.name_any();
-    if !app.finalizers().iter().any(|finalizer| finalizer == DEPENDENTS_FINALIZER) {
+    if !has_finalizer(app, DEPENDENTS_FINALIZER) {
         return Ok(Outcome::Ok);
     }
     // After a restart neither the client is there, by which tokens are revoked, nor the look, by which webhooks are removed.

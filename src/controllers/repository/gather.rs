@@ -5,7 +5,7 @@ use crate::api::{
     Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode,
 };
 use crate::controllers::connection::Connection;
-use crate::controllers::context::Context;
+use crate::controllers::context::{Context, has_finalizer};
 use crate::controllers::deliveries::{Announced, Mark, waiting};
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
@@ -66,7 +66,7 @@ pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
     });
     let waiting = || object.status.iter().flat_map(|status| waiting(&status.deliveries));
     let seen = Seen {
-        has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == WEBHOOK_FINALIZER),
+        has_finalizer: has_finalizer(&**object, WEBHOOK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
         hook: hook(context, object, referred.as_ref()),
         pending: object.status.as_ref().map(|status| all_pending(&status.deliveries, branch)).unwrap_or_default(),

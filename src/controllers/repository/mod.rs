@@ -52,7 +52,8 @@ fn own(object: Arc<ProjectRepository>) -> Arc<ProjectRepository> {
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn reconcile(repository: Arc<ProjectRepository>, context: &Context) -> Result<Outcome, kube::Error> {
+pub async fn reconcile(repository: Arc<ProjectRepository>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
+    let context = &*context;
     let mut object = own(repository);
     let uid = object.uid().unwrap_or_default();
     let reference = ObjectRef::from_obj(&*object);

@@ -131,14 +131,8 @@ async fn mint(context: &Context, found: &Found, scope: &Scope, pinned: &[i64]) -
 
 /// The finalizer of a workspace that does not need it any more goes first: without ours, nobody would look after it.
 async fn let_go(context: &Context, token: &InstallationToken) -> Result<(), kube::Error> {
-    let is_held = |name: &str| token.finalizers().iter().any(|finalizer| finalizer == name);
-    let mut token = token.clone();
-    for finalizer in [WORK_FINALIZER, REVOKE_FINALIZER] {
-        if is_held(finalizer) {
-            token = set_finalizer(&context.client, &token, finalizer, false).await?;
-        }
-    }
-    Ok(())
+    let token = set_finalizer(&context.client, token, WORK_FINALIZER, false).await?;
+    set_finalizer(&context.client, &token, REVOKE_FINALIZER, false).await.map(drop)
 }
 
 /// The refusal without names that the spec does not say: who asks for an id learns nothing about what it stands for.

@@ -9,7 +9,7 @@ use super::secret;
 use super::seen::{Failed, Failures, Gathered, SecretSeen};
 use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
 use crate::controllers::connection::Connection;
-use crate::controllers::context::{Context, PERSON_RECHECK, requested_look};
+use crate::controllers::context::{Context, PERSON_RECHECK, has_finalizer, requested_look};
 use crate::controllers::lenient::Lenient;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
@@ -77,7 +77,7 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
     };
     let gathered = Gathered {
         token: Arc::clone(token),
-        has_finalizer: token.finalizers().iter().any(|finalizer| finalizer == REVOKE_FINALIZER),
+        has_finalizer: has_finalizer(&**token, REVOKE_FINALIZER),
         is_paused: token.spec.paused
             || installation.as_ref().is_some_and(|installation| installation.spec.paused)
             || app.as_ref().is_some_and(|app| app.spec.paused),

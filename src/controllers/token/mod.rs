@@ -32,7 +32,8 @@ const MOST_STEPS: usize = 12;
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn reconcile(token: Arc<InstallationToken>, context: &Context) -> Result<Outcome, kube::Error> {
+pub async fn reconcile(token: Arc<InstallationToken>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
+    let context = &*context;
     let mut token = token;
     let reference = ObjectRef::from_obj(&*token);
     let uid = token.uid().unwrap_or_default();

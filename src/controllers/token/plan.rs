@@ -8,13 +8,12 @@
 use super::scope::{Repositories, Scope};
 use super::seen::{Gathered, Published, SecretSeen, Stage};
 use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, Reconciled, WORK_FINALIZER};
-use crate::controllers::context::PERSON_RECHECK;
+use crate::controllers::context::{PERSON_RECHECK, has_finalizer};
 use crate::controllers::grant::{Grant, Reach, Refusal, excess};
 use crate::controllers::reference::Access;
 use crate::controllers::standing::{Again, Standing};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,7 +279,7 @@ fn plan_denial(seen: &Gathered, standing: &Standing, now: Timestamp) -> Plan {
 
 fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
     // The second is that of the workspace it is made for.
-    if !seen.token.finalizers().iter().any(|name| name == REVOKE_FINALIZER || name == WORK_FINALIZER) {
+    if ![REVOKE_FINALIZER, WORK_FINALIZER].iter().any(|name| has_finalizer(&*seen.token, name)) {
         return Plan::Settled { standing: None, again: None };
     }
     if seen.is_needed

@@ -7,7 +7,7 @@ use super::pods::{self, Ended, PodView};
 use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, VolumeSeen, Way};
 use crate::api::{GitAuthor, InstallationToken, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER, Workspace};
 use crate::controllers::connection::Connection;
-use crate::controllers::context::Context;
+use crate::controllers::context::{Context, has_finalizer};
 use crate::controllers::lenient::Lenient;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
@@ -15,9 +15,12 @@ use crate::github::{GitHub, Transport};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt;
 use kube::api::Api;
+use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 /// What was found: what to decide by, and what to act with.
@@ -43,9 +46,8 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     if context.sabotage.let_go_early && object.metadata.deletion_timestamp.is_some() {
         context.workspaces.update(&uid, |known| known.is_parted = true);
     }
-    let claim = if object.metadata.deletion_timestamp.is_some() {
-        let claims = Api::<Lenient<PersistentVolumeClaim>>::namespaced(context.client.clone(), &namespace);
-        claims.get_opt(&name).await?.map(Lenient::read).transpose()?.map(Arc::new)
+    let claim: Option<Arc<PersistentVolumeClaim>> = if object.metadata.deletion_timestamp.is_some() {
+        live(context, object).await?.map(Arc::new)
     } else {
         context.stores.claims.get(&reference(place(&name)))
     };
@@ -74,8 +76,7 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     let mut pod = context.stores.pods.get(&reference(place(&name)));
     if pod.is_none() && object.metadata.deletion_timestamp.is_some() {
         // It may not be in the cache yet, or not any more for want of its label.
-        let pods = Api::<Lenient<Pod>>::namespaced(context.client.clone(), &namespace);
-        pod = pods.get_opt(&name).await?.map(Lenient::read).transpose()?.map(Arc::new);
+        pod = live::<Pod>(context, object).await?.map(Arc::new);
     }
     let pod = match pod {
         None => PodSeen::Absent,
@@ -89,7 +90,7 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
             || referred.app.as_ref().is_some_and(|app| app.spec.paused)
     };
     let seen = Seen {
-        has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
+        has_finalizer: has_finalizer(&**object, WORK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
         is_namespace_going: context.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
         way,
@@ -108,6 +109,25 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     #[cfg(feature = "sabotage")]
     let seen = context.sabotage.tamper_workspace(seen);
     Ok(Found { seen, github, git: connection.and_then(|connection| connection.git.clone()) })
+}
+
+/// The API for objects in the workspace's namespace.
+pub fn api<K>(context: &Context, object: &Workspace) -> Api<Lenient<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default())
+}
+
+/// What has the name of the workspace's objects, as the API server has it now.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn live<K>(context: &Context, object: &Workspace) -> Result<Option<K>, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+{
+    api::<K>(context, object).get_opt(&objects::name(object)).await?.map(Lenient::read).transpose()
 }
 
 /// Whether an object of the name is taken for the workspace's.
@@ -221,7 +241,7 @@ fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) 
         is_taken: ready.is_some_and(|ready| ready.reason == Reason::SecretNotOurs.as_str()),
         is_stalled: is_current && is_stalled,
         is_going,
-        is_held: token.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER),
+        is_held: has_finalizer(token, WORK_FINALIZER),
         is_right: right.unwrap_or(false),
     }
 }
@@ -230,7 +250,7 @@ fn volume_seen(context: &Context, claim: &PersistentVolumeClaim, object: &Worksp
     if !takes(context, objects::is_our_claim(claim, object)) {
         return VolumeSeen::Foreign { is_kept: claim.labels().contains_key(RETAINED_LABEL) };
     }
-    let is_held = claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER);
+    let is_held = has_finalizer(claim, WORK_FINALIZER);
     VolumeSeen::Ours {
         volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty()),
         is_going: claim.metadata.deletion_timestamp.is_some(),

@@ -10,7 +10,7 @@ use super::seen::VolumeSeen;
 use crate::api::{
     RETAINED_ANNOTATION, RETAINED_LABEL, Reason, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
 };
-use crate::controllers::context::{Context, set_finalizer};
+use crate::controllers::context::{Context, has_finalizer, set_finalizer};
 use crate::controllers::lenient::Lenient;
 use crate::runtime::metrics::Outcome;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -114,14 +114,15 @@ async fn let_go(context: &Context, claim: &PersistentVolumeClaim, record: &Value
 /// Whether a claim is being deleted and held for a workspace.
 #[must_use]
 pub fn is_held_back(claim: &PersistentVolumeClaim) -> bool {
-    claim.metadata.deletion_timestamp.is_some() && claim.finalizers().iter().any(|name| name == WORK_FINALIZER)
+    claim.metadata.deletion_timestamp.is_some() && has_finalizer(claim, WORK_FINALIZER)
 }
 
 /// One look at a claim: where the workspace that it is held for is gone, its volume is kept and it is let go.
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn reconcile(claim: Arc<PersistentVolumeClaim>, context: &Context) -> Result<Outcome, kube::Error> {
+pub async fn reconcile(claim: Arc<PersistentVolumeClaim>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
+    let context = &*context;
     let namespace = claim.namespace().unwrap_or_default();
     let named = (claim.labels().get(WORKSPACE_LABEL), claim.annotations().get(WORKSPACE_UID_ANNOTATION));
     let (Some(name), uid) = named else { return Ok(Outcome::Ok) };

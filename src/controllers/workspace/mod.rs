@@ -19,6 +19,7 @@ mod parting;
 mod plan;
 mod pods;
 mod pull;
+mod remote;
 mod seen;
 mod status;
 
@@ -26,7 +27,7 @@ pub use desk::WorkspaceDesk;
 pub use memory::Workspaces;
 pub use objects::named;
 
-use super::context::{Context, Settled};
+use super::context::{Context, Settled, has_finalizer};
 use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{InstallationToken, Reason, WORK_FINALIZER, Workspace, WorkspaceStatus};
 use crate::runtime::metrics::Outcome;
@@ -51,11 +52,9 @@ pub fn needs(context: &Context, token: &InstallationToken, is_namespace_going: b
         let workspace = context.stores.workspaces.get(&ObjectRef::new(&owner.name).within(&namespace))?;
         (workspace.uid().as_ref() == Some(&owner.uid)).then_some(workspace)
     });
-    let is_held = |finalizers: &[String]| finalizers.iter().any(|finalizer| finalizer == WORK_FINALIZER);
-    is_held(token.finalizers())
-        && workspace.is_some_and(|workspace| {
-            (workspace.metadata.deletion_timestamp.is_some() || is_namespace_going) && is_held(workspace.finalizers())
-        })
+    let is_going = |workspace: &Workspace| workspace.metadata.deletion_timestamp.is_some() || is_namespace_going;
+    has_finalizer(token, WORK_FINALIZER)
+        && workspace.is_some_and(|workspace| is_going(&workspace) && has_finalizer(&*workspace, WORK_FINALIZER))
 }
 
 /// The object without a status that was written for another of its name.
@@ -73,7 +72,8 @@ fn own(object: Arc<Workspace>) -> Arc<Workspace> {
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn reconcile(workspace: Arc<Workspace>, context: &Context) -> Result<Outcome, kube::Error> {
+pub async fn reconcile(workspace: Arc<Workspace>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
+    let context = &*context;
     let mut object = own(workspace);
     let uid = uid(&object).to_owned();
     let reference = ObjectRef::from_obj(&*object);

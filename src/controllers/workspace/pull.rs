@@ -1,8 +1,9 @@
 //! The pull request: looked for by its branch before one is opened, so that there is never a second.
 
-use super::apply::{Failure, client, own_token, remember, uid};
+use super::apply::{Failure, remember, uid};
 use super::gather::Found;
 use super::memory::Pull;
+use super::remote::{client, own_token};
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason};
 use crate::controllers::context::Context;
 use crate::controllers::standing::{Again, Standing, github_failure};

@@ -1,9 +1,11 @@
 //! `Workspace`: a pod in which a person or a program works on a branch, whose work is pushed before anything goes.
 
-use super::reconciled;
+mod status;
+
+pub use status::{PullRequestStatus, SaveStatus, WorkspaceGit, WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings};
+
 use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -446,127 +448,3 @@ pub enum SaveOnFailure {
     /// The work is given up, which an event says.
     Discard,
 }
-
-/// How a workspace is.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkspaceStatus {
-    /// The generation of the spec that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// `metadata.uid` of the object that this status speaks of. Should it be another, this was written for an object that
-    /// had the name before, and is not read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uid: Option<String>,
-    /// `Ready`, and `Reconciling` or `Stalled` where they hold; `CredentialsReady`, `CloneReady`, `PullRequestReady`,
-    /// `Suspended` and `WorkSafe`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-    /// How the clone is, as the pod reports it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub git: Option<WorkspaceGit>,
-    /// The pull request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pull_request: Option<PullRequestStatus>,
-    /// What was saved last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub save: Option<SaveStatus>,
-    /// The pod.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<WorkspacePodStatus>,
-    /// When the pod came how far.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timings: Option<WorkspaceTimings>,
-    /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_handled_reconcile: Option<String>,
-}
-
-/// How a clone is, as the pod reports it.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkspaceGit {
-    /// The workspace's branch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch: Option<String>,
-    /// The commit of HEAD.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head: Option<String>,
-    /// The commit of the branch at the remote, as it answered the operator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remote_head: Option<String>,
-    /// How many commits HEAD is ahead of the remote's branch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ahead: Option<i64>,
-    /// How many commits HEAD is behind it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub behind: Option<i64>,
-    /// How many files that git tracks are changed.
-    #[serde(default)]
-    pub dirty: i64,
-    /// How many files git does not track, and does not ignore.
-    #[serde(default)]
-    pub untracked: i64,
-    /// How many commits the remote does not have.
-    #[serde(default)]
-    pub unpushed: i64,
-}
-
-/// A pull request.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct PullRequestStatus {
-    /// Its number.
-    pub number: i64,
-    /// Its page.
-    pub url: String,
-    /// `open`, `closed` or `merged`.
-    pub state: String,
-    /// Whether it is a draft.
-    #[serde(default)]
-    pub draft: bool,
-}
-
-/// What was saved.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct SaveStatus {
-    /// The commit.
-    pub commit: String,
-    /// Where it is at the remote.
-    #[serde(rename = "ref")]
-    pub reference: String,
-    /// When that was seen there first.
-    pub at: Time,
-}
-
-/// A workspace's pod.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkspacePodStatus {
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-    /// The node that it is on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-}
-
-/// When a pod came how far.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkspaceTimings {
-    /// When it had a node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduled: Option<Time>,
-    /// When the clone was there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cloned: Option<Time>,
-    /// When it was ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<Time>,
-}
-
-reconciled!(Workspace, WorkspaceStatus);

@@ -1,0 +1,192 @@
+//! What is asked of GitHub and of the remote, and what is believed of a save.
+//!
+//! All calls are made with the workspace's own token, from its Secret: what the workspace may not do, is not done for it. Work is
+//! safe when the remote lists what the save said; what was said alone is never enough.
+
+use super::apply::{Failure, claim, uid};
+use super::gather::{Found, api, live};
+use super::memory::{Remote, Safe};
+use super::objects;
+use super::seen::Way;
+use crate::api::{MANAGED_BY, Reason, SAVED_ANNOTATION, Workspace};
+use crate::controllers::context::Context;
+use crate::controllers::standing::{Again, Standing, git_failure, github_failure};
+use crate::git::{self, BasicAuth};
+use crate::github::{GitHub, Token};
+use crate::workspace::evidence::{Evidence, Listed, autosave_ref, wip_digest, wip_prefix};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::events::EventType;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use std::sync::Arc;
+
+/// The client.
+///
+/// # Errors
+/// The App's credentials cannot be used.
+pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
+    found.github.as_ref().ok_or_else(|| {
+        Failure::waiting(
+            "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can",
+        )
+    })
+}
+
+/// The workspace's token, from its Secret.
+///
+/// # Errors
+/// It is not there.
+pub async fn own_token(context: &Context, object: &Workspace) -> Result<Token, Failure> {
+    let name = objects::name(object);
+    let secret = live::<Secret>(context, object).await?;
+    let token = context
+        .stores
+        .tokens
+        .get(&kube::runtime::reflector::ObjectRef::new(&name).within(&object.namespace().unwrap_or_default()));
+    let uid = token.as_ref().and_then(|token| token.uid());
+    let is_ours = |secret: &Secret| {
+        uid.is_some()
+            && secret.labels().get(crate::api::MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
+            && secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+    };
+    #[cfg(feature = "sabotage")]
+    let is_ours = |secret: &Secret| context.sabotage.any_owner || is_ours(secret);
+    let Some(secret) = secret.filter(is_ours) else {
+        // A namespace that is being deleted takes Secrets first. This process may have minted what was in it.
+        let minted = uid.as_ref().and_then(|uid| context.memory.content(uid));
+        return minted
+            .map(|minted| minted.token)
+            .ok_or_else(|| Failure::waiting(format!("Secret {name} is not there yet")));
+    };
+    let password = secret.data.as_ref().and_then(|data| data.get("password")).map(|bytes| bytes.0.clone());
+    let password = password.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty());
+    password.map(Token::new).ok_or_else(|| Failure::waiting(format!("Secret {name} has no password")))
+}
+
+/// What the repository is called now.
+pub async fn resolve(context: &Context, found: &Found) -> Result<(), Failure> {
+    let Way::Open(repository) = &found.seen.way else { return Ok(()) };
+    let (github, object) = (client(found)?, &found.seen.object);
+    let token = own_token(context, object).await?;
+    let now = context.clock.now();
+    let repository = github.repository(&token, repository.id).await.map_err(|error| {
+        let (mut standing, again) =
+            github_failure(&error, &format!("asking for the repository with id {}", repository.id));
+        if standing.reason == Reason::InstallationNotFound {
+            standing.reason = Reason::RepositoryNotFound;
+        }
+        Failure::Remote(standing, again)
+    })?;
+    context.workspaces.update(uid(object), |known| known.repository = Some((Arc::new(repository), now)));
+    Ok(())
+}
+
+/// Lists the workspace's branches.
+pub async fn look(context: &Context, found: &Found) -> Result<Remote, Failure> {
+    let (github, object) = (client(found)?, &found.seen.object);
+    let (Some((repository, _)), Some(transport)) = (&found.seen.known.repository, &found.git) else {
+        return Err(Failure::waiting("the repository is not known yet"));
+    };
+    let now = context.clock.now();
+    let remote = git::Remote::github(github.endpoint(), &repository.full_name)
+        .map_err(|error| Failure::waiting(error.to_string()))?;
+    let credentials = BasicAuth::installation(own_token(context, object).await?);
+    let (name, uid, branch) = (object.name_any(), uid(object), found.seen.branch());
+    let target = found.seen.target_branch();
+    let heads = |branch: &str| format!("refs/heads/{branch}");
+    let (branch_ref, target_ref) = (heads(&branch), heads(&target));
+    let (wip, autosave) = (wip_prefix(&name, uid), autosave_ref(uid));
+    let prefixes = [branch_ref.as_str(), target_ref.as_str(), wip.as_str(), autosave.as_str()];
+    let refs = git::listed(transport, &remote, Some(&credentials), &prefixes, &*context.clock).await;
+    let refs = refs.map_err(|error| {
+        if matches!(error, git::Error::Moved { .. }) {
+            // By its id it is found under any name.
+            context.workspaces.update(uid, |known| known.repository = None);
+        }
+        let (standing, again) = git_failure(&error);
+        Failure::Remote(standing, again)
+    })?;
+    let named = |name: &str| refs.get(name).map(|sha| sha.as_str().to_owned());
+    let in_progress = refs.iter().filter(|(name, _)| name.starts_with(&wip));
+    let report = found.seen.known.report.as_ref().map(|(_, report)| report);
+    Ok(Remote {
+        listed: Listed {
+            branch: named(&branch_ref),
+            wip: wip_digest(in_progress.map(|(name, sha)| (name.as_str(), sha.as_str()))),
+            autosave: named(&autosave),
+        },
+        target: named(&target_ref),
+        asked: branch,
+        heard: report.and_then(|report| report.remote_head.clone()),
+        heard_save: report.and_then(|report| Some(report.autosave.as_ref()?.commit.clone())),
+        at: now,
+    })
+}
+
+/// Holds what a save said of the remote against the remote. Only then is the work safe.
+pub async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> Result<(), Failure> {
+    let object = &found.seen.object;
+    let remote = look(context, found).await?;
+    let is_there = evidence.is_of_nothing()
+        || (remote.listed.branch == evidence.remote.branch && remote.listed.wip == evidence.remote.wip);
+    #[cfg(feature = "sabotage")]
+    let is_there = is_there || context.sabotage.believe_agent;
+    let branch = format!("refs/heads/{}", remote.asked);
+    let safe = is_there.then(|| {
+        let place = evidence.saved.first();
+        Safe {
+            commit: place.map(|place| place.commit.to_string()).or_else(|| evidence.remote.branch.clone()),
+            is_on_branch: evidence.more == 0 && evidence.saved.iter().all(|place| place.name == branch),
+            reference: place.map_or_else(|| branch.clone(), |place| place.name.clone()),
+            at: remote.at,
+            message: saved(evidence),
+        }
+    });
+    if let Some(safe) = &safe {
+        note(context, object, safe).await?;
+        // The object will be gone, and this stays for a while.
+        let commit = safe.commit.as_deref().map(|commit| format!(" ({commit})")).unwrap_or_default();
+        let message = format!("read back at the end: {}{commit}", safe.message);
+        context.events.transition(&object.object_ref(&()), EventType::Normal, Reason::Saved.as_str(), &message).await;
+    }
+    context.workspaces.update(uid(object), |known| {
+        if safe.is_none() {
+            // Somebody pushed meanwhile, or it was not said by our save: a Job saves again.
+            known.disbelieved.clone_from(&found.seen.saver);
+        }
+        known.remote = Some(remote);
+        known.safe = safe;
+    });
+    if !is_there {
+        return Err(Failure::Remote(
+            Standing::reconciling(
+                Reason::Saving,
+                "the remote does not have what was said to be saved, or more was pushed meanwhile: it is saved again",
+            ),
+            Again::Backoff,
+        ));
+    }
+    Ok(())
+}
+
+/// Notes on the claim that its work was read back, so that it goes should this process end before it does.
+async fn note(context: &Context, object: &Workspace, safe: &Safe) -> Result<(), Failure> {
+    let Some(claim) = claim(context, object).await? else { return Ok(()) };
+    let note = serde_json::to_string(safe).map_err(kube::Error::SerdeError)?;
+    let change = json!({"metadata": {"uid": claim.uid(), "annotations": {SAVED_ANNOTATION: note}}});
+    let claims = api::<PersistentVolumeClaim>(context, object);
+    claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
+    Ok(())
+}
+
+/// In words, where the work is.
+fn saved(evidence: &Evidence) -> String {
+    let places = evidence.saved.iter().map(|place| format!("{} at {}", place.what, place.name));
+    let places = places.collect::<Vec<_>>().join(", ");
+    match (places.is_empty(), evidence.more) {
+        (true, _) => "the remote has all of it".to_owned(),
+        (false, 0) => format!("the remote has {places}"),
+        (false, more) => format!("the remote has {places}, and {more} more"),
+    }
+}
