@@ -102,8 +102,7 @@ pub async fn open(at: &Path, scratch: &Path, git: &Sealed) -> Result<Opened, Wor
     let store = Store::new(scratch, git).await?;
     #[cfg(feature = "sabotage")]
     let store = if crate::sabotage::is_out("own-directory") { store.in_clone(&git_at) } else { store };
-    store.borrow_objects(&objects(&git_at, at.parent().unwrap_or(at))?)?;
-    store.copy(&git_directory, Path::new("shallow"), "shallow")?;
+    store.borrow(&git_directory, &objects(&git_at, at.parent().unwrap_or(at))?)?;
     let known: Vec<_> = local.refs.values().chain(local.tracking.values()).chain(&head.commit).cloned().collect();
     store.know(&known)?;
     Ok(Opened { directory, git: git_directory, git_at, local, head, store })

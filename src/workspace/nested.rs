@@ -210,7 +210,7 @@ impl Gathering<'_> {
         let has_own = async {
             let Some(git) = volume.descend(path).map_err(WorkspaceError::volume(path))? else { return Ok(false) };
             let local = Local::read(&git, &git_at)?;
-            self.store.borrow_objects(&objects(&git_at, self.volume)?)?;
+            self.store.borrow(&git, &objects(&git_at, self.volume)?)?;
             has_own_commits(&self.store, &git, &git_at, &local).await
         };
         let message = match has_own.await {
@@ -230,7 +230,7 @@ impl Gathering<'_> {
         let Place { git, git_at, .. } = *place;
         let local = Local::read(git, git_at)?;
         let head = local.head(git, git_at)?;
-        self.store.borrow_objects(&objects(git_at, self.volume)?)?;
+        self.store.borrow(git, &objects(git_at, self.volume)?)?;
         let has_remote = has_remote(git, &local).map_err(WorkspaceError::volume(git_at))?;
         if !recorded && !has_remote {
             let label = format!("nested/{name}");

@@ -78,20 +78,28 @@ impl Store {
         git.variable("GIT_WORK_TREE", work).variable("GIT_INDEX_FILE", self.path.join(name))
     }
 
-    /// Borrows the objects in a directory.
+    /// Borrows what the repository of a git directory has, whose objects are in `objects`; where its history is cut off, too.
     ///
     /// # Errors
-    /// That cannot be written down.
-    pub fn borrow_objects(&self, objects: &Path) -> Result<(), WorkspaceError> {
-        let file = self.path.join("objects/info/alternates");
+    /// That cannot be read, or not be written down.
+    pub fn borrow(&self, git: &Directory, objects: &Path) -> Result<(), WorkspaceError> {
+        let shallow = Path::new("shallow");
+        let cut = git.read(shallow, MOST_LIST).map_err(WorkspaceError::volume(shallow))?.unwrap_or_default();
+        // A line of another kind, and git would do nothing at all.
+        let cut = cut.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.parse::<Sha>().ok());
+        let cut = cut.map(|commit| format!("{commit}\n")).collect::<Vec<_>>().concat();
+        if !cut.is_empty() {
+            self.append("shallow", cut.as_bytes())?;
+        }
         let mut line = objects.as_os_str().as_encoded_bytes().to_vec();
         line.push(b'\n');
-        let written = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&file)
-            .and_then(|mut file| file.write_all(&line));
-        written.map_err(WorkspaceError::scratch(&file))
+        self.append("objects/info/alternates", &line)
+    }
+
+    fn append(&self, name: &str, text: &[u8]) -> Result<(), WorkspaceError> {
+        let path = self.path.join(name);
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(text)).map_err(WorkspaceError::scratch(&path))
     }
 
     /// Takes over a file of a clone's git directory; an older one that was taken over is gone if the clone has none.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use github_sim::Push;
+
 use crate::compare::{assert_same, committed, on_disk};
 use crate::scene::{Scene, WIP, heads_branch};
 
@@ -213,4 +215,26 @@ async fn what_is_left_in_a_repository_within_is_named_by_where_it_is() {
     std::fs::write(own.join(".git/index"), "nonsense").unwrap();
     let done = scene.save(&[]).await;
     assert_eq!(done.left(), [("nested/own/index".to_owned(), "Unreadable".to_owned())], "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submodule_that_is_not_whole_is_looked_into() {
+    let scene = Scene::cloned().await;
+    let push = |number: u8| Push {
+        repository: "acme/other".into(),
+        branch: None,
+        path: "file".into(),
+        content: format!("{number}"),
+        message: None,
+    };
+    for number in 0..3 {
+        scene.sim.push(&push(number)).unwrap();
+    }
+    let sub = scene.with_submodule(&["--depth", "1"], "sub").await;
+    assert!(scene.shop().join(".git/modules/sub/shallow").exists());
+    scene.nothing_to_do().await;
+    scene.git_in(&sub, &["checkout", "--quiet", "-b", "mine"]).await;
+    scene.commit_in(&sub).await;
+    scene.git_in(&sub, &["checkout", "--quiet", "main"]).await;
+    scene.refused_for("sub").await;
 }
