@@ -3,7 +3,7 @@
 use github_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
 
-use super::super::world::{Kind, run, run_alone};
+use super::super::world::{Kind, World, run, run_alone};
 use super::Work;
 
 /// A pod that came after another, with the same volume and all that was on it.
@@ -18,6 +18,20 @@ async fn another_pod(work: &Work, before: &Value) {
     work.world.running(&work.name).await;
     assert_eq!(work.sh("cat a/b/new").await, "new");
     assert_eq!(work.world.volume(&pod).await, work.volume);
+}
+
+/// Something happens while the pod pushes what it saves, and all of it is at the remote all the same.
+async fn struck_while_it_saves(world: &'static World, strike: impl AsyncFnOnce(&Work)) {
+    let work = world.work("w", &json!({})).await;
+    work.scribble().await;
+    let held = work.hold_pushes();
+    work.delete().await;
+    held.until_one_waits(world).await;
+    strike(&work).await;
+    held.release();
+    world.gone("w").await;
+    work.assert_saved_at(&work.branch());
+    work.assert_let_go().await;
 }
 
 async fn pod(work: &Work) -> Value {
@@ -95,16 +109,7 @@ fn what_is_killed_while_it_works_starts_again_where_it_was() {
 #[ignore = "takes a node: hack/endtoend"]
 fn a_save_that_is_killed_is_made_by_a_job() {
     run("oom", async |world| {
-        let work = world.work("w", &json!({})).await;
-        work.scribble().await;
-        let held = work.hold_pushes();
-        work.delete().await;
-        held.until_one_waits(world).await;
-        work.kill("agent").await;
-        held.release();
-        world.gone("w").await;
-        work.assert_saved_at(&work.branch());
-        work.assert_let_go().await;
+        struck_while_it_saves(world, async |work| work.kill("agent").await).await;
     });
 }
 
@@ -127,21 +132,15 @@ fn a_github_that_was_away_is_asked_again() {
 #[ignore = "takes a node: hack/endtoend"]
 fn a_save_outlives_the_kubelet_and_containerd() {
     run_alone("programs-killed", async |world| {
-        let work = world.work("w", &json!({})).await;
-        work.scribble().await;
-        let held = work.hold_pushes();
-        work.delete().await;
-        held.until_one_waits(world).await;
-        for program in ["kubelet", "containerd"] {
-            world.cluster.kill(program).unwrap();
-        }
-        for program in ["containerd", "kubelet"] {
-            world.cluster.restart(program).unwrap();
-        }
-        held.release();
-        world.gone("w").await;
-        work.assert_saved_at(&work.branch());
-        work.assert_let_go().await;
+        struck_while_it_saves(world, async |_| {
+            for program in ["kubelet", "containerd"] {
+                world.cluster.kill(program).unwrap();
+            }
+            for program in ["containerd", "kubelet"] {
+                world.cluster.restart(program).unwrap();
+            }
+        })
+        .await;
     });
 }
 
