@@ -6,7 +6,9 @@ use crate::scene::token_in;
 use crate::world::World;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{CustomResourceExt as _, ResourceExt};
 use landfall::api::Workspace;
 use landfall::controller::Sabotage;
 use landfall::github::{AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp};
@@ -261,6 +263,7 @@ async fn work_given_up_by_the_uid_of_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn branches_and_titles_that_are_none() {
     let team = Team::new(Sabotage::default()).await;
+    let unguarded = without_rules(&team.world).await;
     for (field, texts) in [
         (
             "/branch/name",
@@ -280,7 +283,43 @@ async fn branches_and_titles_that_are_none() {
             let refused = team.world.try_apply::<Workspace>(&object).await;
             let is_refused = matches!(&refused, Err(kube::Error::Api(status)) if status.code == 422);
             assert!(is_refused, "{field} {text:?}: {refused:?}");
+            // It is the rules of the kind that refuse it, and nothing else in it.
+            object["apiVersion"] = json!(format!("{UNGUARDED}/v1alpha1"));
+            unguarded.patch("try", &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
         }
     }
+    team.world.delete::<CustomResourceDefinition>("", &format!("workspaces.{UNGUARDED}")).await;
     team.end().await;
+}
+
+/// The group of a kind that is like ours, without its rules.
+const UNGUARDED: &str = "unguarded.example.com";
+
+/// The kind without rules, at the API server of a world.
+async fn without_rules(world: &World) -> Api<DynamicObject> {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|key, _| key != "x-kubernetes-validations" && key != "pattern");
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(values) => values.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut kind = serde_json::to_value(Workspace::crd()).unwrap();
+    strip(&mut kind);
+    kind["metadata"]["name"] = json!(format!("workspaces.{UNGUARDED}"));
+    kind["spec"]["group"] = json!(UNGUARDED);
+    world.apply::<CustomResourceDefinition>(&kind).await;
+    let resource = ApiResource {
+        group: UNGUARDED.into(),
+        version: "v1alpha1".into(),
+        api_version: format!("{UNGUARDED}/v1alpha1"),
+        kind: "Workspace".into(),
+        plural: "workspaces".into(),
+    };
+    let api = Api::<DynamicObject>::namespaced_with(world.admin.clone(), "team-a", &resource);
+    world.until("the kind is served", async || api.list(&ListParams::default()).await.ok().map(drop)).await;
+    api
 }
