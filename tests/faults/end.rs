@@ -12,6 +12,7 @@ use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRep
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -88,17 +89,24 @@ pub fn fingerprint(secret: &Secret) -> Option<String> {
 
 /// Masks a value; what is known to vary gets a name.
 pub fn mask(value: &mut Value, address: &str, names: &[(String, &str)]) {
+    // The longest first: an id's digits may be among those of a commit.
+    let mut names = names.to_vec();
+    names.sort_by_key(|(varying, _)| Reverse(varying.len()));
+    mask_by(value, address, &names);
+}
+
+fn mask_by(value: &mut Value, address: &str, names: &[(String, &str)]) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
                 if VARYING.contains(&key.as_str()) && !value.is_null() {
                     *value = json!("…");
                 } else {
-                    mask(value, address, names);
+                    mask_by(value, address, names);
                 }
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, address, names)),
+        Value::Array(values) => values.iter_mut().for_each(|value| mask_by(value, address, names)),
         Value::String(text) => {
             *text = text.replace(address, "https://github");
             for (varying, name) in names {
@@ -113,6 +121,17 @@ pub fn mask(value: &mut Value, address: &str, names: &[(String, &str)]) {
         }
         Value::Null | Value::Bool(_) => {}
     }
+}
+
+#[test]
+fn an_id_within_a_commit_is_no_id() {
+    let names = [("910203".to_owned(), "the hook"), ("a0b910203c".to_owned(), "the commit")];
+    let mut value = json!({"id": 910_203, "head": "a0b910203c", "message": "hook 910203 is told of a0b910203c"});
+    mask(&mut value, "https://127.0.0.1:1", &names);
+    assert_eq!(
+        value,
+        json!({"id": "the hook", "head": "the commit", "message": "hook the hook is told of the commit"})
+    );
 }
 
 /// What differs between two end states, value by value.
