@@ -137,7 +137,8 @@ async fn what_another_repository_rolled_is_no_rollout_of_its_own() {
     assert_eq!(team.rolled().await, [(1, first.clone())], "nobody pushed");
     let template = team.world.get::<Deployment>("team-a", "shared").await.unwrap().spec.unwrap().template;
     let annotations = template.metadata.unwrap().annotations.unwrap();
-    assert_eq!((stamp(&annotations), annotations["landfall.dev/repository"].as_str()), (Some((1, first)), "9001"));
+    let stamped = (stamp(&annotations), annotations["landfall.dev/repository"].as_str());
+    assert_eq!(stamped, (Some((1, first.clone())), "9001"));
 
     // Its own it knows again, though all that the object knew is gone.
     let missed = team.world.push("acme/shop", "main");
@@ -147,7 +148,7 @@ async fn what_another_repository_rolled_is_no_rollout_of_its_own() {
     team.world.apply::<ProjectRepository>(&objects::repository("shop", &json!({"onPush": on_push}))).await;
     team.comes_to(DeploymentResult::Running).await;
     team.operator.settled().await;
-    assert_eq!(team.rolled().await.last(), Some(&(2, missed)));
+    team.until_rolled(&[(1, first), (2, missed)]).await;
     team.operator.stop().await;
 }
 

@@ -214,6 +214,13 @@ impl Team {
         rolled
     }
 
+    /// Waits until that is what was rolled: Kubernetes makes `ReplicaSet`s in its own time, and none of a template that has given
+    /// way to the next by then.
+    pub async fn until_rolled(&self, expected: &[(i64, String)]) {
+        let is_rolled = async || (self.rolled().await == expected).then_some(());
+        self.world.until(&format!("{expected:?} was rolled"), is_rolled).await;
+    }
+
     /// What was asked as the ServiceAccount.
     pub fn asked_as_the_account(&self) -> Vec<Entry> {
         let user = format!("system:serviceaccount:team-a:{}", self.name);

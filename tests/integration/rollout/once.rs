@@ -82,7 +82,8 @@ async fn one_is_in_flight_and_the_next_waits() {
     team.lives(30).await;
     let running = team.deployment().await;
     assert_eq!((&running.sha, running.result), (&first, DeploymentResult::Running));
-    assert_eq!(team.rolled().await, [(1, first.clone())]);
+    assert_eq!(team.patches(), 1);
+    team.until_rolled(&[(1, first.clone())]).await;
     team.pods_run().await;
     team.lives(40).await;
     team.pods_run().await;
@@ -91,9 +92,11 @@ async fn one_is_in_flight_and_the_next_waits() {
     assert_eq!(team.deployment().await.result, DeploymentResult::Succeeded);
     // One that hangs gives way within about a minute.
     let third = team.push().await;
-    let fourth = team.push().await;
+    let mut all = vec![(1, first), (2, second), (3, third)];
+    team.until_rolled(&all).await;
+    all.push((4, team.push().await));
     team.lives(90).await;
-    assert_eq!(team.rolled().await, [(1, first), (2, second), (3, third), (4, fourth)]);
+    team.until_rolled(&all).await;
     team.operator.stop().await;
 }
 
