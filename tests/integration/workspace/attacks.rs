@@ -207,7 +207,7 @@ async fn the_pull_request_of_another_in_status() {
         let team = team.restarted(forge).await;
         let gone = async || {
             team.operator.settled().await;
-            team.world.advance(SignedDuration::from_secs(1));
+            team.world.advance(SignedDuration::from_secs(10));
             team.world.get::<Workspace>("team-a", "try").await.is_none().then_some(())
         };
         team.world.until("the workspace is gone", gone).await;

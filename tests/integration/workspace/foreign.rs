@@ -187,7 +187,7 @@ async fn the_volume_of_another_claim() {
         team.world.delete::<Workspace>("team-a", "try").await;
         let gone = async || {
             team.operator.settled().await;
-            team.world.advance(SignedDuration::from_secs(1));
+            team.world.advance(SignedDuration::from_secs(10));
             team.world.get::<Workspace>("team-a", "try").await.is_none().then_some(())
         };
         team.world.until("the workspace is gone", gone).await;

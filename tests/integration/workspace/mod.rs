@@ -155,7 +155,7 @@ impl Team {
             if !jobs.is_empty() {
                 return Some(false);
             }
-            self.world.advance(SignedDuration::from_secs(1));
+            self.world.advance(SignedDuration::from_secs(10));
             None
         };
         self.world.until("it is decided what becomes of the volume", decided).await
