@@ -289,6 +289,12 @@ async fn branches_and_titles_that_are_none() {
         }
     }
     team.world.delete::<CustomResourceDefinition>("", &format!("workspaces.{UNGUARDED}")).await;
+    // Other tests ask this API server what kinds there are, and for all objects of each.
+    let is_gone = async || {
+        let groups = team.world.admin.list_api_groups().await.unwrap().groups;
+        groups.iter().all(|group| group.name != UNGUARDED).then_some(())
+    };
+    team.world.until("the kind is not served any more", is_gone).await;
     team.end().await;
 }
 
