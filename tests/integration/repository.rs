@@ -70,7 +70,9 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     let first = status(&world, "shop").await;
     assert_eq!((&first["id"], &first["fullName"]), (&json!(9001), &json!("acme/shop")));
     assert_eq!(first["head"]["sha"], json!(world.sim.head("acme/shop", "main").unwrap()));
-    assert_eq!(world.writes_since(mark).iter().filter(|write| write.resource == "projectrepositories").count(), 1);
+    // Once, and perhaps the same once more by a look that begins before the cache has seen the first.
+    let writes = world.writes_since(mark).iter().filter(|write| write.resource == "projectrepositories").count();
+    assert!((1..=2).contains(&writes), "{writes}");
     follow(&world, "by-id", &json!({"source": {"existing": {"id": 9002}}}), "Observed").await;
     assert_eq!(status(&world, "by-id").await["fullName"], "acme/lib-core");
 
