@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -246,10 +248,13 @@ impl Scene {
         said.split_whitespace().map(str::to_owned).collect()
     }
 
+    /// Writes a file. One that is there is not emptied before, for an agent may be about to save it.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         let path = self.shop().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+        file.write_all(text.as_ref()).unwrap();
+        file.set_len(text.as_ref().len() as u64).unwrap();
     }
 
     /// Makes the remote refuse pushes by a script (pre-receive of githooks(5)).
@@ -288,7 +293,7 @@ pub fn executable(path: &Path, text: &str) {
     let mut install = Command::new("install");
     install.args(["-D", "-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
     let mut install = install.spawn().unwrap();
-    std::io::Write::write_all(&mut install.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(install.wait().unwrap().success());
 }
 
