@@ -102,9 +102,9 @@ async fn what_changes_is_reported_and_nothing_else() {
     std::fs::write(scene.shop().join("newest"), "").unwrap();
     controller.until("something else", |report| count(report) == [0, 2, 1]).await;
     let taken: Vec<_> = controller.heard().into_iter().filter(|(_, _, status)| *status == 200).collect();
-    for pair in taken.windows(2) {
-        assert_ne!(pair[0].1, pair[1].1);
-    }
+    // One whose answer came too late, on a machine that stood still, is sent again, and that is told.
+    let is_repeated = taken.windows(2).any(|pair| pair[0].1 == pair[1].1);
+    assert!(!is_repeated || agent.words().contains("no answer in time"), "{taken:?}");
     assert_eq!((&*taken[0].0, &*taken.last().unwrap().0), ("identity.one.x", "identity.two.x"));
     let files = scene.git_files();
     let done = agent.stop().await;
@@ -208,10 +208,10 @@ async fn nothing_is_left_of_a_git_that_took_too_long() {
 async fn at_the_end_work_is_autosaved_unless_the_controller_says_more() {
     let scene = Scene::cloned().await;
     scene.write("new", "new");
-    let gone = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}/v1/report", listener.local_addr().unwrap())
-    };
+    // Bound, so that nobody else is given the port; it does not listen.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = format!("http://{}/v1/report", nobody.local_addr().unwrap());
     let controller = Controller::answering(200, AUTOSAVE).await;
     let url = Some(controller.url.as_str());
     let stopped = async |mut agent: Agent| {
