@@ -275,7 +275,7 @@ mod tests {
             let received_at = Timestamp::UNIX_EPOCH;
             let hint = Hint { guid, event, action: None, reference: None, sha: None, received_at };
             let stored = inbox.store(Object::App("landfall".into()), hint);
-            timeout(Duration::from_secs(30), stored).await.expect("somebody writes it")
+            timeout(Duration::from_mins(3), stored).await.expect("somebody writes it")
         };
         assert_eq!(store().await, Err(StoreError::Unreachable));
         assert_eq!(store().await, Ok(()));

@@ -1,6 +1,6 @@
 //! Clients that send too much, too slowly, or not to the end.
 
-use crate::client::{Delivery, answer, exchange, kept_answer, until_closed};
+use crate::client::{Delivery, PATIENCE, answer, exchange, kept_answer, until_closed};
 use crate::scene::{Scene, config, guid, metric};
 use landfall::receiver::{Config, ServerLimits};
 use landfall::webhook::Hook;
@@ -74,9 +74,10 @@ async fn a_head_that_is_slow_or_large_ends_the_connection() {
         }
     });
     let mut rest = Vec::new();
-    timeout(Duration::from_secs(30), read.read_to_end(&mut rest)).await.expect("it is cut off").ok();
+    timeout(PATIENCE, read.read_to_end(&mut rest)).await.expect("it is cut off").ok();
     dripping.abort();
 
+    let receiver = scene.receiver(config()).await;
     let huge = scene.push().with("x-large", &"x".repeat(20_000));
     assert_eq!(huge.send(receiver.address).await.status, 431);
     let mut many = scene.push();
@@ -88,7 +89,8 @@ async fn a_head_that_is_slow_or_large_ends_the_connection() {
 #[tokio::test]
 async fn a_connection_is_kept_between_two_requests_for_longer_than_a_head_may_take() {
     let scene = Scene::new("kept").await;
-    let receiver = scene.receiver(with(|limits| limits.headers = Duration::from_millis(100))).await;
+    // Its own heads are there in far less.
+    let receiver = scene.receiver(with(|limits| limits.headers = Duration::from_secs(5))).await;
     let mut kept = TcpStream::connect(receiver.address).await.unwrap();
     let mut send = async || {
         let request = String::from_utf8(scene.push().bytes()).unwrap().replace("connection: close\r\n", "");

@@ -5,7 +5,6 @@ use crate::scene::{Scene, config, guid};
 use crate::world::until;
 use landfall::webhook::Hook;
 use serde_json::json;
-use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -103,18 +102,16 @@ async fn what_is_no_delivery_is_said_to_whoever_signed_it() {
 async fn a_noisy_repository_has_its_share_and_takes_no_others() {
     let scene = Scene::new("rate").await;
     scene.repository("lib", "lib-core", Some(9002)).await;
-    // One each hundred seconds, so that none is earned meanwhile.
+    // One in hours, so that none is earned meanwhile.
     let receiver =
-        scene.receiver(landfall::receiver::Config { target_rate: 0.01, target_burst: 3.0, ..config() }).await;
-    let began = Instant::now();
+        scene.receiver(landfall::receiver::Config { target_rate: 0.0001, target_burst: 3.0, ..config() }).await;
     for _ in 0..3 {
         assert_eq!(scene.push().send(receiver.address).await.status, 202);
     }
     let refused = scene.push().send(receiver.address).await;
-    assert!(began.elapsed() < Duration::from_secs(100), "too slow a machine for this test to mean anything");
     assert_eq!(refused.result(), (429, "refused"));
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((1..=100).contains(&after), "{after}");
+    assert!((1..=10_000).contains(&after), "{after}");
     assert_eq!(scene.shop().await.len(), 3);
     let body = json!({"repository": {"id": 9002, "name": "lib-core", "owner": {"id": 7001}}}).to_string();
     let path = Hook::App.path(&scene.name);

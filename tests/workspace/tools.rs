@@ -369,7 +369,7 @@ async fn neither_a_submodule_nor_a_redirect_leads_the_token_elsewhere() {
     scene.sim.inject(Fault::new("GET", "/acme/shop.git/info/refs", answer));
     let output = scene.person(&scene.shop(), &["fetch"]).await;
     assert!(!output.status.success());
-    let heard = tokio::time::timeout(std::time::Duration::from_mins(1), heard).await.expect("both came").unwrap();
+    let heard = tokio::time::timeout(std::time::Duration::from_mins(3), heard).await.expect("both came").unwrap();
     assert_eq!(heard.matches("GET /acme/shop.git/info/refs").count(), 2, "{heard}");
     assert!(!heard.to_ascii_lowercase().contains("authorization"), "{heard}");
 }
