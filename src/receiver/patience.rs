@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What is going on on a connection. Clones are of the same one.
@@ -70,24 +69,24 @@ impl Drop for Busy {
 }
 
 /// The connection.
-pub struct Patient {
-    stream: TcpStream,
+pub struct Patient<S> {
+    stream: S,
     patience: Patience,
     time: Duration,
     /// When the head that is expected must be there, and after how many others.
     deadline: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl Patient {
+impl<S> Patient<S> {
     /// A connection on which a head may take `time`.
     #[must_use]
-    pub fn new(stream: TcpStream, patience: Patience, time: Duration) -> Self {
+    pub fn new(stream: S, patience: Patience, time: Duration) -> Self {
         let deadline = Some((Box::pin(sleep_until(Instant::now() + time)), 0));
         Self { stream, patience, time, deadline }
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -114,7 +113,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -139,22 +138,19 @@ impl AsyncWrite for Patient {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::timeout;
 
     const HOUR: Duration = Duration::from_hours(1);
 
-    /// The clock stands still but where nothing else is left to happen.
+    /// The clock stands still but where nothing else is left to happen; what is on its way through a socket would not count.
     #[tokio::test(start_paused = true)]
     async fn a_head_has_its_time_and_a_body_and_silence_after_it_have_theirs() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut client, stream) = duplex(64);
         let patience = Patience::new();
-        let stream = listener.accept().await.unwrap().0;
         let mut stream = Patient::new(stream, patience.clone(), HOUR);
         let mut bytes = [0; 4];
-        let is_cut = async |stream: &mut Patient| {
+        let is_cut = async |stream: &mut Patient<DuplexStream>| {
             let mut byte = [0];
             timeout(2 * HOUR, stream.read(&mut byte)).await.is_ok_and(|read| read.is_err())
         };
@@ -171,10 +167,7 @@ mod tests {
         client.write_all(b"head").await.unwrap();
         stream.read_exact(&mut bytes).await.unwrap();
         assert!(is_cut(&mut stream).await, "within a head");
-        let (mut silent, _client) = {
-            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            (Patient::new(listener.accept().await.unwrap().0, Patience::new(), HOUR), client)
-        };
-        assert!(is_cut(&mut silent).await, "before the first head");
+        let (_client, silent) = duplex(64);
+        assert!(is_cut(&mut Patient::new(silent, Patience::new(), HOUR)).await, "before the first head");
     }
 }
