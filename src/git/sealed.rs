@@ -377,16 +377,19 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         // The grandchild holds the fifo open for as long as it lives, and git for as long as that does.
         let alias = format!("!exec 3>'{}'; echo >&3; sleep 1000 & wait", fifo.display());
+        // Open at both ends meanwhile, so that nobody waits for another to open it, however slow git is.
+        let held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+        let mut reading = File::open(&fifo).unwrap();
         let reader = std::thread::spawn(move || {
             let mut said = Vec::new();
-            io::Read::read_to_end(&mut File::open(fifo).unwrap(), &mut said).unwrap();
+            io::Read::read_to_end(&mut reading, &mut said).unwrap();
             said
         });
         let git = sealed(home.path(), Instant::now() + Duration::from_millis(300)).setting("alias.wait", &alias);
         let error = git.run(&["wait"]).await.unwrap_err();
         assert!(matches!(error, SealedError::Late { .. }), "{error}");
-        // Comes to its end only when nobody has the fifo open any more. (Opened here too, should git have been too slow to.)
-        drop(std::fs::OpenOptions::new().read(true).write(true).open(home.path().join("ended")));
+        drop(held);
+        // Comes to its end only when nobody has the fifo open any more.
         let said = reader.join().unwrap();
         assert!(said.len() <= 1, "{said:?}");
     }
