@@ -4,7 +4,7 @@
 //! ends the operator from within that very request, so that nothing of it runs on.
 
 use super::point::{self, Fault, Point, Side};
-use crate::world::operator::{Operator, Start};
+use crate::world::operator::{HTTPS, Operator, Start};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
@@ -13,12 +13,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use kube::client::ClientBuilder;
 use landfall::git::reach::Reach;
-use landfall::github::{CaBundleError, Connect, HttpsConnect, Transport};
+use landfall::github::{CaBundleError, Connect, Transport};
 use octocrab::OctoBody;
 use serde_json::json;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use tower::{BoxError, Layer, Service};
 
@@ -27,9 +27,6 @@ type Answering = BoxFuture<'static, Result<Answer, BoxError>>;
 
 /// How many seconds GitHub's 429 asks to wait.
 const RETRY_AFTER: u32 = 30;
-
-/// The system's certificates are read once; an operator in a test needs none of them.
-static HTTPS: LazyLock<HttpsConnect> = LazyLock::new(HttpsConnect::new);
 
 /// Shared by all layers of all operators of one run.
 pub struct Between {

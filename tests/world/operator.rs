@@ -11,7 +11,7 @@ use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
 use landfall::runtime::lease::{self, LeaseTimes};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,12 +38,15 @@ pub struct Start {
     pub sabotage: Sabotage,
 }
 
+/// The system's certificates are read once; an operator in a test needs none of them.
+pub static HTTPS: LazyLock<Arc<HttpsConnect>> = LazyLock::new(Arc::default);
+
 impl Default for Start {
     fn default() -> Self {
         Self {
             identity: "test-operator".into(),
             kube: Box::new(|config| kube::Client::try_from(config).expect("a client")),
-            github: Arc::new(HttpsConnect::new()),
+            github: HTTPS.clone(),
             elects: false,
             log: None,
             secret_namespaces: Vec::new(),
