@@ -34,6 +34,8 @@ pub struct Between {
     records: fn(&Point) -> bool,
     state: Mutex<State>,
     operator: Mutex<Option<Operator>>,
+    /// Held by each request to Kubernetes that has no answer yet.
+    unanswered: Arc<()>,
 }
 
 #[derive(Default)]
@@ -72,7 +74,7 @@ impl Between {
     /// Lets this happen there; nothing, to record the points.
     pub fn new(planned: Option<(Point, Fault)>, records: fn(&Point) -> bool) -> Arc<Self> {
         let state = State { planned, ..State::default() };
-        Arc::new(Self { records, state: Mutex::new(state), operator: Mutex::default() })
+        Arc::new(Self { records, state: Mutex::new(state), operator: Mutex::default(), unanswered: Arc::default() })
     }
 
     /// Requests belong to this act from now on; to none, when nothing more is to be recorded.
@@ -124,6 +126,11 @@ impl Between {
     /// Looks at the running operator. None: it was killed.
     pub fn with<T>(&self, look: impl FnOnce(&Operator) -> T) -> Option<T> {
         self.operator().as_ref().map(look)
+    }
+
+    /// Whether Kubernetes has answered all that it was asked. What a watch tells comes after its answer.
+    pub fn awaits_nothing(&self) -> bool {
+        Arc::strong_count(&self.unanswered) == 1
     }
 
     /// A new operator is about to be started in place of the killed one.
@@ -282,7 +289,8 @@ where
         let patch = kind.clone().filter(|_| request.method() == Method::PATCH);
         let fault = kind.and_then(|kind| self.between.pass(Side::Kubernetes, kind, &body));
         let (between, noting, inner) = (Arc::clone(&self.between), Arc::clone(&self.between), &mut self.inner);
-        between.interfere(fault, Side::Kubernetes, || {
+        let unanswered = Arc::clone(&self.between.unanswered);
+        let answering = between.interfere(fault, Side::Kubernetes, || {
             let patch = patch.map(|kind| Patch { kind, body, is_effective: false });
             noting.state().patches.extend(patch.clone());
             let sent = inner.call(request);
@@ -294,7 +302,13 @@ where
                 Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
             }
             .boxed()
-        })
+        });
+        async move {
+            let answer = answering.await;
+            drop(unanswered);
+            answer
+        }
+        .boxed()
     }
 }
 

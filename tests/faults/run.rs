@@ -31,6 +31,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// At how many looks in a row the operator must have been at rest.
+const LOOKS: usize = 6;
 /// How long, in real time, nothing may happen on the way to an act's end.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// A due time that is nearer than this is another try, which pauses for at most five minutes.
@@ -73,7 +75,6 @@ pub async fn play(
         between: Between::new(planned, scenario.records),
         tampering,
         looks_wanted: Cell::default(),
-        is_new: Cell::default(),
         has_workloads: Cell::default(),
         kubelet: OnceCell::new(),
         names: RefCell::default(),
@@ -95,8 +96,6 @@ pub struct Run {
     tampering: Tampering,
     /// How often the list of installations must have been asked for, so that the running operator knows GitHub.
     looks_wanted: Cell<usize>,
-    /// The running operator was started within this act.
-    is_new: Cell<bool>,
     /// Kubernetes' own controllers have a part in it, and are waited for.
     pub has_workloads: Cell<bool>,
     /// What plays the node, where there are pods.
@@ -188,7 +187,6 @@ impl Run {
         self.between.bury();
         self.between.put(self.world.start(start).await);
         let has_app = self.world.get::<GitHubApp>("", "landfall").await.is_some();
-        self.is_new.set(true);
         self.looks_wanted.set(if has_app { looks + 1 } else { 0 });
     }
 
@@ -196,27 +194,29 @@ impl Run {
         self.world.calls("GET", "/app/installations")
     }
 
-    /// Waits until the operator, which is started anew if it was killed, has nothing to do: at several looks in a row, for a
-    /// watch may still bring something. Between two looks the API server answers: where it is slow to tell what happened,
-    /// they are further apart. One that was just started takes up what it finds by what one thing tells of the next.
+    /// Waits until the operator, which is started anew if it was killed, has nothing to do: nothing of it ran over several
+    /// looks in a row, for a watch may still bring something. Between two looks the API server answers: where it is slow to
+    /// tell what happened, they are further apart.
     async fn settled(&self) -> Result<(), String> {
         let began = Instant::now();
-        let mut quiet = 0;
-        while quiet < if self.is_new.get() { 20 } else { 6 } {
-            quiet = match self.between.with(|operator| operator.activity().is_idle()) {
-                Some(true) => quiet + 1,
-                Some(false) => 0,
-                None => {
-                    // The node does not wait for the operator.
-                    self.node_rests().await?;
-                    self.start().await;
-                    0
-                }
+        let (mut quiet, mut seen) = (0, None);
+        while quiet < LOOKS {
+            let rest = if let Some(rest) = self.between.with(Operator::rest) {
+                rest.filter(|_| self.between.awaits_nothing())
+            } else {
+                // The node does not wait for the operator.
+                self.node_rests().await?;
+                self.start().await;
+                None
             };
+            quiet = if rest.is_some() && rest == seen { quiet + 1 } else { 0 };
+            seen = rest;
             if began.elapsed() > PATIENCE {
                 return Err("the operator does not come to rest".into());
             }
-            self.world.admin.apiserver_version().await.map_err(|error| error.to_string())?;
+            if rest.is_some() {
+                self.world.answered().await.map_err(|error| error.to_string())?;
+            }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())
@@ -298,7 +298,6 @@ impl Run {
                 Rest::Waits => return Err(format!("Kubernetes does not come to rest on the way to this: {what}")),
             }
             if knows_github && end().await {
-                self.is_new.set(false);
                 return Ok(());
             }
             let now = self.world.now();

@@ -340,6 +340,12 @@ impl World {
         self.clock.now()
     }
 
+    /// Returns when the API server has answered, however little.
+    pub async fn answered(&self) -> kube::Result<()> {
+        let ping = http::Request::get("/livez/ping").body(Vec::new()).expect("a request");
+        self.admin.request_text(ping).await.map(drop)
+    }
+
     /// Waits, in real time, until `condition` gives something.
     pub async fn until<T>(&self, what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
         until(what, condition).await

@@ -133,6 +133,15 @@ impl Operator {
         .await;
     }
 
+    /// Whether it has nothing to do: then a number, which is another once anything of it ran.
+    pub fn rest(&self) -> Option<u64> {
+        let metrics = self.runtime.as_ref()?.metrics();
+        let mut turns = (0..metrics.num_workers()).map(|worker| metrics.worker_park_unpark_count(worker));
+        // A thread that waits for something to do has counted that it lay down, and not yet that it got up.
+        let sum = turns.try_fold(0, |sum, turns| (turns % 2 == 1).then_some(sum + turns))?;
+        (self.activity.is_idle() && metrics.global_queue_depth() == 0).then_some(sum)
+    }
+
     /// When it looks again at anything.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.activity.next_due()
