@@ -150,13 +150,20 @@ impl Bare {
     pub(crate) fn changes(&self, from: Option<&str>, to: &str) -> Result<Vec<Change>, GitError> {
         let empty = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
         let from = from.unwrap_or(empty);
-        let range = ["diff-tree", "-r", "-z", "--no-renames", from, to];
-        let numbers = self.run(&[&range[..4], &["--numstat"], &range[4..]].concat())?;
-        let lines: BTreeMap<&str, (u64, u64)> = numbers.split('\0').filter_map(line_counts).collect();
-        let raw = self.run(&range)?;
-        let mut fields = raw.split('\0');
+        let told = self.run(&["diff-tree", "-r", "-z", "--no-renames", "--raw", "--numstat", from, to])?;
+        let (mut entries, mut lines) = (Vec::new(), BTreeMap::new());
+        let mut fields = told.split('\0');
+        while let Some(field) = fields.next() {
+            match field.strip_prefix(':').zip(fields.clone().next()) {
+                Some((meta, path)) => {
+                    entries.push((meta, path));
+                    fields.next();
+                }
+                None => lines.extend(line_counts(field)),
+            }
+        }
         let mut changes = Vec::new();
-        while let (Some(meta), Some(path)) = (fields.next(), fields.next()) {
+        for (meta, path) in entries {
             let meta: Vec<&str> = meta.split(' ').collect();
             let [_, _, _, blob, status] = meta[..] else { break };
             let (additions, deletions) = lines.get(path).copied().unwrap_or_default();

@@ -98,6 +98,10 @@ impl State {
             if (tag && tags > MOST_TAGS) || (!tag && branches > MOST_BRANCHES) {
                 continue;
             }
+            // What a push brought takes git a while to tell.
+            if self.watchers(repository, "push", false).is_empty() {
+                continue;
+            }
             let Some(payload) = self.push_payload(repository, moved, pusher) else { continue };
             self.deliver_to_watchers(repository, "push", &payload);
         }
@@ -114,8 +118,13 @@ impl State {
         } else {
             found.bare.between(base.as_deref(), &moved.after, MOST_COMMITS).unwrap_or_default()
         };
-        let head = (!deleted).then(|| found.bare.commit(&moved.after).ok().flatten()).flatten();
         let describe = |commit: &Commit| self.pushed_commit(found, commit, &web);
+        let described: Vec<_> = commits.iter().map(describe).collect();
+        let head = match commits.last() {
+            Some(newest) if newest.sha == moved.after => described.last().cloned(),
+            _ if deleted => None,
+            _ => found.bare.commit(&moved.after).ok().flatten().as_ref().map(describe),
+        };
         let pusher_login = self.login(pusher);
         let short = |sha: &str| sha.get(..12).unwrap_or(sha).to_owned();
         let compare = if created {
@@ -132,8 +141,8 @@ impl State {
             "deleted": deleted,
             "forced": !created && !deleted && !found.bare.is_ancestor(&moved.before, &moved.after),
             "compare": compare,
-            "commits": commits.iter().map(describe).collect::<Vec<_>>(),
-            "head_commit": head.as_ref().map(describe),
+            "commits": described,
+            "head_commit": head,
             "repository": self.pushed_repository(found, &links),
             "pusher": {"name": pusher_login, "email": format!("{pusher}+{pusher_login}@users.noreply.github.com")},
             "sender": self.accounts.get(&pusher).map(|sender| simple_user(sender, &links)),
@@ -286,36 +295,37 @@ impl State {
         }
     }
 
-    /// To everyone who watches a repository: its own hooks, and the Apps installed on it that subscribe.
+    /// To everyone who watches a repository.
     fn deliver_to_watchers(&mut self, repository: u64, event: &str, payload: &Value) {
-        let Some(found) = self.repositories.get(&repository) else { return };
-        let own: Vec<Hook> = self
-            .hooks
-            .values()
-            .filter(|hook| hook.owner == HookOwner::Repository(repository) && hook.active && wants(hook, event))
-            .cloned()
-            .collect();
+        for (hook, installation) in self.watchers(repository, event, payload["action"] == "deleted") {
+            let mut payload = payload.clone();
+            if let Some(installation) = installation {
+                payload["installation"] = json!({"id": installation, "node_id": node_id("I", installation)});
+            }
+            self.deliver_to_hook(&hook, event, payload, installation);
+        }
+    }
+
+    /// Who watches a repository, and is told somewhere: its own hooks, and the Apps installed on it that subscribe.
+    fn watchers(&self, repository: u64, event: &str, is_deletion: bool) -> Vec<(Hook, Option<u64>)> {
+        let Some(found) = self.repositories.get(&repository) else { return Vec::new() };
+        let own = self.hooks.values();
+        let own =
+            own.filter(|hook| hook.owner == HookOwner::Repository(repository) && hook.active && wants(hook, event));
         let needed = if ["push", "fork"].contains(&event) { "contents" } else { "metadata" };
-        let apps: Vec<(Hook, u64)> = self
+        let apps = self
             .installations
             .values()
             .filter(|installation| installation.suspended.is_none() && installation.reaches(found))
-            .filter(|installation| installation.coverage == Coverage::All || payload["action"] != "deleted")
+            .filter(|installation| installation.coverage == Coverage::All || !is_deletion)
             .filter(|installation| level_of(&installation.permissions, needed) >= Some(Level::Read))
             .filter_map(|installation| {
                 let app = self.apps.get(&installation.app)?;
                 let subscribed = app.events.iter().any(|subscribed| subscribed == event);
-                Some((self.hooks.get(&app.hook).filter(|_| subscribed)?.clone(), installation.id))
-            })
-            .collect();
-        for hook in own {
-            self.deliver_to_hook(&hook, event, payload.clone(), None);
-        }
-        for (hook, installation) in apps {
-            let mut payload = payload.clone();
-            payload["installation"] = json!({"id": installation, "node_id": node_id("I", installation)});
-            self.deliver_to_hook(&hook, event, payload, Some(installation));
-        }
+                Some((self.hooks.get(&app.hook).filter(|_| subscribed)?, Some(installation.id)))
+            });
+        let all = own.map(|hook| (hook, None)).chain(apps).filter(|(hook, _)| hook.config.url.is_some());
+        all.map(|(hook, installation)| (hook.clone(), installation)).collect()
     }
 
     fn deliver_to_hook(&mut self, hook: &Hook, event: &str, payload: Value, installation: Option<u64>) {
