@@ -4,7 +4,7 @@
 //! or rebase stands on) is in [`Local`], or its file is among [`Local::unread`]; and the objects that git will be pointed to
 //! lie on the volume. Nothing here starts a program, for the person decides what this `.git` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -245,13 +245,17 @@ pub fn unfinished(git: &Directory, at: &Path) -> Result<Vec<(String, Option<Sha>
 pub fn objects(at: &Path, volume: &Path) -> Result<PathBuf, LocalError> {
     let volume = volume.canonicalize().map_err(unread(volume))?;
     let objects = at.join("objects");
-    within(&objects, &volume, DEEPEST)?;
+    within(&objects, &volume, DEEPEST, &mut BTreeSet::new())?;
     Ok(objects)
 }
 
-fn within(objects: &Path, volume: &Path, depth: usize) -> Result<(), LocalError> {
+/// Each is looked at once, in whatever circles they borrow from each other.
+fn within(objects: &Path, volume: &Path, depth: usize, looked: &mut BTreeSet<PathBuf>) -> Result<(), LocalError> {
     let outside = || LocalError::Outside(objects.to_owned());
     let real = objects.canonicalize().map_err(unread(objects))?;
+    if !looked.insert(real.clone()) {
+        return Ok(());
+    }
     #[cfg(feature = "sabotage")]
     if crate::sabotage::is_out("volume") {
         return Ok(());
@@ -276,7 +280,7 @@ fn within(objects: &Path, volume: &Path, depth: usize) -> Result<(), LocalError>
                 let alternate = real.join(path(line));
                 // git goes on without an alternate that is not there.
                 if alternate.symlink_metadata().is_ok() {
-                    within(&alternate, volume, depth - 1)?;
+                    within(&alternate, volume, depth - 1, looked)?;
                 }
             }
         }
@@ -389,6 +393,8 @@ mod tests {
             ("../../../other/objects\n", true),
             ("/nowhere/objects\n", true),
             (&format!("# x\n{}\n", outside.path().display()), false),
+            // In circles, of which there are more than anybody lives to see.
+            ("../objects\n./.\n../../.git/objects\n", true),
             ("../../../..\n", false),
             ("\"/nowhere\"\n", false),
         ] {
