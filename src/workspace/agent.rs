@@ -40,7 +40,7 @@ const LONGEST_BETWEEN_REPORTS: Duration = Duration::from_mins(1);
 /// How long a report may take.
 const REPORT: Duration = Duration::from_secs(10);
 /// How long the last one may take: the time is needed for the save.
-const LAST_REPORT: Duration = Duration::from_secs(5);
+const LAST_REPORT: Duration = Duration::from_secs(15);
 /// Between two attempts at that.
 const BETWEEN_LAST_REPORTS: Duration = Duration::from_millis(500);
 /// How long git may take to look.

@@ -205,6 +205,19 @@ impl Directory {
         Ok(sum)
     }
 
+    /// The names of the directories in this one, sorted.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn directories(&self) -> io::Result<Vec<OsString>> {
+        let mut names = self.names()?;
+        names.retain(|name| {
+            let stat = statat(&self.0, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
+            stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        });
+        Ok(names)
+    }
+
     /// The names in this directory, sorted.
     ///
     /// # Errors

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use super::WorkspaceError;
 use super::beneath::Directory;
 use super::local::{self, Head, Local, objects, unfinished};
+use super::nested::{Within, git_directory};
 use super::remote::Trouble;
-use super::snapshot::{Left, Snapshot, Work, take};
+use super::snapshot::{Left, Snapshot, Work, staged, take};
 use super::store::{Author, Commit, Store};
 use crate::git::{BranchName, Sealed, Sha};
 
@@ -132,9 +133,9 @@ pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i6
     let (snapshot, date) = gathering.tree(&clone, &local, &head, None).await?;
     gathering.refs(&local, &head, None).await?;
     gathering.worktrees(&clone, &local).await?;
-    gathering.nested(clone.at, &directory, snapshot.nested).await?;
+    let tips = local.tracking.values().cloned().collect();
+    gathering.nested(Within { at, directory: &directory, prefix: Path::new(""), tips }, snapshot.nested).await?;
     gathering.beside().await?;
-    gathering.dormant().await?;
     let Gathering { store, mut pieces, left, .. } = gathering;
     // What is found in what went before does not go anywhere itself: the names that people know go first.
     pieces.sort_by_key(|piece| (!piece.for_branch, !piece.label.starts_with("branch/")));
@@ -230,15 +231,16 @@ impl Gathering<'_> {
             self.pieces.push(Piece { what, object: saved, is_commit: true, for_branch: on_branch, label });
         }
         if snapshot.index != snapshot.tree && snapshot.index != head_tree {
-            let message = format!("Save what is staged in workspace {}\n", self.workspace.name);
-            let commit = Commit { tree: &snapshot.index, parents, date: head_date, message: &message };
-            let index = self.store.make(&commit, &self.workspace.author).await?;
-            self.add(below(within, "index"), &index, below(within, "index"));
+            self.add_staged(&snapshot.index, parents, head_date, within).await?;
         }
         for (name, commit) in unfinished {
             match commit {
                 Some(commit) => self.add(below(within, &name), &commit, below(within, &name)),
                 None if name == "rebase" => {}
+                None if name == "am" => {
+                    let message = "patches that git am has yet to apply: go on with it, or end it by git am --quit";
+                    self.leave(below(within, &name), Trouble::Unreadable, message);
+                }
                 None => self.leave(below(within, &name), Trouble::Unreadable, "it is not what git writes"),
             }
         }
@@ -295,34 +297,68 @@ impl Gathering<'_> {
     /// Further worktrees of the clone.
     async fn worktrees(&mut self, clone: &Place<'_>, local: &Local) -> Result<(), WorkspaceError> {
         for (folder, at) in local::worktrees(clone.git, clone.git_at)? {
-            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let label = format!("worktree/{name}");
-            let git_at = clone.git_at.join(&folder);
-            let Some(git) = clone.git.descend(&folder).map_err(WorkspaceError::volume(&git_at))? else { continue };
-            self.git_directories.insert(git_at.clone());
-            let head = local.head(&git, &git_at)?;
-            let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
-            let inside = at.strip_prefix(self.volume).ok();
-            let directory =
-                inside.map(|inside| volume.descend(inside)).transpose().map_err(WorkspaceError::volume(&at))?;
-            if let Some((inside, directory)) = inside.zip(directory.flatten()) {
-                self.worktrees.insert(at.clone());
-                let place = Place { at: &at, directory: &directory, git: &git, git_at: &git_at, common: clone.git };
-                let (snapshot, _) = self.tree(&place, local, &head, Some(&label)).await?;
-                // Its submodules have their git directories in the clone's.
-                let found = snapshot.nested.into_iter().map(|(path, recorded)| (inside.join(path), recorded)).collect();
-                self.nested(self.volume, &volume, found).await?;
-            } else {
-                if let Some(commit) = &head.commit {
-                    self.add(format!("{label}/HEAD"), commit, format!("{label}/head"));
-                }
-                // Where it was deleted by hand, there is nothing to lose.
-                if inside.is_none() {
-                    let message = format!("{} is not on the volume", at.display());
-                    self.leave(label, Trouble::Unreadable, message);
-                }
+            let label = format!("worktree/{}", folder.file_name().unwrap_or_default().to_string_lossy());
+            if let Err(error) = self.worktree(clone, local, (&folder, &at), &label).await {
+                self.leave(label, Trouble::Unreadable, format!("a worktree that cannot be looked into: {error}"));
+                self.worktrees.insert(at);
             }
         }
+        Ok(())
+    }
+
+    async fn worktree(
+        &mut self,
+        clone: &Place<'_>,
+        local: &Local,
+        (folder, at): (&Path, &Path),
+        label: &str,
+    ) -> Result<(), WorkspaceError> {
+        let git_at = clone.git_at.join(folder);
+        let Some(git) = clone.git.descend(folder).map_err(WorkspaceError::volume(&git_at))? else { return Ok(()) };
+        self.git_directories.insert(git_at.clone());
+        let head = local.head(&git, &git_at)?;
+        let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
+        // Where it was deleted by hand, another repository may have come.
+        let is_there = |inside: &&Path| {
+            git_directory(&volume, self.volume, inside).is_ok_and(|found| found.is_some_and(|(_, at)| at == git_at))
+        };
+        let inside = at.strip_prefix(self.volume).ok().filter(is_there);
+        let directory = inside.map(|inside| volume.descend(inside)).transpose().map_err(WorkspaceError::volume(at))?;
+        if let Some((inside, directory)) = inside.zip(directory.flatten()) {
+            self.worktrees.insert(at.to_owned());
+            let place = Place { at, directory: &directory, git: &git, git_at: &git_at, common: clone.git };
+            let (snapshot, _) = self.tree(&place, local, &head, Some(label)).await?;
+            let tips = local.tracking.values().cloned().collect();
+            // Its submodules have their git directories in the clone's.
+            let within = Within { at: self.volume, directory: &volume, prefix: inside, tips };
+            return self.nested(within, snapshot.nested).await;
+        }
+        // Its files are gone, or never were on this volume. What was committed and staged in it is in the clone.
+        let Some(commit) = &head.commit else { return Ok(()) };
+        self.add(format!("{label}/HEAD"), commit, format!("{label}/head"));
+        self.indexes += 1;
+        let index = format!("index-{}", self.indexes);
+        let work = Work { at: clone.at, directory: clone.directory, git: &git, common: clone.git, head: Some(commit) };
+        if let Some(staged) = staged(&self.store, &work, &index).await? {
+            let (tree, date, _) = self.store.commit(commit).await?;
+            if staged != tree {
+                self.add_staged(&staged, vec![commit.clone()], date, Some(label)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_staged(
+        &mut self,
+        tree: &Sha,
+        parents: Vec<Sha>,
+        date: i64,
+        within: Option<&str>,
+    ) -> Result<(), WorkspaceError> {
+        let message = format!("Save what is staged in workspace {}\n", self.workspace.name);
+        let commit = Commit { tree, parents, date, message: &message };
+        let index = self.store.make(&commit, &self.workspace.author).await?;
+        self.add(below(within, "index"), &index, below(within, "index"));
         Ok(())
     }
 }

@@ -231,6 +231,10 @@ pub fn unfinished(git: &Directory, at: &Path) -> Result<Vec<(String, Option<Sha>
                 found.push((format!("rebase-{name}"), sha(text.trim_ascii())));
             }
         }
+        // The patches of git-am(1) that are not applied yet are in no commit.
+        if git.entry(&Path::new(folder).join("applying")).map_err(unread(&at.join(folder)))?.is_some() {
+            found.push(("am".to_owned(), None));
+        }
         if found.is_empty() {
             found.push(("rebase".to_owned(), None));
         }

@@ -6,30 +6,37 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::WorkspaceError;
-use super::beneath::{Directory, Entry, plain};
+use super::beneath::{Directory, Entry, path, plain};
 use super::gather::{Gathering, Place};
 use super::local::{Local, LocalError, objects, unfinished};
 use super::remote::Trouble;
-use super::store::{MOST_LIST, Store};
+use super::store::Store;
 use crate::git::Sha;
 
 /// How deep repositories may lie in each other.
 const DEEPEST: usize = 8;
 /// Of how many parts the name of a submodule may be.
 const MOST_PARTS: usize = 32;
+/// How far down repositories beside the clone are looked for: `src/HOST/OWNER/REPOSITORY`.
+const MOST_BESIDE: usize = 4;
+/// The most bytes of a file that says where a git directory is.
+const MOST_POINTER: u64 = 64 << 10;
+/// The most bytes of a repository's configuration, and of what HEAD was.
+const MOST_CONFIG: u64 = 1 << 20;
 
-/// Where the git directory of the repository at `path` in the clone at `at` is, and it; none if there is none in the clone.
+/// Where the git directory of the repository at `path` in the directory `at` is, and it; none if there is none in that directory.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn git_directory(clone: &Directory, at: &Path, path: &Path) -> io::Result<Option<(Directory, PathBuf)>> {
+pub fn git_directory(directory: &Directory, at: &Path, path: &Path) -> io::Result<Option<(Directory, PathBuf)>> {
     let dot_git = path.join(".git");
-    let place = match clone.entry(&dot_git)? {
+    let place = match directory.entry(&dot_git)? {
         Some(Entry::Directory) => dot_git,
         Some(Entry::File(_)) => {
-            let text = clone.read(&dot_git, MOST_LIST)?.unwrap_or_default();
+            let text = directory.read(&dot_git, MOST_POINTER)?.unwrap_or_default();
             let Some(place) = text.strip_prefix(b"gitdir: ") else { return Ok(None) };
             let place = plain(&at.join(path).join(super::beneath::path(place.trim_ascii_end())));
             match place.strip_prefix(at) {
@@ -39,105 +46,140 @@ pub fn git_directory(clone: &Directory, at: &Path, path: &Path) -> io::Result<Op
         }
         _ => return Ok(None),
     };
-    Ok(clone.descend(&place)?.map(|directory| (directory, at.join(place))))
+    Ok(directory.descend(&place)?.map(|directory| (directory, at.join(place))))
 }
 
-/// What is checked out in the repository at `path`; none if there is none, or no commit.
-///
-/// # Errors
-/// It cannot be read.
-pub fn head(clone: &Directory, at: &Path, path: &Path) -> Result<Option<Sha>, WorkspaceError> {
-    let Some((git, place)) = git_directory(clone, at, path).map_err(WorkspaceError::volume(path))? else {
-        return Ok(None);
-    };
-    match Local::read(&git, &place).and_then(|local| local.head(&git, &place)) {
-        Ok(head) => Ok(head.commit),
-        Err(LocalError::NotAClone(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+/// What is checked out in the repository at `path`; none if there is none, or no commit, or it cannot be read, which is said
+/// when it is looked into.
+#[must_use]
+pub fn head(clone: &Directory, at: &Path, path: &Path) -> Option<Sha> {
+    let (git, place) = git_directory(clone, at, path).ok()??;
+    Local::read(&git, &place).and_then(|local| local.head(&git, &place)).ok()?.commit
 }
 
 /// Whether a repository names a remote.
-///
-/// # Errors
-/// It cannot be read.
-pub fn has_remote(git: &Directory, local: &Local) -> io::Result<bool> {
-    let config = git.read(Path::new("config"), MOST_LIST)?.unwrap_or_default();
+fn has_remote(git: &Directory, local: &Local) -> io::Result<bool> {
+    let config = git.read(Path::new("config"), MOST_CONFIG)?.unwrap_or_default();
     let config = String::from_utf8_lossy(&config).to_ascii_lowercase();
     // Also one that comes from an included file: then nobody here knows.
     Ok(!local.tracking.is_empty() || ["[remote", "[include"].iter().any(|section| config.contains(section)))
 }
 
-/// Whether a repository with a remote holds commits that it has not seen there, or is amidst something.
-///
-/// # Errors
-/// git's own words, or what cannot be read.
-pub async fn has_own_commits(store: &Store, git: &Directory, at: &Path, local: &Local) -> Result<bool, WorkspaceError> {
-    if !unfinished(git, at)?.is_empty() || !local.stash.is_empty() || !local.unread.is_empty() {
-        return Ok(true);
-    }
-    let head = local.head(git, at)?.commit;
-    let heads = local.refs.iter().filter(|(name, _)| name.starts_with(b"refs/heads/")).map(|(_, sha)| sha);
-    let tracking: Vec<_> = local.tracking.values().cloned().collect();
-    for commit in heads.chain(&head) {
-        if !store.is_within(commit, &tracking).await? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// The commits that a clone was made with: where one begins at a tag, there is no other trace of what the remote had.
+fn cloned(git: &Directory) -> io::Result<Vec<Sha>> {
+    let log = git.read(Path::new("logs/HEAD"), MOST_CONFIG)?.unwrap_or_default();
+    // 0000… 78981922613b2afb6025042ff6bd878ac1994e85 Mona <mona@example.com> 1700000000 +0000<tab>clone: from https://…
+    let lines =
+        log.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.split_once("\tclone: from "));
+    Ok(lines.filter_map(|(about, _)| about.split(' ').nth(1)?.parse().ok()).collect())
 }
 
 /// Whether there is a git directory at `path` itself.
-fn is_git_directory(volume: &Directory, path: &Path) -> io::Result<bool> {
-    Ok(volume.entry(&path.join("HEAD"))?.is_some() && volume.descend(&path.join("objects"))?.is_some())
+fn is_git_directory(volume: &Directory, path: &Path) -> bool {
+    matches!(volume.entry(&path.join("HEAD")), Ok(Some(_)))
+        && matches!(volume.descend(&path.join("objects")), Ok(Some(_)))
 }
 
 /// The directories in one; none if there is none.
 fn directories(volume: &Directory, folder: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(directory) = volume.descend(folder)? else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for name in directory.names()? {
-        if matches!(directory.entry(Path::new(&name))?, Some(Entry::Directory)) {
-            found.push(folder.join(name));
+    Ok(directory.directories()?.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// A repository as it is kept: its git directory, and that which it shares with other worktrees of the same.
+struct Kept<'a> {
+    git: &'a Directory,
+    at: &'a Path,
+    local: &'a Local,
+    /// Commits that its remote has, besides those that it says it saw there.
+    known: Vec<Sha>,
+}
+
+impl Kept<'_> {
+    /// Whether it holds commits that it has not seen at its remote, or is amidst something.
+    async fn has_own(&self, store: &Store) -> Result<bool, WorkspaceError> {
+        let Self { git, at, local, .. } = self;
+        if !unfinished(git, at)?.is_empty() || !local.stash.is_empty() || !local.unread.is_empty() {
+            return Ok(true);
         }
+        let head = local.head(git, at)?.commit;
+        let heads = local.refs.iter().filter(|(name, _)| name.starts_with(b"refs/heads/")).map(|(_, sha)| sha);
+        let known = store.commits(local.tracking.values().chain(&self.known).cloned().collect()).await?;
+        for commit in heads.chain(&head) {
+            if !store.is_within(commit, &known).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
-    Ok(found)
+}
+
+/// Where repositories were found, and in what.
+pub(super) struct Within<'a> {
+    /// The outer directory.
+    pub at: &'a Path,
+    /// It.
+    pub directory: &'a Directory,
+    /// Where in that directory the outer repository is.
+    pub prefix: &'a Path,
+    /// The commits that the outer repository's remote has: who recorded a submodule in one of them had it pushed.
+    pub tips: Vec<Sha>,
+}
+
+struct Found {
+    path: PathBuf,
+    /// The path in the outer repository, if that records it, and the commits of the outer's remote.
+    recorded: Option<(PathBuf, Arc<[Sha]>)>,
+    depth: usize,
+}
+
+fn found(prefix: &Path, paths: Vec<(PathBuf, bool)>, tips: Vec<Sha>, depth: usize) -> impl Iterator<Item = Found> {
+    let tips: Arc<[Sha]> = tips.into();
+    paths.into_iter().map(move |(path, is_recorded)| Found {
+        path: prefix.join(&path),
+        recorded: is_recorded.then(|| (path, Arc::clone(&tips))),
+        depth,
+    })
 }
 
 impl Gathering<'_> {
-    /// Repositories in the directory `at`, and in those.
+    /// Repositories in a directory, and in those.
     pub(super) async fn nested(
         &mut self,
-        at: &Path,
-        directory: &Directory,
-        found: Vec<(PathBuf, bool)>,
+        within: Within<'_>,
+        paths: Vec<(PathBuf, bool)>,
     ) -> Result<(), WorkspaceError> {
-        let mut rest: Vec<_> = found.into_iter().map(|(path, recorded)| (path, recorded, 1)).collect();
-        while let Some((path, recorded, depth)) = rest.pop() {
+        let Within { at, directory, prefix, tips } = within;
+        let mut rest: Vec<_> = found(prefix, paths, tips, 1).collect();
+        while let Some(Found { path, recorded, depth }) = rest.pop() {
             if self.worktrees.contains(&at.join(&path)) {
                 continue;
             }
             let name = path.to_string_lossy().into_owned();
-            let git = git_directory(directory, at, &path).map_err(WorkspaceError::volume(&path))?;
             let tree = directory.descend(&path).map_err(WorkspaceError::volume(&path))?;
-            let (Some((git, git_at)), Some(tree)) = (git, &tree) else {
-                let files = tree.map(|tree| tree.names()).transpose().map_err(WorkspaceError::volume(&path))?;
-                if files.is_some_and(|files| !files.is_empty()) {
-                    let message = "there are files where a submodule belongs, and no repository of it";
-                    self.leave(name, Trouble::Nested, message);
+            let (git, tree) = match (git_directory(directory, at, &path), &tree) {
+                (Ok(Some(git)), Some(tree)) => (git, tree),
+                (Err(error), _) => {
+                    self.leave(name, Trouble::Unreadable, format!("where its repository is cannot be read: {error}"));
+                    continue;
                 }
-                continue;
+                (Ok(_), _) => {
+                    let files = tree.map(|tree| tree.names()).transpose().map_err(WorkspaceError::volume(&path))?;
+                    if files.is_some_and(|files| !files.is_empty()) {
+                        let message = "there are files where a submodule belongs, and no repository of it";
+                        self.leave(name, Trouble::Nested, message);
+                    }
+                    continue;
+                }
             };
             if depth > DEEPEST {
                 self.leave(name, Trouble::Nested, "it lies too deep in other repositories");
                 continue;
             }
+            let (git, git_at) = git;
             self.git_directories.insert(git_at.clone());
-            let place = Place { at: &at.join(&path), directory: tree, git: &git, git_at: &git_at, common: &git };
-            match self.one_nested(&place, &name, recorded).await {
-                Ok(inner) => {
-                    rest.extend(inner.into_iter().map(|(below, recorded)| (path.join(below), recorded, depth + 1)));
-                }
+            match self.one_nested((&at.join(&path), tree), (&git, &git_at), &name, recorded).await {
+                Ok((inner, tips)) => rest.extend(found(&path, inner, tips, depth + 1)),
                 Err(error) => {
                     self.leave(name, Trouble::Nested, format!("a repository that cannot be looked into: {error}"));
                 }
@@ -146,30 +188,91 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    /// Repositories beside the clone.
+    /// What is in the repositories that it holds in turn, and what its remote has of it.
+    async fn one_nested(
+        &mut self,
+        (at, directory): (&Path, &Directory),
+        (git, git_at): (&Directory, &Path),
+        name: &str,
+        recorded: Option<(PathBuf, Arc<[Sha]>)>,
+    ) -> Result<(Vec<(PathBuf, bool)>, Vec<Sha>), WorkspaceError> {
+        let shared = self.shared(git, git_at)?;
+        let (common, common_at) = shared.as_ref().map_or((git, git_at), |(common, at)| (common, at.as_path()));
+        let local = Local::read(common, common_at)?;
+        let head = local.head(git, git_at)?;
+        self.store.borrow(common, &objects(common_at, self.volume)?)?;
+        let place = Place { at, directory, git, git_at, common };
+        let tips: Vec<_> = local.tracking.values().cloned().collect();
+        let is_ours = common_at == self.workspace.directory.join(".git");
+        let has_remote = has_remote(common, &local).map_err(WorkspaceError::volume(common_at))?;
+        if is_ours || (recorded.is_none() && !has_remote) {
+            // One that is ours is a worktree that was moved by hand.
+            let label = format!("{}/{name}", if is_ours { "worktree" } else { "nested" });
+            let (snapshot, _) = self.tree(&place, &local, &head, Some(&label)).await?;
+            if !is_ours {
+                self.refs(&local, &head, Some(&label)).await?;
+            }
+            return Ok((snapshot.nested, tips));
+        }
+        let mut known = cloned(common).map_err(WorkspaceError::volume(common_at))?;
+        if let Some((path, tips)) = recorded.as_ref().and_then(|(path, tips)| Some((path.to_str()?, tips))) {
+            let names = tips.iter().map(|tip| format!("{tip}:{path}"));
+            known.extend(self.store.named(names.filter(|name| !name.contains('\n'))).await?);
+        }
+        let snapshot = self.take(&place, head.commit.as_ref()).await?;
+        let committed = match &head.commit {
+            Some(commit) => Some(self.store.commit(commit).await?.0),
+            None => None,
+        };
+        let clean =
+            committed.as_ref() == Some(&snapshot.tree) && snapshot.index == snapshot.tree && snapshot.left.is_empty();
+        if !clean || (Kept { git, at: git_at, local: &local, known }).has_own(&self.store).await? {
+            let message = "a repository of another remote, with work that is not there: it is not saved here; push it from within";
+            self.leave(name, Trouble::Nested, message);
+        }
+        Ok((snapshot.nested, tips))
+    }
+
+    /// What a worktree's git directory shares with the others of the same repository; none if it shares nothing.
+    fn shared(&self, git: &Directory, git_at: &Path) -> Result<Option<(Directory, PathBuf)>, WorkspaceError> {
+        let pointer = git.read(Path::new("commondir"), MOST_POINTER).map_err(WorkspaceError::volume(git_at))?;
+        let Some(pointer) = pointer else { return Ok(None) };
+        let at = plain(&git_at.join(path(pointer.trim_ascii_end())));
+        let Ok(inside) = at.strip_prefix(self.volume) else { return Err(LocalError::Outside(at).into()) };
+        let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
+        let common = volume.descend(inside).map_err(WorkspaceError::volume(&at))?;
+        let common = common.ok_or_else(|| LocalError::NotAClone(at.clone()))?;
+        Ok(Some((common, at)))
+    }
+
+    /// Repositories beside the clone, and git directories of which nothing is checked out: of submodules that were, too.
     pub(super) async fn beside(&mut self) -> Result<(), WorkspaceError> {
         let (at, clone) = (self.volume, &self.workspace.directory);
         let volume = Directory::open(at).map_err(WorkspaceError::volume(at))?;
-        let mut names = volume.names().map_err(WorkspaceError::volume(at))?;
-        names.retain(|name| {
-            let has_git =
-                matches!(volume.entry(&Path::new(name).join(".git")), Ok(Some(Entry::Directory | Entry::File(_))));
-            has_git && Some(name.as_os_str()) != clone.file_name() && *name != super::clone::unfinished(clone)
-        });
-        let found = names.into_iter().map(|name| (PathBuf::from(name), false)).collect();
-        self.nested(at, &volume, found).await
-    }
-
-    /// Git directories of which nothing is checked out: of submodules that were, and what lies beside the clone.
-    pub(super) async fn dormant(&mut self) -> Result<(), WorkspaceError> {
-        let at = self.volume;
-        let volume = Directory::open(at).map_err(WorkspaceError::volume(at))?;
-        for name in volume.names().map_err(WorkspaceError::volume(at))? {
+        let ours = [clone.file_name().unwrap_or_default().to_owned(), super::clone::unfinished(clone)];
+        let (mut repositories, mut bare) = (Vec::new(), Vec::new());
+        let mut folders = vec![(PathBuf::new(), MOST_BESIDE)];
+        while let Some((folder, parts)) = folders.pop() {
             // What nobody here may look into is not the person's: a file system has directories of its own.
-            if matches!(is_git_directory(&volume, Path::new(&name)), Ok(true)) {
-                self.one_dormant(&volume, Path::new(&name)).await;
+            for path in directories(&volume, &folder).unwrap_or_default() {
+                if ours.iter().any(|name| path.as_os_str() == name) {
+                    continue;
+                }
+                if matches!(volume.entry(&path.join(".git")), Ok(Some(Entry::Directory | Entry::File(_)))) {
+                    repositories.push((path, false));
+                } else if is_git_directory(&volume, &path) {
+                    bare.push(path);
+                } else if parts > 1 {
+                    folders.push((path, parts - 1));
+                }
             }
         }
+        let within = Within { at, directory: &volume, prefix: Path::new(""), tips: Vec::new() };
+        self.nested(within, repositories).await?;
+        for path in bare {
+            self.dormant(&volume, &path).await;
+        }
+
         let known = self.git_directories.iter().filter_map(|git| git.strip_prefix(at).ok());
         let mut folders: Vec<_> = known.map(|git| (git.join("modules"), MOST_PARTS)).collect();
         while let Some((folder, parts)) = folders.pop() {
@@ -185,9 +288,9 @@ impl Gathering<'_> {
                 }
             };
             for path in inner {
-                if matches!(is_git_directory(&volume, &path), Ok(true)) {
+                if is_git_directory(&volume, &path) {
                     folders.push((path.join("modules"), MOST_PARTS));
-                    self.one_dormant(&volume, &path).await;
+                    self.dormant(&volume, &path).await;
                 } else {
                     folders.push((path, parts - 1));
                 }
@@ -202,16 +305,18 @@ impl Gathering<'_> {
         at.strip_prefix(&self.workspace.directory).unwrap_or(path).to_string_lossy().into_owned()
     }
 
-    async fn one_dormant(&mut self, volume: &Directory, path: &Path) {
-        let git_at = self.volume.join(path);
-        if !self.git_directories.insert(git_at.clone()) {
+    /// A git directory of which nothing is checked out.
+    async fn dormant(&mut self, volume: &Directory, path: &Path) {
+        let at = self.volume.join(path);
+        if !self.git_directories.insert(at.clone()) {
             return;
         }
         let has_own = async {
             let Some(git) = volume.descend(path).map_err(WorkspaceError::volume(path))? else { return Ok(false) };
-            let local = Local::read(&git, &git_at)?;
-            self.store.borrow(&git, &objects(&git_at, self.volume)?)?;
-            has_own_commits(&self.store, &git, &git_at, &local).await
+            let local = Local::read(&git, &at)?;
+            self.store.borrow(&git, &objects(&at, self.volume)?)?;
+            let known = cloned(&git).map_err(WorkspaceError::volume(path))?;
+            Kept { git: &git, at: &at, local: &local, known }.has_own(&self.store).await
         };
         let message = match has_own.await {
             Ok(false) => return,
@@ -219,37 +324,6 @@ impl Gathering<'_> {
             Err(error) => format!("a repository that cannot be looked into: {error}"),
         };
         self.leave(self.shown(path), Trouble::Nested, message);
-    }
-
-    async fn one_nested(
-        &mut self,
-        place: &Place<'_>,
-        name: &str,
-        recorded: bool,
-    ) -> Result<Vec<(PathBuf, bool)>, WorkspaceError> {
-        let Place { git, git_at, .. } = *place;
-        let local = Local::read(git, git_at)?;
-        let head = local.head(git, git_at)?;
-        self.store.borrow(git, &objects(git_at, self.volume)?)?;
-        let has_remote = has_remote(git, &local).map_err(WorkspaceError::volume(git_at))?;
-        if !recorded && !has_remote {
-            let label = format!("nested/{name}");
-            let (snapshot, _) = self.tree(place, &local, &head, Some(&label)).await?;
-            self.refs(&local, &head, Some(&label)).await?;
-            return Ok(snapshot.nested);
-        }
-        let snapshot = self.take(place, head.commit.as_ref()).await?;
-        let committed = match &head.commit {
-            Some(commit) => Some(self.store.commit(commit).await?.0),
-            None => None,
-        };
-        let clean =
-            committed.as_ref() == Some(&snapshot.tree) && snapshot.index == snapshot.tree && snapshot.left.is_empty();
-        if !clean || has_own_commits(&self.store, git, git_at, &local).await? {
-            let message = "a repository of another remote, with work that is not there: it is not saved here; push it from within";
-            self.leave(name, Trouble::Nested, message);
-        }
-        Ok(snapshot.nested)
     }
 }
 

@@ -84,6 +84,8 @@ struct Index {
     unmerged: BTreeMap<Vec<u8>, (u8, String)>,
     /// Submodules.
     links: BTreeMap<Vec<u8>, String>,
+    /// The directories with something that it lists.
+    directories: BTreeSet<Vec<u8>>,
 }
 
 /// What differs from an index.
@@ -134,7 +136,7 @@ async fn differences(store: &Store, work: &Work<'_>, name: &str) -> Result<Diffe
     let (nested, others) = paths(&found.said).into_iter().partition(|path| path.ends_with(b"/"));
     let mut links = Vec::new();
     for (link, recorded) in &listed.links {
-        let head = nested::head(work.directory, work.at, path(link))?;
+        let head = nested::head(work.directory, work.at, path(link));
         if let Some(head) = head.filter(|head| head.as_str() != recorded) {
             links.push((link.clone(), head));
         }
@@ -155,12 +157,32 @@ pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Resul
     let (changed, untracked) = (edits.tracked.len() + edits.links.len(), edits.others.len());
     let linked = listed.links.into_keys().map(|link| (path(&link).to_owned(), true));
     let found = nested.iter().filter_map(|found| found.strip_suffix(b"/")).map(|found| (path(found).to_owned(), false));
-    let nested = linked.chain(found).collect();
+    // git takes a repository that somebody made amidst files of this one for a directory like any other.
+    let is_made = |inner: &&Vec<u8>| {
+        matches!(work.directory.entry(&path(inner).join(".git")), Ok(Some(Entry::Directory | Entry::File(_))))
+    };
+    let made = listed.directories.iter().filter(is_made).map(|made| (path(made).to_owned(), false));
+    let nested = made.collect::<Vec<_>>().into_iter().chain(linked).chain(found).collect();
     let mut snapshot = Snapshot { tree: index.clone(), index, modified: None, left, nested, changed, untracked };
     if changed + untracked > 0 {
         edits.write(store, work.directory, &mut snapshot).await?;
     }
     Ok(snapshot)
+}
+
+/// What is staged, if there is an index, of a directory that is gone.
+///
+/// # Errors
+/// git's own words, or what cannot be read.
+pub async fn staged(store: &Store, work: &Work<'_>, name: &str) -> Result<Option<Sha>, WorkspaceError> {
+    if work.git.entry(Path::new("index")).map_err(WorkspaceError::volume(work.at))?.is_none() {
+        return Ok(None);
+    }
+    copy_index(store, work, name)?;
+    let git = store.git_with(work.at, name);
+    let listed = Index::list(&git).await?.map_err(WorkspaceError::Answer)?;
+    listed.settle(&git).await?;
+    Ok(Some(sha(&git.run(&["write-tree", "--missing-ok"]).await?)?))
 }
 
 /// How many files differ from the commit that is checked out, staged or not, and how many git does not know.
@@ -224,6 +246,13 @@ impl Index {
             }
             if tag.eq_ignore_ascii_case("S") {
                 index.sparse.push(path.clone());
+            }
+            let mut above = &path[..];
+            while let Some(slash) = above.iter().rposition(|byte| *byte == b'/') {
+                above = &above[..slash];
+                if !index.directories.insert(above.to_vec()) {
+                    break;
+                }
             }
             match (stage, mode) {
                 ("0", "160000") => drop(index.links.insert(path, object.to_owned())),

@@ -159,6 +159,17 @@ impl Store {
         Ok(said.lines().map(|line| Some(line.to_owned()).filter(|line| !line.ends_with("missing"))).collect())
     }
 
+    /// What these names, such as `COMMIT:PATH`, stand for, without those that stand for nothing here. There is no line's end in one.
+    ///
+    /// # Errors
+    /// git's own words.
+    pub async fn named(&self, names: impl Iterator<Item = String>) -> Result<Vec<Sha>, SealedError> {
+        let asked = names.map(|name| name + "\n").collect::<Vec<_>>().concat();
+        let arguments = ["cat-file", "--batch-check=%(objectname)"];
+        let answer = self.git.fed(&arguments, move |to| to.write_all(asked.as_bytes())).await?;
+        Ok(String::from_utf8_lossy(&answer.said).lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
     /// Those of these objects that are commits, and are here.
     ///
     /// # Errors

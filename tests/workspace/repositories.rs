@@ -169,18 +169,63 @@ async fn a_worktree_in_the_clone_is_saved_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worktree_that_was_moved_by_hand_is_not_taken_for_nothing() {
+async fn a_worktree_that_was_moved_by_hand_is_saved() {
     let scene = Scene::cloned().await;
-    for (place, shown) in [("volume/moved", "moved"), ("volume/shop/moved", "moved")] {
+    for (place, name) in [("volume/moved", "moved"), ("volume/shop/inside", "inside")] {
         let further = scene.at("volume/further");
         scene.git(&["worktree", "add", "--quiet", "--detach", further.to_str().unwrap()]).await;
-        std::fs::write(further.join("new"), "in the further one").unwrap();
+        std::fs::write(further.join("new"), place).unwrap();
         std::fs::rename(&further, scene.at(place)).unwrap();
-        scene.refused_for(shown).await;
+        let done = scene.save_twice().await;
+        let (_, commit) = done.saved_as(&format!("worktree/{name}/working tree"));
+        assert_same(&committed(&scene.bare("shop"), &commit), &on_disk(&scene.at(place)));
         std::fs::remove_dir_all(scene.at(place)).unwrap();
         scene.git(&["worktree", "prune"]).await;
-        scene.nothing_to_do().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_repository_where_a_worktree_was_is_not_taken_for_that() {
+    let scene = Scene::cloned().await;
+    for further in [scene.at("volume/further"), scene.shop().join("further")] {
+        scene.git(&["worktree", "add", "--quiet", "--detach", further.to_str().unwrap()]).await;
+        std::fs::remove_dir_all(&further).unwrap();
+        scene.take_other(&["clone"], &further).await;
+        scene.nothing_to_do().await;
+        std::fs::write(further.join("secret"), "of the other").unwrap();
+        scene.refused_for("further").await;
+        scene.commit_in(&further).await;
+        scene.refused_for("further").await;
+        std::fs::remove_dir_all(&further).unwrap();
+        scene.git(&["worktree", "prune"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worktree_that_cannot_be_read_keeps_nothing_else_from_being_saved() {
+    let scene = Scene::cloned().await;
+    let further = scene.at("volume/further");
+    scene.git(&["worktree", "add", "--quiet", "--detach", further.to_str().unwrap()]).await;
+    std::fs::write(scene.shop().join(".git/worktrees/further/HEAD"), "").unwrap();
+    scene.write("new", "new");
+    let done = scene.save(&[]).await;
+    assert_eq!(done.left(), [("worktree/further".to_owned(), "Unreadable".to_owned())], "{done:?}");
+    scene.compare(&heads_branch());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_worktree_that_is_not_on_the_volume_what_is_in_the_clone_is_saved() {
+    let scene = Scene::cloned().await;
+    let elsewhere = scene.at("elsewhere");
+    scene.git(&["worktree", "add", "--quiet", "--detach", elsewhere.to_str().unwrap()]).await;
+    scene.nothing_to_do().await;
+    std::fs::write(elsewhere.join("staged"), "staged").unwrap();
+    scene.git_in(&elsewhere, &["add", "staged"]).await;
+    std::fs::remove_dir_all(&elsewhere).unwrap();
+    let done = scene.save_twice().await;
+    let (name, commit) = done.saved_as("worktree/elsewhere/index");
+    assert_eq!(name, format!("{WIP}/worktree/elsewhere/index"));
+    assert!(committed(&scene.bare("shop"), &commit).contains_key(&b"staged"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,4 +282,106 @@ async fn a_submodule_that_is_not_whole_is_looked_into() {
     scene.commit_in(&sub).await;
     scene.git_in(&sub, &["checkout", "--quiet", "main"]).await;
     scene.refused_for("sub").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_was_made_amidst_files_of_the_clone_is_saved() {
+    let scene = Scene::cloned().await;
+    let src = scene.shop().join("src");
+    scene.git_in(&src, &["init", "--quiet", "--initial-branch", "main"]).await;
+    scene.git_in(&src, &["add", "main.rs"]).await;
+    scene.commit_in(&src).await;
+    let head = scene.git_in(&src, &["rev-parse", "HEAD"]).await;
+    let done = scene.save_twice().await;
+    let (_, commit) = done.saved_as("nested/src/working tree");
+    assert_eq!(scene.parents(&commit), [head]);
+    assert_same(&committed(&scene.bare("shop"), &commit), &on_disk(&src));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_further_down_beside_the_clone_is_looked_into() {
+    let scene = Scene::cloned().await;
+    let dep = scene.at("volume/src/example.com/acme/dep");
+    scene.take_other(&["clone"], &dep).await;
+    scene.nothing_to_do().await;
+    scene.commit_in(&dep).await;
+    scene.refused_for("src/example.com/acme/dep").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_from_a_remote_without_a_branch_is_not_taken_for_work() {
+    let scene = Scene::cloned().await;
+    let other = scene.bare("other");
+    let release = scene.git_in(&other, &["commit-tree", "main^{tree}", "-p", "main", "-m", "Release"]).await;
+    scene.git_in(&other, &["tag", "v1", &release]).await;
+    for how in [&["clone", "--branch", "v1", "--depth", "1"][..], &["clone", "--branch", "v1"]] {
+        let beside = scene.at("volume/tool");
+        scene.take_other(how, &beside).await;
+        scene.nothing_to_do().await;
+        scene.commit_in(&beside).await;
+        scene.refused_for("tool").await;
+        std::fs::remove_dir_all(beside).unwrap();
+    }
+
+    let sub = scene.with_submodule(&[], "sub").await;
+    scene.git_in(&sub, &["checkout", "--quiet", "v1"]).await;
+    scene.git(&["commit", "--quiet", "--all", "--message", "pinned"]).await;
+    // The outer one's remote does not have it yet, so nobody but the person says whose it is.
+    assert_eq!(scene.save(&[]).await.left(), [("sub".to_owned(), "Nested".to_owned())]);
+    scene.git(&["fetch", "--quiet"]).await;
+    scene.nothing_to_do().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worktree_of_another_repository_is_looked_into() {
+    let scene = Scene::cloned().await;
+    let (other, tree) = (scene.at("volume/other"), scene.at("volume/other-tree"));
+    scene.take_other(&["clone"], &other).await;
+    scene.git_in(&other, &["worktree", "add", "--quiet", "--detach", tree.to_str().unwrap()]).await;
+    scene.nothing_to_do().await;
+    scene.commit_in(&tree).await;
+    scene.refused_for("other-tree").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_that_looks_like_a_git_directory_is_a_clone() {
+    let scene = Scene::cloned().await;
+    scene.write("HEAD", "x");
+    scene.write("objects/x", "x");
+    scene.save_twice().await;
+    scene.compare(&heads_branch());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patches_that_are_not_applied_yet_keep_the_volume() {
+    let scene = Scene::cloned().await;
+    for way in ["one way\n", "another way\n"] {
+        scene.write("README.md", way);
+        scene.git(&["commit", "--quiet", "--all", "--message", way]).await;
+    }
+    let patches = scene.at("patches");
+    scene.git(&["format-patch", "--quiet", "-1", "--output-directory", patches.to_str().unwrap()]).await;
+    scene.git(&["reset", "--quiet", "--hard", "HEAD~2"]).await;
+    let patch = std::fs::read_dir(patches).unwrap().next().unwrap().unwrap().path();
+    assert!(!scene.person(&scene.shop(), &["am", "--quiet", patch.to_str().unwrap()]).await.status.success());
+    let done = scene.save(&[]).await;
+    assert_eq!(done.left(), [("am".to_owned(), "Unreadable".to_owned())], "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_leads_to_no_repository_is_said() {
+    let scene = Scene::cloned().await;
+    let odd = scene.shop().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    scene.git_in(&odd, &["init", "--quiet"]).await;
+    std::fs::rename(odd.join(".git"), scene.at("gone")).unwrap();
+    std::fs::write(odd.join(".git"), format!("gitdir: {}\n", "x/".repeat(100_000))).unwrap();
+    std::fs::write(odd.join("file"), "x").unwrap();
+    let beside = scene.at("volume/beside");
+    std::fs::create_dir(&beside).unwrap();
+    std::fs::copy(odd.join(".git"), beside.join(".git")).unwrap();
+    let done = scene.save(&[]).await;
+    assert_eq!(done.left(), [("beside".to_owned(), "Unreadable".to_owned())], "{done:?}");
+    // What git takes for a directory like any other is saved with it.
+    assert!(committed(&scene.bare("shop"), &heads_branch()).contains_key(&b"odd/file"[..]));
 }

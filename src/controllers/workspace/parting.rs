@@ -102,13 +102,13 @@ pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
                     let message = format!("pod {} saves what is on the volume, and ends", pod.name);
                     return Parting::Next(wait(Reason::Saving, message, end));
                 }
-                return failed(seen, now, &silent(pod), None);
+                // Where no node ever had the volume, nothing was written.
+                return if volume.is_none() { Parting::Over } else { failed(seen, now, &silent(pod), None) };
             }
         },
         PodSeen::Absent | PodSeen::Foreign => {}
     }
     if volume.is_none() {
-        // No node ever had it.
         return Parting::Over;
     }
     if let Some(Ended::Said(evidence)) = &seen.ended
@@ -221,6 +221,9 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
     let attempt = match &seen.job {
         None => 1,
         Some(job) if job.is_going => {
+            if !is_patient(seen, now) {
+                return failed(seen, now, &format!("Job {} is being deleted, and does not end", job.name), None);
+            }
             return Parting::Next(wait(Reason::Saving, "a Job that saved is still ending", soon(now)));
         }
         Some(job) => match &job.ended {

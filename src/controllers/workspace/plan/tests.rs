@@ -315,6 +315,14 @@ fn where_no_job_can_save_the_volume_is_kept() {
     seen.pod = PodSeen::Ours(Box::new(pod(true)));
     let later = now() + SLACK + SignedDuration::from_secs(1);
     assert!(matches!(plan(&seen, later), Plan::Do(Step::KeepVolume(why)) if why.contains("does not answer")));
+    // Where no node ever had the volume, there is nothing to keep.
+    seen.volume = VolumeSeen::Ours { volume: None, is_going: false, is_held: true, is_kept: false };
+    assert_eq!(plan(&seen, later), Plan::Do(Step::DropToken));
+    let mut seen = gone(&json!({}));
+    seen.job = Some(JobSeen { is_going: true, ..job(1, None) });
+    assert_eq!(says(&seen, now()).reason, Reason::Saving);
+    let later = now() + SignedDuration::from_hours(2);
+    assert!(matches!(plan(&seen, later), Plan::Do(Step::KeepVolume(why)) if why.contains("does not end")));
 }
 
 #[test]
