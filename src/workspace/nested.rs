@@ -65,13 +65,20 @@ fn has_remote(git: &Directory, local: &Local) -> io::Result<bool> {
     Ok(!local.tracking.is_empty() || ["[remote", "[include"].iter().any(|section| config.contains(section)))
 }
 
-/// The commits that a clone was made with: where one begins at a tag, there is no other trace of what the remote had.
-fn cloned(git: &Directory) -> io::Result<Vec<Sha>> {
-    let log = git.read(Path::new("logs/HEAD"), MOST_CONFIG)?.unwrap_or_default();
+/// The commits that a clone was made with, and those of its last fetch: of one that begins at a tag, or at a commit of no branch,
+/// there is no other trace of what the remote had.
+fn fetched(git: &Directory) -> io::Result<Vec<Sha>> {
+    let read = |name: &str| git.read(Path::new(name), MOST_CONFIG).map(Option::unwrap_or_default);
+    let (log, last) = (read("logs/HEAD")?, read("FETCH_HEAD")?);
+    let lines = |text: &[u8]| String::from_utf8_lossy(text).lines().map(str::to_owned).collect::<Vec<_>>();
     // 0000… 78981922613b2afb6025042ff6bd878ac1994e85 Mona <mona@example.com> 1700000000 +0000<tab>clone: from https://…
-    let lines =
-        log.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.split_once("\tclone: from "));
-    Ok(lines.filter_map(|(about, _)| about.split(' ').nth(1)?.parse().ok()).collect())
+    let cloned = lines(&log).into_iter().filter_map(|line| {
+        let (about, _) = line.split_once("\tclone: from ")?;
+        about.split(' ').nth(1)?.parse().ok()
+    });
+    // 78981922613b2afb6025042ff6bd878ac1994e85<tab>not-for-merge<tab>tag 'v1' of https://…
+    let fetched = lines(&last).into_iter().filter_map(|line| line.split('\t').next()?.parse().ok());
+    Ok(cloned.chain(fetched).collect())
 }
 
 /// Whether there is a git directory at `path` itself.
@@ -214,7 +221,7 @@ impl Gathering<'_> {
             }
             return Ok((snapshot.nested, tips));
         }
-        let mut known = cloned(common).map_err(WorkspaceError::volume(common_at))?;
+        let mut known = fetched(common).map_err(WorkspaceError::volume(common_at))?;
         if let Some((path, tips)) = recorded.as_ref().and_then(|(path, tips)| Some((path.to_str()?, tips))) {
             let names = tips.iter().map(|tip| format!("{tip}:{path}"));
             known.extend(self.store.named(names.filter(|name| !name.contains('\n'))).await?);
@@ -315,7 +322,7 @@ impl Gathering<'_> {
             let Some(git) = volume.descend(path).map_err(WorkspaceError::volume(path))? else { return Ok(false) };
             let local = Local::read(&git, &at)?;
             self.store.borrow(&git, &objects(&at, self.volume)?)?;
-            let known = cloned(&git).map_err(WorkspaceError::volume(path))?;
+            let known = fetched(&git).map_err(WorkspaceError::volume(path))?;
             Kept { git: &git, at: &at, local: &local, known }.has_own(&self.store).await
         };
         let message = match has_own.await {

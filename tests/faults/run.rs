@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 /// At how many looks in a row the operator must have been at rest.
 const LOOKS: usize = 6;
 /// How long, in real time, nothing may happen on the way to an act's end.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// A due time that is nearer than this is another try, which pauses for at most five minutes.
 const NEAR: SignedDuration = SignedDuration::from_mins(6);
 /// How much time all tries within one act may take, by the moved clock.

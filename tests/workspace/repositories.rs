@@ -322,6 +322,14 @@ async fn what_came_from_a_remote_without_a_branch_is_not_taken_for_work() {
         scene.refused_for("tool").await;
         std::fs::remove_dir_all(beside).unwrap();
     }
+    let tool = scene.at("volume/.cache/tool");
+    std::fs::create_dir_all(&tool).unwrap();
+    scene.git_in(&tool, &["init", "--quiet"]).await;
+    let url = format!("file://{}", other.display());
+    scene.git_in(&tool, &["-c", "protocol.file.allow=always", "fetch", "--quiet", "--depth", "1", &url, "v1"]).await;
+    scene.git_in(&tool, &["remote", "add", "origin", &url]).await;
+    scene.git_in(&tool, &["checkout", "--quiet", "FETCH_HEAD"]).await;
+    scene.nothing_to_do().await;
 
     let sub = scene.with_submodule(&[], "sub").await;
     scene.git_in(&sub, &["checkout", "--quiet", "v1"]).await;
