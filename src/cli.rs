@@ -5,10 +5,10 @@
 mod webhook;
 mod workspace;
 
-use crate::controller::{Config, Controller, Environment};
 use crate::controllers::context::WorkspaceSettings;
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
+use crate::operator::{Config, Controller, Environment};
 use crate::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use crate::runtime::clock::SystemClock;
 use crate::runtime::jitter::RandomJitter;
@@ -319,7 +319,7 @@ async fn control(
         github: Arc::new(HttpsConnect::new()),
         shutdown,
         #[cfg(feature = "sabotage")]
-        sabotage: crate::controller::Sabotage::default(),
+        sabotage: crate::operator::Sabotage::default(),
     };
     let controller = Controller::start(config, environment).await?;
     tracing::info!(address = %controller.health_address(), "serving health and metrics");

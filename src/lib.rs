@@ -1,16 +1,16 @@
 //! Landfall: ties GitHub to a Kubernetes cluster through a GitHub App.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
-pub mod controller;
 pub mod controllers;
 pub mod git;
 pub mod github;
 pub mod manifests;
+pub mod operator;
 pub mod receiver;
 pub mod reports;
 pub mod runtime;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 pub mod webhook;
-pub mod workspace;

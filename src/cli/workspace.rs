@@ -16,15 +16,15 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::agent::clone::{self, FirstCommit, OnExists};
+use crate::agent::credential::{self, RepositoryUrl};
+use crate::agent::exit;
+use crate::agent::remote::Access;
+use crate::agent::store::Author;
+use crate::agent::tools::{self, Tools};
 use crate::git::{BranchName, Sealed};
 use crate::runtime::clock::{Clock as _, SystemClock};
 use crate::runtime::shutdown::on_signal;
-use crate::workspace::clone::{self, FirstCommit, OnExists};
-use crate::workspace::credential::{self, RepositoryUrl};
-use crate::workspace::exit;
-use crate::workspace::remote::Access;
-use crate::workspace::store::Author;
-use crate::workspace::tools::{self, Tools};
 
 /// What to do.
 #[derive(Subcommand)]

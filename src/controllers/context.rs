@@ -153,7 +153,7 @@ pub struct Context {
     pub due: Dues,
     /// Guards of the operator that tests take out.
     #[cfg(feature = "sabotage")]
-    pub sabotage: crate::controller::Sabotage,
+    pub sabotage: crate::operator::Sabotage,
 }
 
 /// How a reconcile ended.

@@ -4,14 +4,14 @@
 //! server says whose token it is ([`proof`]), and there is no other way for a name to get in. Without it, whoever can run a
 //! pod could have another's workspace shown as clean, or be told what becomes of it.
 //!
-//! What a report says stays the word of a stranger's container: see [`crate::workspace::report`].
+//! What a report says stays the word of a stranger's container: see [`crate::agent::report`].
 
 pub mod proof;
 pub mod server;
 
 pub use server::{BindError, Reports};
 
-use crate::workspace::report::{Answer, Report};
+use crate::agent::report::{Answer, Report};
 
 /// The audience of the tokens with which agents report; no other token is taken, and these are good for nothing else.
 pub const AUDIENCE: &str = "landfall";

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::proof::{Proofs, Unproven};
 use super::{Desk, Refused};
+use crate::agent::report::{Answer, Report};
 use crate::github::Token;
 use crate::runtime::clock::Clock;
-use crate::workspace::report::{Answer, Report};
 
 /// Where agents report.
 pub const PATH: &str = "/v1/report";

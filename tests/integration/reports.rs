@@ -3,9 +3,9 @@
 use crate::world::{OPERATOR, World};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use landfall::agent::report::{Answer, OnStop, Report};
 use landfall::reports::{Desk, PodIdentity, Refused, Reports};
 use landfall::runtime::clock::ManualClock;
-use landfall::workspace::report::{Answer, OnStop, Report};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

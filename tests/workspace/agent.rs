@@ -1,7 +1,7 @@
 //! The agent beside a person's work: what it reports, what it saves meanwhile, and what when the pod ends.
 
-use landfall::workspace::evidence::Evidence;
-use landfall::workspace::save::Outcome;
+use landfall::agent::evidence::Evidence;
+use landfall::agent::save::Outcome;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What a save says to those who see nothing but how it ended.
 
-use landfall::workspace::evidence::{Evidence, MOST_MESSAGE, wip_digest};
-use landfall::workspace::save::Outcome;
+use landfall::agent::evidence::{Evidence, MOST_MESSAGE, wip_digest};
+use landfall::agent::save::Outcome;
 
 use crate::scene::{Scene, UID, WIP, heads_branch};
 
@@ -57,7 +57,7 @@ async fn the_last_message_can_be_compared_with_the_remote() {
     std::fs::write(scene.at("token"), "ghs_x").unwrap();
     let (code, evidence) = scene.last_words(&[]).await;
     assert_eq!((code, evidence.outcome, evidence.left.len()), (Some(75), Outcome::TryAgain, 1));
-    assert_eq!(evidence.remote, landfall::workspace::evidence::Listed::default());
+    assert_eq!(evidence.remote, landfall::agent::evidence::Listed::default());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

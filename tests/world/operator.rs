@@ -3,10 +3,10 @@
 use super::cluster::Cluster;
 use super::{SYSTEM, until};
 use jiff::Timestamp;
-use landfall::controller::{Activity, Config, Controller, Environment, Sabotage};
 use landfall::controllers::context::WorkspaceSettings;
 use landfall::git::AllowedHosts;
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
+use landfall::operator::{Activity, Config, Controller, Environment, Sabotage};
 use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
 use landfall::runtime::lease::{self, LeaseTimes};
@@ -60,7 +60,7 @@ impl Default for Start {
 /// A running operator. Dropped, it is killed.
 pub struct Operator {
     runtime: Option<Runtime>,
-    running: JoinHandle<Result<(), landfall::controller::Error>>,
+    running: JoinHandle<Result<(), landfall::operator::Error>>,
     shutdown: CancellationToken,
     activity: Activity,
     health: SocketAddr,

@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::save::{Work, WorkArgs, clean_is_success, tell};
+use crate::agent::reporter::{ReportUrl, Reporter};
+use crate::agent::sidecar::{self, Request};
 use crate::runtime::clock::SystemClock;
 use crate::runtime::shutdown::on_first_signal;
-use crate::workspace::agent::{self, Request};
-use crate::workspace::reporter::{ReportUrl, Reporter};
 
 /// What is said in the long help.
 pub const HELP: &str = "\
@@ -62,7 +62,7 @@ pub async fn run(args: AgentArgs) -> Result<ExitCode, Box<dyn std::error::Error>
         reporter: reporter.map(|(url, identity_file)| Reporter { url, identity_file }),
         timeout,
     };
-    let report = agent::run(&request, &SystemClock, &stop).await;
+    let report = sidecar::run(&request, &SystemClock, &stop).await;
     tell(&report, termination_log.as_deref())?;
     Ok(clean_is_success(report.outcome))
 }

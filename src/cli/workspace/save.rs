@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{AccessArgs, print};
+use crate::agent::evidence::Evidence;
+use crate::agent::exit;
+use crate::agent::gather::Workspace;
+use crate::agent::remote::Access;
+use crate::agent::save::{self, Outcome, Report, autosave, save};
+use crate::agent::store::Author;
 use crate::git::BranchName;
 use crate::runtime::clock::{Clock as _, SystemClock};
-use crate::workspace::evidence::Evidence;
-use crate::workspace::exit;
-use crate::workspace::gather::Workspace;
-use crate::workspace::remote::Access;
-use crate::workspace::save::{self, Outcome, Report, autosave, save};
-use crate::workspace::store::Author;
 
 pub const HELP: &str = "\
 What is pushed is everything the remote cannot reach: the tree and the index (tracked and untracked files that are not ignored), \

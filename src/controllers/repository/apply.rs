@@ -142,7 +142,7 @@ async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
 
 /// The head as what others wrote has it.
 #[cfg(feature = "sabotage")]
-fn believed(sabotage: crate::controller::Sabotage, seen: &super::seen::Seen, mut refs: Refs) -> Refs {
+fn believed(sabotage: crate::operator::Sabotage, seen: &super::seen::Seen, mut refs: Refs) -> Refs {
     let Some(status) = &seen.object.status else { return refs };
     let newest = status.deliveries.values().max_by(|one, other| one.received_at.cmp(&other.received_at));
     let delivered = newest.filter(|_| sabotage.believe_deliveries).and_then(|delivery| delivery.sha.as_ref());

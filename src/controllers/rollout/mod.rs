@@ -52,7 +52,7 @@ pub struct Given<'a> {
     pub handled: Option<&'a str>,
     /// Guards to take out.
     #[cfg(feature = "sabotage")]
-    pub sabotage: crate::controller::Sabotage,
+    pub sabotage: crate::operator::Sabotage,
 }
 
 /// What is to be done with a step.

@@ -1,9 +1,9 @@
 //! Where the reports of pods arrive. They are shown in status, and make the operator look; nothing is decided by them.
 
 use super::objects;
+use crate::agent::report::{Answer, OnStop, Report};
 use crate::controllers::context::Context;
 use crate::reports::{Desk, PodIdentity, Refused};
-use crate::workspace::report::{Answer, OnStop, Report};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;

@@ -5,13 +5,13 @@
 
 use super::objects::{ROLE_LABEL, workspace_of};
 use super::pods::{self, Ended};
+use crate::agent::evidence::Listed;
+use crate::agent::report::Report;
 use crate::api::Workspace;
 use crate::controllers::allowance::{Allowance, Rate};
 use crate::controllers::standing::Standing;
 use crate::git::Sha;
 use crate::github::{PullRequest, Repository};
-use crate::workspace::evidence::Listed;
-use crate::workspace::report::Report;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;

@@ -8,11 +8,11 @@ use super::objects;
 use super::plan::{Plan, SLACK, Step, plan_resolve, plan_token, settled, silent, soon, wait};
 use super::pods::Ended;
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
+use crate::agent::evidence::Evidence;
+use crate::agent::save::Outcome;
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason, SaveOnFailure};
 use crate::controllers::context::{PERSON_RECHECK, requested_look};
 use crate::controllers::standing::{Again, Standing, State};
-use crate::workspace::evidence::Evidence;
-use crate::workspace::save::Outcome;
 use jiff::{SignedDuration, Timestamp};
 
 /// How often a save is tried by a Job, where trying again may help.

@@ -9,11 +9,11 @@ use super::objects;
 use super::parting::{Parting, plan_parting, plan_release, plan_removal};
 use super::pods::{Clone, PodView};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
+use crate::agent::evidence::Evidence;
 use crate::api::{PullRequestMode, PullRequestOpenAt, Reason};
 use crate::controllers::context::requested_look;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::BranchName;
-use crate::workspace::evidence::Evidence;
 use jiff::{SignedDuration, Timestamp};
 
 /// What to do.
@@ -368,7 +368,7 @@ fn unready(seen: &Seen, pod: &PodView) -> Option<Standing> {
 
 /// A failed clone in git's own words, and what to do.
 fn clone_failed(code: i32, words: &str) -> Standing {
-    use crate::workspace::exit;
+    use crate::agent::exit;
     let is = |known: u8| code == i32::from(known);
     let retried = "It is tried again by itself, with growing pauses of at most 5 minutes";
     if is(exit::BRANCH_EXISTS) {

@@ -1,7 +1,7 @@
 //! What a workspace's pods say of themselves, in the words of Kubernetes.
 
 use super::objects::{AGENT, CLONE, MAIN, SAVE};
-use crate::workspace::evidence::Evidence;
+use crate::agent::evidence::Evidence;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;

@@ -3,9 +3,9 @@
 use super::memory::{Failed, Remembered, Task};
 use super::objects::Target;
 use super::pods::{Ended, PodView};
+use crate::agent::clone::may_choose;
 use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
 use crate::controllers::standing::Standing;
-use crate::workspace::clone::may_choose;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -234,7 +234,7 @@ impl Seen {
 }
 
 #[cfg(feature = "sabotage")]
-impl crate::controller::Sabotage {
+impl crate::operator::Sabotage {
     /// Takes the guards out of what was seen.
     #[must_use]
     pub fn tamper_workspace(self, mut seen: Seen) -> Seen {

@@ -3,13 +3,13 @@
 use super::memory::Pull;
 use super::pods::{Clone, Ended};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen};
+use crate::agent::evidence::autosave_ref;
 use crate::api::{
     ConditionType, OperatingMode, PullRequestMode, PullRequestStatus, Reason, SaveStatus, WorkspaceGit,
     WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings,
 };
 use crate::controllers::standing::{Truth, condition, whole_second};
 use crate::github::PullState;
-use crate::workspace::evidence::autosave_ref;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -67,7 +67,7 @@ fn git(seen: &Seen, stored: Option<&WorkspaceGit>) -> Option<WorkspaceGit> {
 }
 
 /// What the pod that is there reported.
-fn report(seen: &Seen) -> Option<&crate::workspace::report::Report> {
+fn report(seen: &Seen) -> Option<&crate::agent::report::Report> {
     let PodSeen::Ours(pod) = &seen.pod else { return None };
     seen.known.report.as_ref().filter(|(uid, _)| *uid == pod.uid).map(|(_, report)| report)
 }

@@ -10,9 +10,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{CustomResourceExt as _, ResourceExt};
 use landfall::api::Workspace;
-use landfall::controller::Sabotage;
 use landfall::github::{AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp};
 use landfall::github::{PullRequest, Repositories, Scope};
+use landfall::operator::Sabotage;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use super::super::parting::MOST_CALLS;
 use super::super::pods::{Clone, Cloned, Ended};
 use super::super::seen::{JobEnd, JobSeen, Repository};
 use super::*;
+use crate::agent::evidence::{Evidence, Listed};
 use crate::api::Workspace;
-use crate::workspace::evidence::{Evidence, Listed};
 use serde_json::{Value, json};
 use std::sync::Arc;
 

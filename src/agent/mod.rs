@@ -18,7 +18,6 @@
 //! ever forced. The same work gives the same commits, for they are dated by what was changed last: saving twice pushes once,
 //! also where nobody remembers the first time.
 
-pub mod agent;
 pub mod beneath;
 pub mod clone;
 pub mod credential;
@@ -32,6 +31,7 @@ pub mod remote;
 pub mod report;
 pub mod reporter;
 pub mod save;
+pub mod sidecar;
 pub mod snapshot;
 pub mod store;
 pub mod tools;
