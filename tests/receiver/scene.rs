@@ -65,7 +65,7 @@ pub fn config() -> receiver::Config {
         health_address: Some(local),
         target_rate: 10.0,
         target_burst: 100.0,
-        server: ServerLimits { linger: Duration::ZERO, ..ServerLimits::default() },
+        server: ServerLimits { shutdown_delay: Duration::ZERO, ..ServerLimits::default() },
         // A machine that is slow refuses nothing.
         inbox: InboxLimits { patch: Duration::from_mins(5), ..InboxLimits::default() },
     }
