@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
 use super::{AUDIENCE, PodIdentity};
-use crate::controllers::allowance::{Allowance, Rate};
 use crate::github::Token;
+use crate::runtime::allowance::{Allowance, Rate};
 use crate::runtime::clock::Clock;
 
 /// How long an answer is cached. A deleted pod can go on reporting for this long.
