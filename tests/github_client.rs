@@ -140,7 +140,7 @@ async fn a_token_lives_from_mint_to_revocation() {
     assert!(requests.iter().all(|request| !request.unknown && request.user_agent.starts_with("landfall/")));
     let callers: Vec<_> = requests.iter().map(|request| request.caller).collect();
     let (app, installation) = (Caller::App(4711), Caller::Installation(id));
-    let expected = [app, Caller::None, app, app, app, installation, installation, Caller::None, Caller::None];
+    let expected = [app, Caller::None, app, app, installation, installation, Caller::None, Caller::None];
     assert_eq!(callers, expected, "{requests:#?}");
 }
 
@@ -287,7 +287,7 @@ fn hook() -> HookWanted {
 async fn a_repository_is_found_by_its_id_whatever_it_is_called() {
     let world = World::new(vec![]).await;
     let github = &world.github;
-    let token = world.token(&["contents"]).await;
+    let token = world.token(&["contents", "pull_requests"]).await;
     let id = world.sim.repository_id("acme/shop").unwrap();
     let shop = github.repository(&token, id).await.unwrap();
     assert_eq!((shop.id, shop.full_name.as_str()), (id, "acme/shop"));
