@@ -1,9 +1,9 @@
-//! What both ends of a webhook agree on: its address, and the secret that its deliveries are signed with.
+//! The address of a webhook and the secret that signs its deliveries, as the controller and the receiver know them.
 //!
-//! Secrets are derived and not stored: HMAC-SHA256 of one root key over what the hook is for. Invariant: two hooks that
-//! differ in GitHub, App, kind or repository have secrets that say nothing of each other, so that who learns one can sign
-//! for that hook alone. The root key has a successor: while it is exchanged, deliveries signed with the one before are
-//! accepted. Without the ids of the keys nobody could tell which one GitHub signs with, for it reads back asterisks.
+//! Secrets are derived and not stored: HMAC-SHA256 with a root key over the identity of the hook. Invariant: two hooks that
+//! differ in host, App, kind or repository have independent secrets, so somebody who learns one can sign for that hook
+//! alone. During a rotation, deliveries signed with the previous root key are still accepted. Keys have ids, because GitHub
+//! shows a webhook's secret as asterisks and the id tells which key it was derived from.
 
 pub mod root_keys;
 
@@ -16,25 +16,25 @@ use zeroize::Zeroizing;
 
 /// The Secret in the operator's namespace that holds the root keys.
 pub const ROOT_KEYS_SECRET: &str = "landfall-webhook-keys";
-/// Its key for the root key that secrets are derived from.
+/// The Secret's entry for the root key that secrets are derived from.
 pub const CURRENT: &str = "current";
-/// Its key for the id of that root key.
+/// The Secret's entry for the id of that root key.
 pub const CURRENT_ID: &str = "current-id";
-/// Its key for the root key of before.
+/// The Secret's entry for the previous root key.
 pub const PREVIOUS: &str = "previous";
-/// Its key for the id of the root key of before.
+/// The Secret's entry for the id of the previous root key.
 pub const PREVIOUS_ID: &str = "previous-id";
-/// How long a root key is, in bytes: as long as SHA-256's output (RFC 2104, section 3).
+/// Bytes of a root key: the length of SHA-256's output (RFC 2104, section 3).
 pub const KEY_LENGTH: usize = 32;
-/// The events that a repository's own webhook is made for.
+/// The events that a repository's own webhook sends.
 pub const REPOSITORY_EVENTS: [&str; 2] = ["push", "repository"];
 
-/// What a webhook is for, and by that its address and its secret.
+/// A webhook. It determines the address and the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
-    /// The App's.
+    /// The webhook of the App.
     App,
-    /// The own one of the repository with this id.
+    /// The webhook of the repository with this id.
     Repository(u64),
 }
 
@@ -48,7 +48,7 @@ impl Hook {
         }
     }
 
-    /// The hook and the name of the `GitHubApp` that a path stands for.
+    /// The hook and the name of the `GitHubApp` in a path.
     #[must_use]
     pub fn of_path(path: &str) -> Option<(Self, &str)> {
         let mut segments = path.strip_prefix("/webhooks/")?.split('/');
@@ -64,7 +64,7 @@ impl Hook {
         (segments.next().is_none() && !found.1.is_empty()).then_some(found)
     }
 
-    /// The whole address below `base`, which is `spec.webhook.url`.
+    /// The address below `base`, which is `spec.webhook.url`.
     #[must_use]
     pub fn url(self, base: &str, app: &str) -> String {
         format!("{}{}", base.trim_end_matches('/'), self.path(app))
@@ -78,16 +78,15 @@ impl Hook {
     }
 }
 
-/// The GitHub App whose hooks are meant: an id means nothing without the GitHub it is of.
+/// A GitHub App. Its id is unique only on its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppIdentity {
     /// [`crate::github::Endpoint::host`].
     pub host: String,
-    /// The App's numeric id.
     pub app_id: u64,
 }
 
-/// A key that the secrets of all webhooks are derived from, and its id.
+/// A key from which the secrets of all webhooks are derived, and its id.
 #[derive(Clone)]
 pub struct RootKey {
     id: String,
@@ -100,19 +99,15 @@ impl fmt::Debug for RootKey {
     }
 }
 
-/// Why root keys cannot be used. Nothing of a key is in the message.
+/// Why root keys cannot be used. The messages contain no part of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum RootKeyError {
-    /// A key or its id is not there.
-    #[error("{0} is missing; `landfall webhook rotate` makes the Secret {ROOT_KEYS_SECRET} whole")]
+    #[error("{0} is missing; `landfall webhook rotate` completes the Secret {ROOT_KEYS_SECRET}")]
     Missing(&'static str),
-    /// A key has another length.
-    #[error("{0} has {1} bytes and not {KEY_LENGTH}; `landfall webhook rotate` makes a new one")]
+    #[error("{0} has {1} bytes instead of {KEY_LENGTH}; `landfall webhook rotate` makes a new one")]
     Length(&'static str, usize),
-    /// An id that is no short word.
-    #[error("{0} is not a word of at most 32 letters, digits and dashes")]
+    #[error("{0} is not a word of at most 32 letters, digits and dashes; `landfall webhook rotate` makes a new one")]
     Id(&'static str),
-    /// A file cannot be read.
     #[error("{0} cannot be read")]
     Unreadable(&'static str, #[source] io::Error),
 }
@@ -130,7 +125,6 @@ impl RootKey {
         Ok(Self { id: id.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, key) })
     }
 
-    /// Tells it from others.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -144,7 +138,7 @@ impl RootKey {
             Hook::Repository(id) => id.to_string(),
         };
         let mut context = hmac::Context::with_key(&self.key);
-        // With its length before each part, no two lists of parts give the same bytes.
+        // The length before each part ensures that different lists of parts give different bytes.
         for part in ["landfall webhook secret v1", &app.host, &app.app_id.to_string(), hook.kind(), &repository] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
@@ -153,20 +147,17 @@ impl RootKey {
     }
 }
 
-/// The root keys that count now.
+/// The accepted root keys.
 #[derive(Clone, Debug)]
 pub struct RootKeys {
-    /// From which secrets are derived.
+    /// New secrets are derived from this key.
     pub current: RootKey,
-    /// From which they were before: deliveries signed with those are still accepted.
+    /// Deliveries signed with secrets from this key are still accepted.
     pub previous: Option<RootKey>,
 }
 
 impl RootKeys {
-    /// Takes them out of a Secret's data, by `get`. A previous key that is not whole counts as none.
-    ///
-    /// # Errors
-    /// The current key cannot be used.
+    /// Reads the keys from a Secret's data with `get`. An incomplete previous key counts as none.
     pub fn read<'a>(get: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, RootKeyError> {
         let current = RootKey::new(
             get(CURRENT_ID).ok_or(RootKeyError::Missing(CURRENT_ID))?,
@@ -180,18 +171,15 @@ impl RootKeys {
         Ok(Self { current, previous })
     }
 
-    /// Takes them out of the files of a mounted Secret, all out of one version of it: kubelet exchanges the files at once,
-    /// by a link, and a key with the id of another would let nobody tell which one GitHub signs with.
-    ///
-    /// # Errors
-    /// The current key is not there or cannot be used.
+    /// Reads the keys from a mounted Secret, all from the same version of it: kubelet replaces all files at once, by a link,
+    /// and a key must not get the id of another.
     pub fn read_directory(directory: &Path) -> Result<Self, RootKeyError> {
-        // A directory that nobody mounted has no such link.
+        // A directory that is not a mount has no such link.
         let version = || directory.join("..data").canonicalize().unwrap_or_else(|_| directory.to_owned());
         let mut read = version();
         loop {
             let keys = Self::read_files(&read);
-            // Exchanged meanwhile, it may have been removed under our hands.
+            // If the version changed meanwhile, some files may have been missing.
             let now = version();
             if now == read {
                 return keys;
@@ -270,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_their_ids_are_of_one_version() {
+    fn keys_and_their_ids_come_from_one_version() {
         let mounted = std::env::temp_dir().join(format!("landfall-mounted-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&mounted);
         for (version, id) in [("..v1", "k1"), ("..v2", "k2")] {
@@ -280,7 +268,7 @@ mod tests {
         }
         let link = |to: &str, from: &str| std::os::unix::fs::symlink(to, mounted.join(from)).unwrap();
         link("..v2", "..data");
-        // As it looks between two files to who was slow.
+        // A slow reader sees these links between two files.
         link("..v1/current", CURRENT);
         link("..v1/current-id", CURRENT_ID);
         assert_eq!(RootKeys::read_directory(&mounted).unwrap().current.id(), "k2");
@@ -288,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_keys_is_said_without_them() {
+    fn errors_of_keys_contain_no_part_of_a_key() {
         let read = |pairs: &[(&str, &[u8])]| {
             RootKeys::read(|wanted| pairs.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value))
         };

@@ -1,17 +1,17 @@
-//! How often something may be asked for: a token bucket on the injected clock.
+//! Rate limits: a token bucket on the injected clock.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// So many at once, and then one each so often.
+/// The size of a bucket, and how fast it fills.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// How many at once.
+    /// The most tokens in the bucket.
     pub burst: f64,
-    /// After how long there is another.
+    /// The time until one token is added.
     pub every: SignedDuration,
 }
 
-/// What is left of a [`Rate`].
+/// A bucket with a [`Rate`].
 #[derive(Clone, Debug)]
 pub struct Allowance {
     rate: Rate,
@@ -20,19 +20,19 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// All of it.
+    /// A full bucket.
     #[must_use]
     pub fn full(rate: Rate, now: Timestamp) -> Self {
         Self { rate, left: rate.burst, at: now }
     }
 
-    /// What was earned since `began`, when there was nothing.
+    /// A bucket that was empty at `began`.
     #[must_use]
     pub fn earned(rate: Rate, began: Timestamp) -> Self {
         Self { rate, left: 0.0, at: began }
     }
 
-    /// When there is one: `now`, or later.
+    /// When there is a token: `now`, or later.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Timestamp {
         let missing = 1.0 - self.left(now);
@@ -44,16 +44,15 @@ impl Allowance {
         (self.left + earned.max(0.0)).min(self.rate.burst)
     }
 
-    /// Nothing was taken, or it came back.
     #[must_use]
     pub fn is_full(&self, now: Timestamp) -> bool {
         self.left(now) >= self.rate.burst
     }
 
-    /// Takes one.
+    /// Takes a token.
     ///
     /// # Errors
-    /// When there is one again.
+    /// The time of the next token.
     pub fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
         match self.next(now) {
             at if at > now => Err(at),

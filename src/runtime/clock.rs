@@ -1,7 +1,7 @@
-//! The one clock. Whatever decides by time is given a [`Clock`], or a `now` that came from one.
+//! The one clock. Code that decides by time gets a [`Clock`], or a `now` that came from one.
 //!
 //! Invariant: nothing else in the operator reads the wall clock to decide something, so a test that moves a
-//! [`ManualClock`] has moved all of Landfall. Without it, an hour of the operator's life could only be tested in an hour.
+//! [`ManualClock`] moves all of Landfall. Otherwise an hour of the operator's life could only be tested in an hour.
 
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use tokio::sync::watch;
 
 /// Tells the time and waits for it.
 pub trait Clock: Send + Sync + 'static {
-    /// The time now.
     fn now(&self) -> Timestamp;
 
     /// Resolves once [`now`](Clock::now) is `at` or later; at once if it already is.
@@ -24,8 +23,8 @@ pub struct SystemClock;
 
 /// The longest uninterrupted sleep, and so the most by which a [`SystemClock`] oversleeps.
 ///
-/// Timers count on the monotonic clock, which neither follows a wall clock that is set forward nor runs while the
-/// machine is suspended. A sleeper therefore looks at the wall clock again this often.
+/// Timers use the monotonic clock, which neither follows a wall clock that is set forward nor runs while the machine is
+/// suspended. A sleeper therefore looks at the wall clock again this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 impl Clock for SystemClock {
@@ -49,7 +48,7 @@ fn next_sleep(now: Timestamp, at: Timestamp) -> Option<Duration> {
     Some(remaining.min(LONGEST_SLEEP))
 }
 
-/// A clock that stands still until it is moved: for tests, in which a month passes at once.
+/// A clock that stands still until a test moves it.
 ///
 /// Share it as `Arc<ManualClock>`; an `Arc<dyn Clock>` made from that sees every move.
 #[derive(Debug)]
@@ -64,7 +63,7 @@ impl ManualClock {
         Self { now: watch::Sender::new(start) }
     }
 
-    /// Moves the clock and wakes whoever slept until then. Takes a [`SignedDuration`] or a [`Duration`]; stops at the
+    /// Moves the clock and wakes the sleepers whose time has come. Takes a [`SignedDuration`] or a [`Duration`]; stops at the
     /// end of representable time.
     pub fn advance(&self, by: impl TryInto<SignedDuration>) {
         let by = by.try_into().unwrap_or(SignedDuration::MAX);
@@ -86,7 +85,7 @@ impl Clock for ManualClock {
         let mut now = self.now.subscribe();
         async move {
             if now.wait_for(|now| *now >= at).await.is_err() {
-                // The clock is gone: the time it would have told never comes.
+                // The clock was dropped, so this time never comes.
                 std::future::pending::<()>().await;
             }
         }
@@ -111,7 +110,7 @@ mod tests {
         assert_eq!(next_sleep(START, after(3600)), Some(LONGEST_SLEEP));
         assert_eq!(next_sleep(START, after(2)), Some(Duration::from_secs(2)));
         assert_eq!(next_sleep(START, START), None);
-        assert_eq!(next_sleep(after(1), START), None, "what is past is not waited for");
+        assert_eq!(next_sleep(after(1), START), None, "a past time needs no wait");
     }
 
     #[tokio::test]
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn moving_the_clock_wakes_exactly_who_slept_until_then() {
+    async fn moving_the_clock_wakes_exactly_the_sleepers_whose_time_has_come() {
         let clock = ManualClock::new(START);
         let mut near = clock.sleep_until(after(10));
         let mut far = clock.sleep_until(after(11));
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_past_is_not_waited_for() {
+    async fn a_past_time_needs_no_wait() {
         let clock = ManualClock::new(START);
         assert!(poll!(&mut clock.sleep_until(START)).is_ready());
         clock.set(after(-5));

@@ -1,26 +1,26 @@
-//! The one queue of due times: when each object is looked at next, by the injected clock.
+//! The one queue of due times: when each object is reconciled next, by the injected clock.
 //!
-//! Controllers answer every reconcile with `Action::await_change()`. What time brings about, a resync, a renewal or
-//! another try after a failure, is said to a [`Due`] here and comes back to the controller through
+//! Controllers answer every reconcile with `Action::await_change()`. A reconcile that depends on time (a resync, a renewal,
+//! a retry after a failure) is put on the queue through a [`Due`] and comes back to the controller through
 //! `Controller::reconcile_on`. Invariants:
 //!
-//! - An object has at most one entry, and the latest word about it holds, be it earlier or later than the one before.
-//! - [`Due::look_now`] is no entry: it fires at once and cannot be put off by a reconcile that ends meanwhile and
-//!   names its next due time.
-//! - Nothing that has fired is lost. It waits in the kind's stream, each object once, until the controller takes it;
-//!   and a controller that is working on the object takes it up again afterwards.
+//! - An object has at most one entry, and the latest due time replaces the one before, whether it is earlier or later.
+//! - [`Due::look_now`] makes no entry: it fires at once, and a reconcile that ends meanwhile and sets the next due time
+//!   does not postpone it.
+//! - Nothing that has fired is lost. It stays in the kind's stream, each object once, until the controller takes it; a
+//!   controller that is working on the object takes it up again afterwards.
 //!
 //! Without this module time would be spread over sleeps and requeues that no test can move.
 //!
-//! # What kube does with an object it does not know
+//! # Objects that kube does not know
 //!
-//! kube's runner looks a requested object up in the reflector's store. If it is not there, the request is dropped and
-//! the controller's stream yields `controller::Error::ObjectNotFound`. Usually the object is gone, and all is well. But
-//! the store may be behind: the object was made a moment ago; or, in a new listing after a broken watch, kube announces
-//! each object before it puts the whole listing into the store at its end, so that the announcement of an object first
-//! seen in that listing can be dropped as well, and nothing announces it again. So a controller hands each
-//! `ObjectNotFound` to [`Due::unknown`], which asks again some times (about half a minute in all) and then forgets the
-//! object: by then it is either known, announced by the watch when it arrives, or gone.
+//! kube's runner looks a requested object up in the reflector's store. If it is missing, the runner drops the request and
+//! the controller's stream yields `controller::Error::ObjectNotFound`. Usually the object was deleted. But the store may be
+//! behind: the object was created a moment ago; or a broken watch lists again, and kube announces each object before it
+//! puts the whole list into the store, so that the announcement of an object first seen in that list can be dropped as
+//! well, and nothing announces it again. So a controller hands each `ObjectNotFound` to [`Due::unknown`], which asks again
+//! some times (about half a minute in all) and then forgets the object: by then it is known, announced by the watch when
+//! it arrives, or deleted.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},
@@ -42,14 +42,14 @@ use super::{
     jitter::Jitter,
 };
 
-/// The shortest wait before another try.
+/// Seconds: the shortest wait before a retry.
 const RETRY_FLOOR: f64 = 1.0;
-/// The longest wait before another try.
+/// Seconds: the longest wait before a retry.
 const RETRY_CEILING: f64 = 300.0;
 /// How often an object that kube does not know is asked for again: after 2, 4, 8 and 16 seconds.
 const UNKNOWN_LOOKS: u32 = 4;
 
-/// A kind of object that the due queue can feed a controller of.
+/// A kind whose controller the due queue can feed.
 pub trait Kind: kube::Resource<DynamicType = ()> + 'static {}
 impl<K: kube::Resource<DynamicType = ()> + 'static> Kind for K {}
 
@@ -59,19 +59,18 @@ pub struct DueQueue {
     shared: Arc<Shared>,
 }
 
-/// The say over when objects of kind `K` are looked at. Clones share the queue.
+/// Sets when objects of kind `K` are reconciled. Clones share the queue.
 pub struct Due<K> {
     shared: Arc<Shared>,
     lane: usize,
     kind: PhantomData<fn() -> K>,
 }
 
-/// When a failed reconcile is tried again.
+/// The next try after a failed reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// The number of the failure in a row, from 1.
     pub attempt: u32,
-    /// When the next try is due.
     pub at: Timestamp,
 }
 
@@ -80,7 +79,7 @@ struct Shared {
     jitter: Arc<dyn Jitter>,
     heartbeat: Heartbeat,
     state: Mutex<State>,
-    /// Rung when the earliest due time may have changed.
+    /// Notified when the earliest due time may have changed.
     changed: Notify,
 }
 
@@ -106,11 +105,11 @@ struct Entry {
     attempts: u32,
     /// How often in a row kube did not know the object.
     unknown: u32,
-    /// Whose attempts these are: an object made anew under the same name starts anew.
+    /// The object that these attempts count for: a new object of the same name starts from zero.
     uid: Option<String>,
 }
 
-/// What has fired for one kind and was not yet taken by its controller, each object once.
+/// The objects of one kind that have fired and that its controller has not taken yet, each once.
 #[derive(Default)]
 struct Lane {
     fired: VecDeque<Key>,
@@ -119,14 +118,13 @@ struct Lane {
 }
 
 impl DueQueue {
-    /// An empty queue on `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> Self {
         let heartbeat = Heartbeat::new();
         Self { shared: Arc::new(Shared { clock, jitter, heartbeat, state: Mutex::default(), changed: Notify::new() }) }
     }
 
-    /// Adds a kind: the say over its due times, and the stream for its controller's `reconcile_on`, which never ends.
+    /// Adds a kind: its due times, and the stream for its controller's `reconcile_on`, which never ends.
     pub fn register<K: Kind>(&self) -> (Due<K>, impl Stream<Item = ObjectRef<K>> + Send + use<K>) {
         let lane = {
             let mut state = self.shared.state();
@@ -165,7 +163,7 @@ impl DueQueue {
         }
     }
 
-    /// The sign of life of [`run`](Self::run).
+    /// Beats while [`run`](Self::run) runs.
     #[must_use]
     pub fn heartbeat(&self) -> Heartbeat {
         self.shared.heartbeat.clone()
@@ -177,7 +175,7 @@ impl DueQueue {
         self.shared.state().order.first().map(|(at, _)| *at)
     }
 
-    /// How many objects should be looked at now and were not yet taken by their controller.
+    /// The number of objects that are due and that their controller has not taken yet.
     #[must_use]
     pub fn due_now(&self) -> usize {
         let now = self.shared.clock.now();
@@ -186,7 +184,7 @@ impl DueQueue {
         fired + state.order.iter().take_while(|(at, _)| *at <= now).count()
     }
 
-    /// How many objects have a due time.
+    /// The number of objects with a due time.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shared.state().order.len()
@@ -206,7 +204,7 @@ impl fmt::Debug for DueQueue {
 }
 
 impl<K: Kind> Due<K> {
-    /// Looks at the object at `at`, whatever was said before.
+    /// Reconciles the object at `at`; an earlier call is replaced.
     pub fn look_at(&self, object: &ObjectRef<K>, at: Timestamp) {
         self.shared.set(self.key(object), |entry| {
             entry.unknown = 0;
@@ -214,17 +212,14 @@ impl<K: Kind> Due<K> {
         });
     }
 
-    /// Looks at the object as soon as its controller is free. A due time that was said before stays.
+    /// Reconciles the object as soon as its controller is free. Its due time stays.
     pub fn look_now(&self, object: &ObjectRef<K>) {
         self.shared.state().fire(self.key(object));
     }
 
-    /// Another try after a failure: the wait grows from a second to five minutes with each failure in a row, and is
-    /// spread over three quarters of that so that many objects that failed together do not come back together.
-    #[expect(
-        clippy::must_use_candidate,
-        reason = "it has put the object on the queue; what it answers is for messages"
-    )]
+    /// Retries after a failure. The wait doubles from two seconds to five minutes with each failure in a row; jitter takes
+    /// up to three quarters off, so that objects that failed together do not come back together.
+    #[expect(clippy::must_use_candidate, reason = "the object is on the queue; the result is for messages")]
     pub fn retry(&self, object: &ObjectRef<K>) -> Retry {
         let now = self.shared.clock.now();
         self.shared.set(self.key(object), |entry| {
@@ -242,7 +237,7 @@ impl<K: Kind> Due<K> {
         })
     }
 
-    /// The object was dealt with: the next failure is the first one again. Its due time stays.
+    /// A reconcile succeeded: the next failure is the first again. The due time stays.
     pub fn succeeded(&self, object: &ObjectRef<K>) {
         self.shared.set(self.key(object), |entry| {
             entry.attempts = 0;
@@ -250,13 +245,13 @@ impl<K: Kind> Due<K> {
         });
     }
 
-    /// The object is gone: nothing of it stays.
+    /// Removes everything about a deleted object.
     pub fn forget(&self, object: &ObjectRef<K>) {
         self.shared.state().forget(&self.key(object));
     }
 
-    /// kube did not know the object (`controller::Error::ObjectNotFound`): looks again some times, then forgets it. See
-    /// the module's page for why.
+    /// Handles `controller::Error::ObjectNotFound`: asks for the object again some times, then forgets it. The module's
+    /// documentation says why.
     pub fn unknown(&self, object: &ObjectRef<DynamicObject>) {
         let now = self.shared.clock.now();
         let key = Key { lane: self.lane, namespace: object.namespace.clone(), name: object.name.clone() };
@@ -304,7 +299,7 @@ fn after(now: Timestamp, seconds: f64) -> Timestamp {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code that holds the lock can leave the state half changed.
+        // A panic while the lock is held cannot leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -328,7 +323,7 @@ impl Shared {
 }
 
 impl State {
-    /// Changes an entry, keeps the order in step with it, and drops it when it says nothing any more.
+    /// Changes an entry, updates the order, and removes the entry when it is empty.
     fn set<T>(&mut self, key: Key, change: impl FnOnce(&mut Entry) -> T) -> T {
         let mut place = match self.entries.entry(key) {
             hash_map::Entry::Occupied(place) => place,

@@ -1,12 +1,12 @@
 //! Kubernetes events on transitions, for people who read `kubectl describe`.
 //!
-//! Invariant: an event is a courtesy. That it cannot be published is logged and counted, and never fails or delays a
-//! reconcile by more than [`PUBLISH_TIMEOUT`].
+//! Invariant: events are best effort. A failure to publish one is logged and counted; it never fails a reconcile, and never
+//! delays one by more than [`PUBLISH_TIMEOUT`].
 //!
-//! kube's `Recorder` takes events for the same that differ in their note alone, and then counts up the first one, with
-//! its old note; it does so for six minutes, even if that event was deleted meanwhile and cannot be patched. Each event
-//! here is therefore published by a `Recorder` that knows no other. What was said in the same words a short while ago is
-//! not said again, so that an object that goes back and forth does not fill its namespace with events.
+//! kube's `Recorder` treats events that differ only in their note as the same, and increments the count of the first one,
+//! with its old note; it does so for six minutes, even if that event was deleted meanwhile and cannot be patched. Each
+//! event here is therefore published by a new `Recorder`. An event with the same text is not repeated for a while, so that
+//! an object that flips between states does not fill its namespace with events.
 
 use std::{
     collections::HashMap,
@@ -20,27 +20,26 @@ use kube::runtime::events::{Event, Recorder, Reporter};
 
 use super::metrics::Metrics;
 
-/// Who reports, in an event's `reportingController`.
+/// An event's `reportingController`.
 const CONTROLLER: &str = "landfall.dev/controller";
-/// The longest that publishing may take.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// For how long the same is not said again.
-const SILENCE: Duration = Duration::from_mins(6);
+/// How long the same event is not repeated.
+const REPEAT_AFTER: Duration = Duration::from_mins(6);
 /// The longest note that the API server takes, in bytes (`events.k8s.io/v1`, `Event.note`).
 const LONGEST_NOTE: usize = 1024;
 
-/// Publishes events. Clones share what was said already.
+/// Publishes events. Clones share the memory of recent events.
 #[derive(Clone)]
 pub struct Events {
     client: kube::Client,
     reporter: Reporter,
     metrics: Metrics,
-    said: Arc<Mutex<HashMap<Said, Instant>>>,
+    recent: Arc<Mutex<HashMap<Published, Instant>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Said {
-    about: (Option<String>, Option<String>, Option<String>, Option<String>),
+struct Published {
+    object: (Option<String>, Option<String>, Option<String>, Option<String>),
     type_: EventType,
     reason: String,
     note: String,
@@ -51,15 +50,15 @@ impl Events {
     #[must_use]
     pub fn new(client: kube::Client, instance: impl Into<String>, metrics: Metrics) -> Self {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(instance.into()) };
-        Self { client, reporter, metrics, said: Arc::default() }
+        Self { client, reporter, metrics, recent: Arc::default() }
     }
 
-    /// Says that `object` came into a new state: `reason` is the condition's, `note` a sentence for people.
+    /// Reports that `object` changed its state: `reason` is the condition's, `note` a sentence for people.
     pub async fn transition(&self, object: &ObjectReference, type_: EventType, reason: &str, note: &str) {
         let note = &note[..note.floor_char_boundary(LONGEST_NOTE)];
-        let about = (object.kind.clone(), object.namespace.clone(), object.name.clone(), object.uid.clone());
-        let said = Said { about, type_, reason: reason.to_owned(), note: note.to_owned() };
-        if self.was_said(&said, Instant::now()) {
+        let identity = (object.kind.clone(), object.namespace.clone(), object.name.clone(), object.uid.clone());
+        let key = Published { object: identity, type_, reason: reason.to_owned(), note: note.to_owned() };
+        if self.is_recent(&key, Instant::now()) {
             return;
         }
         let event = Event {
@@ -72,7 +71,7 @@ impl Events {
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
         let problem = match tokio::time::timeout(PUBLISH_TIMEOUT, recorder.publish(&event, object)).await {
             Ok(Ok(())) => {
-                self.said().insert(said, Instant::now());
+                self.recent().insert(key, Instant::now());
                 return;
             }
             Ok(Err(error)) => error.to_string(),
@@ -80,17 +79,17 @@ impl Events {
         };
         self.metrics.event_failed();
         let (kind, namespace, name) = (&object.kind, &object.namespace, &object.name);
-        tracing::warn!(?kind, ?namespace, ?name, reason, note, error = problem, "an event could not be published");
+        tracing::warn!(?kind, ?namespace, ?name, reason, note, error = problem, "cannot publish an event");
     }
 
-    fn was_said(&self, event: &Said, now: Instant) -> bool {
-        let mut said = self.said();
-        said.retain(|_, at| now.duration_since(*at) < SILENCE);
-        said.contains_key(event)
+    fn is_recent(&self, event: &Published, now: Instant) -> bool {
+        let mut recent = self.recent();
+        recent.retain(|_, at| now.duration_since(*at) < REPEAT_AFTER);
+        recent.contains_key(event)
     }
 
-    fn said(&self) -> MutexGuard<'_, HashMap<Said, Instant>> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recent(&self) -> MutexGuard<'_, HashMap<Published, Instant>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,7 +115,7 @@ mod tests {
         }
     }
 
-    /// Events against an API server that answers all with `status`, and what it was asked.
+    /// Events sent to an API server that answers every request with `status`, and the requests it got.
     fn events(status: u16) -> (Events, Metrics, Arc<Mutex<Vec<Call>>>) {
         let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
         let seen = calls.clone();
@@ -129,19 +128,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn transitions_that_differ_in_their_note_are_each_told() {
+    async fn transitions_that_differ_in_their_note_are_each_published() {
         let (events, _, calls) = events(201);
         for note in ["The key is missing.", "The key is malformed.", "The key is missing."] {
             events.transition(&object("a"), EventType::Warning, "CredentialsInvalid", note).await;
         }
         events.transition(&object("b"), EventType::Warning, "CredentialsInvalid", "The key is missing.").await;
         let calls = calls.lock().expect("not poisoned");
-        let told: Vec<_> = calls
+        let published: Vec<_> = calls
             .iter()
             .map(|call| (call.method.as_str(), call.body["regarding"]["name"].as_str(), call.body["note"].as_str()))
             .collect();
         assert_eq!(
-            told,
+            published,
             [
                 ("POST", Some("a"), Some("The key is missing.")),
                 ("POST", Some("a"), Some("The key is malformed.")),
@@ -154,17 +153,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_is_told_again_after_a_while() {
+    async fn the_same_event_is_published_again_after_a_while() {
         let (events, _, _) = events(201);
         events.transition(&object("a"), EventType::Normal, "Ready", "Ready.").await;
-        let said = events.said().keys().next().expect("said").clone();
-        assert!(events.was_said(&said, Instant::now()));
-        assert!(!events.was_said(&said, Instant::now() + SILENCE));
-        assert!(events.said().is_empty(), "nothing is remembered for ever");
+        let published = events.recent().keys().next().expect("published").clone();
+        assert!(events.is_recent(&published, Instant::now()));
+        assert!(!events.is_recent(&published, Instant::now() + REPEAT_AFTER));
+        assert!(events.recent().is_empty(), "old events are forgotten");
     }
 
     #[tokio::test]
-    async fn an_event_that_is_refused_is_counted_and_tried_again_at_the_next_transition() {
+    async fn a_refused_event_is_counted_and_published_at_the_next_transition() {
         let (events, metrics, calls) = events(403);
         for _ in 0..2 {
             events.transition(&object("a"), EventType::Normal, "Ready", "Ready.").await;
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_note_is_cut_where_a_character_ends() {
+    async fn a_note_is_cut_at_the_end_of_a_character() {
         let (events, _, calls) = events(201);
         events.transition(&object("a"), EventType::Normal, "Ready", &"ä".repeat(600)).await;
         events.transition(&object("a"), EventType::Normal, "Ready", &format!("x{}", "ä".repeat(600))).await;

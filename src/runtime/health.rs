@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_answers_what_is_true_now_and_stops_when_told() {
+    async fn answers_are_current_and_shutdown_stops_the_server() {
         // The drain time is longer than this test waits, so it would notice a client that delays the end.
         let server = listening(Limits { drain: 2 * BOUND, ..LIMITS }).await;
         let endpoints = server.endpoints.clone();
@@ -152,7 +152,7 @@ mod tests {
         assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200 "));
         endpoints.liveness.watch("due queue", Heartbeat::new(), Duration::ZERO);
         let dead = async { while !get(address, "/livez").await.starts_with("HTTP/1.1 503 ") {} };
-        timeout(BOUND, dead).await.expect("a silent heart fails /livez");
+        timeout(BOUND, dead).await.expect("a silent heartbeat fails /livez");
 
         let answer = get(address, "/metrics").await;
         assert!(
@@ -186,10 +186,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_says_nothing_is_sent_away() {
-        // Far more than it takes to ask and to be answered.
+    async fn silent_clients_are_disconnected() {
+        // Far longer than a request and its answer take.
         let brief = Duration::from_secs(5);
-        let sends_away = async |limits: Limits| {
+        let disconnects = async |limits: Limits| {
             let server = listening(limits).await;
             let address = server.address();
             let shutdown = CancellationToken::new();
@@ -198,13 +198,13 @@ mod tests {
             let idle = exchange(address, "GET /livez HTTP/1.1\r\nHost: landfall\r\n\r\n");
             let (nothing, answer) = tokio::join!(silent, idle);
             assert_eq!(nothing, "", "{limits:?}");
-            assert!(answer.contains("livez check passed"), "answered, then closed for its silence: {answer}");
+            assert!(answer.contains("livez check passed"), "answered, then closed: {answer}");
             shutdown.cancel();
             serving.await.expect("does not panic");
         };
         tokio::join!(
-            sends_away(Limits { head: brief, idle: Some(brief), ..LIMITS }),
-            sends_away(Limits { age: brief, ..LIMITS }),
+            disconnects(Limits { head: brief, idle: Some(brief), ..LIMITS }),
+            disconnects(Limits { age: brief, ..LIMITS }),
         );
     }
 

@@ -1,8 +1,7 @@
-//! A sign of life that a long-running loop gives, and that `/livez` looks for.
+//! Heartbeats of long-running loops, which `/livez` checks.
 //!
-//! A loop that ended takes the process with it ([`super::shutdown`]); a heartbeat is for the loop that neither ends
-//! nor moves. It is measured on the monotonic clock: a test that moves the operator's clock by a month must not make
-//! every loop look dead.
+//! A loop that ends also ends the process ([`super::shutdown`]); a heartbeat is for a loop that hangs. It is measured on the
+//! monotonic clock: a test that moves the operator's clock by a month must not make every loop look dead.
 
 use std::{
     sync::{
@@ -14,31 +13,30 @@ use std::{
 
 use super::readiness::Report;
 
-/// How often a loop with nothing to do should still give a sign.
+/// How often a loop with nothing to do still beats.
 pub const BEAT_EVERY: Duration = Duration::from_secs(2);
 
-/// One loop's sign of life; clones are the same heart.
+/// The heartbeat of one loop. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     born: Instant,
-    /// Milliseconds after `born` at which the last sign was given.
+    /// Milliseconds from `born` to the last beat.
     last: Arc<AtomicU64>,
 }
 
 impl Heartbeat {
-    /// A heart that beats now for the first time.
+    /// Beats now for the first time.
     #[must_use]
     pub fn new() -> Self {
         Self { born: Instant::now(), last: Arc::default() }
     }
 
-    /// Gives a sign of life.
     pub fn beat(&self) {
         let since_birth = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(since_birth, Ordering::Relaxed);
     }
 
-    /// For how long there has been no sign.
+    /// The time since the last beat.
     #[must_use]
     pub fn silent_for(&self) -> Duration {
         self.born.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
@@ -51,10 +49,10 @@ impl Default for Heartbeat {
     }
 }
 
-/// The hearts that `/livez` listens to. Clones share them.
+/// The heartbeats that `/livez` checks. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
-    hearts: Arc<Mutex<Vec<Watched>>>,
+    heartbeats: Arc<Mutex<Vec<Watched>>>,
 }
 
 #[derive(Debug)]
@@ -65,33 +63,31 @@ struct Watched {
 }
 
 impl Liveness {
-    /// Listens to nothing yet.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Listens to a heart: the process is taken for dead once it was silent for longer than `longest_silence`.
+    /// Adds a heartbeat: `/livez` fails when it has been silent for longer than `longest_silence`.
     pub fn watch(&self, name: &'static str, heartbeat: Heartbeat, longest_silence: Duration) {
         self.lock().push(Watched { name, heartbeat, longest_silence });
     }
 
-    /// How all hearts stand. Without hearts, a process that can answer is alive.
+    /// The state of all heartbeats. Without any, a process that can answer is alive.
     #[must_use]
     pub fn report(&self) -> Report {
         let mut checks = vec![("process", true, None)];
         let watched = self.lock();
-        checks.extend(watched.iter().map(|heart| {
-            let silence = heart.heartbeat.silent_for();
+        checks.extend(watched.iter().map(|watched| {
+            let silence = watched.heartbeat.silent_for();
             let words =
-                (silence > heart.longest_silence).then(|| format!("no sign of life for {} s", silence.as_secs()));
-            (heart.name, words.is_none(), words)
+                (silence > watched.longest_silence).then(|| format!("no heartbeat for {} s", silence.as_secs()));
+            (watched.name, words.is_none(), words)
         }));
         Report::of("livez", checks.iter().map(|(name, passes, words)| (*name, *passes, words.as_deref())))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
-        self.hearts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_heart_that_is_silent_for_too_long_is_named() {
+    fn a_heartbeat_that_is_silent_for_too_long_is_named() {
         let liveness = Liveness::new();
         assert!(liveness.report().passed);
         let (quick, slow) = (Heartbeat::new(), Heartbeat::new());
@@ -112,7 +108,7 @@ mod tests {
             std::thread::yield_now();
         }
         let text = liveness.report().text;
-        let seconds = text.strip_prefix("[+]process ok\n[+]due queue ok\n[-]watch failed: no sign of life for ");
+        let seconds = text.strip_prefix("[+]process ok\n[+]due queue ok\n[-]watch failed: no heartbeat for ");
         assert!(seconds.is_some_and(|rest| rest.ends_with(" s\nlivez check failed\n")), "{text}");
         quick.beat();
         assert!(quick.silent_for() < slow.silent_for());

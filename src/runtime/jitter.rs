@@ -1,14 +1,13 @@
-//! Randomness that spreads work over time, injected so that what plans can be tested to the second.
+//! Randomness that spreads work over time. It is injected, so that tests know plans to the second.
 
 use std::fmt::Debug;
 
-/// Chooses a number within bounds.
 pub trait Jitter: Debug + Send + Sync + 'static {
-    /// A number in `low..=high`. Bounds the wrong way round, or not finite, give `low`.
+    /// A number in `low..=high`; `low` if the bounds are in the wrong order or not finite.
     fn between(&self, low: f64, high: f64) -> f64;
 }
 
-/// Evenly distributed over the range, from the process's own source of randomness.
+/// Evenly distributed random numbers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RandomJitter;
 
@@ -21,7 +20,7 @@ impl Jitter for RandomJitter {
 /// Always the same place in the range: 0 is its low end, 1 its high end.
 #[derive(Clone, Copy, Debug)]
 pub struct FixedJitter(
-    /// Where in the range, from 0 to 1; what lies outside counts as the nearer end.
+    /// The place in the range, from 0 to 1; other values count as the nearer end.
     pub f64,
 );
 

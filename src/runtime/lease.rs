@@ -1,15 +1,14 @@
-//! The election of one leader by a Lease (`coordination.k8s.io/v1`).
+//! Leader election by a Lease (`coordination.k8s.io/v1`).
 //!
-//! Invariant: two processes never both believe that they lead. It rests on three things:
+//! Invariant: two processes never both believe that they lead. It rests on three rules:
 //!
-//! - Every write is a replacement with the `resourceVersion` that was read, so of two writers one gets a 409.
-//! - A holder believes in its lease for two thirds of the time to live, counted from before it *sent* its last
-//!   successful write. Who waits for it to expire counts the whole time to live from after it *received* a record that
-//!   did not change since. Both count on their own monotonic clock; wall clocks are written into the record for people
-//!   and never compared.
-//! - Who has lost leadership does not try again: the process ends ([`Leadership::lost`]).
+//! - Every write replaces the record at the `resourceVersion` that was read, so one of two writers gets a 409.
+//! - A leader believes in its lease for two thirds of the lease duration, counted from before it *sent* its last successful
+//!   write. A standby waits for the whole lease duration, counted from after it *received* a record that has not changed
+//!   since. Each counts on its own monotonic clock; the times in the record are for people and never compared.
+//! - A process that has lost leadership does not try again: it ends ([`Leadership::lost`]).
 //!
-//! Without it two operators could mint, publish and revoke each other's tokens.
+//! Otherwise two operators could mint, publish and revoke each other's tokens.
 //!
 //! Leadership is about real processes and a real API server: it runs on tokio's time, not on the injected clock.
 
@@ -36,36 +35,36 @@ use super::{
 
 mod record;
 
-/// The time to live that suits an operator: a leader that died is replaced within about 18 seconds.
+/// The default lease duration: a leader that died is replaced within about 18 seconds.
 pub const TTL: Duration = Duration::from_secs(15);
 
-/// How long a renewal that met a 409 of another's making waits before it tries again.
+/// How long a renewal waits after a 409 that did not end leadership.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The times of an election, all from the time to live.
+/// The times of an election, all derived from the lease duration.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseTimes {
     ttl: Duration,
 }
 
 impl LeaseTimes {
-    /// `ttl` is what the record says in whole seconds, at least one: after so long without a renewal others may lead.
+    /// `ttl` is the lease duration in whole seconds, at least one: after this time without a renewal another may lead.
     #[must_use]
     pub fn of_ttl(ttl: Duration) -> Self {
         Self { ttl: Duration::from_secs(ttl.as_secs().max(1)) }
     }
 
-    /// For how long after a successful write its sender believes that it leads.
+    /// How long the sender of a successful write believes that it leads.
     fn claim(self) -> Duration {
         self.ttl * 2 / 3
     }
 
-    /// Between renewals, and between looks of who waits.
+    /// The time between two renewals, and between two reads of a standby.
     fn pace(self) -> Duration {
         self.ttl / 5
     }
 
-    /// For one request to the API server.
+    /// The timeout of one request to the API server.
     fn request(self) -> Duration {
         self.ttl / 5
     }
@@ -77,22 +76,18 @@ impl Default for LeaseTimes {
     }
 }
 
-/// Why leadership was not acquired.
+/// Why the process could not become the leader.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// The process is to end.
     #[error("stopped while waiting for leadership")]
     Stopped,
-    /// The API server refuses, and will go on to.
+    /// The API server refuses, and a retry would not help.
     #[error(
-        "the API server refuses to let {identity} use the Lease {lease}: get, create and update on leases.coordination.k8s.io must be granted in its namespace, which must exist"
+        "the API server refuses to let {identity} use the Lease {lease}: grant get, create and update on leases.coordination.k8s.io in its namespace, which must exist"
     )]
     Refused {
-        /// Namespace and name.
         lease: String,
-        /// Who asked.
         identity: String,
-        /// What it says.
         #[source]
         source: kube::Error,
     },
@@ -101,44 +96,25 @@ pub enum LeaseError {
 /// Why leadership ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseLost {
-    /// Another process holds the Lease.
     #[error("{holder} took over the Lease {lease}")]
-    Taken {
-        /// Namespace and name.
-        lease: String,
-        /// Who holds it now.
-        holder: String,
-    },
-    /// Someone deleted the Lease or emptied it.
+    Taken { lease: String, holder: String },
     #[error("the Lease {lease} was deleted or emptied")]
-    Gone {
-        /// Namespace and name.
-        lease: String,
-    },
-    /// It could not be renewed before another may take it.
+    Gone { lease: String },
     #[error("the Lease {lease} could not be renewed in time: {problem}")]
-    NotRenewed {
-        /// Namespace and name.
-        lease: String,
-        /// What kept it from being renewed, at last.
-        problem: String,
-    },
-    /// The renewal itself ended, by a panic.
-    #[error("the renewal of the Lease {lease} broke down")]
-    Broken {
-        /// Namespace and name.
-        lease: String,
-    },
+    NotRenewed { lease: String, problem: String },
+    /// The renewal panicked.
+    #[error("the task that renews the Lease {lease} ended")]
+    Broken { lease: String },
 }
 
-/// A client for the Lease alone: kube's own retries, of up to 1000 seconds, are off, and so is waiting for longer than a
-/// renewal can.
+/// A client for the Lease alone: kube's own retries, of up to 1000 seconds, are off, and a request may not take longer than
+/// a renewal can wait.
 pub fn client(mut config: kube::Config, times: LeaseTimes) -> kube::Result<kube::Client> {
     config.default_retry = false;
     config.connect_timeout = Some(times.request());
     config.read_timeout = Some(times.request());
     config.write_timeout = Some(times.request());
-    // Else the time that a pooled connection lay idle would count as the answer's.
+    // Otherwise the idle time of a pooled connection would count towards the read timeout.
     config.reset_reader_on_write = true;
     kube::Client::try_from(config)
 }
@@ -155,20 +131,19 @@ pub struct Lease {
     metrics: Option<Metrics>,
 }
 
-/// A record that was written by us, and when the writing began.
+/// A record that this process wrote, and when it began to write it.
 struct Claim {
     record: Record,
     since: Instant,
 }
 
-/// What one try to acquire came to.
+/// The result of one try to become the leader.
 enum Attempt {
     Won(Box<Claim>),
-    /// Another holds the Lease, or was faster; who, if known.
+    /// Another process holds the Lease, or was faster; its identity, if known.
     HeldBy(Option<String>),
 }
 
-/// How one call for the Lease failed.
 #[derive(Debug, thiserror::Error)]
 enum CallError {
     #[error("no answer from the API server within {} ms", .0.as_millis())]
@@ -187,9 +162,9 @@ impl CallError {
 }
 
 impl Lease {
-    /// A candidate. `client` is one that [`client`] made. `identity` tells people who it is, as a pod's name does; a
-    /// random end makes it this candidate's alone, since a record with its identity is taken for its own, and two
-    /// processes on one machine would otherwise both lead.
+    /// `client` is one that [`client`] made. `identity` names the process for people, as a pod's name does. A random suffix
+    /// makes it unique: a candidate takes a record with its identity for its own, and two processes on one machine would
+    /// otherwise both lead.
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, name: &str, identity: &str, times: LeaseTimes) -> Self {
         Self {
@@ -203,7 +178,7 @@ impl Lease {
         }
     }
 
-    /// Says in a readiness check and a gauge who leads.
+    /// Reports in a readiness check and a gauge which process leads.
     #[must_use]
     pub fn reporting(mut self, check: Check, metrics: Metrics) -> Self {
         self.check = Some(check);
@@ -211,10 +186,10 @@ impl Lease {
         self
     }
 
-    /// Waits until this process leads.
+    /// Waits until this process leads. Temporary errors are logged and retried.
     ///
     /// # Errors
-    /// When the process is to end, or the API server refuses for good. What passes is logged and tried again.
+    /// Shutdown began, or the API server refuses and a retry would not help.
     pub async fn acquire(&self, shutdown: &CancellationToken) -> Result<Leadership, LeaseError> {
         let mut observed = None;
         loop {
@@ -229,7 +204,7 @@ impl Lease {
                     return Err(LeaseError::Refused { lease, identity, source });
                 }
                 Err(error) => {
-                    tracing::warn!(lease = %self, %error, "cannot reach the Lease, trying again");
+                    tracing::warn!(lease = %self, %error, "cannot reach the Lease; retrying");
                     self.report(|check| check.not_ready("standby that cannot reach the Lease"));
                 }
             }
@@ -288,32 +263,27 @@ impl Lease {
         if let Some(metrics) = &self.metrics {
             metrics.leader(true);
         }
-        let (state, watched) = watch::channel(Held { until: claim.since + self.times.claim(), lost: None });
+        let (state, lost) = watch::channel(None);
         let stop = CancellationToken::new();
         let renewal = tokio::spawn({
             let (lease, stop) = (self.clone(), stop.clone());
             async move {
-                let Some(lost) = lease.renew(claim, &state, &stop).await else { return };
+                let Some(lost) = lease.renew(claim, &stop).await else { return };
                 tracing::error!(error = %lost, "leadership was lost");
                 lease.report(|check| check.not_ready("leadership was lost"));
                 lease.step_down();
-                state.send_modify(|held| held.lost = Some(lost));
+                state.send_replace(Some(lost));
             }
         });
-        Leadership { lease: self.clone(), state: watched, stop, renewal: AbortOnDropHandle::new(renewal) }
+        Leadership { lease: self.clone(), lost, stop, renewal: AbortOnDropHandle::new(renewal) }
     }
 
-    /// Renews until that fails, or until it is stopped, which gives none. A write under way is finished first, so that
-    /// no late one meets the giving back.
-    async fn renew(
-        &self,
-        mut claim: Claim,
-        state: &watch::Sender<Held>,
-        stop: &CancellationToken,
-    ) -> Option<LeaseLost> {
+    /// Renews until that fails, or returns none once it is stopped. It finishes a write in progress first, so that no late
+    /// write undoes the release.
+    async fn renew(&self, mut claim: Claim, stop: &CancellationToken) -> Option<LeaseLost> {
         let lease = self.to_string();
         let mut next = claim.since + self.times.pace();
-        let mut problem = "no time was left for a try".to_owned();
+        let mut problem = "no time was left for a request".to_owned();
         loop {
             let claimed_until = claim.since + self.times.claim();
             tokio::select! {
@@ -332,12 +302,11 @@ impl Lease {
             match written {
                 Ok(record) => {
                     claim = Claim { record, since };
-                    state.send_modify(|held| held.until = since + self.times.claim());
                     next = since + self.times.pace();
                     continue;
                 }
-                // Either another holds it, or an earlier write of ours arrived though its answer did not, or someone
-                // changed a label: the record tells.
+                // Another process holds the Lease, or an earlier write of ours arrived although its answer did not, or
+                // somebody changed a label: the record tells which.
                 Err(error) if error.code() == Some(409) => match self.call(self.api.get_opt(&self.name)).await {
                     Ok(None) => return Some(LeaseLost::Gone { lease }),
                     Ok(Some(record)) => match record::holder(record.spec.as_ref()) {
@@ -354,13 +323,13 @@ impl Lease {
                 Err(error) if error.code() == Some(404) => return Some(LeaseLost::Gone { lease }),
                 Err(error) => problem = error.to_string(),
             }
-            tracing::warn!(%lease, error = problem, "the Lease was not renewed, trying again");
+            tracing::warn!(%lease, error = problem, "cannot renew the Lease; retrying");
             next = Instant::now() + self.times.pace() / 2;
         }
     }
 
-    /// Empties the record if it is still ours, so that another need not wait for it to expire.
-    async fn give_back(&self) -> Result<(), CallError> {
+    /// Removes the holder from the record if it is still this process, so that a standby need not wait until it expires.
+    async fn clear_holder(&self) -> Result<(), CallError> {
         match self.call(self.api.get_opt(&self.name)).await? {
             Some(record) if record::holder(record.spec.as_ref()) == Some(&self.identity) => {
                 self.write(&record::emptied(record, Timestamp::now())).await.map(drop)
@@ -398,60 +367,46 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// That this process leads. Dropped without [`release`](Leadership::release), the Lease is left to expire, as when the
-/// process is killed.
+/// This process leads. If it is dropped without [`release`](Leadership::release), the Lease expires, as when the process is
+/// killed.
 #[derive(Debug)]
 pub struct Leadership {
     lease: Lease,
-    state: watch::Receiver<Held>,
+    lost: watch::Receiver<Option<LeaseLost>>,
     stop: CancellationToken,
     renewal: AbortOnDropHandle<()>,
 }
 
-#[derive(Debug)]
-struct Held {
-    until: Instant,
-    lost: Option<LeaseLost>,
-}
-
 impl Leadership {
-    /// Whether this process leads at this moment. It knows what a process that was suspended has not noticed yet, so it
-    /// is worth asking right before an effect that nothing else guards.
-    #[must_use]
-    pub fn held(&self) -> bool {
-        let state = self.state.borrow();
-        state.lost.is_none() && Instant::now() < state.until
-    }
-
-    /// Resolves when leadership is lost, in time for this process to stop before another leads. The process must end.
+    /// Resolves when leadership is lost, early enough for this process to end before another leads. It must end then.
     pub fn lost(&self) -> impl Future<Output = LeaseLost> + Send + use<> {
-        let mut state = self.state.clone();
+        let mut state = self.lost.clone();
         let stop = self.stop.clone();
         let lease = self.lease.to_string();
         async move {
-            match state.wait_for(|held| held.lost.is_some()).await.map(|held| held.lost.clone()) {
+            match state.wait_for(Option::is_some).await.map(|lost| lost.clone()) {
                 Ok(Some(lost)) => lost,
-                // Given back is not lost.
+                // A released Lease is not a lost one.
                 _ if stop.is_cancelled() => std::future::pending().await,
                 _ => LeaseLost::Broken { lease },
             }
         }
     }
 
-    /// Stops renewing and gives the Lease back, so that a standby leads at once. Call it when nothing that needs
-    /// leadership runs any more. If it cannot be given back, that is logged, and it expires.
+    /// Stops renewing and releases the Lease, so that a standby leads at once. Call it when nothing that needs leadership
+    /// runs any more. If the API server does not answer, that is logged, and the Lease expires.
     pub async fn release(self) {
         self.stop.cancel();
         let renewal_broke = self.renewal.await.is_err();
         self.lease.step_down();
-        match self.lease.give_back().await {
-            Ok(()) => tracing::info!(lease = %self.lease, renewal_broke, "gave up leadership"),
-            Err(error) => tracing::warn!(lease = %self.lease, %error, "the Lease was not given back and will expire"),
+        match self.lease.clear_holder().await {
+            Ok(()) => tracing::info!(lease = %self.lease, renewal_broke, "released the Lease"),
+            Err(error) => tracing::warn!(lease = %self.lease, %error, "cannot release the Lease; it will expire"),
         }
     }
 }
 
-/// Whether the API server says that asking again is of no use.
+/// A retry would not help.
 fn refused(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 401 | 403 | 404 | 422))
 }

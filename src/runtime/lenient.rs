@@ -1,10 +1,10 @@
-//! Reading objects that others can write to, without being stopped by what they wrote.
+//! Reading objects that tenants can write, so that one odd object does not stop the watch of its kind.
 //!
-//! Whoever may patch an object may set `metadata.managedFields` to times that no parser of ours takes; the API server
-//! accepts them. Parsed as they come, one such object fails every list of its kind: the caches are never filled again,
-//! nobody leads, and kube's client logs the body it could not read. Invariant: everything that is read of an object
-//! that a tenant can write goes through [`Lenient`], which leaves the times of the managed fields out and keeps an object that still
-//! cannot be read as an error of its own.
+//! Anybody who may patch an object may set `metadata.managedFields` to times that the API server accepts and our parsers do
+//! not. One such object would fail every list of its kind: the caches would never be filled again, no process would lead,
+//! and kube's client would log the body that it cannot parse. Invariant: every object that a tenant can write is read
+//! through [`Lenient`], which omits the times of the managed fields, and turns an object that still cannot be parsed into
+//! an error of its own.
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,11 +15,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// An object, or why it cannot be read.
+/// An object, or the reason why it cannot be parsed.
 #[derive(Clone, Debug)]
 pub struct Lenient<K> {
     object: Result<K, String>,
-    /// Of an object that cannot be read: its name and namespace, and no more.
+    /// The name and namespace of an object that cannot be parsed.
     meta: ObjectMeta,
 }
 
@@ -43,18 +43,18 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
         let meta = ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),
-            // A watch goes on from here.
+            // A watch continues from here.
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
         let object = K::deserialize(&value)
             .or_else(|_| {
-                // Status is ours to write and anybody's to forge: what is wrong there is written anew.
+                // Status may be forged. An odd one is dropped here, and the controller writes it again.
                 value.as_object_mut().map(|object| object.remove("status"));
                 K::deserialize(&value)
             })
-            // serde's words can quote the value; only the kind of mistake is kept.
-            .map_err(|error| format!("it cannot be read ({:?})", error.classify()));
+            // serde's messages can quote the value, so only the category of the error is kept.
+            .map_err(|error| format!("it cannot be parsed ({:?})", error.classify()));
         Ok(Self { object, meta })
     }
 }
@@ -98,8 +98,7 @@ impl<K: Resource> Resource for Lenient<K> {
     }
 }
 
-/// The objects of a watch that can be read. What cannot is logged and left out: nothing can be done about it but by
-/// whoever wrote it.
+/// The objects of a watch that can be parsed. The others are logged and left out, until their author corrects them.
 pub fn readable<K>(
     watch: impl Stream<Item = watcher::Result<Event<Lenient<K>>>> + Send,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
@@ -110,7 +109,13 @@ where
         let meta = lenient.meta.clone();
         lenient.object.inspect_err(|error| {
             let (kind, name, namespace) = (K::kind(&K::DynamicType::default()).into_owned(), meta.name, meta.namespace);
-            tracing::error!(kind, namespace, name, error, "an object is left out");
+            tracing::error!(
+                kind,
+                namespace,
+                name,
+                error,
+                "cannot parse an object; it is left out until it is corrected"
+            );
         })
     };
     watch.filter_map(move |event| {
@@ -146,12 +151,12 @@ mod tests {
         let odd = secret(
             &json!({"managedFields": [{"time": "9999-12-31T23:59:59Z", "manager": "m", "operation": "Update"}]}),
         );
-        serde_json::from_value::<Secret>(odd.clone()).expect_err("which is why this type is there");
+        serde_json::from_value::<Secret>(odd.clone()).expect_err("k8s-openapi refuses it");
         assert!(serde_json::from_value::<Lenient<Secret>>(odd).unwrap().read().is_ok());
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_of_its_own_without_its_values() {
+    fn an_object_that_cannot_be_parsed_is_an_error_without_its_values() {
         let odd = secret(&json!({"deletionTimestamp": "canary-in-a-time"}));
         let lenient = serde_json::from_value::<Lenient<Secret>>(odd).unwrap();
         assert_eq!(lenient.meta().name.as_deref(), Some("git"));

@@ -1,23 +1,23 @@
-//! What Landfall counts, and how Prometheus reads it.
+//! The metrics of Landfall, as Prometheus reads them.
 //!
-//! | metric | type | labels | what |
+//! | metric | type | labels | meaning |
 //! |---|---|---|---|
-//! | `landfall_reconciles_total` | counter | `kind`, `outcome` | reconciles by how they ended: `ok`, `waiting`, `retry`, `stalled` |
-//! | `landfall_reconcile_duration_seconds` | histogram | `kind` | how long a reconcile took |
+//! | `landfall_reconciles_total` | counter | `kind`, `outcome` | reconciles by outcome: `ok`, `waiting`, `retry`, `stalled` |
+//! | `landfall_reconcile_duration_seconds` | histogram | `kind` | duration of reconciles |
 //! | `landfall_objects` | gauge | `kind`, `ready`, `reason` | objects by their Ready condition |
-//! | `landfall_github_requests_total` | counter | `method`, `route`, `code` | answers of GitHub by route template and status, or by what kept it from answering |
-//! | `landfall_github_request_duration_seconds` | histogram | `route` | how long GitHub took to answer |
-//! | `landfall_github_rate_limit_remaining` | gauge | `app` | requests left in the current window, as last heard; `app` is the `GitHubApp`'s name |
+//! | `landfall_github_requests_total` | counter | `method`, `route`, `code` | requests to GitHub by route template and status, or by the reason why there was no answer |
+//! | `landfall_github_request_duration_seconds` | histogram | `route` | duration of requests to GitHub |
+//! | `landfall_github_rate_limit_remaining` | gauge | `app` | requests left in the current window, by the last answer; `app` is the `GitHubApp`'s name |
 //! | `landfall_tokens_total` | counter | `event` | installation tokens `minted`, `verified`, `revoked`, and mints that `failed` |
 //! | `landfall_events_failed_total` | counter | | events that could not be published |
 //! | `landfall_leader` | gauge | | 1 while this process leads |
-//! | `landfall_due_objects` | gauge | `state` | objects with a due time ahead (`scheduled`), and those that wait for their controller (`waiting`) |
+//! | `landfall_due_objects` | gauge | `state` | objects with a due time in the future (`scheduled`), and objects that wait for their controller (`waiting`) |
 //! | `landfall_ready` | gauge | `check` | 1 while a readiness check passes |
-//! | `landfall_build_info` | info | `version` | the version that runs |
+//! | `landfall_build_info` | info | `version` | the running version |
 //!
-//! Invariant: no label takes a value that a user can choose freely, but the names of `GitHubApp`s, which a cluster's
-//! administrators make. Otherwise a tenant could fill Prometheus by making objects. What is known at any moment (objects,
-//! due times, readiness) is computed when it is asked for, so that it cannot drift from the truth.
+//! Invariant: no label has a value that a tenant can choose. (Administrators choose the names of `GitHubApp`s.) Otherwise a
+//! tenant could fill Prometheus by making objects. Objects, due times and readiness are counted when metrics are read, so
+//! that they cannot drift from the truth.
 
 use std::{
     fmt,
@@ -44,52 +44,45 @@ use super::{due::DueQueue, readiness::Readiness};
 /// The content type of [`Metrics::text`], by the `OpenMetrics` specification.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Seconds. A reconcile that only looks takes milliseconds; one that waits for GitHub, seconds.
+/// Seconds. A reconcile without requests takes milliseconds; one that waits for GitHub, seconds.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// How a reconcile ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The object is as it should be.
+    /// The object is in the desired state.
     Ok,
-    /// It waits for something that will announce itself.
+    /// It waits for a change that a watch reports.
     Waiting,
-    /// It failed and is tried again.
+    /// It failed and is retried.
     Retry,
-    /// It failed, and only a person can mend it.
+    /// It failed, and a person has to act.
     Stalled,
 }
 
-/// What happened to an installation token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenEvent {
-    /// GitHub made one.
     Minted,
-    /// A new one was used with success before it was published.
+    /// A new token worked before it was published.
     Verified,
-    /// One was revoked.
     Revoked,
-    /// One could not be minted, or not be used once it was.
+    /// A token could not be minted, or did not work.
     Failed,
 }
 
-/// How a request to GitHub ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
-    /// GitHub answered with this status.
     Status(u16),
-    /// There was no answer; a short word for why, such as `timeout` or `connect`.
+    /// There was no answer, for this reason, such as `timeout` or `connect`.
     None(&'static str),
 }
 
-/// How many objects of a kind have a Ready condition of this status and reason.
+/// The number of objects of a kind whose Ready condition has this status and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectCount {
     /// `True`, `False` or `Unknown`.
     pub ready: &'static str,
-    /// One of our reasons, never a text read from the cluster.
+    /// One of our reasons, never a text from the cluster.
     pub reason: &'static str,
-    /// How many objects.
     pub objects: usize,
 }
 
@@ -159,7 +152,7 @@ impl Metrics {
             leader: Gauge::default(),
         };
         for event in [TokenEvent::Minted, TokenEvent::Verified, TokenEvent::Revoked, TokenEvent::Failed] {
-            // A series that is there from the start has a rate from its first count on.
+            // A series that exists from the start has a rate from its first count on.
             drop(metrics.tokens.get_or_create(&event.label()));
         }
         metrics.register();
@@ -173,47 +166,46 @@ impl Metrics {
             sources.iter().flat_map(ObjectSource::samples).collect()
         });
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        registry.register("reconciles", "Reconciles by how they ended", self.reconciles.clone());
+        registry.register("reconciles", "Reconciles by outcome", self.reconciles.clone());
         registry.register_with_unit(
             "reconcile_duration",
-            "How long a reconcile took",
+            "Duration of reconciles",
             Unit::Seconds,
             self.reconcile_duration.clone(),
         );
         registry.register(
             "github_requests",
-            "Answers of GitHub by route template and status, or by what kept it from answering",
+            "Requests to GitHub by route template and status, or by the reason why there was no answer",
             self.github_requests.clone(),
         );
         registry.register_with_unit(
             "github_request_duration",
-            "How long GitHub took to answer",
+            "Duration of requests to GitHub",
             Unit::Seconds,
             self.github_request_duration.clone(),
         );
         registry.register(
             "github_rate_limit_remaining",
-            "Requests left in the current rate limit window, as last heard",
+            "Requests left in the current rate limit window, by the last answer",
             self.github_rate_limit.clone(),
         );
-        registry.register("tokens", "What happened to installation tokens", self.tokens.clone());
+        registry.register("tokens", "Installation tokens by event", self.tokens.clone());
         registry.register("events_failed", "Events that could not be published", self.events_failed.clone());
         registry.register("leader", "1 while this process leads", self.leader.clone());
-        registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
-    /// Adds what a part of the process counts by itself.
+    /// Adds the metrics of another part of the process.
     pub fn add(&self, register: impl FnOnce(&mut Registry)) {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A reconcile of an object of `kind` ended.
     pub fn reconciled(&self, kind: &'static str, outcome: Outcome, took: Duration) {
         self.reconciles.get_or_create(&ReconcileLabels { kind, outcome: outcome.as_str() }).inc();
         self.reconcile_duration.get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
     }
 
-    /// A request to GitHub ended. `route` is a template such as `/app/installations/{installation_id}`.
+    /// Counts a request to GitHub. `route` is a template such as `/app/installations/{installation_id}`.
     pub fn github_request(&self, method: &http::Method, route: &'static str, answer: Answer, took: Duration) {
         let code = match answer {
             Answer::Status(status) => status.to_string(),
@@ -223,44 +215,41 @@ impl Metrics {
         self.github_request_duration.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
     }
 
-    /// GitHub said how many requests are left to the `GitHubApp` of this name.
+    /// `app` is the name of a `GitHubApp`.
     pub fn github_rate_limit_remaining(&self, app: &str, remaining: u64) {
         self.github_rate_limit
             .get_or_create(&AppLabel { app: app.to_owned() })
             .set(i64::try_from(remaining).unwrap_or(i64::MAX));
     }
 
-    /// The `GitHubApp` of this name is gone, and with it its series.
+    /// Removes the series of a deleted `GitHubApp`.
     pub fn forget_app(&self, app: &str) {
         self.github_rate_limit.remove(&AppLabel { app: app.to_owned() });
     }
 
-    /// Something happened to an installation token.
     pub fn token(&self, event: TokenEvent) {
         self.tokens.get_or_create(&event.label()).inc();
     }
 
-    /// An event could not be published.
     pub fn event_failed(&self) {
         self.events_failed.inc();
     }
 
-    /// Whether this process leads.
     pub fn leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
     }
 
-    /// Counts the objects of `kind` whenever metrics are read, from the controller's cache.
+    /// Counts the objects of `kind` in the controller's cache whenever metrics are read.
     pub fn count_objects(&self, kind: &'static str, count: impl Fn() -> Vec<ObjectCount> + Send + Sync + 'static) {
         let source = ObjectSource { kind, count: Box::new(count) };
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).push(source);
     }
 
-    /// Reads the length of the due queue whenever metrics are read. Once per process.
+    /// Counts the due queue whenever metrics are read. Call it once per process.
     pub fn watch_due_queue(&self, queue: DueQueue) {
         self.gauge(
             "due_objects",
-            "Objects with a due time ahead, and those that wait for their controller",
+            "Objects with a due time in the future, and objects that wait for their controller",
             move || {
                 [("scheduled", queue.len()), ("waiting", queue.due_now())]
                     .map(|(state, objects)| Sample::new(&[("state", state)], objects))
@@ -269,7 +258,7 @@ impl Metrics {
         );
     }
 
-    /// Reads the readiness checks whenever metrics are read. Once per process.
+    /// Reads the readiness checks whenever metrics are read. Call it once per process.
     pub fn watch_readiness(&self, readiness: Readiness) {
         self.gauge("ready", "1 while a readiness check passes", move || {
             let checks = readiness.checks().into_iter();
@@ -280,7 +269,7 @@ impl Metrics {
     /// All metrics in the `OpenMetrics` text format ([`CONTENT_TYPE`]).
     ///
     /// # Errors
-    /// None that this format can give; the signature is that of what it is built on.
+    /// None with this format; the encoder's signature has one.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -345,7 +334,7 @@ impl ObjectSource {
     }
 }
 
-/// A gauge that is read when metrics are.
+/// A gauge that is computed when metrics are read.
 struct ReadGauge {
     name: &'static str,
     help: &'static str,
@@ -387,7 +376,7 @@ mod tests {
     use crate::runtime::{clock::ManualClock, jitter::FixedJitter};
 
     #[test]
-    fn every_metric_of_the_table_is_there_under_its_name_and_labels() {
+    fn every_metric_of_the_table_has_its_name_and_labels() {
         let metrics = Metrics::new();
         metrics.reconciled("GitHubApp", Outcome::Waiting, Duration::from_millis(20));
         metrics.github_request(&http::Method::GET, "/app", Answer::Status(200), Duration::from_secs(1));

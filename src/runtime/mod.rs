@@ -1,19 +1,19 @@
-//! What every process of Landfall stands on, and no more: time, the queue of due times, telemetry, readiness, the
-//! election of a leader, an orderly end. Nothing here knows GitHub or one of our kinds.
+//! The parts that every process of Landfall uses: time, the queue of due times, telemetry, readiness, HTTP, leader
+//! election, shutdown. Nothing here knows GitHub or one of our kinds.
 
-pub mod allowance;
+pub(crate) mod allowance;
 pub mod clock;
-pub mod due;
-pub mod events;
-pub mod health;
-pub mod heartbeat;
-pub mod http_server;
+pub(crate) mod due;
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod heartbeat;
+pub(crate) mod http_server;
 pub mod jitter;
 pub mod lease;
-pub mod lenient;
-pub mod metrics;
-pub mod readiness;
-pub mod shutdown;
+pub(crate) mod lenient;
+pub(crate) mod metrics;
+pub(crate) mod readiness;
+pub(crate) mod shutdown;
 pub mod telemetry;
 
 #[cfg(test)]

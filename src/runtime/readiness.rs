@@ -1,8 +1,7 @@
-//! Whether this process can do its work: one source for `/readyz`, the gauge and the log.
+//! Readiness: one source for `/readyz`, the gauge and the log.
 //!
-//! Invariant: nothing is ready that has not said so. A check starts as not ready, and a process without checks is not
-//! ready. A standby is ready, since it could lead at any moment, but says that it stands by
-//! ([`Check::ready_but`]).
+//! Invariant: a check starts as not ready, and a process without checks is not ready. A standby is ready, since it could
+//! lead at any moment, but its check says that it is a standby ([`Check::ready_but`]).
 
 use std::{
     fmt::Write as _,
@@ -15,7 +14,7 @@ pub struct Readiness {
     checks: Arc<Mutex<Vec<(&'static str, State)>>>,
 }
 
-/// One named check; who holds it says how it stands. Clones are the same check.
+/// One named check; its holder sets its state. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Check {
     name: &'static str,
@@ -29,13 +28,11 @@ enum State {
     NotReady(String),
 }
 
-/// How a set of checks stands, and the text that says so, a line for each, as `/readyz?verbose` of the Kubernetes API
-/// server does.
+/// The state of a set of checks, and its text with a line for each, like `/readyz?verbose` of the Kubernetes API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Whether there are checks, and all passed.
+    /// There are checks, and all passed.
     pub passed: bool,
-    /// A line for each check, and one for all.
     pub text: String,
 }
 
@@ -46,8 +43,8 @@ impl Readiness {
         Self::default()
     }
 
-    /// The check of this name; a new one is not ready until it says so. The name is a metric's label: it is written in
-    /// the code, not made from data.
+    /// The check of this name. A new one is not ready until its holder sets it. The name is a metric's label: a constant,
+    /// never made from data.
     #[must_use]
     pub fn check(&self, name: &'static str) -> Check {
         let mut checks = self.lock();
@@ -57,14 +54,12 @@ impl Readiness {
         Check { name, readiness: self.clone() }
     }
 
-    /// The checks by name, and whether each passes.
+    /// The checks by name, with whether each passes.
     #[must_use]
     pub fn checks(&self) -> Vec<(&'static str, bool)> {
         self.lock().iter().map(|(name, state)| (*name, state.passes())).collect()
     }
 
-    /// How all checks stand.
-    #[must_use]
     pub fn report(&self) -> Report {
         let checks = self.lock();
         Report::of("readyz", checks.iter().map(|(name, state)| (*name, state.passes(), state.words())))
@@ -91,17 +86,16 @@ impl Readiness {
 }
 
 impl Check {
-    /// The check passes.
     pub fn ready(&self) {
         self.readiness.set(self.name, State::Ready);
     }
 
-    /// The check passes, and there is something to know about it, such as that this is a standby.
+    /// The check passes with a note, such as that this process is a standby.
     pub fn ready_but(&self, note: impl Into<String>) {
         self.readiness.set(self.name, State::ReadyBut(note.into()));
     }
 
-    /// The check fails. Each new reason is logged, so it carries no counters.
+    /// The check fails. Each new reason is logged, so a reason contains no counters.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.readiness.set(self.name, State::NotReady(reason.into()));
     }
@@ -121,7 +115,7 @@ impl State {
 }
 
 impl Report {
-    /// A report on checks, each with its name, whether it passed, and what there is to say about it.
+    /// A report on checks: the name, whether it passes, and a note.
     pub(super) fn of<'a>(endpoint: &str, checks: impl Iterator<Item = (&'a str, bool, Option<&'a str>)>) -> Self {
         let mut text = String::new();
         let (mut any, mut passed) = (false, true);
@@ -144,7 +138,7 @@ mod tests {
     use crate::runtime::telemetry::tests::Captured;
 
     #[test]
-    fn nothing_is_ready_before_it_says_so() {
+    fn a_check_is_not_ready_until_its_holder_sets_it() {
         let readiness = Readiness::new();
         assert!(!readiness.report().passed);
         let caches = readiness.check("kubernetes caches");
@@ -175,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_one_check() {
+    fn a_name_belongs_to_one_check() {
         let readiness = Readiness::new();
         readiness.check("caches").ready();
         assert!(readiness.check("caches").readiness.report().passed, "asking for it again does not reset it");

@@ -1,19 +1,19 @@
-//! A Kubernetes API server that answers as a test tells it to.
+//! A Kubernetes API server whose answers a test defines.
 
 use http::{Method, Request, Response};
 use kube::client::Body;
 use serde_json::{Value, json};
 
-/// What was asked.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub method: Method,
     pub path: String,
-    /// Null when there was none.
+    /// Null if there is none.
     pub body: Value,
 }
 
-/// A client whose every request is answered by `answer` with a status and a body.
+/// A client for which `answer` gives the status and the body of each response.
 pub fn client<A, F>(answer: A) -> kube::Client
 where
     A: Fn(Call) -> F + Clone + Send + 'static,
@@ -33,7 +33,7 @@ where
     kube::Client::new(service, "default")
 }
 
-/// The body of an answer that refuses.
+/// The status and body of an error.
 pub fn refusal(status: u16, reason: &str) -> (u16, Value) {
     (
         status,

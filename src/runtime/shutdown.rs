@@ -1,7 +1,7 @@
-//! How a process ends: asked to by a signal, or because one of its background tasks ended.
+//! The end of a process: a signal asks for it, or one of its background tasks ended.
 //!
-//! Invariant: no background task ends unnoticed. A watch or a queue that stopped while the process goes on would look
-//! healthy and do nothing; so the end of any task is the end of the process, with an error that names the task.
+//! Invariant: no background task ends unnoticed. A process whose watch or queue has stopped would look healthy and do
+//! nothing; so the end of any task ends the process, with an error that names the task.
 
 use std::{collections::HashMap, future::Future, io, time::Duration};
 
@@ -12,51 +12,34 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What a background task may fail with.
+/// The error of a background task.
 pub type TaskFailure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why the process ends, other than because it was asked to.
+/// Why the process ends without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ShutdownError {
-    /// The signals could not be listened for.
     #[error("cannot listen for SIGTERM and SIGINT")]
     Signals(#[source] io::Error),
-    /// A task failed.
     #[error("{task} failed")]
     Failed {
-        /// Which one.
         task: &'static str,
-        /// What it failed with.
         #[source]
         source: TaskFailure,
     },
-    /// A task that should go on until shutdown came to an end.
-    #[error("{task} ended, though it should go on until the process is stopped")]
-    Ended {
-        /// Which one.
-        task: &'static str,
-    },
-    /// A task panicked.
+    #[error("{task} ended before the process was asked to stop")]
+    Ended { task: &'static str },
     #[error("{task} panicked")]
     Panicked {
-        /// Which one.
         task: &'static str,
-        /// The panic.
         #[source]
         source: JoinError,
     },
-    /// Tasks that went on after shutdown for longer than they were given.
     #[error("still running {grace:?} after shutdown began: {tasks}")]
-    NotStopped {
-        /// Which ones.
-        tasks: String,
-        /// How long they were given.
-        grace: Duration,
-    },
+    NotStopped { tasks: String, grace: Duration },
 }
 
-/// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process at once, with the exit
-/// status a shell gives for the signal.
+/// A token that the first SIGTERM or SIGINT cancels. The second ends the process at once, with the exit status that a shell
+/// gives for the signal.
 pub fn on_signal() -> Result<CancellationToken, ShutdownError> {
     let mut signals = Signals::new()?;
     let shutdown = CancellationToken::new();
@@ -66,13 +49,14 @@ pub fn on_signal() -> Result<CancellationToken, ShutdownError> {
         tracing::info!(signal = name, "stopping; a second signal ends the process at once");
         cancel.cancel();
         let (name, status) = signals.next().await;
-        tracing::warn!(signal = name, "ended by a second signal");
+        tracing::warn!(signal = name, "a second signal ends the process");
         std::process::exit(status);
     });
     Ok(shutdown)
 }
 
-/// The same, but further signals are passed over: what is done at the end is not to be cut short.
+/// A token that the first SIGTERM or SIGINT cancels. Further signals are ignored: they must not cut short the work at the
+/// end.
 pub fn on_first_signal() -> Result<CancellationToken, ShutdownError> {
     let mut signals = Signals::new()?;
     let shutdown = CancellationToken::new();
@@ -86,7 +70,7 @@ pub fn on_first_signal() -> Result<CancellationToken, ShutdownError> {
     Ok(shutdown)
 }
 
-/// What asks a process to end.
+/// The signals that ask a process to end.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -98,7 +82,7 @@ impl Signals {
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    /// The next one, and the exit status that says so.
+    /// The next signal, and the exit status that a shell gives for it.
     async fn next(&mut self) -> (&'static str, i32) {
         tokio::select! {
             _ = self.terminate.recv() => ("SIGTERM", 128 + SignalKind::terminate().as_raw_value()),
@@ -116,19 +100,17 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// No task yet. `shutdown` is what tasks watch, and what is cancelled when one of them ends.
+    /// Tasks watch `shutdown`; the end of one of them cancels it.
     #[must_use]
     pub fn new(shutdown: CancellationToken) -> Self {
         Self { running: JoinSet::new(), names: HashMap::new(), shutdown }
     }
 
-    /// The token that tells tasks to end.
-    #[must_use]
     pub fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
     }
 
-    /// Starts a task that goes on until shutdown.
+    /// Starts a task that runs until shutdown.
     pub fn spawn<E: Into<TaskFailure>>(
         &mut self,
         name: &'static str,
@@ -138,11 +120,10 @@ impl Tasks {
         self.names.insert(handle.id(), name);
     }
 
-    /// Waits until the process is to end: because shutdown was asked for, or because a task ended, which asks the
-    /// others to. Then waits up to `grace` for all to end.
+    /// Waits for shutdown, which the end of a task causes as well. Then waits up to `grace` for all tasks to end.
     ///
     /// # Errors
-    /// The first task that failed, panicked or ended unasked; or else the tasks that did not end in time.
+    /// The first task that failed, panicked or ended before shutdown; otherwise the tasks that did not end in time.
     pub async fn supervise(mut self, grace: Duration) -> Result<(), ShutdownError> {
         let asked = self.shutdown.clone();
         let mut first_failure = tokio::select! {
@@ -154,7 +135,7 @@ impl Tasks {
         let finish = async {
             while let Some((_, failure)) = self.next().await {
                 if let Some(failure) = failure {
-                    tracing::warn!(error = %failure, "while stopping");
+                    tracing::warn!(error = %failure, "a task failed during shutdown");
                     first_failure.get_or_insert(failure);
                 }
             }
@@ -171,7 +152,7 @@ impl Tasks {
         }
     }
 
-    /// The next task that ends, and how it failed if it did. None once there is none left.
+    /// The next task that ends, with its failure. None when no task is left.
     async fn next(&mut self) -> Option<(&'static str, Option<ShutdownError>)> {
         let ended = self.running.join_next_with_id().await?;
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
@@ -199,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_is_asked_to_end_does_so_once_its_tasks_have() {
+    async fn a_process_ends_once_its_tasks_have_ended() {
         let mut tasks = Tasks::new(CancellationToken::new());
         let shutdown = tasks.shutdown();
         tasks.spawn("the due queue", until(shutdown.clone()));
@@ -208,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_without_tasks_still_waits_to_be_asked() {
+    async fn a_process_without_tasks_still_waits_for_shutdown() {
         let shutdown = CancellationToken::new();
         let ended = Tasks::new(shutdown.clone()).supervise(GRACE);
         tokio::pin!(ended);

@@ -1,9 +1,8 @@
 //! Logs: JSON lines on standard error, or text for people.
 //!
-//! A line has `timestamp` (RFC 3339, UTC), `level`, `target`, the event's own fields beside them, and `spans`. An event
-//! must therefore name no field `timestamp`, `level`, `target`, `span` or `spans`: it would be written twice.
-//! Libraries are held to `info`, whatever level is asked for by a bare word: HTTP stacks can print what passes through
-//! them.
+//! A line has `timestamp` (RFC 3339, UTC), `level`, `target`, the event's own fields beside them, and `spans`. No event may
+//! have a field `timestamp`, `level`, `target`, `span` or `spans`: it would be written twice. A level without a target
+//! never lowers the level of libraries below `info`: HTTP stacks can print the data that passes through them.
 
 use tracing::Subscriber;
 use tracing_subscriber::{
@@ -24,33 +23,29 @@ pub enum LogFormat {
 /// Why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The level is neither a word nor a list of directives.
     #[error(
-        "cannot read the log level {level:?}: give off, error, warn, info, debug or trace, or directives such as landfall=debug,kube=info (--log-level or LANDFALL_LOG)"
+        "cannot parse the log level {level:?}: use off, error, warn, info, debug or trace, or directives such as landfall=debug,kube=info (--log-level or LANDFALL_LOG)"
     )]
     Level {
-        /// What was given.
         level: String,
-        /// What is wrong with it.
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
-    /// Logging was started before.
     #[error("logging was already started in this process")]
     AlreadyStarted(#[source] tracing_subscriber::util::TryInitError),
 }
 
-/// kube's client logs the whole body of an answer that it cannot read, a Secret's among them.
+/// kube's client logs the whole body of an answer that it cannot parse, even of a Secret.
 const NEVER: &str = "kube_client::client=off";
 
 /// Starts logging of the whole process to standard error.
 ///
-/// `level` is a word for Landfall's own level, or a list of directives as tracing-subscriber's `EnvFilter` takes them.
+/// `level` is a level for Landfall itself, or a list of directives of tracing-subscriber's `EnvFilter`.
 pub fn start(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
     subscriber(level, format, std::io::stderr)?.try_init().map_err(TelemetryError::AlreadyStarted)
 }
 
-/// What [`start`] starts, writing elsewhere: for tests that read the log.
+/// The subscriber of [`start`] with another writer, for tests that read the log.
 pub fn subscriber<W>(
     level: &str,
     format: LogFormat,
@@ -69,7 +64,7 @@ where
     Ok(tracing_subscriber::registry().with(filter).with(lines))
 }
 
-/// A bare level is Landfall's own; libraries are not heard below `info`.
+/// A level without a target is for Landfall itself; libraries stay at `info`.
 fn directives(level: &str) -> String {
     match level.trim().parse::<LevelFilter>() {
         Ok(own) => format!("{},landfall={own}", own.min(LevelFilter::INFO)),
@@ -86,7 +81,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What was logged by a test.
+    /// The log of a test.
     #[derive(Clone, Default)]
     pub struct Captured(Arc<Mutex<Vec<u8>>>);
 
@@ -138,7 +133,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_bare_level_is_for_landfall_and_libraries_stay_at_info() {
+    fn a_level_without_a_target_is_for_landfall_and_libraries_stay_at_info() {
         let log = Captured::default();
         log.during_at("trace", || {
             tracing::trace!(target: "landfall::github", "own");
@@ -152,11 +147,11 @@ pub(super) mod tests {
             tracing::info!(target: "landfall::github", "own");
             tracing::debug!(target: "h2::codec", "frame");
         });
-        assert_eq!(log.messages(), ["frame"], "directives are taken as they are");
+        assert_eq!(log.messages(), ["frame"], "directives are used unchanged");
     }
 
     #[test]
-    fn a_level_that_is_none_is_refused_with_what_would_be_one() {
+    fn an_unknown_level_is_refused_with_the_known_ones() {
         let Err(error) = subscriber("landfall=loud", LogFormat::Text, io::sink) else { panic!("accepted") };
         assert!(error.to_string().contains("landfall=loud") && error.to_string().contains("--log-level"), "{error}");
     }

@@ -21,7 +21,7 @@ fn queue_with(jitter: f64) -> (Arc<ManualClock>, DueQueue) {
     (clock.clone(), DueQueue::new(clock, Arc::new(FixedJitter(jitter))))
 }
 
-/// What the stream has at this moment.
+/// The objects that are in the stream at this moment.
 fn taken<K: Kind>(stream: &mut (impl Stream<Item = ObjectRef<K>> + Unpin)) -> Vec<String> {
     std::iter::from_fn(|| stream.next().now_or_never().flatten().map(|object| object.name)).collect()
 }
@@ -48,7 +48,7 @@ fn objects_fire_in_the_order_of_their_times_and_no_earlier() {
 }
 
 #[test]
-fn the_latest_word_about_an_object_holds_earlier_or_later() {
+fn the_latest_due_time_holds_earlier_or_later() {
     let (clock, queue) = queue_with(0.0);
     let (due, mut stream) = queue.register::<ConfigMap>();
     due.look_at(&object("later"), second(10));
@@ -63,7 +63,7 @@ fn the_latest_word_about_an_object_holds_earlier_or_later() {
 }
 
 #[test]
-fn looking_now_is_not_put_off_by_what_a_running_reconcile_says_afterwards() {
+fn a_due_time_that_is_set_afterwards_does_not_postpone_looking_now() {
     let (_, queue) = queue_with(0.0);
     let (due, mut stream) = queue.register::<ConfigMap>();
     due.look_now(&object("a"));
@@ -93,22 +93,22 @@ fn a_forgotten_object_leaves_nothing_behind() {
 }
 
 #[test]
-fn waits_between_tries_double_up_to_five_minutes_and_start_anew_after_a_success() {
+fn waits_between_tries_double_up_to_five_minutes_and_restart_after_a_success() {
     let (_, queue) = queue_with(1.0);
     let (due, _stream) = queue.register::<ConfigMap>();
     let retries: Vec<Retry> = (0..10).map(|_| due.retry(&object("a"))).collect();
     let waits: Vec<i64> = retries.iter().map(|retry| retry.at.duration_since(START).as_secs()).collect();
     assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
     assert_eq!(retries.iter().map(|retry| retry.attempt).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
-    assert_eq!(queue.next(), Some(retries[9].at), "the last one is what is due");
+    assert_eq!(queue.next(), Some(retries[9].at), "the last one is due");
 
     due.succeeded(&object("a"));
-    assert_eq!(queue.next(), Some(retries[9].at), "a success does not take the due time away");
+    assert_eq!(queue.next(), Some(retries[9].at), "a success keeps the due time");
     assert_eq!(due.retry(&object("a")).attempt, 1);
 }
 
 #[test]
-fn even_the_shortest_wait_is_never_hot() {
+fn even_the_shortest_wait_is_a_second() {
     let (_, queue) = queue_with(0.0);
     let (due, _stream) = queue.register::<ConfigMap>();
     let waits: Vec<i64> = (0..10).map(|_| due.retry(&object("a")).at.duration_since(START).as_secs()).collect();
@@ -116,7 +116,7 @@ fn even_the_shortest_wait_is_never_hot() {
 }
 
 #[test]
-fn an_object_made_anew_under_the_same_name_starts_with_its_first_attempt() {
+fn a_new_object_of_the_same_name_starts_with_its_first_attempt() {
     let (_, queue) = queue_with(0.0);
     let (due, _stream) = queue.register::<ConfigMap>();
     let with_uid = |uid: &str| {
@@ -126,7 +126,7 @@ fn an_object_made_anew_under_the_same_name_starts_with_its_first_attempt() {
     };
     assert_eq!(due.retry(&with_uid("1")).attempt, 1);
     assert_eq!(due.retry(&with_uid("1")).attempt, 2);
-    assert_eq!(due.retry(&object("a")).attempt, 3, "without a uid it is taken for the same");
+    assert_eq!(due.retry(&object("a")).attempt, 3, "without a uid it counts as the same object");
     assert_eq!(due.retry(&with_uid("2")).attempt, 1);
 }
 
@@ -145,11 +145,11 @@ fn an_object_that_kube_does_not_know_is_asked_for_again_and_then_forgotten() {
         due.unknown(&object("a").erase());
     }
     assert_eq!(asked_at, [2, 6, 14, 30]);
-    assert!(queue.shared.state().entries.is_empty(), "its attempts are gone as well");
+    assert!(queue.shared.state().entries.is_empty(), "its attempts are forgotten as well");
 }
 
 #[test]
-fn an_object_that_was_found_after_all_is_known_again() {
+fn an_object_that_is_found_after_all_is_known_again() {
     let (_, queue) = queue_with(0.0);
     let (due, _stream) = queue.register::<ConfigMap>();
     for _ in 0..20 {
@@ -178,7 +178,7 @@ fn kinds_and_namespaces_do_not_mix() {
 }
 
 #[tokio::test]
-async fn the_task_follows_the_clock_and_every_new_word() {
+async fn the_task_follows_the_clock_and_every_new_due_time() {
     let (clock, queue) = queue_with(0.0);
     let (due, mut stream) = queue.register::<ConfigMap>();
     let shutdown = CancellationToken::new();
@@ -186,7 +186,7 @@ async fn the_task_follows_the_clock_and_every_new_word() {
         let (queue, shutdown) = (queue.clone(), shutdown.clone());
         async move { queue.run(shutdown).await }
     });
-    // A task of its own, so that only what fires wakes it and not the bound below.
+    // A task of its own, so that fired objects wake it and the timeout below does not.
     let (fired, mut names) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(object) = stream.next().await {
@@ -201,7 +201,7 @@ async fn the_task_follows_the_clock_and_every_new_word() {
     clock.advance(Duration::from_secs(50));
     assert_eq!(next().await, "sooner");
     due.look_at(&object("past"), second(1));
-    assert_eq!(next().await, "past", "what is said to be due in the past is due now");
+    assert_eq!(next().await, "past", "a due time in the past is due now");
     clock.advance(Duration::from_secs(50));
     assert_eq!(next().await, "later");
     due.look_now(&object("now"));

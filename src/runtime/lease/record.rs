@@ -1,4 +1,4 @@
-//! What the election reads from a record and writes into it: pure, and given the time.
+//! Reading and writing the record of a Lease. Everything here is pure and gets the time.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::TTL;
 
-/// A record of another holder, and since when it has not changed, by our clock.
+/// A record of another holder, and since when it has not changed, by this process's clock.
 pub(super) struct Observed {
     spec: LeaseSpec,
     since: Instant,
@@ -19,12 +19,12 @@ pub(super) struct Observed {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Without a holder, our own, or expired.
+    /// The record has no holder, is our own, or has expired.
     Free,
     HeldBy(String),
 }
 
-/// How a record that was just received stands.
+/// The standing of a record that was just received.
 pub(super) fn standing(
     spec: Option<&LeaseSpec>,
     identity: &str,
@@ -42,7 +42,7 @@ pub(super) fn standing(
     let ttl = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     match ttl {
         Some(ttl) if now.duration_since(since) >= ttl => Standing::Free,
-        // A record without a time to live is no Lease that anybody renews.
+        // Nobody renews a record without a lease duration.
         None if now.duration_since(since) >= TTL => Standing::Free,
         _ => Standing::HeldBy(holder.to_owned()),
     }
@@ -72,7 +72,7 @@ pub(super) fn emptied(mut record: Record, now: Timestamp) -> Record {
 
 fn renewed(mut record: Record, now: Timestamp) -> Record {
     record.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
-    // Nothing for the server to compare: it keeps its own.
+    // The API server keeps its own managed fields.
     record.metadata.managed_fields = None;
     record
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_change_of_the_record_starts_the_wait_anew() {
+    fn every_change_of_the_record_restarts_the_wait() {
         let record = |renewed: i64| LeaseSpec {
             holder_identity: Some("other".to_owned()),
             lease_duration_seconds: Some(15),
