@@ -6,11 +6,10 @@ pub mod cli;
 pub mod controllers;
 pub mod git;
 pub mod github;
+pub mod guards;
 pub mod manifests;
 pub mod operator;
 pub mod receiver;
 pub mod reports;
 pub mod runtime;
-#[cfg(feature = "sabotage")]
-pub mod sabotage;
 pub mod webhook;

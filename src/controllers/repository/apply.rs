@@ -134,23 +134,9 @@ async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
         }
         Way::NotYetKnown | Way::Barred { .. } => return Ok(()),
     };
-    #[cfg(feature = "sabotage")]
-    let refs = believed(context.sabotage, seen, refs);
+    let refs = context.guards.refs(refs, seen.object.status.as_ref());
     remember(context, found, (refs, name, facts), now);
     Ok(())
-}
-
-/// The head as what others wrote has it.
-#[cfg(feature = "sabotage")]
-fn believed(sabotage: crate::operator::Sabotage, seen: &super::seen::Seen, mut refs: Refs) -> Refs {
-    let Some(status) = &seen.object.status else { return refs };
-    let newest = status.deliveries.values().max_by(|one, other| one.received_at.cmp(&other.received_at));
-    let delivered = newest.filter(|_| sabotage.believe_deliveries).and_then(|delivery| delivery.sha.as_ref());
-    let shown = status.head.as_ref().filter(|_| sabotage.believe_status).map(|head| &head.sha);
-    if let (Head::At { sha, .. }, Some(told)) = (&mut refs.head, delivered.or(shown).and_then(|sha| sha.parse().ok())) {
-        *sha = told;
-    }
-    refs
 }
 
 fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String, Option<Facts>), began: Timestamp) {

@@ -13,14 +13,14 @@ mod apply;
 mod desk;
 mod gather;
 pub mod keep;
-mod memory;
-mod objects;
+pub(crate) mod memory;
+pub(crate) mod objects;
 mod parting;
 mod plan;
 mod pods;
-mod pull;
+pub(crate) mod pull;
 mod remote;
-mod seen;
+pub(crate) mod seen;
 mod status;
 
 pub use desk::WorkspaceDesk;
