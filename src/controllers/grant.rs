@@ -235,7 +235,7 @@ mod tests {
     fn app(tenants: &serde_json::Value) -> GitHubApp {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
-            "spec": {"appId": 1, "credentialsSecret": {"name": "github-app"}, "tenants": tenants},
+            "spec": {"appID": 1, "credentialsSecretRef": {"name": "github-app"}, "tenants": tenants},
         }))
         .unwrap()
     }

@@ -91,12 +91,12 @@ impl Scene {
         scene
             .apply("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
             .await;
-        let tenant = json!({"account": "acme", "accountId": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
+        let tenant = json!({"account": "acme", "accountID": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
         scene
             .kind::<GitHubApp>(
                 "",
                 name,
-                &json!({"appId": APP_ID, "credentialsSecret": {"name": "none"}, "tenants": [tenant]}),
+                &json!({"appID": APP_ID, "credentialsSecretRef": {"name": "none"}, "tenants": [tenant]}),
             )
             .await;
         let installation = json!({"appRef": {"name": name}, "account": "acme"});
