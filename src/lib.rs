@@ -6,6 +6,7 @@ pub mod cli;
 pub mod controllers;
 pub mod git;
 pub mod github;
+pub mod grant;
 pub mod manifests;
 pub mod operator;
 pub mod receiver;
@@ -13,4 +14,5 @@ pub mod reports;
 pub mod runtime;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+pub mod settings;
 pub mod webhook;
