@@ -40,7 +40,7 @@ fn words(name: &str) -> Vec<&str> {
 fn a_name_is_split_into_its_words() {
     assert_eq!(words("cloneURL"), ["clone", "URL"]);
     assert_eq!(words("repositoryIDs"), ["repository", "IDs"]);
-    assert_eq!(words("openAt"), ["open", "At"]);
+    assert_eq!(words("endsAt"), ["ends", "At"]);
     assert_eq!(words("id"), ["id"]);
 }
 

@@ -10,7 +10,7 @@ use super::parting::{Parting, plan_parting, plan_release, plan_removal};
 use super::pods::{Clone, PodView};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
-use crate::api::{PullRequestMode, PullRequestOpenAt, Reason};
+use crate::api::{PullRequestMode, PullRequestOpenOn, Reason};
 use crate::controllers::object::requested_look;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::BranchName;
