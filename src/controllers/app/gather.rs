@@ -133,7 +133,7 @@ async fn ask(
         && i64::try_from(found.id) != Ok(asked)
     {
         let message = format!(
-            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appId, or put the right key into Secret {}",
+            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appID, or put the right key into Secret {}",
             found.slug().unwrap_or_default(),
             found.id,
             app.spec.credentials_secret_ref.name
