@@ -34,7 +34,7 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
     /// Neither an App id nor a client id.
-    #[error("the App's id is missing; set spec.appId, or spec.clientId, from the App's settings page")]
+    #[error("the App's id is missing; set spec.appID, or spec.clientID, from the App's settings page")]
     NoIssuer,
     /// One of the keys cannot be used.
     #[error("{key} {problem}")]

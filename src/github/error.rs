@@ -171,7 +171,7 @@ pub enum Error {
         message: String,
     },
     /// The answer is none that GitHub's API gives.
-    #[error("{target}: {what}; check that spec.apiUrl is GitHub's API and that no proxy answers in its place")]
+    #[error("{target}: {what}; check that spec.apiURL is GitHub's API and that no proxy answers in its place")]
     Malformed {
         /// The call.
         target: Target,
@@ -221,7 +221,7 @@ fn credentials_remedy(skew: Option<SignedDuration>) -> String {
             skew.abs().as_secs(),
             if skew.is_negative() { "behind" } else { "ahead of" }
         ),
-        None => "check that spec.appId or spec.clientId and private-key.pem belong to the same App, and that the key was not deleted in the App's settings".into(),
+        None => "check that spec.appID or spec.clientID and private-key.pem belong to the same App, and that the key was not deleted in the App's settings".into(),
     }
 }
 
@@ -268,7 +268,7 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
     let detail = super::redact::shown(&root.to_string());
     match reason {
         Unreached::NotConnected => {
-            format!("no connection ({detail}); check spec.apiUrl, DNS and the network policies")
+            format!("no connection ({detail}); check spec.apiURL, DNS and the network policies")
         }
         Unreached::Untrusted => {
             format!(
@@ -276,7 +276,7 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
             )
         }
         Unreached::BadCertificate => format!(
-            "the certificate is not good for this host ({detail}); check spec.apiUrl and the certificate GitHub's host presents"
+            "the certificate is not good for this host ({detail}); check spec.apiURL and the certificate GitHub's host presents"
         ),
         Unreached::TimedOut => "no whole answer in time; if it stays, check the network on the way".into(),
         Unreached::Cut => format!(

@@ -160,9 +160,9 @@ async fn mark(
 fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &HookSeen) -> GitHubAppStatus {
     let stored = app.status.clone().unwrap_or_default();
     let status = GitHubAppStatus {
-        hook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.manage) {
+        webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.manage) {
             // While nothing is known of it, what was stored tells which address was ours.
-            hook.ensured.clone().or_else(|| stored.hook.clone())
+            hook.ensured.clone().or_else(|| stored.webhook.clone())
         } else {
             None
         },

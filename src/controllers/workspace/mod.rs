@@ -12,15 +12,15 @@
 mod apply;
 mod gather;
 pub mod keep;
-mod memory;
-mod objects;
+pub(crate) mod memory;
+pub(crate) mod objects;
 mod parting;
 mod plan;
 mod pods;
-mod pull;
+pub(crate) mod pull;
 mod remote;
 mod reports;
-mod seen;
+pub(crate) mod seen;
 mod status;
 
 pub use memory::Workspaces;

@@ -21,13 +21,6 @@ impl WorkspaceReports {
     pub fn new(context: Arc<Context>, leads: Arc<AtomicBool>) -> Self {
         Self { context, leads }
     }
-
-    /// The workspace's pod, whoever it is that reports.
-    #[cfg(feature = "sabotage")]
-    fn worker(&self, workspace: &crate::api::Workspace) -> Option<String> {
-        let pod = ObjectRef::new(&objects::name(workspace)).within(&workspace.namespace()?);
-        self.context.stores.pods.get(&pod)?.uid()
-    }
 }
 
 impl ReportHandler for WorkspaceReports {
@@ -43,9 +36,7 @@ impl ReportHandler for WorkspaceReports {
         let workspace = stores.workspaces.get(&reference).ok_or(Refused::Unknown)?;
         // The one pod of this workspace: its owner, and its name.
         let is_its = is_that_pod && objects::is_ours(&*pod, &workspace) && pod.name_any() == objects::name(&workspace);
-        #[cfg(feature = "sabotage")]
-        let is_its = is_its || self.context.sabotage.any_reporter;
-        if !is_its {
+        if !self.context.guards.reporter(is_its) {
             return Err(Refused::Unknown);
         }
         let is_ending = workspace.metadata.deletion_timestamp.is_some()
@@ -55,10 +46,8 @@ impl ReportHandler for WorkspaceReports {
                 .get(&ObjectRef::new(&from.name).within(&from.namespace))
                 .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
         let uid = workspace.uid().unwrap_or_default();
-        let speaks_as = from.uid.clone();
-        #[cfg(feature = "sabotage")]
-        let speaks_as = self.worker(&workspace).filter(|_| self.context.sabotage.any_reporter).unwrap_or(speaks_as);
-        if !self.context.workspaces.heard(&uid, &speaks_as, report, self.context.clock.now()) {
+        let pod = self.context.guards.reporting_pod(from.uid.clone(), &self.context, &workspace);
+        if !self.context.workspaces.heard(&uid, &pod, report, self.context.clock.now()) {
             return Err(Refused::TooMany);
         }
         self.context.due.workspaces.look_now(&reference);

@@ -314,8 +314,8 @@ async fn an_answer_without_end_is_not_read() {
     assert!(error.to_string().contains("its answer is larger than 4 MiB"), "{error}");
 }
 
-const CHECK_URL: &str = "check that spec.apiUrl is GitHub's API and that no proxy answers in its place";
-const WRONG_KEY: &str = "check that spec.appId or spec.clientId and private-key.pem belong to the same App, \
+const CHECK_URL: &str = "check that spec.apiURL is GitHub's API and that no proxy answers in its place";
+const WRONG_KEY: &str = "check that spec.appID or spec.clientID and private-key.pem belong to the same App, \
     and that the key was not deleted in the App's settings";
 
 #[tokio::test]
@@ -447,7 +447,7 @@ async fn what_keeps_an_answer_from_coming_is_told_apart() {
             certificate(rustls::CertificateError::NotValidForName),
             Stalls,
             "the certificate is not good for this host (invalid peer certificate: NotValidForName); \
-             check spec.apiUrl and the certificate GitHub's host presents",
+             check spec.apiURL and the certificate GitHub's host presents",
         ),
     ] {
         let error = Arc::new(Mutex::new(Some(error)));
