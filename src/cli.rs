@@ -9,7 +9,7 @@ use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
 use crate::guards::Guards;
 use crate::operator::{Config, Controller, Environment};
-use crate::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
+use crate::receiver::{self, KeySource, Receiver, ServerLimits, WriteLimits};
 use crate::runtime::clock::SystemClock;
 use crate::runtime::jitter::RandomJitter;
 use crate::runtime::lease::{self, LeaseTimes};
@@ -393,7 +393,7 @@ fn receiver_config(targets: &TargetArgs) -> receiver::Config {
         target_rate: targets.target_rate,
         target_burst: targets.target_burst,
         server: ServerLimits::default(),
-        inbox: InboxLimits::default(),
+        writes: WriteLimits::default(),
     }
 }
 

@@ -1,82 +1,70 @@
-//! What is answered to a delivery.
+//! The answer to a delivery.
 //!
-//! Invariant: an answer says what was done and what to do, and nothing about the rest of the cluster; 2xx is said only
-//! when nothing of the delivery is left to do. GitHub never delivers again by itself, so a refusal that will pass says
-//! when (`Retry-After`) to those who do.
+//! Invariant: an answer names the result and the next step, and nothing else about the cluster. It is 2xx only when the
+//! delivery is stored or there is nothing to store. GitHub never delivers again by itself; for senders that do, a temporary
+//! refusal says when to try again (`Retry-After`).
 
 use super::event::EventError;
-use super::inbox::StoreError;
+use super::status_writer::StoreError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use jiff::SignedDuration;
 use serde_json::json;
 
-/// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// GitHub tried the webhook.
+    /// GitHub tested the webhook.
     Pong,
-    /// It is stored.
     Accepted,
-    /// There is nothing to do; why.
+    /// There is nothing to store, for this reason.
     Ignored(&'static str),
 }
 
-/// Why nothing was.
+/// Why a delivery was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Nothing is served at this path.
-    #[error("there is nothing here; webhooks are at /webhooks/app/NAME and /webhooks/repo/NAME/REPOSITORY-ID")]
+    #[error("not found; webhooks are at /webhooks/app/NAME and /webhooks/repo/NAME/REPOSITORY-ID")]
     Path,
-    /// Deliveries are posted.
-    #[error("deliveries are sent by POST")]
+    #[error("only POST is allowed")]
     Method,
-    /// No such App, or nobody is bound to the repository.
-    #[error("no such webhook: nothing here is bound to it")]
+    #[error("no such webhook: no GitHubApp or ProjectRepository uses it")]
     Target,
-    /// The body is larger than GitHub's are.
-    #[error("the body is larger than {} MB, which is the most that GitHub delivers", super::body::LARGEST / (1024 * 1024))]
+    #[error("the body is larger than {} MB, the most that GitHub delivers", super::body::LARGEST / (1024 * 1024))]
     TooLarge,
-    /// The body took too long.
-    #[error("the body did not arrive in time")]
+    #[error("the body did not arrive in time; send the delivery again")]
     Slow,
-    /// The body ended before its end, or was no HTTP.
-    #[error("the body broke off")]
+    /// The body ended before its end, or is not HTTP.
+    #[error("the body broke off; send the delivery again")]
     Broken,
-    /// Too much is being read already.
-    #[error("too much is being received at once; try again")]
+    #[error("too many large bodies are arriving at once; try again")]
     Memory,
-    /// The signature is missing or wrong.
-    #[error("X-Hub-Signature-256 is missing or wrong: the webhook's secret is another one than here")]
+    #[error("Content-Encoding is not supported: send the body uncompressed, as GitHub signed it")]
+    Encoding,
+    #[error("X-Hub-Signature-256 is missing or wrong: the webhook has another secret than the receiver expects")]
     Signature,
-    /// The keys are not there yet.
-    #[error("the keys for signatures are not there yet; try again")]
+    #[error("the receiver has no keys for signatures yet; try again")]
     Keys,
-    /// Not everything that deliveries can be for is known yet.
+    /// The cache is not complete yet.
     #[error("the receiver is starting; try again")]
     Starting,
-    /// It is no delivery.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// The payload is of another repository than the webhook.
-    #[error("the payload is not of the repository that this webhook is of")]
+    #[error("the payload is about another repository than this webhook")]
     OtherRepository,
-    /// Too many deliveries for this target.
+    /// Too many deliveries for this target; another is stored after this time.
     #[error("too many deliveries for this target; try again")]
     Rate(SignedDuration),
-    /// It could not be stored.
     #[error("not stored: {0}")]
     Store(#[from] StoreError),
-    /// Our mistake.
-    #[error("the receiver failed; its log says more")]
+    #[error("the receiver failed; see its log")]
     Internal,
 }
 
 impl Refusal {
-    /// A word for metrics and logs.
+    /// The label in metrics and logs.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Path => "path",
             Self::Method => "method",
@@ -85,6 +73,7 @@ impl Refusal {
             Self::Slow => "slow",
             Self::Broken => "broken",
             Self::Memory => "memory",
+            Self::Encoding => "encoding",
             Self::Signature => "signature",
             Self::Keys => "no_keys",
             Self::Starting => "starting",
@@ -104,7 +93,7 @@ impl Refusal {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Event(EventError::ContentType) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Encoding | Self::Event(EventError::ContentType) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Broken | Self::Event(_) => StatusCode::BAD_REQUEST,
             Self::Signature => StatusCode::UNAUTHORIZED,
             Self::OtherRepository => StatusCode::UNPROCESSABLE_ENTITY,
@@ -114,7 +103,7 @@ impl Refusal {
         }
     }
 
-    /// Whole seconds until another attempt makes sense.
+    /// Seconds after which another attempt makes sense.
     fn retry_after(&self) -> Option<i64> {
         match self {
             Self::Rate(after) => Some(after.as_secs().saturating_add(1)),
@@ -128,9 +117,9 @@ impl Refusal {
 }
 
 impl Outcome {
-    /// A word for metrics and logs.
+    /// The label in metrics and logs.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Pong => "pong",
             Self::Accepted => "accepted",
@@ -139,12 +128,11 @@ impl Outcome {
     }
 }
 
-/// The answer over HTTP.
 #[must_use]
 pub fn response(result: &Result<Outcome, Refusal>) -> Response<Full<Bytes>> {
     let (status, word, message) = match result {
         Ok(Outcome::Pong) => (StatusCode::OK, "pong", "the webhook works".to_owned()),
-        Ok(Outcome::Accepted) => (StatusCode::ACCEPTED, "accepted", "stored; the operator looks".to_owned()),
+        Ok(Outcome::Accepted) => (StatusCode::ACCEPTED, "accepted", "stored for the operator".to_owned()),
         Ok(Outcome::Ignored(why)) => (StatusCode::ACCEPTED, "ignored", (*why).to_owned()),
         Err(refusal) => (refusal.status(), "refused", refusal.to_string()),
     };
@@ -158,11 +146,14 @@ pub fn response(result: &Result<Outcome, Refusal>) -> Response<Full<Bytes>> {
         if let Some(after) = refusal.retry_after() {
             headers.insert(header::RETRY_AFTER, after.into());
         }
+        if *refusal == Refusal::Encoding {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         if *refusal == Refusal::Method {
             headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
         if matches!(refusal, Refusal::TooLarge | Refusal::Slow | Refusal::Broken | Refusal::Memory) {
-            // The rest of the body is still to come, and is not waited for.
+            // The connection ends before the rest of the body arrives.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }

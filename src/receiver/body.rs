@@ -1,8 +1,8 @@
-//! Reading a body that a stranger sends.
+//! Reading the body of an untrusted request.
 //!
-//! Invariant: bytes are counted while they arrive, whatever was announced; no body takes longer than its time; and all
-//! bodies together take no more memory than they are allowed. A body of usual size has its memory set aside, so that large ones, which
-//! anybody can begin to send, cannot keep the others out.
+//! Invariant: bytes are counted as they arrive, whatever length was announced; each body has a time limit; and all bodies
+//! together have a memory limit. Memory for a body of usual size is reserved, so that large bodies, which anybody can begin
+//! to send, cannot keep the others out.
 
 use super::answer::Refusal;
 use bytes::Bytes;
@@ -13,42 +13,37 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// The most that GitHub delivers, in bytes: 25 MB, by the larger reading of that.
+/// The most bytes that GitHub delivers: 25 MB, read as MiB.
 /// Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap>.
 pub const LARGEST: usize = 25 * 1024 * 1024;
-/// Bytes that every connection may use at any time; deliveries are mostly smaller.
+/// Bytes that are reserved for each connection; most deliveries are smaller.
 const USUAL: usize = 32 * 1024;
-/// What memory beyond that is counted in, in bytes.
+/// Memory beyond that is counted in units of this many bytes.
 const UNIT: usize = 1024;
-/// Bytes of a refused request that are still taken off the line, so that the answer is heard.
-const PASSED_OVER: usize = 256 * 1024;
-/// For how long.
-const PASSING_OVER: Duration = Duration::from_secs(1);
+/// Bytes of a refused request that are still read, so that the client sees the answer.
+const DISCARDED: usize = 256 * 1024;
+/// How long they are read.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// The memory for bodies beyond the usual size. Clones share it.
 #[derive(Clone)]
 pub struct Memory(Arc<Semaphore>);
 
 impl Memory {
-    /// So many bytes.
     #[must_use]
     pub fn of(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes / UNIT)))
     }
 }
 
-/// A body, and its claim on memory.
+/// A body, and its share of the memory.
 pub struct Body {
-    /// What arrived.
     pub bytes: Vec<u8>,
     claim: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
     /// Reads a body within `time`.
-    ///
-    /// # Errors
-    /// When it is too large or too slow, breaks off, or finds no memory.
     pub async fn read(incoming: Incoming, time: Duration, memory: &Memory) -> Result<Self, Refusal> {
         if incoming.size_hint().lower() > LARGEST as u64 {
             return Err(Refusal::TooLarge);
@@ -58,7 +53,7 @@ impl Body {
 
     async fn read_all(mut incoming: Incoming, memory: &Memory) -> Result<Self, Refusal> {
         let announced = incoming.size_hint().exact().and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
-        // Not more than the usual on somebody's word.
+        // The announced length is not trusted beyond the usual size.
         let mut body = Self { bytes: Vec::with_capacity(announced.min(USUAL)), claim: None };
         while let Some(frame) = incoming.frame().await {
             let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else { continue };
@@ -73,7 +68,7 @@ impl Body {
             return Err(Refusal::TooLarge);
         }
         if length > self.bytes.capacity() {
-            // What it grows to is what it claims, and no more than twice of what is there.
+            // It claims the memory that it grows to, at most twice its length.
             let capacity = (2 * self.bytes.capacity()).clamp(length, LARGEST);
             self.claim(capacity, memory)?;
             self.bytes.reserve_exact(capacity - self.bytes.len());
@@ -97,11 +92,11 @@ impl Body {
     }
 }
 
-/// Takes a little of a body that nobody wants off the line: were the connection closed with bytes unread, the system would
-/// reset it, and the client might never see the answer.
-pub async fn pass_over(mut incoming: Incoming) {
-    let taking = async {
-        let mut left = PASSED_OVER;
+/// Reads and drops a part of an unwanted body. If the connection were closed with unread bytes, the system would reset it,
+/// and the client might never see the answer.
+pub async fn discard(mut incoming: Incoming) {
+    let discarding = async {
+        let mut left = DISCARDED;
         while let Some(Ok(frame)) = incoming.frame().await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if left == 0 {
@@ -109,7 +104,7 @@ pub async fn pass_over(mut incoming: Incoming) {
             }
         }
     };
-    let _ = timeout(PASSING_OVER, taking).await;
+    let _ = timeout(DISCARD_TIME, discarding).await;
 }
 
 #[cfg(test)]
@@ -117,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_claims_the_memory_that_it_takes() {
+    fn a_body_claims_the_memory_that_it_uses() {
         let memory = Memory::of(LARGEST);
         let mut body = Body { bytes: Vec::new(), claim: None };
         let chunk = Bytes::from(vec![b' '; 10_000]);
@@ -125,7 +120,7 @@ mod tests {
             body.take(&chunk, &memory).unwrap();
             let claimed = body.claim.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * UNIT;
             assert!(body.bytes.capacity() <= USUAL + claimed, "{} and {claimed}", body.bytes.capacity());
-            assert!(claimed <= 2 * body.bytes.len(), "what nobody sent is not claimed");
+            assert!(claimed <= 2 * body.bytes.len(), "bytes that were not sent are not claimed");
         }
         assert_eq!(body.take(&Bytes::from(vec![0; LARGEST]), &memory), Err(Refusal::TooLarge));
         let mut other = Body { bytes: vec![0; USUAL], claim: None };

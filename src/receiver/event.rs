@@ -1,10 +1,9 @@
-//! What is read of a delivery: a handful of fields, and no more of it is kept.
+//! Reading a delivery: a handful of fields are kept, and nothing else.
 //!
-//! Invariant: whatever bytes arrive, reading them costs memory in proportion to their number and no stack: values that
-//! are not wanted are passed over without being built, however deep they are nested, and a wanted field of another type
-//! than GitHub's counts as absent. Nothing here is believed: the signature covers the body alone, so that the event's
-//! name and GUID are whatever the sender says, and a delivery only ever makes the operator look.
-//! `X-GitHub-Enterprise-Host` and `-Version` are not read at all.
+//! Invariant: reading costs memory in proportion to the number of bytes, and no stack. Unwanted values are skipped without
+//! being built, however deeply they are nested, and a wanted field of another type than GitHub's counts as absent. Nothing
+//! here is trusted: the signature covers only the body, so the sender can choose the event's name and GUID, and a delivery
+//! only ever makes the operator look. `X-GitHub-Enterprise-Host` and `-Version` are not read at all.
 //!
 //! Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads>.
 
@@ -17,43 +16,38 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// The header with the event's name.
 pub const EVENT_HEADER: &str = "x-github-event";
-/// The header with the delivery's GUID.
 pub const GUID_HEADER: &str = "x-github-delivery";
-/// As long as a name, an action or a commit may be; the definition of our kinds says so too.
+/// The most characters of an event, an action or a commit id, as in the definitions of our kinds.
 const LONGEST_WORD: usize = 64;
-/// As long as a ref may be; likewise.
+/// The most characters of a ref, as in the definitions of our kinds.
 const LONGEST_REF: usize = 1024;
-/// Of a selection that lists more repositories, every one of the account counts as listed.
+/// A selection with more repositories counts as a selection of all repositories of the account.
 pub const MOST_LISTED: usize = 10_000;
 
-/// Why a request is no delivery.
+/// Why a request is not a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
-    /// The event's name is missing or has other letters than GitHub's.
     #[error("X-GitHub-Event is missing or is not the name of an event")]
     Name,
-    /// The GUID is missing or is none.
     #[error("X-GitHub-Delivery is missing or is not a GUID")]
     Guid,
-    /// The body is of another type.
     #[error("Content-Type is neither application/json nor application/x-www-form-urlencoded")]
     ContentType,
-    /// The form has no payload.
     #[error("the form has no field `payload`")]
     Form,
-    /// The body cannot be read.
     #[error("the payload is not the JSON of an event")]
     Json,
+    #[error("`{0}` in the payload has a control character")]
+    ControlCharacter(&'static str),
 }
 
-/// What the headers say.
+/// The headers of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The event: lower-case letters, digits and underscores, as in `projects_v2_item`.
+    /// Lower-case letters, digits and underscores, as in `projects_v2_item`.
     pub event: String,
-    /// The delivery's GUID, in lower case.
+    /// In lower case.
     pub guid: String,
     format: Format,
 }
@@ -65,10 +59,6 @@ enum Format {
 }
 
 impl Head {
-    /// Reads the headers.
-    ///
-    /// # Errors
-    /// What is wrong with them.
     pub fn read(headers: &HeaderMap) -> Result<Self, EventError> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let event = text(EVENT_HEADER).filter(|name| is_event(name)).ok_or(EventError::Name)?;
@@ -96,47 +86,40 @@ fn is_guid(text: &str) -> bool {
         })
 }
 
-/// What the body says.
+/// The fields of a payload that the receiver uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    /// What was done, for events that say it.
     pub action: Option<String>,
-    /// The ref that was pushed.
+    /// The pushed ref.
     pub reference: Option<String>,
-    /// The commit it is at now; none where it was deleted.
+    /// The commit that the ref points to now; none if it was deleted.
     pub sha: Option<String>,
-    /// The repository.
     pub repository: Option<Repository>,
-    /// What an installation sees from now on, or no longer.
+    /// The repositories that were added to an installation or removed from it.
     pub selection: Option<Selection>,
 }
 
-/// The repositories that came to an installation, or left it.
+/// The repositories that were added to an installation or removed from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
-    /// The id of the account that has it installed.
+    /// The id of the installation's account.
     pub owner: i64,
-    /// Their ids. Empty where GitHub does not name them, for all that were not selected left at once, and where they are
-    /// more than [`MOST_LISTED`].
+    /// Their ids. Empty if GitHub does not list them, as when all unselected repositories were removed at once, or if they
+    /// are more than [`MOST_LISTED`].
     pub repositories: BTreeSet<u64>,
 }
 
-/// A repository as a payload has it.
+/// A repository in a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
-    /// Its id.
     pub id: u64,
-    /// Its name, and after a renaming the one of before.
+    /// Its name and, after a rename, the former one.
     pub names: Vec<String>,
-    /// Its owner's id, and after a transfer the former owner's.
+    /// Its owner's id and, after a transfer, the former owner's.
     pub owners: Vec<i64>,
 }
 
 impl Payload {
-    /// Reads the body of a delivery.
-    ///
-    /// # Errors
-    /// When it is not what the headers say, or no object.
     pub fn read(head: &Head, body: &[u8]) -> Result<Self, EventError> {
         match head.format {
             Format::Json => Self::of_json(body),
@@ -169,11 +152,16 @@ impl Payload {
                 owners: [Some(owner), former_owner].into_iter().flatten().filter_map(|id| id.try_into().ok()).collect(),
             })
         });
-        let bounded =
-            |text: Option<Cow<'_, str>>, longest| text.filter(|text| text.len() <= longest).map(Cow::into_owned);
+        // Status is printed in terminals, and git allows no control character in a ref.
+        let printable = |field, text: Option<Cow<'_, str>>, longest| {
+            if text.as_ref().is_some_and(|text| text.contains(|c: char| c.is_ascii_control())) {
+                return Err(EventError::ControlCharacter(field));
+            }
+            Ok(text.filter(|text| text.len() <= longest).map(Cow::into_owned))
+        };
         Ok(Self {
-            action: bounded(raw.action.text(), LONGEST_WORD),
-            reference: bounded(raw.reference.text(), LONGEST_REF),
+            action: printable("action", raw.action.text(), LONGEST_WORD)?,
+            reference: printable("ref", raw.reference.text(), LONGEST_REF)?,
             sha: raw.after.text().filter(|sha| is_commit(sha)).map(Cow::into_owned),
             repository,
             selection: raw.installation.0.and_then(|installation| {
@@ -187,7 +175,7 @@ impl Payload {
     }
 }
 
-/// An object id of either hash, and not the zeros that stand for a ref that is gone.
+/// A commit id of SHA-1 or SHA-256, but not the zeros that stand for a deleted ref.
 fn is_commit(sha: &str) -> bool {
     matches!(sha.len(), 40 | 64)
         && sha.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -230,24 +218,24 @@ struct RawRepository<'a> {
     owner: Object<RawAccount<'a>>,
 }
 
-/// Anything of which only the id counts.
+/// An object of which only the id is used.
 #[derive(Deserialize)]
 struct RawAccount<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
 }
 
-/// `changes.repository.name.from` of a renaming, `changes.owner.from.{user,organization}.id` of a transfer.
+/// `changes.repository.name.from` of a rename, `changes.owner.from.{user,organization}.id` of a transfer.
 #[derive(Default, Deserialize)]
 struct RawChanges<'a> {
     #[serde(borrow, default)]
-    repository: Object<RawRenaming<'a>>,
+    repository: Object<RawRename<'a>>,
     #[serde(borrow, default)]
     owner: Object<RawTransfer<'a>>,
 }
 
 #[derive(Deserialize)]
-struct RawRenaming<'a> {
+struct RawRename<'a> {
     #[serde(borrow, default)]
     name: Object<RawFrom<'a>>,
 }
@@ -272,7 +260,7 @@ struct RawFormerOwner<'a> {
     organization: Object<RawAccount<'a>>,
 }
 
-/// A value of which text and natural numbers count.
+/// A value; only text and natural numbers are used.
 #[derive(Default)]
 enum Scalar<'a> {
     Text(Cow<'a, str>),
@@ -334,7 +322,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
     }
 }
 
-/// The ids of the objects in an array, which alone counts; none of them where there are more than [`MOST_LISTED`].
+/// The ids of the objects in an array; none if there are more than [`MOST_LISTED`]. Other values count as an empty array.
 struct Ids(Option<BTreeSet<u64>>);
 
 impl Default for Ids {
@@ -390,7 +378,7 @@ impl<'de> Deserialize<'de> for Ids {
     }
 }
 
-/// A value of which only an object counts.
+/// A value; only an object is used.
 struct Object<T>(Option<T>);
 
 impl<T> Default for Object<T> {

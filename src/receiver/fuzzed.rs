@@ -1,13 +1,13 @@
-//! All that reads what strangers send, as one function of bytes: for the fuzzer (`hack/fuzz`), and for the tests, which
-//! replay what it found.
+//! All parsing of untrusted requests as one function of bytes: for the fuzzer (`hack/fuzz`), and for the tests, which replay
+//! its findings.
 //!
-//! The bytes are a request: its path, a header in each line that follows, an empty line, a body. Invariant: whatever they
-//! are, nothing panics, and what would be written is within the bounds that the kinds' definitions set.
+//! The bytes are a request: a path, a header in each following line, an empty line, a body. Invariant: no bytes cause a
+//! panic, and the fields that would be written are within the limits of the kinds' definitions.
 
 use super::event::{EVENT_HEADER, GUID_HEADER, Head, MOST_LISTED, Payload};
-use super::inbox::{Hint, patch};
 use super::signature::{self, Signature};
-use super::targets::Logged;
+use super::status_writer::{DeliveryHint, patch};
+use super::targets::LoggedDelivery;
 use crate::github::WebhookSecret;
 use crate::webhook::Hook;
 use aws_lc_rs::hmac;
@@ -18,8 +18,8 @@ use serde_json::Value;
 /// Reads a request as the receiver does.
 ///
 /// # Panics
-/// When it comes to something that should be impossible.
-#[allow(clippy::panic, clippy::expect_used, reason = "to panic is how a fuzzer is told")]
+/// On a violated invariant.
+#[allow(clippy::panic, clippy::expect_used, reason = "a panic is how a fuzzer learns of a fault")]
 pub fn read(input: &[u8]) {
     let (head, body) = split(input, b"\n\n");
     let (path, lines) = split(head, b"\n");
@@ -28,11 +28,11 @@ pub fn read(input: &[u8]) {
     }
     let mut headers = headers(lines);
     if let Some(signature) = Signature::of(&headers) {
-        assert!(!signature.is_of(&WebhookSecret::new("another".into()), body), "a signature was guessed");
+        assert!(!signature.matches(&WebhookSecret::new("another".into()), body), "a signature was guessed");
     }
     headers.insert(signature::HEADER, signed(body));
     let signature = Signature::of(&headers).expect("a whole signature");
-    assert!(signature.is_of(&WebhookSecret::new(SECRET.into()), body), "our own signature is right");
+    assert!(signature.matches(&WebhookSecret::new(SECRET.into()), body), "our own signature is right");
 
     let Ok(head) = Head::read(&headers) else { return };
     assert!(head.guid.len() == 36 && head.guid == head.guid.to_ascii_lowercase());
@@ -40,25 +40,29 @@ pub fn read(input: &[u8]) {
     let Payload { action, reference, sha, repository, selection } = payload;
     let is_within = |text: &Option<String>, most| text.as_ref().is_none_or(|text| text.chars().count() <= most);
     assert!(is_within(&action, 64) && is_within(&reference, 1024) && is_within(&sha, 64), "longer than a status takes");
+    let is_printable =
+        |text: &Option<String>| text.as_ref().is_none_or(|text| !text.contains(|c: char| c.is_ascii_control()));
+    assert!(is_printable(&action) && is_printable(&reference), "a control character");
     if let Some(repository) = &repository {
         assert!((1..=2).contains(&repository.names.len()) && repository.owners.len() <= 2);
     }
     assert!(selection.is_none_or(|selection| selection.repositories.len() <= MOST_LISTED), "more than are kept");
-    let hint = Hint { guid: head.guid, event: head.event, action, reference, sha, received_at: Timestamp::UNIX_EPOCH };
-    written(&hint, body);
+    let hint =
+        DeliveryHint { guid: head.guid, event: head.event, action, reference, sha, received_at: Timestamp::UNIX_EPOCH };
+    check_patch(&hint, body);
 }
 
-/// What would be written of it next to a log that is full, and what the answer would be read for.
-#[allow(clippy::panic, clippy::expect_used, reason = "to panic is how a fuzzer is told")]
-fn written(hint: &Hint, body: &[u8]) {
+/// Builds the patch for a full log, and parses the body as the answer to a patch.
+#[allow(clippy::panic, clippy::expect_used, reason = "a panic is how a fuzzer learns of a fault")]
+fn check_patch(hint: &DeliveryHint, body: &[u8]) {
     let keep = crate::api::KEPT_DELIVERIES;
-    let entry = |number: usize| Logged {
+    let entry = |number: usize| LoggedDelivery {
         guid: format!("{number}").into(),
         received_at: None,
         attempts: 1,
         waits: number.is_multiple_of(2),
     };
-    let log: Vec<Logged> = (0..keep).map(entry).collect();
+    let log: Vec<LoggedDelivery> = (0..keep).map(entry).collect();
     let patch = patch::merge_patch(&log, &[hint], keep);
     let entries = patch["status"]["deliveries"].as_object().expect("a log");
     let added = entries.values().filter(|entry| !entry.is_null()).count();
@@ -66,7 +70,7 @@ fn written(hint: &Hint, body: &[u8]) {
     let text = patch.to_string();
     assert!(text.len() < 16 * 1024, "{} bytes", text.len());
     assert_eq!(serde_json::from_str::<Value>(&text).ok().as_ref(), Some(&patch));
-    // An answer is the API server's; should it be anything else, it is passed over.
+    // An answer that is not an object of ours must do no harm.
     drop(patch::log_in(body));
 }
 
@@ -78,7 +82,7 @@ fn signed(body: &[u8]) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The headers that are some; as short a name as a fuzzer likes stands for those that the receiver reads.
+/// The valid headers. One letter stands for a header that the receiver reads, to help the fuzzer.
 fn headers(lines: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n') {
@@ -110,7 +114,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    /// What was found, and what the fuzzer begins with.
+    /// The fuzzer's findings and seeds.
     #[test]
     fn the_corpus_is_read_without_harm() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/receiver");

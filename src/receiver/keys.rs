@@ -1,9 +1,8 @@
-//! The root keys that the receiver derives secrets from, kept as new as what they are read from.
+//! The root keys from which the receiver derives the secrets of webhooks, read again when they change.
 //!
-//! Invariant: the receiver reads files that were mounted for it, or, in `landfall all` alone, the Secret: a process that
-//! faces the internet needs no right to read Secrets. Keys are read every few seconds, so that one that was withdrawn
-//! ends to count, and once more when a signature is wrong, so that a rotation refuses no delivery. Keys that cannot be
-//! read leave those of before.
+//! Invariant: the receiver reads mounted files; only `landfall all` reads the Secret. A process that faces the internet
+//! needs no right to read Secrets. Keys are read every few seconds, so that a removed key is no longer accepted, and again
+//! after a wrong signature, so that a rotation refuses no delivery. If they cannot be read, the former keys stay.
 
 use super::signature::Signature;
 use crate::runtime::lenient::Lenient;
@@ -17,57 +16,51 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often the keys are read.
 const READ_EVERY: Duration = Duration::from_secs(5);
-/// How soon a wrong signature may have them read again: whoever sends nonsense must not keep the receiver reading.
+/// The shortest time until a wrong signature causes another read: wrong signatures must not keep the receiver reading.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// Where the keys are.
+/// The place of the keys.
 pub enum KeySource {
-    /// The Secret's files.
+    /// The directory in which the Secret is mounted.
     Directory(PathBuf),
-    /// The Secret itself, in this namespace: where the process may read it anyway.
+    /// The Secret itself, in this namespace, for a process that may read it anyway.
     Secret(String),
 }
 
-/// Why the keys could not be read.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
-    #[error("the webhooks' root keys cannot be used")]
+    #[error("the webhooks' root keys are not usable")]
     Keys(#[from] RootKeyError),
     #[error("the Secret {ROOT_KEYS_SECRET} cannot be read")]
     Kubernetes(#[source] Box<kube::Error>),
 }
 
-/// The keys.
 pub struct Keys {
     source: KeySource,
     client: kube::Client,
     known: RwLock<Option<Arc<RootKeys>>>,
-    /// When they were last read; held while they are.
+    /// When they were last read; locked during a read.
     read_at: tokio::sync::Mutex<Option<Instant>>,
     check: Check,
 }
 
-/// What is to be said of a signature.
+/// The result of verifying a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was made with the hook's secret.
     Right,
-    /// It was not.
     Wrong,
-    /// No key was ever read.
+    /// No key has been read yet.
     NoKeys,
 }
 
 impl Keys {
-    /// Not read yet. `check` passes from the first keys on.
-    #[must_use]
+    /// `check` passes once keys were read.
     pub fn new(source: KeySource, client: kube::Client, check: Check) -> Self {
         Self { source, client, known: RwLock::default(), read_at: tokio::sync::Mutex::default(), check }
     }
 
-    /// Reads them again and again, until shutdown.
+    /// Reads the keys every few seconds until shutdown.
     pub async fn run(&self, shutdown: CancellationToken) {
         loop {
             self.read_unless(Duration::ZERO).await;
@@ -78,30 +71,30 @@ impl Keys {
         }
     }
 
-    /// Whether a signature is right by the current key or the one before.
+    /// Verifies a signature with the current key and the previous one.
     ///
-    /// Secrets are derived anew for each delivery: that takes some microseconds, and a cache of them would have to be
-    /// bounded, emptied and wiped.
-    pub async fn judge(&self, app: &AppIdentity, hook: Hook, signature: &Signature, body: &[u8]) -> Verdict {
-        let verdict = self.by_known(app, hook, signature, body);
+    /// The secret is derived again for each delivery: that takes some microseconds, and a cache would have to be limited,
+    /// emptied and wiped.
+    pub async fn verify(&self, app: &AppIdentity, hook: Hook, signature: &Signature, body: &[u8]) -> Verdict {
+        let verdict = self.verify_with_known(app, hook, signature, body);
         if verdict != Verdict::Right && self.read_unless(READ_AGAIN).await {
-            return self.by_known(app, hook, signature, body);
+            return self.verify_with_known(app, hook, signature, body);
         }
         verdict
     }
 
-    fn by_known(&self, app: &AppIdentity, hook: Hook, signature: &Signature, body: &[u8]) -> Verdict {
+    fn verify_with_known(&self, app: &AppIdentity, hook: Hook, signature: &Signature, body: &[u8]) -> Verdict {
         let Some(keys) = self.known.read().unwrap_or_else(PoisonError::into_inner).clone() else {
             return Verdict::NoKeys;
         };
         let mut roots = std::iter::once(&keys.current).chain(&keys.previous);
-        let is_right = roots.any(|root| signature.is_of(&root.secret(app, hook), body));
+        let is_right = roots.any(|root| signature.matches(&root.secret(app, hook), body));
         if is_right { Verdict::Right } else { Verdict::Wrong }
     }
 
-    /// Reads them, unless they were read so recently. Whether they were.
+    /// Reads the keys, unless that was done within `recent`. True if new keys were read.
     async fn read_unless(&self, recent: Duration) -> bool {
-        // Whoever cannot have it now would find them read recently.
+        // If the lock is taken, they are being read right now.
         let Ok(mut read_at) = self.read_at.try_lock() else { return false };
         if read_at.is_some_and(|at| at.elapsed() < recent) {
             return false;
@@ -121,7 +114,7 @@ impl Keys {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
                 let words = format!("{error}{cause}");
                 if self.known.read().unwrap_or_else(PoisonError::into_inner).is_some() {
-                    self.check.ready_but(format!("{words}; those of before are used"));
+                    self.check.ready_but(format!("{words}; the former keys stay in use"));
                 } else {
                     self.check.not_ready(words);
                 }
@@ -160,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rotation_refuses_nothing_and_a_key_that_was_withdrawn_ends_to_count() {
+    async fn a_rotation_refuses_nothing_and_a_removed_key_is_no_longer_accepted() {
         let directory = std::env::temp_dir().join(format!("landfall-keys-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let readiness = Readiness::new();
@@ -183,28 +176,28 @@ mod tests {
             )
             .unwrap()
         };
-        let judge = async |root| keys.judge(&app, Hook::App, &signed(root), b"body").await;
+        let verify = async |root| keys.verify(&app, Hook::App, &signed(root), b"body").await;
 
-        assert_eq!(judge(1).await, Verdict::NoKeys);
+        assert_eq!(verify(1).await, Verdict::NoKeys);
         assert!(!readiness.report().passed);
         put(&directory, 1, None);
-        assert_eq!(judge(1).await, Verdict::NoKeys, "read a moment ago");
+        assert_eq!(verify(1).await, Verdict::NoKeys, "read a moment ago");
         tokio::time::advance(READ_AGAIN).await;
-        assert_eq!(judge(1).await, Verdict::Right);
+        assert_eq!(verify(1).await, Verdict::Right);
         assert!(readiness.report().passed);
 
         put(&directory, 2, Some(1));
-        assert_eq!(judge(2).await, Verdict::Wrong, "read a moment ago");
+        assert_eq!(verify(2).await, Verdict::Wrong, "read a moment ago");
         tokio::time::advance(READ_AGAIN).await;
-        assert_eq!((judge(2).await, judge(1).await), (Verdict::Right, Verdict::Right));
+        assert_eq!((verify(2).await, verify(1).await), (Verdict::Right, Verdict::Right));
 
         put(&directory, 2, None);
         keys.read_unless(Duration::ZERO).await;
-        assert_eq!((judge(2).await, judge(1).await), (Verdict::Right, Verdict::Wrong));
+        assert_eq!((verify(2).await, verify(1).await), (Verdict::Right, Verdict::Wrong));
 
         std::fs::remove_dir_all(&directory).unwrap();
         keys.read_unless(Duration::ZERO).await;
-        assert_eq!(judge(2).await, Verdict::Right, "those of before");
+        assert_eq!(verify(2).await, Verdict::Right, "the former keys");
         assert!(readiness.report().passed);
     }
 }

@@ -1,27 +1,27 @@
-//! `landfall receiver`: takes webhook deliveries, and leaves each as a hint in the status of what it concerns.
+//! `landfall receiver`: accepts webhook deliveries, and writes each as a hint to the status of the objects that it concerns.
 //!
-//! Invariant: a delivery is answered with 2xx after it is stored, or when there is nothing to store; and all that it can
-//! make anybody do is look. The process can read no Secret and write nothing but `status.deliveries`, so that whoever
-//! takes it over has gained the power to make the operator look.
+//! Invariant: a delivery is answered with 2xx once it is stored, or if there is nothing to store; and its only effect is
+//! that the operator looks. The process can read no Secret and write nothing but `status.deliveries`, so an attacker who
+//! takes it over can do no more than make the operator look.
 
 mod answer;
 mod body;
-mod complaints;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzed;
-mod inbox;
-mod intake;
 pub(crate) mod keys;
+mod log_limiter;
 mod metrics;
+mod pipeline;
 mod rate;
 mod server;
 mod signature;
+mod status_writer;
 mod targets;
 
-pub use inbox::{FIELD_MANAGER, Limits as InboxLimits};
 pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
+pub use status_writer::{FIELD_MANAGER, Limits as WriteLimits};
 
 use crate::guards::Guards;
 use crate::runtime::clock::Clock;
@@ -31,59 +31,52 @@ use crate::runtime::http_server::BindError;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::shutdown::{ShutdownError, Tasks};
-use complaints::Complaints;
-use inbox::Inbox;
-use intake::Intake;
 use keys::Keys;
+use log_limiter::LogLimiter;
+use pipeline::Pipeline;
 use rate::Buckets;
 use server::Server;
+use status_writer::StatusWriter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use targets::Targets;
 use tokio_util::sync::CancellationToken;
 
-/// For how long nothing may move before the process counts as dead.
+/// The process counts as dead after this long without a heartbeat.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
-/// What was configured.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where deliveries are received, and the option that says so.
+    /// The address for deliveries, and the option that sets it.
     pub address: (SocketAddr, &'static str),
-    /// Where health and metrics are served; none where another part of the process does.
+    /// The address for health and metrics; none if another part of the process serves them.
     pub health_address: Option<SocketAddr>,
-    /// Deliveries per second that one repository may have stored. More than zero.
+    /// Deliveries per second that are stored for one repository. More than zero.
     pub target_rate: f64,
-    /// How many of them at once.
+    /// The most of them at once.
     pub target_burst: f64,
-    /// What clients may take.
     pub server: ServerLimits,
-    /// What is written at once.
-    pub inbox: InboxLimits,
+    pub writes: WriteLimits,
 }
 
-/// What the process stands in.
+/// The surroundings of the process, which tests replace.
 pub struct Environment {
-    /// Kubernetes.
     pub kube: kube::Client,
-    /// Where the webhooks' root keys are.
+    /// The webhooks' root keys.
     pub keys: KeySource,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Cancelled when the process is to end.
+    /// Cancelled when the process should end.
     pub shutdown: CancellationToken,
     /// The guards, all in place but in some tests.
     pub guards: Guards,
 }
 
-/// Why the process ended, or did not start.
+/// Why the process could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Health and metrics, or deliveries, cannot be served.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A task ended that should not have.
     #[error(transparent)]
     Shutdown(#[from] ShutdownError),
 }
@@ -97,18 +90,15 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts everything. It listens when this returns, and is ready once its caches are filled and it has the keys.
-    ///
-    /// # Errors
-    /// When an address cannot be listened on.
+    /// Starts all tasks. The receiver listens when this returns, and is ready once its caches are filled and it has the keys.
     pub async fn start(config: Config, environment: Environment) -> Result<Self, Error> {
         let Environment { kube, keys, clock, shutdown, guards } = environment;
         let (process, readiness, liveness) = (Metrics::new(), Readiness::new(), Liveness::new());
         process.watch_readiness(readiness.clone());
         let metrics = metrics::Metrics::new(&process);
-        let heart = Heartbeat::new();
-        liveness.watch("runtime", heart.clone(), LONGEST_SILENCE);
-        // Health is served to the very end: that the process is not ready any more has to be heard.
+        let heartbeat = Heartbeat::new();
+        liveness.watch("runtime", heartbeat.clone(), LONGEST_SILENCE);
+        // Health is served to the end: probes must see that the process is not ready any more.
         let drained = CancellationToken::new();
         let mut tasks = Tasks::new(shutdown);
         let mut health_address = None;
@@ -128,24 +118,24 @@ impl Receiver {
         serving.ready();
         let keys = Arc::new(Keys::new(keys, kube.clone(), readiness.check("webhook keys")));
         let targets = Targets::new(guards);
-        let intake = Intake {
+        let pipeline = Pipeline {
             targets: targets.clone(),
             keys: Arc::clone(&keys),
-            inbox: Inbox::new(
+            writer: StatusWriter::new(
                 kube.clone(),
                 targets.clone(),
                 metrics.clone(),
-                config.inbox,
-                Complaints::new(Arc::clone(&clock)),
+                config.writes,
+                LogLimiter::new(Arc::clone(&clock)),
             ),
             buckets: Arc::new(Buckets::new(config.target_rate, config.target_burst)),
             metrics,
-            complaints: Complaints::new(Arc::clone(&clock)),
+            log_limiter: LogLimiter::new(Arc::clone(&clock)),
             clock,
             guards,
         };
         let (address, flag) = config.address;
-        let server = Server::bind(address, flag, config.server, intake).await?;
+        let server = Server::bind(address, flag, config.server, pipeline).await?;
         let address = server.address();
 
         let until = tasks.shutdown();
@@ -165,7 +155,7 @@ impl Receiver {
         let until = tasks.shutdown();
         tasks.spawn::<Error>("the heartbeat", async move {
             while !until.is_cancelled() {
-                heart.beat();
+                heartbeat.beat();
                 tokio::select! {
                     () = tokio::time::sleep(BEAT_EVERY) => {}
                     () = until.cancelled() => {}
@@ -189,22 +179,17 @@ impl Receiver {
         Ok(Self { tasks, address, health_address, grace: shutdown_delay + drain + Duration::from_secs(7) })
     }
 
-    /// Where deliveries are received.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where health and metrics are served.
     #[must_use]
     pub fn health_address(&self) -> Option<SocketAddr> {
         self.health_address
     }
 
-    /// Runs until shutdown is asked for or a task ends.
-    ///
-    /// # Errors
-    /// The task that ended.
+    /// Runs until shutdown, or until a task ends, which is an error.
     pub async fn run(self) -> Result<(), Error> {
         self.tasks.supervise(self.grace).await.map_err(Into::into)
     }

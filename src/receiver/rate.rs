@@ -1,66 +1,65 @@
-//! How many deliveries a target may have stored, so that a noisy repository costs the API server no more than its share.
+//! The rate limit of each target, so that a noisy repository costs the API server no more than its share.
 //!
-//! Invariant: only deliveries whose signature was right and that concern something count, so nobody can use up the
-//! allowance of another; and there are no more buckets than targets that were heard of lately.
+//! Invariant: only deliveries with a valid signature that concern an object count, so nobody can use up the allowance of
+//! another; and only targets with recent deliveries have a bucket.
 
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-/// A repository gets the rate once; an App, which is heard of for all of its installations, so many times.
-const APPS_SHARE: f64 = 10.0;
-/// At how many buckets those that are full again are dropped.
+/// An App gets this many times the rate of a repository, as it receives the events of all its installations.
+const APP_FACTOR: f64 = 10.0;
+/// At this many buckets, the full ones are dropped.
 const SWEEP_AT: usize = 1024;
 
 /// The repository with this id as the App of this name sees it, or the App itself.
 type Target = (Box<str>, Option<u64>);
 
-/// The buckets.
 pub struct Buckets {
     rate: Rate,
     left: Mutex<(HashMap<Target, Allowance>, usize)>,
-    /// The targets for which somebody waits for the next one.
-    waited_for: Mutex<HashSet<Target>>,
+    /// The targets with a coalesced delivery that waits for the next token.
+    coalesced: Mutex<HashSet<Target>>,
 }
 
 impl Buckets {
-    /// All full. `rate`: deliveries per second for one repository; `burst`: how many at once.
+    /// Full buckets. `rate`: deliveries per second of one repository; `burst`: the most at once.
     #[must_use]
     pub fn new(rate: f64, burst: f64) -> Self {
         let every = SignedDuration::try_from_secs_f64(1.0 / rate).unwrap_or(SignedDuration::from_secs(1));
-        Self { rate: Rate { burst, every }, left: Mutex::new((HashMap::new(), SWEEP_AT)), waited_for: Mutex::default() }
+        Self { rate: Rate { burst, every }, left: Mutex::new((HashMap::new(), SWEEP_AT)), coalesced: Mutex::default() }
     }
 
-    /// Takes one for a repository of an App, or for the App itself.
+    /// Takes a token for a repository of an App, or for the App itself.
     ///
     /// # Errors
-    /// After how long there is another.
+    /// The time until the next token.
     pub fn take(&self, app: &str, repository: Option<u64>, now: Timestamp) -> Result<(), SignedDuration> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (buckets, sweep_at) = &mut *left;
         if buckets.len() >= *sweep_at {
             buckets.retain(|_, allowance| !allowance.is_full(now));
-            // Were few dropped, the next sweep is later, so that its cost is shared by as many.
+            // The more buckets stay, the later the next sweep, so that its cost per delivery stays the same.
             *sweep_at = (buckets.len() * 2).max(SWEEP_AT);
         }
         let rate = match repository {
             Some(_) => self.rate,
-            None => Rate { burst: self.rate.burst * APPS_SHARE, every: self.rate.every.mul_f64(1.0 / APPS_SHARE) },
+            None => Rate { burst: self.rate.burst * APP_FACTOR, every: self.rate.every.mul_f64(1.0 / APP_FACTOR) },
         };
         let allowance = buckets.entry((app.into(), repository)).or_insert_with(|| Allowance::full(rate, now));
         allowance.take(now).map_err(|at| at.duration_since(now))
     }
 
-    /// Whether to wait for the next one of a target: nobody does yet.
+    /// True if no coalesced delivery of this target waits yet; from now on one does.
     #[must_use]
-    pub fn wait(&self, app: &str, repository: Option<u64>) -> bool {
-        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner).insert((app.into(), repository))
+    pub fn begin_coalescing(&self, app: &str, repository: Option<u64>) -> bool {
+        self.coalesced.lock().unwrap_or_else(PoisonError::into_inner).insert((app.into(), repository))
     }
 
-    /// Nobody does any more.
-    pub fn waited(&self, app: &str, repository: Option<u64>) {
-        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner).remove(&(app.into(), repository));
+    /// The coalesced delivery of this target waits no longer.
+    pub fn end_coalescing(&self, app: &str, repository: Option<u64>) {
+        self.coalesced.lock().unwrap_or_else(PoisonError::into_inner).remove(&(app.into(), repository));
     }
 }
 
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_target_has_its_own_and_gets_it_back() {
+    fn each_target_has_its_own_bucket_which_fills_again() {
         let buckets = Buckets::new(10.0, 3.0);
         let now = Timestamp::UNIX_EPOCH;
         let take = |repository, now| buckets.take("app", repository, now);

@@ -5,8 +5,8 @@
 //! is waited for when the process ends.
 
 use super::answer::{Outcome, Refusal, response};
-use super::body::{Body, Memory, pass_over};
-use super::intake::Intake;
+use super::body::{Body, Memory, discard};
+use super::pipeline::Pipeline;
 use crate::runtime::http_server::{self, ActiveRequest, BindError, Client, Handler, HttpServer, Purpose};
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -78,7 +78,7 @@ pub struct Server {
 }
 
 struct Service {
-    intake: Intake,
+    pipeline: Pipeline,
     limits: Limits,
     memory: Memory,
     tasks: TaskTracker,
@@ -90,7 +90,7 @@ impl Server {
         address: SocketAddr,
         flag: &'static str,
         limits: Limits,
-        intake: Intake,
+        pipeline: Pipeline,
     ) -> Result<Self, BindError> {
         let http = http_server::Limits {
             connections: limits.connections,
@@ -104,7 +104,7 @@ impl Server {
             drain: limits.drain,
         };
         let server = HttpServer::bind(address, Purpose { name: "deliveries", flag }, http).await?;
-        let service = Service { intake, limits, memory: Memory::of(limits.memory), tasks: TaskTracker::new() };
+        let service = Service { pipeline, limits, memory: Memory::of(limits.memory), tasks: TaskTracker::new() };
         Ok(Self { server, service: Arc::new(service) })
     }
 
@@ -120,11 +120,11 @@ impl Server {
 
 impl Handler for Arc<Service> {
     async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<Full<Bytes>> {
-        let in_flight = self.intake.metrics.began();
+        let in_flight = self.pipeline.metrics.began();
         let result = self.receive(request, client.request).await;
         if let Err(refusal) = &result {
-            self.intake.metrics.refused(refusal.word());
-            tracing::debug!(reason = refusal.word(), "refused");
+            self.pipeline.metrics.refused(refusal.label());
+            tracing::debug!(reason = refusal.label(), "refused");
         }
         drop(in_flight);
         response(&result)
@@ -133,7 +133,7 @@ impl Handler for Arc<Service> {
     async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
-        self.intake.inbox.flush().await;
+        self.pipeline.writer.flush().await;
     }
 }
 
@@ -141,13 +141,13 @@ impl Service {
     async fn receive(self: &Arc<Self>, request: Request<Incoming>, active: ActiveRequest) -> Result<Outcome, Refusal> {
         let (head, incoming) = request.into_parts();
         let waits = head.headers.contains_key(header::EXPECT);
-        let addressed = match self.intake.address(head) {
+        let addressed = match self.pipeline.address(head) {
             Ok(addressed) => addressed,
             Err(refusal) => {
                 // A client that sent Expect waits for the word to send its body, which does not come.
                 if !waits {
                     self.tasks.spawn(async move {
-                        pass_over(incoming).await;
+                        discard(incoming).await;
                         drop(active);
                     });
                 }
@@ -156,7 +156,7 @@ impl Service {
         };
         let body = Body::read(incoming, self.limits.body, &self.memory).await?;
         let service = Arc::clone(self);
-        let taken = self.tasks.spawn(async move { service.intake.take(addressed, &body.bytes).await });
-        taken.await.unwrap_or(Err(Refusal::Internal))
+        let processed = self.tasks.spawn(async move { service.pipeline.process(addressed, &body.bytes).await });
+        processed.await.unwrap_or(Err(Refusal::Internal))
     }
 }

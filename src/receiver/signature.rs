@@ -1,8 +1,8 @@
-//! The signature of a delivery, and whether it is right.
+//! Verification of a delivery's signature.
 //!
-//! Invariant: it is made over the bytes that arrived, before anything reads them, and compared in constant time. A body
-//! that is parsed and written again has another signature, and a comparison that ends at the first wrong byte tells
-//! whoever measures it how many were right. `X-Hub-Signature`, which is SHA-1, is never looked at.
+//! Invariant: it covers the bytes that arrived, is verified before anything parses them, and is compared in constant time.
+//! A body that is parsed and serialised again has another signature, and a comparison that ends at the first wrong byte
+//! reveals by its duration how many bytes were right. `X-Hub-Signature`, which is SHA-1, is never read.
 //!
 //! Source: <https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries>.
 
@@ -10,15 +10,14 @@ use crate::github::WebhookSecret;
 use aws_lc_rs::hmac;
 use http::HeaderMap;
 
-/// The header that carries it.
 pub const HEADER: &str = "x-hub-signature-256";
 
-/// HMAC-SHA256 of a body, as a delivery claims it.
+/// The HMAC-SHA256 in a delivery's header.
 #[derive(Clone, Copy)]
 pub struct Signature([u8; 32]);
 
 impl Signature {
-    /// The one that a request carries: `sha256=` and 64 hexadecimal digits, once.
+    /// Reads the header: `sha256=` and 64 hexadecimal digits, once.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(HEADER).iter();
@@ -28,9 +27,8 @@ impl Signature {
         Some(Self(bytes))
     }
 
-    /// Whether it was made with this secret over these bytes.
     #[must_use]
-    pub fn is_of(&self, secret: &WebhookSecret, body: &[u8]) -> bool {
+    pub fn matches(&self, secret: &WebhookSecret, body: &[u8]) -> bool {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
         hmac::verify(&key, body, &self.0).is_ok()
     }
@@ -48,16 +46,16 @@ mod tests {
 
     /// The example on GitHub's page.
     #[test]
-    fn githubs_own_example_is_right_and_nothing_near_it() {
+    fn githubs_own_example_matches_and_similar_ones_do_not() {
         let signature = Signature::of(&headers(&[&format!("sha256={DIGITS}")])).unwrap();
         let secret = |text: &str| WebhookSecret::new(text.to_owned());
-        assert!(signature.is_of(&secret("It's a Secret to Everybody"), b"Hello, World!"));
-        assert!(!signature.is_of(&secret("It's a Secret to Everybody"), b"Hello, World"));
-        assert!(!signature.is_of(&secret("It's a Secret to Nobody"), b"Hello, World!"));
+        assert!(signature.matches(&secret("It's a Secret to Everybody"), b"Hello, World!"));
+        assert!(!signature.matches(&secret("It's a Secret to Everybody"), b"Hello, World"));
+        assert!(!signature.matches(&secret("It's a Secret to Nobody"), b"Hello, World!"));
     }
 
     #[test]
-    fn only_one_whole_sha_256_is_a_signature() {
+    fn only_one_complete_sha_256_is_a_signature() {
         let whole = format!("sha256={DIGITS}");
         for odd in [
             &[][..],

@@ -1,9 +1,9 @@
-//! Whom a delivery concerns: a slim cache of what there is in the cluster, and the rules for matching.
+//! The objects that a delivery concerns: a small cache of the cluster, and the rules for matching.
 //!
-//! Invariant: a repository's delivery reaches an object only if the object is of the App, is bound to the repository's
-//! id, and its namespace was granted that repository of that account. The id in status is no proof, for tenants may be
-//! able to write it; without the grant, whoever forged it would hear of another's pushes. Of an object nothing is kept
-//! but what this needs: ten thousand of them are a few megabytes.
+//! Invariant: a repository's delivery reaches an object only if the object belongs to the App and is bound to the
+//! repository's id, and its namespace was granted that repository of that account. The id in status is no proof, as tenants
+//! may be able to write it; without the grant, a forged id would reveal another tenant's pushes. The cache keeps only the
+//! fields that matching needs: ten thousand objects are a few megabytes.
 
 mod slim;
 mod watch;
@@ -20,46 +20,45 @@ use jiff::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// An object whose status takes deliveries.
+/// An object whose status has a log of deliveries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Object {
     /// The `GitHubApp` of this name.
     App(Arc<str>),
     /// The `ProjectRepository` of this namespace and name.
-    Repository(Place),
+    Repository(ObjectKey),
 }
 
-/// A namespace, empty for what is in none, and a name.
-pub type Place = (Arc<str>, Arc<str>);
+/// Namespace (empty for cluster-scoped objects) and name.
+pub type ObjectKey = (Arc<str>, Arc<str>);
 
-/// A delivery that an object's status holds.
+/// A delivery in the log of an object's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Logged {
-    /// Its GUID; a tenant may have written anything.
+pub struct LoggedDelivery {
+    /// A tenant may have written any text.
     pub guid: Box<str>,
-    /// When it was received, if that can be read.
+    /// None if it cannot be parsed.
     pub received_at: Option<Timestamp>,
-    /// How often it was.
     pub attempts: u32,
-    /// Whether the operator has yet to deal with it.
+    /// The operator has not handled it yet.
     pub waits: bool,
 }
 
-/// What an object's status held at a version of it.
+/// The log in an object's status at one version of the object.
 #[derive(Clone, Debug, Default)]
-pub struct Log {
+pub struct DeliveryLog {
     /// `metadata.resourceVersion`: a later one is greater (KEP-5504).
     pub version: u64,
     /// The deliveries, in no order.
-    pub entries: Box<[Logged]>,
+    pub entries: Box<[LoggedDelivery]>,
 }
 
-/// As many objects are told of one delivery: it is to be stored within the ten seconds that GitHub waits, and the inbox is
-/// everybody's. The rest finds out by itself: by its next poll, or within the hour, when the operator's tokens are minted
-/// anew.
-const MOST_TOLD: usize = 500;
-/// And so many of a namespace, where one would be enough for who means well: a repository's delivery costs a write each.
-const MOST_TOLD_OF_NAMESPACE: usize = 16;
+/// The most objects that one delivery is written to: all writes must end within the ten seconds that GitHub waits, and all
+/// tenants share them. The other objects notice the change at their next poll, or within the hour, when their tokens are
+/// minted again.
+const MOST_OBJECTS: usize = 500;
+/// The most of them in one namespace. One would do in practice, and each costs a write.
+const MOST_OBJECTS_PER_NAMESPACE: usize = 16;
 
 /// The cache. Clones share it.
 #[derive(Clone, Default)]
@@ -70,12 +69,12 @@ pub struct Targets {
 
 #[derive(Default)]
 struct Index {
-    apps: HashMap<Place, App>,
-    installations: HashMap<Place, Installation>,
-    namespaces: HashMap<Place, Labels>,
-    repositories: HashMap<Place, Bound>,
-    by_id: HashMap<u64, Vec<Place>>,
-    /// How many kinds were listed to their end.
+    apps: HashMap<ObjectKey, App>,
+    installations: HashMap<ObjectKey, Installation>,
+    namespaces: HashMap<ObjectKey, Labels>,
+    repositories: HashMap<ObjectKey, Bound>,
+    by_id: HashMap<u64, Vec<ObjectKey>>,
+    /// The number of kinds whose list is complete.
     listed: usize,
 }
 
@@ -84,7 +83,7 @@ type Labels = Box<[(Box<str>, Box<str>)]>;
 struct App {
     object: GitHubApp,
     identity: Option<AppIdentity>,
-    log: Log,
+    log: DeliveryLog,
 }
 
 struct Installation {
@@ -95,33 +94,31 @@ struct Installation {
 struct Bound {
     installation: Box<str>,
     id: Option<u64>,
-    awaited: Option<Box<str>>,
-    log: Log,
+    awaited_name: Option<Box<str>>,
+    log: DeliveryLog,
 }
 
 impl Targets {
-    /// An empty cache.
-    #[must_use]
     pub fn new(guards: Guards) -> Self {
         Self { guards, ..Self::default() }
     }
 
-    /// Whether everything was listed, so that what is not here is nowhere.
+    /// Every kind was listed, so that an object that is not in the cache does not exist.
     #[must_use]
     pub fn are_listed(&self) -> bool {
         self.read().listed == watch::KINDS
     }
 
-    /// The App that a hook is of, if there is anybody whom its deliveries could concern.
+    /// The App of a hook, if an object exists that its deliveries could concern.
     #[must_use]
-    pub fn knows(&self, app: &str, hook: Hook) -> Option<AppIdentity> {
+    pub fn identity_of(&self, app: &str, hook: Hook) -> Option<AppIdentity> {
         let index = self.read();
         let identity = index.apps.get(&unscoped(app))?.identity.clone()?;
         match hook {
             Hook::App => Some(identity),
             Hook::Repository(id) => {
                 let mut bound = index.by_id.get(&id)?.iter();
-                bound.any(|place| index.installation_of(place, app).is_some()).then_some(identity)
+                bound.any(|key| index.installation_of(key, app).is_some()).then_some(identity)
             }
         }
     }
@@ -130,52 +127,52 @@ impl Targets {
     #[must_use]
     pub fn bound_to(&self, app: &str, repository: &Repository) -> Vec<Object> {
         let index = self.read();
-        let places = index.by_id.get(&repository.id).map_or(&[][..], Vec::as_slice);
-        let is_granted = |place: &&Place| self.guards.grant(index.is_granted(place, app, repository));
-        told(places.iter().filter(is_granted), MOST_TOLD_OF_NAMESPACE)
+        let keys = index.by_id.get(&repository.id).map_or(&[][..], Vec::as_slice);
+        let is_granted = |key: &&ObjectKey| self.guards.grant(index.is_granted(key, app, repository));
+        select(keys.iter().filter(is_granted), MOST_OBJECTS_PER_NAMESPACE)
     }
 
-    /// The objects that wait for a repository of this name, or of the name it had.
+    /// The objects that wait for a repository of this name, or of its former name.
     #[must_use]
     pub fn waiting_for(&self, app: &str, repository: &Repository) -> Vec<Object> {
         let index = self.read();
         let waits = |bound: &Bound| {
-            let awaited = bound.awaited.as_deref().filter(|_| bound.id.is_none());
+            let awaited = bound.awaited_name.as_deref().filter(|_| bound.id.is_none());
             awaited.is_some_and(|awaited| repository.names.iter().any(|name| name.eq_ignore_ascii_case(awaited)))
         };
-        let waiting = index.repositories.iter().filter(|(_, bound)| waits(bound)).map(|(place, _)| place);
-        told(waiting.filter(|place| index.is_granted(place, app, repository)), MOST_TOLD_OF_NAMESPACE)
+        let waiting = index.repositories.iter().filter(|(_, bound)| waits(bound)).map(|(key, _)| key);
+        select(waiting.filter(|key| index.is_granted(key, app, repository)), MOST_OBJECTS_PER_NAMESPACE)
     }
 
-    /// The objects whose repositories an installation came to see, or no longer sees: those that are listed, or all of the
-    /// account where none is, and those that wait for theirs.
+    /// The objects whose repositories were added to an installation or removed from it: those listed, or all of the account
+    /// if none is listed, and those that have no id yet.
     #[must_use]
     pub fn selected(&self, app: &str, selection: &Selection) -> Vec<Object> {
         let index = self.read();
         let concerns = |bound: &Bound| {
             selection.repositories.is_empty() || bound.id.is_none_or(|id| selection.repositories.contains(&id))
         };
-        let concerned = index.repositories.iter().filter(|(_, bound)| concerns(bound)).map(|(place, _)| place);
-        told(concerned.filter(|place| index.entries(place, app, &[selection.owner]).is_some()), MOST_TOLD)
+        let concerned = index.repositories.iter().filter(|(_, bound)| concerns(bound)).map(|(key, _)| key);
+        select(concerned.filter(|key| index.entries(key, app, &[selection.owner]).is_some()), MOST_OBJECTS)
     }
 
-    /// What the status of an object holds, as far as is known.
+    /// The log in an object's status, as last seen.
     #[must_use]
-    pub fn log(&self, object: &Object) -> Log {
+    pub fn log(&self, object: &Object) -> DeliveryLog {
         let index = self.read();
         let log = match object {
             Object::App(name) => index.apps.get(&unscoped(name)).map(|app| &app.log),
-            Object::Repository(place) => index.repositories.get(place).map(|bound| &bound.log),
+            Object::Repository(key) => index.repositories.get(key).map(|bound| &bound.log),
         };
         log.cloned().unwrap_or_default()
     }
 
-    /// The status of an object was seen with this in it. What is older than what is known is passed over.
-    pub fn saw(&self, object: &Object, seen: Log) {
+    /// Stores a log that was seen in an object's status, unless it is older than the known one.
+    pub fn update_log(&self, object: &Object, seen: DeliveryLog) {
         let mut index = self.write();
         let log = match object {
             Object::App(name) => index.apps.get_mut(&unscoped(name)).map(|app| &mut app.log),
-            Object::Repository(place) => index.repositories.get_mut(place).map(|bound| &mut bound.log),
+            Object::Repository(key) => index.repositories.get_mut(key).map(|bound| &mut bound.log),
         };
         if let Some(log) = log.filter(|log| seen.version >= log.version) {
             *log = seen;
@@ -192,33 +189,33 @@ impl Targets {
 }
 
 impl Index {
-    /// The installation that an object refers to, if it is one of this App.
-    fn installation_of(&self, place: &Place, app: &str) -> Option<&Installation> {
-        let bound = self.repositories.get(place)?;
-        let installation = (Arc::clone(&place.0), Arc::from(&*bound.installation));
+    /// The installation that an object refers to, if it belongs to this App.
+    fn installation_of(&self, key: &ObjectKey, app: &str) -> Option<&Installation> {
+        let bound = self.repositories.get(key)?;
+        let installation = (Arc::clone(&key.0), Arc::from(&*bound.installation));
         self.installations.get(&installation).filter(|installation| *installation.app == *app)
     }
 
-    /// What the object's namespace was granted of one of these accounts.
-    fn entries(&self, place: &Place, app: &str, owners: &[i64]) -> Option<Grant> {
-        let installation = self.installation_of(place, app)?;
+    /// The grants of the object's namespace for one of these accounts.
+    fn entries(&self, key: &ObjectKey, app: &str, owners: &[i64]) -> Option<Grant> {
+        let installation = self.installation_of(key, app)?;
         let object = &self.apps.get(&unscoped(app))?.object;
-        let labels = self.namespaces.get(&unscoped(&place.0))?;
+        let labels = self.namespaces.get(&unscoped(&key.0))?;
         let namespace = NamespaceView {
-            name: place.0.to_string(),
+            name: key.0.to_string(),
             labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
             terminating: false,
         };
         let entries = grant(object, &installation.account, &namespace)?;
-        // An account that was never looked at is nobody yet.
+        // An account is not pinned before the operator has seen its id.
         let Pin::To(owner) = pin(object, &installation.account, entries.account_id()) else { return None };
         entries.of_account(owner).filter(|_| owners.contains(&owner))
     }
 
-    /// Whether the object's namespace was granted the repository, by where it is or by where it was a moment ago.
-    fn is_granted(&self, place: &Place, app: &str, repository: &Repository) -> bool {
+    /// The object's namespace was granted the repository, by its current or its former name and owner.
+    fn is_granted(&self, key: &ObjectKey, app: &str, repository: &Repository) -> bool {
         let granted = || {
-            let entries = self.entries(place, app, &repository.owners)?;
+            let entries = self.entries(key, app, &repository.owners)?;
             let id = i64::try_from(repository.id).ok();
             let is_allowed = |name: &String| {
                 let known = [Known { name: Some(name.clone()), id }];
@@ -229,29 +226,29 @@ impl Index {
         granted().is_some()
     }
 
-    fn put_repository(&mut self, place: Place, bound: Bound) {
-        self.remove_repository(&place);
+    fn put_repository(&mut self, key: ObjectKey, bound: Bound) {
+        self.remove_repository(&key);
         if let Some(id) = bound.id {
-            self.by_id.entry(id).or_default().push(place.clone());
+            self.by_id.entry(id).or_default().push(key.clone());
         }
-        self.repositories.insert(place, bound);
+        self.repositories.insert(key, bound);
     }
 
-    fn remove_repository(&mut self, place: &Place) {
-        let Some(id) = self.repositories.remove(place).and_then(|bound| bound.id) else { return };
-        if let Some(places) = self.by_id.get_mut(&id) {
-            places.retain(|other| other != place);
-            if places.is_empty() {
+    fn remove_repository(&mut self, key: &ObjectKey) {
+        let Some(id) = self.repositories.remove(key).and_then(|bound| bound.id) else { return };
+        if let Some(keys) = self.by_id.get_mut(&id) {
+            keys.retain(|other| other != key);
+            if keys.is_empty() {
                 self.by_id.remove(&id);
             }
         }
     }
 }
 
-/// Which App a `GitHubApp` is, once that is known.
+/// The App of a `GitHubApp`, once its id is known.
 fn identity(app: &GitHubApp) -> Option<AppIdentity> {
     let spec = &app.spec;
-    // Nothing is sent there: the host is a name here, and plain http is the operator's to refuse.
+    // The receiver sends nothing there and only needs the host's name; the operator refuses plain http.
     let endpoint =
         Endpoint::parse(&spec.api_url, spec.web_url.as_deref(), spec.graphql_url.as_deref(), PlainHttp::Anywhere)
             .ok()?;
@@ -259,18 +256,18 @@ fn identity(app: &GitHubApp) -> Option<AppIdentity> {
     Some(AppIdentity { host: endpoint.host(), app_id: app_id.try_into().ok()? })
 }
 
-/// Of all these, those that are told: of each namespace so many, and of every namespace the first before the second of
-/// any. By name, so that all receivers choose alike.
-fn told<'a>(places: impl Iterator<Item = &'a Place>, of_namespace: usize) -> Vec<Object> {
-    let mut places: Vec<&Place> = places.collect();
-    places.sort_unstable();
-    let by_namespace = places.chunk_by(|one, other| one.0 == other.0);
-    let mut ranked: Vec<_> = by_namespace.flat_map(|places| places.iter().take(of_namespace).enumerate()).collect();
+/// Selects the objects that get a delivery: the first of every namespace, then the second of every namespace, and so on up to
+/// the limits. Sorting by name makes all receivers select the same.
+fn told<'a>(keys: impl Iterator<Item = &'a ObjectKey>, per_namespace: usize) -> Vec<Object> {
+    let mut keys: Vec<&ObjectKey> = keys.collect();
+    keys.sort_unstable();
+    let by_namespace = keys.chunk_by(|one, other| one.0 == other.0);
+    let mut ranked: Vec<_> = by_namespace.flat_map(|keys| keys.iter().take(per_namespace).enumerate()).collect();
     ranked.sort_by_key(|(rank, _)| *rank);
-    ranked.into_iter().take(MOST_TOLD).map(|(_, place)| Object::Repository(Place::clone(place))).collect()
+    ranked.into_iter().take(MOST_OBJECTS).map(|(_, key)| Object::Repository(ObjectKey::clone(key))).collect()
 }
 
-fn unscoped(name: &str) -> Place {
+fn unscoped(name: &str) -> ObjectKey {
     (Arc::default(), Arc::from(name))
 }
 

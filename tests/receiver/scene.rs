@@ -6,7 +6,7 @@ use kube::Resource;
 use kube::{Client, Config};
 use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::guards::{Guards, Sabotage};
-use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
+use landfall::receiver::{self, KeySource, Receiver, ServerLimits, WriteLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use landfall_world::cluster::{Cluster, cluster};
@@ -68,7 +68,7 @@ pub fn config() -> receiver::Config {
         target_burst: 100.0,
         server: ServerLimits { shutdown_delay: Duration::ZERO, ..ServerLimits::default() },
         // A machine that is slow refuses nothing.
-        inbox: InboxLimits { patch: Duration::from_mins(5), ..InboxLimits::default() },
+        writes: WriteLimits { timeout: Duration::from_mins(5), ..WriteLimits::default() },
     }
 }
 

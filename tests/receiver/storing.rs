@@ -3,7 +3,7 @@
 use crate::proxy::Line;
 use crate::scene::{Scene, config, guid, metric, ready};
 use landfall::guards::Sabotage;
-use landfall::receiver::{Config, InboxLimits, ServerLimits};
+use landfall::receiver::{Config, ServerLimits, WriteLimits};
 use landfall_world::delivery::{Answer, answer, exchange};
 use landfall_world::until;
 use std::collections::BTreeSet;
@@ -33,8 +33,8 @@ fn send(scene: &Scene, guid: &str, address: SocketAddr) -> JoinHandle<Answer> {
 #[tokio::test]
 async fn without_the_api_server_nothing_counts_as_accepted() {
     let scene = Scene::new("away").await;
-    let inbox = InboxLimits { patch: Duration::from_millis(500), ..InboxLimits::default() };
-    let receiver = scene.receiver(Config { inbox, ..config() }).await;
+    let writes = WriteLimits { timeout: Duration::from_millis(500), ..WriteLimits::default() };
+    let receiver = scene.receiver(Config { writes, ..config() }).await;
     for away in [Line::Cut, Line::Held] {
         scene.proxy.set(away);
         let answer = scene.push().send(receiver.address).await;

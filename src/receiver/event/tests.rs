@@ -48,7 +48,7 @@ fn a_push_is_read_from_json_and_from_a_form() {
 }
 
 #[test]
-fn what_an_installation_comes_to_see_is_read_by_ids() {
+fn the_repositories_of_a_selection_are_read_by_id() {
     let selection = |added: serde_json::Value, removed: serde_json::Value| {
         let installation = json!({"id": 501, "account": {"id": 7001, "login": "acme"}});
         let body = json!({"action": "added", "installation": installation, "repositories_added": added, "repositories_removed": removed});
@@ -57,12 +57,12 @@ fn what_an_installation_comes_to_see_is_read_by_ids() {
     let of =
         |repositories: &[u64]| Some(Selection { owner: 7001, repositories: repositories.iter().copied().collect() });
     assert_eq!(selection(json!([{"id": 1, "name": "a"}]), json!([{"id": 2}])), of(&[1, 2]));
-    assert_eq!(selection(json!([]), json!([])), of(&[]), "all that were not selected left");
+    assert_eq!(selection(json!([]), json!([])), of(&[]), "all unselected repositories were removed");
     let many: Vec<_> = (0..=MOST_LISTED).map(|id| json!({"id": id})).collect();
     let most = selection(json!(many[1..]), json!(many[2..])).unwrap().repositories;
-    assert_eq!(most.len(), MOST_LISTED, "by id, whichever list they are in");
-    assert_eq!(selection(json!(many), json!([])), of(&[]), "too many to tell them apart");
-    assert_eq!(selection(json!(many[1..]), json!([{"id": 0}])), of(&[]), "likewise");
+    assert_eq!(most.len(), MOST_LISTED, "each id counts once");
+    assert_eq!(selection(json!(many), json!([])), of(&[]), "too many to list");
+    assert_eq!(selection(json!(many[1..]), json!([{"id": 0}])), of(&[]), "too many in both lists");
     assert_eq!(selection(json!({"id": 1}), json!([[3], "x", null, {"id": "4"}, {"id": 5}])), of(&[5]));
 }
 
@@ -114,7 +114,7 @@ fn a_field_of_another_type_counts_as_absent() {
 }
 
 #[test]
-fn what_is_too_long_for_status_and_what_is_no_commit_is_left_out() {
+fn values_that_status_cannot_hold_are_left_out() {
     let mut body = push();
     body["action"] = json!("a".repeat(65));
     body["ref"] = json!("r".repeat(1025));
@@ -127,7 +127,23 @@ fn what_is_too_long_for_status_and_what_is_no_commit_is_left_out() {
 }
 
 #[test]
-fn a_repository_that_moved_is_known_by_where_it_was() {
+fn a_control_character_is_refused_by_the_name_of_its_field() {
+    for field in ["ref", "action"] {
+        for odd in ["refs/heads/\0", "refs/heads/\u{1b}[2J", "a\nb", "\u{7f}", &format!("{}\t", "r".repeat(2000))] {
+            let mut body = push();
+            body[field] = json!(odd);
+            let refused = read(body.to_string().as_bytes());
+            assert_eq!(refused, Err(EventError::ControlCharacter(field)), "{odd:?}");
+            assert!(refused.unwrap_err().to_string().contains(&format!("`{field}`")));
+        }
+    }
+    let mut body = push();
+    body["ref"] = json!("refs/heads/grün");
+    assert_eq!(read_value(&body).reference.as_deref(), Some("refs/heads/grün"));
+}
+
+#[test]
+fn a_moved_repository_is_known_by_its_former_name_and_owner() {
     let mut body = push();
     body["changes"] = json!({
         "repository": {"name": {"from": "store"}},
@@ -141,7 +157,7 @@ fn a_repository_that_moved_is_known_by_where_it_was() {
 }
 
 #[test]
-fn no_depth_of_nesting_reaches_the_stack() {
+fn deep_nesting_uses_no_stack() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let deep = format!("{}1{}", open.repeat(1_000_000), close.repeat(1_000_000));
         for field in ["action", "unwanted", "repository", "changes"] {

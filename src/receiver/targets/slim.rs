@@ -1,7 +1,6 @@
-//! A `ProjectRepository` as the receiver reads it: only what it matches by, and the log's keys.
+//! The fields of a `ProjectRepository` that the receiver reads: those it matches by, and the log of deliveries.
 //!
-//! Invariant: whatever a tenant wrote into the rest, spec or status, does not matter; and of what is read, an odd value
-//! counts as absent and takes nothing else with it.
+//! Invariant: a tenant's odd value counts as absent and affects no other field. All other fields are not read at all.
 
 use crate::api::{DeliveryResult, ProjectRepository, WebhookMode};
 use jiff::Timestamp;
@@ -12,7 +11,6 @@ use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// The object.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SlimRepository {
     #[serde(default, deserialize_with = "slim")]
@@ -91,7 +89,7 @@ pub struct SlimDelivery {
     pub result: Option<DeliveryResult>,
 }
 
-/// Labels, annotations and managed fields are the larger part of an object, and nothing here is matched by them.
+/// Labels, annotations and managed fields are the larger part of an object, and matching does not need them.
 fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -105,22 +103,22 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
     Ok(ObjectMeta { name, namespace, resource_version, deletion_timestamp, ..ObjectMeta::default() })
 }
 
-/// The value, or the default if it is an odd one.
+/// The value, or the default if it has another type.
 fn loose<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializer: D) -> Result<T, D::Error> {
-    // The API server has bounded it, and Lenient has built it already.
+    // The API server limits its size, and Lenient has built it already.
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(T::deserialize(value).unwrap_or_default())
 }
 
 impl SlimRepository {
-    /// By which name the repository will be known that this object waits for, as long as it has no id.
-    pub fn awaited(&self) -> Option<&str> {
+    /// The name of the repository that this object waits for while it has no id.
+    pub fn awaited_name(&self) -> Option<&str> {
         let Source { existing, fork } = &self.spec.source;
         let of = || fork.of.as_deref().and_then(|of| of.split_once('/')).map(|(_, name)| name);
         existing.name.as_deref().or(fork.name.as_deref()).or_else(of)
     }
 
-    /// The repository it is bound to: by what status says, which a tenant may have written, or by its own words.
+    /// The id of the repository that the object is bound to, from status, which a tenant may have written, or from spec.
     pub fn id(&self) -> Option<u64> {
         self.status.id.or(self.spec.source.existing.id)
     }

@@ -1,4 +1,4 @@
-use super::watch::keep;
+use super::watch::insert;
 use super::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ fn cluster() -> Targets {
         repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001)),
         repository("team-b", "plans", "globex", &json!({"id": 9101}), None),
     ] {
-        keep(&targets, &object);
+        insert(&targets, &object);
     }
     targets
 }
@@ -51,7 +51,7 @@ fn names(objects: &[Object]) -> Vec<String> {
 }
 
 #[test]
-fn a_repositorys_deliveries_reach_what_is_bound_to_it_and_was_granted_it() {
+fn a_repositorys_deliveries_reach_objects_that_are_bound_to_it_and_were_granted_it() {
     let targets = cluster();
     let bound = |repository: &Repository| names(&targets.bound_to("landfall", repository));
     assert_eq!(bound(&payload(9001, "shop", 7001)), ["team-a/shop"]);
@@ -61,50 +61,50 @@ fn a_repositorys_deliveries_reach_what_is_bound_to_it_and_was_granted_it() {
     assert_eq!(bound(&payload(9001, "shop", 7002)), [""; 0], "of another account");
     assert!(targets.bound_to("other", &payload(9001, "shop", 7001)).is_empty(), "another App");
     let renamed = Repository { id: 9001, names: vec!["store".into(), "shop".into()], owners: vec![7009, 7001] };
-    assert_eq!(bound(&renamed), ["team-a/shop"], "it was there a moment ago");
+    assert_eq!(bound(&renamed), ["team-a/shop"], "by its former name and owner");
 }
 
 #[test]
-fn an_id_that_a_tenant_wrote_into_status_gains_nothing() {
+fn a_forged_id_in_status_gains_nothing() {
     let targets = cluster();
-    keep(&targets, &repository("team-b", "spy", "globex", &json!({"name": "plans"}), Some(9001)));
-    keep(&targets, &installation("team-b", "acme", "landfall", "acme"));
-    keep(&targets, &repository("team-b", "spy-2", "acme", &json!({"name": "shop"}), Some(9001)));
+    insert(&targets, &repository("team-b", "spy", "globex", &json!({"name": "plans"}), Some(9001)));
+    insert(&targets, &installation("team-b", "acme", "landfall", "acme"));
+    insert(&targets, &repository("team-b", "spy-2", "acme", &json!({"name": "shop"}), Some(9001)));
     assert_eq!(names(&targets.bound_to("landfall", &payload(9001, "shop", 7001))), ["team-a/shop"]);
 }
 
 #[test]
-fn an_account_that_was_never_seen_is_nobody() {
+fn an_account_without_a_known_id_matches_nothing() {
     let targets = cluster();
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
             {"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]}});
-    keep(&targets, &app);
+    insert(&targets, &app);
     assert!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).is_empty());
     app["spec"]["tenants"][0]["accountID"] = json!(7001);
-    keep(&targets, &app);
+    insert(&targets, &app);
     assert_eq!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).len(), 1);
 }
 
 #[test]
-fn a_hook_is_known_by_its_app_and_who_is_bound_to_it() {
+fn a_hook_is_known_by_its_app_and_the_objects_that_are_bound_to_it() {
     let targets = cluster();
     let identity = AppIdentity { host: "ghe.example".into(), app_id: 42 };
-    assert_eq!(targets.knows("landfall", Hook::App), Some(identity.clone()));
-    assert_eq!(targets.knows("landfall", Hook::Repository(9001)), Some(identity));
-    assert_eq!(targets.knows("landfall", Hook::Repository(9999)), None);
-    assert_eq!(targets.knows("other", Hook::App), None);
+    assert_eq!(targets.identity_of("landfall", Hook::App), Some(identity.clone()));
+    assert_eq!(targets.identity_of("landfall", Hook::Repository(9001)), Some(identity));
+    assert_eq!(targets.identity_of("landfall", Hook::Repository(9999)), None);
+    assert_eq!(targets.identity_of("other", Hook::App), None);
     let mut polled = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
     polled["spec"]["webhook"] = json!({"mode": "None"});
-    keep(&targets, &polled);
-    assert_eq!(targets.knows("landfall", Hook::Repository(9001)), None, "it is polled only");
+    insert(&targets, &polled);
+    assert_eq!(targets.identity_of("landfall", Hook::Repository(9001)), None, "the object only polls");
 }
 
 #[test]
-fn what_has_no_id_yet_waits_by_name() {
+fn an_object_without_an_id_waits_by_name() {
     let targets = cluster();
-    keep(&targets, &repository("team-a", "lib", "acme", &json!({"name": "lib-core"}), None));
-    keep(&targets, &repository("team-a", "secret", "acme", &json!({"name": "vault"}), None));
+    insert(&targets, &repository("team-a", "lib", "acme", &json!({"name": "lib-core"}), None));
+    insert(&targets, &repository("team-a", "secret", "acme", &json!({"name": "vault"}), None));
     let waiting = |name, owner| names(&targets.waiting_for("landfall", &payload(1, name, owner)));
     assert_eq!(waiting("Lib-Core", 7001), ["team-a/lib"]);
     assert_eq!(waiting("lib-core", 7002), [""; 0]);
@@ -113,9 +113,9 @@ fn what_has_no_id_yet_waits_by_name() {
 }
 
 #[test]
-fn a_selection_reaches_what_it_lists_or_all_of_the_account() {
+fn a_selection_reaches_the_repositories_that_it_lists_or_all_of_the_account() {
     let targets = cluster();
-    keep(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), Some(9002)));
+    insert(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), Some(9002)));
     let selected = |app: &str, owner: i64, repositories: &[u64]| {
         names(&targets.selected(app, &Selection { owner, repositories: repositories.iter().copied().collect() }))
     };
@@ -123,36 +123,36 @@ fn a_selection_reaches_what_it_lists_or_all_of_the_account() {
     assert_eq!(selected("landfall", 7001, &[9002, 5]), ["team-a/core"]);
     assert_eq!(selected("landfall", 7001, &[9101]), [""; 0], "of another account");
     assert_eq!(selected("other", 7001, &[]), [""; 0], "another App");
-    // What has no id yet waits for whatever comes.
-    keep(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), None));
+    // An object without an id waits for any repository.
+    insert(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), None));
     assert_eq!(selected("landfall", 7001, &[5]), ["team-a/core"]);
 }
 
 #[test]
 fn a_namespace_with_many_objects_of_a_repository_leaves_room_for_the_others() {
     let targets = cluster();
-    for n in 0..MOST_TOLD {
-        keep(&targets, &repository("team-a", &format!("many-{n:03}"), "acme", &json!({"name": "shop"}), Some(9001)));
-        keep(&targets, &repository("team-a", &format!("wait-{n:03}"), "acme", &json!({"name": "lib-core"}), None));
+    for n in 0..MOST_OBJECTS {
+        insert(&targets, &repository("team-a", &format!("many-{n:03}"), "acme", &json!({"name": "shop"}), Some(9001)));
+        insert(&targets, &repository("team-a", &format!("wait-{n:03}"), "acme", &json!({"name": "lib-core"}), None));
     }
     let first = |prefix: &str| -> Vec<_> { (0..16).map(|n| format!("team-a/{prefix}-{n:03}")).collect() };
     assert_eq!(names(&targets.bound_to("landfall", &payload(9001, "shop", 7001))), first("many"));
     assert_eq!(names(&targets.waiting_for("landfall", &payload(1, "lib-core", 7001))), first("wait"));
-    // One of another namespace, last by name, hears of the same selection.
+    // An object of another namespace, last by name, gets the same selection.
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
             {"account": "acme", "accountID": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
     app["metadata"]["resourceVersion"] = json!("9");
-    keep(&targets, &app);
-    keep(&targets, &installation("team-b", "acme", "landfall", "acme"));
-    keep(&targets, &repository("team-b", "zoo", "acme", &json!({"name": "zoo"}), Some(9009)));
+    insert(&targets, &app);
+    insert(&targets, &installation("team-b", "acme", "landfall", "acme"));
+    insert(&targets, &repository("team-b", "zoo", "acme", &json!({"name": "zoo"}), Some(9009)));
     let selected = names(&targets.selected("landfall", &Selection { owner: 7001, repositories: BTreeSet::new() }));
-    assert_eq!(selected.len(), MOST_TOLD);
+    assert_eq!(selected.len(), MOST_OBJECTS);
     assert!(selected.contains(&"team-b/zoo".to_owned()));
 }
 
 #[tokio::test]
-async fn nothing_is_ready_before_it_is_watched() {
+async fn the_checks_exist_before_anything_is_watched() {
     let readiness = crate::runtime::readiness::Readiness::new();
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let not_polled = watch(Targets::default(), client, &readiness);
@@ -161,7 +161,7 @@ async fn nothing_is_ready_before_it_is_watched() {
 }
 
 #[test]
-fn of_metadata_nothing_is_kept_that_a_tenant_can_make_large() {
+fn metadata_that_a_tenant_can_make_large_is_not_kept() {
     let mut large = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
     large["metadata"]["labels"] = json!({"a": "b"});
     large["metadata"]["annotations"] = json!({"a": "b"});
@@ -177,7 +177,7 @@ fn of_metadata_nothing_is_kept_that_a_tenant_can_make_large() {
 }
 
 #[test]
-fn odd_values_take_nothing_else_with_them() {
+fn an_odd_value_affects_no_other_field() {
     let targets = cluster();
     let mut odd = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
     odd["spec"]["branch"] = json!({"not": "a branch"});
@@ -187,10 +187,10 @@ fn odd_values_take_nothing_else_with_them() {
         "a": {"receiptTime": "9999-12-31T23:59:59Z", "attempts": -1}, "b": {"receiptTime": "2026-01-02T03:04:05Z", "attempts": 3},
     });
     odd["metadata"]["managedFields"] = json!([{"time": "9999-12-31T23:59:59Z"}]);
-    keep(&targets, &odd);
+    insert(&targets, &odd);
     let [object] = targets.bound_to("landfall", &payload(9001, "shop", 7001)).try_into().unwrap();
     let log = targets.log(&object);
-    let entry = |guid: &str, at: Option<&str>, attempts| Logged {
+    let entry = |guid: &str, at: Option<&str>, attempts| LoggedDelivery {
         guid: guid.into(),
         received_at: at.map(|at| at.parse().unwrap()),
         attempts,
@@ -200,15 +200,15 @@ fn odd_values_take_nothing_else_with_them() {
 }
 
 #[test]
-fn the_newest_view_of_a_log_stays() {
+fn the_newest_log_stays() {
     let targets = cluster();
     let object = Object::Repository(("team-a".into(), "shop".into()));
-    let entry = Logged { guid: "a".into(), received_at: None, attempts: 1, waits: false };
-    targets.saw(&object, Log { version: 7, entries: [entry].into() });
-    keep(&targets, &repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001)));
-    assert_eq!(targets.log(&object).entries.len(), 1, "what a watch brings late is older");
+    let entry = LoggedDelivery { guid: "a".into(), received_at: None, attempts: 1, waits: false };
+    targets.update_log(&object, DeliveryLog { version: 7, entries: [entry].into() });
+    insert(&targets, &repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001)));
+    assert_eq!(targets.log(&object).entries.len(), 1, "a late event of a watch is older");
     let mut newer = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
     newer["metadata"]["resourceVersion"] = json!("8");
-    keep(&targets, &newer);
+    insert(&targets, &newer);
     assert!(targets.log(&object).entries.is_empty());
 }

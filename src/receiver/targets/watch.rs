@@ -1,10 +1,10 @@
 //! The watches that fill the cache.
 //!
-//! Invariant: everything is read through [`Lenient`], in pages, and cut down at once: neither an odd object nor ten
-//! thousand of them make the receiver deaf or large.
+//! Invariant: every object is read through [`Lenient`], in pages, and reduced at once to the fields that are needed, so that
+//! neither an odd object nor ten thousand objects stop the receiver or fill its memory.
 
 use super::slim::SlimRepository;
-use super::{App, Bound, Index, Installation, Log, Logged, Place, Targets, identity};
+use super::{App, Bound, DeliveryLog, Index, Installation, LoggedDelivery, ObjectKey, Targets, identity};
 use crate::api::{Deliveries, Delivery, GitHubApp, GitHubAppStatus, GitHubInstallation, WebhookMode};
 use crate::runtime::lenient::{Lenient, readable};
 use crate::runtime::readiness::{Check, Readiness};
@@ -21,14 +21,14 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Objects per page of a listing, all of which is there at once: an object can be 1.5 MB.
+/// Objects per page of a list; a page is in memory at once, and an object can be 1.5 MB.
 const PAGE: u32 = 16;
 
-/// The kinds that are watched.
+/// The number of watched kinds.
 pub(super) const KINDS: usize = 4;
 
-/// Keeps the cache until it is dropped. Each kind's check passes once all of it was listed; the checks are there when this
-/// returns, before anything is polled, so that nothing is ready without them.
+/// Updates the cache until it is dropped. Each kind's check passes once its list is complete. The checks exist when this
+/// returns, before anything is polled, so that the process is not ready without them.
 pub fn watch(targets: Targets, client: Client, readiness: &Readiness) -> impl Future<Output = ()> + use<> {
     let checks: [Check; KINDS] = [
         readiness.check("cache of GitHubApps"),
@@ -47,19 +47,16 @@ pub fn watch(targets: Targets, client: Client, readiness: &Readiness) -> impl Fu
     }
 }
 
-/// A kind that the cache keeps something of.
-trait Kept: Resource {
-    /// Keeps what is needed of it.
-    fn keep(self, place: Place, index: &mut Index);
-    /// Forgets it.
-    fn forget(place: &Place, index: &mut Index);
-    /// All that are kept.
-    fn places(index: &Index) -> Vec<Place>;
+/// A kind in the cache, which keeps the fields that it needs.
+trait Indexed: Resource {
+    fn insert(self, key: ObjectKey, index: &mut Index);
+    fn remove(key: &ObjectKey, index: &mut Index);
+    fn keys(index: &Index) -> Vec<ObjectKey>;
 }
 
 async fn follow<K>(targets: &Targets, client: &Client, check: Check)
 where
-    K: Kept<DynamicType: Default + Clone + Debug + Eq + Hash + Send + Sync>
+    K: Indexed<DynamicType: Default + Clone + Debug + Eq + Hash + Send + Sync>
         + Clone
         + DeserializeOwned
         + Debug
@@ -75,21 +72,21 @@ where
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Apply(object)) => {
-                let place = place(object.meta());
-                object.keep(place, &mut targets.write());
+                let key = object_key(object.meta());
+                object.insert(key, &mut targets.write());
             }
-            Ok(Event::Delete(object)) => K::forget(&place(object.meta()), &mut targets.write()),
+            Ok(Event::Delete(object)) => K::remove(&object_key(object.meta()), &mut targets.write()),
             Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(object)) => {
-                let place = place(object.meta());
-                listed.insert(place.clone());
-                object.keep(place, &mut targets.write());
+                let key = object_key(object.meta());
+                listed.insert(key.clone());
+                object.insert(key, &mut targets.write());
             }
             Ok(Event::InitDone) => {
                 let mut index = targets.write();
-                for place in K::places(&index) {
-                    if !listed.contains(&place) {
-                        K::forget(&place, &mut index);
+                for key in K::keys(&index) {
+                    if !listed.contains(&key) {
+                        K::remove(&key, &mut index);
                     }
                 }
                 listed = HashSet::new();
@@ -99,13 +96,13 @@ where
             }
             Err(error) => {
                 let kind = K::kind(&K::DynamicType::default()).into_owned();
-                tracing::warn!(%error, kind, "a watch broke off and is taken up again");
+                tracing::warn!(%error, kind, "a watch broke off; retrying");
             }
         }
     }
 }
 
-fn place(meta: &ObjectMeta) -> Place {
+fn object_key(meta: &ObjectMeta) -> ObjectKey {
     let text = |text: &Option<String>| Arc::from(text.as_deref().unwrap_or_default());
     (text(&meta.namespace), text(&meta.name))
 }
@@ -114,113 +111,112 @@ fn version(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
-impl Kept for GitHubApp {
-    fn keep(self, place: Place, index: &mut Index) {
+impl Indexed for GitHubApp {
+    fn insert(self, key: ObjectKey, index: &mut Index) {
         let mut object = self;
         let identity = identity(&object);
         let status = object.status.take().unwrap_or_default();
-        let log =
-            newer(log(version(&object.metadata), &status.deliveries), index.apps.remove(&place).map(|app| app.log));
-        // Of status, the ids that accounts are pinned to.
+        let log = newer(log(version(&object.metadata), &status.deliveries), index.apps.remove(&key).map(|app| app.log));
+        // The cache needs the ids that accounts are pinned to, and nothing else of status.
         object.status = Some(GitHubAppStatus { tenants: status.tenants, ..GitHubAppStatus::default() });
         object.spec.ca_bundle = None;
         object.metadata =
             ObjectMeta { deletion_timestamp: object.metadata.deletion_timestamp.take(), ..ObjectMeta::default() };
-        index.apps.insert(place, App { object, identity, log });
+        index.apps.insert(key, App { object, identity, log });
     }
-    fn forget(place: &Place, index: &mut Index) {
-        index.apps.remove(place);
+    fn remove(key: &ObjectKey, index: &mut Index) {
+        index.apps.remove(key);
     }
-    fn places(index: &Index) -> Vec<Place> {
+    fn keys(index: &Index) -> Vec<ObjectKey> {
         index.apps.keys().cloned().collect()
     }
 }
 
-impl Kept for GitHubInstallation {
-    fn keep(self, place: Place, index: &mut Index) {
+impl Indexed for GitHubInstallation {
+    fn insert(self, key: ObjectKey, index: &mut Index) {
         let Self { spec, .. } = self;
         let kept = Installation { app: spec.app_ref.name.into(), account: spec.account.into() };
-        index.installations.insert(place, kept);
+        index.installations.insert(key, kept);
     }
-    fn forget(place: &Place, index: &mut Index) {
-        index.installations.remove(place);
+    fn remove(key: &ObjectKey, index: &mut Index) {
+        index.installations.remove(key);
     }
-    fn places(index: &Index) -> Vec<Place> {
+    fn keys(index: &Index) -> Vec<ObjectKey> {
         index.installations.keys().cloned().collect()
     }
 }
 
-impl Kept for PartialObjectMeta<Namespace> {
-    fn keep(self, place: Place, index: &mut Index) {
+impl Indexed for PartialObjectMeta<Namespace> {
+    fn insert(self, key: ObjectKey, index: &mut Index) {
         let labels = self.metadata.labels.unwrap_or_default();
         let labels = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        index.namespaces.insert(place, labels);
+        index.namespaces.insert(key, labels);
     }
-    fn forget(place: &Place, index: &mut Index) {
-        index.namespaces.remove(place);
+    fn remove(key: &ObjectKey, index: &mut Index) {
+        index.namespaces.remove(key);
     }
-    fn places(index: &Index) -> Vec<Place> {
+    fn keys(index: &Index) -> Vec<ObjectKey> {
         index.namespaces.keys().cloned().collect()
     }
 }
 
-impl Kept for SlimRepository {
-    fn keep(self, place: Place, index: &mut Index) {
+impl Indexed for SlimRepository {
+    fn insert(self, key: ObjectKey, index: &mut Index) {
         let installation = self.spec.installation_ref.name.as_deref();
-        // What is polled only, and what is going, hears of nothing.
-        let hears = self.spec.webhook.mode != WebhookMode::None && self.metadata.deletion_timestamp.is_none();
-        let Some(installation) = installation.filter(|_| hears) else {
-            index.remove_repository(&place);
+        // An object that only polls, or that is being deleted, gets no deliveries.
+        let receives = self.spec.webhook.mode != WebhookMode::None && self.metadata.deletion_timestamp.is_none();
+        let Some(installation) = installation.filter(|_| receives) else {
+            index.remove_repository(&key);
             return;
         };
-        let entries = self.status.deliveries.iter().map(|(guid, delivery)| Logged {
+        let entries = self.status.deliveries.iter().map(|(guid, delivery)| LoggedDelivery {
             guid: guid.as_str().into(),
             received_at: delivery.received_at,
             attempts: delivery.attempts.unwrap_or(1),
             waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
         });
-        let seen = Log { version: version(&self.metadata), entries: entries.collect() };
-        let known = index.repositories.get_mut(&place).map(|bound| std::mem::take(&mut bound.log));
+        let seen = DeliveryLog { version: version(&self.metadata), entries: entries.collect() };
+        let known = index.repositories.get_mut(&key).map(|bound| std::mem::take(&mut bound.log));
         let bound = Bound {
             installation: installation.into(),
             id: self.id(),
-            awaited: self.awaited().map(Into::into),
+            awaited_name: self.awaited_name().map(Into::into),
             log: newer(seen, known),
         };
-        index.put_repository(place, bound);
+        index.put_repository(key, bound);
     }
-    fn forget(place: &Place, index: &mut Index) {
-        index.remove_repository(place);
+    fn remove(key: &ObjectKey, index: &mut Index) {
+        index.remove_repository(key);
     }
-    fn places(index: &Index) -> Vec<Place> {
+    fn keys(index: &Index) -> Vec<ObjectKey> {
         index.repositories.keys().cloned().collect()
     }
 }
 
-/// The answer to a patch may be newer than what a watch brings.
-fn newer(seen: Log, known: Option<Log>) -> Log {
+/// The answer to a patch may be newer than the object from a watch.
+fn newer(seen: DeliveryLog, known: Option<DeliveryLog>) -> DeliveryLog {
     known.filter(|known| known.version > seen.version).unwrap_or(seen)
 }
 
-fn log(version: u64, deliveries: &Deliveries) -> Log {
-    let entries = deliveries.iter().map(|(guid, delivery)| Logged {
+fn log(version: u64, deliveries: &Deliveries) -> DeliveryLog {
+    let entries = deliveries.iter().map(|(guid, delivery)| LoggedDelivery {
         guid: guid.as_str().into(),
         received_at: delivery.receipt_time.as_ref().map(|at| at.0),
         attempts: delivery.attempts.and_then(|attempts| attempts.try_into().ok()).unwrap_or(1),
         waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
     });
-    Log { version, entries: entries.collect() }
+    DeliveryLog { version, entries: entries.collect() }
 }
 
-/// Keeps an object as a watch would.
+/// Adds an object as a watch would.
 #[cfg(test)]
-pub(super) fn keep(targets: &Targets, object: &serde_json::Value) {
-    fn read<K: Kept + DeserializeOwned>(targets: &Targets, object: &serde_json::Value) {
+pub(super) fn insert(targets: &Targets, object: &serde_json::Value) {
+    fn read<K: Indexed + DeserializeOwned>(targets: &Targets, object: &serde_json::Value) {
         let mut object = object.clone();
         object["apiVersion"] = "landfall.dev/v1alpha1".into();
         let object = serde_json::from_value::<Lenient<K>>(object).unwrap().read().unwrap();
-        let place = place(object.meta());
-        object.keep(place, &mut targets.write());
+        let key = object_key(object.meta());
+        object.insert(key, &mut targets.write());
     }
     match object["kind"].as_str().unwrap() {
         "GitHubApp" => read::<GitHubApp>(targets, object),

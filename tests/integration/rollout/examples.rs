@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use landfall::api::{Deliveries, DeliveryResult, GitHubApp};
 use landfall::guards::Guards;
-use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
+use landfall::receiver::{self, KeySource, Receiver, ServerLimits, WriteLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
 use landfall_world::delivery::Delivery;
@@ -52,7 +52,7 @@ impl Inlet {
             target_rate: 1e6,
             target_burst: 1e6,
             server: ServerLimits::default(),
-            inbox: InboxLimits::default(),
+            writes: WriteLimits::default(),
         };
         let environment = receiver::Environment {
             kube: Client::try_from(world.user(RECEIVER).await).unwrap(),

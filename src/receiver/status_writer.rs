@@ -1,13 +1,13 @@
-//! The way of a delivery into an object's status, before anybody is told that it was accepted.
+//! Writing deliveries to the status of objects, before the sender hears that they were accepted.
 //!
-//! One status patch per object is under way at a time, and all that comes for the object meanwhile shares the next one:
-//! two patches of one object at once cost the API server more than they bring. A few objects are written at once, for the
-//! same reason. Invariant: whoever is told `Ok` was told so after the API server answered that the patch is stored; and
-//! what was handed in is written whether or not anybody still waits to hear of it.
+//! Each object has at most one status patch in progress. Deliveries that arrive for it meanwhile share the next patch: two
+//! patches of one object at once would only conflict in the API server. For the same reason a few objects are written at
+//! once. Invariant: `Ok` means that the API server stored the patch; and a queued delivery is written even if its sender
+//! hangs up.
 
 pub(super) mod patch;
 
-use super::complaints::Complaints;
+use super::log_limiter::LogLimiter;
 use super::metrics::Metrics;
 use super::targets::{Object, Targets};
 use crate::api::{GitHubApp, KEPT_DELIVERIES, ProjectRepository};
@@ -25,81 +25,72 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-/// The field manager of what the receiver writes.
+/// The receiver's field manager.
 pub const FIELD_MANAGER: &str = "landfall-receiver";
 
-/// How much is written at once, and for how long it may take.
+/// Limits for writing to status.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Objects written at once.
-    pub writes: usize,
-    /// Deliveries that wait to be written, over all objects.
+    /// Objects that are written at once.
+    pub concurrent: usize,
+    /// Deliveries that wait to be written, for all objects together.
     pub waiting: usize,
-    /// For how long one patch may be under way. GitHub gives up on a delivery after ten seconds.
-    pub patch: Duration,
+    /// Time for one patch. GitHub gives up on a delivery after ten seconds.
+    pub timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { writes: 16, waiting: 4096, patch: Duration::from_secs(5) }
+        Self { concurrent: 16, waiting: 4096, timeout: Duration::from_secs(5) }
     }
 }
 
-/// What is written of a delivery.
+/// The fields of a delivery that are written to status. They make the operator look, and nothing in them is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hint {
-    /// Its GUID.
+pub struct DeliveryHint {
     pub guid: String,
-    /// The event.
     pub event: String,
-    /// What was done.
     pub action: Option<String>,
-    /// The ref that was pushed.
+    /// The pushed ref.
     pub reference: Option<String>,
-    /// The commit it is at.
+    /// The commit that the ref points to.
     pub sha: Option<String>,
-    /// When it was received.
     pub received_at: Timestamp,
 }
 
 /// Why a delivery was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Too many wait already.
-    #[error("too many deliveries wait to be stored")]
+    #[error("too many deliveries wait to be stored; try again")]
     Full,
-    /// The object is gone.
-    #[error("what the delivery is for was deleted a moment ago")]
+    #[error("the object that the delivery is for was deleted a moment ago")]
     Gone,
-    /// The API server did not answer, or not in time.
-    #[error("Kubernetes did not answer")]
+    #[error("Kubernetes did not answer; try again")]
     Unreachable,
-    /// The API server refused, with this status.
     #[error("Kubernetes refused to store it (status {0})")]
     Refused(u16),
 }
 
 impl StoreError {
-    /// Whether it may be otherwise in a moment. What Kubernetes refuses for what the object is, is refused each time: it
-    /// has become too large, or an admission policy is against it.
+    /// A retry may help. A refusal that is due to the object stays: it is too large, or an admission policy forbids it.
     #[must_use]
-    pub fn will_pass(self) -> bool {
+    pub fn is_temporary(self) -> bool {
         matches!(self, Self::Full | Self::Unreachable | Self::Refused(408 | 409 | 429 | 502 | 503 | 504))
     }
 }
 
-/// The inbox. Clones share it.
+/// Writes deliveries to status. Clones share the queue.
 #[derive(Clone)]
-pub struct Inbox(Arc<Inner>);
+pub struct StatusWriter(Arc<Inner>);
 
 struct Inner {
     client: Client,
     targets: Targets,
     metrics: Metrics,
     limits: Limits,
-    complaints: Complaints,
+    log_limiter: LogLimiter,
     slots: Semaphore,
-    /// By object, what waits for its next patch. An object is here while somebody writes to it.
+    /// The deliveries that wait for the next patch of an object. An object is in here while a task writes to it.
     waiting: Mutex<Waiting>,
     writers: TaskTracker,
 }
@@ -111,36 +102,34 @@ struct Waiting {
 }
 
 struct Waiter {
-    hint: Hint,
-    told: oneshot::Sender<Result<(), StoreError>>,
+    hint: DeliveryHint,
+    result: oneshot::Sender<Result<(), StoreError>>,
 }
 
-impl Inbox {
-    /// An empty one.
-    #[must_use]
-    pub fn new(client: Client, targets: Targets, metrics: Metrics, limits: Limits, complaints: Complaints) -> Self {
-        let (slots, waiting, writers) = (Semaphore::new(limits.writes), Mutex::default(), TaskTracker::new());
-        Self(Arc::new(Inner { client, targets, metrics, limits, complaints, slots, waiting, writers }))
+impl StatusWriter {
+    pub fn new(client: Client, targets: Targets, metrics: Metrics, limits: Limits, log_limiter: LogLimiter) -> Self {
+        let (slots, waiting, writers) = (Semaphore::new(limits.concurrent), Mutex::default(), TaskTracker::new());
+        Self(Arc::new(Inner { client, targets, metrics, limits, log_limiter, slots, waiting, writers }))
     }
 
-    /// Stores a delivery in an object's status. Handed in when this is called; to drop the future takes nothing back.
-    pub fn store(&self, object: Object, hint: Hint) -> impl Future<Output = Result<(), StoreError>> + use<> {
-        let (told, hear) = oneshot::channel();
-        let is_handed_in = self.hand_in(object, Waiter { hint, told });
+    /// Writes a delivery to an object's status. The call queues it; dropping the future does not cancel it.
+    pub fn store(&self, object: Object, hint: DeliveryHint) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        let (result, written) = oneshot::channel();
+        let queued = self.queue(object, Waiter { hint, result });
         async move {
-            is_handed_in?;
-            // Nobody drops it without an answer but a process that is being killed.
-            hear.await.unwrap_or(Err(StoreError::Unreachable))
+            queued?;
+            // Only a process that is being killed drops the sender without a result.
+            written.await.unwrap_or(Err(StoreError::Unreachable))
         }
     }
 
-    /// Waits until all that was handed in is written or given up, and takes nothing more.
+    /// Waits until every queued delivery is written or has failed. Later ones are not accepted.
     pub async fn flush(&self) {
         self.0.writers.close();
         self.0.writers.wait().await;
     }
 
-    fn hand_in(&self, object: Object, waiter: Waiter) -> Result<(), StoreError> {
+    fn queue(&self, object: Object, waiter: Waiter) -> Result<(), StoreError> {
         let mut waiting = self.0.lock();
         if waiting.count >= self.0.limits.waiting {
             return Err(StoreError::Full);
@@ -167,7 +156,7 @@ impl Inner {
     /// Writes to an object until nothing waits for it.
     async fn write_all(&self, object: Object) {
         loop {
-            // Never closed, so never refused.
+            // The semaphore is never closed, so this is never an error.
             let slot = self.slots.acquire().await;
             let group = {
                 let mut waiting = self.lock();
@@ -180,27 +169,27 @@ impl Inner {
                 group
             };
             let began = Instant::now();
-            let hints: Vec<&Hint> = group.iter().map(|waiter| &waiter.hint).collect();
-            let writing = AssertUnwindSafe(timeout(self.limits.patch, self.write(&object, &hints)));
-            // Whatever goes wrong, the object is not left without a writer.
+            let hints: Vec<&DeliveryHint> = group.iter().map(|waiter| &waiter.hint).collect();
+            let writing = AssertUnwindSafe(timeout(self.limits.timeout, self.write(&object, &hints)));
+            // Even after a panic the object keeps its writer.
             let result = writing.catch_unwind().await.unwrap_or(Ok(Err(StoreError::Unreachable)));
             let result = result.unwrap_or(Err(StoreError::Unreachable));
             drop(slot);
             let word = match result {
                 Ok(()) => "stored",
-                Err(error) if error.will_pass() => "failed",
+                Err(error) if error.is_temporary() => "failed",
                 Err(_) => "refused",
             };
             self.metrics.patched(word, group.len(), began.elapsed());
             self.metrics.waiting(-i64::try_from(group.len()).unwrap_or_default());
             for waiter in group {
-                // Whoever hung up does not hear of it.
-                let _ = waiter.told.send(result);
+                // A sender that hung up has no receiver any more.
+                let _ = waiter.result.send(result);
             }
         }
     }
 
-    async fn write(&self, object: &Object, hints: &[&Hint]) -> Result<(), StoreError> {
+    async fn write(&self, object: &Object, hints: &[&DeliveryHint]) -> Result<(), StoreError> {
         let body = patch::merge_patch(&self.targets.log(object).entries, hints, KEPT_DELIVERIES);
         let request = Request::patch(format!("{}/status?fieldManager={FIELD_MANAGER}", path(object)))
             .header(header::CONTENT_TYPE, "application/merge-patch+json")
@@ -208,16 +197,16 @@ impl Inner {
             .body(Body::from(body.to_string().into_bytes()))
             .map_err(|_| StoreError::Unreachable)?;
         let answer = self.client.send(request).await.map_err(|error| {
-            tracing::warn!(%error, "a delivery could not be stored");
+            tracing::warn!(%error, "cannot store a delivery");
             StoreError::Unreachable
         })?;
         let status = answer.status();
         let body = answer.into_body().collect().await;
         match status {
             status if status.is_success() => {
-                // What is stored now is in the answer, with what others wrote. If that broke off, a watch brings it.
+                // The answer has the whole status, with the writes of others. If it broke off, a watch brings it.
                 if let Some(log) = body.ok().and_then(|body| patch::log_in(&body.to_bytes())) {
-                    self.targets.saw(object, log);
+                    self.targets.update_log(object, log);
                 }
                 Ok(())
             }
@@ -226,7 +215,7 @@ impl Inner {
                 let said = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
                 let said = serde_json::from_slice::<serde_json::Value>(&said).unwrap_or_default();
                 let message = said["message"].as_str().unwrap_or_default();
-                if self.complaints.may() {
+                if self.log_limiter.allows() {
                     tracing::warn!(
                         ?object,
                         status = status.as_u16(),
@@ -240,7 +229,7 @@ impl Inner {
     }
 }
 
-/// The object's address: names are the API server's own, which has checked them.
+/// The object's path. The names come from the API server, which has checked them.
 fn path(object: &Object) -> String {
     match object {
         Object::App(name) => format!("{}/{name}", GitHubApp::url_path(&(), None)),
@@ -267,15 +256,16 @@ mod tests {
             }
         });
         let metrics = Metrics::new(&crate::runtime::metrics::Metrics::new());
-        let limits = Limits { patch: Duration::from_mins(5), ..Limits::default() };
-        let complaints = Complaints::new(Arc::new(crate::runtime::clock::SystemClock));
-        let inbox = Inbox::new(Client::new(server, "default"), Targets::default(), metrics, limits, complaints);
+        let limits = Limits { timeout: Duration::from_mins(5), ..Limits::default() };
+        let log_limiter = LogLimiter::new(Arc::new(crate::runtime::clock::SystemClock));
+        let writer =
+            StatusWriter::new(Client::new(server, "default"), Targets::default(), metrics, limits, log_limiter);
         let store = async || {
             let (guid, event) = (String::new(), "push".to_owned());
             let received_at = Timestamp::UNIX_EPOCH;
-            let hint = Hint { guid, event, action: None, reference: None, sha: None, received_at };
-            let stored = inbox.store(Object::App("landfall".into()), hint);
-            timeout(Duration::from_mins(3), stored).await.expect("somebody writes it")
+            let hint = DeliveryHint { guid, event, action: None, reference: None, sha: None, received_at };
+            let stored = writer.store(Object::App("landfall".into()), hint);
+            timeout(Duration::from_mins(3), stored).await.expect("a task writes it")
         };
         assert_eq!(store().await, Err(StoreError::Unreachable));
         assert_eq!(store().await, Ok(()));

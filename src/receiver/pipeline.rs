@@ -1,48 +1,41 @@
-//! The way of one delivery: who it says it is for, whether it may, what it says, whom it concerns, and into the inbox.
+//! The steps of one delivery: find its webhook, verify its signature, parse it, match objects, write to their status.
 //!
-//! Invariant: the order. A stranger costs a look into a table; who knows a webhook costs an HMAC; only who has its
-//! secret has the payload read, and only what concerns something is written.
+//! Invariant: the order. A request for an unknown webhook costs a lookup in a table, and one for a known webhook an HMAC.
+//! Only a payload with a valid signature is parsed, and only a delivery that concerns an object is written.
 
 use super::answer::{Outcome, Refusal};
-use super::complaints::Complaints;
 use super::event::{Head, Payload};
-use super::inbox::{Hint, Inbox};
 use super::keys::{Keys, Verdict};
+use super::log_limiter::LogLimiter;
 use super::metrics::Metrics;
 use super::rate::Buckets;
 use super::signature::Signature;
+use super::status_writer::{DeliveryHint, StatusWriter};
 use super::targets::{Object, Targets};
 use crate::guards::Guards;
 use crate::runtime::clock::Clock;
 use crate::webhook::{AppIdentity, Hook};
 use futures::future::join_all;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 use jiff::SignedDuration;
 use std::sync::Arc;
 use tokio::time::sleep;
 
-/// What deliveries are judged by, and where they go.
-pub struct Intake {
-    /// Whom they may concern.
+pub struct Pipeline {
     pub targets: Targets,
-    /// Their keys.
     pub keys: Arc<Keys>,
-    /// Where they are stored.
-    pub inbox: Inbox,
-    /// How many may be.
+    pub writer: StatusWriter,
     pub buckets: Arc<Buckets>,
-    /// What is counted.
     pub metrics: Metrics,
-    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// How many lines about wrong signatures are left.
-    pub complaints: Complaints,
+    /// For lines about wrong signatures.
+    pub log_limiter: LogLimiter,
     /// The guards that tests take out.
     pub guards: Guards,
 }
 
-/// A request that says whom it is for and that it is signed.
+/// A request for a known webhook, with a signature that is not verified yet.
 pub struct Addressed {
     app: String,
     hook: Hook,
@@ -51,12 +44,12 @@ pub struct Addressed {
     headers: HeaderMap,
 }
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum About {
-    /// GitHub tries the webhook.
+enum Subject {
+    /// GitHub tests the webhook.
     Webhook,
-    /// Where the App is installed, and what it sees there.
+    /// An installation of the App, and the repositories that it can access.
     Installation,
     /// The webhook was deleted.
     WebhookDeleted,
@@ -64,12 +57,12 @@ enum About {
     Push,
     /// A repository itself: it was renamed, archived, transferred, deleted.
     Repository,
-    /// Anything else, which changes nothing that the operator follows: branches that come and go are pushed, forks that
-    /// others make are theirs, and issues and checks are nobody's here.
+    /// Any other event. The operator does not use them: created and deleted branches come as pushes as well, and forks, issues
+    /// and checks do not concern it.
     Other,
 }
 
-impl About {
+impl Subject {
     fn of(event: &str) -> Self {
         match event {
             "ping" => Self::Webhook,
@@ -83,7 +76,7 @@ impl About {
         }
     }
 
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::Webhook => "ping",
             Self::Installation => "installation",
@@ -95,49 +88,52 @@ impl About {
     }
 }
 
-impl Intake {
-    /// Looks at a request before its body is read.
-    ///
-    /// # Errors
-    /// When its body need not be read at all.
+impl Pipeline {
+    /// Checks the head of a request; after an error its body need not be read.
     pub fn address(&self, request: Parts) -> Result<Addressed, Refusal> {
         let (hook, app) = Hook::of_path(request.uri.path()).ok_or(Refusal::Path)?;
         if request.method != Method::POST {
             return Err(Refusal::Method);
         }
-        // What was not listed yet may be what this is for.
+        // An incomplete cache may not have the target yet.
         let unknown = || if self.targets.are_listed() { Refusal::Target } else { Refusal::Starting };
-        let identity = self.targets.knows(app, hook).ok_or_else(unknown)?;
+        let identity = self.targets.identity_of(app, hook).ok_or_else(unknown)?;
         let identity = self.guards.identity(identity, &request.headers);
+        // GitHub signs the bytes before a proxy compressed them, so any secret would look wrong.
+        if request
+            .headers
+            .get_all(header::CONTENT_ENCODING)
+            .iter()
+            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        {
+            return Err(Refusal::Encoding);
+        }
         let signature = Signature::of(&request.headers).ok_or(Refusal::Signature)?;
         Ok(Addressed { app: app.to_owned(), hook, identity, signature, headers: request.headers })
     }
 
-    /// Takes a delivery.
-    ///
-    /// # Errors
-    /// When nothing was stored of it.
-    pub async fn take(&self, addressed: Addressed, body: &[u8]) -> Result<Outcome, Refusal> {
+    /// Processes a delivery once its body was read.
+    pub async fn process(&self, addressed: Addressed, body: &[u8]) -> Result<Outcome, Refusal> {
         let Addressed { app, hook, identity, signature, headers } = addressed;
-        let verdict = self.keys.judge(&identity, hook, &signature, body).await;
+        let verdict = self.keys.verify(&identity, hook, &signature, body).await;
         match self.guards.verdict(verdict) {
             Verdict::Right => {}
             Verdict::NoKeys => return Err(Refusal::Keys),
             Verdict::Wrong => {
-                self.complain(&app, hook);
+                self.log_wrong_signature(&app, hook);
                 return Err(Refusal::Signature);
             }
         }
         let head = Head::read(&headers)?;
         let payload = Payload::read(&head, body)?;
-        let about = About::of(&head.event);
+        let subject = Subject::of(&head.event);
         let (guid, event) = (head.guid.clone(), head.event.clone());
         let (repository, sha) = (payload.repository.as_ref().map(|repository| repository.id), payload.sha.clone());
-        let result = self.store(&app, hook, about, head, payload).await;
-        let word = result.as_ref().map_or("refused", Outcome::word);
-        self.metrics.delivered(about.word(), word);
-        let reason = result.as_ref().err().map(Refusal::word);
-        tracing::info!(app, guid, event, repository, sha, result = word, reason, "delivery");
+        let result = self.store(&app, hook, subject, head, payload).await;
+        let label = result.as_ref().map_or("refused", Outcome::label);
+        self.metrics.delivered(subject.label(), label);
+        let reason = result.as_ref().err().map(Refusal::label);
+        tracing::info!(app, guid, event, repository, sha, result = label, reason, "delivery");
         result
     }
 
@@ -145,11 +141,11 @@ impl Intake {
         &self,
         app: &str,
         hook: Hook,
-        about: About,
+        subject: Subject,
         head: Head,
         payload: Payload,
     ) -> Result<Outcome, Refusal> {
-        if about == About::Webhook {
+        if subject == Subject::Webhook {
             return Ok(Outcome::Pong);
         }
         if !self.targets.are_listed() {
@@ -162,42 +158,42 @@ impl Intake {
         {
             return Err(Refusal::OtherRepository);
         }
-        let objects = match (about, hook, repository) {
-            (About::Installation | About::WebhookDeleted, Hook::App, _) => {
+        let objects = match (subject, hook, repository) {
+            (Subject::Installation | Subject::WebhookDeleted, Hook::App, _) => {
                 let is_selection = head.event == "installation_repositories";
                 let selected = payload.selection.as_ref().filter(|_| is_selection);
                 let mut objects = vec![Object::App(app.into())];
                 objects.extend(selected.into_iter().flat_map(|selection| self.targets.selected(app, selection)));
                 objects
             }
-            (About::Push, _, Some(repository)) | (About::WebhookDeleted, Hook::Repository(_), Some(repository)) => {
+            (Subject::Push, _, Some(repository)) | (Subject::WebhookDeleted, Hook::Repository(_), Some(repository)) => {
                 self.targets.bound_to(app, repository)
             }
-            (About::Repository, _, Some(repository)) => {
+            (Subject::Repository, _, Some(repository)) => {
                 let mut objects = self.targets.bound_to(app, repository);
-                // Who has the secret of one repository's webhook speaks of that one alone, and not by names.
+                // The secret of a repository's webhook is for that repository alone, whatever name the payload gives it.
                 if hook == Hook::App {
                     objects.extend(self.targets.waiting_for(app, repository));
                 }
                 objects
             }
-            _ => return Ok(Outcome::Ignored("the operator does not look after such events")),
+            _ => return Ok(Outcome::Ignored("the operator does not use this event")),
         };
         if objects.is_empty() {
-            return Ok(Outcome::Ignored("nothing here is bound to this repository and was granted it"));
+            return Ok(Outcome::Ignored("no object is bound to this repository and was granted it"));
         }
         let now = self.clock.now();
         let target = repository.filter(|_| !matches!(objects[0], Object::App(_))).map(|repository| repository.id);
         let Payload { action, reference, sha, .. } = payload;
-        let hint = Hint { guid: head.guid, event: head.event, action, reference, sha, received_at: now };
+        let hint = DeliveryHint { guid: head.guid, event: head.event, action, reference, sha, received_at: now };
         if let Err(after) = self.buckets.take(app, target, now) {
-            self.store_later(app, target, objects, hint, after);
+            self.coalesce(app, target, objects, hint, after);
             return Err(Refusal::Rate(after));
         }
-        let results = join_all(objects.into_iter().map(|object| self.inbox.store(object, hint.clone()))).await;
+        let results = join_all(objects.into_iter().map(|object| self.writer.store(object, hint.clone()))).await;
         let mut failures = results.iter().filter_map(|result| result.err());
-        // What no repeat would mend does not keep the sender from hearing that the others have it: it is one tenant's.
-        if let Some(error) = failures.clone().find(|error| error.will_pass()) {
+        // A lasting failure concerns one tenant's object. The sender still hears that the others were stored.
+        if let Some(error) = failures.clone().find(|error| error.is_temporary()) {
             return Err(error.into());
         }
         match failures.next() {
@@ -206,16 +202,22 @@ impl Intake {
         }
     }
 
-    /// Of all that was refused for coming too often, one is stored as soon as there is room, and says of which branch it was no
-    /// more: whatever else was refused meanwhile, the operator looks. Otherwise a push that comes just behind many others
-    /// would be seen by the next poll only.
-    fn store_later(&self, app: &str, target: Option<u64>, objects: Vec<Object>, hint: Hint, mut after: SignedDuration) {
-        if !self.buckets.wait(app, target) {
+    /// Coalesces rate-limited deliveries: stores one, without its branch, once the limit allows it, so that the operator looks
+    /// at all branches. Otherwise the next poll would be the first to notice a push that comes just after many others.
+    fn coalesce(
+        &self,
+        app: &str,
+        target: Option<u64>,
+        objects: Vec<Object>,
+        hint: DeliveryHint,
+        mut after: SignedDuration,
+    ) {
+        if !self.buckets.begin_coalescing(app, target) {
             return;
         }
-        let (buckets, inbox, clock) = (Arc::clone(&self.buckets), self.inbox.clone(), Arc::clone(&self.clock));
-        let (app, hint) = (app.to_owned(), Hint { reference: None, sha: None, ..hint });
-        // Nobody was told that it is stored, so the end of the process does not wait for it.
+        let (buckets, writer, clock) = (Arc::clone(&self.buckets), self.writer.clone(), Arc::clone(&self.clock));
+        let (app, hint) = (app.to_owned(), DeliveryHint { reference: None, sha: None, ..hint });
+        // The sender got a refusal, so the end of the process does not wait for this.
         tokio::spawn(async move {
             loop {
                 sleep(after.unsigned_abs()).await;
@@ -224,18 +226,18 @@ impl Intake {
                     Err(longer) => after = longer,
                 }
             }
-            buckets.waited(&app, target);
-            let hint = Hint { received_at: clock.now(), ..hint };
-            join_all(objects.into_iter().map(|object| inbox.store(object, hint.clone()))).await;
+            buckets.end_coalescing(&app, target);
+            let hint = DeliveryHint { received_at: clock.now(), ..hint };
+            join_all(objects.into_iter().map(|object| writer.store(object, hint.clone()))).await;
         });
     }
 
-    fn complain(&self, app: &str, hook: Hook) {
-        if self.complaints.may() {
+    fn log_wrong_signature(&self, app: &str, hook: Hook) {
+        if self.log_limiter.allows() {
             tracing::warn!(
                 app,
                 ?hook,
-                "a signature is wrong: somebody else sends this, or the webhook has another secret"
+                "a signature is wrong: the sender is not GitHub, or the webhook has another secret than the receiver expects"
             );
         }
     }
