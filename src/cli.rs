@@ -1,6 +1,6 @@
-//! The command line: a command for each process. What pods run is a binary of its own, which this one goes on as.
+//! The command line: a command for each process. The program that runs in pods is a binary of its own; this one executes it.
 //!
-//! Invariant: what is wrong with the configuration is said before anything is started, with the option's name.
+//! Invariant: an error in the configuration is reported before anything starts, with the option's name.
 
 mod webhook;
 mod workspace;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long one request to Kubernetes may take, watches excepted.
+/// Timeout of a request to Kubernetes, except watches.
 const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Ties GitHub to a Kubernetes cluster through a GitHub App.
@@ -40,33 +40,33 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the controllers: one of several replicas leads, the others stand by.
+    /// Run the controllers. One of several replicas leads; the others are standbys.
     Controller(ControllerArgs),
-    /// Run the receiver of webhook deliveries: every replica serves.
+    /// Run the receiver of webhook deliveries. Every replica serves.
     Receiver(ReceiverArgs),
-    /// Run every process of Landfall in one, without election and with readable logs: for development.
+    /// For development: run every process of Landfall in one, without leader election and with readable logs.
     All(AllArgs),
-    /// Print the custom resource definitions as YAML, for kubectl apply.
+    /// Print the custom resource definitions as YAML for kubectl apply.
     Crds,
-    /// Print RBAC rules, as YAML: what the controllers need, and what people are given.
+    /// Print RBAC rules as YAML, for the controllers or for people.
     Rbac {
-        /// Which set of rules.
+        /// The set of rules.
         #[arg(value_enum)]
         set: manifests::RuleSet,
     },
-    /// See and rotate what webhooks are signed with, with your own rights in the cluster.
+    /// Show and rotate the secrets of webhooks, with your own rights in the cluster.
     #[command(subcommand)]
     Webhook(webhook::Command),
-    /// Clone a workspace's repository, answer its git, and save its work: what runs inside of a workspace's pod.
+    /// Inside a workspace's pod: clone the repository, answer git's requests for credentials, and save the work.
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Workspace {
-        /// What to do: `landfall workspace --help`.
+        /// The command and its options; see `landfall workspace --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
     /// Print a completion script.
     Completion {
-        /// For which shell.
+        /// The shell.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -74,30 +74,30 @@ enum Command {
 
 #[derive(Args)]
 struct ControllerArgs {
-    /// The operator's own namespace: the credentials of the Apps and the Lease are there.
+    /// The operator's own namespace, which has the credentials of the Apps and the Lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "landfall-system")]
     namespace: String,
-    /// The name of this process among several. Default: the pod's name, else the machine's.
+    /// The name of this replica. Default: the pod's name, or the machine's.
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
-    /// Where /livez, /readyz and /metrics are served.
+    /// The address that serves /livez, /readyz and /metrics.
     #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
-    /// Read and write Secrets of tokens in this namespace only. May be given several times, or several with commas. Default: in all.
+    /// Read and write Secrets of tokens only in these namespaces. Repeat it or separate with commas. Default: all namespaces.
     #[arg(long = "secret-namespace", env = "LANDFALL_SECRET_NAMESPACES", value_delimiter = ',')]
     secret_namespaces: Vec<String>,
-    /// Accept plain http in a GitHubApp's spec.apiURL also for hosts other than loopback. Tokens and keys then cross the network in the clear.
+    /// Accept plain http in a GitHubApp's spec.apiURL for hosts other than loopback, too. Tokens and keys then cross the network unencrypted.
     #[arg(long, env = "LANDFALL_INSECURE_DEVELOPMENT")]
     insecure_development: bool,
-    /// Let a ProjectRepository's spec.source.url name this host: git.example.com, git.example.com:8443 or *.example.com. May be given several times, or several with commas. Default: none.
+    /// Allow this host in a ProjectRepository's spec.source.url: git.example.com, git.example.com:8443 or *.example.com. Repeat it or separate with commas. Default: none.
     #[arg(long = "allowed-git-host", env = "LANDFALL_ALLOWED_GIT_HOSTS", value_delimiter = ',')]
     allowed_git_hosts: Vec<String>,
-    /// Let those hosts be in private networks. Link-local and metadata addresses are refused all the same.
+    /// Allow these hosts in private networks. Link-local and metadata addresses are still refused.
     #[arg(long, env = "LANDFALL_ALLOW_PRIVATE_GIT_ADDRESSES")]
     allow_private_git_addresses: bool,
     #[command(flatten)]
     workspaces: WorkspaceArgs,
-    /// Do not elect a leader: for one process alone.
+    /// Do not elect a leader. Only for a single replica.
     #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
     no_leader_election: bool,
     #[command(flatten)]
@@ -106,19 +106,19 @@ struct ControllerArgs {
 
 #[derive(Args)]
 struct WorkspaceArgs {
-    /// The image of Landfall's own containers in the pods of workspaces: this program's.
+    /// The image of Landfall's own containers in the pods of workspaces; it contains this program.
     #[arg(long = "image", env = "LANDFALL_IMAGE", default_value = "localhost/landfall:dev")]
     image: String,
-    /// The image that a Workspace is worked in unless it names one: it has a shell, and git if that is to be used.
+    /// The image of the person's container for a Workspace that names none. It needs a shell, and git to use git.
     #[arg(long, env = "LANDFALL_WORKSPACE_IMAGE", default_value = "localhost/landfall-workspace:dev")]
     workspace_image: String,
-    /// When these two are pulled.
+    /// The pull policy of these two images.
     #[arg(long, env = "LANDFALL_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
-    /// Where reports of workspaces are received, in plain http: they are shown, not trusted.
+    /// The address that receives reports of workspaces, in plain http: reports are shown and not trusted.
     #[arg(long, env = "LANDFALL_REPORTS_ADDRESS", default_value = "0.0.0.0:8082")]
     reports_address: SocketAddr,
-    /// The address of that as pods reach it: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it they send none.
+    /// The URL of that address for pods: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it pods send no reports.
     #[arg(long, env = "LANDFALL_REPORTS_URL")]
     reports_url: Option<String>,
 }
@@ -136,23 +136,23 @@ impl WorkspaceArgs {
 
 #[derive(Args)]
 struct LogArgs {
-    /// What is logged: a level (error, warn, info, debug, trace), or levels by module as in landfall=debug,kube=info.
+    /// The log level: error, warn, info, debug or trace, or levels by module as in landfall=debug,kube=info.
     #[arg(long, env = "LANDFALL_LOG", default_value = "info")]
     log_level: String,
-    /// How it is logged. Default: json; text for `landfall all`.
+    /// The log format. Default: json; text for `landfall all`.
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum)]
     log_format: Option<LogFormat>,
 }
 
 #[derive(Args)]
 struct ReceiverArgs {
-    /// Where deliveries are received, in plain http: TLS is the ingress's.
+    /// The address that receives deliveries, in plain http: the ingress terminates TLS.
     #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
     address: SocketAddr,
-    /// Where /livez, /readyz and /metrics are served.
+    /// The address that serves /livez, /readyz and /metrics.
     #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
-    /// The directory in which the Secret landfall-webhook-keys is mounted. It is read again when it changes.
+    /// The directory in which the Secret landfall-webhook-keys is mounted. Changes are read.
     #[arg(long, env = "LANDFALL_KEY_DIRECTORY", default_value = "/etc/landfall/webhook-keys")]
     key_directory: PathBuf,
     #[command(flatten)]
@@ -165,7 +165,7 @@ struct ReceiverArgs {
 struct AllArgs {
     #[command(flatten)]
     controller: ControllerArgs,
-    /// Where deliveries are received, in plain http.
+    /// The address that receives deliveries, in plain http.
     #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
     receiver_address: SocketAddr,
     #[command(flatten)]
@@ -174,10 +174,10 @@ struct AllArgs {
 
 #[derive(Args)]
 struct TargetArgs {
-    /// Deliveries per second that are stored for one repository; an App's own get ten times as many.
+    /// Deliveries per second that are stored for one repository; an App's own webhook gets ten times as many.
     #[arg(long, env = "LANDFALL_TARGET_RATE", default_value_t = 10.0, value_parser = positive)]
     target_rate: f64,
-    /// How many of them at once.
+    /// The most of them at once.
     #[arg(long, env = "LANDFALL_TARGET_BURST", default_value_t = 100.0, value_parser = positive)]
     target_burst: f64,
 }
@@ -187,7 +187,7 @@ fn positive(text: &str) -> Result<f64, String> {
     if number.is_finite() && number >= 0.001 { Ok(number) } else { Err("must be 0.001 or more".to_owned()) }
 }
 
-/// The same name, with the one command of the program that pods run.
+/// The command line of the program that runs in pods. It has the same name and one command.
 #[derive(Parser)]
 #[command(name = "landfall", bin_name = "landfall", version, propagate_version = true)]
 struct InPod {
@@ -197,22 +197,22 @@ struct InPod {
 
 #[derive(Subcommand)]
 enum InPodCommand {
-    /// Clone a workspace's repository, answer its git, and save its work: what runs inside of a workspace's pod.
+    /// Inside a workspace's pod: clone the repository, answer git's requests for credentials, and save the work.
     #[command(subcommand)]
     Workspace(workspace::Command),
 }
 
-/// The program that pods run beside [`main`]'s: a process's memory is for the most part pages of its program, in steps of many, and
-/// an agent that were part of all of Landfall would have twice as much.
+/// The program that runs in pods. Most of a process's memory are the pages of its program: an agent that contained all of
+/// Landfall would take twice as much.
 const WORKSPACE_PROGRAM: &str = "landfall-workspace";
 
-/// Runs the command that was given; what went wrong is printed with its causes.
+/// Runs the command; prints an error with its causes.
 #[must_use]
 pub fn main() -> ExitCode {
     ended(run(Cli::parse().command))
 }
 
-/// Runs the command of `landfall workspace` that was given; what went wrong is printed with its causes.
+/// Runs a command of `landfall workspace`; prints an error with its causes.
 #[must_use]
 pub fn workspace() -> ExitCode {
     let InPodCommand::Workspace(command) = InPod::parse().command;
@@ -226,14 +226,14 @@ fn ended(ended: Result<ExitCode, Box<dyn std::error::Error>>) -> ExitCode {
     })
 }
 
-/// Goes on as `landfall workspace`, from the same folder; returns if it cannot.
+/// Executes `landfall workspace` from the same folder in place of this program; returns only an error.
 fn become_workspace(words: &[OsString]) -> Box<dyn std::error::Error> {
     let program = match std::env::current_exe() {
         Ok(own) => own.with_file_name(WORKSPACE_PROGRAM),
-        Err(error) => return format!("where this program is cannot be told: {error}").into(),
+        Err(error) => return format!("cannot find the path of this program: {error}").into(),
     };
     let error = std::process::Command::new(&program).arg0("landfall").arg("workspace").args(words).exec();
-    format!("{} cannot be run, which belongs beside this program: {error}", program.display()).into()
+    format!("cannot run {}, which belongs beside this program; install both: {error}", program.display()).into()
 }
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -241,7 +241,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Workspace { words } => return Err(become_workspace(&words)),
         Command::Controller(args) => {
             telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
-            runtime(None)?.block_on(async { control(args, true, on_signal()?).await })
+            runtime(None)?.block_on(async { control(args, Election::ByLease, on_signal()?).await })
         }
         Command::Receiver(args) => {
             telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
@@ -271,7 +271,14 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// The receiver's threads: it waits for the API server most of its time, and each thread has its share of memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Election {
+    ByLease,
+    /// This process leads.
+    None,
+}
+
+/// The receiver's threads. It mostly waits for the API server, and each thread takes memory.
 const RECEIVER_THREADS: usize = 2;
 
 fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
@@ -284,13 +291,13 @@ fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
 
 async fn control(
     args: ControllerArgs,
-    elects: bool,
+    election: Election,
     shutdown: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut kube = kubernetes().await?;
     let times = LeaseTimes::default();
-    let lease =
-        if elects && !args.no_leader_election { Some((lease::client(kube.clone(), times)?, times)) } else { None };
+    let elects = election == Election::ByLease && !args.no_leader_election;
+    let lease = if elects { Some((lease::client(kube.clone(), times)?, times)) } else { None };
     bounded(&mut kube);
     let identity = args.identity.or_else(hostname).unwrap_or_else(|| format!("landfall-{}", std::process::id()));
     let hosts: Vec<_> = args.allowed_git_hosts.into_iter().filter(|host| !host.is_empty()).collect();
@@ -369,14 +376,14 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     };
     let receiver = Receiver::start(config, environment).await?;
     tracing::info!(address = %receiver.address(), "receiving deliveries");
-    // Whichever ends first ends the other.
+    // The first to end also ends the other.
     let receive = async {
         let ended = receiver.run().await;
         shutdown.cancel();
         ended
     };
     let control = async {
-        let ended = control(args.controller, false, shutdown.clone()).await;
+        let ended = control(args.controller, Election::None, shutdown.clone()).await;
         shutdown.cancel();
         ended
     };
@@ -399,11 +406,11 @@ fn receiver_config(targets: &TargetArgs) -> receiver::Config {
 
 async fn kubernetes() -> Result<kube::Config, String> {
     kube::Config::infer().await.map_err(|error| {
-        format!("no cluster to talk to: neither a pod's service account nor a kubeconfig ($KUBECONFIG, ~/.kube/config) can be used: {error}")
+        format!("cannot connect to a cluster: neither a pod's ServiceAccount nor a kubeconfig ($KUBECONFIG, ~/.kube/config) works: {error}")
     })
 }
 
-/// Failures come back to whoever asked, and are tried again there; kube's own retries would go on for up to 1000 seconds.
+/// The callers retry. kube's own retries would take up to 1000 seconds.
 fn bounded(kube: &mut kube::Config) {
     kube.default_retry = false;
     kube.write_timeout = Some(KUBERNETES_TIMEOUT);
@@ -440,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn what_pods_run_gets_every_word_as_it_is() {
+    fn the_program_in_pods_gets_every_word_unchanged() {
         for words in
             [&[][..], &["--help"], &["help", "agent"], &["agent", "--report-url", "x", "--", "--help"], &["-V"]]
         {

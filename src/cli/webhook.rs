@@ -1,6 +1,6 @@
-//! `landfall webhook`: for people who manage a webhook by hand, or exchange the key that secrets are derived from.
+//! `landfall webhook`: for people who manage a webhook by hand, or rotate the key that secrets are derived from.
 //!
-//! Runs with the rights of whoever calls it: to read the Secret with the root keys is to know every webhook's secret.
+//! It runs with the caller's rights. A person who can read the Secret with the root keys knows every webhook's secret.
 
 use crate::api::GitHubApp;
 use crate::github::{Endpoint, PlainHttp};
@@ -18,33 +18,30 @@ use serde_json::json;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// What to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Print what a webhook needs that is managed by hand: address, content type, secret, events. The secret is printed too.
+    /// Print the settings of a webhook that is managed by hand: address, content type, secret, events. The output contains the secret.
     Show(Show),
-    /// Make a new root key. The one of before stays valid for deliveries; webhooks that the operator manages get their new secrets from it at once.
+    /// Make a new root key. Deliveries signed with the previous one are still accepted. The operator updates the webhooks that it manages at once.
     Rotate(Rotate),
 }
 
-/// Which webhook, and how it is printed.
 #[derive(Args)]
 pub struct Show {
-    /// The GitHubApp. Default: the only one there is.
+    /// The GitHubApp. Default: the only one.
     #[arg(long)]
     app: Option<String>,
-    /// The own webhook of the repository with this id; else the App's.
+    /// Show the webhook of the repository with this id. Default: the App's webhook.
     #[arg(long)]
     repository_id: Option<u64>,
     /// The operator's own namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "landfall-system")]
     namespace: String,
-    /// How to print it.
+    /// The output format.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
 
-/// How something is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people.
@@ -53,7 +50,6 @@ enum Output {
     Json,
 }
 
-/// Where the key is.
 #[derive(Args)]
 pub struct Rotate {
     /// The operator's own namespace.
@@ -61,12 +57,10 @@ pub struct Rotate {
     namespace: String,
 }
 
-/// Does it.
-///
-/// # Errors
-/// What is missing, and where to get it.
 pub async fn run(command: Command) -> Outcome {
-    let client = Client::try_default().await.map_err(|error| format!("no cluster to talk to: {error}"))?;
+    let client = Client::try_default()
+        .await
+        .map_err(|error| format!("cannot connect to a cluster: {error}; check $KUBECONFIG or ~/.kube/config"))?;
     match command {
         Command::Show(show) => print(&client, show).await,
         Command::Rotate(rotate_in) => rotate(&client, &rotate_in.namespace).await,
@@ -79,7 +73,7 @@ async fn print(client: &Client, show: Show) -> Outcome {
     let webhook = app.spec.webhook.as_ref();
     let base = &webhook
         .ok_or_else(|| {
-            format!("GitHubApp {name} has no spec.webhook.url: set the address under which GitHub reaches the receiver")
+            format!("GitHubApp {name} has no spec.webhook.url: set the address at which GitHub reaches the receiver")
         })?
         .url;
     let endpoint = Endpoint::parse(
@@ -94,14 +88,14 @@ async fn print(client: &Client, show: Show) -> Outcome {
     let secrets: Api<Lenient<Secret>> = Api::namespaced(client.clone(), &show.namespace);
     let secret = secrets.get_opt(ROOT_KEYS_SECRET).await?.map(Lenient::read).transpose()?;
     let secret = secret.ok_or_else(|| {
-        format!("there is no Secret {ROOT_KEYS_SECRET} in namespace {}: `landfall controller` makes it at its first start (--namespace names the operator's namespace)", show.namespace)
+        format!("there is no Secret {ROOT_KEYS_SECRET} in namespace {}: `landfall controller` makes it when it first starts; --namespace must be the operator's namespace", show.namespace)
     })?;
     let data = secret.data.unwrap_or_default();
     let keys = RootKeys::read(|key| data.get(key).map(|value| value.0.as_slice()))?;
     let hook = show.repository_id.map_or(Hook::App, Hook::Repository);
     let url = hook.url(base, &name);
     let signed = keys.current.secret(&AppIdentity { host: endpoint.host(), app_id }, hook);
-    // An App is told of its installations without asking for it.
+    // An App receives the events of its installations without subscribing to them.
     let events = REPOSITORY_EVENTS;
     match show.output {
         Output::Json => {
@@ -131,9 +125,9 @@ async fn app(client: &Client, name: Option<String>) -> Result<GitHubApp, Box<dyn
     }
     let mut all = apps.list(&ListParams::default().limit(50)).await?.items;
     match all.len() {
-        0 => Err("there is no GitHubApp".into()),
+        0 => Err("there is no GitHubApp; create one first".into()),
         1 => Ok(all.remove(0).read()?),
-        _ => Err("there are several GitHubApps: say which with --app".into()),
+        _ => Err("there are several GitHubApps: choose one with --app".into()),
     }
 }
 
@@ -143,7 +137,7 @@ async fn rotate(client: &Client, namespace: &str) -> Outcome {
     match secrets.get_opt(ROOT_KEYS_SECRET).await?.map(Lenient::read).transpose()? {
         None => {
             secrets.create(&PostParams::default(), &Lenient::from(root_keys::fresh()?)).await?;
-            println!("made Secret {ROOT_KEYS_SECRET} in namespace {namespace}");
+            println!("created Secret {ROOT_KEYS_SECRET} in namespace {namespace}");
             return Ok(());
         }
         Some(mut secret) => {
@@ -156,21 +150,21 @@ async fn rotate(client: &Client, namespace: &str) -> Outcome {
             }
             data.insert(CURRENT.to_owned(), ByteString(key));
             data.insert(CURRENT_ID.to_owned(), ByteString(id.clone().into()));
-            // As the version that was read: two who rotate at once must not both take the other's key for the one of before.
+            // At the version that was read: of two rotations at once, one must fail, or a key would be lost.
             secrets.replace(ROOT_KEYS_SECRET, &PostParams::default(), &Lenient::from(secret)).await.map_err(
                 |error| match error {
                     kube::Error::Api(status) if status.code == 409 => {
-                        "somebody else rotated it at the same time: look first, then try again".to_owned()
+                        "the Secret was changed at the same time: look whether somebody else rotated the key, then try again".to_owned()
                     }
                     error => error.to_string(),
                 },
             )?;
         }
     }
-    println!("{id} is the root key now; the one of before is still accepted.");
+    println!("{id} is the root key now; the previous one is still accepted.");
     println!(
-        "The operator sets the webhooks it manages anew by itself. Those that are managed by hand need their new secret: landfall webhook show"
+        "The operator updates the webhooks that it manages. Webhooks that are managed by hand need their new secret: landfall webhook show"
     );
-    println!("Rotate again only when all of them have it.");
+    println!("Rotate again only after all of them have it.");
     Ok(())
 }

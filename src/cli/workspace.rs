@@ -1,7 +1,7 @@
-//! `landfall workspace`: what runs inside of a workspace's pod.
+//! `landfall workspace`: the program inside a workspace's pod.
 //!
-//! Every option can be given in the environment as well, so that a pod says it once for all of its containers. None is a secret:
-//! the token is in a file.
+//! Options can be set in the environment as well, so that a pod sets them once for all of its containers. None is a secret: the
+//! token is in a file.
 
 mod agent;
 mod save;
@@ -26,68 +26,66 @@ use crate::git::{BranchName, Sealed};
 use crate::runtime::clock::{Clock as _, SystemClock};
 use crate::runtime::shutdown::on_signal;
 
-/// What to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Clone the repository into the workspace, at its branch, and write the tools that a person works with there.
+    /// Clone the repository into the workspace at its branch, and write the tools for the person who works there.
     #[command(after_long_help = CLONE_HELP)]
     Clone(Box<CloneArgs>),
-    /// Answer git's question for credentials: the value of git's credential.helper.
+    /// Answer git's request for credentials: the value of git's credential.helper.
     #[command(after_long_help = CREDENTIAL_HELP)]
     Credential(CredentialArgs),
-    /// Push all work that is not at the remote yet: commits, branches, the stash, and what nobody committed.
+    /// Push all work that is not on the remote yet: commits, branches, the stash, and uncommitted changes.
     #[command(after_long_help = save::HELP)]
     Save(Box<save::SaveArgs>),
-    /// Watch over the workspace for as long as its pod lives: report its state, autosave, and save when the pod ends.
+    /// Look after the workspace while its pod runs: report its state, autosave, and save when the pod ends.
     #[command(after_long_help = agent::HELP)]
     Agent(Box<agent::AgentArgs>),
 }
 
 const CLONE_HELP: &str = "\
-The clone is made beside the directory and renamed when it is whole. A clone that is there is left as it is; the tools \
-are written anew. Nothing that the repository brings is run: no hooks, no filters, no submodules.
+The clone is made beside the directory and renamed when it is complete. An existing clone stays unchanged; the tools are \
+written again. Nothing from the repository is executed: no hooks, no filters, no submodules.
 
-Prints what came of it as JSON: branch, head, cloned (was it made just now), begun (was the branch begun just now).
+Prints the result as JSON: branch, head, cloned (true if the clone is new), begun (true if the branch is new).
 
-The tools are for the container in which a person works, which may be of any image with a POSIX shell:
+The tools are for the person's container, which may have any image with a POSIX shell:
   gitconfig                for the variable GIT_CONFIG_SYSTEM: the credential helper for this one repository, the author, and
-                           push.default; what the person sets goes before it
-  git-credential-landfall  the helper
-  gh                       the GitHub CLI of the image, with the token: the directory goes before others in PATH
-There is no secret among them: the token is read from its file whenever git or gh needs it.
+                           push.default; the person's own settings take precedence
+  git-credential-landfall  the credential helper
+  gh                       runs the GitHub CLI of the image with the token; its directory comes first in PATH
+None of them contains a secret: the token is read from its file whenever git or gh needs it.
 
 Exit status:
   0   there is a clone
-  20  it cannot be made, and it takes a person to change that: git's own words are printed
-  21  the branch is at the remote already, and --on-exists is fail
-  22  there is no branch --from
-  75  it cannot be made now (network, token): try again
+  20  the clone failed, and a person has to act: git's own message is printed
+  21  the branch is on the remote already, and --on-exists is fail
+  22  the branch --from does not exist
+  75  the clone failed (network, token), and a retry may help
   1, 2  the command itself is wrong";
 
 const CREDENTIAL_HELP: &str = "\
-git runs it with the operation as its last word and tells it in lines of key=value what it is about (git-credential(1)). For the \
-repositories named by --url, over https, `get` is answered with the token that is in the file at that moment. All else is \
-answered by silence. `store` and `erase` do nothing: the file is written by others.
+git runs it with the operation as its last argument, and writes lines of key=value to it (git-credential(1)). For the \
+repositories of --url, over https, it answers `get` with the token that is in the file at that moment. Other requests get no \
+answer. `store` and `erase` do nothing: another process writes the file.
 
   git config credential.https://github.com/acme/shop.git.useHttpPath true
   git config credential.https://github.com/acme/shop.git.helper '!landfall workspace credential --url https://github.com/acme/shop.git --token-file /token'";
 
-/// Where the repository is.
 #[derive(Args)]
 pub struct AccessArgs {
-    /// The repository's https address: `https://HOST/OWNER/NAME.git`.
+    /// The repository's https URL: `https://HOST/OWNER/NAME.git`.
     #[arg(long, env = "LANDFALL_REPOSITORY_URL")]
     url: RepositoryUrl,
-    /// The file with the token. It is read whenever git asks.
+    /// The file with the token. It is read whenever git needs it.
     #[arg(long, env = "LANDFALL_TOKEN_FILE")]
     token_file: PathBuf,
-    /// A PEM file with the certificates to trust, instead of the system's.
+    /// A PEM file with the trusted certificates, instead of the system's.
     #[arg(long, env = "LANDFALL_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// A directory outside of the workspace's volume for what is needed meanwhile. Default: the system's for temporary files.
+    /// A directory for temporary files outside the workspace's volume. Default: the system's.
     #[arg(long, env = "LANDFALL_SCRATCH")]
     scratch: Option<PathBuf>,
-    /// Seconds after which it is given up.
+    /// Timeout in seconds.
     #[arg(long, env = "LANDFALL_TIMEOUT", default_value_t = 300)]
     timeout: u32,
 }
@@ -109,91 +107,84 @@ impl AccessArgs {
     }
 }
 
-/// What to clone.
 #[derive(Args)]
 pub struct CloneArgs {
     #[command(flatten)]
     access: AccessArgs,
-    /// Where the clone goes. The directory above it is the volume.
+    /// The directory of the clone. The directory above it is the volume.
     #[arg(long, env = "LANDFALL_DIRECTORY")]
     directory: PathBuf,
     /// The branch to work on.
     #[arg(long, env = "LANDFALL_BRANCH", allow_hyphen_values = true)]
     branch: BranchName,
-    /// The branch to begin it from. Default: the repository's default branch.
+    /// The branch to create it from. Default: the repository's default branch.
     #[arg(long, env = "LANDFALL_BRANCH_FROM", allow_hyphen_values = true)]
     from: Option<BranchName>,
-    /// What to do if the branch is at the remote already.
+    /// What to do if the branch is on the remote already.
     #[arg(long, value_enum, default_value_t = OnExists::Resume)]
     on_exists: OnExists,
-    /// Leave out what can be fetched when it is needed.
+    /// The objects to leave out; git fetches them when it needs them.
     #[arg(long, value_enum, default_value_t = Filter::None)]
     filter: Filter,
-    /// Fetch so many commits of each branch. Default: all.
+    /// Fetch this many commits of each branch. Default: all.
     #[arg(long)]
     depth: Option<NonZeroU32>,
-    /// How often it is tried.
+    /// The number of attempts.
     #[arg(long, default_value = "5")]
     attempts: NonZeroU32,
-    /// Milliseconds between the first two attempts; twice as many after each further one.
+    /// Milliseconds between the first two attempts; doubled after each further one.
     #[arg(long, default_value_t = 1000)]
     wait: u32,
-    /// Begin a branch that is not at the remote yet with an empty commit of this message, and push it. One that no other workspace
-    /// has tells an earlier attempt's branch from others.
+    /// If the branch is not on the remote yet, start it with an empty commit with this message, and push it. A message that is
+    /// unique to the workspace identifies the branch after a failed attempt.
     #[arg(long, env = "LANDFALL_FIRST_COMMIT", requires = "author_name", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     first_commit: Option<String>,
     /// Write the tools for the person's container into this directory.
     #[arg(long, env = "LANDFALL_TOOLS")]
     tools: Option<PathBuf>,
-    /// The directory of the tools, as the person's container sees it. Default: as it is called here.
+    /// The path of the tools in the person's container. Default: the path here.
     #[arg(long)]
     person_tools: Option<PathBuf>,
-    /// The token's file, as the person's container sees it. Default: as it is called here.
+    /// The path of the token's file in the person's container. Default: the path here.
     #[arg(long)]
     person_token_file: Option<PathBuf>,
-    /// The certificates, as the person's container sees them. Default: as they are called here.
+    /// The path of the certificates in the person's container. Default: the path here.
     #[arg(long)]
     person_ca_file: Option<PathBuf>,
-    /// Write what is printed to this file as well, whole or not at all.
+    /// Also write the output to this file, atomically.
     #[arg(long)]
     record: Option<PathBuf>,
-    /// Write it to this file as well, as a container's last message.
+    /// Also write the output to this file, as the container's termination message.
     #[arg(long)]
     termination_log: Option<PathBuf>,
-    /// Who the person commits as.
+    /// The name of the author of the person's commits.
     #[arg(long, env = "LANDFALL_AUTHOR_NAME", requires = "author_email")]
     author_name: Option<String>,
-    /// With which address.
+    /// The email address of the author.
     #[arg(long, env = "LANDFALL_AUTHOR_EMAIL", requires = "author_name")]
     author_email: Option<String>,
 }
 
-/// What a clone leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Filter {
     /// Nothing.
     None,
-    /// Files of commits that are not checked out.
+    /// The files of commits that are not checked out.
     Blobs,
 }
 
-/// Whose credentials.
 #[derive(Args)]
 pub struct CredentialArgs {
-    /// A repository that the token is for. May be given several times.
+    /// A repository that the token is for. Repeat it for several.
     #[arg(long, required = true)]
     url: Vec<RepositoryUrl>,
     /// The file with the token.
     #[arg(long)]
     token_file: PathBuf,
-    /// What git wants: get, store or erase.
+    /// The operation: get, store or erase.
     operation: String,
 }
 
-/// Does it.
-///
-/// # Errors
-/// The command is wrong, or something of ours is missing.
 pub fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
         Command::Clone(args) => on_one_thread(unless_stopped(clone(*args))),
@@ -203,21 +194,20 @@ pub fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
 }
 
-/// How a command ends.
 type Ended = Result<ExitCode, Box<dyn std::error::Error>>;
 
 fn on_one_thread(command: impl Future<Output = Ended>) -> Ended {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(command);
-    // A name that is being resolved, or a slow volume, is not waited for.
+    // Do not wait for a name that is being resolved, or for a slow volume.
     runtime.shutdown_background();
     ended
 }
 
 async fn unless_stopped(command: impl Future<Output = Ended>) -> Ended {
-    // git is a group of processes of its own: it ends because what waits for it is dropped.
+    // git has a process group of its own; it ends when the future that waits for it is dropped.
     Box::pin(on_signal()?.run_until_cancelled(command)).await.unwrap_or_else(|| {
-        eprintln!("landfall: stopped before it was done");
+        eprintln!("landfall: stopped by a signal before it was done; run it again");
         Ok(ExitCode::from(exit::AGAIN))
     })
 }
@@ -253,7 +243,7 @@ async fn clone(args: CloneArgs) -> Ended {
     let cloned = match clone::clone(&request).await {
         Ok(cloned) => cloned,
         Err(error) => {
-            eprintln!("{}", last_words(&super::with_causes(&error)));
+            eprintln!("{}", shortened(&super::with_causes(&error)));
             return Ok(ExitCode::from(error.exit()));
         }
     };
@@ -275,15 +265,15 @@ async fn clone(args: CloneArgs) -> Ended {
             .map_err(|error| format!("--record {}: {error}", file.display()))?;
     }
     if let Some(file) = args.termination_log {
-        // Kubernetes mounts the file: it cannot be replaced.
+        // Kubernetes mounts the file, so it cannot be replaced.
         std::fs::write(&file, &text).map_err(|error| format!("--termination-log {}: {error}", file.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What Kubernetes shows of a container that failed is the end of what it said, of which this is all.
-fn last_words(text: &str) -> String {
-    // Kubernetes takes 2048 bytes and 80 lines.
+/// Shortens an error to the part of a failed container's log that Kubernetes keeps as its message.
+fn shortened(text: &str) -> String {
+    // Kubernetes keeps 2048 bytes and 80 lines.
     const MOST: usize = 1900;
     const MOST_LINES: usize = 70;
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));

@@ -258,7 +258,7 @@ fn identity(app: &GitHubApp) -> Option<AppIdentity> {
 
 /// Selects the objects that get a delivery: the first of every namespace, then the second of every namespace, and so on up to
 /// the limits. Sorting by name makes all receivers select the same.
-fn told<'a>(keys: impl Iterator<Item = &'a ObjectKey>, per_namespace: usize) -> Vec<Object> {
+fn select<'a>(keys: impl Iterator<Item = &'a ObjectKey>, per_namespace: usize) -> Vec<Object> {
     let mut keys: Vec<&ObjectKey> = keys.collect();
     keys.sort_unstable();
     let by_namespace = keys.chunk_by(|one, other| one.0 == other.0);

@@ -1,4 +1,4 @@
-//! What somebody tries who has a little and wants more: each attack fails, and succeeds when its guard is taken out.
+//! Attacks by people with a few rights: each attack fails, and succeeds when its guard is taken out.
 
 use crate::scene::{Running, Scene, config, guid, push};
 use landfall::guards::Sabotage;
@@ -18,7 +18,7 @@ const LIB: Hook = Hook::Repository(9002);
 const VAULT: u64 = 9103;
 const TILL: u64 = 9104;
 
-/// Whoever knows the secret of one webhook knows it of no other.
+/// The secret of one webhook is of no use for another.
 #[tokio::test]
 async fn signed_with_the_secret_of_another_repository() {
     let scene = Scene::new("other-secret").await;
@@ -34,7 +34,7 @@ async fn signed_with_the_secret_of_another_repository() {
     assert_eq!(scene.shop().await.len(), 1);
 }
 
-/// A valid signature of the one repository, over a payload that speaks of another.
+/// A valid signature of one repository over a payload about another.
 #[tokio::test]
 async fn the_id_of_another_repository_in_a_valid_payload() {
     let scene = Scene::new("other-id").await;
@@ -49,7 +49,7 @@ async fn the_id_of_another_repository_in_a_valid_payload() {
     assert_eq!(scene.shop().await.len(), 1);
 }
 
-/// Who has the secret of one repository's webhook calls it by the name that somebody else waits for.
+/// The owner of one repository's secret gives it the name that another object waits for.
 #[tokio::test]
 async fn the_name_that_another_waits_for_in_a_payload_of_ones_own_repository() {
     let scene = Scene::new("other-name").await;
@@ -65,12 +65,12 @@ async fn the_name_that_another_waits_for_in_a_payload_of_ones_own_repository() {
     assert_eq!((waiting(SHOP).await, waiting(Hook::App).await), (0, 1));
 }
 
-/// Who may write status writes the id of a repository into it that somebody else was granted.
+/// A tenant writes the id of another tenant's repository into status.
 #[tokio::test]
 async fn the_id_of_another_tenants_repository_in_status() {
     let scene = Scene::new("forged").await;
-    // In the namespace that was granted others, and in one whose installation is of another App. No other test has these
-    // ids: with the guard gone, deliveries go to whoever claims them.
+    // One object is in a namespace with other grants, one in a namespace whose installation belongs to another App. No other
+    // test has these ids: without the guard, deliveries go to every object with the id.
     scene.repository("spy", "lib-core", Some(VAULT)).await;
     scene.repository("till", "lib-till", Some(TILL)).await;
     let other = Scene::new("forged-other").await;
@@ -80,7 +80,7 @@ async fn the_id_of_another_tenants_repository_in_status() {
             let repository = json!({"id": id, "name": name, "owner": {"id": 7001}});
             let body = json!({"ref": "refs/heads/main", "repository": repository}).to_string();
             let status = sent(&scene, receiver, Hook::App, Hook::App, &body).await;
-            assert_eq!(status, 202, "an App hears of all that it sees");
+            assert_eq!(status, 202, "an App receives the events of all its repositories");
         }
         let spies = [scene.deliveries(&scene.name, "spy").await, other.deliveries(&other.name, "spy").await];
         spies.map(|log| log.len())

@@ -1,5 +1,5 @@
-//! GitHub's example payloads, as others collected them: each is taken, and what is stored of any makes the operator look
-//! at what it speaks of, and nothing else.
+//! GitHub's example payloads, as octokit collects them: each is accepted, and its only effect is an entry in the log of the
+//! objects that it concerns.
 
 use crate::scene::{Scene, config, guid};
 use landfall::api::{DeliveryResult, GitHubApp, GitHubInstallation, ProjectRepository};
@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[tokio::test]
-async fn every_example_is_taken_and_makes_the_operator_look_at_most() {
+async fn every_example_is_accepted_and_changes_nothing_but_the_log() {
     let scene = Scene::new("examples").await;
-    // Every repository and account of the examples is granted, and bound to: by id, name and owner.
+    // Every repository and account of the examples is granted and bound, by id, name and owner.
     let events = examples();
     let mut repositories = BTreeSet::new();
     let mut owners = BTreeMap::new();
@@ -65,7 +65,7 @@ async fn every_example_is_taken_and_makes_the_operator_look_at_most() {
     }
     assert!(taken > 200, "{taken}");
 
-    // Of all of it, the log alone is another than before; and each entry waits to be looked at.
+    // Only the log has changed, and each of its entries waits for the operator.
     let mut after = scene.objects().await;
     let mut logged = 0;
     for object in &mut after {
@@ -84,7 +84,7 @@ async fn every_example_is_taken_and_makes_the_operator_look_at_most() {
     }
 }
 
-/// Without what changes with every write.
+/// Removes the fields that every write changes.
 fn strip(mut objects: Vec<Value>) -> Vec<Value> {
     for object in &mut objects {
         for field in ["resourceVersion", "managedFields"] {

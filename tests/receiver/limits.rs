@@ -23,13 +23,13 @@ async fn a_body_may_be_as_large_as_githubs_and_no_larger() {
     let receiver = scene.receiver(with(|limits| limits.body = Duration::from_mins(5))).await;
     let push = scene.push();
 
-    // What is announced as too large is refused before it comes.
+    // A body that announces too large a size is refused before it arrives.
     let mut stream = TcpStream::connect(receiver.address).await.unwrap();
     let head = push.head(&format!("content-length: {}\r\n", LARGEST + 1));
     stream.write_all(head.as_bytes()).await.unwrap();
     assert_eq!(answer(&mut stream).await.result(), (413, "refused"));
 
-    // What was not announced is counted.
+    // A body without a size is counted.
     let mut stream = TcpStream::connect(receiver.address).await.unwrap();
     stream.write_all(push.head("transfer-encoding: chunked\r\n").as_bytes()).await.unwrap();
     let chunk = [b"100000\r\n", &vec![b' '; 0x10_0000][..], b"\r\n"].concat();
@@ -47,7 +47,7 @@ async fn a_body_may_be_as_large_as_githubs_and_no_larger() {
 }
 
 #[tokio::test]
-async fn all_bodies_together_have_so_much_memory_and_usual_ones_their_own() {
+async fn all_bodies_share_a_memory_limit_and_usual_ones_have_their_own() {
     let scene = Scene::new("memory").await;
     let receiver = scene.receiver(with(|limits| limits.memory = 0)).await;
     let mut large = scene.push();
@@ -63,7 +63,7 @@ async fn all_bodies_together_have_so_much_memory_and_usual_ones_their_own() {
 async fn a_head_that_is_slow_or_large_ends_the_connection() {
     let scene = Scene::new("head").await;
     let receiver = scene.receiver(with(|limits| limits.head = Duration::from_millis(500))).await;
-    // A line each while, and never the last one. Whether it is cut off does not depend on when: it never ends by itself.
+    // A line every 50 ms, and never the last one: the head would never end by itself.
     let stream = TcpStream::connect(receiver.address).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let dripping = tokio::spawn(async move {
@@ -89,7 +89,7 @@ async fn a_head_that_is_slow_or_large_ends_the_connection() {
 #[tokio::test]
 async fn a_connection_is_kept_between_two_requests_for_longer_than_a_head_may_take() {
     let scene = Scene::new("kept").await;
-    // Its own heads are there in far less.
+    // Its own heads take far less.
     let receiver = scene.receiver(with(|limits| limits.head = Duration::from_secs(5))).await;
     let mut kept = TcpStream::connect(receiver.address).await.unwrap();
     let mut send = async || {
@@ -98,7 +98,7 @@ async fn a_connection_is_kept_between_two_requests_for_longer_than_a_head_may_ta
         assert_eq!(kept_answer(&mut kept).await.status, 202);
     };
     send().await;
-    // As long as it takes until a head that began later is cut off.
+    // Wait until a head that began later is cut off.
     let mut slow = TcpStream::connect(receiver.address).await.unwrap();
     slow.write_all(b"POST / HTTP/1.1\r\n").await.unwrap();
     until_closed(&mut slow).await;
@@ -106,7 +106,7 @@ async fn a_connection_is_kept_between_two_requests_for_longer_than_a_head_may_ta
 }
 
 #[tokio::test]
-async fn a_body_that_is_slow_or_breaks_off_is_given_up() {
+async fn a_body_that_is_slow_or_breaks_off_is_refused() {
     let scene = Scene::new("slow").await;
     let receiver = scene.receiver(with(|limits| limits.body = Duration::from_millis(500))).await;
     let push = scene.push();
@@ -128,11 +128,11 @@ async fn a_body_that_is_slow_or_breaks_off_is_given_up() {
 }
 
 #[tokio::test]
-async fn more_connections_than_there_may_be_wait_for_their_turn() {
+async fn connections_beyond_the_limit_wait() {
     let scene = Scene::new("connections").await;
     let change = |limits: &mut ServerLimits| (limits.connections, limits.body) = (2, Duration::from_mins(5));
     let receiver = scene.receiver(with(change)).await;
-    // Two in the middle of something, until they are let go.
+    // Two connections are busy until they are dropped.
     let (push, address) = (scene.push(), receiver.address);
     let mut busy = Vec::new();
     for count in 1..=2 {
@@ -150,9 +150,9 @@ async fn more_connections_than_there_may_be_wait_for_their_turn() {
 }
 
 #[tokio::test]
-async fn who_is_silent_makes_room_for_who_is_not() {
+async fn idle_connections_make_room_for_others() {
     let scene = Scene::new("silent").await;
-    // None of them ends by itself within the test.
+    // No connection times out within the test.
     let receiver = scene
         .receiver(with(|limits| {
             limits.connections = 2;
@@ -174,7 +174,7 @@ async fn who_is_silent_makes_room_for_who_is_not() {
 }
 
 #[tokio::test]
-async fn who_never_says_anything_is_not_kept_as_long_as_who_has_said_something() {
+async fn a_connection_without_a_request_ends_sooner_than_an_idle_one() {
     let scene = Scene::new("mute").await;
     let change = |limits: &mut ServerLimits| {
         (limits.head, limits.idle) = (Duration::from_millis(100), Duration::from_mins(10));

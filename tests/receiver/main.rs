@@ -1,5 +1,4 @@
-//! The receiver against a real API server, with the chart's rules: what is stored, what is refused, and what clients can
-//! do to it.
+//! The receiver against a real API server, with the chart's rules: stored deliveries, refusals, and hostile clients.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 

@@ -1,22 +1,21 @@
-//! A line between the receiver and the API server, which a test can cut or hold.
+//! A proxy between the receiver and the API server, which a test can cut or hold.
 
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of what is sent to the API server.
+/// The state of the connection to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// It arrives.
+    /// Data arrives.
     Open,
-    /// It waits until the line is open again.
+    /// Data waits until the line is open again.
     Held,
-    /// Connections end, and none is made.
+    /// Connections end, and new ones are refused.
     Cut,
 }
 
-/// The line.
 pub struct Proxy {
     pub address: SocketAddr,
     line: watch::Sender<Line>,
@@ -39,7 +38,6 @@ impl Proxy {
         Self { address, line }
     }
 
-    /// Sets what becomes of what is sent.
     pub fn set(&self, line: Line) {
         self.line.send_replace(line);
     }

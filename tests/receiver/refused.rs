@@ -1,4 +1,4 @@
-//! What is refused, and that nothing is stored of it.
+//! Refusals, of which nothing is stored.
 
 use crate::scene::{Scene, config, guid};
 use landfall::webhook::Hook;
@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_signature_is_whole_right_and_by_sha_256() {
+async fn a_signature_is_complete_right_and_of_sha_256() {
     let scene = Scene::new("signature").await;
     let receiver = scene.receiver(config()).await;
     let push = scene.push();
@@ -34,7 +34,7 @@ async fn a_signature_is_whole_right_and_by_sha_256() {
 }
 
 #[tokio::test]
-async fn the_key_of_before_counts_until_it_is_gone() {
+async fn the_previous_key_is_accepted_until_it_is_removed() {
     let scene = Scene::new("rotation").await;
     let old = scene.push();
     scene.rotate(2, Some(1));
@@ -42,14 +42,14 @@ async fn the_key_of_before_counts_until_it_is_gone() {
     assert_eq!(old.send(receiver.address).await.status, 202);
     assert_eq!(scene.push().send(receiver.address).await.status, 202);
     scene.rotate(3, Some(2));
-    // Within a second of another reading it may be refused; whoever sends it again is heard.
+    // Within a second after the keys were read it may be refused; a second attempt is accepted.
     let new = scene.push();
-    until("the new key counts", async || (new.send(receiver.address).await.status == 202).then_some(())).await;
+    until("the new key is accepted", async || (new.send(receiver.address).await.status == 202).then_some(())).await;
     assert_eq!(old.send(receiver.address).await.status, 401);
 }
 
 #[tokio::test]
-async fn what_is_not_here_is_said_before_a_body_is_sent() {
+async fn an_unknown_path_is_refused_before_the_body_is_sent() {
     let scene = Scene::new("unknown").await;
     let receiver = scene.receiver(config()).await;
     let push = scene.push();
@@ -63,7 +63,7 @@ async fn what_is_not_here_is_said_before_a_body_is_sent() {
         (&*format!("/webhooks/app/{app}/"), 404),
     ] {
         let request = Delivery { path: path.into(), ..push.clone() };
-        // A body is announced, and does not come.
+        // A body is announced and does not arrive.
         let mut stream = TcpStream::connect(receiver.address).await.unwrap();
         stream.write_all(request.head("content-length: 1000\r\n").as_bytes()).await.unwrap();
         assert_eq!(answer(&mut stream).await.status, status, "{path}");
@@ -76,7 +76,7 @@ async fn what_is_not_here_is_said_before_a_body_is_sent() {
 }
 
 #[tokio::test]
-async fn what_is_no_delivery_is_said_to_whoever_signed_it() {
+async fn a_malformed_delivery_is_refused_with_a_reason() {
     let scene = Scene::new("malformed").await;
     let receiver = scene.receiver(config()).await;
     let push = scene.push();
@@ -102,10 +102,10 @@ async fn what_is_no_delivery_is_said_to_whoever_signed_it() {
 }
 
 #[tokio::test]
-async fn a_noisy_repository_has_its_share_and_takes_no_others() {
+async fn a_noisy_repository_uses_up_only_its_own_share() {
     let scene = Scene::new("rate").await;
     scene.repository("lib", "lib-core", Some(9002)).await;
-    // One in hours, so that none is earned meanwhile.
+    // One token in hours, so that none is added during the test.
     let receiver =
         scene.receiver(landfall::receiver::Config { target_rate: 0.0001, target_burst: 3.0, ..config() }).await;
     for _ in 0..3 {
@@ -120,7 +120,7 @@ async fn a_noisy_repository_has_its_share_and_takes_no_others() {
     let path = Hook::App.path(&scene.name);
     let other = Delivery::new(&path, "push", &guid(), body.as_bytes(), &scene.secret(Hook::App));
     assert_eq!(other.send(receiver.address).await.status, 202);
-    // Whoever has no secret takes nothing away.
+    // A request with a wrong signature takes no token.
     let forged = other.clone().with("x-hub-signature-256", &signature("guess", &other.body));
     for _ in 0..5 {
         assert_eq!(forged.send(receiver.address).await.status, 401);
@@ -129,7 +129,7 @@ async fn a_noisy_repository_has_its_share_and_takes_no_others() {
 }
 
 #[tokio::test]
-async fn what_came_too_often_is_heard_of_when_there_is_room() {
+async fn a_rate_limited_delivery_is_stored_later() {
     let scene = Scene::new("later").await;
     let receiver = scene.receiver(landfall::receiver::Config { target_rate: 0.2, target_burst: 1.0, ..config() }).await;
     let refused = until("one is refused", async || {

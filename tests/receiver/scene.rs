@@ -1,5 +1,5 @@
-//! A namespace with a repository that an App grants it, and a receiver. Each test has its own of everything but the API
-//! server, and so knows nothing of the others.
+//! A namespace with a repository that an App grants it, and a receiver. Each test has its own objects and its own receiver;
+//! only the API server is shared.
 
 use crate::proxy::Proxy;
 use kube::Resource;
@@ -23,32 +23,27 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// The user that the receiver is to the API server.
+/// The receiver's user at the API server.
 pub const RECEIVER: &str = "system:serviceaccount:landfall-system:landfall-receiver";
 /// The App's id on GitHub.
 pub const APP_ID: u64 = 42;
 
-/// The scene.
 pub struct Scene {
-    /// What its App and its namespace are called.
+    /// The name of its App and its namespace.
     pub name: String,
     /// An administrator.
     pub admin: Client,
-    /// The line from the receiver to the API server.
+    /// The connection from the receiver to the API server.
     pub proxy: Proxy,
     keys: PathBuf,
     cluster: &'static Cluster,
 }
 
-/// A receiver. Dropped, it is told to end.
+/// A running receiver. Dropping it begins its shutdown.
 pub struct Running {
-    /// Where deliveries go.
     pub address: SocketAddr,
-    /// Where health is served.
     pub health: SocketAddr,
-    /// Tells it to end.
     pub shutdown: CancellationToken,
-    /// How it ended.
     pub ended: JoinHandle<Result<(), receiver::Error>>,
 }
 
@@ -58,7 +53,7 @@ impl Drop for Running {
     }
 }
 
-/// What the receivers of tests are configured with.
+/// The configuration of receivers in tests.
 pub fn config() -> receiver::Config {
     let local = ([127, 0, 0, 1], 0).into();
     receiver::Config {
@@ -67,7 +62,7 @@ pub fn config() -> receiver::Config {
         target_rate: 10.0,
         target_burst: 100.0,
         server: ServerLimits { shutdown_delay: Duration::ZERO, ..ServerLimits::default() },
-        // A machine that is slow refuses nothing.
+        // A slow machine must not cause refusals.
         writes: WriteLimits { timeout: Duration::from_mins(5), ..WriteLimits::default() },
     }
 }
@@ -79,7 +74,7 @@ pub fn guid() -> String {
 }
 
 impl Scene {
-    /// One of its own; `name` is that of no other test.
+    /// `name` must be unique among the tests.
     pub async fn new(name: &str) -> Self {
         let cluster = cluster(0);
         let server = cluster.operator().cluster_url;
@@ -115,7 +110,7 @@ impl Scene {
         }
     }
 
-    /// Lets an admission policy refuse every delivery in the status of a repository, and waits until it does.
+    /// Makes an admission policy refuse every delivery in the status of a repository, and waits until it does.
     pub async fn bar(&self, repository: &str) {
         let (group, name) = ("admissionregistration.k8s.io", format!("bar-{}", self.name));
         let object = |kind: &str, spec: &Value| json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": name}, "spec": spec});
@@ -155,7 +150,7 @@ impl Scene {
             .await;
     }
 
-    /// Writes status as the operator does, or a tenant who may.
+    /// Writes status, as the operator does, or a tenant with the right to.
     pub async fn status(&self, namespace: &str, name: &str, status: &Value) {
         let path = format!("{}/{name}/status", ProjectRepository::url_path(&(), Some(namespace)));
         self.patch(&path, "application/merge-patch+json", &json!({"status": status})).await;
@@ -178,7 +173,7 @@ impl Scene {
         }
     }
 
-    /// The secret of a hook of this scene's App, by the current key.
+    /// The secret of a hook of this scene's App, from the current key.
     pub fn secret(&self, hook: Hook) -> String {
         secret(&self.keys, hook)
     }
@@ -195,7 +190,7 @@ impl Scene {
         running
     }
 
-    /// Starts a receiver, which listens and may know of nothing yet.
+    /// Starts a receiver, which listens and may have an empty cache.
     pub async fn started(&self, sabotage: Sabotage, config: receiver::Config) -> Running {
         let mut kube = self.cluster.user(RECEIVER).await;
         self.lead_through_proxy(&mut kube);
@@ -223,13 +218,13 @@ impl Scene {
         Delivery::new(&hook.path(&self.name), "push", &guid(), &push(9001).into_bytes(), &self.secret(hook))
     }
 
-    /// What an object's status holds.
+    /// The log in a repository's status.
     pub async fn deliveries(&self, namespace: &str, name: &str) -> Deliveries {
         let path = format!("{}/{name}", ProjectRepository::url_path(&(), Some(namespace)));
         self.status_of(&path).await
     }
 
-    /// What the App's status holds.
+    /// The log in the App's status.
     pub async fn app_deliveries(&self) -> Deliveries {
         self.status_of(&format!("{}/{}", GitHubApp::url_path(&(), None), self.name)).await
     }
@@ -240,7 +235,7 @@ impl Scene {
         serde_json::from_value(object["status"]["deliveries"].clone()).unwrap_or_default()
     }
 
-    /// All objects of ours in this scene, as they are stored.
+    /// All objects of our kinds in this scene, as they are stored.
     pub async fn objects(&self) -> Vec<Value> {
         let mut objects = Vec::new();
         let namespaced = Some(self.name.as_str());
@@ -259,7 +254,7 @@ impl Scene {
         objects
     }
 
-    /// What acme/shop's status holds.
+    /// The log in the status of acme/shop.
     pub async fn shop(&self) -> Deliveries {
         self.deliveries(&self.name, "shop").await
     }

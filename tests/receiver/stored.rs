@@ -1,4 +1,4 @@
-//! What becomes of deliveries that are right.
+//! Valid deliveries, and their entries in status.
 
 use crate::scene::{Scene, config, guid, push};
 use landfall::api::DeliveryResult;
@@ -50,13 +50,13 @@ async fn a_ping_is_answered_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_comes_again_is_one_with_more_attempts() {
+async fn a_repeated_delivery_is_one_entry_with_more_attempts() {
     let scene = Scene::new("again").await;
     let receiver = scene.receiver(config()).await;
     let push = scene.push();
     let (_, guid) = push.headers.iter().find(|(name, _)| name == "x-github-delivery").unwrap().clone();
     assert_eq!(push.send(receiver.address).await.status, 202);
-    // The operator has looked meanwhile.
+    // The operator has handled it meanwhile.
     let handled = json!({"deliveries": {&guid: {"result": "Handled", "message": "looked"}}});
     scene.status(&scene.name, "shop", &handled).await;
     assert_eq!(push.send(receiver.address).await.status, 202);
@@ -68,7 +68,7 @@ async fn a_delivery_that_comes_again_is_one_with_more_attempts() {
 }
 
 #[tokio::test]
-async fn events_reach_whom_they_concern_and_others_nobody() {
+async fn events_reach_the_objects_that_they_concern() {
     let scene = Scene::new("events").await;
     scene.repository("lib", "lib-core", None).await;
     let receiver = scene.receiver(config()).await;
@@ -93,11 +93,11 @@ async fn events_reach_whom_they_concern_and_others_nobody() {
     assert_eq!(send("repository", body).await, accepted);
     let stored = scene.shop().await.into_values().next().unwrap();
     assert_eq!((stored.event.as_deref(), stored.action.as_deref()), (Some("repository"), Some("archived")));
-    // What waits for a repository of this name hears that there is one.
+    // An object that waits for a repository of this name gets the delivery.
     let body = json!({"action": "created", "repository": repository(9002, "lib-core", 7001)});
     assert_eq!(send("repository", body).await, accepted);
     assert_eq!(scene.deliveries(&scene.name, "lib").await.len(), 1);
-    // It is told where it was before it left.
+    // A transferred repository is matched by its former owner.
     let changes = json!({"owner": {"from": {"organization": {"id": 7001}}}});
     let body = json!({"action": "transferred", "changes": changes, "repository": repository(9001, "shop", 7009)});
     assert_eq!(send("repository", body).await, accepted);
@@ -127,7 +127,7 @@ async fn githubs_own_headers_of_an_enterprise_server_change_nothing() {
         http::Request::get(format!("/apis/landfall.dev/v1alpha1/namespaces/{}/projectrepositories/shop", scene.name));
     let object: serde_json::Value = scene.admin.request(get.body(Vec::new()).unwrap()).await.unwrap();
     assert!(!object.to_string().contains("evil.example"));
-    // Nor do they make a signature right for another host.
+    // They do not make a signature for another host right either.
     let identity = landfall::webhook::AppIdentity { host: "evil.example".into(), app_id: crate::scene::APP_ID };
     let keys = landfall::webhook::RootKeys::read(|name| match name {
         "current" => Some(&[1; 32][..]),
@@ -137,7 +137,7 @@ async fn githubs_own_headers_of_an_enterprise_server_change_nothing() {
     let other = keys.unwrap().current.secret(&identity, Hook::App);
     let forged = forged.clone().with("x-hub-signature-256", &signature(other.expose(), &forged.body));
     assert_eq!(forged.send(receiver.address).await.status, 401);
-    // Taken for what they say they are, whoever has an App of the same id on a server of their own would be believed.
+    // Without this guard, the owner of an App with the same id on another server could sign deliveries.
     let open = scene.receiver_without(Sabotage { believe_host: true, ..Sabotage::default() }, config()).await;
     assert_eq!(forged.send(open.address).await.result(), (202, "accepted"));
 }

@@ -1,4 +1,4 @@
-//! When a delivery counts as stored: with an API server that is away or slow, clients that hang up, and an end meanwhile.
+//! When a delivery counts as stored: with an API server that is unreachable or slow, clients that hang up, and shutdown.
 
 use crate::proxy::Line;
 use crate::scene::{Scene, config, guid, metric, ready};
@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Waits until so many deliveries are on their way into a status.
+/// Waits until this many deliveries wait to be written.
 async fn waiting(health: SocketAddr, count: usize) {
     metric(health, &format!("landfall_deliveries_waiting {count}")).await;
 }
 
-/// A receiver whose patches may be held for as long as a test takes.
+/// A receiver whose patches may take as long as a test.
 fn patient() -> Config {
     let server = ServerLimits { drain: Duration::from_mins(5), ..config().server };
     Config { server, ..config() }
@@ -40,7 +40,7 @@ async fn without_the_api_server_nothing_counts_as_accepted() {
         let answer = scene.push().send(receiver.address).await;
         assert_eq!((answer.result(), answer.header("retry-after")), ((503, "refused"), Some("5")), "{away:?}");
         assert!(scene.shop().await.is_empty(), "{away:?}");
-        // What is known by heart is still refused.
+        // A refusal needs no API server.
         let unsigned = scene.push().without("x-hub-signature-256");
         assert_eq!(unsigned.send(receiver.address).await.status, 401);
         scene.proxy.set(Line::Cut);
@@ -51,7 +51,7 @@ async fn without_the_api_server_nothing_counts_as_accepted() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_does_not_know_everything_yet_denies_nothing() {
+async fn a_receiver_with_an_incomplete_cache_denies_nothing() {
     let scene = Scene::new("starting").await;
     scene.proxy.set(Line::Held);
     let receiver = scene.started(Sabotage::default(), config()).await;
@@ -67,9 +67,9 @@ async fn a_receiver_that_does_not_know_everything_yet_denies_nothing() {
     .await;
 }
 
-/// What one tenant's object is refused for does not become the others' matter.
+/// A refusal of one tenant's object does not affect the others.
 #[tokio::test]
-async fn an_object_that_is_refused_for_good_fails_no_other() {
+async fn a_lasting_refusal_of_one_object_fails_no_other() {
     let scene = Scene::new("refused").await;
     scene.repository("barred", "shop", Some(9001)).await;
     scene.bar("barred").await;
@@ -79,7 +79,7 @@ async fn an_object_that_is_refused_for_good_fails_no_other() {
     assert!(scene.deliveries(&scene.name, "barred").await.is_empty());
     metric(receiver.health, "landfall_delivery_patches_total{result=\"refused\"} 1").await;
 
-    // Alone it is not said to be stored.
+    // If no other object is left, the delivery is not accepted.
     let path = format!("/apis/landfall.dev/v1alpha1/namespaces/{}/projectrepositories/shop", scene.name);
     let delete = http::Request::delete(path).body(Vec::new()).unwrap();
     let _: serde_json::Value = scene.admin.request(delete).await.unwrap();
@@ -87,7 +87,7 @@ async fn an_object_that_is_refused_for_good_fails_no_other() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_takes_nothing_back() {
+async fn a_client_that_hangs_up_cancels_nothing() {
     let scene = Scene::new("hang-up").await;
     let receiver = scene.receiver(patient()).await;
     scene.proxy.set(Line::Held);
@@ -101,7 +101,7 @@ async fn a_client_that_hangs_up_takes_nothing_back() {
 }
 
 #[tokio::test]
-async fn what_comes_at_once_shares_patches_and_the_newest_stay() {
+async fn simultaneous_deliveries_share_patches_and_the_newest_stay() {
     let scene = Scene::new("group").await;
     let receiver = scene.receiver(patient()).await;
     let old = guid();
@@ -129,7 +129,7 @@ async fn what_comes_at_once_shares_patches_and_the_newest_stay() {
     assert_eq!(stored, newest);
     let patches = patches_since(&scene, before).await;
     assert!(patches <= 3, "{patches} patches for 21 deliveries");
-    // One more, alone, puts out the oldest of what others and it have written.
+    // One more delivery, alone, evicts the oldest entry.
     let last = guid();
     assert_eq!(send(&scene, &last, receiver.address).await.unwrap().status, 202);
     let stored = scene.shop().await;
@@ -164,7 +164,7 @@ async fn two_receivers_keep_one_log() {
             assert_eq!(scene.push().send(receiver.address).await.status, 202);
         }
     }
-    // What the other wrote a moment ago may be seen with the next patch only.
+    // The other receiver's last write may be seen only with the next patch.
     until("the newest 16", async || {
         assert_eq!(scene.push().send(one.address).await.status, 202);
         (scene.shop().await.len() == 16).then_some(())
@@ -173,11 +173,11 @@ async fn two_receivers_keep_one_log() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_is_finished_before_the_end() {
+async fn deliveries_in_progress_are_stored_before_the_end() {
     let scene = Scene::new("drain").await;
     let server = ServerLimits { shutdown_delay: Duration::from_secs(1), ..patient().server };
     let mut receiver = scene.receiver(Config { server, ..patient() }).await;
-    // A connection that is kept, and one that is being used.
+    // An idle connection, and a busy one.
     let idle = TcpStream::connect(receiver.address).await.unwrap();
     scene.proxy.set(Line::Held);
     let guid = guid();
@@ -196,7 +196,7 @@ async fn what_is_under_way_is_finished_before_the_end() {
 }
 
 #[tokio::test]
-async fn what_nobody_waits_for_any_more_is_stored_before_the_end_too() {
+async fn a_delivery_whose_client_hung_up_is_stored_before_the_end_too() {
     let scene = Scene::new("drain-alone").await;
     let mut receiver = scene.receiver(patient()).await;
     scene.proxy.set(Line::Held);
@@ -207,7 +207,7 @@ async fn what_nobody_waits_for_any_more_is_stored_before_the_end_too() {
     drop(stream);
     receiver.shutdown.cancel();
     until("it accepts no more", async || TcpStream::connect(receiver.address).await.is_err().then_some(())).await;
-    // It ends in its own time, and not before this is stored.
+    // It does not end before this delivery is stored.
     let early = timeout(Duration::from_millis(500), &mut receiver.ended).await;
     assert!(early.is_err(), "it ended with a delivery that was not stored: {early:?}");
     scene.proxy.set(Line::Open);
@@ -216,13 +216,13 @@ async fn what_nobody_waits_for_any_more_is_stored_before_the_end_too() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_is_gone() {
+async fn a_deleted_object_gets_no_deliveries() {
     let scene = Scene::new("gone").await;
     let receiver = scene.receiver(config()).await;
     let path = format!("/apis/landfall.dev/v1alpha1/namespaces/{}/projectrepositories/shop", scene.name);
     let delete = http::Request::delete(path).body(Vec::new()).unwrap();
     let _: serde_json::Value = scene.admin.request(delete).await.unwrap();
-    // Gone from the API server at once (404), and a moment later from the cache.
+    // It is missing in the API server at once (404), and a moment later in the cache.
     until("it is forgotten", async || {
         let answer = scene.push().send(receiver.address).await;
         assert!(answer.status == 404 || answer.status == 202, "{answer:?}");

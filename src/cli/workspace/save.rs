@@ -17,25 +17,24 @@ use crate::git::BranchName;
 use crate::runtime::clock::{Clock as _, SystemClock};
 
 pub const HELP: &str = "\
-What is pushed is everything the remote cannot reach: the tree and the index (tracked and untracked files that are not ignored), \
-all local branches and other refs, HEAD, the stash, what an unfinished merge or rebase stands on. HEAD, index, refs and hooks \
-of the clone are left alone, and its configuration is not read.
+It pushes everything that the remote does not have: the tree and the index (tracked and untracked files that are not ignored), \
+all local branches and other refs, HEAD, the stash, the commits of an unfinished merge or rebase. It leaves HEAD, index, refs \
+and hooks of the clone unchanged, and does not read its configuration.
 
-The branch takes it if that is a fast-forward; all else goes to landfall-wip/NAME-UID/: head, index, branch/…, stash-N and so \
-on. Nothing is forced, and nothing is pushed twice. At the end the remote is asked what it has.
+A fast-forward goes to the branch; everything else goes to landfall-wip/NAME-UID/: head, index, branch/…, stash-N and so on. \
+Nothing is forced, and nothing is pushed twice. At the end it reads the refs back from the remote.
 
 Prints a report as JSON: outcome (Saved, NothingToDo, Refused, TryAgain), branch, head, changed, untracked, saved [{what, commit, \
 ref, pushed, notOnBranch}], left [{what, commit, reason, message}] with the reasons Unauthorized, NotFound, Forbidden, Moved, \
 Unreachable, Untrusted, TooLarge, Refused, Conflict, Unreadable, NotForGit, Nested, Late, Unknown.
 
 Exit status:
-  0   all work is at the remote, some of it since now
-  10  all work was at the remote already, or no clone was ever made (0 with --clean-is-success)
-  20  some work is not, and it takes a person to change that
-  75  some work is not: try again
+  0   all work is on the remote, and some of it was pushed now
+  10  all work was on the remote already, or there never was a clone (0 with --clean-is-success)
+  20  some work is not, and a person has to act
+  75  some work is not, and a retry may help
   1, 2  the command itself is wrong";
 
-/// Whose work, and where it goes.
 #[derive(Args)]
 pub struct WorkArgs {
     #[command(flatten)]
@@ -52,36 +51,28 @@ pub struct WorkArgs {
     /// The workspace's own branch.
     #[arg(long, env = "LANDFALL_BRANCH", allow_hyphen_values = true)]
     branch: BranchName,
-    /// Who commits what nobody committed.
+    /// The name of the author of commits with uncommitted changes.
     #[arg(long, env = "LANDFALL_AUTHOR_NAME")]
     author_name: String,
-    /// With which address.
+    /// The email address of the author.
     #[arg(long, env = "LANDFALL_AUTHOR_EMAIL")]
     author_email: String,
-    /// Write what there is room for in a container's last message to this file.
+    /// Also write the output, as far as it fits, to this file, as the container's termination message.
     #[arg(long)]
     termination_log: Option<PathBuf>,
 }
 
-/// What these options say.
+/// The values of these options.
 pub struct Work {
-    /// Whose work, and where it is.
     pub workspace: Workspace,
-    /// Where it goes.
     pub access: Access,
-    /// A directory for what is needed meanwhile.
+    /// A directory for temporary files.
     pub scratch: PathBuf,
-    /// How long a save may take.
     pub timeout: Duration,
-    /// Where what comes of it is written as well.
     pub termination_log: Option<PathBuf>,
 }
 
 impl WorkArgs {
-    /// What they say.
-    ///
-    /// # Errors
-    /// There is no current directory, and one is needed.
     pub fn read(self) -> std::io::Result<Work> {
         let scratch = self.access.scratch();
         let timeout = Duration::from_secs(self.access.timeout.into());
@@ -96,31 +87,29 @@ impl WorkArgs {
     }
 }
 
-/// What to save.
 #[derive(Args)]
 pub struct SaveArgs {
     #[command(flatten)]
     work: WorkArgs,
-    /// Push everything as one commit to refs/landfall/wip/UID, and nothing anywhere else.
+    /// Push everything as one commit to refs/landfall/wip/UID only.
     #[arg(long)]
     autosave: bool,
-    /// End with 0 also if all work was at the remote already: for a Job, which knows no other success.
+    /// Exit with 0 also if all work was on the remote already: for a Job, for which only 0 is success.
     #[arg(long)]
     clean_is_success: bool,
 }
 
-/// Does it.
 pub async fn run(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let Work { workspace, access, scratch, timeout, termination_log } = args.work.read()?;
     let (deadline, now) = (tokio::time::Instant::now() + timeout, SystemClock.now().as_second());
     let request = save::Request { workspace, access, scratch, deadline, now };
     let report = if args.autosave { autosave(&request).await } else { save(&request).await };
-    tell(&report, termination_log.as_deref())?;
+    print_report(&report, termination_log.as_deref())?;
     Ok(if args.clean_is_success { clean_is_success(report.outcome) } else { ExitCode::from(report.outcome.exit()) })
 }
 
-/// Prints what came of it, and writes it where Kubernetes looks.
-pub fn tell(report: &Report, termination_log: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+/// Prints a report, and writes it to the container's termination message.
+pub fn print_report(report: &Report, termination_log: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
     print(report)?;
     if let Some(file) = termination_log {
         let written = Evidence::of(report).write(file);
@@ -129,7 +118,7 @@ pub fn tell(report: &Report, termination_log: Option<&Path>) -> Result<(), Box<d
     Ok(())
 }
 
-/// How a container ends that had nothing to do, or did it.
+/// The exit status of a Job or a container: nothing to do is success, too.
 pub fn clean_is_success(outcome: Outcome) -> ExitCode {
     ExitCode::from(if outcome == Outcome::NothingToDo { exit::DONE } else { outcome.exit() })
 }
