@@ -1,7 +1,7 @@
 //! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
 
 use super::super::memory::{Facts, HookSeen, Looked, Remembered};
-use super::super::seen::Granted;
+use super::super::seen::{Granted, Tools};
 use super::*;
 use crate::api::{Delivery, DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
 use crate::controllers::deliveries::Mark;
@@ -50,8 +50,8 @@ fn granted() -> Way {
     })
 }
 
-fn barred(for_good: bool) -> Way {
-    Way::Barred { standing: Standing::stalled(Reason::Revoked, "it is gone"), for_good }
+fn blocked(permanent: bool) -> Way {
+    Way::Blocked { standing: Standing::stalled(Reason::Revoked, "it is gone"), permanent }
 }
 
 fn seen(object: Arc<ProjectRepository>, known: Remembered) -> Seen {
@@ -66,6 +66,7 @@ fn seen(object: Arc<ProjectRepository>, known: Remembered) -> Seen {
         is_repository_news: false,
         allowed_at: Timestamp::MIN,
         known,
+        tools: Tools::default(),
     }
 }
 
@@ -215,7 +216,7 @@ fn in_an_archived_repository_nothing_is_changed() {
 #[test]
 fn what_is_barred_is_not_looked_at() {
     let seen = |way| Seen { way, ..seen(plain(), Remembered::default()) };
-    assert_eq!(rests(&seen(barred(true)), 1).0, Reason::Revoked);
+    assert_eq!(rests(&seen(blocked(true)), 1).0, Reason::Revoked);
     assert!(matches!(plan(&seen(Way::NotYetKnown), at(1)), Plan::Settled { standing: None, again: None }));
 }
 
@@ -231,7 +232,7 @@ fn what_is_being_rolled_out_is_followed_though_the_source_is_lost() {
     fail(&mut gone, Task::Look, Standing::stalled(Reason::RepositoryNotFound, "it is gone"));
     let mut archived = seen(rolling("Running"), looked());
     archived.known.facts = Some(facts(true));
-    let suspended = Seen { way: barred(false), ..seen(rolling("Running"), Remembered::default()) };
+    let suspended = Seen { way: blocked(false), ..seen(rolling("Running"), Remembered::default()) };
     for lost in [gone, archived, suspended] {
         assert!(
             matches!(plan(&lost, at(1)), Plan::Roll { is_lost: true, again: Some(_), .. }),
@@ -402,8 +403,8 @@ fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
     let unlooked = Seen { way: Way::NotYetKnown, ..deleted(&pinned) };
     assert_eq!(rests(&unlooked, 1).2, Some(at(15)));
     assert!(matches!(does(&unlooked, 15), Step::LeaveHook(_)));
-    assert!(matches!(does(&Seen { way: barred(true), ..deleted(&pinned) }, 1), Step::LeaveHook(_)));
-    assert_eq!(rests(&Seen { way: barred(false), ..deleted(&pinned) }, 1).0, Reason::WaitingForDependents);
+    assert!(matches!(does(&Seen { way: blocked(true), ..deleted(&pinned) }, 1), Step::LeaveHook(_)));
+    assert_eq!(rests(&Seen { way: blocked(false), ..deleted(&pinned) }, 1).0, Reason::WaitingForDependents);
     let mut removed = deleted(&pinned);
     removed.known.is_hook_removed = true;
     assert_eq!(does(&removed, 1), Step::RemoveFinalizer);
@@ -428,7 +429,7 @@ fn what_its_app_or_installation_leaves_behind_takes_its_webhook_along_first() {
         &json!({"id": 9001}),
     );
     let left =
-        |known| Seen { way: barred(true), way_out: Some(granted.clone()), hook: wish(), ..seen(held.clone(), known) };
+        |known| Seen { way: blocked(true), way_out: Some(granted.clone()), hook: wish(), ..seen(held.clone(), known) };
     let mut going = left(looked());
     assert_eq!(does(&going, 1), Step::RemoveHook);
     fail(&mut going, Task::Hook, Standing::reconciling(Reason::ApiUnreachable, "away"));
