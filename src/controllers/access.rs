@@ -67,7 +67,9 @@ pub fn access(
             let id = installation.account.as_ref().and_then(|account| i64::try_from(account.id).ok());
             match id.and_then(|id| grant.of_account(id)) {
                 None => AccountAccess::NotGranted,
-                Some(grant) if installation.suspended_at.is_some() => AccountAccess::Suspended(installation.clone(), grant),
+                Some(grant) if installation.suspended_at.is_some() => {
+                    AccountAccess::Suspended(installation.clone(), grant)
+                }
                 Some(grant) => AccountAccess::Active(installation.clone(), grant),
             }
         }
@@ -228,7 +230,10 @@ mod tests {
         let later = NOW + SignedDuration::from_hours(3);
         let trouble = Standing::stalled(crate::api::Reason::CredentialsInvalid, "the key is gone");
         let old = Connection { trouble: Some(trouble), ..connection(None) };
-        assert!(matches!(access(Some(&app()), Some(&old), "acme", &namespace("team-a"), later), AccountAccess::NoLook(_)));
+        assert!(matches!(
+            access(Some(&app()), Some(&old), "acme", &namespace("team-a"), later),
+            AccountAccess::NoLook(_)
+        ));
     }
 
     #[test]

@@ -6,11 +6,11 @@
 
 use super::deliveries::Announced;
 use super::standing::Standing;
-use crate::github::{Account, App, GitHub, Installation, Transport};
 use crate::api::WebhookStatus;
+use crate::github::{Account, App, GitHub, Installation, Transport};
 use crate::grant::Pin;
-use crate::webhook::AppIdentity;
 use crate::runtime::allowance::{Allowance, Rate};
+use crate::webhook::AppIdentity;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -9,7 +9,7 @@
 mod access;
 mod app;
 pub mod caches;
-mod connection;
+pub mod connection;
 mod deliveries;
 mod dependents;
 mod drive;
@@ -27,6 +27,7 @@ pub mod watches;
 pub(crate) mod workspace;
 
 pub use drive::InFlight;
+pub use workspace::WorkspaceDesk;
 
 use crate::features::Features;
 use crate::runtime::due::DueQueue;
@@ -43,8 +44,8 @@ use std::sync::Arc;
 use token::TokenKind;
 use tokio_util::sync::CancellationToken;
 use watches::AllWatches;
+use workspace::WorkspaceKind;
 use workspace::claim::ClaimKind;
-use workspace::{WorkspaceDesk, WorkspaceKind};
 
 // A new kind is its folder and a line here: docs/adding-a-kind.md.
 kinds! {

@@ -107,10 +107,7 @@ pub struct Rationed {
 /// remembers of its objects.
 pub trait Kind: Send + Sync + Sized + 'static {
     /// The objects.
-    type Object: Reconciled<Status: Send + Sync>
-        + Watched
-        + Resource<Scope: ScopeApi<Self::Object>>
-        + Serialize;
+    type Object: Reconciled<Status: Send + Sync> + Watched + Resource<Scope: ScopeApi<Self::Object>> + Serialize;
     /// All that a decision about an object needs, and what acting on it takes.
     type Seen: Send + Sync;
     /// One step.

@@ -150,9 +150,7 @@ fn decide(
     };
     let Some(standing) = access.standing(names) else { return Access::NotYetKnown };
     match access {
-        AccountAccess::NotYetKnown | AccountAccess::NoApp | AccountAccess::NoLook(_) => {
-            Access::Unavailable(standing)
-        }
+        AccountAccess::NotYetKnown | AccountAccess::NoApp | AccountAccess::NoLook(_) => Access::Unavailable(standing),
         AccountAccess::NotGranted | AccountAccess::TakenOver { .. } => Access::Denied(standing),
         AccountAccess::NotInstalled { .. } | AccountAccess::Suspended(..) => Access::Dead(standing),
         AccountAccess::Active(found, grant) => Access::Granted {

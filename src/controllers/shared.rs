@@ -250,9 +250,7 @@ impl Shared {
             let ready = object.status().and_then(|status| K::conditions(status).iter().find(|c| c.type_ == "Ready"));
             let status = ["True", "False"].into_iter().find(|word| ready.is_some_and(|ready| ready.status == *word));
             let reason = Reason::ALL.iter().find(|reason| ready.is_some_and(|ready| ready.reason == reason.as_str()));
-            *counts
-                .entry((status.unwrap_or("Unknown"), reason.map_or("", |reason| reason.as_str())))
-                .or_default() += 1;
+            *counts.entry((status.unwrap_or("Unknown"), reason.map_or("", |reason| reason.as_str()))).or_default() += 1;
         }
         counts.into_iter().map(|((ready, reason), objects)| ObjectCount { ready, reason, objects }).collect()
     }

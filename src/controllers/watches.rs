@@ -188,9 +188,8 @@ impl<K: Watched> Watches<'_, K> {
     ) {
         let listener = self.waking(concerned);
         let namespace = self.shared.settings.namespace.clone();
-        let places = |all: &AllWatches| {
-            vec![(Api::namespaced(all.client.clone(), &namespace), watcher::Config::default())]
-        };
+        let places =
+            |all: &AllWatches| vec![(Api::namespaced(all.client.clone(), &namespace), watcher::Config::default())];
         self.all.listen(Select::Credentials, places, listener);
     }
 

@@ -20,7 +20,7 @@ mod run;
 mod scenario;
 
 use judge::judge;
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use point::{Fault, Point};
 use run::{Outcome, Tampering, play};
 use scenario::{ALL, Scenario};

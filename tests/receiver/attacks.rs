@@ -2,7 +2,7 @@
 
 use crate::client::Delivery;
 use crate::scene::{Running, Scene, config, guid, push};
-use landfall::receiver::Sabotage;
+use landfall::guards::Sabotage;
 use landfall::webhook::Hook;
 use serde_json::json;
 

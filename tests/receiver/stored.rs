@@ -3,7 +3,7 @@
 use crate::client::{Delivery, signature};
 use crate::scene::{Scene, config, guid, push};
 use landfall::api::DeliveryResult;
-use landfall::receiver::Sabotage;
+use landfall::guards::Sabotage;
 use landfall::webhook::Hook;
 use serde_json::json;
 

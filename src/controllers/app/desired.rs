@@ -98,7 +98,9 @@ fn pinned(app: &GitHubApp, look: Option<&Look>, account: &str) -> Option<i64> {
     match (pin(app, account, entries.find_map(|tenant| tenant.account_id)), look) {
         (Pin::To(id), _) => Some(id),
         (Pin::FirstSeen, Some(look)) => match look.find(account, Pin::FirstSeen) {
-            AccountFound::Installed(installation) => installation.account.as_ref().and_then(|a| i64::try_from(a.id).ok()),
+            AccountFound::Installed(installation) => {
+                installation.account.as_ref().and_then(|a| i64::try_from(a.id).ok())
+            }
             AccountFound::Another { .. } | AccountFound::Nowhere => None,
         },
         (Pin::FirstSeen, None) => None,
@@ -152,18 +154,18 @@ mod tests {
             {"account": "acme", "repositories": ["b"], "namespaces": {"names": ["team-a"]}},
             {"account": "octo_corp", "repositories": ["*"], "namespaces": {"names": ["team-a", "not-there"]}},
         ]));
-        let desired = desired(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &[], &BTreeSet::new());
+        let wanted = desired(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &[], &BTreeSet::new());
         let make = |ns: &str, name: &str, account: &str| (ns.to_owned(), name.to_owned(), account.to_owned());
         assert_eq!(
-            desired.make,
+            wanted.make,
             [make("team-a", "acme", "Acme"), make("team-b", "acme", "Acme"), make("team-a", "octo-corp", "octo_corp")]
         );
         assert_eq!(
-            desired.tenants.iter().map(|t| (t.account.as_str(), t.namespaces)).collect::<Vec<_>>(),
+            wanted.tenants.iter().map(|t| (t.account.as_str(), t.namespaces)).collect::<Vec<_>>(),
             [("Acme", 2), ("octo_corp", 1)]
         );
         let made: Vec<_> =
-            desired.make.iter().map(|(ns, name, account)| installation(ns, name, account, true)).collect();
+            wanted.make.iter().map(|(ns, name, account)| installation(ns, name, account, true)).collect();
         let again = desired(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &made, &BTreeSet::new());
         assert_eq!((again.make.len(), again.remove.len(), again.clashes.len()), (0, 0, 0), "converged");
     }
@@ -177,8 +179,8 @@ mod tests {
             installation("c", "acme", "acme", false),
         ];
         let in_use = [("b".to_owned(), "acme".to_owned())].into();
-        let desired = desired(&app, None, &namespaces(&["a", "b", "c"]), &existing, &in_use);
-        assert_eq!(desired.remove.iter().map(|i| i.namespace().unwrap()).collect::<Vec<_>>(), ["a"]);
+        let wanted = desired(&app, None, &namespaces(&["a", "b", "c"]), &existing, &in_use);
+        assert_eq!(wanted.remove.iter().map(|i| i.namespace().unwrap()).collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]
@@ -186,8 +188,8 @@ mod tests {
         let app = app(&json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]));
         let stranger = installation("a", "acme", "globex", false);
         let declared = installation("b", "acme", "ACME", false);
-        let desired = desired(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &BTreeSet::new());
-        assert_eq!((desired.make.len(), desired.clashes.as_slice()), (0, &["a/acme".to_owned()][..]));
+        let wanted = desired(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &BTreeSet::new());
+        assert_eq!((wanted.make.len(), wanted.clashes.as_slice()), (0, &["a/acme".to_owned()][..]));
     }
 
     #[test]

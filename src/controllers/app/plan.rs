@@ -125,7 +125,8 @@ pub fn settled(seen: &Seen, now: Timestamp) -> (Standing, Option<Again>) {
 fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
     let (app, desired) = (&seen.app, &seen.desired);
     let connection = seen.connection.as_ref();
-    let (look, trouble) = (connection.and_then(|its| its.look.as_ref()), connection.and_then(|its| its.trouble.as_ref()));
+    let (look, trouble) =
+        (connection.and_then(|its| its.look.as_ref()), connection.and_then(|its| its.trouble.as_ref()));
     match (look, trouble) {
         (_, Some(trouble)) if trouble.state == State::Stalled => trouble.clone(),
         (Some(_), Some(trouble)) => trouble.clone().while_still_good("GitHub accepted the App's credentials before"),

@@ -156,28 +156,34 @@ impl Kind for InstallationKind {
 }
 
 /// What to show.
-fn shown(access: &AccountAccess, stored: GitHubInstallationStatus, handled: Option<String>) -> GitHubInstallationStatus {
+fn shown(
+    access: &AccountAccess,
+    stored: GitHubInstallationStatus,
+    handled: Option<String>,
+) -> GitHubInstallationStatus {
     let shown = match access {
-        AccountAccess::Active(installation, grant) | AccountAccess::Suspended(installation, grant) => GitHubInstallationStatus {
-            installation_id: i64::try_from(installation.id).ok(),
-            account: installation.account.as_ref().map(|account| AccountStatus {
-                id: i64::try_from(account.id).unwrap_or_default(),
-                login: account.login.clone(),
-                kind: account.kind.clone(),
-            }),
-            repository_selection: Some(installation.repository_selection.as_str().to_owned()),
-            permissions: installation
-                .permissions
-                .iter()
-                .map(|(name, level)| (name.clone(), level.to_string()))
-                .collect(),
-            events: installation.events.clone(),
-            suspended_at: installation.suspended_at.map(Time),
-            suspended_by: installation.suspended_by.as_ref().map(|by| by.login.clone()),
-            html_url: Some(installation.html_url.clone()),
-            granted: Some(grant.effective()),
-            ..GitHubInstallationStatus::default()
-        },
+        AccountAccess::Active(installation, grant) | AccountAccess::Suspended(installation, grant) => {
+            GitHubInstallationStatus {
+                installation_id: i64::try_from(installation.id).ok(),
+                account: installation.account.as_ref().map(|account| AccountStatus {
+                    id: i64::try_from(account.id).unwrap_or_default(),
+                    login: account.login.clone(),
+                    kind: account.kind.clone(),
+                }),
+                repository_selection: Some(installation.repository_selection.as_str().to_owned()),
+                permissions: installation
+                    .permissions
+                    .iter()
+                    .map(|(name, level)| (name.clone(), level.to_string()))
+                    .collect(),
+                events: installation.events.clone(),
+                suspended_at: installation.suspended_at.map(Time),
+                suspended_by: installation.suspended_by.as_ref().map(|by| by.login.clone()),
+                html_url: Some(installation.html_url.clone()),
+                granted: Some(grant.effective()),
+                ..GitHubInstallationStatus::default()
+            }
+        }
         // The old id stays, as the sign that it was installed once.
         AccountAccess::NotInstalled { grant, .. } => GitHubInstallationStatus {
             installation_id: stored.installation_id,
@@ -186,7 +192,9 @@ fn shown(access: &AccountAccess, stored: GitHubInstallationStatus, handled: Opti
             ..GitHubInstallationStatus::default()
         },
         AccountAccess::NoLook(_) | AccountAccess::NotYetKnown => stored,
-        AccountAccess::NoApp | AccountAccess::NotGranted | AccountAccess::TakenOver { .. } => GitHubInstallationStatus::default(),
+        AccountAccess::NoApp | AccountAccess::NotGranted | AccountAccess::TakenOver { .. } => {
+            GitHubInstallationStatus::default()
+        }
     };
     GitHubInstallationStatus { last_handled_reconcile: handled, ..shown }
 }

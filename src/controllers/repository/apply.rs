@@ -17,9 +17,9 @@ use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
-use kube::ResourceExt;
 use std::sync::Arc;
 
 /// How long what GitHub said of a repository is good without asking again: one call a day.
@@ -401,7 +401,8 @@ pub async fn refs_of(
     branch: Option<&str>,
 ) -> Result<Refs, git::Error> {
     let unnamed = |what: String| git::Error::NotFound { remote: full_name.to_owned(), message: what };
-    let github = seen.tools.github.as_ref().ok_or_else(|| unnamed("the App's credentials cannot be used".to_owned()))?;
+    let github =
+        seen.tools.github.as_ref().ok_or_else(|| unnamed("the App's credentials cannot be used".to_owned()))?;
     let remote = Remote::github(github.endpoint(), full_name).map_err(|error| unnamed(error.to_string()))?;
     let transport = seen.tools.git.as_ref().ok_or_else(|| unnamed("there is no connection".to_owned()))?;
     git::refs(transport, &remote, Some(&BasicAuth::installation(token.clone())), branch, &*kind.shared.clock).await

@@ -107,7 +107,8 @@ async fn make(
     let scope = Scope { repositories: Repositories::All, permissions: needed };
     let minted = github.mint(granted.installation, &scope).await;
     let token = minted.map_err(|error| forbidden(&error, granted, github, source))?.token;
-    let organization = kind.shared.connections.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
+    let organization =
+        kind.shared.connections.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
     let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
     let made = github.create_fork(&token, owner, upstream, organization, Some(name), source.default_branch_only).await;
     if let Err(error) = github.revoke(&token).await {

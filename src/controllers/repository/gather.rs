@@ -78,7 +78,9 @@ fn by_app(referred: &Referred) -> Way {
     match &referred.access {
         Access::NotYetKnown => Way::NotYetKnown,
         Access::Unavailable(standing) => Way::Blocked { standing: standing.clone(), permanent: false },
-        Access::Dead(standing) | Access::Denied(standing) => Way::Blocked { standing: standing.clone(), permanent: true },
+        Access::Dead(standing) | Access::Denied(standing) => {
+            Way::Blocked { standing: standing.clone(), permanent: true }
+        }
         Access::Granted { installation, account, account_id, settings_url, grant, permissions } => {
             let id = |id: i64| u64::try_from(id).unwrap_or_default();
             Way::GitHub(Granted {

@@ -36,11 +36,11 @@ pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let (github, token) = enter(seen, granted, &repository).await?;
     let settled = settle(kind, seen, (granted, base), (&keys, app), &repository, (github, &token)).await;
     leave(github, &token).await;
-    let seen = settled?;
-    tracing::info!(repository = repository.full_name, hook = seen.id, "the webhook is as it should be");
+    let hook = settled?;
+    tracing::info!(repository = repository.full_name, hook = hook.id, "the webhook is as it should be");
     let again = kind.shared.spread(kind.shared.now(), EXAMINE_EVERY);
     kind.memory.update(uid(&seen.object), |known| {
-        known.hook = Some(seen);
+        known.hook = Some(hook);
         known.examine_hook_at = again;
         known.is_hook_removed = false;
     });

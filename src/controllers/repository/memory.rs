@@ -260,7 +260,8 @@ impl RepositoryMemory {
     pub fn prune(&self, caches: &Caches) {
         let mut known = self.lock();
         if known.len() > 2 * caches.count::<ProjectRepository>() + 16 {
-            let uids: BTreeSet<_> = caches.all::<ProjectRepository>().iter().filter_map(|object| object.uid()).collect();
+            let uids: BTreeSet<_> =
+                caches.all::<ProjectRepository>().iter().filter_map(|object| object.uid()).collect();
             known.retain(|uid, _| uids.contains(uid));
         }
     }

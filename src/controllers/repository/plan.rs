@@ -106,7 +106,9 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
                 None => Plan::Do(Step::RemoveHook),
             };
         }
-        Way::Blocked { standing, .. } => return settled_or_followed(seen, (standing.clone(), Some(Again::Person)), now),
+        Way::Blocked { standing, .. } => {
+            return settled_or_followed(seen, (standing.clone(), Some(Again::Person)), now);
+        }
         Way::GitHub(_) | Way::Address(_) => {}
     }
     let failed = |task: Task| seen.waits(task, now);

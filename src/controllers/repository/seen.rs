@@ -178,7 +178,8 @@ impl Seen {
                         && deployment.sequence > 0
                         && !self.is_redeploy_asked()))
         });
-        (is_at_rest || self.is_confirmed()).then(|| rollout::ConfirmedHead { sha: head.sha.clone(), looked_at: looked.at })
+        (is_at_rest || self.is_confirmed())
+            .then(|| rollout::ConfirmedHead { sha: head.sha.clone(), looked_at: looked.at })
     }
 
     /// What was deployed last.

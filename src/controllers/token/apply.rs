@@ -19,8 +19,8 @@ use crate::runtime::lenient::Lenient;
 use crate::runtime::metrics::TokenEvent;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use std::sync::Arc;
 
 /// For how long after a mint GitHub's word that a token is unknown is not taken for its death.
@@ -50,7 +50,8 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
         Step::Publish => publish(kind, seen).await?,
         Step::Repair => {
             let minted = kind.memory.content(uid(object)).filter(|minted| {
-                seen.tools.secret
+                seen.tools
+                    .secret
                     .as_ref()
                     .and_then(secret::token)
                     .is_some_and(|token| token.fingerprint() == minted.token.fingerprint())

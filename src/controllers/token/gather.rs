@@ -38,8 +38,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
     let asked = if is_installation_going { Asked::ApiServer } else { Asked::Cache };
     let is_needed = is_needed(shared, token, shared.is_namespace_going(&namespace, asked).await?);
     let purpose = if is_needed { Purpose::Removal } else { Purpose::Use };
-    let Referred { installation, app_name, app, connection, access } =
-        refer(shared, &namespace, installation, purpose);
+    let Referred { installation, app_name, app, connection, access } = refer(shared, &namespace, installation, purpose);
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.clone());
 
     let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &namespace);

@@ -8,10 +8,10 @@
 use super::scope::{Repositories, Scope};
 use super::seen::{Published, SecretSeen, Seen, Stage};
 use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, Reconciled, WORK_FINALIZER};
-use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reconcile;
 use crate::controllers::reference::Access;
+use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::standing::{Again, Standing};
 use crate::grant::{Grant, Reach, Refusal, excess};
 use jiff::{SignedDuration, Timestamp};

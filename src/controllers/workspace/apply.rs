@@ -226,7 +226,7 @@ async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
              The repository is cloned anew",
             uid(object)
         );
-        kind.shared.warn(object, Reason::VolumeLost, &message).await;
+        kind.shared.warn(&**object, Reason::VolumeLost, &message).await;
     }
     kind.memory.update(uid(object), |known| {
         known.safe = None;
@@ -271,7 +271,7 @@ async fn pod_failed(kind: &WorkspaceKind, seen: &Seen, pod: &str, trouble: &Trou
     let Trouble { reason, message } = trouble;
     let message =
         format!("pod {pod} failed: {reason}: {}; another follows, on the same volume", message.trim_end_matches('.'));
-    kind.shared.warn(object, Reason::PodFailed, &message).await;
+    kind.shared.warn(&**object, Reason::PodFailed, &message).await;
     let standing = Standing::reconciling(Reason::PodFailed, message);
     kind.memory.update(uid(object), |known| {
         known.failed.insert(Task::Run, Failed { standing, until, times, about });
@@ -293,8 +293,8 @@ async fn release_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), 
 /// Says what is given up, before it is.
 async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
     let object = &seen.object;
-    let seen = object.status.as_ref().and_then(|status| status.git.as_ref());
-    let what = seen.map_or_else(
+    let reported = object.status.as_ref().and_then(|status| status.git.as_ref());
+    let what = reported.map_or_else(
         || "nothing is known of what is on it".to_owned(),
         |git| {
             format!(
@@ -308,7 +308,7 @@ async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
         PodSeen::Absent | PodSeen::Foreign => "without its work having been pushed",
     };
     let message = format!("the volume is deleted, {how}; {what}: {why}");
-    kind.shared.warn(object, Reason::WorkDiscarded, &message).await;
+    kind.shared.warn(&**object, Reason::WorkDiscarded, &message).await;
     kind.memory.update(uid(object), |known| known.is_parted = true);
 }
 

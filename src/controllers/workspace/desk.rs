@@ -1,8 +1,8 @@
 //! Where the reports of pods arrive. They are shown in status, and make the operator look; nothing is decided by them.
 
+use super::memory::WorkspaceMemory;
 use super::objects;
 use crate::agent::report::{Answer, OnStop, Report};
-use super::memory::WorkspaceMemory;
 use crate::api::Workspace;
 use crate::controllers::shared::Shared;
 use crate::reports::{Desk, PodIdentity, Refused};

@@ -1,12 +1,15 @@
 //! Reads all that a decision about a `Workspace` needs, from caches and memory; while it is being deleted, its volume's claim
 //! from the API server, for a cache that is a moment behind would have work that it does not show.
 
-use super::memory::{Remembered, Safe};
 use super::WorkspaceKind;
+use super::memory::{Remembered, Safe};
 use super::objects::{self, ROLE_LABEL, Target};
 use super::pods::{self, Ended, PodView};
 use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, Tools, VolumeSeen, Way};
-use crate::api::{GitAuthor, InstallationToken, ProjectRepository, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER, Workspace};
+use crate::api::{
+    GitAuthor, InstallationToken, ProjectRepository, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER,
+    Workspace,
+};
 use crate::controllers::connection::Connection;
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
@@ -145,19 +148,22 @@ fn repository(
         );
         return (None, Standing::stalled(Reason::InvalidSpec, message));
     };
-    let found = kind.repositories.known_id(&project).map(|id| Repository { installation: installation.name.clone(), id });
+    let found =
+        kind.repositories.known_id(&project).map(|id| Repository { installation: installation.name.clone(), id });
     let message = format!(
         "ProjectRepository {name} was not found on GitHub yet: `kubectl describe projectrepository {name}` says why; this goes on \
          as soon as it is"
     );
-    (seen, wait(message))
+    (found, wait(message))
 }
 
 fn way(referred: &Referred, repository: Repository) -> Way {
     match &referred.access {
         Access::NotYetKnown => Way::NotYetKnown,
         Access::Unavailable(standing) => Way::Blocked { standing: standing.clone(), permanent: false },
-        Access::Dead(standing) | Access::Denied(standing) => Way::Blocked { standing: standing.clone(), permanent: true },
+        Access::Dead(standing) | Access::Denied(standing) => {
+            Way::Blocked { standing: standing.clone(), permanent: true }
+        }
         Access::Granted { .. } => Way::Open(repository),
     }
 }

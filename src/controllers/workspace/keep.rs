@@ -12,8 +12,8 @@ use crate::controllers::reconcile::Failure;
 use crate::controllers::shared::Shared;
 use crate::runtime::lenient::Lenient;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{Api, Patch, PatchParams};
 use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
 /// Keeps the volume and says on it whose it was and why: the claim may go with its namespace, the volume does not.
@@ -55,7 +55,7 @@ pub async fn keep_volume(kind: &WorkspaceKind, seen: &Seen, why: &str) -> Result
     };
     // Before the last write, after which nobody comes back to it.
     let reason = if is_kept { Reason::VolumeKept } else { Reason::VolumeLost };
-    kind.shared.warn(object, reason, &message).await;
+    kind.shared.warn(&**object, reason, &message).await;
     if let Some(claim) = claim {
         let_go(&kind.shared, &claim, &record).await?;
     }

@@ -63,12 +63,7 @@ impl WorkspaceKind {
     /// With an empty memory. Of the other kinds it needs the tokens that were minted, for a Secret may go first, and the ids of
     /// the repositories.
     #[must_use]
-    pub fn new(
-        shared: &Arc<Shared>,
-        lane: Due<Workspace>,
-        tokens: &TokenKind,
-        repositories: &RepositoryKind,
-    ) -> Self {
+    pub fn new(shared: &Arc<Shared>, lane: Due<Workspace>, tokens: &TokenKind, repositories: &RepositoryKind) -> Self {
         Self {
             shared: Arc::clone(shared),
             lane,

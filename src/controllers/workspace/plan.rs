@@ -6,8 +6,8 @@
 
 use super::memory::{Pull, Task};
 use super::objects;
-use super::release::{Release, plan_volume_release, plan_claim_release, plan_removal};
 use super::pods::{Clone, PodView};
+use super::release::{Release, plan_claim_release, plan_removal, plan_volume_release};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::api::{PullRequestMode, PullRequestOpenAt, Reason};

@@ -1,7 +1,7 @@
 //! The pull request: looked for by its branch before one is opened, so that there is never a second.
 
-use super::apply::{remember, uid};
 use super::WorkspaceKind;
+use super::apply::{remember, uid};
 use super::memory::Pull;
 use super::remote::{client, own_token};
 use super::seen::Seen;

@@ -11,8 +11,8 @@ use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::agent::save::Outcome;
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason, SaveOnFailure};
-use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::object::requested_look;
+use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::standing::{Again, Standing, State};
 use jiff::{SignedDuration, Timestamp};
 
@@ -29,7 +29,7 @@ pub const MOST_CALLS: u32 = 5;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Release {
     /// It may: its work is safe, it is kept, or it was given up.
-    Over,
+    Done,
     /// Not yet.
     Next(Plan),
 }

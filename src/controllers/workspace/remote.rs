@@ -3,8 +3,8 @@
 //! All calls are made with the workspace's own token, from its Secret: what the workspace may not do, is not done for it. Work is
 //! safe when the remote lists what the save said; what was said alone is never enough.
 
-use super::apply::{claim, uid};
 use super::WorkspaceKind;
+use super::apply::{claim, uid};
 use super::gather::{api, live};
 use super::memory::{Remote, Safe};
 use super::objects;
@@ -142,7 +142,10 @@ pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> 
         // The object will be gone, and this stays for a while.
         let commit = safe.commit.as_deref().map(|commit| format!(" ({commit})")).unwrap_or_default();
         let message = format!("read back at the end: {}{commit}", safe.message);
-        kind.shared.events.transition(&object.object_ref(&()), EventType::Normal, Reason::Saved.as_str(), &message).await;
+        kind.shared
+            .events
+            .transition(&object.object_ref(&()), EventType::Normal, Reason::Saved.as_str(), &message)
+            .await;
     }
     kind.memory.update(uid(object), |known| {
         if safe.is_none() {

@@ -7,7 +7,7 @@ use crate::world::World;
 use crate::world::operator::Start;
 use k8s_openapi::api::apps::v1::Deployment;
 use landfall::api::{DeliveryResult, ProjectRepository};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use serde_json::{Value, json};
 
 impl Team {

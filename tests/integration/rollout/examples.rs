@@ -7,7 +7,8 @@ use crate::world::{SYSTEM, World, text};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use landfall::api::{Deliveries, DeliveryResult, GitHubApp};
-use landfall::receiver::{self, InboxLimits, KeySource, Receiver, Sabotage, ServerLimits};
+use landfall::guards::Guards;
+use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
 use serde_json::{Value, json};
@@ -63,7 +64,7 @@ impl Inlet {
             keys: KeySource::Directory(folder.path().to_owned()),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),
-            sabotage: Sabotage::default(),
+            guards: Guards::default(),
         };
         let receiver = Receiver::start(config, environment).await.unwrap();
         let secret = keys.current.secret(&identity, Hook::App).expose().to_owned();

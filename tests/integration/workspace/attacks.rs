@@ -12,7 +12,7 @@ use kube::{CustomResourceExt as _, ResourceExt};
 use landfall::api::Workspace;
 use landfall::github::{AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp};
 use landfall::github::{PullRequest, Repositories, Scope};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::Team;
 use crate::world::OPERATOR;
 use jiff::SignedDuration;
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

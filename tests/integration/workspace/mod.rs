@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, S
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository, RETAINED_LABEL, WORK_FINALIZER, Workspace};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;

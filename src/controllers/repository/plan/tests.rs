@@ -1,6 +1,9 @@
 //! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
 
 use super::super::memory::{Facts, HookSeen, Looked, Remembered};
+use super::super::rollout::plan::tests::workload;
+use super::super::rollout::progress::Progress;
+use super::super::rollout::{RolloutMemory, Targets};
 use super::super::seen::{Granted, Tools};
 use super::*;
 use crate::api::{Delivery, DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
@@ -233,18 +236,24 @@ fn what_is_being_rolled_out_is_followed_though_the_source_is_lost() {
     let mut archived = seen(rolling("Running"), looked());
     archived.known.facts = Some(facts(true));
     let suspended = Seen { way: blocked(false), ..seen(rolling("Running"), Remembered::default()) };
-    for lost in [gone, archived, suspended] {
-        assert!(
-            matches!(plan(&lost, at(1)), Plan::Roll { is_lost: true, again: Some(_), .. }),
-            "{:?}",
-            plan(&lost, at(1))
-        );
+    let to_roll = Targets { workloads: vec![workload("shop", None, Progress::Done(None))], troubles: Vec::new() };
+    for mut lost in [gone, archived, suspended] {
+        assert_eq!(does(&lost, 1), Step::LookAtWorkloads);
+        lost.known.rollout = RolloutMemory::of(to_roll.clone());
+        // It would be rolled, were the source there.
+        assert!(matches!(does(&lost, 1), Step::Settle { again: Some(_), .. }), "{:?}", plan(&lost, at(1)));
         for result in ["Waiting", "Succeeded", "Failed"] {
             rests(&Seen { object: rolling(result), ..lost.clone() }, 1);
         }
     }
-    let fine = seen(rolling("Waiting"), looked());
-    assert!(matches!(plan(&fine, at(1)), Plan::Roll { is_lost: false, .. }));
+    let mut fine = seen(rolling("Running"), looked());
+    let head = HeadStatus { branch: "main".into(), sha: "a".repeat(40), observed_at: Time(at(0)) };
+    fine.known.head = Some(head);
+    assert_eq!(does(&fine, 1), Step::Confirm);
+    fine.known.confirmed = Some(("a".repeat(40), at(0)));
+    assert_eq!(does(&fine, 1), Step::LookAtWorkloads);
+    fine.known.rollout = RolloutMemory::of(to_roll);
+    assert!(matches!(does(&fine, 1), Step::Roll { .. }), "{:?}", plan(&fine, at(1)));
 }
 
 #[test]
@@ -414,10 +423,10 @@ fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
 fn what_github_answered_goes_before_the_spec_and_that_before_status() {
     let status = json!({"id": 3});
     let by_id = object(&json!({"source": {"existing": {"id": 2}}}), &json!({}), &status);
-    assert_eq!(seen(Arc::clone(&by_id), looked()).pinned(), Some(9001));
-    assert_eq!(seen(by_id, Remembered::default()).pinned(), Some(2));
-    assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).pinned(), Some(3));
-    assert_eq!(seen(plain(), Remembered::default()).pinned(), None);
+    assert_eq!(seen(Arc::clone(&by_id), looked()).bound_id(), Some(9001));
+    assert_eq!(seen(by_id, Remembered::default()).bound_id(), Some(2));
+    assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).bound_id(), Some(3));
+    assert_eq!(seen(plain(), Remembered::default()).bound_id(), None);
 }
 
 #[test]

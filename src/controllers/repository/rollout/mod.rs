@@ -18,9 +18,7 @@ use super::apply::uid;
 use super::plan::Step;
 use super::seen::Seen;
 use super::status;
-use crate::api::{
-    ConditionType, Deliveries, DeploymentResult, DeploymentStatus, OnPush, ProjectRepository, Reason,
-};
+use crate::api::{ConditionType, Deliveries, DeploymentResult, DeploymentStatus, OnPush, ProjectRepository, Reason};
 use crate::controllers::reconcile::Failure;
 use account::{Account, Refused};
 use kube::{Client, ResourceExt};
@@ -58,6 +56,12 @@ impl Refusals {
 }
 
 impl RolloutMemory {
+    /// With these workloads just seen.
+    #[cfg(test)]
+    pub fn of(targets: Targets) -> Self {
+        Self { targets: Some(targets), ..Self::default() }
+    }
+
     /// The workloads, if they were just seen.
     #[must_use]
     pub fn targets(&self) -> Option<&Targets> {
@@ -97,10 +101,7 @@ impl RolloutMemory {
 }
 
 /// The account that the spec names.
-fn account<'a>(
-    kind: &'a RepositoryKind,
-    (on_push, namespace): (&'a OnPush, &'a str),
-) -> Result<Account<'a>, Trouble> {
+fn account<'a>(kind: &'a RepositoryKind, (on_push, namespace): (&'a OnPush, &'a str)) -> Result<Account<'a>, Trouble> {
     let client: &Client = &kind.shared.client;
     let (namespace, name) = kind.shared.guards.account((namespace, &*on_push.service_account_name));
     Account::new(client, namespace, name)
@@ -186,9 +187,7 @@ pub async fn roll(
                         may_try_again = known.rollout.refusals.may_try_again(workload);
                     });
                 }
-                if !may_try_again
-                    && let Some(trouble) = apply::trouble(refused, &workload.to_string())
-                {
+                if !may_try_again && let Some(trouble) = apply::trouble(refused, &workload.to_string()) {
                     line.warn(&trouble.message);
                     kind.memory.update(uid(object), |known| {
                         known.rollout.refusals.given_up.insert(workload.uid.clone(), trouble);

@@ -477,4 +477,4 @@ fn bounded_to(message: &str, most: usize) -> String {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod tests;
+pub(in crate::controllers::repository) mod tests;

@@ -173,11 +173,7 @@ fn another_scope_kills_the_old_token_before_it_publishes_the_new_one() {
     let wider = Scope { repositories: Repositories::Only(vec![Named::Name("old".into())]), ..scope() };
     let old = Published { scope: Some(wider), ..published() };
     let secret = SecretSeen::Ours(old);
-    assert_eq!(
-        plan(&Seen { secret: secret.clone(), ..seen() }, at(1)),
-        mint(&[]),
-        "and pins nothing of the old one"
-    );
+    assert_eq!(plan(&Seen { secret: secret.clone(), ..seen() }, at(1)), mint(&[]), "and pins nothing of the old one");
     let verified = Seen { secret, held: Some(held(Stage::Verified)), ..seen() };
     assert_eq!(plan(&verified, at(1)), Plan::Do(Step::RevokePublished));
     let revoked = Seen { revoked: Some("00aa".into()), ..verified };

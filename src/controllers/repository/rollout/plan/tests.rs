@@ -46,7 +46,7 @@ fn underway(has_deadline: bool) -> Progress {
     Progress::Underway { what: "1 of 3 pods updated, 1 available".to_owned(), has_deadline }
 }
 
-pub(super) fn workload(name: &str, stamp: Option<(&str, i64)>, progress: Progress) -> Workload {
+pub(in crate::controllers::repository) fn workload(name: &str, stamp: Option<(&str, i64)>, progress: Progress) -> Workload {
     Workload {
         kind: WorkloadKind::Deployment,
         name: name.to_owned(),
