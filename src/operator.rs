@@ -6,21 +6,22 @@
 use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
 use crate::controllers::shared::Shared;
-use crate::controllers::{InFlight, Kinds, WorkspaceDesk};
+use crate::controllers::{InFlight, Kinds, WorkspaceReports};
 use crate::features::Features;
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::guards::Guards;
-use crate::reports::{BindError, Reports};
+use crate::reports::ReportServer;
 use crate::runtime::clock::Clock;
 use crate::runtime::due::DueQueue;
 use crate::runtime::events::Events;
+use crate::runtime::health::{Endpoints, HealthServer};
 use crate::runtime::heartbeat::Liveness;
+use crate::runtime::http_server::BindError;
 use crate::runtime::jitter::Jitter;
 use crate::runtime::lease::{Lease, LeaseError, LeaseLost, LeaseTimes};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Check, Readiness};
-use crate::runtime::server::{Endpoints, Server, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
 use crate::settings::{Settings, WorkspaceSettings};
 use crate::webhook::root_keys::KnownRootKeys;
@@ -79,12 +80,9 @@ pub struct Environment {
 /// Why the process ended, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Health and metrics cannot be served.
+    /// Health and metrics, or reports, cannot be served.
     #[error(transparent)]
-    Server(#[from] ServerError),
-    /// Reports cannot be received.
-    #[error(transparent)]
-    Reports(#[from] BindError),
+    Bind(#[from] BindError),
     /// A task ended that should not have.
     #[error(transparent)]
     Shutdown(#[from] ShutdownError),
@@ -134,10 +132,11 @@ impl Activity {
 async fn serve_reports(
     tasks: &mut Tasks,
     address: SocketAddr,
-    (shared, desk): (&Shared, WorkspaceDesk),
+    (shared, handler): (&Shared, WorkspaceReports),
     until: CancellationToken,
 ) -> Result<SocketAddr, Error> {
-    let reports = Reports::bind(address, shared.client.clone(), Arc::new(desk), Arc::clone(&shared.clock)).await?;
+    let reports =
+        ReportServer::bind(address, shared.client.clone(), Arc::new(handler), Arc::clone(&shared.clock)).await?;
     let address = reports.address();
     tasks.spawn::<Error>("the server for reports", async move {
         reports.serve(until).await;
@@ -201,7 +200,7 @@ impl Controller {
         metrics.watch_due_queue(queue.clone());
         metrics.watch_readiness(readiness.clone());
         let endpoints = Endpoints { liveness, readiness: readiness.clone(), metrics: metrics.clone() };
-        let server = Server::bind(config.health_address, endpoints).await?;
+        let server = HealthServer::bind(config.health_address, endpoints).await?;
         let health_address = server.address();
 
         let mut tasks = Tasks::new(shutdown);
@@ -260,9 +259,9 @@ impl Controller {
             None
         };
         let leads = Arc::new(AtomicBool::new(false));
-        let (shared, desk) = (Arc::clone(kinds.shared()), kinds.reports(Arc::clone(&leads)));
+        let (shared, handler) = (Arc::clone(kinds.shared()), kinds.reports(Arc::clone(&leads)));
         let reports_address =
-            serve_reports(&mut tasks, config.reports_address, (&shared, desk), shutdown.clone()).await?;
+            serve_reports(&mut tasks, config.reports_address, (&shared, handler), shutdown.clone()).await?;
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
         let leading = Leading { kinds, in_flight, lease, leads, shutdown };

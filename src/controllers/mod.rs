@@ -27,7 +27,7 @@ pub mod watches;
 pub(crate) mod workspace;
 
 pub use drive::InFlight;
-pub use workspace::WorkspaceDesk;
+pub use workspace::WorkspaceReports;
 
 use crate::features::Features;
 use crate::runtime::due::DueQueue;
@@ -88,7 +88,7 @@ impl Kinds {
 
     /// Takes the reports of workspaces' pods. `leads`: whether this process is the one that writes.
     #[must_use]
-    pub fn reports(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> WorkspaceDesk {
-        self.workspaces.kind.desk(leads)
+    pub fn reports(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> WorkspaceReports {
+        self.workspaces.kind.reports(leads)
     }
 }

@@ -115,7 +115,7 @@ impl Guards {
 
     pub(crate) fn refs(self, mut of_remote: Refs, status: Option<&ProjectRepositoryStatus>) -> Refs {
         let Some(status) = status else { return of_remote };
-        let newest = status.deliveries.values().max_by(|one, other| one.received_at.cmp(&other.received_at));
+        let newest = status.deliveries.values().max_by(|one, other| one.receipt_time.cmp(&other.receipt_time));
         let delivered = newest.filter(|_| self.out.believe_deliveries).and_then(|delivery| delivery.sha.as_ref());
         let shown = status.head.as_ref().filter(|_| self.out.believe_status).map(|head| &head.sha);
         let believed = delivered.or(shown).and_then(|sha| sha.parse().ok());

@@ -2,11 +2,11 @@
 
 use crate::repository::{changes, comes_to, follow, status};
 use crate::scene::{says, value};
-use crate::world::operator::Operator;
-use crate::world::{World, objects, seed};
 use github_sim::{Fault, FaultKind, Fork, RepositorySeed, Seed};
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, seed};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ async fn a_fork_is_made_once_and_kept_in_step_and_never_forced() {
     assert_eq!(world.sim.head("acme/tools", "main").as_ref(), Some(&head), "fast-forwarded");
     world.live_through(&operator, SignedDuration::from_mins(13)).await;
     let shown = status(&world, "tools").await;
-    assert_eq!((&shown["head"]["sha"], &shown["fork"]["upstreamSha"]), (&json!(head), &json!(head)));
+    assert_eq!((&shown["head"]["sha"], &shown["fork"]["upstreamSHA"]), (&json!(head), &json!(head)));
     let merges = changes(&world);
     assert_eq!(merges.len(), 1, "and engine, whose interval is 0s, is left: {merges:?}");
     // In step, an hour costs no REST call but the App's looks and tokens.
@@ -181,7 +181,7 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     world.merge_status::<ProjectRepository>("team-a", "lie", &json!({"id": 9001})).await.unwrap();
     let is_told = async || {
         let told =
-            crate::world::ready(&value::<ProjectRepository>(&world, "team-a", "lie").await)["message"].to_string();
+            landfall_world::ready(&value::<ProjectRepository>(&world, "team-a", "lie").await)["message"].to_string();
         told.contains("acme/shop is no fork any more").then_some(())
     };
     world.until("it is found out", is_told).await;

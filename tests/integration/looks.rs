@@ -3,11 +3,11 @@
 
 use crate::repository::{A_POLL, comes_to, follow, looks, status};
 use crate::scene::{connected, says, value};
-use crate::world::operator::Start;
-use crate::world::{World, objects};
 use github_sim::RepositorySeed;
 use kube::api::{Api, Patch, PatchParams};
 use landfall::api::{GitHubApp, ProjectRepository};
+use landfall_world::operator::Start;
+use landfall_world::{World, objects};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ fn make(world: &World, name: &str, private: bool) -> u64 {
 
 /// What the receiver adds for a delivery.
 async fn deliver(world: &World, name: &str, guid: &str, delivery: &Value) {
-    let mut whole = json!({"receivedAt": world.now().to_string(), "attempts": 1, "result": "Pending"});
+    let mut whole = json!({"receiptTime": world.now().to_string(), "attempts": 1, "result": "Pending"});
     for (key, value) in delivery.as_object().into_iter().flatten() {
         whole[key] = value.clone();
     }

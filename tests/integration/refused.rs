@@ -1,8 +1,8 @@
 //! `InstallationToken`s that cannot be: each with its reason, and with words that say what to do.
 
 use crate::scene::{connected, only_token, publish, says};
-use crate::world::{World, objects};
 use landfall::api::InstallationToken;
+use landfall_world::{World, objects};
 use serde_json::{Value, json};
 
 /// Applies what the API server must refuse, and gives back what it says.
@@ -32,7 +32,7 @@ async fn what_makes_no_sense_is_refused_at_once() {
         (json!({"secret": {"name": "Shop_Git"}}), "must be a DNS name"),
         (json!({"secret": {"name": "x", "labels": {"landfall.dev/app": "x"}}}), "spec.secret.labels must not use keys"),
         (
-            json!({"secret": {"name": "x", "annotations": {"landfall.dev/expires-at": "x"}}}),
+            json!({"secret": {"name": "x", "annotations": {"landfall.dev/expiration-time": "x"}}}),
             "spec.secret.annotations must not use keys",
         ),
         (json!({"secret": {"name": "x", "format": "Pickled"}}), "spec.secret.format"),
@@ -100,7 +100,7 @@ async fn what_was_not_granted_is_refused_with_whom_to_ask() {
 
 #[tokio::test]
 async fn beyond_the_installation_there_is_nothing_to_grant() {
-    let mut seed = crate::world::seed();
+    let mut seed = landfall_world::seed();
     let granted = serde_json::from_value(json!({"contents": "read", "metadata": "read"})).unwrap();
     seed.installations[0].permissions = Some(granted);
     let world = World::with(seed).await;

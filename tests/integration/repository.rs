@@ -1,11 +1,11 @@
 //! `ProjectRepository`: found, pinned by id, its head followed.
 
 use crate::scene::{connected, says, value};
-use crate::world::operator::Operator;
-use crate::world::{World, objects, ready};
 use github_sim::{Entry, RepositorySeed, Selection};
 use jiff::SignedDuration;
 use landfall::api::ProjectRepository;
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, ready};
 use serde_json::{Value, json};
 
 /// Longer than a poll's interval, jitter included.
@@ -94,7 +94,7 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     world.live_through(&operator, A_POLL).await;
     let now = status(&world, "shop").await;
     assert_eq!(now["head"]["sha"], json!(pushed));
-    assert_ne!(now["head"]["observedAt"], first["head"]["observedAt"]);
+    assert_ne!(now["head"]["observationTime"], first["head"]["observationTime"]);
     assert_eq!(
         world.calls("GET", "/repositories/{repository_id}"),
         2,

@@ -3,11 +3,11 @@
 use crate::hooks::{BASE, app, connected, ensured, is_as_it_should_be, ours, own};
 use crate::repository::{ask, comes_to, follow, status};
 use crate::scene::{look, says, value};
-use crate::world::{World, objects, ready};
 use github_sim::{Fault, FaultKind, HookChange};
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::webhook::Hook;
+use landfall_world::{World, objects, ready};
 use serde_json::{Value, json};
 
 const SHOP: &str = "https://landfall.example.com/webhooks/repo/landfall/9001";
@@ -33,7 +33,7 @@ async fn one_that_status_does_not_know_of_yet_goes_with_its_object() {
     operator.settled().await;
     operator.kill();
     // As a stop between making it and writing status leaves it.
-    let nothing = json!({"id": null, "nodeId": null, "fullName": null, "webhook": null});
+    let nothing = json!({"id": null, "nodeID": null, "fullName": null, "webhook": null});
     world.merge_status::<ProjectRepository>("team-a", "shop", &nothing).await.unwrap();
     world.delete::<ProjectRepository>("team-a", "shop").await;
     let operator = world.operator().await;

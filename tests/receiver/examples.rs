@@ -1,12 +1,12 @@
 //! GitHub's example payloads, as others collected them: each is taken, and what is stored of any makes the operator look
 //! at what it speaks of, and nothing else.
 
-use crate::client::Delivery;
-use crate::payloads::{STORED, examples};
 use crate::scene::{Scene, config, guid};
 use landfall::api::{DeliveryResult, GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::receiver::Config;
 use landfall::webhook::Hook;
+use landfall_world::delivery::Delivery;
+use landfall_world::payloads::{STORED, examples};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,10 +28,10 @@ async fn every_example_is_taken_and_makes_the_operator_look_at_most() {
     }
     assert!(repositories.len() > 3, "{repositories:?}");
     let tenants = owners.iter().map(|(id, login)| {
-        json!({"account": login, "accountId": id, "repositories": ["*"], "namespaces": {"names": [scene.name]}})
+        json!({"account": login, "accountID": id, "repositories": ["*"], "namespaces": {"names": [scene.name]}})
     });
     let tenants: Vec<Value> = tenants.collect();
-    let app = json!({"appId": crate::scene::APP_ID, "credentialsSecret": {"name": "none"}, "tenants": tenants});
+    let app = json!({"appID": crate::scene::APP_ID, "credentialsSecretRef": {"name": "none"}, "tenants": tenants});
     scene.kind::<GitHubApp>("", &scene.name, &app).await;
     for (owner, login) in &owners {
         let spec = json!({"appRef": {"name": scene.name}, "account": login});

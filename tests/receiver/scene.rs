@@ -1,10 +1,7 @@
 //! A namespace with a repository that an App grants it, and a receiver. Each test has its own of everything but the API
 //! server, and so knows nothing of the others.
 
-use crate::client::{Delivery, until_closed};
 use crate::proxy::Proxy;
-use crate::world::cluster::{Cluster, cluster};
-use crate::world::until;
 use kube::Resource;
 use kube::{Client, Config};
 use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
@@ -12,6 +9,9 @@ use landfall::guards::{Guards, Sabotage};
 use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
+use landfall_world::cluster::{Cluster, cluster};
+use landfall_world::delivery::{Delivery, until_closed};
+use landfall_world::until;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ pub fn config() -> receiver::Config {
         health_address: Some(local),
         target_rate: 10.0,
         target_burst: 100.0,
-        server: ServerLimits { linger: Duration::ZERO, ..ServerLimits::default() },
+        server: ServerLimits { shutdown_delay: Duration::ZERO, ..ServerLimits::default() },
         // A machine that is slow refuses nothing.
         inbox: InboxLimits { patch: Duration::from_mins(5), ..InboxLimits::default() },
     }
@@ -92,12 +92,12 @@ impl Scene {
         scene
             .apply("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
             .await;
-        let tenant = json!({"account": "acme", "accountId": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
+        let tenant = json!({"account": "acme", "accountID": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
         scene
             .kind::<GitHubApp>(
                 "",
                 name,
-                &json!({"appId": APP_ID, "credentialsSecret": {"name": "none"}, "tenants": [tenant]}),
+                &json!({"appID": APP_ID, "credentialsSecretRef": {"name": "none"}, "tenants": [tenant]}),
             )
             .await;
         let installation = json!({"appRef": {"name": name}, "account": "acme"});

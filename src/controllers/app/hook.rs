@@ -81,7 +81,7 @@ pub async fn ensure(kind: &AppKind, seen: &Seen) {
     let wanted = Some((url.clone(), webhook.force));
     let request = requested_look(app).cloned();
     let hook = &connection.hook;
-    let stored = app.status.as_ref().and_then(|status| status.hook.as_ref());
+    let stored = app.status.as_ref().and_then(|status| status.webhook.as_ref());
     let before = hook.ensured.as_ref().or(stored);
     let config = HookConfigWanted { url: url.clone(), secret: keys.current.secret(&identity, Hook::App) };
     let is_old = |at: Timestamp| at.checked_add(SIGN_EVERY).is_ok_and(|end| end <= now);

@@ -105,21 +105,26 @@ async fn ask(
         && i64::try_from(found.id) != Ok(asked)
     {
         let message = format!(
-            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appId, or put the right key into Secret {}",
-            found.slug, found.id, app.spec.credentials_secret.name
+            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appID, or put the right key into Secret {}",
+            found.slug().unwrap_or_default(),
+            found.id,
+            app.spec.credentials_secret_ref.name
         );
         return Err((Standing::stalled(Reason::CredentialsInvalid, message), Again::Person));
     }
     let installations =
         github.installations().await.map_err(|error| github_failure(&error, "listing the App's installations"))?;
     let bot_user_id = match known_bot {
-        Some((slug, id)) if slug == found.slug => Some(id),
-        _ => match github.bot_user(&found.slug).await {
-            Ok(bot) => i64::try_from(bot.id).ok(),
-            Err(error) => {
-                tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
-                None
-            }
+        Some((slug, id)) if Some(slug.as_str()) == found.slug() => Some(id),
+        _ => match found.slug() {
+            Some(slug) => match github.bot_user(slug).await {
+                Ok(bot) => i64::try_from(bot.id).ok(),
+                Err(error) => {
+                    tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
+                    None
+                }
+            },
+            None => None,
         },
     };
     Ok(Look { at: shared.now(), app: found, bot_user_id, installations })
@@ -127,7 +132,7 @@ async fn ask(
 
 /// What a refused `GET /app` means.
 fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
-    let secret = &app.spec.credentials_secret.name;
+    let secret = &app.spec.credentials_secret_ref.name;
     let is_unknown = match error {
         github::Error::NotFound { .. } => true,
         github::Error::CredentialsRefused { message, .. } => message == UNKNOWN_ISSUER,
@@ -138,7 +143,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
             Standing::stalled(
                 Reason::CredentialsInvalid,
                 format!(
-                    "{error}. There is no App with the id in spec at {}: correct spec.appId or spec.clientId, or spec.apiUrl",
+                    "{error}. There is no App with the id in spec at {}: correct spec.appID or spec.clientID, or spec.apiURL",
                     app.spec.api_url
                 ),
             ),
@@ -160,7 +165,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
 
 fn client(shared: &Shared, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
     let spec = &app.spec;
-    let name = &spec.credentials_secret.name;
+    let name = &spec.credentials_secret_ref.name;
     let namespace = &shared.settings.namespace;
     let endpoint = Endpoint::parse(
         &spec.api_url,

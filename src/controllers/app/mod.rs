@@ -148,7 +148,7 @@ impl Kind for AppKind {
                 shared.root_keys.changed();
             }
             let is_concerned = |app: &&Arc<GitHubApp>| {
-                app.spec.credentials_secret.name == name || (are_keys && app.spec.webhook.is_some())
+                app.spec.credentials_secret_ref.name == name || (are_keys && app.spec.webhook.is_some())
             };
             let apps = shared.caches.all::<GitHubApp>();
             apps.iter().filter(is_concerned).map(|app| ObjectRef::from_obj(&**app)).collect()
@@ -171,7 +171,7 @@ impl Kind for AppKind {
         let shared = &*self.shared;
         let name = app.name_any();
         let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &shared.settings.namespace);
-        let secret = secrets.get_opt(&app.spec.credentials_secret.name).await?.map(Lenient::read).transpose()?;
+        let secret = secrets.get_opt(&app.spec.credentials_secret_ref.name).await?.map(Lenient::read).transpose()?;
         let connection = shared.connections.get(&name);
         // They are made if there are none: all that is decided about webhooks follows from them.
         let keys = match &app.spec.webhook {
@@ -256,9 +256,9 @@ fn status(seen: &Seen, now: Timestamp) -> GitHubAppStatus {
         HookState::Unmanaged | HookState::Keyless(_) | HookState::Due => None,
     };
     let status = GitHubAppStatus {
-        hook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.manage) {
+        webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.manage) {
             // While nothing is known of it, what was stored tells which address was ours.
-            ensured.or_else(|| stored.hook.clone())
+            ensured.or_else(|| stored.webhook.clone())
         } else {
             None
         },
@@ -270,7 +270,7 @@ fn status(seen: &Seen, now: Timestamp) -> GitHubAppStatus {
     let Some(look) = look else { return status };
     GitHubAppStatus {
         app_id: i64::try_from(look.app.id).ok(),
-        slug: Some(look.app.slug.clone()),
+        slug: look.app.slug().map(str::to_owned),
         name: Some(look.app.name.clone()),
         owner_login: look.app.owner.as_ref().map(|owner| owner.login.clone()),
         html_url: Some(look.app.html_url.clone()),

@@ -138,7 +138,7 @@ fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
             }
             let mut message = format!(
                 "GitHub accepts the credentials of App {}, installed on {} accounts",
-                look.app.slug,
+                look.app.slug().unwrap_or(&look.app.name),
                 look.installations.len()
             );
             if app.spec.tenants.is_empty() {

@@ -136,7 +136,7 @@ fn remember(kind: &RepositoryKind, seen: &Seen, (refs, name, facts): (Refs, Stri
             let head = same.unwrap_or_else(|| HeadStatus {
                 branch: branch.to_string(),
                 sha: sha.to_string(),
-                observed_at: Time(whole_second(kind.shared.now())),
+                observation_time: Time(whole_second(kind.shared.now())),
             });
             Some((head, is_news && !is_told))
         }
@@ -443,14 +443,14 @@ async fn credentials(
     object: &ProjectRepository,
     address: &git::Address,
 ) -> Result<Option<BasicAuth>, Failure> {
-    let Some(reference) = &object.spec.source.credentials_secret else { return Ok(None) };
+    let Some(reference) = &object.spec.source.credentials_secret_ref else { return Ok(None) };
     let name = &reference.name;
     let secrets: Api<Lenient<Secret>> =
         Api::namespaced(kind.shared.client.clone(), &object.namespace().unwrap_or_default());
     let secret = secrets.get_opt(name).await?.map(Lenient::read).transpose()?;
     let invalid = |what: &str| Failure::stalled(Reason::CredentialsInvalid, format!("Secret {name}: {what}"));
     let secret = secret.ok_or_else(|| {
-        let message = format!("there is no Secret {name}, which spec.source.credentialsSecret names");
+        let message = format!("there is no Secret {name}, which spec.source.credentialsSecretRef names");
         Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
     })?;
     let text = |key: &str| {

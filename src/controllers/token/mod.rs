@@ -167,8 +167,8 @@ impl Kind for TokenKind {
             return InstallationTokenStatus { last_handled_reconcile, ..InstallationTokenStatus::default() };
         };
         InstallationTokenStatus {
-            expires_at: published.expires_at.map(Time),
-            minted_at: published.minted_at.map(whole_second).map(Time),
+            expiration_time: published.expires_at.map(Time),
+            mint_time: published.minted_at.map(whole_second).map(Time),
             repository_ids: published.repository_ids.clone(),
             permissions: published.scope.as_ref().map(|scope| scope.permissions.clone()).unwrap_or_default(),
             secret_name: Some(seen.token.spec.secret.name.clone()),

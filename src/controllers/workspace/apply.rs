@@ -216,7 +216,7 @@ pub async fn claim(kind: &WorkspaceKind, object: &Workspace) -> Result<Option<Pe
 
 async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.object;
-    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned.as_ref()).is_some();
+    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned_time.as_ref()).is_some();
     let was_parted = seen.known.safe.is_some() || seen.known.is_parted;
     create(kind, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
         .await?;

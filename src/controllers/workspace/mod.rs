@@ -11,7 +11,6 @@
 
 mod apply;
 pub mod claim;
-mod desk;
 mod gather;
 mod keep;
 pub(crate) mod memory;
@@ -21,11 +20,12 @@ mod pods;
 pub(crate) mod pull;
 mod release;
 mod remote;
+mod reports;
 pub(crate) mod seen;
 mod status;
 
-pub use desk::WorkspaceDesk;
 pub use memory::WorkspaceMemory;
+pub use reports::WorkspaceReports;
 
 use super::dependents::woken_by_access;
 use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
@@ -75,8 +75,8 @@ impl WorkspaceKind {
 
     /// Takes the reports of pods. `leads`: whether this process is the one that writes.
     #[must_use]
-    pub fn desk(&self, leads: Arc<AtomicBool>) -> WorkspaceDesk {
-        WorkspaceDesk::new(&self.shared, &self.memory, leads)
+    pub fn reports(&self, leads: Arc<AtomicBool>) -> WorkspaceReports {
+        WorkspaceReports::new(&self.shared, &self.memory, leads)
     }
 }
 

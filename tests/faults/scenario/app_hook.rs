@@ -2,11 +2,11 @@
 
 use super::{MINTED, Told, tenants};
 use crate::run::Run;
-use crate::world::{SYSTEM, objects};
 use github_sim::{HookChange, HookInfo};
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::GitHubApp;
 use landfall::webhook::{Hook, ROOT_KEYS_SECRET};
+use landfall_world::{SYSTEM, objects};
 use serde_json::json;
 
 pub async fn life(run: &Run) -> Told {
@@ -65,7 +65,7 @@ async fn is_ensured(run: &Run) -> Result<(), String> {
         }
         let Some(app) = run.world.get::<GitHubApp>("", "landfall").await else { return false };
         let wanted = app.spec.webhook.map(|webhook| Hook::App.url(&webhook.url, "landfall"));
-        let said = app.status.and_then(|status| status.hook).map(|hook| hook.url);
+        let said = app.status.and_then(|status| status.webhook).map(|hook| hook.url);
         let hook = hook(run);
         hook.url == wanted && said == wanted && hook.content_type == "json"
     })

@@ -3,11 +3,11 @@
 use super::{MINTED, Told, tenants};
 use crate::between::Patch;
 use crate::run::Run;
-use crate::world::{OPERATOR, objects};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, ListParams};
 use landfall::api::{DeliveryResult, DeploymentResult, ProjectRepository};
+use landfall_world::{OPERATOR, objects};
 use serde_json::{Value, json};
 
 pub async fn life(run: &Run) -> Told {
@@ -82,7 +82,7 @@ async fn announce(run: &Run, guid: &str, name: &'static str) -> Result<(), Strin
     let pushed = run.world.push("acme/shop", "main");
     run.call(&pushed, name);
     let delivery = json!({
-        "event": "push", "ref": "refs/heads/main", "sha": pushed, "receivedAt": run.world.now().to_string(),
+        "event": "push", "ref": "refs/heads/main", "sha": pushed, "receiptTime": run.world.now().to_string(),
         "attempts": 1, "result": "Pending",
     });
     let delivered = json!({"deliveries": {guid: delivery}});

@@ -5,12 +5,12 @@ use super::{MINTED, Told, tenants};
 use crate::judge::Counts;
 use crate::point::{Fault, Point};
 use crate::run::Run;
-use crate::world::objects;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use landfall::api::{InstallationToken, OperatingMode, ProjectRepository, Workspace};
+use landfall_world::objects;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -152,7 +152,7 @@ async fn make(run: &Run) -> Result<(), String> {
         "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace", "metadata": {"name": "work", "namespace": "team-a"},
         "spec": {
             "repositoryRef": {"name": "shop"}, "branch": {"name": BRANCH},
-            "pullRequest": {"openAt": "Create", "onDelete": "MarkReady"},
+            "pullRequest": {"openOn": "Create", "onDelete": "MarkReady"},
         },
     });
     let workspace: Workspace = run.world.apply(&workspace).await;
@@ -269,7 +269,7 @@ fn lasting(object: &mut Value) {
     let spec = object["spec"].take();
     if object["kind"] == "Workspace" {
         object["spec"] = spec;
-        for times in ["/status/timings", "/status/save/at"] {
+        for times in ["/status/timings", "/status/save/time"] {
             if let Some(times) = object.pointer_mut(times) {
                 *times = Value::Null;
             }

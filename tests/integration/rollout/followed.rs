@@ -4,13 +4,13 @@ use super::{Team, stamp};
 use crate::canary::Log;
 use crate::repository::{ask, comes_to, status};
 use crate::scene::{look, says};
-use crate::world::objects;
-use crate::world::operator::Start;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use landfall::api::{DeploymentResult, ProjectRepository};
 use landfall::runtime::telemetry::{LogFormat, subscriber};
+use landfall_world::objects;
+use landfall_world::operator::Start;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +171,7 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
     let guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
     let delivery = json!({
         "event": "push", "ref": "refs/heads/main", "sha": sha, "attempts": 1, "result": "Pending",
-        "receivedAt": team.world.now().to_string(),
+        "receiptTime": team.world.now().to_string(),
     });
     let change = json!({"deliveries": {guid: delivery}});
     team.world.merge_status::<ProjectRepository>("team-a", "shop", &change).await.expect("added");
@@ -195,5 +195,9 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
     let marked = of("a delivery was dealt with");
     assert!(!marked.is_empty(), "{text}");
     assert_eq!((&marked[0]["sha"], &marked[0]["delivery"]), (&json!(sha), &json!(guid)));
-    assert!(lines.iter().all(|line| line["target"] != "landfall::controllers::repository::rollout" || line["sha"] == json!(sha)));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["target"] != "landfall::controllers::repository::rollout" || line["sha"] == json!(sha))
+    );
 }

@@ -1,25 +1,25 @@
-//! Where the reports of pods arrive. They are shown in status, and make the operator look; nothing is decided by them.
+//! The reports of pods. They are shown in status and cause a reconcile; nothing is decided by them.
 
 use super::memory::WorkspaceMemory;
 use super::objects;
 use crate::agent::report::{Answer, OnStop, Report};
 use crate::api::Workspace;
 use crate::controllers::shared::Shared;
-use crate::reports::{Desk, PodIdentity, Refused};
+use crate::reports::{PodIdentity, Refused, ReportHandler};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes reports for the workspaces' controller, while it leads.
-pub struct WorkspaceDesk {
+/// Handles reports for the workspaces' controller, while it leads.
+pub struct WorkspaceReports {
     shared: Arc<Shared>,
     memory: Arc<WorkspaceMemory>,
     leads: Arc<AtomicBool>,
 }
 
-impl WorkspaceDesk {
+impl WorkspaceReports {
     /// `memory`: where reports are kept. `leads`: whether this process is the one that writes.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, memory: &Arc<WorkspaceMemory>, leads: Arc<AtomicBool>) -> Self {
@@ -27,7 +27,7 @@ impl WorkspaceDesk {
     }
 }
 
-impl Desk for WorkspaceDesk {
+impl ReportHandler for WorkspaceReports {
     fn receive(&self, from: &PodIdentity, report: Report) -> Result<Answer, Refused> {
         if !self.leads.load(Ordering::SeqCst) {
             return Err(Refused::NotLeading);
