@@ -47,7 +47,7 @@ use watches::AllWatches;
 use workspace::WorkspaceKind;
 use workspace::claim::ClaimKind;
 
-// A new kind is its folder and a line here: docs/adding-a-kind.md.
+// A new kind is its folder and a line here.
 kinds! {
     apps: AppKind;
     installations: InstallationKind;

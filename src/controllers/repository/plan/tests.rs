@@ -227,7 +227,8 @@ fn what_is_barred_is_not_looked_at() {
 fn what_is_being_rolled_out_is_followed_though_the_source_is_lost() {
     let rolling = |result: &str| {
         let actions = json!([{"rolloutRestart": {"kind": "Deployment", "name": "shop"}}]);
-        let deployment = json!({"sha": "a".repeat(40), "sequence": 1, "result": result});
+        let deployment =
+            json!({"sha": "a".repeat(40), "sequence": 1, "result": result, "startTime": at(0).to_string()});
         let on_push = json!({"onPush": {"serviceAccountName": "deployer", "actions": actions}});
         object(&on_push, &json!({}), &json!({"deployment": deployment}))
     };
