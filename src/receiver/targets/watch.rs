@@ -171,7 +171,7 @@ impl Indexed for SlimRepository {
         };
         let entries = self.status.deliveries.iter().map(|(guid, delivery)| LoggedDelivery {
             guid: guid.as_str().into(),
-            received_at: delivery.received_at,
+            received_at: delivery.receipt_time,
             attempts: delivery.attempts.unwrap_or(1),
             waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
         });
