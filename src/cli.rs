@@ -15,7 +15,7 @@ use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
 use crate::settings::WorkspaceSettings;
-use crate::{api, manifests};
+use crate::{api, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -63,6 +63,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Print the reference of all metrics, in Markdown.
+    #[command(hide = true)]
+    MetricsReference,
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -257,6 +260,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         Command::Rbac { set } => {
             print!("{}", manifests::yaml(&[set.rules()])?);
+            Ok(())
+        }
+        Command::MetricsReference => {
+            print!("{}", metrics_reference::page()?);
             Ok(())
         }
         Command::Webhook(command) => {

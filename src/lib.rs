@@ -8,6 +8,7 @@ pub mod git;
 pub mod github;
 pub mod grant;
 pub mod manifests;
+mod metrics_reference;
 pub mod operator;
 pub mod receiver;
 pub mod reports;
