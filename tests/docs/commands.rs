@@ -51,7 +51,7 @@ impl Bench {
         Self { folder, kubeconfig, kubectl, helm }
     }
 
-    /// The definitions, the namespaces of the pages, and the samples, of which the pages speak.
+    /// The definitions, and the namespaces of the pages.
     pub fn prepare(&self) {
         let apply = ["apply", "--server-side", "-f"];
         self.kubectl(&[&apply[..], &["crds"]].concat(), "").expect("the definitions");
@@ -60,6 +60,11 @@ impl Bench {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string();
             self.kubectl(&[&apply[..], &["-"]].concat(), &namespace).expect("a namespace");
         }
+    }
+
+    /// The samples, of which the commands speak.
+    pub fn apply_samples(&self) {
+        let apply = ["apply", "--server-side", "-f"];
         for name in ["githubapp", "githubinstallation", "installationtoken", "projectrepository", "workspace", "deployment"] {
             self.kubectl(&[&apply[..], &[&format!("config/samples/{name}.yaml")]].concat(), "").expect(name);
         }

@@ -49,12 +49,17 @@ fn has(schema: &Value, path: &str) -> bool {
 #[test]
 fn every_reason_is_explained_and_no_other() {
     let text = std::fs::read_to_string(root().join("docs/src/troubleshooting.md")).unwrap();
-    // The first column of the tables, in which several may stand.
-    let explained: Vec<&str> = text
-        .lines()
-        .filter(|line| line.starts_with("| `"))
-        .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2))
-        .collect();
+    // The first column of the tables of reasons.
+    let mut is_of_reasons = false;
+    let mut explained: Vec<&str> = Vec::new();
+    for line in text.lines() {
+        match line.strip_prefix("| ").and_then(|row| row.split(" |").next()) {
+            Some("reason") => is_of_reasons = true,
+            Some(cell) if is_of_reasons => explained.extend(cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'))),
+            Some(_) => {}
+            None => is_of_reasons &= line.starts_with("|-"),
+        }
+    }
     let once: BTreeSet<&str> = explained.iter().copied().collect();
     assert_eq!(once.len(), explained.len(), "a reason is explained twice: {explained:?}");
     let known: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
