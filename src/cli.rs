@@ -88,7 +88,7 @@ struct ControllerArgs {
     /// Read and write Secrets of tokens in this namespace only. May be given several times, or several with commas. Default: in all.
     #[arg(long = "secret-namespace", env = "LANDFALL_SECRET_NAMESPACES", value_delimiter = ',')]
     secret_namespaces: Vec<String>,
-    /// Accept plain http in a GitHubApp's spec.apiUrl also for hosts other than loopback. Tokens and keys then cross the network in the clear.
+    /// Accept plain http in a GitHubApp's spec.apiURL also for hosts other than loopback. Tokens and keys then cross the network in the clear.
     #[arg(long, env = "LANDFALL_INSECURE_DEVELOPMENT")]
     insecure_development: bool,
     /// Let a ProjectRepository's spec.source.url name this host: git.example.com, git.example.com:8443 or *.example.com. May be given several times, or several with commas. Default: none.

@@ -174,7 +174,7 @@ async fn two_receivers_keep_one_log() {
 #[tokio::test]
 async fn what_is_under_way_is_finished_before_the_end() {
     let scene = Scene::new("drain").await;
-    let server = ServerLimits { linger: Duration::from_secs(1), ..patient().server };
+    let server = ServerLimits { shutdown_delay: Duration::from_secs(1), ..patient().server };
     let mut receiver = scene.receiver(Config { server, ..patient() }).await;
     // A connection that is kept, and one that is being used.
     let idle = TcpStream::connect(receiver.address).await.unwrap();

@@ -211,7 +211,7 @@ pub async fn claim(context: &Context, object: &Workspace) -> Result<Option<Persi
 
 async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
     let object = &found.seen.object;
-    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned.as_ref()).is_some();
+    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned_time.as_ref()).is_some();
     let was_parted = found.seen.known.safe.is_some() || found.seen.known.is_parted;
     create(context, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
         .await?;

@@ -82,7 +82,7 @@ async fn a_commit_that_a_tenant_wrote_into_status() {
     let evil = "e".repeat(40);
     // While the operator is there it says the truth again at once, so it is told when it begins.
     let attack = async |world: &World| {
-        let status = json!({"head": {"branch": "main", "sha": evil, "observedAt": "2026-01-01T00:00:00Z"}});
+        let status = json!({"head": {"branch": "main", "sha": evil, "observationTime": "2026-01-01T00:00:00Z"}});
         world.merge_status::<ProjectRepository>("team-a", "shop", &status).await.expect("a tenant may");
     };
     let team = team.without(Sabotage::default(), attack).await;
