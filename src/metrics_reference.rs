@@ -76,7 +76,8 @@ fn families(text: &str) -> Vec<Family> {
         if let Some((_, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
             kind.clone_into(&mut family.kind);
         } else if !line.starts_with('#') {
-            let labels = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(labels, _)| labels);
+            let labels =
+                line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(labels, _)| labels);
             let names = labels.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name);
             let new: Vec<_> = names.filter(|name| *name != "le").map(str::to_owned).collect();
             let new: Vec<_> = new.into_iter().filter(|name| !family.labels.contains(name)).collect();

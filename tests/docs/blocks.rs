@@ -12,7 +12,12 @@ const LANGUAGES: &[&str] = &["console", "diff", "json", "lua", "nginx", "promql"
 fn every_block_says_what_it_is() {
     for page in pages() {
         for block in &page.blocks {
-            assert!(LANGUAGES.contains(&block.language.as_str()), "{}: `{}` is none of {LANGUAGES:?}", block.place, block.language);
+            assert!(
+                LANGUAGES.contains(&block.language.as_str()),
+                "{}: `{}` is none of {LANGUAGES:?}",
+                block.place,
+                block.language
+            );
         }
     }
 }
@@ -78,9 +83,9 @@ fn sample(kind: &str) -> Result<Value, String> {
     let mut files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
     // projectrepository.yaml goes before projectrepository-fork.yaml.
     files.sort_by_key(|path| path.file_stem().map(std::ffi::OsStr::to_owned));
-    let objects = files.iter().flat_map(|path| {
-        serde_saphyr::from_multiple::<Value>(&std::fs::read_to_string(path).unwrap()).unwrap()
-    });
+    let objects = files
+        .iter()
+        .flat_map(|path| serde_saphyr::from_multiple::<Value>(&std::fs::read_to_string(path).unwrap()).unwrap());
     objects.into_iter().find(|object| object["kind"] == kind).ok_or_else(|| format!("there is no sample of {kind}"))
 }
 

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The system's programs that the pages use.
-const SYSTEM: &[&str] = &["base64", "bash", "cat", "chmod", "cut", "date", "dirname", "env", "grep", "head", "jq", "mkdir", "printf", "sed", "tr"];
+const SYSTEM: &[&str] = &[
+    "base64", "bash", "cat", "chmod", "cut", "date", "dirname", "env", "grep", "head", "jq", "mkdir", "printf", "sed",
+    "tr",
+];
 /// Stand-ins for `hack/NAME`.
 const SCRIPTS: &[&str] = &["bench", "demo", "docs", "endtoend", "fuzz", "generate", "test"];
 
@@ -55,7 +58,8 @@ impl Bench {
     pub fn prepare(&self) {
         let apply = ["apply", "--server-side", "-f"];
         self.kubectl(&[&apply[..], &["crds"]].concat(), "").expect("the definitions");
-        self.kubectl(&["wait", "--for=condition=Established", "--timeout=120s", "-f", "crds"], "").expect("established");
+        self.kubectl(&["wait", "--for=condition=Established", "--timeout=120s", "-f", "crds"], "")
+            .expect("established");
         for name in ["landfall-system", "team-a"] {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string();
             self.kubectl(&[&apply[..], &["-"]].concat(), &namespace).expect("a namespace");
@@ -65,7 +69,9 @@ impl Bench {
     /// The samples, of which the commands speak.
     pub fn apply_samples(&self) {
         let apply = ["apply", "--server-side", "-f"];
-        for name in ["githubapp", "githubinstallation", "installationtoken", "projectrepository", "workspace", "deployment"] {
+        for name in
+            ["githubapp", "githubinstallation", "installationtoken", "projectrepository", "workspace", "deployment"]
+        {
             self.kubectl(&[&apply[..], &[&format!("config/samples/{name}.yaml")]].concat(), "").expect(name);
         }
     }

@@ -11,7 +11,11 @@ fn links_lead_to_files_and_headings() {
         pages.iter().map(|page| (page.path.as_path(), page.anchors.as_slice())).collect();
     let dead: Vec<String> = pages
         .iter()
-        .flat_map(|page| page.links.iter().filter_map(|link| Some(format!("{}: {link}: {}", page.path.display(), blame(page, link, &anchors)?))))
+        .flat_map(|page| {
+            page.links
+                .iter()
+                .filter_map(|link| Some(format!("{}: {link}: {}", page.path.display(), blame(page, link, &anchors)?)))
+        })
         .collect();
     assert!(dead.is_empty(), "{}", dead.join("\n"));
 }
@@ -90,7 +94,8 @@ fn links_of_the_book_lead_to_its_files_and_ids() {
             let (file, id) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { path.clone() } else { plain(&book.join(file)) };
             let found = target.exists()
-                && (id.is_empty() || files.get(&target).is_some_and(|html| values(html, "id").any(|known| known == id)));
+                && (id.is_empty()
+                    || files.get(&target).is_some_and(|html| values(html, "id").any(|known| known == id)));
             if !found {
                 dead.push(format!("{}: {link}", path.display()));
             }

@@ -47,6 +47,23 @@ fn has(schema: &Value, path: &str) -> bool {
 }
 
 #[test]
+fn paths_of_the_repository_are_there() {
+    let folders = ["charts/", "config/", "docs/", "hack/", "src/", "tests/"];
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for word in page.words {
+            let path = word.split([' ', '*']).next().unwrap_or_default();
+            // Capitals stand for something else.
+            let is_path = folders.iter().any(|folder| path.starts_with(folder)) && !path.contains(char::is_uppercase);
+            if is_path && !root().join(path).exists() {
+                wrong.push(format!("{}: there is no {path}", page.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn every_reason_is_explained_and_no_other() {
     let text = std::fs::read_to_string(root().join("docs/src/troubleshooting.md")).unwrap();
     // The first column of the tables of reasons.
@@ -55,7 +72,9 @@ fn every_reason_is_explained_and_no_other() {
     for line in text.lines() {
         match line.strip_prefix("| ").and_then(|row| row.split(" |").next()) {
             Some("reason") => is_of_reasons = true,
-            Some(cell) if is_of_reasons => explained.extend(cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'))),
+            Some(cell) if is_of_reasons => {
+                explained.extend(cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`')))
+            }
             Some(_) => {}
             None => is_of_reasons &= line.starts_with("|-"),
         }

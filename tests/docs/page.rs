@@ -49,7 +49,8 @@ pub fn pages() -> Vec<Page> {
 
 /// Those, and the pages beside the source, whose links alone are checked.
 pub fn all_pages() -> Vec<Page> {
-    let beside = ["charts/landfall", "hack/cluster", "hack/github-sim"].map(|folder| root().join(folder).join("README.md"));
+    let beside =
+        ["charts/landfall", "hack/cluster", "hack/github-sim"].map(|folder| root().join(folder).join("README.md"));
     pages().into_iter().chain(beside.iter().map(|path| read(path))).collect()
 }
 
@@ -80,7 +81,9 @@ pub fn parse(path: &Path, text: &str) -> Page {
         }
         match event {
             Event::Html(html) => comment.push_str(&html),
-            Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => page.links.push(dest_url.to_string()),
+            Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
+                page.links.push(dest_url.to_string())
+            }
             Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
             Event::End(TagEnd::Heading(_)) => {
                 let anchor = anchor(&heading.take().unwrap_or_default(), &page.anchors);
@@ -139,7 +142,9 @@ fn anchor(heading: &str, before: &[String]) -> String {
         .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
         .map(|c| if c == ' ' { '-' } else { c })
         .collect();
-    let same = |other: &&String| **other == kept || other.strip_prefix(&format!("{kept}-")).is_some_and(|n| n.parse::<u32>().is_ok());
+    let same = |other: &&String| {
+        **other == kept || other.strip_prefix(&format!("{kept}-")).is_some_and(|n| n.parse::<u32>().is_ok())
+    };
     match before.iter().filter(same).count() {
         0 => kept,
         n => format!("{kept}-{n}"),
