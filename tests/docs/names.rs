@@ -10,7 +10,7 @@ const KUBERNETES: &[&str] = &["spec.claimRef", "spec.volumeName", "spec.selector
 
 #[test]
 fn fields_are_those_of_the_kinds() {
-    let schemas: Vec<Value> = landfall::api::crds()
+    let schemas: Vec<Value> = landfall::controllers::definitions()
         .iter()
         .map(|crd| serde_json::to_value(crd).unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone())
         .collect();
