@@ -46,6 +46,11 @@ use tokio_util::sync::CancellationToken;
 /// The process counts as dead after this long without a heartbeat.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
+/// Adds the receiver's metrics to those of a process, each with a value, for the reference.
+pub(crate) fn count_once(process: &Metrics) {
+    metrics::Metrics::new(process).count_once();
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The address for deliveries, and the option that sets it.
