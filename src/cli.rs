@@ -17,7 +17,7 @@ use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
 use crate::settings::WorkspaceSettings;
-use crate::{controllers, manifests};
+use crate::{controllers, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -65,6 +65,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Print the reference of all metrics, in Markdown.
+    #[command(hide = true)]
+    MetricsReference,
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -259,6 +262,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         Command::Rbac { set } => {
             print!("{}", manifests::yaml(&[set.rules(&Features::default())])?);
+            Ok(())
+        }
+        Command::MetricsReference => {
+            print!("{}", metrics_reference::page()?);
             Ok(())
         }
         Command::Webhook(command) => {

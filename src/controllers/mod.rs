@@ -42,7 +42,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use watches::AllWatches;
 
-// A new kind is its folder and a line here: docs/adding-a-kind.md.
+// A new kind is its folder and a line here: docs/src/adding-a-kind.md.
 kinds! {
     apps: app::AppKind;
     installations: installation::InstallationKind;
