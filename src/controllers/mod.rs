@@ -32,30 +32,24 @@ pub use workspace::WorkspaceReports;
 use crate::features::{Feature, Features};
 use crate::manifests::Rule;
 use crate::runtime::due::DueQueue;
-use app::AppKind;
 use drive::{drive, kind_name};
-use installation::InstallationKind;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kinds::kinds;
 use lanes::{Fed, Lanes};
 use reconcile::Kind;
-use repository::RepositoryKind;
 use shared::Shared;
 use std::sync::Arc;
-use token::TokenKind;
 use tokio_util::sync::CancellationToken;
 use watches::AllWatches;
-use workspace::WorkspaceKind;
-use workspace::claim::ClaimKind;
 
 // A new kind is its folder and a line here: docs/src/adding-a-kind.md.
 kinds! {
-    apps: AppKind;
-    installations: InstallationKind;
-    tokens: TokenKind;
-    repositories: RepositoryKind;
-    workspaces: WorkspaceKind where tokens, repositories;
-    claims: ClaimKind;
+    apps: app::AppKind;
+    installations: installation::InstallationKind;
+    tokens: token::TokenKind;
+    repositories: repository::RepositoryKind;
+    workspaces: workspace::WorkspaceKind where tokens, repositories;
+    claims: workspace::claim::ClaimKind;
 }
 
 /// The controller of a kind, and the objects that are due for it; none, where its feature is off.
