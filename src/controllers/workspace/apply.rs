@@ -17,13 +17,14 @@ use crate::controllers::object::{requested_look, set_finalizer};
 use crate::controllers::standing::{Again, Standing};
 use crate::runtime::lenient::Lenient;
 use jiff::SignedDuration;
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{PatchOperation, ReplaceOperation};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 use std::fmt::Debug;
 
 /// A step that did not work.
@@ -60,14 +61,15 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::MakeToken => {
             let Way::Open(repository) = &seen.way else { return Ok(None) };
             let wanted = token(context, object, repository);
-            create(context, object, &wanted, |it: &InstallationToken| objects::is_ours(it, object)).await?;
+            create(context, object, wanted, |it| objects::is_ours(it, object)).await?;
         }
         Step::RepairToken => {
             let Way::Open(repository) = &seen.way else { return Ok(None) };
             let wanted = token(context, object, repository);
             // The whole of it: what a merge does not name stays.
-            let change = json!([{"op": "replace", "path": "/spec", "value": wanted["spec"]}]);
-            let change = serde_json::from_value(change).map_err(kube::Error::SerdeError)?;
+            let value = serde_json::to_value(wanted.spec).map_err(kube::Error::SerdeError)?;
+            let path = PointerBuf::from_tokens(["spec"]);
+            let change = json_patch::Patch(vec![PatchOperation::Replace(ReplaceOperation { path, value })]);
             api::<InstallationToken>(context, object)
                 .patch(&objects::name(object), &PatchParams::default(), &Patch::Json::<()>(change))
                 .await?;
@@ -96,7 +98,7 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
         Step::Save(attempt) => {
             let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
             let job = objects::job(object, attempt, &seen.branch(), target, &context.settings.workspaces);
-            create(context, object, &job, |it: &Job| objects::is_ours(it, object)).await?;
+            create(context, object, job, |it| objects::is_ours(it, object)).await?;
             let request = requested_look(&**object).cloned();
             context.workspaces.update(uid(object), |known| known.request = request);
             // The last two are there for who wants to know; with spec.save.onFailure: Block there is one each half hour.
@@ -130,7 +132,7 @@ pub fn uid(object: &Workspace) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn token(context: &Context, object: &Workspace, repository: &Repository) -> Value {
+fn token(context: &Context, object: &Workspace, repository: &Repository) -> InstallationToken {
     context.guards.token_scope(objects::token(object, &repository.installation, repository.id))
 }
 
@@ -138,7 +140,7 @@ fn token(context: &Context, object: &Workspace, repository: &Repository) -> Valu
 async fn create<K>(
     context: &Context,
     object: &Workspace,
-    wanted: &Value,
+    wanted: K,
     is_ours: impl Fn(&K) -> bool,
 ) -> Result<(), Failure>
 where
@@ -148,7 +150,6 @@ where
         + Clone
         + Debug,
 {
-    let wanted: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let (name, api) = (wanted.name_any(), api::<K>(context, object));
     match api.create(&params, &Lenient::from(wanted)).await {
@@ -201,8 +202,7 @@ async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
     let object = &found.seen.object;
     let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned_time.as_ref()).is_some();
     let was_parted = found.seen.known.safe.is_some() || found.seen.known.is_parted;
-    create(context, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
-        .await?;
+    create(context, object, objects::claim(object), |it| objects::is_our_claim(it, object)).await?;
     if was_cloned && !was_parted {
         let message = format!(
             "the volume went without the operator: what was on it and not pushed is lost, but for autosaves at refs/landfall/wip/{}. \
@@ -235,7 +235,7 @@ async fn start_pod(context: &Context, found: &Found) -> Result<(), Failure> {
     });
     let pod = objects::pod(object, target, &context.settings.workspaces);
     let pod = context.guards.pod(pod, &context.client, object).await;
-    create(context, object, &pod, |it: &Pod| objects::is_ours(it, object)).await
+    create(context, object, pod, |it| objects::is_ours(it, object)).await
 }
 
 /// The longest wait before a pod that failed is followed by another.
