@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use kube::api::PartialObjectMeta;
+use kube::core::{Expression, Selector, SelectorExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A namespace as grants see it.
@@ -202,26 +203,12 @@ fn pinned_in(tenants: &[TenantStatus], account: &str) -> Option<i64> {
     tenants.iter().find(|tenant| tenant.account.eq_ignore_ascii_case(account)).and_then(|tenant| tenant.account_id)
 }
 
-/// Label selection as Kubernetes does it, but that an empty selector selects nothing and an operator that is not
-/// known matches nothing: a mistake must not grant.
+/// Label selection as Kubernetes does it, but an empty selector selects nothing: a mistake must not grant. Kubernetes refuses
+/// an operator that it does not know, and `NotIn` without values; here they select nothing.
 fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    let wanted = selector.match_labels.as_ref();
-    let expressions = selector.match_expressions.as_deref().unwrap_or_default();
-    if wanted.is_none_or(BTreeMap::is_empty) && expressions.is_empty() {
-        return false;
-    }
-    wanted.is_none_or(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)))
-        && expressions.iter().all(|expression| {
-            let label = labels.get(&expression.key);
-            let values = expression.values.as_deref().unwrap_or_default();
-            match expression.operator.as_str() {
-                "In" => label.is_some_and(|label| values.contains(label)),
-                "NotIn" => label.is_none_or(|label| !values.contains(label)),
-                "Exists" => label.is_some(),
-                "DoesNotExist" => label.is_none(),
-                _ => false,
-            }
-        })
+    let Ok(selector) = Selector::try_from(selector.clone()) else { return false };
+    let excludes_nothing = |expression| matches!(expression, Expression::NotIn(_, values) if values.is_empty());
+    !selector.selects_all() && selector.matches(labels) && !selector.into_iter().any(excludes_nothing)
 }
 
 /// The permissions in `asked` that exceed `most`, each with what there is. `metadata: read` is always there:
@@ -320,6 +307,14 @@ mod tests {
             (json!({"matchExpressions": [{"key": "team", "operator": "Exists"}]}), true, false),
             (json!({"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}), false, true),
             (json!({"matchExpressions": [{"key": "team", "operator": "Sometimes"}]}), false, false),
+            (json!({"matchExpressions": [{"key": "team", "operator": "NotIn"}]}), false, false),
+            (json!({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": []}]}), false, false),
+            (json!({"matchExpressions": [{"key": "team", "operator": "In", "values": []}]}), false, false),
+            (
+                json!({"matchLabels": {"team": "a"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}),
+                false,
+                false,
+            ),
             (json!({}), false, false),
         ];
         for (selector, for_labelled, for_bare) in cases {

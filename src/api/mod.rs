@@ -29,6 +29,7 @@ pub use repository::{
     ProjectRepositorySpec, ProjectRepositoryStatus, PushAction, RepositorySource, RepositoryWebhook, RolloutRestart,
     SecretReference, WebhookMode, WebhookStatus, WorkloadKind,
 };
+pub(crate) use token::default_renew_before;
 pub use token::{
     InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference,
     SecretFormat, SecretTemplate,

@@ -79,7 +79,7 @@ pub struct InstallationTokenSpec {
     pub paused: bool,
 }
 
-fn default_renew_before() -> String {
+pub(crate) fn default_renew_before() -> String {
     "10m".to_owned()
 }
 

@@ -1,7 +1,7 @@
 //! The guards in a build for tests: each is left out where a test asks for that.
 
 use crate::agent::store::Store;
-use crate::api::{DeploymentStatus, FORCE_DELETE_ANNOTATION, ProjectRepositoryStatus, Workspace};
+use crate::api::{DeploymentStatus, FORCE_DELETE_ANNOTATION, InstallationToken, ProjectRepositoryStatus, Workspace};
 use crate::controllers::repository::rollout::{self, Stamp};
 use crate::controllers::repository::{self, RepositoryKind};
 use crate::controllers::shared::Shared;
@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Client, Resource, ResourceExt};
 use rustix::fs::{AtFlags, OFlags};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -200,23 +200,25 @@ impl Guards {
         its.filter(|_| self.out.any_reporter).unwrap_or(uid)
     }
 
-    pub(crate) fn token_scope(self, mut token: Value) -> Value {
+    pub(crate) fn token_scope(self, mut token: InstallationToken) -> InstallationToken {
         if self.out.any_repository {
-            token["spec"]["repositories"] = json!([]);
-            token["spec"]["allRepositories"] = json!(true);
+            token.spec.repositories.clear();
+            token.spec.all_repositories = true;
         }
         token
     }
 
     /// All that the spec says of the pod, as it says it.
-    pub(crate) async fn pod(self, mut pod: Value, client: &Client, workspace: &Workspace) -> Value {
+    pub(crate) async fn pod(self, pod: Pod, client: &Client, workspace: &Workspace) -> Pod {
         if self.out.raw_pod_fields {
             let path = Workspace::url_path(&(), workspace.namespace().as_deref());
             let get = http::Request::get(format!("{path}/{}", workspace.name_any())).body(Vec::new());
             if let Ok(get) = get
                 && let Ok(raw) = client.request::<Value>(get).await
+                && let Ok(mut merged) = serde_json::to_value(&pod)
             {
-                json_patch::merge(&mut pod["spec"], &raw["spec"]["pod"]);
+                json_patch::merge(&mut merged["spec"], &raw["spec"]["pod"]);
+                return serde_json::from_value(merged).unwrap_or(pod);
             }
         }
         pod

@@ -18,12 +18,13 @@ use crate::controllers::reconcile::{Done, Failure};
 use crate::controllers::standing::{Again, Standing};
 use crate::runtime::lenient::Lenient;
 use jiff::SignedDuration;
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{PatchOperation, ReplaceOperation};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 use std::fmt::Debug;
 
 /// Carries it out. Gives back the object where the step changed it.
@@ -48,14 +49,15 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
         Step::MakeToken => {
             let Way::Open(repository) = &seen.way else { return Ok(Done::Again(None)) };
             let wanted = token(kind, object, repository);
-            create(kind, object, &wanted, |it: &InstallationToken| objects::is_ours(it, object)).await?;
+            create(kind, object, wanted, |it| objects::is_ours(it, object)).await?;
         }
         Step::RepairToken => {
             let Way::Open(repository) = &seen.way else { return Ok(Done::Again(None)) };
             let wanted = token(kind, object, repository);
             // The whole of it: what a merge does not name stays.
-            let change = json!([{"op": "replace", "path": "/spec", "value": wanted["spec"]}]);
-            let change = serde_json::from_value(change).map_err(kube::Error::SerdeError)?;
+            let value = serde_json::to_value(wanted.spec).map_err(kube::Error::SerdeError)?;
+            let path = PointerBuf::from_tokens(["spec"]);
+            let change = json_patch::Patch(vec![PatchOperation::Replace(ReplaceOperation { path, value })]);
             api::<InstallationToken>(kind, object)
                 .patch(&objects::name(object), &PatchParams::default(), &Patch::Json::<()>(change))
                 .await?;
@@ -84,7 +86,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
         Step::Save(attempt) => {
             let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
             let job = objects::job(object, attempt, &seen.branch(), target, &kind.shared.settings.workspaces);
-            create(kind, object, &job, |it: &Job| objects::is_ours(it, object)).await?;
+            create(kind, object, job, |it| objects::is_ours(it, object)).await?;
             let request = requested_look(&**object).cloned();
             kind.memory.update(uid(object), |known| known.request = request);
             // The last two are there for who wants to know; with spec.save.onFailure: Block there is one each half hour.
@@ -147,7 +149,7 @@ pub fn uid(object: &Workspace) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> Value {
+fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> InstallationToken {
     kind.shared.guards.token_scope(objects::token(object, &repository.installation, repository.id))
 }
 
@@ -155,7 +157,7 @@ fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> V
 async fn create<K>(
     kind: &WorkspaceKind,
     object: &Workspace,
-    wanted: &Value,
+    wanted: K,
     is_ours: impl Fn(&K) -> bool,
 ) -> Result<(), Failure>
 where
@@ -165,7 +167,6 @@ where
         + Clone
         + Debug,
 {
-    let wanted: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let (name, api) = (wanted.name_any(), api::<K>(kind, object));
     match api.create(&params, &Lenient::from(wanted)).await {
@@ -218,8 +219,7 @@ async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.object;
     let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned_time.as_ref()).is_some();
     let was_parted = seen.known.safe.is_some() || seen.known.is_parted;
-    create(kind, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
-        .await?;
+    create(kind, object, objects::claim(object), |it| objects::is_our_claim(it, object)).await?;
     if was_cloned && !was_parted {
         let message = format!(
             "the volume went without the operator: what was on it and not pushed is lost, but for autosaves at refs/landfall/wip/{}. \
@@ -252,7 +252,7 @@ async fn start_pod(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     });
     let pod = objects::pod(object, target, &kind.shared.settings.workspaces);
     let pod = kind.shared.guards.pod(pod, &kind.shared.client, object).await;
-    create(kind, object, &pod, |it: &Pod| objects::is_ours(it, object)).await
+    create(kind, object, pod, |it| objects::is_ours(it, object)).await
 }
 
 /// The longest wait before a pod that failed is followed by another.

@@ -11,10 +11,12 @@ use crate::api::{RETAINED_ANNOTATION, RETAINED_LABEL, Reason, WORK_FINALIZER};
 use crate::controllers::reconcile::Failure;
 use crate::controllers::shared::Shared;
 use crate::runtime::lenient::Lenient;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Keeps the volume and says on it whose it was and why: the claim may go with its namespace, the volume does not.
 ///
@@ -71,12 +73,11 @@ pub async fn retain(
     record: &Value,
     message: &str,
 ) -> Result<bool, kube::Error> {
-    let change = json!({
-        "metadata": {
-            "labels": {RETAINED_LABEL: "true"}, "annotations": {RETAINED_ANNOTATION: record.to_string()},
-        },
-        "spec": {"persistentVolumeReclaimPolicy": "Retain"},
-    });
+    let spec = PersistentVolumeSpec {
+        persistent_volume_reclaim_policy: Some("Retain".to_owned()),
+        ..PersistentVolumeSpec::default()
+    };
+    let change = PersistentVolume { metadata: retained(record), spec: Some(spec), status: None };
     let volumes = Api::<Lenient<PersistentVolume>>::all(shared.client.clone());
     let bound = volumes.get_opt(volume).await?.map(Lenient::read).transpose()?;
     // A claim names its volume; whose the volume is, it says itself. Who can make claims could have another's kept.
@@ -90,13 +91,22 @@ pub async fn retain(
     Ok(true)
 }
 
+/// What says of an object that it was kept, and for what.
+fn retained(record: &Value) -> ObjectMeta {
+    let pair = |key: &str, value: String| Some(BTreeMap::from([(key.to_owned(), value)]));
+    ObjectMeta {
+        labels: pair(RETAINED_LABEL, "true".to_owned()),
+        annotations: pair(RETAINED_ANNOTATION, record.to_string()),
+        ..ObjectMeta::default()
+    }
+}
+
 /// Takes the finalizer off a claim whose volume is kept, and says on it why.
 pub async fn let_go(shared: &Shared, claim: &PersistentVolumeClaim, record: &Value) -> Result<(), kube::Error> {
     let finalizers: Vec<_> = claim.finalizers().iter().filter(|name| *name != WORK_FINALIZER).cloned().collect();
-    let change = json!({"metadata": {
-        "resourceVersion": claim.resource_version(), "finalizers": finalizers,
-        "labels": {RETAINED_LABEL: "true"}, "annotations": {RETAINED_ANNOTATION: record.to_string()},
-    }});
+    let metadata =
+        ObjectMeta { resource_version: claim.resource_version(), finalizers: Some(finalizers), ..retained(record) };
+    let change = PersistentVolumeClaim { metadata, ..PersistentVolumeClaim::default() };
     let namespace = claim.namespace().unwrap_or_default();
     let claims = Api::<Lenient<PersistentVolumeClaim>>::namespaced(shared.client.clone(), &namespace);
     claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;

@@ -5,15 +5,27 @@
 //! command line. Every container meets the restricted Pod Security Standard.
 //! <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
 
+mod container;
+
 use crate::api::{
-    BranchOnExists, CloneFilter, MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, WORK_FINALIZER,
-    WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
+    AccessMode, BranchOnExists, CloneFilter, InstallationReference, InstallationToken, InstallationTokenSpec,
+    MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RepositoryReference, SecretFormat,
+    SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace, default_renew_before,
 };
-use crate::reports::AUDIENCE;
 use crate::settings::WorkspaceSettings;
+use container::{
+    Access, IDENTITY_FILE, IDENTITY_VOLUME, SCRATCH_VOLUME, TOKEN_VOLUME, TOOLS_VOLUME, WORKSPACE_VOLUME, literal, ours,
+};
 use jiff::SignedDuration;
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Affinity, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
+};
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, ContainerPort, EnvVar, EnvVarSource, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector,
+    VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -95,64 +107,84 @@ pub fn grace(workspace: &Workspace) -> i64 {
     seconds(&workspace.spec.save.timeout) + MARGIN
 }
 
-fn metadata(workspace: &Workspace, name: &str, role: Option<&str>) -> Value {
+fn metadata(workspace: &Workspace, name: &str, role: Option<&str>) -> ObjectMeta {
     let mut labels = BTreeMap::from([
         (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()),
         (WORKSPACE_LABEL.to_owned(), workspace.name_any()),
     ]);
     labels.extend(role.map(|role| (ROLE_LABEL.to_owned(), role.to_owned())));
-    json!({
-        "name": name, "namespace": workspace.namespace(), "labels": labels,
-        "annotations": {WORKSPACE_UID_ANNOTATION: workspace.uid()},
-    })
+    let annotations = workspace.uid().map(|uid| BTreeMap::from([(WORKSPACE_UID_ANNOTATION.to_owned(), uid)]));
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: workspace.namespace(),
+        labels: Some(labels),
+        annotations,
+        ..ObjectMeta::default()
+    }
 }
 
 /// The same, owned by the workspace.
-fn owned(workspace: &Workspace, name: &str, role: Option<&str>) -> Value {
-    let mut metadata = metadata(workspace, name, role);
-    metadata["ownerReferences"] = json!(workspace.controller_owner_ref(&()).into_iter().collect::<Vec<_>>());
-    metadata
+fn owned(workspace: &Workspace, name: &str, role: Option<&str>) -> ObjectMeta {
+    let owner_references = Some(workspace.controller_owner_ref(&()).into_iter().collect());
+    ObjectMeta { owner_references, ..metadata(workspace, name, role) }
 }
 
 /// The token's `InstallationToken`.
 #[must_use]
-pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> Value {
-    let mut permissions = json!({"contents": "write", "metadata": "read"});
+pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> InstallationToken {
+    let mut permissions = vec![("contents", "write"), ("metadata", "read")];
     if workspace.spec.pull_request.mode != PullRequestMode::None {
-        permissions["pull_requests"] = json!("write");
+        permissions.push(("pull_requests", "write"));
     }
-    let mut metadata = owned(workspace, &name(workspace), None);
+    let name = name(workspace);
     // It goes when the work is dealt with, and not because its namespace goes.
-    metadata["finalizers"] = json!([WORK_FINALIZER]);
-    json!({
-        "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken", "metadata": metadata,
-        "spec": {
-            "installationRef": {"name": installation}, "repositories": [{"id": repository}],
-            "permissions": permissions, "secret": {"name": name(workspace), "format": "BasicAuth"},
+    let metadata = ObjectMeta { finalizers: Some(vec![WORK_FINALIZER.to_owned()]), ..owned(workspace, &name, None) };
+    let spec = InstallationTokenSpec {
+        installation_ref: InstallationReference { name: installation.to_owned() },
+        repositories: vec![RepositoryReference { name: None, id: i64::try_from(repository).ok() }],
+        all_repositories: false,
+        permissions: permissions.into_iter().map(|(name, level)| (name.to_owned(), level.to_owned())).collect(),
+        secret: SecretTemplate {
+            name,
+            format: SecretFormat::BasicAuth,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
         },
-    })
+        renew_before: default_renew_before(),
+        paused: false,
+    };
+    InstallationToken { metadata, spec, status: None }
 }
 
 /// The volume's claim. Nobody owns it: it goes when its work is safe, and not because something else went.
 #[must_use]
-pub fn claim(workspace: &Workspace) -> Value {
+pub fn claim(workspace: &Workspace) -> PersistentVolumeClaim {
     let storage = &workspace.spec.storage;
-    let mut metadata = metadata(workspace, &name(workspace), None);
-    metadata["finalizers"] = json!([WORK_FINALIZER]);
-    let mut claim = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata,
-        "spec": {
-            "accessModes": [storage.access_mode], "resources": {"requests": {"storage": storage.size}},
+    let access = match storage.access_mode {
+        AccessMode::ReadWriteOnce => "ReadWriteOnce",
+        AccessMode::ReadWriteOncePod => "ReadWriteOncePod",
+        AccessMode::ReadWriteMany => "ReadWriteMany",
+    };
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            finalizers: Some(vec![WORK_FINALIZER.to_owned()]),
+            ..metadata(workspace, &name(workspace), None)
         },
-    });
-    if let Some(class) = &storage.storage_class_name {
-        claim["spec"]["storageClassName"] = json!(class);
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![access.to_owned()]),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), storage.size.clone())])),
+                ..VolumeResourceRequirements::default()
+            }),
+            storage_class_name: storage.storage_class_name.clone(),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
     }
-    claim
 }
 
 /// The environment that all our containers have: it says what is worked on, and holds no secret.
-fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<Value> {
+fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<EnvVar> {
     let mut pairs = vec![
         ("LANDFALL_REPOSITORY_URL", target.url.clone()),
         ("LANDFALL_TOKEN_FILE", format!("{TOKEN}/password")),
@@ -169,11 +201,6 @@ fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<Valu
         pairs.push(("LANDFALL_CA_FILE", format!("{TOKEN}/ca.crt")));
     }
     pairs.into_iter().map(|(name, value)| literal(name, &value)).collect()
-}
-
-/// A variable as it stands: Kubernetes would replace `$(NAME)`, and takes `$$` for `$`, also in `$$(NAME)`.
-fn literal(name: &str, value: &str) -> Value {
-    json!({"name": name, "value": value.replace('$', "$$")})
 }
 
 /// The clone: a directory of the volume. It has the name of the `ProjectRepository`, which stays when the repository is renamed.
@@ -211,53 +238,29 @@ fn unknown(asked: &Value, taken: &Value) -> Option<String> {
     }
 }
 
-fn security() -> Value {
-    json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})
-}
-
-/// A container of ours.
-fn ours(name: &str, settings: &WorkspaceSettings, args: &[String], env: &[Value], mounts: &Value) -> Value {
-    let mut security = security();
-    security["readOnlyRootFilesystem"] = json!(true);
-    json!({
-        "name": name, "image": settings.image, "imagePullPolicy": settings.pull_policy,
-        "command": ["landfall"], "args": args, "env": env, "volumeMounts": mounts, "securityContext": security,
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "1Gi"}},
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    })
-}
-
-fn mount(name: &str, path: &str, read_only: bool) -> Value {
-    json!({"name": name, "mountPath": path, "readOnly": read_only})
-}
-
 /// The `PodSpec` that the pod and the Job's pod have in common.
-fn common(workspace: &Workspace) -> Value {
+fn common(workspace: &Workspace) -> PodSpec {
     let (user, pod) = (workspace.spec.run_as_user, &workspace.spec.pod);
-    let mut spec = json!({
-        "automountServiceAccountToken": false, "enableServiceLinks": false,
-        "securityContext": {
-            "runAsNonRoot": true, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
-            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "volumes": [
-            {"name": "workspace", "persistentVolumeClaim": {"claimName": name(workspace)}},
-            {"name": "token", "secret": {"secretName": name(workspace), "defaultMode": 0o440}},
-            {"name": "scratch", "emptyDir": {}},
-        ],
-    });
-    let mut set = |field: &str, is_set: bool, value: Value| {
-        if is_set {
-            spec[field] = value;
-        }
-    };
-    set("nodeSelector", !pod.node_selector.is_empty(), json!(pod.node_selector));
-    set("tolerations", !pod.tolerations.is_empty(), json!(pod.tolerations));
-    let affinity = affinity(workspace).ok().flatten();
-    set("affinity", affinity.is_some(), json!(affinity));
-    set("runtimeClassName", pod.runtime_class_name.is_some(), json!(pod.runtime_class_name));
-    set("imagePullSecrets", !pod.image_pull_secrets.is_empty(), json!(pod.image_pull_secrets));
-    spec
+    PodSpec {
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(user),
+            run_as_group: Some(user),
+            fs_group: Some(user),
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+            ..PodSecurityContext::default()
+        }),
+        volumes: Some(container::volumes(&name(workspace))),
+        node_selector: (!pod.node_selector.is_empty()).then(|| pod.node_selector.clone()),
+        tolerations: (!pod.tolerations.is_empty()).then(|| pod.tolerations.clone()),
+        affinity: affinity(workspace).ok().flatten(),
+        runtime_class_name: pod.runtime_class_name.clone(),
+        image_pull_secrets: (!pod.image_pull_secrets.is_empty()).then(|| pod.image_pull_secrets.clone()),
+        ..PodSpec::default()
+    }
 }
 
 /// What the person's container runs: it waits, and ends at once when it is told to.
@@ -265,7 +268,7 @@ const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; do
 
 /// The pod.
 #[must_use]
-pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings) -> Value {
+pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings) -> Pod {
     let spec = &workspace.spec;
     let env = environment(workspace, &wanted_branch(workspace), target);
     let mut clone = words(&["workspace", "clone", "--tools", TOOLS, "--person-tools", TOOLS]);
@@ -287,7 +290,7 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
         clone.push(format!("--first-commit=Begin workspace {}\n\nLandfall-Workspace: {uid}", workspace.name_any()));
     }
     let mut clone_env = env.clone();
-    clone_env.retain(|variable| variable["name"] != "LANDFALL_TIMEOUT");
+    clone_env.retain(|variable| variable.name != "LANDFALL_TIMEOUT");
     clone_env.push(literal("LANDFALL_TIMEOUT", &CLONE_SECONDS.to_string()));
     clone_env.extend(spec.branch.from.as_ref().map(|from| literal("LANDFALL_BRANCH_FROM", from)));
     let mut agent = words(&["workspace", "agent", "--record", RECORD, "--termination-log", LAST_MESSAGE, "--interval"]);
@@ -297,30 +300,26 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
             "--report-url".to_owned(),
             url.clone(),
             "--identity-file".to_owned(),
-            format!("{IDENTITY}/token"),
+            format!("{IDENTITY}/{IDENTITY_FILE}"),
         ]);
     }
-    let (workspace_mount, token_mount) = (mount("workspace", VOLUME, false), mount("token", TOKEN, true));
-    let scratch = mount("scratch", SCRATCH, false);
-    let clone_mounts = json!([workspace_mount, token_mount, scratch, mount("tools", TOOLS, false)]);
-    let agent_mounts =
-        json!([workspace_mount, token_mount, scratch, mount("tools", TOOLS, true), mount("identity", IDENTITY, true)]);
-    let mut agent = ours(AGENT, settings, &agent, &env, &agent_mounts);
-    agent["restartPolicy"] = json!("Always");
-    let mut pod_spec = common(workspace);
-    if let Some(volumes) = pod_spec["volumes"].as_array_mut() {
-        volumes.push(json!({"name": "tools", "emptyDir": {"sizeLimit": "16Mi"}}));
-        volumes.push(json!({"name": "identity", "projected": {"defaultMode": 0o440, "sources": [
-            {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}},
-        ]}}));
-    }
-    pod_spec["hostname"] = json!(workspace.name_any().replace('.', "-"));
-    pod_spec["terminationGracePeriodSeconds"] = json!(grace(workspace));
-    pod_spec["initContainers"] = json!([ours(CLONE, settings, &clone, &clone_env, &clone_mounts), agent]);
-    pod_spec["containers"] = json!([person(workspace, settings)]);
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": owned(workspace, &name(workspace), Some("work")), "spec": pod_spec,
-    })
+    let (volume, token) = (WORKSPACE_VOLUME.at(VOLUME, Access::Write), TOKEN_VOLUME.at(TOKEN, Access::Read));
+    let shared = [volume, token, SCRATCH_VOLUME.at(SCRATCH, Access::Write)];
+    let clone_mounts = [&shared[..], &[TOOLS_VOLUME.at(TOOLS, Access::Write)]].concat();
+    let own = [TOOLS_VOLUME.at(TOOLS, Access::Read), IDENTITY_VOLUME.at(IDENTITY, Access::Read)];
+    let agent_mounts = [&shared[..], &own].concat();
+    let agent =
+        Container { restart_policy: Some("Always".to_owned()), ..ours(AGENT, settings, agent, env, agent_mounts) };
+    let common = common(workspace);
+    let pod_spec = PodSpec {
+        volumes: common.volumes.map(|volumes| [volumes, container::volumes_of_pod()].concat()),
+        hostname: Some(workspace.name_any().replace('.', "-")),
+        termination_grace_period_seconds: Some(grace(workspace)),
+        init_containers: Some(vec![ours(CLONE, settings, clone, clone_env, clone_mounts), agent]),
+        containers: vec![person(workspace, settings)],
+        ..common
+    };
+    Pod { metadata: owned(workspace, &name(workspace), Some("work")), spec: Some(pod_spec), status: None }
 }
 
 /// Where the clone notes which branch it is at.
@@ -341,60 +340,82 @@ fn on_exists(wish: BranchOnExists) -> &'static str {
 }
 
 /// The container in which the person works: it sees the volume, the token, and what its git needs.
-fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Value {
+fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
     let spec = &workspace.spec;
     let mut env = vec![literal("GIT_CONFIG_SYSTEM", &format!("{TOOLS}/gitconfig"))];
     env.extend(spec.pod.env.iter().map(|variable| literal(&variable.name, &variable.value)));
     if spec.github_token_in_environment {
-        let reference = json!({"name": name(workspace), "key": "password"});
-        env.push(json!({"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": reference}}));
+        let reference = SecretKeySelector { name: name(workspace), key: "password".to_owned(), optional: None };
+        let source = EnvVarSource { secret_key_ref: Some(reference), ..EnvVarSource::default() };
+        env.push(EnvVar { name: "GITHUB_TOKEN".to_owned(), value: None, value_from: Some(source) });
     }
-    let mut container = json!({
-        "name": MAIN, "image": spec.image.as_ref().unwrap_or(&settings.workspace_image),
-        "command": ["/bin/sh", "-c", WAIT], "workingDir": directory(workspace), "env": env,
-        "volumeMounts": [
-            mount("workspace", VOLUME, false), mount("token", TOKEN, true), mount("tools", TOOLS, true),
-        ],
-        "securityContext": security(),
+    let resources = spec.pod.resources.as_ref().map(|asked| ResourceRequirements {
+        limits: (!asked.limits.is_empty()).then(|| asked.limits.clone()),
+        requests: (!asked.requests.is_empty()).then(|| asked.requests.clone()),
+        ..ResourceRequirements::default()
     });
-    if spec.image.is_none() {
-        container["imagePullPolicy"] = json!(settings.pull_policy);
+    let ports = spec.pod.ports.iter().map(|port| ContainerPort {
+        container_port: port.container_port,
+        name: port.name.clone(),
+        ..ContainerPort::default()
+    });
+    Container {
+        name: MAIN.to_owned(),
+        image: Some(spec.image.as_ref().unwrap_or(&settings.workspace_image).clone()),
+        image_pull_policy: spec.image.is_none().then(|| settings.pull_policy.clone()),
+        command: Some(words(&["/bin/sh", "-c", WAIT])),
+        working_dir: Some(directory(workspace)),
+        env: Some(env),
+        volume_mounts: Some(vec![
+            WORKSPACE_VOLUME.at(VOLUME, Access::Write),
+            TOKEN_VOLUME.at(TOKEN, Access::Read),
+            TOOLS_VOLUME.at(TOOLS, Access::Read),
+        ]),
+        security_context: Some(container::security()),
+        resources,
+        ports: (!spec.pod.ports.is_empty()).then(|| ports.collect()),
+        ..Container::default()
     }
-    if let Some(resources) = &spec.pod.resources {
-        container["resources"] = json!(resources);
-    }
-    if !spec.pod.ports.is_empty() {
-        container["ports"] = json!(spec.pod.ports);
-    }
-    container
 }
 
 /// The Job that saves what is on the volume when the pod did not. It is tried again where that may help.
 #[must_use]
-pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Value {
+pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Job {
     let env = environment(workspace, branch, target);
     let args = words(&["workspace", "save", "--clean-is-success", "--termination-log", LAST_MESSAGE]);
-    let mounts =
-        json!([mount("workspace", VOLUME, false), mount("token", TOKEN, true), mount("scratch", SCRATCH, false)]);
-    let mut pod_spec = common(workspace);
-    pod_spec["restartPolicy"] = json!("Never");
-    pod_spec["terminationGracePeriodSeconds"] = json!(30);
-    pod_spec["containers"] = json!([ours(SAVE, settings, &args, &env, &mounts)]);
-    let template = json!({"metadata": {
-        "labels": {MANAGED_BY_LABEL: MANAGED_BY, WORKSPACE_LABEL: workspace.name_any(), ROLE_LABEL: "save"},
-        "annotations": {WORKSPACE_UID_ANNOTATION: workspace.uid()},
-    }, "spec": pod_spec});
-    json!({
-        "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": owned(workspace, &job_name(workspace, attempt), Some("save")),
-        "spec": {
-            "backoffLimit": 2, "activeDeadlineSeconds": job_seconds(workspace), "template": template,
-            "podFailurePolicy": {"rules": [{
-                "action": "FailJob",
-                "onExitCodes": {"containerName": SAVE, "operator": "In", "values": [1, 2, 20]},
-            }]},
-        },
-    })
+    let mounts = vec![
+        WORKSPACE_VOLUME.at(VOLUME, Access::Write),
+        TOKEN_VOLUME.at(TOKEN, Access::Read),
+        SCRATCH_VOLUME.at(SCRATCH, Access::Write),
+    ];
+    let pod_spec = PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        termination_grace_period_seconds: Some(30),
+        containers: vec![ours(SAVE, settings, args, env, mounts)],
+        ..common(workspace)
+    };
+    let ObjectMeta { labels, annotations, .. } = metadata(workspace, "", Some("save"));
+    let template = PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels, annotations, ..ObjectMeta::default() }),
+        spec: Some(pod_spec),
+    };
+    let not_to_be_mended = PodFailurePolicyRule {
+        action: "FailJob".to_owned(),
+        on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+            container_name: Some(SAVE.to_owned()),
+            operator: "In".to_owned(),
+            values: vec![1, 2, 20],
+        }),
+        ..PodFailurePolicyRule::default()
+    };
+    let spec = JobSpec {
+        backoff_limit: Some(2),
+        active_deadline_seconds: Some(job_seconds(workspace)),
+        template,
+        pod_failure_policy: Some(PodFailurePolicy { rules: vec![not_to_be_mended] }),
+        ..JobSpec::default()
+    };
+    Job { metadata: owned(workspace, &job_name(workspace, attempt), Some("save")), spec: Some(spec), status: None }
 }
 
 /// The name of the Job that is this attempt.

@@ -1,0 +1,127 @@
+//! Pieces that the containers of a workspace share: variables, volumes, and the container of our own image.
+
+use crate::reports::AUDIENCE;
+use crate::settings::WorkspaceSettings;
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, PersistentVolumeClaimVolumeSource, ProjectedVolumeSource,
+    ResourceRequirements, SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use std::collections::BTreeMap;
+
+/// The mode of files with a credential: our user reads them by its group.
+const CREDENTIAL_MODE: i32 = 0o440;
+/// The file of the identity's volume.
+pub(super) const IDENTITY_FILE: &str = "token";
+
+/// A volume of the pod, by its name.
+#[derive(Clone, Copy)]
+pub(super) struct VolumeName(&'static str);
+
+pub(super) const WORKSPACE_VOLUME: VolumeName = VolumeName("workspace");
+pub(super) const TOKEN_VOLUME: VolumeName = VolumeName("token");
+pub(super) const SCRATCH_VOLUME: VolumeName = VolumeName("scratch");
+pub(super) const TOOLS_VOLUME: VolumeName = VolumeName("tools");
+pub(super) const IDENTITY_VOLUME: VolumeName = VolumeName("identity");
+
+/// What a container may do with a volume.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+impl VolumeName {
+    pub(super) fn at(self, path: &str, access: Access) -> VolumeMount {
+        VolumeMount {
+            name: self.0.to_owned(),
+            mount_path: path.to_owned(),
+            read_only: Some(access == Access::Read),
+            ..VolumeMount::default()
+        }
+    }
+
+    fn volume(self) -> Volume {
+        Volume { name: self.0.to_owned(), ..Volume::default() }
+    }
+}
+
+/// The volumes of the pod and of the Job's pod. The claim and the Secret have one name.
+pub(super) fn volumes(name: &str) -> Vec<Volume> {
+    let claim = PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), read_only: None };
+    let secret = SecretVolumeSource {
+        secret_name: Some(name.to_owned()),
+        default_mode: Some(CREDENTIAL_MODE),
+        ..SecretVolumeSource::default()
+    };
+    vec![
+        Volume { persistent_volume_claim: Some(claim), ..WORKSPACE_VOLUME.volume() },
+        Volume { secret: Some(secret), ..TOKEN_VOLUME.volume() },
+        Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..SCRATCH_VOLUME.volume() },
+    ]
+}
+
+/// The further volumes of the pod.
+pub(super) fn volumes_of_pod() -> Vec<Volume> {
+    let tools = EmptyDirVolumeSource { size_limit: Some(quantity("16Mi")), medium: None };
+    let identity = ServiceAccountTokenProjection {
+        audience: Some(AUDIENCE.to_owned()),
+        expiration_seconds: Some(3600),
+        path: IDENTITY_FILE.to_owned(),
+    };
+    let identity = VolumeProjection { service_account_token: Some(identity), ..VolumeProjection::default() };
+    let identity = ProjectedVolumeSource { default_mode: Some(CREDENTIAL_MODE), sources: Some(vec![identity]) };
+    vec![
+        Volume { empty_dir: Some(tools), ..TOOLS_VOLUME.volume() },
+        Volume { projected: Some(identity), ..IDENTITY_VOLUME.volume() },
+    ]
+}
+
+/// A variable as it stands: Kubernetes would replace `$(NAME)`, and takes `$$` for `$`, also in `$$(NAME)`.
+pub(super) fn literal(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.replace('$', "$$")), value_from: None }
+}
+
+fn quantity(text: &str) -> Quantity {
+    Quantity(text.to_owned())
+}
+
+/// The security context of every container.
+pub(super) fn security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// A container of ours.
+pub(super) fn ours(
+    name: &str,
+    settings: &WorkspaceSettings,
+    args: Vec<String>,
+    env: Vec<EnvVar>,
+    mounts: Vec<VolumeMount>,
+) -> Container {
+    let quantities = |pairs: &[(&str, &str)]| {
+        Some(pairs.iter().map(|(name, amount)| ((*name).to_owned(), quantity(amount))).collect::<BTreeMap<_, _>>())
+    };
+    Container {
+        name: name.to_owned(),
+        image: Some(settings.image.clone()),
+        image_pull_policy: Some(settings.pull_policy.clone()),
+        command: Some(vec!["landfall".to_owned()]),
+        args: Some(args),
+        env: Some(env),
+        volume_mounts: Some(mounts),
+        security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..security() }),
+        resources: Some(ResourceRequirements {
+            requests: quantities(&[("cpu", "10m"), ("memory", "32Mi")]),
+            limits: quantities(&[("memory", "1Gi")]),
+            claims: None,
+        }),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
