@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{AccessArgs, print};
+use crate::agent::collect::WorkspaceClone;
 use crate::agent::evidence::Evidence;
 use crate::agent::exit;
-use crate::agent::gather::Workspace;
-use crate::agent::remote::Access;
-use crate::agent::save::{self, Outcome, Report, autosave, save};
+use crate::agent::remote::RemoteAccess;
+use crate::agent::save::{self, Outcome, SaveReport, autosave, save};
 use crate::agent::store::Author;
 use crate::git::BranchName;
 use crate::runtime::clock::{Clock as _, SystemClock};
@@ -66,9 +66,9 @@ pub struct WorkArgs {
 /// What these options say.
 pub struct Work {
     /// Whose work, and where it is.
-    pub workspace: Workspace,
+    pub workspace: WorkspaceClone,
     /// Where it goes.
-    pub access: Access,
+    pub access: RemoteAccess,
     /// A directory for what is needed meanwhile.
     pub scratch: PathBuf,
     /// How long a save may take.
@@ -85,7 +85,7 @@ impl WorkArgs {
     pub fn read(self) -> std::io::Result<Work> {
         let scratch = self.access.scratch();
         let timeout = Duration::from_secs(self.access.timeout.into());
-        let workspace = Workspace {
+        let workspace = WorkspaceClone {
             directory: std::path::absolute(&self.directory)?,
             name: self.name.to_string(),
             uid: self.uid.to_string(),
@@ -120,7 +120,7 @@ pub async fn run(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error>>
 }
 
 /// Prints what came of it, and writes it where Kubernetes looks.
-pub fn tell(report: &Report, termination_log: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+pub fn tell(report: &SaveReport, termination_log: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
     print(report)?;
     if let Some(file) = termination_log {
         let written = Evidence::of(report).write(file);
