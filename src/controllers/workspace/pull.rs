@@ -83,7 +83,7 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Err(error) => match NotOpened::told_by(&error) {
+        Err(error) => match NotOpened::of(&error) {
             Some(NotOpened::AlreadyExists) => {
                 remember(context, object, look(found, &asking).await?);
                 Ok(())
