@@ -1,0 +1,228 @@
+//! Looks at GitHub for an App: credentials, the App itself, its installations.
+//!
+//! Invariant: two calls a look, a look each half hour, however many objects depend on it; and a look that failed is not
+//! repeated before its time, whatever wakes the controller up.
+
+use super::AppKind;
+use super::plan::Seen;
+use crate::api::{GitHubApp, Reason};
+use crate::controllers::connection::{Connection, Look};
+use crate::controllers::shared::Shared;
+use crate::controllers::standing::{Again, Standing, github_failure};
+use crate::github::{self, AppCredentials, Count, Endpoint, GitHub, Transport};
+use aws_lc_rs::digest::{SHA256, digest};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use std::sync::Arc;
+
+/// How often GitHub is looked at, less jitter: two calls each time, four an hour, of the six that idleness may cost.
+const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
+
+/// The Secret's keys.
+const PRIVATE_KEY: &str = "private-key.pem";
+const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
+
+/// What GitHub says of a JWT whose `iss` is no App's id.
+const UNKNOWN_ISSUER: &str = "Integration not found";
+
+/// Asks GitHub, and notes what it said.
+pub async fn look(kind: &AppKind, seen: &Seen) {
+    let (shared, app) = (&*kind.shared, &*seen.app);
+    let Some(connection) = &seen.connection else { return };
+    let Some(github) = &connection.github else { return };
+    let (name, reference, now) = (app.name_any(), ObjectRef::from_obj(app), shared.now());
+    let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
+    match ask(shared, github, app, known_bot).await {
+        Ok(look) => {
+            // After a long pause everybody waits, even if GitHub says what it said before.
+            let is_news =
+                |old: &Arc<Look>| !old.says_the_same(&look) || look.at.duration_since(old.at) > LOOK_EVERY * 2;
+            let changed = connection.trouble.is_some() || connection.look.as_ref().is_none_or(is_news);
+            let next = shared.spread(now, LOOK_EVERY);
+            shared.connections.update(&name, |connection| {
+                connection.look = Some(Arc::new(look));
+                connection.trouble = None;
+                connection.next_look = next;
+                connection.heard.clone_from(&seen.waiting);
+            });
+            kind.lane.succeeded(&reference);
+            if changed {
+                shared.caches.announce(app);
+            }
+        }
+        Err((standing, again)) => {
+            tracing::warn!(app = name, reason = %standing.reason, message = standing.message, "the look at GitHub failed");
+            let at = shared.resolve(&kind.lane, &reference, again);
+            let changed = connection.trouble.as_ref() != Some(&standing);
+            shared.connections.update(&name, |connection| {
+                connection.trouble = Some(standing);
+                connection.next_look = Some(at);
+            });
+            if changed {
+                shared.caches.announce(app);
+            }
+        }
+    }
+}
+
+/// Makes the connection anew.
+pub fn connect(shared: &Shared, seen: &Seen) {
+    let (app, secret) = (&*seen.app, seen.secret.as_ref());
+    let (identity, made_from) = seen.made_from.clone();
+    let is_another = seen.connection.as_ref().is_some_and(|connection| connection.identity != identity);
+    let made = client(shared, app, secret);
+    shared.connections.update(&app.name_any(), |connection| {
+        if is_another {
+            // What another GitHub, or another App, said means nothing here.
+            *connection = Connection::default();
+        }
+        connection.identity = identity;
+        connection.made_from = made_from;
+        connection.next_look = None;
+        connection.is_broken = made.is_err();
+        match made {
+            Ok((github, git)) => {
+                connection.github = Some(Arc::new(github));
+                connection.git = Some(git);
+            }
+            // The old client goes on: what it can revoke or renew is better revoked and renewed.
+            Err(standing) => connection.trouble = Some(standing),
+        }
+    });
+    shared.caches.announce(app);
+}
+
+async fn ask(
+    shared: &Shared,
+    github: &GitHub,
+    app: &GitHubApp,
+    known_bot: Option<(String, i64)>,
+) -> Result<Look, (Standing, Again)> {
+    let found = github.app().await.map_err(|error| refused(&error, app))?;
+    if let Some(asked) = app.spec.app_id
+        && i64::try_from(found.id) != Ok(asked)
+    {
+        let message = format!(
+            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appID, or put the right key into Secret {}",
+            found.slug().unwrap_or_default(),
+            found.id,
+            app.spec.credentials_secret_ref.name
+        );
+        return Err((Standing::stalled(Reason::CredentialsInvalid, message), Again::Person));
+    }
+    let installations =
+        github.installations().await.map_err(|error| github_failure(&error, "listing the App's installations"))?;
+    let bot_user_id = match known_bot {
+        Some((slug, id)) if Some(slug.as_str()) == found.slug() => Some(id),
+        _ => match found.slug() {
+            Some(slug) => match github.bot_user(slug).await {
+                Ok(bot) => i64::try_from(bot.id).ok(),
+                Err(error) => {
+                    tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
+                    None
+                }
+            },
+            None => None,
+        },
+    };
+    Ok(Look { at: shared.now(), app: found, bot_user_id, installations })
+}
+
+/// What a refused `GET /app` means.
+fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
+    let secret = &app.spec.credentials_secret_ref.name;
+    let is_unknown = match error {
+        github::Error::NotFound { .. } => true,
+        github::Error::CredentialsRefused { message, .. } => message == UNKNOWN_ISSUER,
+        _ => false,
+    };
+    match error {
+        _ if is_unknown => (
+            Standing::stalled(
+                Reason::CredentialsInvalid,
+                format!(
+                    "{error}. There is no App with the id in spec at {}: correct spec.appID or spec.clientID, or spec.apiURL",
+                    app.spec.api_url
+                ),
+            ),
+            Again::Person,
+        ),
+        github::Error::CredentialsRefused { .. } => (
+            Standing::stalled(
+                Reason::CredentialsInvalid,
+                format!(
+                    "{error}. The private key in Secret {secret} was deleted on the App's settings page, or is another App's: \
+                     generate one there and put it into the key {PRIVATE_KEY}"
+                ),
+            ),
+            Again::Person,
+        ),
+        other => github_failure(other, "looking at the App"),
+    }
+}
+
+fn client(shared: &Shared, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
+    let spec = &app.spec;
+    let name = &spec.credentials_secret_ref.name;
+    let namespace = &shared.settings.namespace;
+    let endpoint = Endpoint::parse(
+        &spec.api_url,
+        spec.web_url.as_deref(),
+        spec.graphql_url.as_deref(),
+        shared.settings.plain_http,
+    )
+    .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
+    let invalid = |message: String| Standing::stalled(Reason::CredentialsInvalid, message);
+    let secret = secret.ok_or_else(|| {
+        invalid(format!(
+            "there is no Secret {name} in namespace {namespace}: create it with the App's private key, `kubectl create secret \
+             generic {name} --namespace {namespace} --from-file={PRIVATE_KEY}=FILE`"
+        ))
+    })?;
+    let key = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let pem = key(PRIVATE_KEY).ok_or_else(|| {
+        invalid(format!(
+            "Secret {name} in namespace {namespace} has no key {PRIVATE_KEY}: put the App's private key there"
+        ))
+    })?;
+    let issuer = spec.client_id.clone().or_else(|| spec.app_id.map(|id| id.to_string())).unwrap_or_default();
+    let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY))
+        .map_err(|error| invalid(format!("Secret {name} in namespace {namespace}: {error}")))?;
+    let transport = shared
+        .connect
+        .connect(spec.ca_bundle.as_deref().map(str::as_bytes))
+        .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
+    let observer = Arc::new(Count { metrics: Arc::new(shared.metrics.clone()), app: app.name_any() });
+    let git = transport.clone();
+    Ok((GitHub::new(endpoint, transport, credentials, Arc::clone(&shared.clock), observer), git))
+}
+
+/// Digests of which App on which GitHub it is, and of all that a connection is made from. The Secret counts by content:
+/// an edit that changes nothing is none.
+#[must_use]
+pub fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
+    let spec = &app.spec;
+    let data = secret.and_then(|secret| secret.data.as_ref());
+    let key = |key: &str| data.and_then(|data| data.get(key)).map(|bytes| digest(&SHA256, &bytes.0).as_ref().to_vec());
+    let hash = |parts: &serde_json::Value| hex::encode(digest(&SHA256, parts.to_string().as_bytes()));
+    let identity = hash(&serde_json::json!([app.metadata.uid, spec.api_url, spec.app_id, spec.client_id]));
+    let rest = serde_json::json!([
+        identity,
+        spec.web_url,
+        spec.graphql_url,
+        spec.ca_bundle,
+        key(PRIVATE_KEY),
+        key(NEXT_PRIVATE_KEY),
+        secret.is_some(),
+    ]);
+    (identity, hash(&rest))
+}
+
+impl Look {
+    /// GitHub said the same at another time.
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.app == other.app && self.installations == other.installations && self.bot_user_id == other.bot_user_id
+    }
+}

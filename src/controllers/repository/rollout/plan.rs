@@ -1,0 +1,480 @@
+//! What a push does next: a pure function of what was seen and of `now`.
+//!
+//! Invariants: a template changes at most once for one (sha, sequence); at most one deployment is followed at a time; the
+//! newest head is deployed in the end; the commit that is deployed is not deployed again unless somebody asks. What makes
+//! them hold across restarts is that Running is written before anything is changed, and that a deployment which a template
+//! already knows of is taken up instead of begun.
+//!
+//! Only the head that GitHub just confirmed is ever written into a template, whatever status says is Running: tenants may
+//! be able to write status, and pods may run what the annotation names.
+//!
+//! The head may come back to the commit that is deployed while further pushes are waited for. The templates know, so
+//! nothing is rolled; only of the head that was there when the object was made they do not, and that one is rolled then.
+
+use super::progress::Progress;
+use super::seen::{ConfirmedHead, Hindrance, Stamp, Targets, Trouble, Workload};
+use crate::api::{DeploymentResult, DeploymentStatus, OnPush, Reason, SHA_ANNOTATION};
+use crate::controllers::standing::{Standing, whole_second};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// How long is waited for what Kubernetes sets no deadline for: what is not there, refused, paused, or of a kind that has
+/// none. As long as `progressDeadlineSeconds` of a Deployment by default.
+pub const DEADLINE: SignedDuration = SignedDuration::from_mins(10);
+
+/// For how long a newer head waits for the deployment before it. A deployment that hangs is often mended by the next push,
+/// which so need not wait for [`DEADLINE`]; were it shorter, a series of pushes would roll for each of them instead of for
+/// the newest now and then.
+pub const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// What a message in `status.deployment` may have, in characters, and a little less.
+const LONGEST_MESSAGE: usize = 1000;
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub struct RolloutInput<'a> {
+    /// What the spec asks for.
+    pub on_push: &'a OnPush,
+    /// Nothing may be changed.
+    pub is_paused: bool,
+    /// The head. `None`: not looked at.
+    pub head: Option<&'a ConfirmedHead>,
+    /// What status says was deployed last.
+    pub stored: Option<&'a DeploymentStatus>,
+    /// What the condition says of it is that something was forbidden.
+    pub was_forbidden: bool,
+    /// Somebody asks for a failed deployment to be done again.
+    pub is_asked_again: bool,
+    /// The workloads. `None`: not looked at yet.
+    pub targets: Option<&'a Targets>,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Look at the head on GitHub, then plan again: the newest wins.
+    LookAtHead,
+    /// Look at the workloads, then plan again.
+    LookAtTargets,
+    /// Write this to status, then plan again.
+    Begin {
+        /// It is Running.
+        deployment: DeploymentStatus,
+        /// The wish for another try is granted by it.
+        handles_redeploy: bool,
+    },
+    /// Change these templates, then look at the workloads and plan again.
+    Roll {
+        /// What they are to say.
+        stamp: Stamp,
+        /// As they were seen.
+        workloads: Vec<Workload>,
+    },
+    /// Nothing before `again`.
+    Settle(Settlement),
+}
+
+/// How it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    /// What status is to say; the stored one where nothing happened.
+    pub deployment: Option<DeploymentStatus>,
+    /// The wish for another try is granted, or has no meaning.
+    pub handles_redeploy: bool,
+    /// What the condition Deployed is to say. `None`: nothing can be said.
+    pub standing: Option<Standing>,
+    /// When to look again. `None`: at a new head or a new wish.
+    pub again: Option<Timestamp>,
+}
+
+/// The next step.
+#[must_use]
+pub fn plan(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
+    match seen.stored {
+        None => take_stock(seen, now),
+        Some(stored) => match stored.result {
+            DeploymentResult::Succeeded | DeploymentResult::Failed => at_rest(seen, stored, now),
+            DeploymentResult::Waiting => waiting(seen, stored, now),
+            DeploymentResult::Running => running(seen, stored, now),
+        },
+    }
+}
+
+/// Nothing is known to be deployed: the head is where it begins, and nothing is rolled; unless the templates know of a
+/// deployment, so that status was lost, and it goes on from there.
+fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
+    let Some(head) = seen.head else { return Next::LookAtHead };
+    let Some(targets) = seen.targets else { return Next::LookAtTargets };
+    if targets.newest().is_some() {
+        return if seen.is_paused { hold(seen, head) } else { begin(seen, targets, head, 0, now) };
+    }
+    let forbidden = targets.troubles.iter().find(|trouble| trouble.reason == Reason::ActionForbidden);
+    let (result, message) = match forbidden {
+        // Nothing is lost by it yet, but a person should know before the first push.
+        Some(trouble) => (DeploymentResult::Failed, Some(bounded(&trouble.message))),
+        None => (DeploymentResult::Succeeded, None),
+    };
+    let deployment = DeploymentStatus {
+        sha: head.sha.clone(),
+        sequence: 0,
+        result,
+        start_time: None,
+        completion_time: Some(Time(whole_second(now))),
+        message,
+    };
+    // Said twice, it keeps its time.
+    let same = seen.stored.filter(|stored| stored.result == deployment.result && stored.message == deployment.message);
+    let deployment = same.cloned().unwrap_or(deployment);
+    let standing = match forbidden {
+        Some(trouble) => Standing::stalled(Reason::ActionForbidden, trouble.message.clone()),
+        None => standing(seen, &deployment),
+    };
+    let again = forbidden.map(|_| after(now, crate::controllers::shared::PERSON_RECHECK));
+    Next::Settle(Settlement { deployment: Some(deployment), handles_redeploy: true, standing: Some(standing), again })
+}
+
+/// The last deployment is over.
+fn at_rest(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
+    let has_failed = stored.result == DeploymentResult::Failed;
+    match seen.head {
+        Some(head) if head.sha != stored.sha && seen.is_paused => hold(seen, head),
+        Some(head) if head.sha != stored.sha => wait(seen, stored, head, now),
+        Some(head) if has_failed && seen.is_asked_again => match seen.targets {
+            _ if seen.is_paused => hold(seen, head),
+            None => Next::LookAtTargets,
+            Some(targets) => begin(seen, targets, head, counted(stored) + 1, now),
+        },
+        Some(_) if has_failed && stored.sequence == 0 => take_stock(seen, now),
+        head => {
+            let mut settlement = keep(seen, stored);
+            settlement.handles_redeploy = head.is_some();
+            Next::Settle(settlement)
+        }
+    }
+}
+
+/// Waits for further pushes. The sequence is counted on only when it begins.
+fn wait(seen: &RolloutInput<'_>, stored: &DeploymentStatus, head: &ConfirmedHead, now: Timestamp) -> Next {
+    // Times have whole seconds in status; rounded up, it waits at least as long as it was told to.
+    let since = whole_second(after(now, SignedDuration::from_nanos(999_999_999)));
+    let deployment = DeploymentStatus {
+        sha: head.sha.clone(),
+        sequence: counted(stored),
+        result: DeploymentResult::Waiting,
+        start_time: Some(Time(since)),
+        completion_time: None,
+        message: None,
+    };
+    let again = Some(after(since, debounce(seen.on_push)));
+    let standing = standing(seen, &deployment);
+    Next::Settle(Settlement { deployment: Some(deployment), handles_redeploy: false, standing: Some(standing), again })
+}
+
+fn waiting(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
+    let Some(head) = seen.head else { return Next::LookAtHead };
+    if seen.is_paused {
+        return hold(seen, head);
+    }
+    let due = after(begun(stored, now), debounce(seen.on_push));
+    if now < due {
+        let deployment = DeploymentStatus { sha: head.sha.clone(), ..stored.clone() };
+        let standing = standing(seen, &deployment);
+        return Next::Settle(Settlement {
+            deployment: Some(deployment),
+            handles_redeploy: false,
+            standing: Some(standing),
+            again: Some(due),
+        });
+    }
+    if head.looked_at < due {
+        return Next::LookAtHead;
+    }
+    match seen.targets {
+        None => Next::LookAtTargets,
+        Some(targets) => begin(seen, targets, head, counted(stored), now),
+    }
+}
+
+/// Begins to deploy the head; or takes up its deployment, if it is the newest that the templates know of and not older
+/// than `least`.
+fn begin(seen: &RolloutInput<'_>, targets: &Targets, head: &ConfirmedHead, least: i64, now: Timestamp) -> Next {
+    let known = seen.stored.map_or(0, counted);
+    let sequence = match targets.newest() {
+        Some(newest) if newest.sha == head.sha && newest.sequence >= least.max(1) => newest.sequence,
+        newest => newest.map_or(0, |newest| newest.sequence).max(known).saturating_add(1),
+    };
+    let deployment = DeploymentStatus {
+        sha: head.sha.clone(),
+        sequence,
+        result: DeploymentResult::Running,
+        start_time: Some(Time(whole_second(now))),
+        completion_time: None,
+        message: None,
+    };
+    Next::Begin { deployment, handles_redeploy: true }
+}
+
+fn running(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
+    let Some(targets) = seen.targets else { return Next::LookAtTargets };
+    let stamp = Stamp { sha: stored.sha.clone(), sequence: stored.sequence };
+    let newer = seen.head.filter(|head| head.sha != stored.sha && !seen.is_paused);
+    let is_late = is_over(stored, DEADLINE, now);
+    let to_roll = |workload: &&Workload| workload.stamp.as_ref() != Some(&stamp) && workload.hindrance.is_none();
+    let workloads: Vec<_> = targets.workloads.iter().filter(to_roll).cloned().collect();
+    if !workloads.is_empty() && !seen.is_paused {
+        return match (newer, seen.head) {
+            (Some(newer), _) => wait(seen, stored, newer, now),
+            (None, None) => Next::LookAtHead,
+            // Status is behind the templates: a cache that was late, or a backup. What they carry is not gone back from.
+            (None, Some(head)) if targets.newest().is_some_and(|n| n.sequence >= stamp.sequence && *n != stamp) => {
+                begin(seen, targets, head, counted(stored), now)
+            }
+            // The operator was away, and nothing was tried: the time is counted from when it is.
+            (None, Some(_)) if is_late && stored.message.is_none() => {
+                let deployment = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
+                Next::Begin { deployment, handles_redeploy: false }
+            }
+            (None, Some(_)) => Next::Roll { stamp, workloads },
+        };
+    }
+    let view = Followed::of(targets, &stamp);
+    // It could not go on before, and now it does: the time is counted from now.
+    let goes_on = stored.message.is_some() && view.troubles.is_empty();
+    let is_late = is_late && !goes_on;
+    if !view.failed.is_empty() || (is_late && view.is_stuck()) {
+        return Next::Settle(fail(seen, stored, &view, now));
+    }
+    if view.is_done() {
+        return Next::Settle(finish(seen, stored, &view, now));
+    }
+    match newer.filter(|_| !view.troubles.is_empty() || is_over(stored, PATIENCE, now)) {
+        Some(newer) => wait(seen, stored, newer, now),
+        None if goes_on => {
+            let since_now = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
+            Next::Settle(go_on(seen, &since_now, &view, now))
+        }
+        None => Next::Settle(go_on(seen, stored, &view, now)),
+    }
+}
+
+/// It is looked at again.
+fn go_on(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
+    let troubles: Vec<_> = view.troubles.iter().map(|trouble| trouble.message.as_str()).collect();
+    let message = Some(bounded(&troubles.join("; "))).filter(|message| !message.is_empty());
+    let standing = match (&message, view.reason()) {
+        (Some(message), Some(reason)) => {
+            Standing::reconciling(reason, format!("{message}. It is tried again by itself, for 10 minutes"))
+        }
+        _ => standing(seen, stored),
+    };
+    Settlement {
+        deployment: Some(DeploymentStatus { message, ..stored.clone() }),
+        handles_redeploy: false,
+        standing: Some(standing),
+        again: Some(after(now, pause(stored, now))),
+    }
+}
+
+/// What following found.
+#[derive(Default)]
+struct Followed {
+    /// It will not be done.
+    failed: Vec<String>,
+    /// It goes on, and Kubernetes will say when it goes on for too long.
+    watched: Vec<String>,
+    /// It goes on.
+    unwatched: Vec<String>,
+    /// It cannot go on now.
+    troubles: Vec<Trouble>,
+    /// What to know of what is done.
+    notes: Vec<String>,
+}
+
+impl Followed {
+    fn of(targets: &Targets, stamp: &Stamp) -> Self {
+        let mut followed = Self { troubles: targets.troubles.clone(), ..Self::default() };
+        for workload in &targets.workloads {
+            followed.add(workload, stamp);
+        }
+        followed
+    }
+
+    fn add(&mut self, workload: &Workload, stamp: &Stamp) {
+        let is_rolled = workload.stamp.as_ref() == Some(stamp);
+        match (&workload.progress, &workload.hindrance) {
+            (Progress::Done(note), _) if is_rolled => {
+                self.notes.extend(note.iter().map(|note| format!("{workload}: {note}")));
+            }
+            (Progress::Underway { what, has_deadline }, _) if is_rolled => {
+                let list = if *has_deadline { &mut self.watched } else { &mut self.unwatched };
+                list.push(format!("{workload}: {what}"));
+            }
+            (Progress::Failed(what), _) if is_rolled => self.failed.push(format!("{workload}: {what}")),
+            (_, Some(Hindrance::TakenOver)) => self.failed.push(format!(
+                "{workload}: somebody changed the annotation {SHA_ANNOTATION} of its template since it was rolled. Let one \
+                 ProjectRepository roll a workload, and let other tools leave that annotation as it is"
+            )),
+            (_, Some(Hindrance::Refused(trouble))) => self.troubles.push(trouble.clone()),
+            // Else it would have been rolled.
+            (_, None) => self
+                .troubles
+                .push(Trouble { reason: Reason::Paused, message: format!("{workload} is not rolled while changes are held back") }),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.failed.is_empty() && self.watched.is_empty() && self.unwatched.is_empty() && self.troubles.is_empty()
+    }
+
+    /// Something will not end by itself.
+    fn is_stuck(&self) -> bool {
+        !self.unwatched.is_empty() || self.troubles.iter().any(|trouble| trouble.reason != Reason::Paused)
+    }
+
+    /// What weighs most for a person.
+    fn reason(&self) -> Option<Reason> {
+        let forbidden = self.troubles.iter().find(|trouble| trouble.reason == Reason::ActionForbidden);
+        forbidden.or(self.troubles.first()).map(|trouble| trouble.reason)
+    }
+}
+
+fn fail(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
+    let troubles = view.troubles.iter().map(|trouble| trouble.message.as_str());
+    let found: Vec<_> = view.failed.iter().chain(&view.unwatched).map(String::as_str).chain(troubles).collect();
+    let message = format!(
+        "{}. Look at it with kubectl rollout status and describe; a new commit is deployed in any case, and any new value of \
+         the annotation landfall.dev/redeploy asks for this one again",
+        bounded_to(&found.join("; "), LONGEST_MESSAGE - 200)
+    );
+    let is_forbidden = view.failed.is_empty() && view.reason() == Some(Reason::ActionForbidden);
+    let deployment = DeploymentStatus {
+        result: DeploymentResult::Failed,
+        completion_time: Some(Time(whole_second(now))),
+        message: Some(bounded(&message)),
+        ..stored.clone()
+    };
+    over(&RolloutInput { was_forbidden: is_forbidden, ..seen.clone() }, deployment, now)
+}
+
+fn finish(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
+    let deployment = DeploymentStatus {
+        result: DeploymentResult::Succeeded,
+        completion_time: Some(Time(whole_second(now))),
+        message: Some(bounded(&view.notes.join("; "))).filter(|notes| !notes.is_empty()),
+        ..stored.clone()
+    };
+    over(seen, deployment, now)
+}
+
+/// A deployment just ended: what came meanwhile has its turn.
+fn over(seen: &RolloutInput<'_>, deployment: DeploymentStatus, now: Timestamp) -> Settlement {
+    let has_next = seen.is_asked_again || seen.head.is_some_and(|head| head.sha != deployment.sha);
+    let standing = standing(seen, &deployment);
+    Settlement {
+        deployment: Some(deployment),
+        handles_redeploy: false,
+        standing: Some(standing),
+        again: has_next.then_some(now),
+    }
+}
+
+fn keep(seen: &RolloutInput<'_>, stored: &DeploymentStatus) -> Settlement {
+    Settlement {
+        deployment: Some(stored.clone()),
+        handles_redeploy: false,
+        standing: Some(standing(seen, stored)),
+        again: None,
+    }
+}
+
+/// Something would be begun, were it not for `spec.paused`.
+fn hold(seen: &RolloutInput<'_>, head: &ConfirmedHead) -> Next {
+    Next::Settle(Settlement {
+        deployment: seen.stored.cloned(),
+        handles_redeploy: false,
+        standing: Some(paused(&head.sha)),
+        again: None,
+    })
+}
+
+fn paused(sha: &str) -> Standing {
+    Standing::reconciling(
+        Reason::Paused,
+        format!(
+            "{sha} is not deployed while spec.paused: true, here, at the GitHubInstallation or the GitHubApp, holds back changes"
+        ),
+    )
+}
+
+/// What the condition says of a deployment.
+fn standing(seen: &RolloutInput<'_>, deployment: &DeploymentStatus) -> Standing {
+    let DeploymentStatus { sha, sequence, .. } = deployment;
+    let said = deployment.message.clone();
+    match deployment.result {
+        DeploymentResult::Waiting => {
+            Standing::reconciling(Reason::Debouncing, format!("{sha} was pushed; further pushes are waited for"))
+        }
+        DeploymentResult::Running => {
+            Standing::reconciling(Reason::RollingOut, format!("{sha} is being rolled out, as deployment {sequence}"))
+        }
+        DeploymentResult::Succeeded if *sequence == 0 => Standing::ready(
+            Reason::RolledOut,
+            format!("{sha} was the head when this began: the next one is rolled out"),
+        ),
+        DeploymentResult::Succeeded => Standing::ready(
+            Reason::RolledOut,
+            said.map_or_else(|| format!("{sha} is rolled out"), |said| format!("{sha} is rolled out. {said}")),
+        ),
+        DeploymentResult::Failed => {
+            let reason = if seen.was_forbidden { Reason::ActionForbidden } else { Reason::RolloutFailed };
+            Standing::stalled(reason, said.unwrap_or_else(|| format!("{sha} could not be rolled out")))
+        }
+    }
+}
+
+/// Since when it waits or runs. A time that is missing, or that lies ahead although it was written before, is not the
+/// operator's: to wait for it could take for ever, so it is taken for long past.
+fn begun(stored: &DeploymentStatus, now: Timestamp) -> Timestamp {
+    let latest = after(now, SignedDuration::from_secs(1));
+    stored.start_time.as_ref().map(|since| since.0).filter(|since| *since <= latest).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn is_over(stored: &DeploymentStatus, span: SignedDuration, now: Timestamp) -> bool {
+    now >= after(begun(stored, now), span)
+}
+
+/// The pause until the next look at a deployment that runs: a quarter of the time it took so far, so short ones are told
+/// of soon and long ones cost little.
+fn pause(stored: &DeploymentStatus, now: Timestamp) -> SignedDuration {
+    (now.duration_since(begun(stored, now)) / 4).clamp(SignedDuration::from_secs(1), SignedDuration::from_secs(30))
+}
+
+/// The stored sequence, if the operator may have written it: from one at the end of what numbers can say there would be
+/// no way on.
+fn counted(stored: &DeploymentStatus) -> i64 {
+    if (0..=1 << 50).contains(&stored.sequence) { stored.sequence } else { 0 }
+}
+
+fn debounce(on_push: &OnPush) -> SignedDuration {
+    on_push.debounce.parse().unwrap_or(SignedDuration::from_secs(2))
+}
+
+fn after(time: Timestamp, span: SignedDuration) -> Timestamp {
+    time.checked_add(span).unwrap_or(time)
+}
+
+fn bounded(message: &str) -> String {
+    bounded_to(message, LONGEST_MESSAGE)
+}
+
+fn bounded_to(message: &str, most: usize) -> String {
+    match message.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+pub(in crate::controllers::repository) mod tests;
