@@ -6,7 +6,7 @@ mod webhook;
 mod workspace;
 
 use crate::features::Features;
-use crate::git::AllowedHosts;
+use crate::git::{AllowedHosts, Reach};
 use crate::github::{HttpsConnect, PlainHttp};
 use crate::guards::Guards;
 use crate::operator::{Config, Controller, Environment};
@@ -309,8 +309,8 @@ async fn control(
     bounded(&mut kube);
     let identity = args.identity.or_else(hostname).unwrap_or_else(|| format!("landfall-{}", std::process::id()));
     let hosts: Vec<_> = args.allowed_git_hosts.into_iter().filter(|host| !host.is_empty()).collect();
-    let git_hosts = AllowedHosts::parse(&hosts, args.allow_private_git_addresses)
-        .map_err(|error| format!("--allowed-git-host: {error}"))?;
+    let reach = if args.allow_private_git_addresses { Reach::Private } else { Reach::Public };
+    let git_hosts = AllowedHosts::parse(&hosts, reach).map_err(|error| format!("--allowed-git-host: {error}"))?;
     let config = Config {
         git_hosts,
         reports_address: args.workspaces.reports_address,

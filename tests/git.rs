@@ -17,10 +17,10 @@ use github_sim::{
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use landfall::git::{AllowedHosts, BasicAuth, BranchName, Error, Head, Refs, Remote, Sha, listed, refs};
+use landfall::git::{AllowedHosts, BasicAuth, BranchName, Error, Head, Reach, Refs, Remote, Sha, listed, refs};
 use landfall::github::{
-    AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, Outlook, PlainHttp, Repositories, Scope,
-    Token, Transport,
+    AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp, Repositories, Scope, Token,
+    Transport,
 };
 use landfall::runtime::clock::{Clock, ManualClock, SystemClock};
 use octocrab::OctoBody;
@@ -89,6 +89,15 @@ struct Backend {
 impl Backend {
     /// One that honours this version of the protocol at most.
     fn new(version: u8) -> Self {
+        Self::with(version, None)
+    }
+
+    /// One that serves addresses with `.git` alone: without it, a POST gets this status and a GET a redirect, as at GitLab.
+    fn redirecting_to_suffix(status: u16) -> Self {
+        Self::with(2, Some(status))
+    }
+
+    fn with(version: u8, without_suffix: Option<u16>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (root, methods, answered) = (directory.path().to_owned(), Arc::default(), Arc::new(AtomicUsize::new(0)));
         let (log, count) = (Arc::<Mutex<Vec<Method>>>::clone(&methods), Arc::clone(&answered));
@@ -96,7 +105,16 @@ impl Backend {
             let (root, log, count) = (root.clone(), Arc::clone(&log), Arc::clone(&count));
             async move {
                 log.lock().unwrap().push(request.method().clone());
-                let response = serve(&root, version, request).await;
+                let path = request.uri().path();
+                let response = match (without_suffix.filter(|_| !path.contains(".git/")), request.method()) {
+                    (Some(status), &Method::POST) => Response::builder().status(status).body(Bytes::new()).unwrap(),
+                    (Some(_), _) => {
+                        let query = request.uri().query().unwrap_or_default();
+                        let to = format!("{}?{query}", path.replace("/info/refs", ".git/info/refs"));
+                        Response::builder().status(301).header("location", to).body(Bytes::new()).unwrap()
+                    }
+                    (None, _) => serve(&root, version, request).await,
+                };
                 count.fetch_add(response.body().len(), Ordering::SeqCst);
                 Ok::<_, std::io::Error>(response.map(Full::new))
             }
@@ -121,7 +139,7 @@ impl Backend {
     }
 
     fn remote(repository: &str) -> Remote {
-        let hosts = AllowedHosts::parse(&["git.example.com"], false).unwrap();
+        let hosts = AllowedHosts::parse(&["git.example.com"], Reach::Public).unwrap();
         Remote::manual(&hosts.check(&format!("https://git.example.com/{repository}")).unwrap())
     }
 }
@@ -278,18 +296,37 @@ async fn ten_thousand_branches_make_no_larger_answer() {
 }
 
 #[tokio::test]
-async fn servers_of_earlier_protocols_are_refused_in_words() {
-    for version in [0, 1] {
+async fn servers_of_earlier_protocols_are_read_by_their_advertisement() {
+    for (version, format) in [(0, "sha1"), (1, "sha1"), (0, "sha256"), (1, "sha256")] {
         let backend = Backend::new(version);
-        let repository = backend.repository("old", "sha1");
-        for _ in 0..2 {
-            let error = backend.refs("old", None).await.unwrap_err();
-            assert!(error.to_string().contains("does not speak version 2 of git's protocol"), "{error}");
-            assert_eq!(error.outlook(), Outlook::Stalls);
-            // The second time around there is something to list.
-            commit(&repository, "first", &["main"]);
+        let repository = backend.repository("old", format);
+        assert_eq!(backend.refs("old", None).await.unwrap().head, Head::Empty);
+        let first = commit(&repository, "first", &["main", "main-2", "a/b"]);
+        commit(&repository, "second", &["a/c"]);
+        run(&repository, &["tag", "-m", "a tag", "main-3", &first]);
+        for branch in [None, Some("main"), Some("a/b"), Some("a/c"), Some("main-3"), Some("x")] {
+            let refs = backend.refs("old", branch).await.unwrap();
+            assert_eq!(as_ls_remote(&refs), ls_remote(git(&repository), ".", branch), "{version} {branch:?}");
         }
-        assert_eq!(*backend.methods.lock().unwrap(), [Method::POST, Method::GET, Method::POST, Method::GET]);
+        let found = backend.listed("old", &["refs/heads/a/", "refs/tags/main-3"]).await.unwrap();
+        let patterns = ["refs/heads/a/*", "refs/tags/main-3"];
+        assert_eq!(found, ls_remote_all(git(&repository), ".", &patterns), "{version}");
+        assert_eq!(found.len(), 3);
+        assert_eq!(backend.methods.lock().unwrap()[..2], [Method::POST, Method::GET]);
+    }
+}
+
+#[tokio::test]
+async fn an_address_without_its_suffix_is_followed_as_git_follows_it() {
+    for status in [422, 404] {
+        let backend = Backend::redirecting_to_suffix(status);
+        let repository = backend.repository("lib.git", "sha1");
+        commit(&repository, "first", &["main"]);
+        let refs = backend.refs("lib", None).await.unwrap();
+        assert_eq!(as_ls_remote(&refs), ls_remote(git(&repository), ".", None));
+        assert_eq!(*backend.methods.lock().unwrap(), [Method::POST, Method::GET, Method::POST]);
+        let found = backend.listed("lib", &["refs/heads"]).await.unwrap();
+        assert_eq!(found, ls_remote_all(git(&repository), ".", &["refs/heads/*"]));
     }
 }
 

@@ -11,9 +11,9 @@ use github_sim::{
     RepositorySeed, Seed, Selection, Sim,
 };
 use landfall::github::{
-    AppCredentials, Connect, Endpoint, Error, GitHub, HookConfigWanted, HookWanted, HttpsConnect, Ignore, MergeType,
-    NewPull, NotOpened, Outlook, PlainHttp, PullState, Relation, Repositories, RepositorySelection, Revocation, Scope,
-    Token, Unreached, WebhookSecret,
+    AppCredentials, Connect, Endpoint, Error, ForkBranches, GitHub, HookConfigWanted, HookWanted, HttpsConnect, Ignore,
+    MergeType, NewPull, NotOpened, Outlook, PlainHttp, PullState, Relation, Repositories, RepositorySelection,
+    Revocation, Scope, Token, Unreached, WebhookSecret,
 };
 use landfall::runtime::clock::{Clock, ManualClock};
 
@@ -428,12 +428,12 @@ async fn a_fork_is_made_once_and_kept_in_step_until_it_has_gone_its_own_way() {
     let merge = async || github.merge_upstream(&token, "acme", "lib", "main").await;
     let compare = async || github.compare(&token, "acme", "lib", "up:main", "main").await.unwrap();
 
-    let fork = github.create_fork(&token, "up", "lib", Some("acme"), None, true).await.unwrap();
+    let fork = github.create_fork(&token, "up", "lib", Some("acme"), None, ForkBranches::Default).await.unwrap();
     assert_eq!((fork.full_name.as_str(), fork.fork), ("acme/lib", Some(true)));
     assert_eq!(fork.parent.as_ref().map(|parent| parent.id), Some(source));
-    let again = github.create_fork(&token, "up", "lib", None, Some("other"), true).await.unwrap();
+    let again = github.create_fork(&token, "up", "lib", None, Some("other"), ForkBranches::Default).await.unwrap();
     assert_eq!((again.id, again.full_name.as_str()), (fork.id, "acme/lib"), "one that is there, under its own name");
-    let error = github.create_fork(&token, "up", "hollow", None, None, true).await.unwrap_err();
+    let error = github.create_fork(&token, "up", "hollow", None, None, ForkBranches::Default).await.unwrap_err();
     assert!(matches!(&error, Error::Forbidden { message, .. } if message.contains("cannot be forked")), "{error}");
 
     assert_eq!(compare().await.status, Relation::Identical);
@@ -531,7 +531,7 @@ async fn why_a_pull_request_is_not_opened_is_told_apart() {
         NewPull { draft: false, title: "", ..WORK },
     ] {
         let error = github.open_pull_request(&token, "acme", "shop", &wanted).await.err();
-        found.push(error.as_ref().map(NotOpened::told_by));
+        found.push(error.as_ref().map(NotOpened::of));
     }
     let expected = [
         None,
@@ -571,7 +571,7 @@ async fn where_drafts_are_not_supported_that_is_told() {
     let scope = Scope { repositories: Repositories::All, permissions };
     let token = world.github.mint(world.sim.install(&install).unwrap(), &scope).await.unwrap().token;
     let error = world.github.open_pull_request(&token, "globex", "lib", &WORK).await.unwrap_err();
-    assert_eq!(NotOpened::told_by(&error), Some(NotOpened::DraftUnsupported), "{error}");
+    assert_eq!(NotOpened::of(&error), Some(NotOpened::DraftUnsupported), "{error}");
     let ready = NewPull { draft: false, ..WORK };
     assert_eq!(world.github.open_pull_request(&token, "globex", "lib", &ready).await.unwrap().number, 1);
 }

@@ -1,7 +1,7 @@
-//! The clone that a workspace begins with.
+//! Clones a workspace's repository.
 //!
-//! The invariant: what is in the directory is a whole clone at the right branch, or nothing: it is made beside it and renamed. A
-//! clone that is there is never touched, for it is the person's by then.
+//! The invariant: the directory has a complete clone at the right branch, or nothing: the clone is made under another name and
+//! renamed. An existing clone is never changed, because it is the person's by then.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,124 +13,107 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::beneath::Directory;
-use super::local::Local;
-use super::remote::{Access, RemoteError, Trouble};
+use super::directory::Directory;
+use super::dot_git::LocalRefs;
+use super::remote::{RemoteAccess, RemoteError, Trouble};
 use super::store::{Author, Commit, commit_tree};
 use super::{WorkspaceError, exit};
 use crate::git::{BranchName, Sealed, SealedError, Sha};
 
-/// The longest that is waited between two attempts.
+/// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// The most bytes of a branch's name that is told: a container's last message has room for it, whole.
+/// The longest name of a branch in the result, in bytes: it fits into a container's termination message.
 const MOST_NAME: usize = 1000;
-/// How many names are tried before it is given up to find a free one.
+/// How many names `--on-exists suffix` tries.
 const NAMES: usize = 100;
 
-/// What to do about a branch that is at the remote already.
+/// How to treat a branch that exists at the remote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnExists {
-    /// Go on with it.
+    /// Continue on it.
     Resume,
-    /// Make no clone.
+    /// Fail.
     Fail,
-    /// Begin another one: NAME-2, NAME-3…
+    /// Start another one: NAME-2, NAME-3…
     Suffix,
 }
 
-/// What is to be cloned, and how.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// From where.
-    pub access: Access,
-    /// To where.
+    pub access: RemoteAccess,
     pub directory: PathBuf,
     /// The branch to work on.
     pub branch: BranchName,
-    /// The branch to begin it from; none for the default branch.
+    /// The branch to start it from; none for the default branch.
     pub from: Option<BranchName>,
-    /// What to do if it is there already.
     pub on_exists: OnExists,
-    /// What to begin it with; none if it is not to be at the remote before there is work.
+    /// The commit to start it with; none to leave the branch out of the remote until there is work.
     pub first_commit: Option<FirstCommit>,
-    /// Whether files are fetched only when they are needed.
+    /// Whether git fetches a file only when it is needed (`--filter=blob:none`).
     pub without_blobs: bool,
-    /// How many commits of each branch are fetched; none for all.
+    /// How many commits of each branch git fetches; none for all.
     pub depth: Option<NonZeroU32>,
-    /// A directory for git's home, outside of the volume.
+    /// A directory outside the volume, for git's home.
     pub scratch: PathBuf,
-    /// How often it is tried.
     pub attempts: NonZeroU32,
-    /// How long is waited after the first attempt, twice as long after each further one.
+    /// The wait after the first attempt; it doubles with each further one.
     pub wait: Duration,
-    /// When it must be done.
     pub deadline: Instant,
 }
 
-/// A commit without changes: GitHub opens no pull request for a branch that has none of its own.
+/// An empty commit: GitHub opens no pull request for a branch without commits of its own.
 #[derive(Clone, Debug)]
 pub struct FirstCommit {
-    /// Its message. One that no other workspace has tells whose branch it is.
+    /// Unique to the workspace, so that a later attempt recognizes the branch.
     pub message: String,
-    /// Who it is by.
     pub author: Author,
-    /// When, in seconds since 1970.
+    /// In seconds since 1970.
     pub date: i64,
 }
 
-/// A clone.
+/// The result of a clone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cloned {
-    /// The branch that is checked out; none if the person checked out none, or one whose name is too long to be told.
+    /// The branch that is checked out; none if HEAD is detached, or if its name is too long for the result.
     pub branch: Option<String>,
-    /// Its newest commit; none if it has none.
+    /// The commit that is checked out.
     pub head: Option<Sha>,
-    /// Whether the clone was made just now.
+    /// Whether this command made the clone.
     pub cloned: bool,
-    /// Whether the branch was begun just now, or by a clone that came no further; otherwise it was at the remote.
+    /// Whether this command, or an earlier attempt that failed later, started the branch; else it was at the remote.
     pub begun: bool,
 }
 
-/// Why there is no clone.
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
-    /// git's own words.
     #[error("the repository cannot be cloned: {0}")]
     Remote(RemoteError),
-    /// The branch cannot be begun there.
+    /// The first commit cannot be pushed.
     #[error("the first commit of branch {branch} cannot be pushed: {error}")]
-    FirstCommit {
-        /// The branch.
-        branch: BranchName,
-        /// git's own words.
-        error: RemoteError,
-    },
-    /// The branch is there already.
-    #[error("branch {0} is at the remote already: choose another name, or resume it")]
+    FirstCommit { branch: BranchName, error: RemoteError },
+    /// The branch exists.
+    #[error("branch {0} exists at the remote: choose another name, or resume it")]
     BranchExists(BranchName),
-    /// There is no branch to begin from.
-    #[error("there is no branch {0} to begin from")]
+    /// The branch to start from does not exist.
+    #[error("there is no branch {0} to start from")]
     BranchNotFound(BranchName),
-    /// There is something else where the clone belongs.
-    #[error("{0} is there, and is neither an empty directory nor a clone")]
+    /// The clone's path is taken.
+    #[error("{0} exists, and is neither an empty directory nor a clone")]
     Occupied(PathBuf),
-    /// Something of the clone's cannot be read or written.
+    /// A file of the clone cannot be read or written.
     #[error("{path}")]
     Volume {
-        /// What.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The clone that is there cannot be read.
+    /// The existing clone cannot be read.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
 }
 
 impl CloneError {
-    /// The exit status that says so.
     #[must_use]
     pub fn exit(&self) -> u8 {
         match self {
@@ -155,10 +138,7 @@ impl From<SealedError> for CloneError {
     }
 }
 
-/// Clones, unless there is a clone.
-///
-/// # Errors
-/// Why there is none, after all attempts.
+/// Clones, unless there is a clone already.
 pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
     if let Some(there) = there(&request.directory)? {
         return Ok(there);
@@ -170,16 +150,16 @@ pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
     let git = Sealed::new(parent, home.path(), request.deadline);
     let mut wait = request.wait;
     for attempt in 1.. {
-        // What an earlier attempt left, also of another process.
+        // An earlier attempt, also one of another process, may have left something.
         cleared(&beside)?;
         match attempt_at(request, &git, &beside).await {
             Err(CloneError::Remote(error) | CloneError::FirstCommit { error, .. })
-                // GitHub may take seconds until all of it knows a new token, or a new repository.
+                // GitHub may need seconds to know a new token or a new repository everywhere.
                 if (error.trouble.passes() || error.trouble == Trouble::NotFound)
                     && attempt < request.attempts.get()
                     && Instant::now() + wait < request.deadline =>
             {
-                eprintln!("landfall: attempt {attempt}: {error}; it is tried again");
+                eprintln!("landfall: attempt {attempt}: {error}; retrying");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(LONGEST_WAIT);
             }
@@ -196,7 +176,7 @@ pub async fn clone(request: &Request) -> Result<Cloned, CloneError> {
     Err(CloneError::Occupied(request.directory.clone()))
 }
 
-/// Whether a clone that is to be at `wanted` can be at `branch`: at that, or at one beside it.
+/// Whether a clone for the branch `wanted` can have the branch `branch`: the same one, or one with a suffix.
 #[must_use]
 pub fn may_choose(wanted: &str, branch: &str) -> bool {
     let beside = branch.strip_prefix(wanted).and_then(|rest| rest.strip_prefix('-'));
@@ -204,7 +184,7 @@ pub fn may_choose(wanted: &str, branch: &str) -> bool {
     branch == wanted || beside.is_some_and(is_number)
 }
 
-/// What a clone is called, beside `directory`, until it is whole.
+/// The name of an unfinished clone, in the parent of `directory`.
 pub(super) fn unfinished(directory: &Path) -> OsString {
     let mut name = OsString::from(".");
     name.push(directory.file_name().unwrap_or_default());
@@ -212,7 +192,7 @@ pub(super) fn unfinished(directory: &Path) -> OsString {
     name
 }
 
-/// The clone that is there; none if there is nothing, or an empty directory.
+/// The existing clone; none if the path does not exist or is an empty directory.
 fn there(at: &Path) -> Result<Option<Cloned>, CloneError> {
     match at.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -227,7 +207,7 @@ fn there(at: &Path) -> Result<Option<Cloned>, CloneError> {
     let git_at = at.join(".git");
     let git = directory.descend(Path::new(".git")).map_err(CloneError::volume(&git_at))?;
     let git = git.ok_or_else(|| CloneError::Occupied(at.to_owned()))?;
-    let local = Local::read(&git, &git_at).map_err(WorkspaceError::from)?;
+    let local = LocalRefs::read(&git, &git_at).map_err(WorkspaceError::from)?;
     let head = local.head(&git, &git_at).map_err(WorkspaceError::from)?;
     let branch = head.branch.map(|branch| String::from_utf8_lossy(&branch).into_owned());
     let branch = branch.filter(|branch| branch.len() <= MOST_NAME);
@@ -257,9 +237,9 @@ async fn attempt_at(request: &Request, git: &Sealed, to: &Path) -> Result<Cloned
     arguments.extend(["--end-of-options".to_owned(), request.access.url.address(), to.to_string_lossy().into_owned()]);
     request.access.unlocked(git.clone()).run(&arguments).await?;
 
-    // The git directory is ours until it is renamed: nobody else has written to it.
+    // Until it is renamed, nothing but this process has written to the git directory.
     let sealed = git.clone().in_directory(to).variable("GIT_DIR", to.join(".git")).variable("GIT_WORK_TREE", to);
-    // What a clone left out is fetched when it is needed.
+    // git fetches files that the filter left out when it needs them.
     let git = request.access.unlocked(sealed.clone());
     let Chosen { branch, mut head, begin } = choose(request, &git).await?;
     let name = format!("refs/heads/{branch}");
@@ -284,7 +264,6 @@ async fn attempt_at(request: &Request, git: &Sealed, to: &Path) -> Result<Cloned
 }
 
 impl FirstCommit {
-    /// Makes it.
     async fn after(&self, start: &Sha, git: &Sealed) -> Result<Sha, CloneError> {
         let tree = git.text(&["rev-parse", "--verify", &format!("{start}^{{tree}}")]).await?;
         let tree = tree.parse().map_err(|_| WorkspaceError::Answer(tree))?;
@@ -292,7 +271,7 @@ impl FirstCommit {
         Ok(commit_tree(git, &commit, &self.author).await?)
     }
 
-    /// Whether this is it, made by an earlier clone that did not come to its end.
+    /// Whether `commit` is this one, made by an earlier attempt that failed later.
     async fn is(&self, commit: &Sha, git: &Sealed) -> Result<bool, CloneError> {
         let format = "--format=%an%x00%ae%x00%cn%x00%ce%x00%B";
         let said = git.text(&["log", "-1", "--no-show-signature", format, commit.as_str(), "--"]).await?;
@@ -301,25 +280,25 @@ impl FirstCommit {
     }
 }
 
-/// Where a clone has what the remote had.
+/// The prefix of a clone's remote-tracking branches.
 const AT_REMOTE: &str = "refs/remotes/origin/";
 
-/// What is to be worked on.
+/// The branch to check out.
 struct Chosen {
     branch: BranchName,
-    /// Where it is, or begins; none in a repository without a commit.
+    /// Its commit, or the commit to start it from; none in an empty repository.
     head: Option<Sha>,
     begin: Begin,
 }
 
-/// Whether a branch is begun.
+/// Whether this clone starts the branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begin {
-    /// It was there.
+    /// It exists at the remote.
     Not,
-    /// An earlier clone began it, and came no further.
+    /// An earlier attempt, which failed later, started it.
     Before,
-    /// It is not at the remote yet.
+    /// It does not exist at the remote.
     Now,
 }
 
@@ -359,7 +338,7 @@ async fn choose(request: &Request, git: &Sealed) -> Result<Chosen, CloneError> {
             return Err(CloneError::BranchNotFound(from));
         }
         if !any.is_empty() {
-            let words = "its default branch has no commit: say which branch to begin from".to_owned();
+            let words = "its default branch has no commit: name the branch to start from".to_owned();
             return Err(CloneError::Remote(RemoteError { trouble: Trouble::Refused, words }));
         }
     }

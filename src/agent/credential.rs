@@ -1,8 +1,8 @@
-//! git's credentials in a workspace: a helper (gitcredentials(7)) over a mounted token.
+//! git's credentials in a workspace: a credential helper (gitcredentials(7)) that reads a mounted token.
 //!
-//! The invariant: the token is given for a workspace's own repositories over https and for nothing else, and is read anew at
-//! each question, so one that was renewed works under a shell that was open all the time. Whoever is asked about another
-//! address is silent, as git expects of a helper that does not know: then git asks its other helpers, or a person.
+//! The invariant: the helper gives the token for the workspace's own repositories over https and for nothing else. It reads the
+//! token at each request, so a renewed token works in a shell that was open before. For any other address it prints nothing, as
+//! git expects of a helper without an answer: git then asks its other helpers, or the person.
 
 use crate::guards;
 use std::fs::File;
@@ -17,21 +17,21 @@ use crate::github::Token;
 
 /// The user name that goes with a token of a GitHub App.
 const USER: &str = "x-access-token";
-/// The most bytes of a token's file; a token has about 520.
+/// The most bytes of a token's file. A token has about 520.
 const MOST_TOKEN: u64 = 64 << 10;
-/// The most bytes of a question of git's.
+/// The most bytes of a request of git's.
 const MOST_QUESTION: u64 = 64 << 10;
 
-/// The https address of a repository, in the one spelling in which they are compared.
+/// The https address of a repository, normalized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryUrl {
-    /// The host, with its port where that is not 443.
+    /// With its port unless that is 443.
     host: String,
-    /// Without slashes around it and without `.git`.
+    /// Without slashes at its ends, and without `.git`.
     path: String,
 }
 
-/// A text that is no repository's address. It is not repeated, for there may be a password in it.
+/// A text is no address of a repository. The message does not repeat the text, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not the address of a repository: write https://HOST/OWNER/NAME.git, of letters, digits and ._~- and without a user name"
@@ -79,7 +79,7 @@ impl RepositoryUrl {
         format!("https://{}", self.host)
     }
 
-    /// The host, with its port where that is not 443.
+    /// The host, with its port unless that is 443.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -88,7 +88,7 @@ impl RepositoryUrl {
     /// Whether the host has a port.
     #[must_use]
     pub fn has_port(&self) -> bool {
-        // The last part of an address of version 6 ends in a bracket.
+        // The last part of an IPv6 address ends with a bracket.
         self.host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
@@ -98,7 +98,7 @@ impl RepositoryUrl {
         &self.path
     }
 
-    /// Whether git asks about this repository, or about its large files (which git-lfs keeps below it).
+    /// Whether git asks about this repository, or about its LFS endpoint, which is below it.
     fn is(&self, question: &Question) -> bool {
         let path = question.path.trim_matches('/');
         let path = path.split_once("/info/lfs").map_or(path, |(repository, _)| repository);
@@ -110,7 +110,7 @@ impl RepositoryUrl {
     }
 }
 
-/// What git asks a helper, as far as it matters: the lines of `key=value` of git-credential(1).
+/// git's request to a helper, in lines of `key=value` (git-credential(1)).
 #[derive(Debug, Default)]
 struct Question {
     protocol: String,
@@ -121,7 +121,7 @@ struct Question {
 
 impl Question {
     fn read(from: impl io::Read) -> io::Result<Self> {
-        // A password that git has is among the lines when it tells of success or failure.
+        // git sends the password with `store` and `erase`.
         let mut text = Zeroizing::new(String::new());
         from.take(MOST_QUESTION).read_to_string(&mut text)?;
         let mut question = Self::default();
@@ -138,51 +138,40 @@ impl Question {
     }
 }
 
-/// A token that cannot be given.
+/// Why the helper has no token.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
-    /// The question or the answer got lost.
-    #[error("git's question cannot be read or answered")]
+    /// A pipe to git broke.
+    #[error("git's request cannot be read or answered")]
     Pipe(#[source] io::Error),
-    /// There is no file, or it cannot be read.
+    /// The file does not exist or cannot be read.
     #[error(
-        "the token {path} cannot be read; if it was there, the workspace's access was taken away or is being renewed"
+        "the token {path} cannot be read; if it existed before, the workspace's access was revoked or is being renewed"
     )]
     Unreadable {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// There is a file, and no token in it.
+    /// The file holds no token.
     #[error("there is no token in {path}")]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
 }
 
 /// Reads a mounted token.
-///
-/// # Errors
-/// There is none.
 pub fn token(path: &Path) -> Result<Token, CredentialError> {
     let unreadable = |source| CredentialError::Unreadable { path: path.to_owned(), source };
     let mut text = Zeroizing::new(String::new());
     File::open(path).map_err(unreadable)?.take(MOST_TOKEN).read_to_string(&mut text).map_err(unreadable)?;
     let text = text.trim();
-    // A line's end within would let the file say more to git than a password.
+    // With a line break in it, the file could set other keys than the password.
     if text.is_empty() || text.contains(char::is_control) {
         return Err(CredentialError::Empty { path: path.to_owned() });
     }
     Ok(Token::new(text.to_owned()))
 }
 
-/// Answers `get`, the one operation of git's that has an answer.
-///
-/// # Errors
-/// The question is about one of `repositories`, and there is no token.
+/// Answers `get`, the only operation with an answer. An error if the request is for one of `repositories` and there is no token.
 pub fn get(
     repositories: &[RepositoryUrl],
     token_file: &Path,
@@ -198,7 +187,7 @@ pub fn get(
     Ok(())
 }
 
-/// The value of git's `credential.helper` that asks `program` (our own binary) for the token. git gives it to a shell.
+/// The value of `credential.helper` that runs `program` (Landfall's own binary). git gives it to a shell.
 #[must_use]
 pub fn helper(program: &Path, repositories: &[RepositoryUrl], token_file: &Path) -> String {
     let urls: Vec<_> =
@@ -207,7 +196,7 @@ pub fn helper(program: &Path, repositories: &[RepositoryUrl], token_file: &Path)
     format!("!{program} workspace credential {} --token-file {token_file}", urls.join(" "))
 }
 
-/// The word of a POSIX shell that stands for this text and nothing else.
+/// The text, quoted for a POSIX shell.
 #[must_use]
 pub fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))

@@ -1,41 +1,40 @@
-//! What a save says at its end to whoever cannot ask it any more: a container's last message.
+//! The result of a save, as the termination message of its container.
 //!
-//! The invariant: it is whole and valid JSON however much there is to say, and what it says of the remote is told in a form that
-//! others can compare with the remote itself. The controller lists the remote and compares before it believes; without that,
-//! whoever can write a container's last message could have a volume deleted with the work on it.
+//! The invariant: it is complete, valid JSON for a result of any size, and it describes the remote in a form that the controller
+//! can compare with the remote itself. The controller lists the remote and compares before it trusts the message; without that,
+//! a program that writes its container's termination message could have the volume deleted with the work on it.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::remote::{Refs, Trouble};
+use super::remote::{RemoteRefs, Trouble};
 use super::report::{bounded, commit, tolerant};
-use super::save::{Outcome, Report};
+use super::save::{Outcome, SaveReport};
 use crate::git::Sha;
 
 /// The most bytes of an [`Evidence`].
 ///
-/// A container's last message may have 4096, but all of a pod's together 12 KiB, and the kubelet cuts each to an equal
+/// A termination message may have 4096 bytes, but all of a pod's together 12 KiB, and the kubelet cuts each to an equal
 /// share (`normalizeStatus` in `pkg/kubelet/status/status_manager.go`): this fits into a pod of six containers.
 pub const MOST_MESSAGE: usize = 2048;
 /// The most bytes of a name in it.
 const MOST_NAME: usize = 255;
-/// The most bytes of the words that git says about what is left.
+/// The most bytes of git's message about a remnant.
 const MOST_WORDS: usize = 300;
 
-/// What came of a save, as far as there is room for it.
+/// The result of a save, as far as it fits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
-    /// In a word.
     pub outcome: Outcome,
-    /// It speaks of an autosave: what is at the remote is not where people find it.
+    /// It was an autosave: the work at the remote is not on a branch or tag.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub only_autosaved: bool,
-    /// The branch that is checked out; none if none is.
+    /// The branch that is checked out; none if HEAD is detached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// The commit that is checked out; none if there is none.
+    /// The commit that is checked out.
     #[serde(default, deserialize_with = "commit", skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
     /// How many files differed from the index.
@@ -44,29 +43,28 @@ pub struct Evidence {
     /// How many files were not in the index.
     #[serde(default)]
     pub untracked: u64,
-    /// Where work is, as many as there is room for.
+    /// Work at the remote, as much as fits.
     #[serde(default)]
-    pub saved: Vec<Place>,
-    /// What is not at the remote, as many as there is room for.
+    pub saved: Vec<SavedRef>,
+    /// Work that is not at the remote, as much as fits.
     #[serde(default)]
     pub left: Vec<Remnant>,
-    /// How many there was no room for.
+    /// How many entries did not fit.
     #[serde(default)]
     pub more: u64,
-    /// What the remote listed at the end.
+    /// The workspace's refs, as the remote listed them at the end.
     #[serde(default)]
     pub remote: Listed,
 }
 
-/// Work that a ref of the remote's names.
+/// Work to which a ref of the remote points.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Place {
-    /// What it is to the person.
+pub struct SavedRef {
+    /// The person's name for it.
     pub what: String,
-    /// The commit.
     pub commit: Sha,
-    /// The ref, by its full name.
+    /// The ref's full name.
     #[serde(rename = "ref")]
     pub name: String,
 }
@@ -75,35 +73,34 @@ pub struct Place {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Remnant {
-    /// What: a path, or what a commit is to the person.
+    /// A path, or the person's name for a commit.
     pub what: String,
-    /// Why, for programs.
     #[serde(default, deserialize_with = "tolerant")]
     pub reason: Trouble,
-    /// Why, for people: the beginning of it.
+    /// The reason in words, cut.
     #[serde(default)]
     pub message: String,
 }
 
-/// What a remote listed of a workspace's refs; none of it if it was not asked or did not answer.
+/// A workspace's refs, as its remote listed them; empty if the remote was not asked or did not answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Listed {
-    /// The newest commit of the workspace's branch; none if there is no such branch.
+    /// The commit of the workspace's branch.
     #[serde(deserialize_with = "commit", skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// The [`wip_digest`] of the refs below [`wip_prefix`]; none if there are none.
+    /// The [`wip_digest`] of the refs below [`wip_prefix`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wip: Option<String>,
-    /// The newest autosave, which [`autosave_ref`] names; none if there is none.
+    /// The newest autosave, at [`autosave_ref`].
     #[serde(deserialize_with = "commit", skip_serializing_if = "Option::is_none")]
     pub autosave: Option<String>,
 }
 
 impl Listed {
-    /// Of all that the remote listed, what is the workspace's.
+    /// Picks the workspace's refs from all refs of the remote.
     #[must_use]
-    pub fn of(refs: &Refs, branch: &str, name: &str, uid: &str) -> Self {
+    pub fn of(refs: &RemoteRefs, branch: &str, name: &str, uid: &str) -> Self {
         let named = |name: &str| refs.get(name).map(|sha| sha.as_str().to_owned());
         let prefix = wip_prefix(name, uid);
         let wip = refs.iter().filter(|(name, _)| name.starts_with(&prefix));
@@ -115,13 +112,13 @@ impl Listed {
     }
 }
 
-/// Below which a workspace's work goes that does not go to its branch; ends with a slash.
+/// The prefix of refs for work that does not go to the workspace's branch; ends with a slash.
 #[must_use]
 pub fn wip_prefix(name: &str, uid: &str) -> String {
     format!("refs/heads/{}/", wip_name(name, uid))
 }
 
-/// The same, within `refs/heads/`, and without a slash at its end.
+/// The same without `refs/heads/` and without the slash at its end.
 pub(super) fn wip_name(name: &str, uid: &str) -> String {
     let uid: String = uid.chars().filter(char::is_ascii_alphanumeric).take(5).collect();
     format!("landfall-wip/{name}-{uid}")
@@ -133,8 +130,7 @@ pub fn autosave_ref(uid: &str) -> String {
     format!("refs/landfall/wip/{uid}")
 }
 
-/// Stands for refs (name, object) of a remote's: the SHA-256, in hexadecimal digits, of their lines `OBJECT NAME\n` in the order of
-/// their bytes. None if there are no refs.
+/// A digest of refs (name, object): the SHA-256 of the sorted lines `OBJECT NAME\n`, in hexadecimal. None if there are no refs.
 #[must_use]
 pub fn wip_digest<'a>(refs: impl Iterator<Item = (&'a str, &'a str)>) -> Option<String> {
     let mut lines: Vec<_> = refs.map(|(name, sha)| format!("{sha} {name}\n")).collect();
@@ -144,15 +140,15 @@ pub fn wip_digest<'a>(refs: impl Iterator<Item = (&'a str, &'a str)>) -> Option<
 }
 
 impl Evidence {
-    /// What there is room for of a report.
+    /// As much of a report as fits.
     #[must_use]
-    pub fn of(report: &Report) -> Self {
-        let place = |saved: &super::save::Saved| Place {
+    pub fn of(report: &SaveReport) -> Self {
+        let place = |saved: &super::save::Saved| SavedRef {
             what: bounded(&saved.what, MOST_NAME),
             commit: saved.commit.clone(),
             name: saved.name.clone(),
         };
-        let remnant = |left: &super::snapshot::Left| Remnant {
+        let remnant = |left: &super::snapshot::Unsaved| Remnant {
             what: bounded(&left.what, MOST_NAME),
             reason: left.reason,
             message: bounded(&left.message, MOST_WORDS),
@@ -166,11 +162,11 @@ impl Evidence {
             untracked: report.untracked as u64,
             saved: Vec::new(),
             left: Vec::new(),
-            // As long as it can become.
+            // The longest number, so that the message still fits with the real one.
             more: u64::MAX,
             remote: report.remote.clone(),
         };
-        // Of both a share, for neither says what the other does.
+        // Alternating, so that neither list crowds out the other.
         for number in 0..report.saved.len().max(report.left.len()) {
             if let Some(left) = report.left.get(number) {
                 evidence.left.push(remnant(left));
@@ -190,13 +186,13 @@ impl Evidence {
         evidence
     }
 
-    /// All work is said to be where people find it.
+    /// Whether it says that all work is on branches and tags of the remote.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         matches!(self.outcome, Outcome::Saved | Outcome::NothingToDo) && !self.only_autosaved && self.left.is_empty()
     }
 
-    /// There was no clone, so nothing was compared with the remote.
+    /// Whether there was no clone, so that nothing was compared with the remote.
     #[must_use]
     pub fn is_of_nothing(&self) -> bool {
         self.outcome == Outcome::NothingToDo && self.head.is_none() && self.branch.is_none() && self.saved.is_empty()
@@ -206,10 +202,7 @@ impl Evidence {
         serde_json::to_vec(self).is_ok_and(|text| text.len() <= MOST_MESSAGE)
     }
 
-    /// Writes it where the kubelet looks for a container's last message.
-    ///
-    /// # Errors
-    /// It cannot be written.
+    /// Writes it to the container's termination message path.
     pub fn write(&self, file: &Path) -> std::io::Result<()> {
         std::fs::write(file, serde_json::to_vec(self)?)
     }
@@ -218,12 +211,12 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::super::save::Saved;
-    use super::super::snapshot::Left;
+    use super::super::snapshot::Unsaved;
     use super::*;
 
     const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    fn report(number: usize, text: &str) -> Report {
+    fn report(number: usize, text: &str) -> SaveReport {
         let sha: Sha = SHA.parse().unwrap();
         let saved = |n: usize| Saved {
             what: format!("{text}{n}"),
@@ -232,13 +225,13 @@ mod tests {
             pushed: true,
             not_on_branch: Some(text.to_owned()),
         };
-        let left = |n: usize| Left {
+        let left = |n: usize| Unsaved {
             what: format!("{text}{n}"),
             commit: None,
             reason: Trouble::TooLarge,
             message: text.to_owned(),
         };
-        Report {
+        SaveReport {
             only_autosaved: false,
             outcome: Outcome::Refused,
             branch: Some(text.to_owned()),
@@ -296,7 +289,7 @@ mod tests {
     fn only_the_workspaces_own_refs_are_told() {
         let sha: Sha = SHA.parse().unwrap();
         let uid = "0a1b2c3d-4e5f-6789-abcd-ef0123456789";
-        let refs = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), sha.clone())).collect::<Refs>();
+        let refs = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), sha.clone())).collect::<RemoteRefs>();
         let others = refs(&["refs/heads/main", "refs/heads/landfall-wip/try-0a1b2x/head", "refs/landfall/wip/0a1b2"]);
         assert_eq!(Listed::of(&others, "work", "try", uid), Listed::default());
         let own = ["refs/heads/work", "refs/heads/landfall-wip/try-0a1b2/head", &*autosave_ref(uid)];

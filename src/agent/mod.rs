@@ -1,4 +1,4 @@
-//! What runs inside of a workspace's pod: the clone, git's credentials, and the saving of work.
+//! The code that runs inside a workspace's pod: it clones, gives git its credentials, and saves work.
 //!
 //! ```text
 //!  remote ──clone──▶ volume, where a person works ──save──▶ remote
@@ -6,33 +6,35 @@
 //!            git push ──┴──▶ credential ◀── token ────┘  (a mounted file, renewed while all this goes on)
 //! ```
 //!
-//! The invariant: work is everything that the remote cannot reach: the tree, the index, every local ref, HEAD, the stash, and what
-//! an unfinished merge or rebase stands on. Of all of it [`save::save`] says where at the remote it is, as the remote itself
-//! confirmed, or why it is not; what it does not mention, the remote had already. Without it, a workspace that is deleted takes work along.
+//! The invariant: work is everything that the remote cannot reach: the working tree, the index, every local ref, HEAD, the stash,
+//! and the commits that an unfinished merge or rebase needs. [`save::save`] reports for each piece its place at the remote, which
+//! the remote itself confirmed, or the reason why it is not there; the remote had all other pieces before. Without this, deleting
+//! a workspace loses work.
 //!
-//! The volume belongs to whoever works there, or to what they ran. So a clone's `.git` is read as files ([`local`], through
-//! [`beneath`]), and git, which would obey that `.git`, runs in a directory of our own ([`store`]) that borrows the clone's
-//! objects, and as [`crate::git::sealed`] says.
+//! The person in the workspace, and every program that they run, can write to the volume. So Landfall reads a clone's `.git` as
+//! files ([`dot_git`], through [`directory`]), and runs git, which would obey that `.git`, in a git directory of its own ([`store`])
+//! with the clone's objects as alternates, under the restrictions of [`crate::git::sealed`].
 //!
-//! Work goes to the workspace's own branch if that is a fast-forward, and otherwise to `landfall-wip/NAME-UID5/…`; nothing is
-//! ever forced. The same work gives the same commits, for they are dated by what was changed last: saving twice pushes once,
-//! also where nobody remembers the first time.
+//! Work goes to the workspace's own branch if that is a fast-forward, and otherwise to `landfall-wip/NAME-UID5/…`; Landfall never
+//! forces a push. The same work gives the same commits, because the newest change dates them: a second save pushes nothing, also
+//! if the first one left no trace in the pod.
 
-pub mod beneath;
 pub mod clone;
+pub mod collect;
 pub mod credential;
+pub mod directory;
+pub mod dot_git;
 pub mod evidence;
-pub mod gather;
-pub mod local;
-pub mod look;
-pub mod nested;
-pub mod person;
+mod file_system;
+pub mod gitconfig;
 pub mod remote;
 pub mod report;
 pub mod reporter;
+pub mod repositories;
 pub mod save;
 pub mod sidecar;
 pub mod snapshot;
+pub mod status;
 pub mod store;
 pub mod tools;
 
@@ -41,58 +43,52 @@ use std::path::{Path, PathBuf};
 
 use crate::git::SealedError;
 
-/// How the commands of `landfall workspace` end, for those who look at nothing but that.
+/// The exit statuses of the commands of `landfall workspace`.
 pub mod exit {
-    /// It is done; for `save`: something was pushed, and all work is at the remote.
+    /// Done; for `save`: it pushed something, and all work is at the remote.
     pub const DONE: u8 = 0;
-    /// `save`: all work was at the remote already.
+    /// `save`: all work was at the remote before.
     pub const NOTHING: u8 = 10;
-    /// Not all is done, and it takes a person to change that.
+    /// Not done, and a person must act.
     pub const REFUSED: u8 = 20;
-    /// `clone`: the branch is there already, and `--on-exists fail` says that it should not be.
+    /// `clone`: the branch exists, and `--on-exists fail` forbids that.
     pub const BRANCH_EXISTS: u8 = 21;
-    /// `clone`: there is no branch to begin from.
+    /// `clone`: the branch to start from does not exist.
     pub const BRANCH_NOT_FOUND: u8 = 22;
-    /// Not all is done, and trying again may help (`EX_TEMPFAIL` of sysexits.h).
+    /// Not done, and a retry may help (`EX_TEMPFAIL` of sysexits.h).
     pub const AGAIN: u8 = 75;
 }
 
-/// Why a workspace's work cannot be looked at.
+/// Why Landfall cannot read a workspace's work.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
-    /// git did not do what it was asked.
+    /// A git command failed.
     #[error(transparent)]
     Git(#[from] SealedError),
-    /// git said something that is not understood.
-    #[error("git answered {0:?}, which is not understood")]
+    /// git's output has another form than expected.
+    #[error("git printed {0:?}, which Landfall does not understand")]
     Answer(String),
     /// The clone cannot be read.
     #[error(transparent)]
-    Local(#[from] local::LocalError),
-    /// Something on the volume cannot be read.
+    DotGit(#[from] dot_git::DotGitError),
+    /// A file or directory on the volume cannot be read.
     #[error("{path} cannot be read from the volume")]
     Volume {
-        /// What.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A tool for the person's container cannot be written.
     #[error("{path} cannot be written; --tools names the directory for it")]
     Tools {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Something of our own cannot be written.
+    /// A file of Landfall's own cannot be written.
     #[error("{path} cannot be written; --scratch names the directory for it")]
     Scratch {
-        /// What.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -109,9 +105,9 @@ impl WorkspaceError {
         move |source| Self::Scratch { path, source }
     }
 
-    /// Whether the same may succeed later without anybody's doing.
+    /// Whether a retry may succeed although nobody acts.
     #[must_use]
     pub fn passes(&self) -> bool {
-        !matches!(self, Self::Local(error) if !matches!(error, local::LocalError::Read { .. }))
+        !matches!(self, Self::DotGit(error) if !matches!(error, dot_git::DotGitError::Read { .. }))
     }
 }

@@ -1,8 +1,7 @@
-//! The workspace's repository at its host: what is there, what is fetched from it and pushed to it.
+//! Lists the refs of the workspace's remote, fetches from it and pushes to it.
 //!
-//! The invariant: it is reached at the address that Landfall was given, never at one that a repository's configuration names,
-//! with a token that comes from [`super::credential`] alone. A push never forces: git itself compares with what the host says
-//! it has, and the host with that again.
+//! The invariant: git talks to the address that Landfall was given, never to one from a repository's configuration, and gets its
+//! token from [`super::credential`] alone. No push is forced.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,69 +11,67 @@ use serde::{Deserialize, Serialize};
 use super::credential::{RepositoryUrl, helper};
 use crate::git::{Sealed, SealedError, Sha};
 
-/// Where a workspace's repository is, and how it is reached.
+/// The address of a workspace's repository, and the means to reach it.
 #[derive(Clone, Debug)]
-pub struct Access {
-    /// The repository's address.
+pub struct RemoteAccess {
     pub url: RepositoryUrl,
-    /// The file with the token.
     pub token_file: PathBuf,
-    /// Certificates to trust instead of the system's, as a PEM file.
+    /// A PEM file of certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Our own binary, which git asks for the token.
+    /// Landfall's own binary, which git runs as its credential helper.
     pub program: PathBuf,
 }
 
-/// Why something is not at the remote, or did not come from it.
+/// Why something could not be pushed or fetched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub enum Trouble {
-    /// The token was refused, or there was none.
+    /// The token was refused, or there is none.
     Unauthorized,
-    /// There is no such repository for whoever asks.
+    /// The repository does not exist, or the token has no access to it.
     NotFound,
-    /// The token does not reach that far, or the repository is read-only.
+    /// The token lacks a permission, or the repository is read-only.
     Forbidden,
-    /// The repository has another address by now.
+    /// The repository was renamed or transferred.
     Moved,
-    /// No connection, a cut one, or a server in trouble.
+    /// No connection, a broken one, or a server error.
     Unreachable,
     /// A certificate that is not trusted.
     Untrusted,
-    /// The host takes no file of that size.
+    /// A file is larger than the host accepts.
     TooLarge,
-    /// The host refused it by a rule of its own: a protected branch, a hook.
+    /// A rule of the host, such as a protected branch or a hook, refused it.
     Refused,
-    /// Somebody else moved it meanwhile, or it has gone another way.
+    /// The ref changed meanwhile, or has diverged.
     Conflict,
     /// It could not be read from the volume.
     Unreadable,
-    /// It is not a thing that git can keep.
+    /// git cannot store it.
     NotForGit,
-    /// A repository in the repository, which belongs to another remote.
+    /// A repository of another remote, in the clone or outside it.
     Nested,
-    /// Not in time.
+    /// The deadline passed.
     Late,
-    /// What git says about it is known to nobody here.
+    /// git's message is not known here.
     #[default]
     Unknown,
 }
 
 impl Trouble {
-    /// Whether the same may succeed later without anybody's doing.
+    /// Whether a retry may succeed although nobody acts.
     #[must_use]
     pub fn passes(self) -> bool {
         matches!(self, Self::Unauthorized | Self::Unreachable | Self::Conflict | Self::Late | Self::Unknown)
     }
 
-    /// Whether nothing else gets through either.
+    /// Whether every other push will fail for the same reason.
     #[must_use]
     pub fn concerns_all(self) -> bool {
         let all = [Self::Unauthorized, Self::NotFound, Self::Moved, Self::Unreachable, Self::Untrusted, Self::Late];
         all.contains(&self)
     }
 
-    /// What an error of git's is about, by its words: git has no other way to say it.
+    /// Classifies an error by git's words, because git tells it in no other way.
     fn of(error: &SealedError) -> Self {
         let SealedError::Failed { words, .. } = error else {
             return if matches!(error, SealedError::Late { .. }) { Self::Late } else { Self::Unknown };
@@ -145,13 +142,12 @@ impl Trouble {
     }
 }
 
-/// A remote that did not do what it was asked.
+/// A push, fetch or listing failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{words}")]
 pub struct RemoteError {
-    /// What about.
     pub trouble: Trouble,
-    /// git's own words.
+    /// git's message.
     pub words: String,
 }
 
@@ -161,18 +157,18 @@ impl From<SealedError> for RemoteError {
     }
 }
 
-/// The refs of a remote, by their full names.
-pub type Refs = BTreeMap<String, Sha>;
+/// A remote's refs, by their full names.
+pub type RemoteRefs = BTreeMap<String, Sha>;
 
-/// The remote, as `git` reaches it.
+/// A remote, and git with the credentials for it.
 #[derive(Clone, Debug)]
-pub struct Remote {
+pub struct RemoteGit {
     git: Sealed,
     address: String,
 }
 
-impl Access {
-    /// `git` with what it needs to reach the repository.
+impl RemoteAccess {
+    /// `git` with credentials and certificates for the repository.
     #[must_use]
     pub fn unlocked(&self, git: Sealed) -> Sealed {
         let helper = helper(&self.program, std::slice::from_ref(&self.url), &self.token_file);
@@ -183,25 +179,22 @@ impl Access {
         }
     }
 
-    /// The remote, with `git` of the repository that is fetched into and pushed from.
+    /// The remote, for a `git` of the local repository.
     #[must_use]
-    pub fn remote(&self, git: Sealed) -> Remote {
-        Remote { git: self.unlocked(git), address: self.url.address() }
+    pub fn remote(&self, git: Sealed) -> RemoteGit {
+        RemoteGit { git: self.unlocked(git), address: self.url.address() }
     }
 }
 
-impl Remote {
-    /// One at an address that is not looked at: for tests, with a path.
+impl RemoteGit {
+    /// A remote at a path, for tests.
     #[must_use]
     pub fn local(git: Sealed, path: &Path) -> Self {
         Self { git: git.with_local_remotes(), address: path.to_string_lossy().into_owned() }
     }
 
-    /// All refs of the remote.
-    ///
-    /// # Errors
-    /// git's own words.
-    pub async fn refs(&self) -> Result<Refs, RemoteError> {
+    /// Lists all refs.
+    pub async fn refs(&self) -> Result<RemoteRefs, RemoteError> {
         let listed = self.git.text(&["ls-remote", "--quiet", "--refs", "--end-of-options", &self.address]).await?;
         let entry = |line: &str| {
             let (sha, name) = line.split_once('\t')?;
@@ -210,10 +203,7 @@ impl Remote {
         Ok(listed.lines().filter_map(entry).collect())
     }
 
-    /// Gets what these refs name, and keeps it under no name.
-    ///
-    /// # Errors
-    /// git's own words.
+    /// Fetches these refs' objects without making local refs.
     pub async fn fetch(&self, names: &[String]) -> Result<(), RemoteError> {
         let mut arguments =
             ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--end-of-options"]
@@ -225,10 +215,7 @@ impl Remote {
         Ok(())
     }
 
-    /// Makes or fast-forwards a ref, given by its full name.
-    ///
-    /// # Errors
-    /// git's own words.
+    /// Creates or fast-forwards a ref, given by its full name.
     pub async fn push(&self, commit: &Sha, name: &str) -> Result<(), RemoteError> {
         let refspec = format!("{commit}:{name}");
         let arguments = [

@@ -1,8 +1,8 @@
-//! What a workspace's agent tells the controller, and what it is told in return.
+//! The report of a workspace's agent to the controller, and the controller's reply.
 //!
-//! The invariant: a report is shown and never believed. It is written in a container beside one in which a stranger may work, from
-//! a clone that is theirs; nothing is deleted, and nothing counts as saved, because a report says so. So every field may be
-//! missing or be nonsense when it is read, and texts are short by then: no report is refused for what is in it.
+//! The invariant: the controller shows a report and never trusts it. The report describes a clone that untrusted code writes to, so
+//! the controller deletes nothing and counts nothing as saved because of it. A field that is missing or malformed reads as its
+//! default, and texts are cut: no report is refused for its content.
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -11,76 +11,74 @@ use serde_json::Value;
 
 use crate::git::Sha;
 
-/// The most bytes of a text in a report; a branch of GitHub's has at most 255.
+/// The most bytes of a text in a report. The name of a branch on GitHub has at most 255.
 pub const MOST_TEXT: usize = 512;
 
 /// The state of a workspace's clone, as its agent sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
-    /// The branch that is checked out; none if none is, or there is no clone.
+    /// The branch that is checked out; none if HEAD is detached, or there is no clone.
     #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// The commit that is checked out; none if there is none.
+    /// The commit that is checked out.
     #[serde(deserialize_with = "commit", skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
-    /// The newest commit of the workspace's branch at the remote, as the clone last saw it; none if it never did.
+    /// The workspace's branch at the remote, by the clone's remote-tracking ref.
     #[serde(deserialize_with = "commit", skip_serializing_if = "Option::is_none")]
     pub remote_head: Option<String>,
-    /// How many commits HEAD has that the workspace's branch at the remote has not; none if one of them is none.
+    /// How many commits HEAD is ahead of the workspace's branch at the remote.
     #[serde(deserialize_with = "tolerant", skip_serializing_if = "Option::is_none")]
     pub ahead: Option<u64>,
-    /// The other way around.
+    /// How many commits HEAD is behind it.
     #[serde(deserialize_with = "tolerant", skip_serializing_if = "Option::is_none")]
     pub behind: Option<u64>,
-    /// How many files differ from the index.
+    /// How many files have uncommitted changes.
     #[serde(deserialize_with = "tolerant")]
     pub changed: u64,
-    /// How many files are not in the index, and not ignored.
+    /// How many files are untracked.
     #[serde(deserialize_with = "tolerant")]
     pub untracked: u64,
-    /// How many commits HEAD and the branches have that no remote branch reaches, as the clone last saw those.
+    /// How many commits of HEAD, the branches and the stash are in no remote-tracking ref.
     #[serde(deserialize_with = "tolerant")]
     pub unpushed: u64,
-    /// The newest autosave since the agent started; none if there was nothing to save.
+    /// The newest autosave since the agent started.
     #[serde(deserialize_with = "tolerant", skip_serializing_if = "Option::is_none")]
     pub autosave: Option<Autosave>,
-    /// What the agent could not do, for people; none if there is nothing.
+    /// The agent's newest failure, in words.
     #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
 
-/// Work that is at the remote for the case that the volume is lost.
+/// A copy of the work at the remote, in case the volume is lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Autosave {
-    /// The commit.
     pub commit: Sha,
-    /// When it was pushed, or was found to be all there is.
+    /// When it was pushed, or found to be up to date.
     pub at: Timestamp,
 }
 
-/// What the controller answers to a report.
+/// The controller's reply to a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Answer {
-    /// What to do if the pod ends now.
     #[serde(deserialize_with = "tolerant")]
     pub on_stop: OnStop,
 }
 
-/// What an agent does when its pod ends.
+/// The agent's action when its pod ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub enum OnStop {
-    /// Push all work to where people find it: the workspace goes, and its volume with it.
+    /// Push all work to branches and tags: the workspace is being deleted, and its volume too.
     Save,
-    /// Only autosave: the volume stays. Also what is done without an answer.
+    /// Only autosave, because the volume stays. The default without a reply.
     #[default]
     Autosave,
 }
 
-/// A value, or the default of one that is not understood.
+/// A value, or the default if it is malformed.
 pub(super) fn tolerant<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
     Value::deserialize(from).map(|value| serde_json::from_value(value).unwrap_or_default())
 }
@@ -93,7 +91,7 @@ pub(super) fn commit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String
     tolerant::<D, Option<Sha>>(from).map(|sha| sha.map(String::from))
 }
 
-/// A text in one line and of at most `most` bytes.
+/// The text on one line, cut to `most` bytes.
 #[must_use]
 pub fn bounded(text: &str, most: usize) -> String {
     let end = text.floor_char_boundary(most);

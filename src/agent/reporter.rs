@@ -1,8 +1,8 @@
-//! How an agent reports: one request, over a connection of its own, with a token that is read anew.
+//! Sends an agent's reports: one request each, over a new connection, with a token that is read each time.
 //!
-//! The invariant: the token goes to the address that the pod was given and nowhere else (no redirect is followed, no proxy is asked),
-//! and into no message. Within the cluster reports go in plain http: the token is good for reports alone, and
-//! those are not believed.
+//! The invariant: the token goes to the address that the pod was given and nowhere else (the client follows no redirect and uses no
+//! proxy), and into no message. Within the cluster reports go over plain http: the token serves for reports alone, and the
+//! controller does not trust those.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,12 +20,12 @@ use zeroize::Zeroizing;
 use super::credential::{CredentialError, token};
 use super::report::{Answer, Report, bounded};
 
-/// The most bytes of an answer.
+/// The most bytes of a reply.
 const MOST_ANSWER: usize = 16 << 10;
-/// The most bytes of the words of a refusal that are repeated.
+/// The most bytes of a refusal that a message repeats.
 const MOST_WORDS: usize = 200;
 
-/// The http address at which reports are taken.
+/// The http address for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportUrl {
     host: String,
@@ -33,9 +33,9 @@ pub struct ReportUrl {
     path: String,
 }
 
-/// A text that is no such address. It is not repeated, for there may be a password in it.
+/// A text is no such address. The message does not repeat the text, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not where reports are taken: write http://HOST:PORT/PATH, without a user name")]
+#[error("not an address for reports: write http://HOST:PORT/PATH, without a user name")]
 pub struct ReportUrlError;
 
 impl FromStr for ReportUrl {
@@ -56,38 +56,30 @@ impl FromStr for ReportUrl {
 /// Why a report did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// There is nothing to prove by whose it is.
+    /// The agent has no token.
     #[error(transparent)]
     Identity(#[from] CredentialError),
-    /// Nobody listens.
+    /// No connection.
     #[error("{host}:{port} cannot be reached")]
     Connect {
-        /// Where.
         host: String,
-        /// At which port.
         port: u16,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The connection broke, or what came is not http.
-    #[error("the report was cut off")]
+    /// The connection broke, or the reply is not http.
+    #[error("the connection broke during the report")]
     Http(#[source] hyper::Error),
-    /// The request or its answer is not what it should be.
-    #[error("the answer to the report is not understood")]
+    /// The reply is malformed.
+    #[error("the reply to the report is malformed")]
     Answer,
-    /// It was not taken.
-    #[error("the report was answered with {status}: {words}")]
-    Refused {
-        /// The status.
-        status: StatusCode,
-        /// The beginning of what was said.
-        words: String,
-    },
+    /// The report was refused.
+    #[error("the report was refused with {status}: {words}")]
+    Refused { status: StatusCode, words: String },
 }
 
 impl ReportError {
-    /// Whether it may arrive soon.
+    /// Whether a retry may succeed soon.
     #[must_use]
     pub fn passes(&self) -> bool {
         match self {
@@ -98,20 +90,16 @@ impl ReportError {
     }
 }
 
-/// Where an agent reports, and as whom.
+/// Sends reports with a pod's identity.
 #[derive(Clone, Debug)]
 pub struct Reporter {
-    /// Where.
     pub url: ReportUrl,
-    /// The file with the pod's token, which the kubelet renews.
+    /// The pod's projected token, which the kubelet renews.
     pub identity_file: PathBuf,
 }
 
 impl Reporter {
-    /// Reports. The caller bounds the time.
-    ///
-    /// # Errors
-    /// It did not arrive, or was not taken.
+    /// Sends a report. The caller sets a timeout.
     pub async fn send(&self, report: &Report) -> Result<Answer, ReportError> {
         let token = token(&self.identity_file)?;
         let ReportUrl { host, port, path } = &self.url;
@@ -126,7 +114,7 @@ impl Reporter {
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| ReportError::Answer)?;
 
-        // An address of IPv6 is in brackets where it is part of a URL, and only there.
+        // Only within a URL is an IPv6 address in brackets.
         let name = host.trim_matches(['[', ']']);
         let connected = TcpStream::connect((name, *port)).await;
         let stream = connected.map_err(|source| ReportError::Connect { host: host.clone(), port: *port, source })?;
@@ -145,7 +133,7 @@ impl Reporter {
         tokio::pin!(exchange, connection);
         tokio::select! {
             answer = &mut exchange => answer,
-            // What was read before the end may be the answer.
+            // The reply may have arrived before the connection ended.
             ended = &mut connection => match ended {
                 Ok(()) => exchange.await,
                 Err(error) => Err(ReportError::Http(error)),

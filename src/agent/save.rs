@@ -1,8 +1,8 @@
-//! Brings all work of a workspace to its remote, and says what came of it.
+//! Pushes all work of a workspace to its remote, and reports the result.
 //!
-//! The invariant: what [`Report::saved`] lists the remote itself listed when it was asked at the end, and [`Report::outcome`] is
-//! `Saved` or `NothingToDo` only if every piece of work is then reachable from a ref of the remote. A push that only seemed to
-//! succeed is found out here, and one whose answer got lost is found to have succeeded.
+//! The invariant: the remote itself listed every ref in [`SaveReport::saved`] when it was asked after the pushes, and
+//! [`SaveReport::outcome`] is `Saved` or `NothingToDo` only if every piece of work was then reachable from a ref of the remote. This
+//! detects a push that only seemed to succeed, and one that succeeded although its answer was lost.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,56 +10,51 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::collect::{CollectedWork, Piece, WorkspaceClone, collect};
+use super::dot_git::has_content;
 use super::evidence::{Listed, autosave_ref, wip_name};
-use super::gather::{Gathered, Piece, Workspace, gather};
-use super::local::is_made;
-use super::remote::{Access, Refs, Remote, RemoteError, Trouble};
-use super::snapshot::Left;
+use super::remote::{RemoteAccess, RemoteError, RemoteGit, RemoteRefs, Trouble};
+use super::snapshot::Unsaved;
 use super::store::{Commit, Store};
 use super::{WorkspaceError, exit};
 use crate::git::{BranchName, Sealed, SealedError, Sha};
 
-/// How many names are tried for a piece that cannot follow what has its name.
+/// How many names are tried for a piece whose name at the remote has diverged.
 const NAMES: usize = 4;
-/// How many unknown branches of the remote are fetched to find out whether work is in them.
+/// How many unknown branches of the remote are fetched to see whether they contain work.
 const MOST_FETCHED: usize = 200;
 
-/// Where people find work. What is autosaved is not among them, for they do not see it.
+/// Namespaces of refs that people see; autosaves are not among them.
 const NAMED: [&str; 2] = ["refs/heads/", "refs/tags/"];
-/// The same, and where it is autosaved.
+/// The same, and the namespace of autosaves.
 const ANY: [&str; 3] = ["refs/heads/", "refs/tags/", "refs/landfall/"];
 
-/// What is to be saved, and how.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Whose work, and where it is.
-    pub workspace: Workspace,
-    /// Where it goes.
-    pub access: Access,
-    /// A directory for what is gathered, outside of the volume.
+    pub workspace: WorkspaceClone,
+    pub access: RemoteAccess,
+    /// A directory for Landfall's own files, outside the volume.
     pub scratch: PathBuf,
-    /// When it must be done.
     pub deadline: Instant,
-    /// The time, in seconds since 1970.
+    /// In seconds since 1970.
     pub now: i64,
 }
 
-/// What came of it, in a word.
+/// The result in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub enum Outcome {
-    /// All work is at the remote, some of it since now.
+    /// All work is at the remote, and this save pushed some of it.
     Saved,
-    /// All work was at the remote.
+    /// All work was at the remote before.
     NothingToDo,
-    /// Some is not, and it takes a person to change that.
+    /// Some work is not at the remote, and a person must act.
     Refused,
-    /// Some is not, and trying again may help.
+    /// Some work is not at the remote, and a retry may help.
     TryAgain,
 }
 
 impl Outcome {
-    /// The exit status that says so.
     #[must_use]
     pub fn exit(self) -> u8 {
         match self {
@@ -71,67 +66,64 @@ impl Outcome {
     }
 }
 
-/// Work that a ref of the remote's names.
+/// Work to which a ref of the remote points.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Saved {
-    /// What it is to the person.
+    /// The person's name for it.
     pub what: String,
     /// The commit.
     pub commit: Sha,
-    /// The ref, by its full name.
+    /// The ref's full name.
     #[serde(rename = "ref")]
     pub name: String,
-    /// Whether it was pushed just now.
+    /// Whether this save pushed it.
     pub pushed: bool,
-    /// Why it did not go to the workspace's branch, where it was meant to.
+    /// Why it was not pushed to the workspace's branch, if it was meant for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_on_branch: Option<String>,
 }
 
-/// What came of it.
+/// The result of a save.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// In a word.
+pub struct SaveReport {
     pub outcome: Outcome,
-    /// It speaks of an autosave: what is at the remote is not where people find it.
+    /// It was an autosave: the work at the remote is not on a branch or tag.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub only_autosaved: bool,
-    /// The branch that is checked out; none if none is.
+    /// The branch that is checked out; none if HEAD is detached.
     pub branch: Option<String>,
-    /// The commit that is checked out; none if there is none.
+    /// The commit that is checked out.
     pub head: Option<Sha>,
-    /// How many files differ from the index.
     pub changed: usize,
-    /// How many files are not in the index, and not ignored.
     pub untracked: usize,
-    /// What refs of the remote name. What is not here and not among what is left, the remote reaches from others.
+    /// Work to which a ref of the remote points. Other commits of the remote contain the rest, except for `left`.
     pub saved: Vec<Saved>,
-    /// What is not at the remote.
-    pub left: Vec<Left>,
-    /// What the remote listed of the workspace's own refs when it was asked last.
+    /// Work that is not at the remote.
+    pub left: Vec<Unsaved>,
+    /// The workspace's own refs, as the remote listed them last.
     pub remote: Listed,
 }
 
-impl Report {
-    fn new(gathered: Option<&Gathered>) -> Self {
-        let head = gathered.map(|gathered| &gathered.head);
+impl SaveReport {
+    fn new(collected: Option<&CollectedWork>) -> Self {
+        let head = collected.map(|collected| &collected.head);
         let branch = head.and_then(|head| head.branch.as_ref());
         Self {
             outcome: Outcome::NothingToDo,
             only_autosaved: false,
             branch: branch.map(|branch| String::from_utf8_lossy(branch).into_owned()),
             head: head.and_then(|head| head.commit.clone()),
-            changed: gathered.map_or(0, |gathered| gathered.changed),
-            untracked: gathered.map_or(0, |gathered| gathered.untracked),
+            changed: collected.map_or(0, |collected| collected.changed),
+            untracked: collected.map_or(0, |collected| collected.untracked),
             saved: Vec::new(),
-            left: gathered.map(|gathered| gathered.left.clone()).unwrap_or_default(),
+            left: collected.map(|collected| collected.left.clone()).unwrap_or_default(),
             remote: Listed::default(),
         }
     }
 
-    /// Nothing could even be looked at.
+    /// The result if the work cannot even be read.
     fn failed(error: &WorkspaceError) -> Self {
         let mut report = Self::new(None);
         let reason = match error {
@@ -143,7 +135,7 @@ impl Report {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         };
-        report.left.push(Left { what: "workspace".into(), commit: None, reason, message });
+        report.left.push(Unsaved { what: "workspace".into(), commit: None, reason, message });
         report.concluded()
     }
 
@@ -159,95 +151,102 @@ impl Report {
 }
 
 /// Saves everything, to the workspace's branch and to `landfall-wip/`.
-pub async fn save(request: &Request) -> Report {
+pub async fn save(request: &Request) -> SaveReport {
     match prepare(request).await {
-        Ok(None) => Report::new(None),
-        Ok(Some((gathered, remote, _scratch))) => {
-            Saving::new(request, &gathered, remote, &NAMED).all().await.unwrap_or_else(|error| Report::failed(&error))
-        }
-        Err(error) => Report::failed(&error),
+        Ok(None) => SaveReport::new(None),
+        Ok(Some((collected, remote, _scratch))) => Saving::new(request, &collected, remote, &NAMED)
+            .all()
+            .await
+            .unwrap_or_else(|error| SaveReport::failed(&error)),
+        Err(error) => SaveReport::failed(&error),
     }
 }
 
-/// Saves everything as one commit, to `refs/landfall/wip/UID`, which nobody looks at unless the volume is lost.
-pub async fn autosave(request: &Request) -> Report {
+/// Saves everything as one commit to `refs/landfall/wip/UID`, which is used only if the volume is lost.
+pub async fn autosave(request: &Request) -> SaveReport {
     let report = match prepare(request).await {
-        Ok(None) => Report::new(None),
-        Ok(Some((gathered, remote, _scratch))) => {
-            Saving::new(request, &gathered, remote, &ANY).at_once().await.unwrap_or_else(|error| Report::failed(&error))
-        }
-        Err(error) => Report::failed(&error),
+        Ok(None) => SaveReport::new(None),
+        Ok(Some((collected, remote, _scratch))) => Saving::new(request, &collected, remote, &ANY)
+            .at_once()
+            .await
+            .unwrap_or_else(|error| SaveReport::failed(&error)),
+        Err(error) => SaveReport::failed(&error),
     };
-    Report { only_autosaved: true, ..report }
+    SaveReport { only_autosaved: true, ..report }
 }
 
-/// What there is to save, and where; none if no clone was ever made.
-async fn prepare(request: &Request) -> Result<Option<(Gathered, Remote, tempfile::TempDir)>, WorkspaceError> {
-    if !is_made(&request.workspace.directory)? {
+/// Collects the work. None if the volume is empty.
+async fn prepare(request: &Request) -> Result<Option<(CollectedWork, RemoteGit, tempfile::TempDir)>, WorkspaceError> {
+    if !has_content(&request.workspace.directory)? {
         return Ok(None);
     }
     let scratch = tempfile::Builder::new().prefix("landfall-save-").tempdir_in(&request.scratch);
     let scratch = scratch.map_err(WorkspaceError::scratch(&request.scratch))?;
     let git = Sealed::new(scratch.path(), scratch.path(), request.deadline);
-    let gathered = gather(&request.workspace, scratch.path(), &git, request.now).await?;
+    let collected = collect(&request.workspace, scratch.path(), &git, request.now).await?;
     let partial =
         is_partial(&request.workspace.directory).map_err(WorkspaceError::volume(Path::new("objects/pack")))?;
-    let mut git = gathered.store.git().clone();
+    let mut git = collected.store.git().clone();
     if partial {
-        // git asks the remote for what a partial clone left out.
+        // git fetches the objects that a partial clone left out.
         git = git.setting("remote.landfall.url", &request.access.url.address());
         git =
             git.setting("remote.landfall.promisor", "true").setting("remote.landfall.partialCloneFilter", "blob:none");
     }
     let remote = request.access.remote(git);
-    Ok(Some((gathered, remote, scratch)))
+    Ok(Some((collected, remote, scratch)))
 }
 
 fn is_partial(clone: &Path) -> io::Result<bool> {
-    let packs = super::beneath::Directory::open(clone)?.descend(Path::new(".git/objects/pack"))?;
+    let packs = super::directory::Directory::open(clone)?.descend(Path::new(".git/objects/pack"))?;
     let names = packs.map(|packs| packs.names()).transpose()?.unwrap_or_default();
     Ok(names.iter().any(|name| Path::new(name).extension().is_some_and(|extension| extension == "promisor")))
 }
 
 struct Saving<'a> {
     request: &'a Request,
-    gathered: &'a Gathered,
+    collected: &'a CollectedWork,
     store: &'a Store,
-    remote: Remote,
-    report: Report,
-    /// Refs of the remote that work may be in.
+    remote: RemoteGit,
+    report: SaveReport,
+    /// Namespaces of the remote's refs that count.
     namespaces: &'static [&'static str],
-    /// What the remote says it has, and what was pushed since.
-    refs: Refs,
-    /// What of that is here.
+    /// The remote's refs, with later pushes.
+    refs: RemoteRefs,
+    /// Those of their objects that are available locally.
     tips: Vec<Sha>,
 }
 
 impl<'a> Saving<'a> {
-    fn new(request: &'a Request, gathered: &'a Gathered, remote: Remote, namespaces: &'static [&'static str]) -> Self {
-        let (report, store) = (Report::new(Some(gathered)), &gathered.store);
-        Self { request, gathered, store, remote, report, namespaces, refs: Refs::new(), tips: Vec::new() }
+    fn new(
+        request: &'a Request,
+        collected: &'a CollectedWork,
+        remote: RemoteGit,
+        namespaces: &'static [&'static str],
+    ) -> Self {
+        let (report, store) = (SaveReport::new(Some(collected)), &collected.store);
+        Self { request, collected, store, remote, report, namespaces, refs: RemoteRefs::new(), tips: Vec::new() }
     }
 
     fn leave(&mut self, what: &str, commit: Option<&Sha>, error: RemoteError) {
         let RemoteError { trouble: reason, words: message } = error;
-        self.report.left.push(Left { what: what.to_owned(), commit: commit.cloned(), reason, message });
+        self.report.left.push(Unsaved { what: what.to_owned(), commit: commit.cloned(), reason, message });
     }
 
-    /// Asks the remote what it has.
+    /// Lists the remote's refs.
     async fn look(&mut self) -> Result<Result<(), RemoteError>, SealedError> {
         self.report.remote = Listed::default();
         self.refs = match self.remote.refs().await {
             Ok(refs) => refs,
             Err(error) => return Ok(Err(error)),
         };
-        let Workspace { branch, name, uid, .. } = &self.request.workspace;
+        let WorkspaceClone { branch, name, uid, .. } = &self.request.workspace;
         self.report.remote = Listed::of(&self.refs, branch.as_str(), name, uid);
         self.refs.retain(|name, _| self.namespaces.iter().any(|namespace| name.starts_with(namespace)));
         self.recall().await.map(Ok)
     }
 
-    /// Finds out which of what the remote has is here.
+    /// Finds the remote's objects that are available locally.
     async fn recall(&mut self) -> Result<(), SealedError> {
         let all: Vec<_> = self.refs.values().cloned().collect();
         let kinds = self.store.kinds(&all).await?;
@@ -255,16 +254,16 @@ impl<'a> Saving<'a> {
         Ok(())
     }
 
-    /// Whether the remote has it: a ref of it names it, or what is known of the remote's commits comes after it.
+    /// Whether a ref of the remote points to the piece, or a known commit of the remote contains it.
     async fn has(&self, piece: &Piece) -> bool {
-        // What cannot be followed, for something is missing, is not known to be there. A tag is more than its commit.
+        // A history with missing objects counts as not contained. A tag is more than the commit it points to.
         self.refs.values().any(|tip| *tip == piece.object)
             || (piece.is_commit && self.store.is_within(&piece.object, &self.tips).await.unwrap_or(false))
     }
 
     async fn missing(&self) -> Vec<Piece> {
         let mut missing = Vec::new();
-        for piece in &self.gathered.pieces {
+        for piece in &self.collected.pieces {
             if !self.has(piece).await {
                 missing.push(piece.clone());
             }
@@ -272,7 +271,7 @@ impl<'a> Saving<'a> {
         missing
     }
 
-    async fn all(mut self) -> Result<Report, WorkspaceError> {
+    async fn all(mut self) -> Result<SaveReport, WorkspaceError> {
         if let Err(error) = self.look().await? {
             self.leave("workspace", None, error);
             return Ok(self.report.concluded());
@@ -281,7 +280,7 @@ impl<'a> Saving<'a> {
             self.learn().await?;
         }
         let (mut pushed, mut failed) = (Vec::new(), Vec::new());
-        for piece in &self.gathered.pieces {
+        for piece in &self.collected.pieces {
             if self.has(piece).await {
                 continue;
             }
@@ -299,7 +298,7 @@ impl<'a> Saving<'a> {
         self.conclude(pushed, failed).await
     }
 
-    /// Gets what branches of the remote have that is not here: work may be in them, pushed from elsewhere.
+    /// Fetches branches that are not available locally: somebody may have pushed the work from elsewhere.
     async fn learn(&mut self) -> Result<(), SealedError> {
         let own = format!("refs/heads/{}", self.request.workspace.branch);
         let wip = format!("refs/heads/{}/", self.prefix());
@@ -311,19 +310,19 @@ impl<'a> Saving<'a> {
             .collect();
         unknown.sort_by_key(|name| (*name != own, !name.starts_with(&wip)));
         unknown.truncate(MOST_FETCHED);
-        // Without it, more is pushed than is needed.
+        // If that fails, the save pushes more than necessary.
         if !unknown.is_empty() && self.remote.fetch(&unknown).await.is_ok() {
             self.recall().await?;
         }
         Ok(())
     }
 
-    /// Below what the workspace keeps what is not for its branch.
+    /// The prefix of branches for work that is not for the workspace's branch.
     fn prefix(&self) -> String {
         wip_name(&self.request.workspace.name, &self.request.workspace.uid)
     }
 
-    /// The names that are tried for a piece. Where the person's name is none for this place, or all are taken, the object's serves.
+    /// The names to try for a piece. The last one is made from the object, for a label that is no valid name and if all are taken.
     fn names(&self, piece: &Piece) -> Vec<String> {
         let prefix = self.prefix();
         let namespace = if piece.is_commit { "heads" } else { "tags" };
@@ -344,11 +343,12 @@ impl<'a> Saving<'a> {
         for (number, name) in names.iter().enumerate() {
             match self.remote.push(&piece.object, name).await {
                 Ok(()) => return Ok(self.pushed(piece, name, first_refusal)),
-                // Also what git says if it pushed twice, for the answer to the first time got lost.
+                // git also reports a conflict if it repeats a push whose answer was lost.
                 Err(error) if error.trouble == Trouble::Conflict && self.shows(name, &piece.object).await => {
                     return Ok(self.pushed(piece, name, first_refusal));
                 }
-                // What the branch does not take may go beside it; there, only a name that is taken is a reason to try another.
+                // A push that the workspace's branch refuses may go to another branch. There, only a conflict is a reason to try
+                // the next name.
                 Err(error)
                     if error.trouble == Trouble::Conflict
                         || (number == 0 && piece.for_branch && !error.trouble.concerns_all()) =>
@@ -361,7 +361,7 @@ impl<'a> Saving<'a> {
                 Err(error) => return Err(error),
             }
         }
-        Err(last.unwrap_or(RemoteError { trouble: Trouble::Unknown, words: "there is no name for it".into() }))
+        Err(last.unwrap_or(RemoteError { trouble: Trouble::Unknown, words: "no name for it is valid".into() }))
     }
 
     fn pushed(&mut self, piece: &Piece, name: &str, not_on_branch: Option<String>) -> Saved {
@@ -371,14 +371,18 @@ impl<'a> Saving<'a> {
         Saved { what, commit, name: name.to_owned(), pushed: true, not_on_branch }
     }
 
-    /// Whether the remote says that a ref names an object.
+    /// Whether the remote lists a ref with this object.
     async fn shows(&self, name: &str, object: &Sha) -> bool {
         self.remote.refs().await.is_ok_and(|refs| refs.get(name) == Some(object))
     }
 
-    /// Asks the remote anew, and reports what that says: a push may have succeeded although its answer got lost, and the
-    /// other way around.
-    async fn conclude(mut self, pushed: Vec<Saved>, failed: Vec<(Sha, RemoteError)>) -> Result<Report, WorkspaceError> {
+    /// Lists the remote's refs again and reports those: a push may have succeeded although its answer was lost, and the other way
+    /// around.
+    async fn conclude(
+        mut self,
+        pushed: Vec<Saved>,
+        failed: Vec<(Sha, RemoteError)>,
+    ) -> Result<SaveReport, WorkspaceError> {
         if !(pushed.is_empty() && failed.is_empty())
             && let Err(error) = self.look().await?
         {
@@ -391,11 +395,11 @@ impl<'a> Saving<'a> {
                 Some((_, error)) => error.clone(),
                 None if pushed.iter().any(|saved| saved.commit == piece.object) => RemoteError {
                     trouble: Trouble::Conflict,
-                    words: "it was pushed, and the remote does not show it".into(),
+                    words: "git pushed it, but the remote does not list it".into(),
                 },
-                // What stopped all of it stopped this as well.
+                // The last error stopped all further pushes.
                 None => failed.last().map_or_else(
-                    || RemoteError { trouble: Trouble::Unknown, words: "it is not at the remote any more".into() },
+                    || RemoteError { trouble: Trouble::Unknown, words: "the remote does not list it any more".into() },
                     |(_, error)| error.clone(),
                 ),
             };
@@ -403,7 +407,7 @@ impl<'a> Saving<'a> {
         }
         self.report.saved =
             pushed.into_iter().filter(|saved| self.refs.get(&saved.name) == Some(&saved.commit)).collect();
-        for piece in &self.gathered.pieces {
+        for piece in &self.collected.pieces {
             let found = self.names(piece).into_iter().find(|name| self.refs.get(name) == Some(&piece.object));
             if let Some(name) = found.filter(|name| !self.report.saved.iter().any(|saved| saved.name == *name)) {
                 let (what, commit) = (piece.what.clone(), piece.object.clone());
@@ -413,7 +417,7 @@ impl<'a> Saving<'a> {
         Ok(self.report.concluded())
     }
 
-    async fn at_once(mut self) -> Result<Report, WorkspaceError> {
+    async fn at_once(mut self) -> Result<SaveReport, WorkspaceError> {
         if let Err(error) = self.look().await? {
             self.leave("workspace", None, error);
             return Ok(self.report.concluded());
@@ -434,12 +438,12 @@ impl<'a> Saving<'a> {
         if missing.is_empty() {
             return Ok(self.report.concluded());
         }
-        // The commit before is the last parent, so that each follows from the one before; what is in it need not be said again.
-        let (tree, date) = &self.gathered.tree;
-        let head = self.gathered.head.commit.iter().cloned();
+        // The previous autosave is the last parent, so that the ref can be fast-forwarded.
+        let (tree, date) = &self.collected.tree;
+        let head = self.collected.head.commit.iter().cloned();
         let mut parents: Vec<Sha> = head.collect();
         for piece in &missing {
-            // The tree is this commit's own.
+            // The working tree is the tree of the new commit.
             if piece.what != "working tree" && !parents.contains(&piece.object) {
                 parents.push(piece.object.clone());
             }
@@ -470,7 +474,7 @@ impl<'a> Saving<'a> {
             let what = "everything".to_owned();
             self.report.saved.push(Saved { what, commit, name, pushed: true, not_on_branch: None });
         } else {
-            let words = "it was pushed, and the remote does not show it".into();
+            let words = "git pushed it, but the remote does not list it".into();
             let unseen = RemoteError { trouble: Trouble::Conflict, words };
             self.leave("everything", Some(&commit), pushed.and(looked).err().unwrap_or(unseen));
         }

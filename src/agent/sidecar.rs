@@ -1,10 +1,10 @@
-//! What goes on beside a person's work, for as long as the pod does: it is looked at, told of, and saved.
+//! The agent, a sidecar of the workspace's pod: it reports the state of the clone, autosaves, and saves when the pod ends.
 //!
-//! The invariant: whatever happens to the controller, work does not wait for it. When the pod ends, the agent saves: all of it to where
-//! people find it if the controller says so at that moment, and otherwise as an autosave. Nothing but the deadline cuts that short.
+//! The invariant: a save never waits for the controller. When the pod ends, the agent asks the controller once more: it saves to
+//! branches and tags if the controller replies so, and otherwise autosaves. Only the deadline ends that early.
 //!
-//! It is idle most of its life, in a pod whose memory and processor are the person's. So it asks the file system whether anything
-//! changed, and git only if something did; both the less often, the longer they take.
+//! The agent is idle most of the time, in a pod whose memory and processor belong to the person. So it asks the file system for
+//! changes, and runs git only if there are some; both less often the longer they take.
 
 use crate::guards;
 use std::convert::Infallible;
@@ -20,38 +20,35 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::WorkspaceError;
-use super::beneath::Directory;
 use super::clone::may_choose;
-use super::gather::Workspace;
-use super::local::is_made;
-use super::look::look;
-use super::remote::Access;
+use super::collect::WorkspaceClone;
+use super::directory::Directory;
+use super::dot_git::has_content;
+use super::remote::RemoteAccess;
 use super::report::{Autosave, MOST_TEXT, OnStop, Report, bounded, tolerant};
 use super::reporter::Reporter;
 use super::save::{self, Outcome, autosave, save};
+use super::status::status;
 use crate::git::{BranchName, Sealed};
 use crate::runtime::clock::Clock;
 
-/// How often the few files are asked about that git writes whenever it is used.
+/// How often the agent checks the few files that every git command changes.
 const GLANCE: Duration = Duration::from_secs(1);
-/// Between two reports.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(3);
-/// The longest between two attempts to report.
 const LONGEST_BETWEEN_REPORTS: Duration = Duration::from_mins(1);
-/// How long a report may take.
+/// The timeout of a report.
 const REPORT: Duration = Duration::from_secs(10);
-/// How long the last one may take: the time is needed for the save.
+/// The timeout of the last report; the rest of the time is for the save.
 const LAST_REPORT: Duration = Duration::from_secs(15);
-/// Between two attempts at that.
 const BETWEEN_LAST_REPORTS: Duration = Duration::from_millis(500);
-/// How long git may take to look.
+/// The timeout for git to compute the state.
 const LOOK: Duration = Duration::from_mins(5);
-/// How often a save is tried when the pod ends, while there is time.
+/// How often the agent tries to save when the pod ends.
 const ATTEMPTS: u32 = 3;
-/// The most bytes of what a clone wrote of itself.
+/// The most bytes of the clone's result file.
 const MOST_RECORD: u64 = 64 << 10;
 
-/// After how much time something is done again: so many times what it took, within limits.
+/// The wait before an activity is repeated: a multiple of its duration, within limits.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     times: u32,
@@ -59,9 +56,9 @@ struct Pace {
     most: Duration,
 }
 
-/// Asking the file system about each file: a fifth of a percent of the time.
+/// Walking through all files takes at most 0.2 % of the time.
 const WALK: Pace = Pace { times: 500, least: Duration::from_secs(5), most: Duration::from_mins(5) };
-/// Having git look, where something changed: two percent.
+/// Computing the state with git takes at most 2 % of the time.
 const LOOK_AGAIN: Pace = Pace { times: 50, least: Duration::from_secs(3), most: Duration::from_mins(5) };
 
 impl Pace {
@@ -70,53 +67,49 @@ impl Pace {
     }
 }
 
-/// What an agent is for.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Whose work, and where it is.
-    pub workspace: Workspace,
-    /// Where it goes.
-    pub access: Access,
-    /// A directory for what is gathered, outside of the volume.
+    pub workspace: WorkspaceClone,
+    pub access: RemoteAccess,
+    /// A directory for Landfall's own files, outside the volume.
     pub scratch: PathBuf,
-    /// What the clone wrote of itself, if it did: its branch goes before the workspace's.
+    /// The clone's result file. Its branch takes precedence over the workspace's.
     pub record: Option<PathBuf>,
-    /// How often work is autosaved; none for only at the end.
+    /// The interval of autosaves; none for one at the end only.
     pub interval: Option<Duration>,
-    /// Where it reports; none for nowhere.
+    /// None: the agent sends no reports.
     pub reporter: Option<Reporter>,
-    /// How long a save may take.
+    /// The timeout of a save.
     pub timeout: Duration,
 }
 
-/// What tells whether anything changed.
+/// Hashes that change with the clone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Signs {
-    /// What git writes whenever it is used: HEAD, the index, refs.
+    /// Of the files that every git command changes: HEAD, the index, refs.
     git: u64,
-    /// All files.
+    /// Of all files.
     tree: u64,
 }
 
-/// An agent at work.
 struct Agent<'a> {
     request: &'a Request,
     clock: &'a dyn Clock,
     signs: Signs,
-    /// At which signs git looked.
+    /// The signs at the last look.
     looked: Option<Signs>,
-    /// At which signs all was saved.
+    /// The signs at the last complete save.
     saved: Option<Signs>,
     report: Report,
-    /// What went wrong when it was looked at, and when it was saved.
+    /// The errors of the last look and of the last save.
     troubles: [Option<String>; 2],
     sent: Option<Report>,
-    /// How often in a row a report did not arrive.
+    /// How many reports failed in a row.
     failures: u32,
 }
 
-/// Runs until `stop` and the save after it; what came of that.
-pub async fn run(request: &Request, clock: &dyn Clock, stop: &CancellationToken) -> save::Report {
+/// Runs until `stop`, then saves. Returns the result of that save.
+pub async fn run(request: &Request, clock: &dyn Clock, stop: &CancellationToken) -> save::SaveReport {
     let mut agent = Agent {
         request,
         clock,
@@ -128,9 +121,10 @@ pub async fn run(request: &Request, clock: &dyn Clock, stop: &CancellationToken)
         sent: None,
         failures: 0,
     };
-    // As the first process of a container it is that anyway; in a pod whose containers share their processes it is not.
+    // So that the agent can reap orphans of git. Process 1 of a container can do that anyway, but in a pod with a shared process
+    // namespace the agent is not process 1.
     let _ = set_child_subreaper(Some(getpid()));
-    // What is under way then is given up: git ends with it, and what it does at a remote is done or not done.
+    // A git command that runs at that moment is killed; at the remote its push is complete or has no effect.
     let _: Option<Infallible> = Box::pin(stop.run_until_cancelled(agent.watch())).await;
     agent.end().await
 }
@@ -167,7 +161,7 @@ impl Agent<'_> {
         }
     }
 
-    /// Asks about all files, on a thread of its own: a slow volume does not keep a signal waiting.
+    /// Walks through all files on a thread of its own, so that a slow volume does not delay a signal.
     async fn walk(&self) -> u64 {
         let directory = self.request.workspace.directory.clone();
         let walked = tokio::task::spawn_blocking(move || {
@@ -191,14 +185,14 @@ impl Agent<'_> {
     }
 
     async fn looked_at(&self) -> Result<Report, WorkspaceError> {
-        let Workspace { directory, .. } = &self.request.workspace;
-        if !is_made(directory)? {
+        let WorkspaceClone { directory, .. } = &self.request.workspace;
+        if !has_content(directory)? {
             return Ok(Report::default());
         }
         let scratch = tempfile::Builder::new().prefix("landfall-look-").tempdir_in(&self.request.scratch);
         let scratch = scratch.map_err(WorkspaceError::scratch(&self.request.scratch))?;
         let git = Sealed::new(scratch.path(), scratch.path(), Instant::now() + LOOK);
-        look(directory, &self.branch(), scratch.path(), &git).await
+        status(directory, &self.branch(), scratch.path(), &git).await
     }
 
     async fn autosave(&mut self) {
@@ -212,7 +206,7 @@ impl Agent<'_> {
         if let Some(saved) = report.saved.first()
             && self.report.autosave.as_ref().is_none_or(|autosave| autosave.commit != saved.commit)
         {
-            // In seconds, as Kubernetes writes times.
+            // Kubernetes writes times in seconds.
             let at = Timestamp::from_second(self.clock.now().as_second()).unwrap_or_default();
             self.report.autosave = Some(Autosave { commit: saved.commit.clone(), at });
         }
@@ -243,16 +237,16 @@ impl Agent<'_> {
             Err(_) => "no answer in time".to_owned(),
         };
         if self.failures == 0 {
-            eprintln!("landfall: a report did not arrive, and is sent again until it does: {error}");
+            eprintln!("landfall: a report failed, and is retried until it succeeds: {error}");
         }
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// The last report, and the save that it is answered with.
-    async fn end(&mut self) -> save::Report {
+    /// Sends the last report, then saves as the reply says.
+    async fn end(&mut self) -> save::SaveReport {
         let deadline = Instant::now() + self.request.timeout;
         if self.looked.is_none() && timeout(LAST_REPORT, self.look()).await.is_err() {
-            eprintln!("landfall: stopped before the clone was looked at");
+            eprintln!("landfall: stopped before the state of the clone was known");
         }
         let on_stop = self.last_word().await;
         eprintln!("landfall: stopping, with {}", if on_stop == OnStop::Save { "a save" } else { "an autosave" });
@@ -269,7 +263,7 @@ impl Agent<'_> {
         self.save(&request, on_stop).await
     }
 
-    /// What the controller says is to be done. Of several replicas one leads and answers: who does not is asked again.
+    /// Asks the controller for the action. Only the leading replica replies, so the request is repeated until it reaches that one.
     async fn last_word(&self) -> OnStop {
         let Some(reporter) = &self.request.reporter else { return OnStop::default() };
         let deadline = Instant::now() + LAST_REPORT;
@@ -283,12 +277,12 @@ impl Agent<'_> {
                 Ok(Err(error)) => with_cause(&error),
                 Err(_) => "no answer in time".to_owned(),
             };
-            eprintln!("landfall: the last report did not arrive: {error}");
+            eprintln!("landfall: the last report failed: {error}");
             return OnStop::default();
         }
     }
 
-    async fn save(&self, request: &save::Request, on_stop: OnStop) -> save::Report {
+    async fn save(&self, request: &save::Request, on_stop: OnStop) -> save::SaveReport {
         match on_stop {
             OnStop::Save => save(request).await,
             OnStop::Autosave => autosave(request).await,
@@ -297,7 +291,7 @@ impl Agent<'_> {
 
     fn save_request(&self, deadline: Instant) -> save::Request {
         save::Request {
-            workspace: Workspace { branch: self.branch(), ..self.request.workspace.clone() },
+            workspace: WorkspaceClone { branch: self.branch(), ..self.request.workspace.clone() },
             access: self.request.access.clone(),
             scratch: self.request.scratch.clone(),
             deadline,
@@ -305,8 +299,8 @@ impl Agent<'_> {
         }
     }
 
-    /// The workspace's branch: the one that the clone was made with, which may have stepped aside from another's. Of a clone
-    /// that was there, what is recorded is the branch that the person was at, which may be anybody's.
+    /// The workspace's branch: the one in the clone's result file, which may have a suffix. For a clone that existed, that file
+    /// names the branch that was checked out, which may belong to somebody else, so only names that a clone can choose are taken.
     fn branch(&self) -> BranchName {
         let wanted = &self.request.workspace.branch;
         let recorded = self.request.record.as_deref().and_then(recorded);
@@ -316,7 +310,7 @@ impl Agent<'_> {
     }
 }
 
-/// The branch of which a clone wrote; none if it did not, or in another way.
+/// The branch in a clone's result file; none if there is no file, or it is malformed.
 fn recorded(file: &Path) -> Option<BranchName> {
     #[derive(Deserialize)]
     struct Record {
@@ -328,12 +322,12 @@ fn recorded(file: &Path) -> Option<BranchName> {
     serde_json::from_slice::<Record>(&text).ok()?.branch?.parse().ok()
 }
 
-/// Lets go of what git left: when it is ended for its time, what it had started is ours. Nothing that is waited for runs now.
+/// Reaps orphans: processes that git had started when it was killed. No process that the agent waits for runs at this point.
 fn reap() {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
 }
 
-/// What changes whenever git is used in a clone.
+/// A hash of the files that every git command changes.
 fn glance(directory: &Path) -> io::Result<u64> {
     let Some(git) = Directory::open(directory)?.descend(Path::new(".git"))? else { return Ok(0) };
     let mut sum = 0_u64;

@@ -1,9 +1,11 @@
-//! The work in a directory as a tree of git's, without a change to the directory.
+//! Stores the work in a directory as a git tree, without changing the directory.
 //!
-//! The invariant: what git holds for unchanged is taken as it was committed; all else that is not ignored is taken as the bytes,
-//! modes and links that are on the volume, which Landfall reads itself, so no filter, attribute or setting has a say in it. What
-//! cannot be taken is in [`Snapshot::left`]. git is asked for three things: what has changed since the person's index was
-//! written, what is not in the index and not ignored, and to keep the bytes. It works on a copy of the index.
+//! The invariant: a file that git takes for unchanged is taken as it was committed; every other one that is not ignored is
+//! taken with the bytes, mode and link target on the volume, which Landfall reads itself, so no filter and no attribute changes
+//! them. Only where the clone's git found that the volume keeps no modes or no links ([`FileSystem`]), they are the index's.
+//! Whatever cannot be taken is in [`Snapshot::left`]. git does three things: it finds files that changed since the person's
+//! index was written, finds files that are neither in the index nor ignored, and stores the bytes. It works on a copy of the
+//! index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write};
@@ -12,108 +14,109 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::WorkspaceError;
-use super::beneath::{Directory, Entry, path};
-use super::gather::EMPTY_TREE;
-use super::nested;
+use super::collect::EMPTY_TREE;
+use super::directory::{Directory, Entry, path};
+use super::file_system::{FileSystem, Modes};
 use super::remote::Trouble;
+use super::repositories;
 use super::store::{Store, sha};
 use crate::git::{Sealed, SealedError, Sha};
 
-/// A directory with work in it.
-pub struct Work<'a> {
-    /// Where it is.
+/// A working tree.
+pub struct SnapshotSource<'a> {
+    /// The path of `directory`.
     pub at: &'a Path,
-    /// It.
     pub directory: &'a Directory,
-    /// The git directory with its index.
+    /// The git directory, with the index.
     pub git: &'a Directory,
-    /// The git directory with its `info/exclude`: the same, but for a further worktree.
+    /// The common git directory, with `config` and `info/exclude`. Only a further worktree has another one.
     pub common: &'a Directory,
-    /// The commit that is checked out.
     pub head: Option<&'a Sha>,
 }
 
-/// What is in it.
+/// The content of a working tree.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// All that is not ignored.
+    /// Of all files that are not ignored.
     pub tree: Sha,
-    /// What is staged.
+    /// Of the index.
     pub index: Sha,
-    /// When the newest of what was changed was changed, in seconds since 1970; none if that is not known.
+    /// The time of the newest change, in seconds since 1970; none if that is not known.
     pub modified: Option<i64>,
-    /// What is not in the tree.
-    pub left: Vec<Left>,
-    /// Repositories in it, and whether its index records them (as submodules).
+    /// Files that could not be stored.
+    pub left: Vec<Unsaved>,
+    /// Repositories in it, and whether the index records them as submodules.
     pub nested: Vec<(PathBuf, bool)>,
-    /// How many files differ from the index.
     pub changed: usize,
-    /// How many files are not in the index.
     pub untracked: usize,
 }
 
-/// Something that could not be saved.
+/// Work that could not be saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Left {
-    /// What: a path, or what a commit is to the person.
+pub struct Unsaved {
+    /// A path, or the person's name for a commit.
     pub what: String,
-    /// The commit, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<Sha>,
-    /// Why, for programs.
     pub reason: Trouble,
-    /// Why, for people; git's own words where it is git that refuses.
+    /// The reason in words; git's own if git refused.
     pub message: String,
 }
 
-impl Left {
+impl Unsaved {
     fn path(path: &Path, reason: Trouble, message: impl Into<String>) -> Self {
         Self { what: path.to_string_lossy().into_owned(), commit: None, reason, message: message.into() }
     }
 }
 
-/// What the copied index lists.
+/// The copied index.
 #[derive(Debug, Default)]
 struct Index {
-    /// Paths at which the person told git not to look.
+    /// Executable files.
+    executables: BTreeSet<Vec<u8>>,
+    /// Symbolic links.
+    symlinks: BTreeSet<Vec<u8>>,
+    /// Paths with the bit assume-unchanged.
     unlooked: Vec<Vec<u8>>,
-    /// Paths that are not checked out, by the person's wish.
+    /// Paths with the bit skip-worktree.
     sparse: Vec<Vec<u8>>,
-    /// Paths in conflict: mode and object of the side that is taken for what is staged.
+    /// Unmerged paths, each with the mode and object of the stage that the tree takes.
     unmerged: BTreeMap<Vec<u8>, (u8, String)>,
     /// Submodules.
     links: BTreeMap<Vec<u8>, String>,
-    /// The directories with something that it lists.
+    /// The directories of all entries.
     directories: BTreeSet<Vec<u8>>,
 }
 
-/// What differs from an index.
+/// The differences between an index and a working tree.
 #[derive(Debug)]
 struct Differences {
-    /// Files that it lists.
+    /// Tracked files.
     changed: BTreeSet<Vec<u8>>,
-    /// Files that it does not, and that are not ignored.
+    /// Untracked files that are not ignored.
     others: BTreeSet<Vec<u8>>,
-    /// Submodules at another commit than the one it lists, and that commit.
+    /// Submodules at another commit than the index records, and that commit.
     links: Vec<(Vec<u8>, Sha)>,
-    /// Repositories that it does not list.
+    /// Untracked repositories.
     nested: BTreeSet<Vec<u8>>,
-    /// What cannot be looked at.
-    left: Vec<Left>,
+    /// Files that cannot be read.
+    left: Vec<Unsaved>,
     listed: Index,
+    file_system: FileSystem,
 }
 
-/// Finds out what differs. `name` is that of the copied index, in which what the person told git not to look at is taken back.
-async fn differences(store: &Store, work: &Work<'_>, name: &str) -> Result<Differences, WorkspaceError> {
-    let git = store.git_with(work.at, name);
+/// Compares the working tree with a copy of the index called `name`, in which assume-unchanged and skip-worktree are cleared.
+async fn differences(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Result<Differences, WorkspaceError> {
+    let file_system = FileSystem::of(work.common, store.git()).await?;
+    let git = file_system.settings(store.git_with(work.at, name));
     let mut left = Vec::new();
     copy_index(store, work, name)?;
     let listed = match Index::list(&git).await? {
         Ok(listed) => listed,
         Err(words) => {
-            // One that git did not write is as good as none: everything is looked at then.
-            left.push(Left { what: "index".into(), commit: None, reason: Trouble::Unreadable, message: words });
+            // A damaged index counts as none: the tree is compared with HEAD.
+            left.push(Unsaved { what: "index".into(), commit: None, reason: Trouble::Unreadable, message: words });
             store.discard(name)?;
             if let Some(head) = work.head {
                 git.run(&["read-tree", head.as_str()]).await?;
@@ -122,7 +125,7 @@ async fn differences(store: &Store, work: &Work<'_>, name: &str) -> Result<Diffe
         }
     };
     listed.look_everywhere(&git, work.directory).await?;
-    // Says with its status whether anything differs; that is asked for below.
+    // It exits with 1 if anything differs, which diff-files tells below.
     match git.run(&["update-index", "-q", "--unmerged", "--ignore-submodules", "--refresh"]).await {
         Ok(_) | Err(SealedError::Failed { status: Some(1), .. }) => {}
         Err(error) => return Err(error.into()),
@@ -130,34 +133,34 @@ async fn differences(store: &Store, work: &Work<'_>, name: &str) -> Result<Diffe
     let mut changed = paths(&git.run(&["diff-files", "-z", "--name-only", "--ignore-submodules=all"]).await?);
     changed.retain(|path| !listed.links.contains_key(path));
     let found = git.fed(&["ls-files", "-z", "--others", "--exclude-standard"], |_| Ok(())).await?;
-    // A directory that git cannot look into it warns of, and goes on.
-    let unseen = found.warned.lines().filter(|line| line.contains("could not open directory"));
-    left.extend(unseen.map(|line| Left::path(Path::new("."), Trouble::Unreadable, line)));
-    let (nested, others) = paths(&found.said).into_iter().partition(|path| path.ends_with(b"/"));
+    // git warns of a directory that it cannot read, and goes on.
+    let unseen = found.stderr.lines().filter(|line| line.contains("could not open directory"));
+    left.extend(unseen.map(|line| Unsaved::path(Path::new("."), Trouble::Unreadable, line)));
+    let (nested, others) = paths(&found.stdout).into_iter().partition(|path| path.ends_with(b"/"));
     let mut links = Vec::new();
     for (link, recorded) in &listed.links {
-        let head = nested::head(work.directory, work.at, path(link));
+        let head = repositories::head(work.directory, work.at, path(link));
         if let Some(head) = head.filter(|head| head.as_str() != recorded) {
             links.push((link.clone(), head));
         }
     }
-    Ok(Differences { changed, others, links, nested, left, listed })
+    Ok(Differences { changed, others, links, nested, left, listed, file_system })
 }
 
-/// Takes it, into `store`. `name` is that of the copied index, `now` in seconds since 1970.
-///
-/// # Errors
-/// git's own words, or what cannot be read.
-pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Result<Snapshot, WorkspaceError> {
-    let Differences { changed, others, links, nested, left, listed } = differences(store, work, name).await?;
+/// Stores the working tree in `store`. `name` is that of the copied index; `now` is in seconds since 1970.
+pub async fn take(store: &Store, work: &SnapshotSource<'_>, name: &str, now: i64) -> Result<Snapshot, WorkspaceError> {
+    let Differences { changed, others, links, nested, left, mut listed, file_system } =
+        differences(store, work, name).await?;
     let git = store.git_with(work.at, name);
     listed.settle(&git).await?;
     let index = sha(&git.run(&["write-tree", "--missing-ok"]).await?)?;
-    let edits = Edits { tracked: changed, others, links, now };
+    let (executables, symlinks) = (std::mem::take(&mut listed.executables), std::mem::take(&mut listed.symlinks));
+    let modes = Modes { file_system, executables, symlinks };
+    let edits = Edits { tracked: changed, others, links, modes, now };
     let (changed, untracked) = (edits.tracked.len() + edits.links.len(), edits.others.len());
     let linked = listed.links.into_keys().map(|link| (path(&link).to_owned(), true));
     let found = nested.iter().filter_map(|found| found.strip_suffix(b"/")).map(|found| (path(found).to_owned(), false));
-    // git takes a repository that somebody made amidst files of this one for a directory like any other.
+    // git treats a repository that a person created around tracked files as a plain directory.
     let is_made = |inner: &&Vec<u8>| {
         matches!(work.directory.entry(&path(inner).join(".git")), Ok(Some(Entry::Directory | Entry::File(_))))
     };
@@ -170,11 +173,8 @@ pub async fn take(store: &Store, work: &Work<'_>, name: &str, now: i64) -> Resul
     Ok(snapshot)
 }
 
-/// What is staged, if there is an index, of a directory that is gone.
-///
-/// # Errors
-/// git's own words, or what cannot be read.
-pub async fn staged(store: &Store, work: &Work<'_>, name: &str) -> Result<Option<Sha>, WorkspaceError> {
+/// The tree of the index, if there is one, for a worktree whose files are gone.
+pub async fn staged(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Result<Option<Sha>, WorkspaceError> {
     if work.git.entry(Path::new("index")).map_err(WorkspaceError::volume(work.at))?.is_none() {
         return Ok(None);
     }
@@ -185,11 +185,8 @@ pub async fn staged(store: &Store, work: &Work<'_>, name: &str) -> Result<Option
     Ok(Some(sha(&git.run(&["write-tree", "--missing-ok"]).await?)?))
 }
 
-/// How many files differ from the commit that is checked out, staged or not, and how many git does not know.
-///
-/// # Errors
-/// git's own words, or what cannot be read.
-pub async fn count(store: &Store, work: &Work<'_>, name: &str) -> Result<(usize, usize), WorkspaceError> {
+/// How many files differ from HEAD, staged or not, and how many are untracked.
+pub async fn count(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Result<(usize, usize), WorkspaceError> {
     let Differences { mut changed, others, links, .. } = differences(store, work, name).await?;
     changed.extend(links.into_iter().map(|(link, _)| link));
     let head = work.head.map_or(EMPTY_TREE, Sha::as_str);
@@ -198,12 +195,12 @@ pub async fn count(store: &Store, work: &Work<'_>, name: &str) -> Result<(usize,
     Ok((changed.len(), others.len()))
 }
 
-/// A copy of the person's index; one that git writes meanwhile is renamed into its place, so there is no half of one.
-fn copy_index(store: &Store, work: &Work<'_>, name: &str) -> Result<(), WorkspaceError> {
+/// Copies the person's index. git replaces an index by a rename, so the copy is complete.
+fn copy_index(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Result<(), WorkspaceError> {
     store.copy(work.common, Path::new("info/exclude"), "info/exclude")?;
     store.copy(work.git, Path::new("index"), name)?;
     for shared in work.git.names().map_err(WorkspaceError::volume(work.at))? {
-        // An index may be in two parts (git-update-index(1), --split-index).
+        // A split index has two files (git-update-index(1)).
         if let Some(shared) = shared.to_str().filter(|name| name.starts_with("sharedindex.")) {
             store.copy(work.git, Path::new(shared), shared)?;
         }
@@ -211,8 +208,8 @@ fn copy_index(store: &Store, work: &Work<'_>, name: &str) -> Result<(), Workspac
     Ok(())
 }
 
-/// Whether git itself puts such a path into no index: it would lead elsewhere when it is checked out.
-fn is_barred(name: &[u8]) -> bool {
+/// Whether git refuses such a path in an index (`verify_path` in its `read-cache.c`): checked out, it would lead elsewhere.
+fn is_forbidden(name: &[u8]) -> bool {
     name.split(|byte| *byte == b'/')
         .any(|part| matches!(part, b"" | b"." | b"..") || part.eq_ignore_ascii_case(b".git"))
 }
@@ -222,7 +219,7 @@ fn paths(said: &[u8]) -> BTreeSet<Vec<u8>> {
 }
 
 impl Index {
-    /// Lists it; or what is wrong with it.
+    /// Lists the index. The inner error is git's message about a damaged one.
     async fn list(git: &Sealed) -> Result<Result<Self, String>, SealedError> {
         let said = match git.run(&["ls-files", "-z", "--stage", "-v"]).await {
             Ok(said) => said,
@@ -235,9 +232,9 @@ impl Index {
             let Some(tab) = entry.iter().position(|byte| *byte == b'\t') else { continue };
             let (about, path) = (String::from_utf8_lossy(&entry[..tab]).into_owned(), entry[tab + 1..].to_vec());
             let [tag, mode, object, stage] = about.split(' ').collect::<Vec<_>>()[..] else { continue };
-            if is_barred(&path) {
+            if is_forbidden(&path) {
                 return Ok(Err(format!(
-                    "the index names {:?}, which git keeps nowhere",
+                    "the index has the path {:?}, which git does not allow",
                     String::from_utf8_lossy(&path)
                 )));
             }
@@ -256,9 +253,11 @@ impl Index {
             }
             match (stage, mode) {
                 ("0", "160000") => drop(index.links.insert(path, object.to_owned())),
+                ("0", "100755") => drop(index.executables.insert(path)),
+                ("0", "120000") => drop(index.symlinks.insert(path)),
                 ("0", _) => {}
                 (stage, mode) => {
-                    // What was on the branch goes before what came, and both before what they came from.
+                    // Stage 2 (ours) before stage 3 (theirs) before stage 1 (the merge base).
                     let rank = match stage {
                         "2" => 2,
                         "3" => 1,
@@ -273,7 +272,7 @@ impl Index {
         Ok(Ok(index))
     }
 
-    /// Takes back, in the copy, that git is not to look at what is there.
+    /// Clears assume-unchanged, and skip-worktree for files that exist, in the copy.
     async fn look_everywhere(&self, git: &Sealed, directory: &Directory) -> Result<(), WorkspaceError> {
         let mut there = Vec::new();
         for sparse in &self.sparse {
@@ -294,7 +293,7 @@ impl Index {
         Ok(())
     }
 
-    /// Takes one side of each conflict, in the copy: git makes no tree of an index with conflicts.
+    /// Resolves each conflict in the copy to one stage: git writes no tree from an unmerged index.
     async fn settle(&self, git: &Sealed) -> Result<(), SealedError> {
         if self.unmerged.is_empty() {
             return Ok(());
@@ -312,11 +311,12 @@ impl Index {
     }
 }
 
-/// What makes the tree of an index into that of the directory.
+/// The changes from the tree of the index to the tree of the working tree.
 struct Edits {
     tracked: BTreeSet<Vec<u8>>,
     others: BTreeSet<Vec<u8>>,
     links: Vec<(Vec<u8>, Sha)>,
+    modes: Modes,
     now: i64,
 }
 
@@ -327,35 +327,39 @@ impl Edits {
         let tree = snapshot.index.clone();
         let arguments = ["fast-import", "--quiet", "--force", "--date-format=raw"];
         let answer = store.git().fed(&arguments, move |to| self.stream(to, &tree, &directory)).await?;
-        let commit = sha(&answer.said)?;
-        let (left, modified) = answer.told;
+        let commit = sha(&answer.stdout)?;
+        let (left, modified) = answer.written;
         snapshot.left.extend(left);
         snapshot.modified = modified;
         snapshot.tree = store.commit(&commit).await?.0;
         Ok(())
     }
 
-    /// The stream of git-fast-import(1): a commit that nobody sees, for its tree.
-    fn stream(self, to: &mut dyn Write, tree: &Sha, directory: &Directory) -> io::Result<(Vec<Left>, Option<i64>)> {
+    /// Writes a stream for git-fast-import(1): a temporary commit, for its tree.
+    fn stream(self, to: &mut dyn Write, tree: &Sha, directory: &Directory) -> io::Result<(Vec<Unsaved>, Option<i64>)> {
         writeln!(to, "feature done\ncommit refs/landfall/tree\nmark :1\ncommitter Landfall <> 0 +0000\ndata 0")?;
         writeln!(to, "M 040000 {tree} \"\"")?;
         let mut left = Vec::new();
         let mut newest = None;
         let mut taken = Vec::new();
-        // What is gone goes first, for what came may be where it was: a file where there was a directory.
+        // Deletions go first, because a new file may replace a directory, or a directory a file.
         for (name, tracked) in
             self.tracked.iter().map(|name| (name, true)).chain(self.others.iter().map(|name| (name, false)))
         {
             let at = path(name);
             match directory.entry(at) {
-                Err(error) => left.push(Left::path(at, Trouble::Unreadable, error.to_string())),
+                Err(error) => left.push(Unsaved::path(at, Trouble::Unreadable, error.to_string())),
                 Ok(found) => {
                     if tracked {
                         writeln!(to, "D {}", quoted(name))?;
                     }
                     match found {
                         Some(Entry::Special) => {
-                            left.push(Left::path(at, Trouble::NotForGit, "it is a device, a socket or a named pipe"));
+                            left.push(Unsaved::path(
+                                at,
+                                Trouble::NotForGit,
+                                "git cannot store a device, a socket or a named pipe",
+                            ));
                         }
                         Some(Entry::File(_) | Entry::Link { .. }) => taken.push(name),
                         Some(Entry::Directory) | None => {}
@@ -366,11 +370,11 @@ impl Edits {
         for name in taken {
             let modified = match directory.entry(path(name))? {
                 Some(Entry::File(opened)) => {
-                    let mode = if opened.executable { "100755" } else { "100644" };
+                    let mode = self.modes.of_file(name, &opened);
                     writeln!(to, "M {mode} inline {}\ndata {}", quoted(name), opened.length)?;
                     let copied = io::copy(&mut opened.file.take(opened.length), to)?;
                     if copied < opened.length {
-                        let text = format!("{} became shorter while it was read", path(name).display());
+                        let text = format!("{} became shorter while Landfall read it", path(name).display());
                         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
                     }
                     opened.modified
@@ -383,7 +387,7 @@ impl Edits {
                 _ => continue,
             };
             writeln!(to)?;
-            // A clock that was wrong when a file was written does not decide about the commit's date.
+            // A time outside these bounds comes from a wrong clock.
             newest = newest.max(Some(modified).filter(|modified| (0..=self.now).contains(modified)));
         }
         for (name, head) in &self.links {
@@ -394,7 +398,7 @@ impl Edits {
     }
 }
 
-/// A path as git-fast-import(1) takes all of them.
+/// A path, quoted for git-fast-import(1).
 fn quoted(name: &[u8]) -> String {
     let mut text = String::from("\"");
     for byte in name {

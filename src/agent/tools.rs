@@ -1,10 +1,10 @@
-//! What a person's container is given so that plain `git` and `gh` work there: a directory with a git configuration and two scripts.
+//! The tools with which plain `git` and `gh` work in a person's container: a directory with a git configuration and two scripts.
 //!
-//! Scripts, for that container may be of any image: another libc, no git, nothing but a POSIX shell. They read the token at each
-//! call from the file that the kubelet renews, and start nothing that would have it for an argument.
+//! The tools are scripts, because that container may have any image: another libc, no git, only a POSIX shell. They read the token
+//! at each call from the file that the kubelet renews, and never pass it as an argument.
 //!
-//! The invariant: there is no secret in the directory, and each file is there whole or not at all; the configuration, which
-//! names the others, comes last.
+//! The invariant: the directory holds no secret, and each file in it is complete; the configuration, which names the others, is
+//! written last.
 
 use crate::guards;
 use std::fmt::Write as _;
@@ -15,43 +15,37 @@ use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
 use super::credential::{RepositoryUrl, shell_quoted};
-use super::person;
+use super::gitconfig;
 use super::store::Author;
 use crate::git::Sealed;
 
-/// git's configuration, for the variable `GIT_CONFIG_SYSTEM`.
+/// git's configuration, for `GIT_CONFIG_SYSTEM`.
 pub const GIT_CONFIG: &str = "gitconfig";
 /// git's credential helper.
 pub const CREDENTIAL: &str = "git-credential-landfall";
-/// The GitHub CLI with the workspace's token, for a directory that goes before the others in `PATH`.
+/// A wrapper that gives the GitHub CLI the workspace's token; its directory comes first in `PATH`.
 pub const GH: &str = "gh";
 
 const READ_TOKEN: &str = include_str!("tools/token.sh");
 const ANSWER: &str = include_str!("tools/git-credential-landfall.sh");
 const FIND_GH: &str = include_str!("tools/gh.sh");
 
-/// What the tools are about, as the person's container sees it.
+/// The paths are those in the person's container.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    /// The repository that the token is for.
+    /// The token's repository.
     pub url: RepositoryUrl,
-    /// The directory of the tools.
     pub directory: PathBuf,
-    /// The token's file.
     pub token_file: PathBuf,
-    /// Certificates to trust instead of the system's, as a PEM file.
+    /// A PEM file of certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The clone.
     pub clone: PathBuf,
-    /// Who the person commits as.
+    /// The author of the person's commits.
     pub author: Option<Author>,
 }
 
 impl Tools {
-    /// Writes them into a directory, as it is called here, by means of `git` and `scratch`.
-    ///
-    /// # Errors
-    /// One of the files cannot be written.
+    /// Writes the tools into `to`, the directory's path in this container.
     pub async fn write(&self, to: &Path, scratch: &Path, git: &Sealed) -> Result<(), WorkspaceError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -59,7 +53,7 @@ impl Tools {
         };
         std::fs::create_dir_all(to).map_err(failed(to))?;
         let helper = format!("!{}", shell_quoted(&self.directory.join(CREDENTIAL).to_string_lossy()));
-        let config = person::configuration(scratch, git, self, &helper).await?;
+        let config = gitconfig::configuration(scratch, git, self, &helper).await?;
         for (name, text, mode) in [
             (CREDENTIAL, self.credential().as_bytes(), 0o555),
             (GH, self.gh().as_bytes(), 0o555),
@@ -71,10 +65,10 @@ impl Tools {
         Ok(())
     }
 
-    /// The lines that both scripts begin with.
+    /// The first lines of both scripts.
     fn beginning(&self, about: &str) -> String {
         let file = shell_quoted(&self.token_file.to_string_lossy());
-        // A shell that shows what it does would show the token.
+        // With `set -x` a shell prints the token.
         format!(
             "#!/bin/sh\n# landfall: {about}\n# Written by landfall workspace clone.\n{{ set +x; }} 2>/dev/null\ntoken_file={file}\n"
         )
@@ -82,7 +76,7 @@ impl Tools {
 
     fn credential(&self) -> String {
         let mut script = self.beginning("git's credentials for this workspace's repository");
-        // Hosts are the same in capitals, paths are not.
+        // The case of a host does not matter, that of a path does.
         let (host, path) = (any_case(self.url.host()), shell_quoted(self.url.path()));
         let port = if self.url.has_port() { "" } else { " | HOST:443" }.replace("HOST", &host);
         let _ = write!(
@@ -100,7 +94,7 @@ impl Tools {
     }
 }
 
-/// A shell's pattern for a host's name in small letters and capitals.
+/// A shell pattern that matches a host's name in any case.
 fn any_case(host: &str) -> String {
     let pattern = |c: char| match c {
         'a'..='z' => format!("[{c}{}]", c.to_ascii_uppercase()),
@@ -110,15 +104,12 @@ fn any_case(host: &str) -> String {
     host.chars().map(pattern).collect()
 }
 
-/// Replaces a file, by a rename: whoever reads it reads the old one or the new one.
-///
-/// # Errors
-/// It cannot be written.
+/// Replaces a file by a rename, so that a reader gets the old content or the new.
 pub fn replace(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("/"));
     let mut new = tempfile::Builder::new().prefix(".landfall-").tempfile_in(directory)?;
     io::Write::write_all(&mut new, bytes)?;
-    // Past the umask: who reads it may be another user.
+    // Regardless of the umask, because another user may read it.
     new.as_file().set_permissions(Permissions::from_mode(mode))?;
     new.persist(file).map_err(|error| error.error)?;
     Ok(())

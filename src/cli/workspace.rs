@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::agent::clone::{self, FirstCommit, OnExists};
 use crate::agent::credential::{self, RepositoryUrl};
 use crate::agent::exit;
-use crate::agent::remote::Access;
+use crate::agent::remote::RemoteAccess;
 use crate::agent::store::Author;
 use crate::agent::tools::{self, Tools};
 use crate::git::{BranchName, Sealed};
@@ -99,11 +99,11 @@ impl AccessArgs {
         Instant::now() + Duration::from_secs(self.timeout.into())
     }
 
-    fn access(self) -> std::io::Result<Access> {
+    fn access(self) -> std::io::Result<RemoteAccess> {
         let Self { url, token_file, ca_file, .. } = self;
         let absolute = |path: PathBuf| std::path::absolute(path);
         let ca_file = ca_file.map(absolute).transpose()?;
-        Ok(Access { url, token_file: absolute(token_file)?, ca_file, program: std::env::current_exe()? })
+        Ok(RemoteAccess { url, token_file: absolute(token_file)?, ca_file, program: std::env::current_exe()? })
     }
 }
 

@@ -1,22 +1,22 @@
-//! Which addresses of repositories a tenant may write into `source.url`.
+//! Checks the addresses of repositories that a tenant writes into `source.url`.
 //!
-//! The invariant: an [`Address`] is https, carries no credentials, query or fragment, and its host is one that whoever runs
-//! the operator allowed. Without it, whoever may create a `ProjectRepository` makes the operator send requests from inside
-//! the cluster to wherever they like. What the host's name leads to is held to account by [`super::reach`].
+//! The invariant: an [`Address`] is https, carries no credentials, query or fragment, and its host is among the hosts that the
+//! operator's administrator allowed. Without it, a tenant who may create a `ProjectRepository` makes the operator send requests
+//! from inside the cluster to any host. [`super::reach`] checks the IP addresses to which the host's name resolves.
 use std::fmt;
 
 use url::{Host, Url};
 
-use super::reach::{Barred, Reach};
+use super::reach::{Blocked, Reach};
 
-/// What may be connected to by hand-written addresses.
+/// The hosts that hand-written addresses may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedHosts {
     patterns: Vec<Pattern>,
     reach: Reach,
 }
 
-/// A host with its port, in the one spelling in which they are compared.
+/// A host with its port, normalized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Authority {
     host: Host<String>,
@@ -26,28 +26,28 @@ struct Authority {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
     Exactly(Authority),
-    /// One label, and then this.
+    /// Any name one label below this one.
     Below(Authority),
 }
 
-/// An entry of the allowed hosts that is none.
+/// An entry of the allowed hosts is no host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "allowed host {entry:?}: write a host's name, with `*.` before it for every name one label below, and a port where it is not 443"
 )]
 pub struct AllowedHostsError {
-    /// As it was written.
+    /// As the administrator wrote it.
     pub entry: String,
 }
 
 /// Why an address may not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// It cannot be read. The text itself is not repeated: it may hold credentials that could not be told apart.
+    /// It cannot be parsed. The message does not repeat the text, which may hold credentials.
     #[error("spec.source.url is not an address ({0}); write it in full, like https://git.example.com/team/lib.git")]
     NotAnAddress(url::ParseError),
-    /// ssh, git, http, file: nothing but https is spoken.
-    #[error("spec.source.url: {0} is not spoken here; use the repository's https address")]
+    /// A scheme other than https.
+    #[error("spec.source.url: {0} is not supported; use the repository's https address")]
     NotHttps(String),
     /// A user name or a password.
     #[error(
@@ -57,36 +57,35 @@ pub enum AddressError {
     /// A query or a fragment.
     #[error("spec.source.url carries a query or a fragment; remove everything from the `?` or the `#` on")]
     Query,
-    /// Only a host.
+    /// A host without a path.
     #[error("spec.source.url names no repository; write its path behind the host")]
     NoRepository,
-    /// A dot at the end of the host, for which certificates are not made.
+    /// A dot at the end of the host, which no certificate has.
     #[error("spec.source.url: the host ends with a dot; remove it")]
     TrailingDot,
-    /// Not in the list.
+    /// The list does not have the host.
     #[error(
-        "spec.source.url: {host} is not among the hosts that are allowed here; whoever runs the operator can add it"
+        "spec.source.url: {host} is not among the hosts that are allowed here; the operator's administrator can add it"
     )]
     HostNotAllowed {
-        /// The host, with its port where that is not 443.
+        /// The host, with its port unless that is 443.
         host: String,
     },
     /// A private or otherwise special IP address.
     #[error(
-        "spec.source.url: {host} is not an address that may be connected to; private addresses need leave of whoever runs the operator"
+        "spec.source.url: {host} is an address to which the operator does not connect; private addresses need the permission of the operator's administrator"
     )]
-    Barred {
-        /// The host, with its port where that is not 443.
+    Blocked {
+        /// The host, with its port unless that is 443.
         host: String,
     },
 }
 
 impl AllowedHosts {
-    /// The hosts in `entries`; no entry, no host. With `allow_private` they may be in private networks.
+    /// The hosts in `entries`, whose addresses must be in the networks of `reach`.
     ///
-    /// An entry is a name or an IP address, a port behind it where that is not 443, `*.` before it for the names one label
-    /// below it.
-    pub fn parse<S: AsRef<str>>(entries: &[S], allow_private: bool) -> Result<Self, AllowedHostsError> {
+    /// An entry is a name or an IP address, with a port unless that is 443, or `*.` and a name for the names one label below it.
+    pub fn parse<S: AsRef<str>>(entries: &[S], reach: Reach) -> Result<Self, AllowedHostsError> {
         let pattern = |entry: &S| {
             let entry = entry.as_ref();
             let pattern = match entry.strip_prefix("*.") {
@@ -98,10 +97,10 @@ impl AllowedHosts {
             pattern.ok_or_else(|| AllowedHostsError { entry: entry.to_owned() })
         };
         let patterns = entries.iter().map(pattern).collect::<Result<_, _>>()?;
-        Ok(Self { patterns, reach: if allow_private { Reach::Private } else { Reach::Public } })
+        Ok(Self { patterns, reach })
     }
 
-    /// How far a connection to an allowed host may go: what the transport is to be made with.
+    /// The networks of allowed hosts, for the transport.
     #[must_use]
     pub fn reach(&self) -> Reach {
         self.reach
@@ -128,7 +127,7 @@ impl AllowedHosts {
         }
         self.reach
             .check_host(&authority.host.to_string())
-            .map_err(|Barred| AddressError::Barred { host: authority.to_string() })?;
+            .map_err(|Blocked| AddressError::Blocked { host: authority.to_string() })?;
         let path = url.path().trim_end_matches('/').to_owned();
         if path.is_empty() {
             return Err(AddressError::NoRepository);
@@ -174,7 +173,7 @@ impl fmt::Display for Authority {
     }
 }
 
-/// An address that may be asked: the outcome of [`AllowedHosts::check`].
+/// An allowed address: the result of [`AllowedHosts::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     url: Url,
@@ -188,14 +187,14 @@ impl Address {
         &self.url
     }
 
-    /// The host, with its port where that is not 443.
+    /// The host, with its port unless that is 443.
     #[must_use]
     pub fn host(&self) -> String {
         self.authority.to_string()
     }
 
-    /// Whether credentials that are for `host` (a host, with its port where that is not 443) are for this address. Without
-    /// that, a Secret for one host could be sent to another by whoever may write an address, but not read the Secret.
+    /// Whether credentials for `host` (with its port unless that is 443) may be sent to this address. Without this check, a
+    /// tenant who may write an address, but not read the Secret, could have the Secret sent to another host.
     #[must_use]
     pub fn takes_credentials_for(&self, host: &str) -> bool {
         Authority::parse(host.trim()).is_some_and(|authority| authority == self.authority)
@@ -215,8 +214,8 @@ mod tests {
         "10.1.2.3",
     ];
 
-    fn check(allow_private: bool, text: &str) -> Result<String, String> {
-        let hosts = AllowedHosts::parse(&HOSTS, allow_private).unwrap();
+    fn check(reach: Reach, text: &str) -> Result<String, String> {
+        let hosts = AllowedHosts::parse(&HOSTS, reach).unwrap();
         hosts.check(text).map(|address| address.url().to_string()).map_err(|error| error.to_string())
     }
 
@@ -231,7 +230,7 @@ mod tests {
             ("https://bücher.example/x", "https://xn--bcher-kva.example/x"),
             ("https://git.example.com/a/../b", "https://git.example.com/b"),
         ] {
-            assert_eq!(check(false, text).as_deref(), Ok(expected), "{text}");
+            assert_eq!(check(Reach::Public, text).as_deref(), Ok(expected), "{text}");
         }
         for (text, expected) in [
             ("git.example.com/x", "is not an address"),
@@ -239,9 +238,9 @@ mod tests {
             ("", "is not an address"),
             ("https://", "is not an address"),
             ("https://git.example.com:99999/x", "is not an address"),
-            ("http://git.example.com/x", "http is not spoken here"),
-            ("ssh://git@git.example.com/x", "ssh is not spoken here"),
-            ("file:///etc/passwd", "file is not spoken here"),
+            ("http://git.example.com/x", "http is not supported"),
+            ("ssh://git@git.example.com/x", "ssh is not supported"),
+            ("file:///etc/passwd", "file is not supported"),
             ("https://me@git.example.com/x", "a user name or a password"),
             ("https://:p@git.example.com/x", "a user name or a password"),
             ("https://git.example.com/x?a", "a query or a fragment"),
@@ -260,20 +259,20 @@ mod tests {
             ("https://evil.example\\@git.example.com/x", "not among the hosts"),
             ("https://metadata.google.internal/x", "not among the hosts"),
         ] {
-            let refused = check(false, text).unwrap_err();
+            let refused = check(Reach::Public, text).unwrap_err();
             assert!(refused.contains(expected), "{text}: {refused}");
         }
-        let refused = check(false, "https://me:hunter2@[x/").unwrap_err();
+        let refused = check(Reach::Public, "https://me:hunter2@[x/").unwrap_err();
         assert!(!refused.contains("hunter2"), "{refused}");
         assert_eq!(
-            AllowedHosts::parse::<&str>(&[], true).unwrap().check("https://git.example.com/x"),
+            AllowedHosts::parse::<&str>(&[], Reach::Private).unwrap().check("https://git.example.com/x"),
             Err(AddressError::HostNotAllowed { host: "git.example.com".into() })
         );
     }
 
     #[test]
     fn an_address_in_numbers_is_one_however_it_is_spelt() {
-        // Allowed by name, so that what refuses is the check of the address.
+        // Allowed by name, so that the check of the address refuses it.
         let spellings = [
             ("127.0.0.1", "127.1"),
             ("127.0.0.1", "0x7f.1"),
@@ -291,19 +290,23 @@ mod tests {
             ("[fd00:ec2::254]", "[fd00:ec2:0::254]"),
         ];
         for (allowed, written) in spellings {
-            let hosts = AllowedHosts::parse(&[allowed], false).unwrap();
+            let hosts = AllowedHosts::parse(&[allowed], Reach::Public).unwrap();
             let checked = hosts.check(&format!("https://{written}/x"));
-            assert!(matches!(checked, Err(AddressError::Barred { .. })), "{written}: {checked:?}");
+            assert!(matches!(checked, Err(AddressError::Blocked { .. })), "{written}: {checked:?}");
         }
-        assert!(check(false, "https://10.1.2.3/x").unwrap_err().contains("10.1.2.3 is not an address that may be"));
-        assert_eq!(check(true, "https://10.66051/x").as_deref(), Ok("https://10.1.2.3/x"));
-        let metadata = AllowedHosts::parse(&["169.254.169.254"], true).unwrap();
-        assert!(matches!(metadata.check("https://169.254.169.254/x"), Err(AddressError::Barred { .. })));
+        assert!(
+            check(Reach::Public, "https://10.1.2.3/x")
+                .unwrap_err()
+                .contains("10.1.2.3 is an address to which the operator does not connect")
+        );
+        assert_eq!(check(Reach::Private, "https://10.66051/x").as_deref(), Ok("https://10.1.2.3/x"));
+        let metadata = AllowedHosts::parse(&["169.254.169.254"], Reach::Private).unwrap();
+        assert!(matches!(metadata.check("https://169.254.169.254/x"), Err(AddressError::Blocked { .. })));
     }
 
     #[test]
     fn credentials_are_for_one_host() {
-        let hosts = AllowedHosts::parse(&HOSTS, false).unwrap();
+        let hosts = AllowedHosts::parse(&HOSTS, Reach::Public).unwrap();
         let plain = hosts.check("https://git.example.com/x").unwrap();
         let port = hosts.check("https://forge.example.com:8443/x").unwrap();
         assert_eq!((plain.host().as_str(), port.host().as_str()), ("git.example.com", "forge.example.com:8443"));
@@ -348,7 +351,11 @@ mod tests {
             "a#b",
             "a?b",
         ] {
-            assert_eq!(AllowedHosts::parse(&[entry], false), Err(AllowedHostsError { entry: entry.into() }), "{entry}");
+            assert_eq!(
+                AllowedHosts::parse(&[entry], Reach::Public),
+                Err(AllowedHostsError { entry: entry.into() }),
+                "{entry}"
+            );
         }
     }
 }

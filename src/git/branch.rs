@@ -1,23 +1,22 @@
 //! The name of a branch.
 //!
-//! The invariant: it is a name that `git check-ref-format` takes behind `refs/heads/`, in UTF-8 and bounded. So it holds no
-//! control character that would begin another line of the protocol, and nothing that makes git read it as an expression.
-//! A name that begins with a hyphen is one, although git's commands do not make such: `--upload-pack=x` is refused nowhere
-//! and means nothing here, for nothing here is a command line.
+//! The invariant: `git check-ref-format` accepts the name behind `refs/heads/`, and it is UTF-8 of a limited length. So it has no
+//! control character, which could start another line of the protocol, and nothing that git reads as an expression. A name may
+//! begin with a hyphen, although git's commands do not create such branches: `--upload-pack=x` is harmless, because no name here
+//! becomes an option on a command line.
 use std::fmt;
 use std::str::FromStr;
 
-/// The most bytes of a name: what a ref file may be called on Linux, with room for `refs/heads/` and `.lock`.
+/// The most bytes of a name: a file name on Linux, with room for `refs/heads/` and `.lock`.
 const LIMIT: usize = 1000;
 
 /// A branch, without `refs/heads/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchName(String);
 
-/// Why a text is no branch's name.
+/// Why a text is no name of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BranchError {
-    /// Nothing is in it.
     #[error("the branch has no name")]
     Empty,
     /// More than 1000 bytes.
@@ -26,10 +25,10 @@ pub enum BranchError {
     /// A space, a control character, or one of `~^:?*[\`.
     #[error("{0:?} cannot be in a branch's name")]
     Character(char),
-    /// `..`, `@{`, or a slash at an end or beside another.
+    /// `..`, `@{`, `//`, or a slash at an end.
     #[error("{0:?} cannot be in a branch's name, nor a slash at its beginning or its end")]
     Sequence(&'static str),
-    /// A part between slashes begins with a dot or ends with `.lock`, or all ends with a dot.
+    /// A component begins with a dot or ends with `.lock`, or the name ends with a dot.
     #[error("no part of a branch's name begins with a dot or ends with .lock, and the name does not end with a dot")]
     Dot,
 }

@@ -1,7 +1,7 @@
-//! Why a remote could not be asked, in the terms in which the controllers act on it.
+//! The errors of a question to a remote, classified by the controllers' reaction.
 //!
-//! The invariant: a message names the remote, what happened and what to do; it never holds credentials, and of what a server
-//! says only a bounded line, from which they are cut. [`Error::outlook`] alone says whether trying again helps.
+//! The invariant: a message names the remote, the event and the remedy. It never holds credentials, and quotes a server in one
+//! bounded, redacted line. [`Error::outlook`] alone decides whether a retry helps.
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,105 +12,102 @@ use crate::github::redact::shown;
 use crate::github::transport::deeper;
 use crate::github::{Outlook, Unreached};
 
-/// A question to a remote that got no answer.
+/// Why a remote gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The branch that was asked for can be none; nothing was sent.
-    #[error("{remote}: {source}; write the name of a branch as git takes it")]
+    /// The requested name is invalid, so nothing was sent.
+    #[error("{remote}: {source}; write the name of a branch as git accepts it")]
     Branch {
         /// The repository's address.
         remote: String,
-        /// Which rule it breaks.
+        /// The rule that it breaks.
         #[source]
         source: BranchError,
     },
-    /// 404 or 410, or 401 to a request without credentials: it does not exist, or not for whoever asks.
+    /// 404 or 410, or 401 to a request without credentials: it does not exist, or the credentials have no access.
     #[error("{remote}: there is no such repository, or these credentials may not know of it ({message})")]
     NotFound {
         /// The repository's address.
         remote: String,
-        /// What the server says.
         message: String,
     },
-    /// 401 to these credentials: expired, revoked, wrong, or so fresh that not all of GitHub knows them.
+    /// 401 to these credentials: expired, revoked, wrong, or so new that parts of GitHub do not know them yet.
     #[error("{remote}: the credentials were refused ({message})")]
     CredentialsRefused {
         /// The repository's address.
         remote: String,
-        /// What the server says.
         message: String,
     },
-    /// 403 or 451: the credentials are good, and not for this.
+    /// 403 or 451: the credentials are valid, but do not permit this.
     #[error("{remote}: reading it is forbidden ({message}); it takes the permission contents: read")]
     Forbidden {
         /// The repository's address.
         remote: String,
-        /// What the server says.
         message: String,
     },
-    /// A redirect, which is never followed: credentials go nowhere but to the address they were meant for.
+    /// A redirect that is not followed: a token for one repository goes to no other, and credentials for one host to no other.
     #[error("{remote}: it has moved{}; it is not followed there", to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default())]
     Moved {
         /// The repository's address.
         remote: String,
-        /// Where to, as the server says: to be shown, not to be believed.
+        /// The target, by the server's word; for display only.
         to: Option<String>,
     },
-    /// 429, or a 403 that says when to come again.
+    /// 429, or a 403 that names a wait.
     #[error("{remote}: too many requests; it is asked again at {until}")]
     RateLimited {
         /// The repository's address.
         remote: String,
-        /// When.
         until: Timestamp,
     },
-    /// The host is, or its name leads to, an address that must not be connected to. Which one is not said: whoever wrote the
-    /// host's name shall not learn from this what is behind it.
-    #[error("{remote}: its host has no address that may be connected to; private addresses need leave")]
+    /// The host is, or its name resolves to, an address to which the operator must not connect. The message does not tell the
+    /// address, so that the author of the host's name cannot probe the cluster's DNS.
+    #[error(
+        "{remote}: its host has no address to which the operator may connect; private addresses need the permission of the operator's administrator"
+    )]
     AddressRefused {
         /// The repository's address.
         remote: String,
     },
-    /// No whole answer came.
+    /// No complete answer arrived.
     #[error("{remote}: {}", unreached(*reason, source.as_ref()))]
     Unreachable {
         /// The repository's address.
         remote: String,
-        /// Why, as far as the remedy depends on it.
+        /// The reason, as far as the remedy depends on it.
         reason: Unreached,
-        /// What the network says.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// 5xx or 408: the server has trouble.
-    #[error("{remote}: the server has trouble and answered {status}")]
+    /// 5xx or 408.
+    #[error("{remote}: the server failed with {status}")]
     Server {
         /// The repository's address.
         remote: String,
         /// The status code.
         status: u16,
     },
-    /// Any other status, or git's own word of refusal.
+    /// Any other status, or git's own refusal.
     #[error("{remote}: the server refused: {message}")]
     Refused {
         /// The repository's address.
         remote: String,
-        /// What it says.
         message: String,
     },
-    /// The answer is not one of git's, or of its protocol before version 2.
-    #[error("{remote}: {source}; check that it is the address of a repository on a server with git 2.18 or later")]
+    /// The answer is not one of git's.
+    #[error(
+        "{remote}: {source}; check that it is the address of a repository on a server that speaks git's smart HTTP"
+    )]
     Protocol {
         /// The repository's address.
         remote: String,
-        /// What is wrong with it.
         #[source]
         source: AnswerError,
     },
 }
 
 impl Error {
-    /// Whether, and when, the same question may be answered.
+    /// Whether, and when, a retry may succeed.
     #[must_use]
     pub fn outlook(&self) -> Outlook {
         match self {
@@ -145,9 +142,11 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
             format!("the certificate is signed by an authority that is not trusted here ({detail})")
         }
         Unreached::BadCertificate => format!("the certificate is not good for this host ({detail})"),
-        Unreached::TimedOut => "no whole answer in time; if it stays, check the network on the way".into(),
+        Unreached::TimedOut => {
+            "no complete answer in time; if this persists, check the network between here and the host".into()
+        }
         Unreached::Cut => format!(
-            "the connection ended before the answer was here ({detail}); if it stays, check the network on the way"
+            "the connection ended before the answer was complete ({detail}); if this persists, check the network between here and the host"
         ),
     }
 }

@@ -1,21 +1,21 @@
-//! Which refs a remote has below certain prefixes: another question of `ls-refs` than [`super::ls_refs`]'s, in the same words.
+//! Requests for all refs below certain prefixes, and their answers, by `ls-refs` as in [`super::ls_refs`].
 //!
-//! Pure: bytes in, meaning out. The invariant: an answer has every ref below the prefixes and no other, whatever a server
-//! sends besides, or it is an error: of what was not listed a caller may say that the remote does not have it. A server takes
-//! prefixes for a hint (gitprotocol-v2(5)), and for it `refs/heads/a` is a prefix of `refs/heads/ab`; here it is not.
+//! Pure: bytes in, meaning out. The invariant: the result has every ref below the prefixes and no other, or it is an error, so a
+//! caller may rely on the absence of a ref. A server treats prefixes as a hint (gitprotocol-v2(5)), and matches `refs/heads/ab` by
+//! `refs/heads/a`; here it does not match.
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::branch::{BranchError, BranchName};
 use super::ls_refs::{AnswerError, Capabilities, ObjectFormat};
 use super::pkt_line::{DELIMITER, FLUSH, encode};
-use super::reading::{Reading, Wanted};
+use super::reading::{Reading, Selection};
 use super::sha::Sha;
 
-/// The most refs that are kept.
+/// The most refs of a result.
 pub const MOST_REFS: usize = 10_000;
 
-/// A ref's full name, or the beginning of some up to a slash.
+/// A ref's full name, or the prefix of some up to a slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefPrefix(String);
 
@@ -36,7 +36,7 @@ impl RefPrefix {
     }
 }
 
-/// The request for the refs below `prefixes`, of which there is at least one: without, a server lists everything.
+/// The request for the refs below `prefixes`. Without one, a server lists everything.
 #[must_use]
 pub fn request(prefixes: &[RefPrefix], capabilities: Capabilities) -> String {
     let mut request = encode("command=ls-refs");
@@ -50,7 +50,7 @@ pub fn request(prefixes: &[RefPrefix], capabilities: Capabilities) -> String {
     request + FLUSH
 }
 
-/// What is below some prefixes.
+/// Picks the refs below some prefixes.
 #[derive(Debug)]
 pub struct Listing {
     prefixes: Vec<RefPrefix>,
@@ -66,13 +66,13 @@ impl Listing {
     }
 }
 
-impl Wanted for Listing {
-    /// Full names and what they point to.
+impl Selection for Listing {
+    /// Full names and objects.
     type Meaning = BTreeMap<String, Sha>;
 
     fn take(&mut self, object: &[u8], name: &[u8], _: &[u8]) -> Result<(), AnswerError> {
         let sha = self.object_format.sha(object)?;
-        // A name that is not Unicode is none that was asked for: prefixes are, and so is what is looked up in the answer.
+        // No prefix matches a name that is not UTF-8.
         let Some(name) =
             str::from_utf8(name).ok().filter(|name| self.prefixes.iter().any(|prefix| prefix.covers(name)))
         else {

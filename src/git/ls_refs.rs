@@ -1,24 +1,24 @@
-//! What is asked of a remote and what its answer means: `ls-refs` of git's protocol version 2 (gitprotocol-v2(5)).
+//! Requests for the head of a branch, and their answers: `ls-refs` of git's protocol version 2 (gitprotocol-v2(5)).
 //!
-//! Pure: bytes in, meaning out. The invariant: of an answer only HEAD and the one branch that was asked for are kept, so it
-//! may be as long as it likes; a line that is malformed, also one of another ref, makes the whole answer an error, never a
-//! panic and never half an answer. An answer that ends early is one, too: a branch is missing only if the server said so.
+//! Pure: bytes in, meaning out. The invariant: memory holds HEAD and the one requested branch alone, however long the answer is;
+//! a malformed line, also one of another ref, makes the whole answer an error, and so does an early end. A branch is missing
+//! only if the server said so.
 use super::branch::BranchName;
 use super::pkt_line::{DELIMITER, FLUSH, NotPackets, Packet, decode, encode};
-use super::reading::{Reading, Wanted};
+use super::reading::{Reading, Selection};
 use super::sha::Sha;
 
 /// How a repository names its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectFormat {
-    /// 40 digits; what is meant where nothing is said.
+    /// 40 digits; the default.
     Sha1,
     /// 64 digits.
     Sha256,
 }
 
 impl ObjectFormat {
-    /// The object at the beginning of a line of an answer.
+    /// Parses the object of a line.
     pub(super) fn sha(self, object: &[u8]) -> Result<Sha, AnswerError> {
         let length = match self {
             Self::Sha1 => 40,
@@ -30,49 +30,45 @@ impl ObjectFormat {
     }
 }
 
-/// What a server said it can do, as far as it matters here.
+/// The capabilities of a server that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// How it names objects.
     pub object_format: ObjectFormat,
-    /// Whether it tells of a default branch without a commit.
+    /// Whether it lists a default branch without a commit.
     pub unborn: bool,
 }
 
 impl Capabilities {
-    /// What is assumed of a server before it is asked: true of GitHub and of git 2.31 and later with SHA-1.
+    /// The assumption about a server that was not asked: true for GitHub, and for git 2.31 and later with SHA-1.
     pub const ASSUMED: Self = Self { object_format: ObjectFormat::Sha1, unborn: true };
 }
 
-/// What a remote says of itself.
+/// The head of a branch, and the default branch of its remote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refs {
-    /// The branch that HEAD names, whether it has a commit or not. None if HEAD names none, or names nothing that has a
-    /// commit and the server does not speak of such.
+    /// The branch to which HEAD points, with or without a commit. None if HEAD is detached, or if the branch has no commit and
+    /// the server does not list such a branch.
     pub default_branch: Option<BranchName>,
-    /// The branch that was asked for, or the default branch.
+    /// Of the requested branch, or of the default branch.
     pub head: Head,
 }
 
-/// The newest commit of a branch, or why there is none.
+/// The head of a branch, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// The branch and its newest commit.
+    /// The branch has a commit.
     At {
-        /// The one that was asked for, or the default branch.
+        /// The requested branch, or the default branch.
         branch: BranchName,
         /// Never zero.
         sha: Sha,
     },
-    /// There is no branch of the name that was asked for, in a repository that has commits.
-    Missing {
-        /// The one that was asked for.
-        branch: BranchName,
-    },
-    /// Neither the branch that was asked for nor the default branch has a commit: a repository nothing was pushed to. (Or,
-    /// not on GitHub, one in which only branches that were not asked for have commits.)
+    /// The requested branch does not exist, in a repository with commits.
+    Missing { branch: BranchName },
+    /// Neither the requested branch nor the default branch has a commit: nobody has pushed to the repository yet. (Outside
+    /// GitHub, other branches may have commits.)
     Empty,
-    /// The default branch was asked for, and HEAD is a commit rather than a branch. Not on GitHub.
+    /// The default branch was requested, and HEAD is detached, which does not happen on GitHub.
     NoDefaultBranch,
 }
 
@@ -87,21 +83,27 @@ impl Head {
     }
 }
 
-/// An answer that is none.
+/// Why an answer cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// What came does not follow the protocol.
+    /// It does not follow the protocol.
     #[error("{0}")]
     Malformed(&'static str),
-    /// It ended before it said so.
+    /// It ended early.
     #[error("it ended before it was complete")]
     Cut,
-    /// The server said why not; its words, as they came.
+    /// The server refused; its words, as they came.
     #[error("the server refused")]
     Refused(String),
-    /// The server speaks a protocol before version 2.
-    #[error("the server does not speak version 2 of git's protocol")]
-    OldProtocol,
+}
+
+/// A server's answer to `GET …/info/refs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advertisement {
+    /// Version 2: its capabilities.
+    Capabilities(Capabilities),
+    /// Versions 0 and 1: the refs themselves, with objects named in this format.
+    Refs(ObjectFormat),
 }
 
 impl From<NotPackets> for AnswerError {
@@ -110,9 +112,9 @@ impl From<NotPackets> for AnswerError {
     }
 }
 
-/// The request: HEAD and, if one is named, a branch.
+/// The request for HEAD and, if given, a branch.
 ///
-/// `agent` is left out, for it must not be sent to a server that was not asked whether it knows it; `User-Agent` says the same.
+/// It has no `agent`, which a client may send only to a server that advertised it; `User-Agent` tells the same.
 #[must_use]
 pub fn request(branch: Option<&BranchName>, capabilities: Capabilities) -> String {
     let mut request = encode("command=ls-refs");
@@ -131,8 +133,9 @@ pub fn request(branch: Option<&BranchName>, capabilities: Capabilities) -> Strin
     request + FLUSH
 }
 
-/// Reads an advertisement (`GET …/info/refs`), with or without the `# service` line of earlier protocols.
-pub fn advertisement(bytes: &[u8]) -> Result<Capabilities, AnswerError> {
+/// Reads the beginning of an advertisement, with or without the `# service` line of earlier protocols. [`AnswerError::Cut`] if
+/// more of it is needed.
+pub fn advertisement(bytes: &[u8]) -> Result<Advertisement, AnswerError> {
     let mut rest = bytes;
     let mut next = || -> Result<Packet<'_>, AnswerError> {
         let (packet, length) = decode(rest)?.ok_or(AnswerError::Cut)?;
@@ -148,15 +151,14 @@ pub fn advertisement(bytes: &[u8]) -> Result<Capabilities, AnswerError> {
     }
     match first {
         Packet::Line(b"version 2") => {}
-        Packet::Line(line) if line.starts_with(b"ERR ") => return Err(refused(&line[4..])),
-        // Version 1, or the refs themselves (or none) as version 0 lists them.
-        _ => return Err(AnswerError::OldProtocol),
+        Packet::Line(b"version 1") => return Ok(Advertisement::Refs(format_of(next()?)?)),
+        old => return Ok(Advertisement::Refs(format_of(old)?)),
     }
     let mut capabilities = Capabilities { object_format: ObjectFormat::Sha1, unborn: false };
     let mut knows_ls_refs = false;
     loop {
         match next()? {
-            Packet::Flush if knows_ls_refs => return Ok(capabilities),
+            Packet::Flush if knows_ls_refs => return Ok(Advertisement::Capabilities(capabilities)),
             Packet::Flush => return Err(AnswerError::Malformed("the server does not list refs")),
             Packet::Delimiter | Packet::ResponseEnd => {
                 return Err(AnswerError::Malformed("its list of capabilities has sections"));
@@ -176,13 +178,24 @@ pub fn advertisement(bytes: &[u8]) -> Result<Capabilities, AnswerError> {
     }
 }
 
+/// The format that the first ref of versions 0 and 1 names among the capabilities.
+fn format_of(first: Packet<'_>) -> Result<ObjectFormat, AnswerError> {
+    let Packet::Line(line) = first else { return Ok(ObjectFormat::Sha1) };
+    if let Some(words) = line.strip_prefix(b"ERR ") {
+        return Err(refused(words));
+    }
+    let capabilities = line.splitn(2, |byte| *byte == 0).nth(1).unwrap_or_default();
+    let is_sha_256 = capabilities.split(|byte| *byte == b' ').any(|it| it == b"object-format=sha256");
+    Ok(if is_sha_256 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 })
+}
+
 pub(super) fn refused(words: &[u8]) -> AnswerError {
     AnswerError::Refused(String::from_utf8_lossy(words).into_owned())
 }
 
-/// HEAD and a branch.
+/// Picks HEAD and a branch.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HeadSelection {
     wanted: Option<BranchName>,
     object_format: ObjectFormat,
     head: Option<HeadLine>,
@@ -191,12 +204,12 @@ pub struct Answer {
 
 #[derive(Debug)]
 struct HeadLine {
-    /// None: the branch it names has no commit.
+    /// None if its branch has no commit.
     sha: Option<Sha>,
     branch: Option<BranchName>,
 }
 
-impl Answer {
+impl HeadSelection {
     /// The answer to a [`request`] for `branch`, made with this format.
     #[must_use]
     pub fn new(branch: Option<BranchName>, object_format: ObjectFormat) -> Reading<Self> {
@@ -204,7 +217,7 @@ impl Answer {
     }
 }
 
-impl Wanted for Answer {
+impl Selection for HeadSelection {
     type Meaning = Refs;
 
     fn take(&mut self, object: &[u8], name: &[u8], attributes: &[u8]) -> Result<(), AnswerError> {
@@ -212,7 +225,7 @@ impl Wanted for Answer {
         if name == b"HEAD" {
             let mut attributes = attributes.split(|byte| *byte == b' ');
             let target = attributes.find_map(|attribute| attribute.strip_prefix(b"symref-target:refs/heads/"));
-            // A name that cannot be a branch's is as good as none.
+            // An invalid name counts as none.
             let branch = target.and_then(|name| str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
             return once(&mut self.head, HeadLine { sha, branch });
         }
@@ -276,7 +289,7 @@ mod tests {
     }
 
     fn read(wanted: Option<&str>, bytes: &[u8]) -> Result<Refs, AnswerError> {
-        let mut answer = Answer::new(wanted.map(branch), ObjectFormat::Sha1);
+        let mut answer = HeadSelection::new(wanted.map(branch), ObjectFormat::Sha1);
         answer.push(bytes)?;
         answer.finish()
     }
@@ -351,8 +364,8 @@ mod tests {
         let known = bytes.len() - FLUSH.len() - encode(&lines[2]).len();
         for end in 0..=bytes.len() {
             let (mut whole, mut piecemeal) = (
-                Answer::new(Some(branch("x")), ObjectFormat::Sha1),
-                Answer::new(Some(branch("x")), ObjectFormat::Sha1),
+                HeadSelection::new(Some(branch("x")), ObjectFormat::Sha1),
+                HeadSelection::new(Some(branch("x")), ObjectFormat::Sha1),
             );
             assert_eq!(whole.push(&bytes[..end]).unwrap(), end >= known, "{end}");
             for byte in &bytes[..end] {
@@ -401,10 +414,10 @@ mod tests {
     #[test]
     fn sha_256_is_read_where_it_was_asked_for() {
         let sha = "c".repeat(64);
-        let mut answer = Answer::new(None, ObjectFormat::Sha256);
+        let mut answer = HeadSelection::new(None, ObjectFormat::Sha256);
         assert!(answer.push(&message(&[format!("{sha} HEAD symref-target:refs/heads/main")])).unwrap());
         assert_eq!(answer.finish().unwrap().head, at("main", &sha));
-        let mut answer = Answer::new(None, ObjectFormat::Sha256);
+        let mut answer = HeadSelection::new(None, ObjectFormat::Sha256);
         assert!(answer.push(&message(&[format!("{A} HEAD")])).is_err());
     }
 
@@ -412,16 +425,18 @@ mod tests {
     fn an_advertisement_tells_what_a_server_can_do() {
         let of = |lines: &[&str]| message(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
         let read = |lines: &[&str]| advertisement(&of(lines));
-        let capabilities = |object_format, unborn| Ok(Capabilities { object_format, unborn });
+        let capabilities =
+            |object_format, unborn| Ok(Advertisement::Capabilities(Capabilities { object_format, unborn }));
+        let assumed = Ok(Advertisement::Capabilities(Capabilities::ASSUMED));
         assert_eq!(
             read(&["version 2", "agent=git/2.50", "ls-refs=unborn", "fetch=shallow", "object-format=sha1"]),
-            Ok(Capabilities::ASSUMED)
+            assumed
         );
         assert_eq!(read(&["version 2", "ls-refs"]), capabilities(Sha1, false));
         assert_eq!(read(&["version 2", "ls-refs=other unborn", "object-format=sha256"]), capabilities(Sha256, true));
         let mut with_service = b"001e# service=git-upload-pack\n0000".to_vec();
         with_service.extend(of(&["version 2", "ls-refs=unborn"]));
-        assert_eq!(advertisement(&with_service), Ok(Capabilities::ASSUMED));
+        assert_eq!(advertisement(&with_service), assumed);
         for end in 0..with_service.len() {
             assert_eq!(advertisement(&with_service[..end]), Err(AnswerError::Cut), "{end}");
         }
@@ -434,8 +449,11 @@ mod tests {
             format!("001e# service=git-upload-pack\n0000{}", encode(&format!("{A} HEAD\0multi_ack"))).into_bytes(),
         ];
         for bytes in old {
-            assert_eq!(advertisement(&bytes), Err(AnswerError::OldProtocol), "{}", bytes.escape_ascii());
+            assert_eq!(advertisement(&bytes), Ok(Advertisement::Refs(Sha1)), "{}", bytes.escape_ascii());
         }
+        let sha_256 = format!("{} HEAD\0multi_ack object-format=sha256", "a".repeat(64));
+        assert_eq!(read(&[&sha_256]), Ok(Advertisement::Refs(Sha256)));
+        assert_eq!(read(&["version 1", &sha_256]), Ok(Advertisement::Refs(Sha256)));
         assert_eq!(read(&["version 2", "ERR no"]), Err(AnswerError::Refused("no".into())));
         assert_eq!(read(&["ERR no"]), Err(AnswerError::Refused("no".into())));
         let malformed = [

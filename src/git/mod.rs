@@ -1,13 +1,12 @@
-//! Git remotes, as the operator asks them without cloning: the head of a branch, and which branch is the default; and the
-//! git program, as it is run where a stranger may have written ([`sealed`]).
+//! Asks git remotes for refs without cloning, and runs the git program on untrusted data ([`sealed`]).
 //!
-//! Owns git's wire protocol as far as `ls-refs` needs it ([`pkt_line`], [`reading`], [`ls_refs`], [`listing`]), the exchange over smart HTTP
-//! ([`remote`]), the words for what a remote holds ([`sha`], [`branch`]) and which remotes may be asked at all
-//! ([`address`], [`reach`]). It costs nothing of GitHub's REST budget, which is why polling goes this way.
+//! Owns git's wire protocol as far as `ls-refs` needs it ([`pkt_line`], [`reading`], [`ls_refs`], [`listing`]), the exchange over
+//! smart HTTP ([`remote`]), the types for commits and branches ([`sha`], [`branch`]), and the restrictions on remotes
+//! ([`address`], [`reach`]). Polling uses this protocol because it costs nothing of GitHub's REST budget.
 //!
-//! The protocol is ours rather than a crate's: gix-packetline would bring bstr, faster-hex and more for the decoding of four hexadecimal
-//! digits, and gix-protocol a client with a transport of its own, which would go past the certificates, time limits and
-//! addresses that [`crate::github::transport`] and [`reach`] hold every connection to.
+//! The protocol is implemented here rather than by a crate: gix-packetline would bring bstr, faster-hex and more to decode four
+//! hexadecimal digits, and gix-protocol a client with its own transport, which would bypass the certificates, time limits and
+//! addresses that [`crate::github::transport`] and [`reach`] enforce for every connection.
 
 pub mod address;
 pub mod branch;
@@ -26,6 +25,6 @@ pub use self::branch::{BranchError, BranchName};
 pub use self::error::Error;
 pub use self::ls_refs::{Head, Refs};
 pub use self::reach::Reach;
-pub use self::remote::{BasicAuth, BasicAuthError, Remote, RemoteError, listed, refs};
-pub use self::sealed::{Answer, Sealed, SealedError};
+pub use self::remote::{BasicAuth, BasicAuthError, FullNameError, Remote, listed, refs};
+pub use self::sealed::{Output, Sealed, SealedError};
 pub use self::sha::{Sha, ShaError};

@@ -1,8 +1,8 @@
-//! pkt-line: how git frames what it says (gitprotocol-common(5)).
+//! pkt-line, the framing of git's protocol (gitprotocol-common(5)).
 //!
-//! The invariant: whatever bytes come, decoding ends in a packet, in a wish for more, or in an error; a packet is at most
-//! [`LONGEST`] bytes, so a reader never has to hold more than that. Without the bound, a server that announces much and sends
-//! it slowly would fill the operator's memory.
+//! The invariant: for any bytes, decoding gives a packet, asks for more bytes, or fails; a packet has at most [`LONGEST`] bytes, so
+//! a reader needs no larger buffer. Without the bound, a server that announces a large packet and sends it slowly would fill the
+//! operator's memory.
 
 /// The longest packet, its four digits included.
 pub const LONGEST: usize = 65_520;
@@ -21,16 +21,16 @@ pub enum Packet<'a> {
     Delimiter,
     /// `0002`: the end of an answer on a connection without state.
     ResponseEnd,
-    /// What it carries, without the line feed at its end.
+    /// The payload, without the line feed at its end.
     Line(&'a [u8]),
 }
 
-/// Bytes that are no packet.
+/// The bytes are no packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it does not consist of git's packets")]
 pub struct NotPackets;
 
-/// The packet at the beginning of `bytes` and how many bytes it is; nothing if its end has not come yet.
+/// The packet at the beginning of `bytes` and its length; none if it is incomplete.
 pub fn decode(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>, NotPackets> {
     let mut length = 0;
     for digit in bytes.iter().take(DIGITS) {
@@ -53,7 +53,7 @@ fn without_line_feed(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
-/// `line` and a line feed, as a packet. The lines here are ours and far shorter than [`LONGEST`].
+/// `line` and a line feed, as a packet. Landfall's own lines are far shorter than [`LONGEST`].
 #[must_use]
 pub fn encode(line: &str) -> String {
     debug_assert!(line.len() + DIGITS < LONGEST && !line.contains('\n'), "{line:?}");

@@ -1,9 +1,9 @@
-//! How far a connection may go: which IP addresses a repository's host may have.
+//! Restricts the IP addresses to which the operator connects for a repository.
 //!
-//! The invariant: the address that is checked is the address that is connected to. A check of the name before the request
-//! would ask DNS twice, and whoever owns the name could answer twice: something public to the check, and then the cloud's
-//! metadata service or a database in the cluster. So the check sits in the resolver that the connection itself uses
-//! ([`Screened`]), and beside it for hosts that are addresses already ([`Reach::check_host`]), which no resolver sees.
+//! The invariant: the connection uses the address that was checked. A check of the name before the request would query DNS twice,
+//! and the owner of the name could give two answers: a public address to the check, then the cloud's metadata service or a
+//! database in the cluster. So the check is in the resolver of the connection itself ([`Screened`]), and for hosts that are IP
+//! addresses, which are never resolved, in [`Reach::check_host`].
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll};
@@ -14,10 +14,10 @@ use tower::{BoxError, Service, ServiceExt as _};
 
 use crate::github::transport::deeper;
 
-/// How far connections may go.
+/// The networks to which connections may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Anywhere: for addresses that whoever administers the cluster wrote down in full.
+    /// Anywhere: for addresses that a cluster administrator wrote.
     Anywhere,
     /// To the internet and to private networks, this machine included; not to link-local and metadata addresses.
     Private,
@@ -25,13 +25,13 @@ pub enum Reach {
     Public,
 }
 
-/// A connection that was not made because of where it would have gone.
+/// The host has no address in the permitted networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no address of the host may be connected to")]
-pub struct Barred;
+#[error("the host has no address to which the operator may connect")]
+pub struct Blocked;
 
-impl Barred {
-    /// Whether it is what caused `error`.
+impl Blocked {
+    /// Whether it caused `error`.
     pub(super) fn is_in(error: &(dyn Error + 'static)) -> bool {
         std::iter::successors(Some(error), |error| deeper(*error)).any(<dyn Error>::is::<Self>)
     }
@@ -48,22 +48,20 @@ impl Reach {
         }
     }
 
-    /// Refuses a host that is an address outside of this reach. A name passes: it is checked when it is resolved.
-    pub fn check_host(self, host: &str) -> Result<(), Barred> {
+    /// Refuses a host that is an IP address outside these networks. A name passes: the resolver checks it.
+    pub fn check_host(self, host: &str) -> Result<(), Blocked> {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         match literal.parse::<IpAddr>() {
-            Ok(address) if !self.allows(address) => Err(Barred),
+            Ok(address) if !self.allows(address) => Err(Blocked),
             _ => Ok(()),
         }
     }
 }
 
-/// A resolver that leaves out what is beyond a reach.
+/// A resolver that drops addresses outside the permitted networks.
 #[derive(Clone, Debug)]
 pub struct Screened<R> {
-    /// Who resolves names.
     pub resolver: R,
-    /// What is left of the answer.
     pub reach: Reach,
 }
 
@@ -88,7 +86,7 @@ where
             let found: Vec<SocketAddr> = resolver.oneshot(name).await.map_err(Into::into)?.collect();
             let left: Vec<SocketAddr> = found.iter().copied().filter(|address| reach.allows(address.ip())).collect();
             if left.is_empty() && !found.is_empty() {
-                return Err(Barred.into());
+                return Err(Blocked.into());
             }
             Ok(left.into_iter())
         })
@@ -98,9 +96,9 @@ where
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Public,
-    /// Somebody's own network, or this machine.
+    /// A private network, or this machine.
     Private,
-    /// Nowhere a repository is: link-local, metadata, multicast, reserved.
+    /// Never the address of a repository: link-local, metadata, multicast, reserved.
     Never,
 }
 
@@ -122,7 +120,7 @@ fn kind_v4(address: Ipv4Addr) -> Kind {
     }
 }
 
-/// The rest of the registry: documentation and benchmarks, which some use for networks of their own; what is reserved.
+/// The rest of the registry: documentation and benchmarks, which some private networks use; reserved addresses.
 fn special_v4(octets: [u8; 4]) -> Kind {
     match octets {
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, 18 | 19, ..] => Kind::Private,
@@ -131,7 +129,7 @@ fn special_v4(octets: [u8; 4]) -> Kind {
     }
 }
 
-/// The IPv4 address that one of IPv6 stands for: mapped, compatible (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052),
+/// The IPv4 address in an IPv6 address: mapped, compatible (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052),
 /// 6to4 (RFC 3056).
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let (high, low) = match address.segments() {
@@ -148,10 +146,10 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 /// <https://www.iana.org/assignments/iana-ipv6-special-registry>
 fn kind_v6(address: Ipv6Addr) -> Kind {
     match address.segments() {
-        // Amazon's metadata service, and what belongs to protocols, Teredo among them.
+        // Amazon's metadata service, and addresses of protocols, for example Teredo.
         [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0x2001, 0..=0x1ff, ..] => Kind::Never,
-        // Loopback, unique local, site-local (deprecated), documentation; a NAT64 of one's own (RFC 8215), where the IPv4
-        // address may be anywhere in it.
+        // Loopback, unique local, site-local (deprecated), documentation; a local NAT64 (RFC 8215), in which the IPv4 address
+        // may be at any place.
         [0, 0, 0, 0, 0, 0, 0, 1]
         | [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..]
         | [0x2001, 0xdb8, ..]
@@ -234,7 +232,7 @@ mod tests {
             (Reach::Private, "fe80::1"),
         ] {
             let (left, _) = resolve(reach, answer).await;
-            assert!(Barred::is_in(&*left.unwrap_err()), "{reach:?} {answer}");
+            assert!(Blocked::is_in(&*left.unwrap_err()), "{reach:?} {answer}");
         }
     }
 }

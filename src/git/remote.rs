@@ -1,13 +1,14 @@
 //! The exchange with a remote over smart HTTP (gitprotocol-http(5)).
 //!
-//! The invariant: credentials go to the remote's own address and nowhere else, so a redirect is an error; and an exchange is
-//! bounded in time ([`DEADLINE`]), in what is read ([`ANSWER_LIMIT`]) and in what is held (a packet and a chunk).
+//! The invariant: credentials go to the remote's own origin and nowhere else, and a token of GitHub's to its one repository
+//! ([`Redirects`]); and an exchange is bounded in time ([`DEADLINE`]), in what is read ([`ANSWER_LIMIT`]) and in what is held
+//! (a packet and a chunk).
 //!
-//! One request where git itself makes two. git first asks what the server can do (`GET info/refs`), then asks for refs; but
-//! over HTTP each request stands alone, so the second needs nothing from the first but what it taught. All that is assumed
-//! instead is [`Capabilities::ASSUMED`], which holds for GitHub. A server that is otherwise says nothing of use (a
-//! repository with SHA-256 objects, a server of version 0 and one that knows no `unborn` answer with nothing, or an error);
-//! then, and only then, it is asked what it can do. Polling is most of what the operator does all day: this halves it.
+//! An exchange is one request where git itself makes two. git first asks what the server can do (`GET info/refs`), then asks
+//! for refs; but over HTTP each request stands alone, so the second needs only the capabilities from the first.
+//! [`Capabilities::ASSUMED`] takes their place, which holds for GitHub. Any other server answers with nothing or an error (a
+//! repository with SHA-256 objects, a server that does not know `unborn`, one that speaks version 0 or 1 alone); then, and
+//! only then, it is asked what it can do. Polling is most of the operator's work: this halves it.
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -27,9 +28,9 @@ use super::address::Address;
 use super::branch::BranchName;
 use super::error::Error;
 use super::listing::{self, Listing, RefPrefix};
-use super::ls_refs::{Answer, AnswerError, Capabilities, Refs, advertisement, request};
-use super::reach::Barred;
-use super::reading::{Reading, Wanted};
+use super::ls_refs::{Advertisement, AnswerError, Capabilities, HeadSelection, Refs, advertisement, request};
+use super::reach::Blocked;
+use super::reading::{Reading, Selection};
 use super::sha::Sha;
 use crate::github::redact::shown;
 use crate::github::secret::{REDACTED, Token};
@@ -39,12 +40,12 @@ use crate::runtime::clock::Clock;
 
 /// For all requests about one remote, from the first byte out to the last byte in.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// A branch whose name begins a hundred thousand others' is about 8 MB.
+/// The answer for a branch whose name is a prefix of a hundred thousand others is about 8 MB.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
 const ADVERTISEMENT_LIMIT: usize = 64 * 1024;
-/// What is read of a refusal, to be shown.
+/// The most bytes of a refusal that a message shows.
 const REFUSAL_LIMIT: usize = 4 * 1024;
-/// How long to wait where a server does not say, and the longest that one is believed.
+/// The wait if a server names none, and the longest that Landfall accepts.
 const SHORTEST_WAIT: SignedDuration = SignedDuration::from_mins(1);
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(1);
 const USER_AGENT: &str = concat!("landfall/", env!("CARGO_PKG_VERSION"));
@@ -55,32 +56,45 @@ const RESULT: &str = "application/x-git-upload-pack-result";
 
 /// The address of a repository, to which credentials may be sent. Prints as that address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remote(Url);
+pub struct Remote {
+    url: Url,
+    redirects: Redirects,
+}
 
-/// A name that is no repository's on GitHub.
+/// Which redirects of a remote are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Redirects {
+    /// None: on GitHub another repository may have taken the name, and the operator finds a repository by its id.
+    None,
+    /// One, of the question what the server can do, to the same origin: as git does by default (`http.followRedirects`), and
+    /// as GitLab answers for an address without `.git`.
+    WithinOrigin,
+}
+
+/// A text is no full name of a repository on GitHub.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the full name of a repository: write owner/name in letters, digits, `.`, `_` and `-`")]
-pub struct RemoteError;
+pub struct FullNameError;
 
 impl Remote {
-    /// A repository of a GitHub, by the full name GitHub gave it just now.
-    pub fn github(endpoint: &Endpoint, full_name: &str) -> Result<Self, RemoteError> {
+    /// A repository of a GitHub, by its current full name.
+    pub fn github(endpoint: &Endpoint, full_name: &str) -> Result<Self, FullNameError> {
         let word = |word: &str| {
             let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
             !word.is_empty() && word != "." && word != ".." && word.bytes().all(known)
         };
-        let (owner, name) = full_name.split_once('/').ok_or(RemoteError)?;
+        let (owner, name) = full_name.split_once('/').ok_or(FullNameError)?;
         if !word(owner) || !word(name) {
-            return Err(RemoteError);
+            return Err(FullNameError);
         }
-        Url::parse(&format!("{}/{owner}/{name}.git", endpoint.web_url())).map(Self).map_err(|_| RemoteError)
+        let url = Url::parse(&format!("{}/{owner}/{name}.git", endpoint.web_url())).map_err(|_| FullNameError)?;
+        Ok(Self { url, redirects: Redirects::None })
     }
 
-    /// A repository anywhere, by an address that was checked. Ask it over a transport that was made for such
-    /// ([`crate::github::Connect::connect_within`]).
+    /// A repository at a checked address. Use a transport of [`crate::github::Connect::connect_within`] for it.
     #[must_use]
     pub fn manual(address: &Address) -> Self {
-        Self(address.url().clone())
+        Self { url: address.url().clone(), redirects: Redirects::WithinOrigin }
     }
 
     fn service(&self, path: &str) -> String {
@@ -90,7 +104,7 @@ impl Remote {
 
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
+        f.write_str(self.url.as_str().trim_end_matches('/'))
     }
 }
 
@@ -101,7 +115,7 @@ pub struct BasicAuth {
     password: Token,
 }
 
-/// A user name that Basic authentication cannot carry.
+/// A user name or password that Basic authentication cannot carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a user name cannot have a colon or a control character, and a password no control character")]
 pub struct BasicAuthError;
@@ -125,14 +139,14 @@ impl BasicAuth {
         Zeroizing::new(STANDARD.encode(pair.as_bytes()))
     }
 
-    /// None if what is in it cannot be in a header; [`BasicAuth::new`] sees to that.
+    /// None if a header cannot carry it, which [`BasicAuth::new`] rules out.
     fn header(&self) -> Option<HeaderValue> {
         let mut value = HeaderValue::from_str(&Zeroizing::new(format!("Basic {}", self.encoded().as_str()))).ok()?;
         value.set_sensitive(true);
         Some(value)
     }
 
-    /// `text` without these credentials, whatever they look like.
+    /// `text` without these credentials.
     fn cut_from(&self, text: &str) -> String {
         let secrets = [self.password.expose(), self.encoded().as_str()].map(str::to_owned).map(Zeroizing::new);
         secrets
@@ -142,9 +156,9 @@ impl BasicAuth {
     }
 }
 
-/// Asks `remote` for the head of `branch`, or of its default branch, and which that is.
+/// Asks `remote` for the head of `branch`, or of its default branch, and for the name of the default branch.
 ///
-/// `transport` decides how far a connection may go; `clock` only turns a server's "later" into a time.
+/// `transport` restricts the networks of a connection; `clock` only turns a server's wait into a time.
 pub async fn refs(
     transport: &Transport,
     remote: &Remote,
@@ -156,16 +170,16 @@ pub async fn refs(
     let branch = branch.map_err(|source| Error::Branch { remote: remote.to_string(), source })?;
     let exchange = Exchange { transport, remote, credentials, clock };
     let question = |capabilities: Capabilities| {
-        (request(branch.as_ref(), capabilities), Answer::new(branch.clone(), capabilities.object_format))
+        (request(branch.as_ref(), capabilities), HeadSelection::new(branch.clone(), capabilities.object_format))
     };
     exchange.in_time(question).await
 }
 
-/// Asks `remote` which refs it has below `prefixes`: full names, and what they point to. Each prefix is a ref's full name,
-/// for that ref and those under it, or ends with a slash, for those alone; none at all is no question, and nothing is sent.
-/// What is not in the answer the remote does not have.
+/// Asks `remote` for its refs below `prefixes`: their full names and objects. Each prefix is a ref's full name, for that ref and
+/// those under it, or ends with a slash, for those alone. Without a prefix nothing is sent. The answer is complete: the remote
+/// has no other ref below the prefixes.
 ///
-/// `transport` decides how far a connection may go; `clock` only turns a server's "later" into a time.
+/// `transport` restricts the networks of a connection; `clock` only turns a server's wait into a time.
 pub async fn listed(
     transport: &Transport,
     remote: &Remote,
@@ -185,6 +199,14 @@ pub async fn listed(
     exchange.in_time(question).await
 }
 
+/// Whether the remote itself answered.
+enum Place<T> {
+    Here(T),
+    /// It redirects to this one.
+    Elsewhere(Remote),
+}
+
+#[derive(Clone, Copy)]
 struct Exchange<'a> {
     transport: &'a Transport,
     remote: &'a Remote,
@@ -193,8 +215,8 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// The answer to a question, which is made for what the server can do.
-    async fn in_time<W: Wanted>(
+    /// The answer to a question, which depends on the server's capabilities, within the deadline.
+    async fn in_time<W: Selection>(
         &self,
         question: impl Fn(Capabilities) -> (String, Reading<W>),
     ) -> Result<W::Meaning, Error> {
@@ -204,43 +226,119 @@ impl Exchange<'_> {
         })
     }
 
-    async fn answer<W: Wanted>(
+    async fn answer<W: Selection>(
         &self,
         question: impl Fn(Capabilities) -> (String, Reading<W>),
     ) -> Result<W::Meaning, Error> {
-        match self.ls_refs(question(Capabilities::ASSUMED)).await {
-            Err(error @ (Error::Protocol { source: AnswerError::Cut, .. } | Error::Refused { .. })) => {
-                let capabilities = self.capabilities().await?;
-                if capabilities == Capabilities::ASSUMED {
-                    return Err(error);
+        match self.answer_here(&question).await? {
+            Place::Here(meaning) => Ok(meaning),
+            Place::Elsewhere(remote) => {
+                let there = Exchange { remote: &remote, ..*self };
+                match there.answer_here(&question).await? {
+                    Place::Here(meaning) => Ok(meaning),
+                    Place::Elsewhere(further) => Err(self.moved(Some(further.to_string()))),
                 }
-                self.ls_refs(question(capabilities)).await
             }
-            answered => answered,
         }
     }
 
-    async fn ls_refs<W: Wanted>(&self, (body, mut answer): (String, Reading<W>)) -> Result<W::Meaning, Error> {
-        let mut response = self.send(Method::POST, "git-upload-pack", RESULT, body).await?;
-        let mut length = 0;
-        while let Some(chunk) = self.chunk(response.body_mut()).await? {
+    async fn answer_here<W: Selection>(
+        &self,
+        question: impl Fn(Capabilities) -> (String, Reading<W>),
+    ) -> Result<Place<W::Meaning>, Error> {
+        let error = match self.ls_refs(question(Capabilities::ASSUMED)).await {
+            Ok(meaning) => return Ok(Place::Here(meaning)),
+            Err(error) => error,
+        };
+        let is_not_understood =
+            matches!(error, Error::Protocol { source: AnswerError::Cut, .. } | Error::Refused { .. });
+        // To a question at an address without `.git`, some servers answer as if there were no repository.
+        let may_be_elsewhere = self.remote.redirects == Redirects::WithinOrigin
+            && matches!(error, Error::NotFound { .. } | Error::Moved { .. });
+        if !is_not_understood && !may_be_elsewhere {
+            return Err(error);
+        }
+        let mut response = match self.advertised().await? {
+            Place::Here(response) => response,
+            Place::Elsewhere(remote) => return Ok(Place::Elsewhere(remote)),
+        };
+        let (advertisement, read) = self.advertisement(response.body_mut()).await?;
+        match advertisement {
+            Advertisement::Capabilities(Capabilities::ASSUMED) => Err(error),
+            Advertisement::Capabilities(capabilities) => self.ls_refs(question(capabilities)).await.map(Place::Here),
+            Advertisement::Refs(object_format) => {
+                let (_, reading) = question(Capabilities { object_format, unborn: false });
+                self.read(reading.from_advertisement(), read, response.body_mut()).await.map(Place::Here)
+            }
+        }
+    }
+
+    async fn ls_refs<W: Selection>(&self, (body, reading): (String, Reading<W>)) -> Result<W::Meaning, Error> {
+        let response = self.send(Method::POST, "git-upload-pack", RESULT, body).await?;
+        let mut response = self.accepted(response, RESULT).await?;
+        self.read(reading, Vec::new(), response.body_mut()).await
+    }
+
+    /// Reads a list of refs, of which `begun` came already.
+    async fn read<W: Selection>(
+        &self,
+        mut reading: Reading<W>,
+        begun: Vec<u8>,
+        body: &mut Body,
+    ) -> Result<W::Meaning, Error> {
+        let mut length = begun.len();
+        let mut is_known = reading.push(&begun).map_err(|error| self.protocol(error))?;
+        while !is_known && let Some(chunk) = self.chunk(body).await? {
             length += chunk.len();
             if length > ANSWER_LIMIT {
                 return Err(self.protocol(AnswerError::Malformed("its answer is too long")));
             }
-            if answer.push(&chunk).map_err(|error| self.protocol(error))? {
-                break;
-            }
+            is_known = reading.push(&chunk).map_err(|error| self.protocol(error))?;
         }
-        answer.finish().map_err(|error| self.protocol(error))
+        reading.finish().map_err(|error| self.protocol(error))
     }
 
-    async fn capabilities(&self) -> Result<Capabilities, Error> {
+    /// Asks what the server can do.
+    async fn advertised(&self) -> Result<Place<Response<Body>>, Error> {
         let path = "info/refs?service=git-upload-pack";
-        let mut response = self.send(Method::GET, path, ADVERTISEMENT, String::new()).await?;
-        // A list of refs that goes on is not read to its end: it begins with what tells that it is one.
-        let bytes = self.bytes(response.body_mut(), ADVERTISEMENT_LIMIT).await?;
-        advertisement(&bytes).map_err(|error| self.protocol(error))
+        let response = self.send(Method::GET, path, ADVERTISEMENT, String::new()).await?;
+        match self.redirected(&response) {
+            Some(remote) => Ok(Place::Elsewhere(remote)),
+            None => self.accepted(response, ADVERTISEMENT).await.map(Place::Here),
+        }
+    }
+
+    /// Where a redirect that may be followed leads.
+    fn redirected(&self, response: &Response<Body>) -> Option<Remote> {
+        if !response.status().is_redirection() || self.remote.redirects != Redirects::WithinOrigin {
+            return None;
+        }
+        let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+        let mut url = self.remote.url.join(location).ok()?;
+        if url.origin() != self.remote.url.origin() || !url.username().is_empty() || url.password().is_some() {
+            return None;
+        }
+        let path = url.path().strip_suffix("/info/refs").filter(|path| !path.is_empty())?.to_owned();
+        url.set_path(&path);
+        url.set_query(None);
+        url.set_fragment(None);
+        Some(Remote { url, redirects: self.remote.redirects })
+    }
+
+    /// Reads as much of an advertisement as tells what it is; the bytes that were read, too.
+    async fn advertisement(&self, body: &mut Body) -> Result<(Advertisement, Vec<u8>), Error> {
+        let mut read = Vec::new();
+        loop {
+            match advertisement(&read) {
+                Ok(advertisement) => return Ok((advertisement, read)),
+                Err(AnswerError::Cut) if read.len() < ADVERTISEMENT_LIMIT => {}
+                Err(error) => return Err(self.protocol(error)),
+            }
+            match self.chunk(body).await? {
+                Some(chunk) => read.extend_from_slice(&chunk),
+                None => return Err(self.protocol(AnswerError::Cut)),
+            }
+        }
     }
 
     async fn send(
@@ -265,7 +363,11 @@ impl Exchange<'_> {
             request = request.header(header::AUTHORIZATION, value);
         }
         let request = request.body(OctoBody::from(body)).map_err(|_| refused("its address makes no request"))?;
-        let response = self.transport.clone().oneshot(request).await.map_err(|error| self.unreached(error))?;
+        self.transport.clone().oneshot(request).await.map_err(|error| self.unreached(error))
+    }
+
+    /// The response, if it is a 200 of this type.
+    async fn accepted(&self, response: Response<Body>, accept: &'static str) -> Result<Response<Body>, Error> {
         if response.status() != StatusCode::OK {
             return Err(self.judge(response).await);
         }
@@ -285,7 +387,7 @@ impl Exchange<'_> {
             return Error::RateLimited { remote, until };
         }
         if status.is_redirection() {
-            return Error::Moved { remote, to: self.moved_to(response.headers()) };
+            return self.moved(self.moved_to(response.headers()));
         }
         if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
             return Error::Server { remote, status: status.as_u16() };
@@ -300,7 +402,7 @@ impl Exchange<'_> {
         let message = if said.is_empty() { status.to_string() } else { said };
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { remote, message },
-            // To somebody it does not know GitHub does not say whether there is such a repository.
+            // Without credentials, GitHub does not tell whether the repository exists.
             StatusCode::UNAUTHORIZED if self.credentials.is_none() => Error::NotFound { remote, message },
             StatusCode::UNAUTHORIZED => Error::CredentialsRefused { remote, message },
             StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Error::Forbidden { remote, message },
@@ -329,9 +431,13 @@ impl Exchange<'_> {
         Ok(bytes)
     }
 
+    fn moved(&self, to: Option<String>) -> Error {
+        Error::Moved { remote: self.remote.to_string(), to }
+    }
+
     fn moved_to(&self, headers: &HeaderMap) -> Option<String> {
         let location = headers.get(header::LOCATION)?.to_str().ok()?;
-        let mut url = self.remote.0.join(location).ok()?;
+        let mut url = self.remote.url.join(location).ok()?;
         url.set_username("").ok()?;
         url.set_password(None).ok()?;
         url.set_query(None);
@@ -341,7 +447,7 @@ impl Exchange<'_> {
         Some(self.said(repository.unwrap_or(url)))
     }
 
-    /// A server's words, fit to be shown.
+    /// A server's words, redacted and cut.
     fn said(&self, text: &str) -> String {
         match self.credentials {
             Some(credentials) => shown(&credentials.cut_from(text)),
@@ -359,7 +465,7 @@ impl Exchange<'_> {
 
     fn unreached(&self, error: BoxError) -> Error {
         let remote = self.remote.to_string();
-        if Barred::is_in(&*error) {
+        if Blocked::is_in(&*error) {
             return Error::AddressRefused { remote };
         }
         Error::Unreachable { remote, reason: transport::reason(&*error), source: Arc::from(error) }

@@ -1,14 +1,14 @@
-//! The one way in which Landfall runs the git program: over what a stranger may have written, and without running any of it.
+//! Runs the git program on untrusted repositories, without running any code of theirs.
 //!
-//! The invariant: git finds no configuration but the one that is here, and nothing of a repository's makes it start a program
-//! or follow an address. A list of what is bad in a repository's own `.git/config` would never be complete, so that file is
-//! not read at all: the caller names a git directory that Landfall made, to which the stranger's objects are an alternate, or
-//! none. What is left is said in the environment, which no file outranks: no hooks, no filters, no fsmonitor, no helper but
-//! ours, one protocol, no redirects, no submodules; and no program for the refs of alternates, for git would otherwise start
-//! itself in the stranger's repository.
+//! The invariant: git reads no configuration but the one in this module, and no content of a repository makes it start a program or
+//! connect to an address. A list of dangerous settings in a repository's `.git/config` would never be complete, so git does not
+//! read that file at all: the caller names a git directory that Landfall made, with the repository's objects as an alternate, or
+//! none. The environment, which overrides every file, sets the rest: no hooks, no filters, no fsmonitor, no credential helper but
+//! Landfall's, one protocol, no redirects, no submodules; and no program for the refs of alternates, because git would otherwise
+//! start itself in the untrusted repository.
 //!
-//! A command that takes too long, says too much, or is no longer waited for ends with all that it started: each is a group of
-//! processes of its own.
+//! Each command is a process group of its own. A command that passes its deadline, prints too much, or is cancelled is killed with
+//! all its children.
 
 use crate::guards;
 use std::ffi::{OsStr, OsString};
@@ -24,19 +24,19 @@ use tokio::time::Instant;
 
 use crate::github::redact::redact;
 
-/// The most that a command may say on its standard output, in bytes: the names of a million files.
+/// The most bytes of a command's standard output: the names of a million files.
 const MOST_OUTPUT: u64 = 256 << 20;
-/// How much is kept of what it says on its standard error, in bytes: the end of it.
+/// The most bytes of its standard error that are kept: the end of it.
 const MOST_WORDS: usize = 8 << 10;
 
-/// What no repository decides.
+/// Settings that override every repository.
 const SETTINGS: &[(&str, &str)] = &[
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.untrackedCache", "false"),
     ("core.splitIndex", "false"),
     ("index.sparse", "false"),
-    // Else git runs for-each-ref in the alternate's repository, with that one's configuration.
+    // Otherwise git runs for-each-ref in the alternate's repository, with its configuration.
     ("core.alternateRefsCommand", ":"),
     ("core.attributesFile", "/dev/null"),
     ("core.excludesFile", "/dev/null"),
@@ -48,7 +48,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("core.fileMode", "true"),
     ("core.symlinks", "true"),
     ("core.quotePath", "false"),
-    // Larger files are streamed rather than held in memory.
+    // git streams larger files instead of loading them into memory.
     ("core.bigFileThreshold", "8m"),
     ("pack.windowMemory", "32m"),
     ("pack.threads", "1"),
@@ -60,7 +60,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("push.gpgSign", "false"),
     ("protocol.allow", "never"),
     ("protocol.https.allow", "always"),
-    // Who answers under a former address may be another by now.
+    // Another repository may have taken a former address.
     ("http.followRedirects", "false"),
     ("http.lowSpeedLimit", "1"),
     ("http.lowSpeedTime", "60"),
@@ -70,10 +70,10 @@ const SETTINGS: &[(&str, &str)] = &[
     ("advice.detachedHead", "false"),
 ];
 
-/// Of Landfall's own environment, what git is given: where programs are, and how to the network.
+/// Variables that git inherits: the path of programs, and the proxies.
 const INHERITED: &[&str] = &["PATH", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"];
 
-/// git, in a directory and with a git directory that the caller chose.
+/// git in a directory, with a git directory that the caller chose.
 #[derive(Clone, Debug)]
 pub struct Sealed {
     directory: PathBuf,
@@ -82,18 +82,18 @@ pub struct Sealed {
     deadline: Instant,
 }
 
-/// What came of a command that succeeded.
+/// The output of a successful command.
 #[derive(Debug)]
-pub struct Answer<T> {
-    /// What it said on its standard output.
-    pub said: Vec<u8>,
-    /// What it said besides, for people.
-    pub warned: String,
-    /// What came of telling it something.
-    pub told: T,
+pub struct Output<T> {
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as text.
+    pub stderr: String,
+    /// The result of writing its standard input.
+    pub written: T,
 }
 
-/// A git that did not do what it was asked.
+/// Why a git command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
     /// It cannot be started.
@@ -102,40 +102,33 @@ pub enum SealedError {
     /// It ended with an error.
     #[error("git {command}: {words}")]
     Failed {
-        /// The subcommand.
         command: String,
-        /// Its exit status; none if a signal ended it.
+        /// None if a signal ended it.
         status: Option<i32>,
-        /// Its own words, from which secrets are cut.
+        /// Its standard error, redacted.
         words: String,
     },
-    /// It was not done in time, and was ended.
-    #[error("git {command} was not done in time and was ended{}{words}", if words.is_empty() { "" } else { "; its last words: " })]
+    /// It passed its deadline, and was killed.
+    #[error("git {command} passed its deadline and was killed{}{words}", if words.is_empty() { "" } else { "; its last words: " })]
     Late {
-        /// The subcommand.
         command: String,
-        /// What it had said by then.
+        /// Its standard error up to then, redacted.
         words: String,
     },
-    /// It said more than can be held.
-    #[error("git {command} said more than {MOST_OUTPUT} bytes and was ended")]
-    Talkative {
-        /// The subcommand.
-        command: String,
-    },
-    /// What it was to be told, or what it said, got lost.
-    #[error("git {command}: its input or output")]
+    /// It printed too much.
+    #[error("git {command} printed more than {MOST_OUTPUT} bytes and was killed")]
+    Talkative { command: String },
+    /// A pipe to it failed.
+    #[error("git {command}: a pipe for its input or output failed")]
     Pipe {
-        /// The subcommand.
         command: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
 }
 
 impl SealedError {
-    /// What git itself said, as far as it said anything.
+    /// git's own words, or the message if git printed none.
     #[must_use]
     pub fn words(&self) -> String {
         match self {
@@ -146,7 +139,7 @@ impl SealedError {
 }
 
 impl Sealed {
-    /// git in `directory`, with `home` for its home, until `deadline`. It knows no repository yet, and of protocols https.
+    /// git in `directory`, with the home directory `home`, until `deadline`. It has no repository yet, and https alone for a protocol.
     #[must_use]
     pub fn new(directory: &Path, home: &Path, deadline: Instant) -> Self {
         let settings = guards::git_settings(SETTINGS).iter();
@@ -173,7 +166,7 @@ impl Sealed {
         Self { directory: directory.to_owned(), settings, environment, deadline }
     }
 
-    /// The same, and it sees remotes on this machine's disk as well. For tests: a path may lead anywhere.
+    /// The same, with remotes on this machine's disk. For tests alone, because a path may lead anywhere.
     #[must_use]
     pub fn with_local_remotes(self) -> Self {
         self.setting("protocol.file.allow", "always").variable("GIT_ALLOW_PROTOCOL", "https:file")
@@ -186,7 +179,7 @@ impl Sealed {
         self
     }
 
-    /// The same, with a further variable of git's.
+    /// The same, with a further environment variable.
     #[must_use]
     pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_owned()));
@@ -199,32 +192,24 @@ impl Sealed {
         Self { directory: directory.to_owned(), ..self }
     }
 
-    /// Runs a command to its end; what it says on its standard output.
-    ///
-    /// # Errors
-    /// Also if it ends with a status other than 0.
+    /// Runs a command and returns its standard output. An error if its status is not 0.
     pub async fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Result<Vec<u8>, SealedError> {
-        Ok(self.fed(arguments, |_| Ok(())).await?.said)
+        Ok(self.fed(arguments, |_| Ok(())).await?.stdout)
     }
 
-    /// The same, for a command that says text: without the end of its last line.
-    ///
-    /// # Errors
-    /// As [`Sealed::run`].
+    /// The same, as text without white space at its end.
     pub async fn text<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Result<String, SealedError> {
         let said = self.run(arguments).await?;
         Ok(String::from_utf8_lossy(&said).trim_end().to_owned())
     }
 
-    /// Runs a command that is told something on its standard input; `tell` runs on a thread of its own.
-    ///
-    /// # Errors
-    /// What git says goes before what `tell` failed with, unless that is not about the pipe.
+    /// Runs a command; `tell` writes its standard input on a thread of its own. If both fail, the error is git's, unless `tell`
+    /// failed for another reason than a broken pipe.
     pub async fn fed<A: AsRef<OsStr>, T: Send + 'static>(
         &self,
         arguments: &[A],
         tell: impl FnOnce(&mut dyn Write) -> io::Result<T> + Send + 'static,
-    ) -> Result<Answer<T>, SealedError> {
+    ) -> Result<Output<T>, SealedError> {
         let command = arguments.first().map(|name| name.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
         let pipe = |source| SealedError::Pipe { command: command.clone(), source };
         let mut running = self.spawn(arguments)?;
@@ -247,7 +232,7 @@ impl Sealed {
             Ok((said, telling.await.map_err(io::Error::other)?))
         };
         let ended = tokio::time::timeout_at(self.deadline, ended).await;
-        // The group ends here if it did not by itself: it is not reaped yet, so its number is still its own.
+        // On a return `running` kills the group. The child is not reaped yet, so the group's id is still valid.
         let late = || SealedError::Late { command: command.clone(), words: readable(&words) };
         let (said, told) = ended.map_err(|_| late())?.map_err(pipe)?;
         let Some(said) = said else { return Err(SealedError::Talkative { command }) };
@@ -256,7 +241,7 @@ impl Sealed {
         let status = status.map_err(pipe)?;
         match told {
             Err(error) if status.success() || error.kind() != io::ErrorKind::BrokenPipe => Err(pipe(error)),
-            Ok(told) if status.success() => Ok(Answer { said, warned: readable(&words), told }),
+            Ok(told) if status.success() => Ok(Output { stdout: said, stderr: readable(&words), written: told }),
             _ => Err(SealedError::Failed { command, status: status.code(), words: readable(&words) }),
         }
     }
@@ -282,7 +267,7 @@ impl Sealed {
     }
 }
 
-/// A command that has not been reaped, and its group.
+/// A child that was not reaped yet, and its process group.
 struct Running {
     child: Child,
     group: Option<Pid>,
@@ -291,13 +276,13 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(group) = self.group {
-            // All of it may have ended already.
+            // All of its processes may have ended already.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// All of it; none if it is more than can be held.
+/// The whole output; none if it is larger than [`MOST_OUTPUT`].
 async fn whole(from: impl AsyncRead + Unpin) -> io::Result<Option<Vec<u8>>> {
     let mut said = Vec::new();
     from.take(MOST_OUTPUT + 1).read_to_end(&mut said).await?;
@@ -317,7 +302,7 @@ async fn last_words(mut from: impl AsyncRead + Unpin, words: &mut Vec<u8>) -> io
     }
 }
 
-/// What git said, line by line, without control characters, secrets, and advice to people at a terminal.
+/// git's words without control characters, secrets, and hints.
 fn readable(words: &[u8]) -> String {
     let text = String::from_utf8_lossy(words);
     let line = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>().trim().to_owned();
@@ -376,7 +361,7 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         // The grandchild holds the fifo open for as long as it lives, and git for as long as that does.
         let alias = format!("!exec 3>'{}'; echo >&3; sleep 1000 & wait", fifo.display());
-        // Open at both ends meanwhile, so that nobody waits for another to open it, however slow git is.
+        // Open at both ends meanwhile, so that no opening blocks, however slow git is.
         let held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
         let mut reading = File::open(&fifo).unwrap();
         let reader = std::thread::spawn(move || {
@@ -388,7 +373,7 @@ mod tests {
         let error = git.run(&["wait"]).await.unwrap_err();
         assert!(matches!(error, SealedError::Late { .. }), "{error}");
         drop(held);
-        // Comes to its end only when nobody has the fifo open any more.
+        // Ends only when no process has the fifo open any more.
         let said = reader.join().unwrap();
         assert!(said.len() <= 1, "{said:?}");
     }

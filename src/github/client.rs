@@ -1,12 +1,12 @@
 //! The calls to GitHub that the controllers make, for one GitHub App.
 //!
-//! The invariant: a call does what its name says, once, and answers with a model or an [`Error`]; it neither sleeps nor tries
-//! again. What would be wider than it says (an empty list of repositories is all of them to GitHub) is not sent. Names
-//! become segments of a path in one place ([`GitHub::repository_path`]), so a name with a slash reaches nothing else.
+//! The invariant: a call sends one request and returns a model or an [`Error`]; it neither sleeps nor retries. A request with a
+//! wider effect than it says is not sent (GitHub reads an empty list of repositories as all of them). Names become segments of a
+//! path in one place ([`GitHub::repository_path`]), so a name with a slash cannot reach another path.
 //!
-//! Here are what all calls share and the calls about the App and its tokens; those about a repository are in
-//! [`repositories`], its hooks and the App's in [`hooks`], forks in [`forks`], pull requests in [`pulls`].
-mod forks;
+//! This file has the code that all calls share and the calls for the App and its tokens. The calls for a repository are in
+//! [`repositories`], for hooks in [`hooks`], for forks in [`forks`], for pull requests in [`pulls`].
+pub mod forks;
 pub mod hooks;
 pub mod pulls;
 mod repositories;
@@ -43,15 +43,15 @@ const USER: Route = Route { method: "GET", template: "/users/{username}" };
 
 /// Ten thousand installations; a `Link` that leads in circles ends here.
 const PAGES: usize = 100;
-/// What GitHub takes in one request for a token.
+/// The most repositories that GitHub accepts in one request for a token.
 const MINTED_REPOSITORIES: usize = 500;
 
 type Answer = Response<BoxBody<Bytes, octocrab::Error>>;
 
-/// The repositories a token is to reach.
+/// The repositories of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Repositories {
-    /// All that the installation reaches, those that are yet to come included.
+    /// All repositories of the installation, also future ones.
     All,
     /// By name within the installation's account: one to 500.
     Names(Vec<String>),
@@ -59,21 +59,20 @@ pub enum Repositories {
     Ids(Vec<u64>),
 }
 
-/// What a token is to be good for.
+/// The repositories and permissions of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Where.
     pub repositories: Repositories,
-    /// What: permission names and levels in GitHub's words; at least one.
+    /// Names and levels in GitHub's words; at least one.
     pub permissions: BTreeMap<String, String>,
 }
 
-/// What became of a token that was to be revoked.
+/// The result of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
-    /// It is dead now.
+    /// GitHub revoked the token.
     Revoked,
-    /// It had expired or was revoked before.
+    /// The token had expired or was revoked before.
     AlreadyDead,
 }
 
@@ -86,7 +85,7 @@ pub struct GitHub {
 }
 
 impl GitHub {
-    /// Puts the layers together. Needs a tokio runtime.
+    /// Needs a tokio runtime.
     #[must_use]
     pub fn new(
         endpoint: Endpoint,
@@ -120,7 +119,7 @@ impl GitHub {
         self.read(APP, answer).await
     }
 
-    /// `GET /app/installations`, every page, by ascending id. Suspended ones are among them.
+    /// `GET /app/installations`, every page, sorted by id. Suspended installations are included.
     pub async fn installations(&self) -> Result<Vec<Installation>, Error> {
         let found = self.pages(INSTALLATIONS, &Credential::App, INSTALLATIONS.template).await?;
         let by_id: BTreeMap<_, Installation> =
@@ -128,7 +127,7 @@ impl GitHub {
         Ok(by_id.into_values().collect())
     }
 
-    /// `POST /app/installations/{installation_id}/access_tokens`: a token of an hour.
+    /// `POST /app/installations/{installation_id}/access_tokens`: mints a token that expires after an hour.
     ///
     /// Not idempotent: if the answer is lost, a token that nobody holds may live for an hour.
     pub async fn mint(&self, installation_id: u64, scope: &Scope) -> Result<Minted, Error> {
@@ -139,7 +138,7 @@ impl GitHub {
         Ok(Minted { token: minted.token.of_installation(installation_id), ..minted })
     }
 
-    /// `GET /installation/repositories` with the token: that GitHub accepts it. A fresh one may be refused for seconds.
+    /// `GET /installation/repositories` with the token: verifies that GitHub accepts it. GitHub may refuse a new token for seconds.
     pub async fn verify(&self, token: &Token) -> Result<(), Error> {
         let answer = self
             .send(VERIFY, Credential::Token(token.clone()), "/installation/repositories?per_page=1", NO_BODY)
@@ -147,7 +146,7 @@ impl GitHub {
         self.read::<IgnoredAny>(VERIFY, answer).await.map(drop)
     }
 
-    /// `DELETE /installation/token` with the token: it dies at once.
+    /// `DELETE /installation/token` with the token.
     pub async fn revoke(&self, token: &Token) -> Result<Revocation, Error> {
         match self.send(REVOKE, Credential::Token(token.clone()), REVOKE.template, NO_BODY).await {
             Ok(_) => Ok(Revocation::Revoked),
@@ -156,8 +155,8 @@ impl GitHub {
         }
     }
 
-    /// `GET /users/{slug}[bot]`: the user as which an App commits; its id is not the App's. Without credentials, for a JWT is
-    /// refused here; a GitHub Enterprise Server in private mode answers 401.
+    /// `GET /users/{slug}[bot]`: the user as which an App commits; its id is not the App's. The call has no credentials, because
+    /// GitHub refuses a JWT here. A GitHub Enterprise Server in private mode answers 401.
     pub async fn bot_user(&self, slug: &str) -> Result<Account, Error> {
         let login = format!("{slug}[bot]");
         let path = format!("/users/{}", utf8_percent_encode(&login, SEGMENT));
@@ -165,7 +164,7 @@ impl GitHub {
         self.read(USER, answer).await
     }
 
-    /// Sends one request through the stack; a refusal is an error already.
+    /// Sends one request through the stack, which turns a refusal into an error.
     async fn send<B: Serialize>(
         &self,
         route: Route,
@@ -178,7 +177,7 @@ impl GitHub {
         self.octocrab.execute(request).await.map_err(|error| self.failed(route, error))
     }
 
-    /// Every page of a list. What moves from one page to the next meanwhile is in it twice, or not at all.
+    /// Every page of a list. An entry that moves to another page meanwhile is in it twice, or missing.
     async fn pages<T: DeserializeOwned>(
         &self,
         route: Route,
@@ -204,7 +203,7 @@ impl GitHub {
         T::from_response(answer).await.map_err(|error| self.failed(route, error))
     }
 
-    /// An error of octocrab's: one of the stack's that it carried, or its own about building or reading.
+    /// Converts an error of octocrab's: it wraps one of the stack's, or reports that a request or a response is malformed.
     fn failed(&self, route: Route, error: octocrab::Error) -> Error {
         match error {
             octocrab::Error::Service { source, .. } => match source.downcast::<Error>() {
@@ -231,7 +230,7 @@ impl GitHub {
         Error::Unsent { target: self.target(route), what: what.into() }
     }
 
-    /// `/repos/{owner}/{name}`, each one segment. `.` and `..` would be taken for steps on the way, however they are escaped.
+    /// `/repos/{owner}/{name}`, each one segment. A URL resolves `.` and `..` even if they are escaped, so they are refused.
     fn repository_path(&self, route: Route, owner: &str, name: &str) -> Result<String, Error> {
         for segment in [owner, name] {
             if matches!(segment, "" | "." | "..") {
@@ -246,7 +245,7 @@ impl GitHub {
     }
 }
 
-/// What is escaped in a segment of a path: all but RFC 3986's unreserved characters.
+/// Characters to escape in a segment of a path: all but RFC 3986's unreserved ones.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const NO_BODY: Option<&()> = None;
 
@@ -278,7 +277,7 @@ impl Scope {
     }
 }
 
-/// Where `Link` says the next page is (RFC 8288). That it is within the API is seen to where credentials are put on.
+/// The next page's address in the `Link` header (RFC 8288). The layer that adds credentials checks that it is in the API.
 fn next_page(headers: &HeaderMap, page: &str) -> Result<Option<Url>, &'static str> {
     for value in headers.get_all(header::LINK) {
         let mut rest = value.to_str().map_err(|_| "its Link header is not text")?;

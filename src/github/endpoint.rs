@@ -1,14 +1,14 @@
-//! Where a GitHub is: the base addresses of its REST API, its web pages and its GraphQL API.
+//! The base addresses of a GitHub: its REST API, its web pages and its GraphQL API.
 //!
-//! The invariant: every address here is https (plain http only on loopback, or anywhere when that was allowed for
-//! development), carries no credentials, query or fragment, and ends without a slash. [`Endpoint::contains`] is the one rule
-//! for where credentials may go. Without it a redirect, a `Link` header or a typing error takes an App's JWT to a stranger.
+//! The invariant: every address here is https (plain http only on loopback, or anywhere if that is allowed for development), carries
+//! no credentials, query or fragment, and ends without a slash. [`Endpoint::contains`] is the one rule for the addresses that get
+//! credentials. Without it a redirect, a `Link` header or a typing error sends an App's JWT to another host.
 //!
 //! Sources: <https://docs.github.com/en/enterprise-server@latest/rest/overview/resources-in-the-rest-api#schema> for GitHub
 //! Enterprise Server, <https://docs.github.com/en/enterprise-cloud@latest/admin/data-residency> for GHE.com.
 use url::{Host, Url};
 
-/// Whether an address may be plain `http`.
+/// Addresses that may be plain `http`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlainHttp {
     /// Only on this machine.
@@ -36,7 +36,7 @@ pub struct EndpointError {
 }
 
 impl Endpoint {
-    /// Reads `spec.apiURL`, and `spec.webURL` and `spec.graphqlURL` where they are set; what is not set is derived.
+    /// Reads `spec.apiURL`, `spec.webURL` and `spec.graphqlURL`. The last two are derived from the first unless they are set.
     pub fn parse(
         api_url: &str,
         web_url: Option<&str>,
@@ -77,15 +77,24 @@ impl Endpoint {
         without_slash(&self.graphql)
     }
 
-    /// The API's host, with its port where that is not the scheme's own. With a numeric id it names a thing on GitHub for good.
+    /// The API's host, with its port unless that is the scheme's default. Together with a numeric id it identifies an object.
     #[must_use]
     pub fn host(&self) -> String {
         let host = self.api.host_str().unwrap_or_default();
         self.api.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// Whether `url` is on the API's origin and under its base path, or is the GraphQL API's own address: the only places
-    /// credentials go.
+    /// The domain of the addresses that GitHub gives to accounts without a public one: `users.noreply.github.com`. It follows
+    /// the web pages' host; all of GHE.com has one.
+    /// <https://docs.github.com/en/account-and-profile/reference/email-addresses-reference#your-noreply-email-address>
+    #[must_use]
+    pub fn noreply_domain(&self) -> String {
+        let host = self.web.host_str().unwrap_or_default();
+        format!("users.noreply.{}", if host.ends_with(".ghe.com") { "ghe.com" } else { host })
+    }
+
+    /// Whether `url` is on the API's origin and under its base path, or is the GraphQL API's own address. Credentials go nowhere
+    /// else.
     #[must_use]
     pub fn contains(&self, url: &Url) -> bool {
         // `Url` has resolved `..` and its percent-encoded spellings, so a prefix of whole segments decides.
@@ -100,11 +109,11 @@ fn without_slash(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }
 
-/// One address, checked and normalised.
+/// Checks and normalizes an address.
 fn address(field: &'static str, text: &str, plain_http: PlainHttp) -> Result<Url, EndpointError> {
     let refused = |problem: String, remedy: &str| EndpointError { field, problem, remedy: remedy.to_owned() };
     let mut url = Url::parse(text.trim()).map_err(|error| {
-        // The text itself is not repeated: it may hold credentials that could not be told apart.
+        // The message does not repeat the text, which may hold credentials.
         refused(format!("not an address ({error})"), "write it in full, like https://api.github.com")
     })?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -121,7 +130,7 @@ fn address(field: &'static str, text: &str, plain_http: PlainHttp) -> Result<Url
         "http" if plain_http == PlainHttp::Anywhere || is_loopback(&url) => {}
         "http" => {
             return Err(refused(
-                format!("{url} is plain http, and a token sent there can be read on the way"),
+                format!("{url} is plain http, so others can read a token on the network"),
                 "use https; a private certificate authority goes into spec.caBundle",
             ));
         }
@@ -144,7 +153,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The web pages' and GraphQL's addresses that follow from the API's.
+/// Derives the addresses of the web pages and of GraphQL from the API's.
 fn derive(api: &Url) -> Result<(Url, Url), EndpointError> {
     let refused = |problem: String, remedy: String| EndpointError { field: "apiURL", problem, remedy };
     let host = api.host_str().unwrap_or_default();
@@ -165,7 +174,7 @@ fn derive(api: &Url) -> Result<(Url, Url), EndpointError> {
         }
         if matches!(host, "github.com" | "www.github.com") {
             return Err(refused(
-                format!("{api} is where GitHub's pages are, not its API"),
+                format!("{api} is the address of GitHub's pages, not of its API"),
                 "use https://api.github.com".into(),
             ));
         }
@@ -173,7 +182,7 @@ fn derive(api: &Url) -> Result<(Url, Url), EndpointError> {
             return match subdomain.strip_prefix("api.") {
                 Some(subdomain) => Ok((at(&format!("{subdomain}.ghe.com"), "")?, at(host, "/graphql")?)),
                 None => Err(refused(
-                    format!("{api} is where GHE.com's pages are, not its API"),
+                    format!("{api} is the address of GHE.com's pages, not of its API"),
                     format!("use https://api.{host}"),
                 )),
             };
@@ -181,7 +190,7 @@ fn derive(api: &Url) -> Result<(Url, Url), EndpointError> {
     }
     Err(refused(
         format!(
-            "{api} has none of the shapes that GitHub's API addresses have, so where its pages and its GraphQL API are cannot be told"
+            "{api} is not the form of an address of GitHub's API, so the addresses of its pages and its GraphQL API cannot be derived"
         ),
         format!(
             "for GitHub Enterprise Server use {}/api/v3; otherwise set spec.webURL and spec.graphqlURL",
@@ -268,6 +277,17 @@ mod tests {
     }
 
     #[test]
+    fn noreply_addresses_follow_the_web_host() {
+        for (api, domain) in [
+            ("https://api.github.com", "users.noreply.github.com"),
+            ("https://api.acme.ghe.com", "users.noreply.ghe.com"),
+            ("https://h.example:8443/api/v3", "users.noreply.h.example"),
+        ] {
+            assert_eq!(parse(api).unwrap().noreply_domain(), domain);
+        }
+    }
+
+    #[test]
     fn overrides_win_and_make_any_shape_usable() {
         let endpoint = Endpoint::parse(
             "https://gh.example/rest",
@@ -323,15 +343,15 @@ mod tests {
             ),
             (
                 "https://github.com",
-                "spec.apiURL: https://github.com/ is where GitHub's pages are, not its API; use https://api.github.com",
+                "spec.apiURL: https://github.com/ is the address of GitHub's pages, not of its API; use https://api.github.com",
             ),
             (
                 "https://acme.ghe.com",
-                "spec.apiURL: https://acme.ghe.com/ is where GHE.com's pages are, not its API; use https://api.acme.ghe.com",
+                "spec.apiURL: https://acme.ghe.com/ is the address of GHE.com's pages, not of its API; use https://api.acme.ghe.com",
             ),
             (
                 "https://ghe.example",
-                "spec.apiURL: https://ghe.example/ has none of the shapes that GitHub's API addresses have, so where its pages and its GraphQL API are cannot be told; \
+                "spec.apiURL: https://ghe.example/ is not the form of an address of GitHub's API, so the addresses of its pages and its GraphQL API cannot be derived; \
                  for GitHub Enterprise Server use https://ghe.example/api/v3; otherwise set spec.webURL and spec.graphqlURL",
             ),
         ];

@@ -1,8 +1,8 @@
-//! What can go wrong in a call to GitHub, in the terms in which the controllers act on it.
+//! The errors of a call to GitHub, classified by the controllers' reaction.
 //!
-//! The invariant: a message names the host, the route by its template, what happened and what to do; it never holds a secret,
-//! a header, or more of a response than GitHub's own `message`, cut and redacted. [`Error::outlook`] is the only place that
-//! says whether trying again helps: nothing below the controllers repeats a call, for they have the one queue of due times.
+//! The invariant: a message names the host, the route by its template, the event and the remedy. It never holds a secret, a header,
+//! or more of a response than GitHub's own `message`, cut and redacted. [`Error::outlook`] alone decides whether a retry helps:
+//! only the controllers repeat a call, because they have the one queue of due times.
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use jiff::{SignedDuration, Timestamp};
 
 pub use super::transport::Unreached;
 
-/// What a call is, in words with few values: fit for a metric's label.
+/// A call, in a form with few values, for a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The HTTP method.
     pub method: &'static str,
-    /// The path with names for what varies, as GitHub's documentation writes it.
+    /// The path with placeholders, as in GitHub's documentation.
     pub template: &'static str,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// Which call to whom.
+/// A call to a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The API's host.
@@ -40,156 +40,96 @@ impl fmt::Display for Target {
     }
 }
 
-/// Whether, and when, the same call may succeed.
+/// Whether, and when, a retry may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlook {
-    /// It passes by itself: try again with growing distance.
+    /// The trouble passes by itself: retry with back-off.
     Passes,
-    /// Not before this time.
+    /// Retry at this time.
     Waits(Timestamp),
-    /// A person has to change something first.
+    /// A person must act first.
     Stalls,
 }
 
-/// A call to GitHub that did not succeed.
+/// Why a call to GitHub failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// 401 to the App's JWT, by the current and the next key.
     #[error("{target}: GitHub refused the App's credentials: {message}; {}", credentials_remedy(*skew))]
     CredentialsRefused {
-        /// The call.
         target: Target,
-        /// What GitHub says.
         message: String,
-        /// By how much the clock here is ahead of GitHub's, where that is more than a minute.
+        /// How far the clock here is ahead of GitHub's, if that is more than a minute.
         skew: Option<SignedDuration>,
     },
-    /// 401 to an installation token: expired, revoked, or so fresh that not all of GitHub knows it.
+    /// 401 to an installation token: expired, revoked, or so new that parts of GitHub do not know it yet.
     #[error("{target}: GitHub refused the installation token: {message}; a fresh one is minted")]
-    TokenRefused {
-        /// The call.
-        target: Target,
-        /// What GitHub says.
-        message: String,
-    },
-    /// 404 or 410: it does not exist, or these credentials may not know of it.
+    TokenRefused { target: Target, message: String },
+    /// 404 or 410: it does not exist, or these credentials have no access to it.
     #[error("{target}: {message}; it does not exist, or the App has no access to it")]
-    NotFound {
-        /// The call.
-        target: Target,
-        /// What GitHub says.
-        message: String,
-    },
+    NotFound { target: Target, message: String },
     /// 403: the installation is suspended.
-    #[error("{target}: {message}; who suspended it can lift that in the account's settings under GitHub Apps")]
-    Suspended {
-        /// The call.
-        target: Target,
-        /// What GitHub says.
-        message: String,
-    },
-    /// 403 or 451 that is no rate limit: the credentials are good, and not for this.
+    #[error(
+        "{target}: {message}; an owner of the account can unsuspend it in the account's settings under GitHub Apps"
+    )]
+    Suspended { target: Target, message: String },
+    /// 403 or 451 without a rate limit: the credentials are valid, but do not permit this.
     #[error(
         "{target}: GitHub forbids it: {message}; check the App's permissions, that the account has accepted them, and the account's policies"
     )]
-    Forbidden {
-        /// The call.
-        target: Target,
-        /// What GitHub says.
-        message: String,
-    },
-    /// 403: the repository is archived, and what was asked for would change it.
-    #[error("{target}: the repository is archived ({message}); who administers it can unarchive it in its settings")]
-    Archived {
-        /// The call.
-        target: Target,
-        /// What GitHub says.
-        message: String,
-    },
-    /// 409: it does not go together with how things are now: a merge conflict, an empty repository, a fork that is not ready.
-    #[error("{target}: GitHub cannot do it as things are: {message}")]
-    Conflict {
-        /// The call.
-        target: Target,
-        /// What GitHub says.
-        message: String,
-    },
-    /// 307 or 308 to what would change a repository: its name has come to stand for another address. Not followed, for what
-    /// is to be changed is the repository with a certain id: look up its name by the id and ask again.
-    #[error("{target}: the repository was renamed or transferred; it is looked up by its id again")]
-    Moved {
-        /// The call.
-        target: Target,
-    },
-    /// 422: GitHub understood the request and will not do it.
-    #[error("{target}: GitHub cannot do it: {}", with_details(message, errors))]
+    Forbidden { target: Target, message: String },
+    /// 403: the repository is archived, and the call would change it.
+    #[error("{target}: the repository is archived ({message}); its administrators can unarchive it in its settings")]
+    Archived { target: Target, message: String },
+    /// 409: the call conflicts with the current state: a merge conflict, an empty repository, a fork that is not ready.
+    #[error("{target}: GitHub reports a conflict with the current state: {message}")]
+    Conflict { target: Target, message: String },
+    /// 307 or 308 to a call that would change a repository, which was renamed or transferred. The redirect is not followed,
+    /// because the call is for the repository with a certain id: look up its name by that id and call again.
+    #[error("{target}: the repository was renamed or transferred; Landfall looks it up by its id again")]
+    Moved { target: Target },
+    /// 422: GitHub understood the request, and refuses it.
+    #[error("{target}: GitHub refused it: {}", with_details(message, errors))]
     Unprocessable {
-        /// The call.
         target: Target,
-        /// What GitHub says.
         message: String,
         /// The errors that GitHub names, at most five.
         errors: Vec<FieldError>,
     },
-    /// GitHub said to stop for a while; until then further calls with the same credentials are refused here.
+    /// A rate limit. Until it ends, the client refuses further calls with the same credentials.
     #[error("{target}: {} of GitHub reached; calls go on at {until}", if *secondary { "a secondary rate limit" } else { "the rate limit" })]
     RateLimited {
-        /// The call.
         target: Target,
-        /// When calls may go on.
+        /// The end of the limit.
         until: Timestamp,
-        /// Too much at once, rather than the hour's budget.
+        /// A secondary limit (too many calls at once), rather than the hour's budget.
         secondary: bool,
     },
-    /// No whole answer came.
+    /// No complete answer arrived.
     #[error("{target}: {}", unreached(*reason, source.as_ref()))]
     Unreachable {
-        /// The call.
         target: Target,
-        /// Why, as far as the remedy depends on it.
+        /// The reason, as far as the remedy depends on it.
         reason: Unreached,
-        /// What the network says.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// 5xx or 408: GitHub has trouble.
-    #[error("{target}: GitHub has trouble and answered {status}; see https://www.githubstatus.com if it stays")]
-    Server {
-        /// The call.
-        target: Target,
-        /// The status code.
-        status: u16,
-    },
+    /// 5xx or 408.
+    #[error("{target}: GitHub failed with {status}; see https://www.githubstatus.com if this persists")]
+    Server { target: Target, status: u16 },
     /// Any other refusal.
     #[error("{target}: GitHub answered {status}: {message}")]
-    Refused {
-        /// The call.
-        target: Target,
-        /// The status code.
-        status: u16,
-        /// What GitHub says.
-        message: String,
-    },
-    /// The answer is none that GitHub's API gives.
-    #[error("{target}: {what}; check that spec.apiURL is GitHub's API and that no proxy answers in its place")]
-    Malformed {
-        /// The call.
-        target: Target,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// What was asked for would mean something else than it says, so it was not sent.
+    Refused { target: Target, status: u16, message: String },
+    /// The answer is not one of GitHub's API.
+    #[error("{target}: {what}; check that spec.apiURL is GitHub's API and that no proxy answers instead")]
+    Malformed { target: Target, what: String },
+    /// The request was not sent, because GitHub would read it otherwise than it was meant, or because it could not be signed.
     #[error("{target}: not sent: {what}")]
-    Unsent {
-        /// The call.
-        target: Target,
-        /// Why.
-        what: String,
-    },
+    Unsent { target: Target, what: String },
 }
 
 impl Error {
-    /// Whether, and when, the same call may succeed.
+    /// Whether, and when, a retry may succeed.
     #[must_use]
     pub fn outlook(&self) -> Outlook {
         match self {
@@ -214,10 +154,26 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether GitHub refused to mint a token because the installation does not have the requested permissions. GitHub answers
+    /// 422 also if it does not have the requested repositories.
+    #[must_use]
+    pub fn lacks_permissions(&self) -> bool {
+        matches!(self, Self::Unprocessable { message, .. } if message.contains("permissions"))
+    }
+
+    /// Whether GitHub refused to create an object because it exists.
+    #[must_use]
+    pub fn already_exists(&self) -> bool {
+        let Self::Unprocessable { errors, .. } = self else { return false };
+        errors.iter().any(|error| error.code == "already_exists" || error.message.contains("already exists"))
+    }
+}
+
 fn credentials_remedy(skew: Option<SignedDuration>) -> String {
     match skew {
         Some(skew) => format!(
-            "the clock here is {} s {} GitHub's: set it right, for the JWT carries times",
+            "the clock here is {} s {} GitHub's: correct it, because the JWT carries times",
             skew.abs().as_secs(),
             if skew.is_negative() { "behind" } else { "ahead of" }
         ),
@@ -225,7 +181,7 @@ fn credentials_remedy(skew: Option<SignedDuration>) -> String {
     }
 }
 
-/// One of the `errors` of a 422; what GitHub leaves out is empty. All of it is redacted and cut.
+/// One of the `errors` of a 422, redacted and cut. A field that GitHub leaves out is empty.
 /// <https://docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api#validation-failed>
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldError {
@@ -278,9 +234,11 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
         Unreached::BadCertificate => format!(
             "the certificate is not good for this host ({detail}); check spec.apiURL and the certificate GitHub's host presents"
         ),
-        Unreached::TimedOut => "no whole answer in time; if it stays, check the network on the way".into(),
+        Unreached::TimedOut => {
+            "no complete answer in time; if this persists, check the network between here and GitHub".into()
+        }
         Unreached::Cut => format!(
-            "the connection ended before the answer was here ({detail}); if it stays, check the network on the way"
+            "the connection ended before the answer was complete ({detail}); if this persists, check the network between here and GitHub"
         ),
     }
 }

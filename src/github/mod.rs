@@ -1,11 +1,11 @@
-//! GitHub, as the controllers call it.
+//! The client of GitHub's API.
 //!
-//! Owns every request to GitHub's API: where GitHub is ([`endpoint`]), how bytes get there ([`transport`]), as whom
-//! ([`credentials`], [`jwt`], [`secret`]), what all calls have in common ([`stack`]), the calls themselves ([`client`]), their answers
-//! ([`models`]) and their failures ([`error`]).
+//! Owns every request to the API: its addresses ([`endpoint`]), the transport ([`transport`]), the credentials ([`credentials`],
+//! [`jwt`], [`secret`]), the layers that all calls share ([`stack`]), the calls ([`client`]), their answers ([`models`]) and their
+//! errors ([`error`]).
 //!
-//! octocrab builds requests and reads answers. Its authentication, retries, cache and redirects are not used: it signs only
-//! for api.github.com, refreshes a token once per clone, mints no narrowed tokens, keys its cache by address alone so that
+//! octocrab builds requests and reads answers. Landfall does not use its authentication, retries, cache and redirects: it signs
+//! only for api.github.com, refreshes a token once per clone, mints no narrowed tokens, keys its cache by address alone so that
 //! one installation could read another's answers, and repeats a POST.
 
 pub mod client;
@@ -25,6 +25,7 @@ pub(crate) mod scripted;
 #[cfg(test)]
 pub(crate) mod test_keys;
 
+pub use self::client::forks::ForkBranches;
 pub use self::client::hooks::{HookConfigWanted, HookWanted};
 pub use self::client::pulls::{NewPull, NotOpened};
 pub use self::client::{GitHub, Repositories, Revocation, Scope};

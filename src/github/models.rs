@@ -1,8 +1,8 @@
-//! GitHub's answers, with the fields that are used and no more.
+//! GitHub's answers, with the fields that Landfall uses.
 //!
-//! Own models, because octocrab's are closed: a value they do not know fails the whole page. The invariant: a field or a value
-//! that GitHub adds never makes an answer unreadable. Shapes: GitHub's OpenAPI description of version 2022-11-28 and
-//! 2026-03-10, where these fields are the same.
+//! The models are Landfall's own, because octocrab's are closed: one unknown value makes a whole page unreadable. The invariant: no
+//! field or value that GitHub adds, and no field that its description does not promise, makes an answer unreadable. Shapes:
+//! GitHub's OpenAPI description of versions 2022-11-28 and 2026-03-10, in which these fields are the same.
 mod hook;
 mod pull;
 mod repository;
@@ -18,10 +18,10 @@ pub use self::pull::{PullBase, PullHead, PullRepository, PullRequest, PullState}
 pub use self::repository::{Comparison, MergeType, Merged, Relation, Repository};
 use super::secret::Token;
 
-/// Permission names and how far each reaches, as GitHub names them.
+/// GitHub's names of permissions, with their levels.
 pub type Permissions = BTreeMap<String, Level>;
 
-/// How far a permission reaches. The order is from less to more; a word that GitHub adds is not comparable to anything.
+/// The level of a permission. An unknown word cannot be compared with the others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Level {
@@ -31,12 +31,12 @@ pub enum Level {
     Write,
     /// `admin`, which includes `write`
     Admin,
-    /// A word that is not known here.
+    /// A word that this version does not know.
     Other(String),
 }
 
 impl Level {
-    /// Whether who has `self` has `wanted` too. An unknown word covers itself only.
+    /// Whether `self` includes `wanted`. An unknown word includes only itself.
     #[must_use]
     pub fn covers(&self, wanted: &Self) -> bool {
         match (self.rank(), wanted.rank()) {
@@ -98,9 +98,9 @@ impl fmt::Display for Level {
 /// A user, an organization, a bot or an enterprise.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Account {
-    /// Stays when the account is renamed.
+    /// A rename does not change it.
     pub id: u64,
-    /// The name in addresses. An enterprise has a slug in its place.
+    /// The name in addresses; the slug of an enterprise.
     #[serde(alias = "slug")]
     pub login: String,
     /// `User`, `Organization` or `Bot`; empty for an enterprise, which has none.
@@ -111,7 +111,6 @@ pub struct Account {
 /// `GET /app`: <https://docs.github.com/en/rest/apps/apps#get-the-authenticated-app>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct App {
-    /// The App's id.
     pub id: u64,
     /// The client id; GitHub Enterprise Server before 3.14 sends none here.
     #[serde(default)]
@@ -119,17 +118,15 @@ pub struct App {
     /// The name in addresses, and of the App's bot user. GitHub's description does not promise it: see [`App::slug`].
     #[serde(default)]
     slug: Option<String>,
-    /// The name that people read.
+    /// The display name.
     pub name: String,
-    /// Who owns the App.
     #[serde(default)]
     pub owner: Option<Account>,
-    /// The App's page.
     pub html_url: String,
-    /// What the App asks of an account that installs it.
+    /// The permissions that the App requests.
     #[serde(default)]
     pub permissions: Permissions,
-    /// The events the App is sent.
+    /// The events to which the App subscribes.
     #[serde(default)]
     pub events: Vec<String>,
 }
@@ -143,15 +140,15 @@ impl App {
     }
 }
 
-/// Which repositories an installation or a token reaches.
+/// The kind of access to repositories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum RepositorySelection {
-    /// Every repository of the account, those that are yet to come included.
+    /// Every repository of the account, also future ones.
     All,
-    /// Only those that were selected.
+    /// Selected repositories.
     Selected,
-    /// A word that is not known here.
+    /// A word that this version does not know.
     Other(String),
 }
 
@@ -186,27 +183,23 @@ impl From<RepositorySelection> for String {
 /// An App's installation in an account: <https://docs.github.com/en/rest/apps/apps#get-an-installation-for-the-authenticated-app>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Installation {
-    /// Another one after a reinstall.
+    /// A reinstallation gets another one.
     pub id: u64,
-    /// The App's id.
     pub app_id: u64,
-    /// Whose it is. Null in the schema.
+    /// GitHub's description allows null.
     #[serde(default)]
     pub account: Option<Account>,
-    /// Which repositories it reaches.
     pub repository_selection: RepositorySelection,
-    /// What the account has granted.
+    /// The permissions that the account has granted.
     #[serde(default)]
     pub permissions: Permissions,
-    /// The events it sends.
     #[serde(default)]
     pub events: Vec<String>,
-    /// Its settings page.
+    /// The settings page.
     pub html_url: String,
-    /// Since when it is suspended. Suspended installations are listed like others.
+    /// Set while it is suspended. GitHub lists suspended installations, too.
     #[serde(default)]
     pub suspended_at: Option<Timestamp>,
-    /// Who suspended it.
     #[serde(default)]
     pub suspended_by: Option<Account>,
 }
@@ -215,17 +208,16 @@ pub struct Installation {
 /// <https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Minted {
-    /// The token.
     pub token: Token,
-    /// When it dies by itself, an hour after it was minted.
+    /// An hour after the mint.
     pub expires_at: Timestamp,
-    /// What it may do.
+    /// The permissions of the token.
     #[serde(default)]
     pub permissions: Permissions,
-    /// Which repositories it reaches. GitHub's description does not promise it, and a token must not be lost for that.
+    /// GitHub's description does not promise it, and an answer without it must not lose the token.
     #[serde(default)]
     pub repository_selection: Option<RepositorySelection>,
-    /// The repositories, where they were selected.
+    /// The selected repositories.
     #[serde(default)]
     pub repositories: Option<Vec<Repository>>,
 }

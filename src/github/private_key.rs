@@ -66,7 +66,8 @@ fn plain_text(bytes: &[u8]) -> Result<Zeroizing<String>, KeyProblem> {
         return Err(KeyProblem::NotPem("it is text in UTF-16; save it as UTF-8"));
     }
     let text = Zeroizing::new(String::from_utf8_lossy(bytes).into_owned());
-    let text = Zeroizing::new(text.replace("\\r", "").replace("\\n", "\n"));
+    let text = Zeroizing::new(text.replace("\\r", ""));
+    let text = Zeroizing::new(text.replace("\\n", "\n"));
     let around = |c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '"' | '\'');
     Ok(Zeroizing::new(text.trim_matches(around).to_owned()))
 }

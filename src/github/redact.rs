@@ -1,12 +1,12 @@
-//! Text that others wrote, made fit for conditions, events and logs.
+//! Redacts foreign text for conditions, events and logs.
 //!
-//! The invariant: what leaves here has no control characters, is bounded, and holds nothing that looks like a token of
-//! GitHub's, a JSON web token or a webhook's secret as Landfall makes them. GitHub's messages are shown to people, and a proxy or a GitHub that echoes a request may put
-//! anything into them. Cutting is wider than the formats: since October 2026 tokens contain `.` and `-`, so what follows a
-//! token's prefix is cut as far as those characters reach.
+//! The invariant: redacted text has no control characters, a limited length, and nothing that looks like a token of GitHub, a JSON
+//! web token or a webhook's secret as Landfall makes them. Landfall shows GitHub's messages to people, and a proxy that echoes a
+//! request may put anything into them. The redaction is wider than the formats: since October 2026 tokens contain `.` and `-`, so
+//! it removes all such characters after a token's prefix.
 use super::secret::REDACTED;
 
-/// The longest text of others' that is shown, in characters.
+/// The longest foreign text, in characters.
 const LIMIT: usize = 300;
 /// A webhook's secret is the hexadecimal digits of an HMAC-SHA256.
 const SECRET_DIGITS: usize = 64;

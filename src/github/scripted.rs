@@ -1,4 +1,4 @@
-//! A GitHub whose every answer a test writes: for what a GitHub that behaves cannot be brought to say.
+//! A scripted GitHub, for answers that the simulator does not give.
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +25,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// What stands behind `Bearer`.
+    /// The token in the header `Authorization`.
     pub fn bearer(&self) -> Option<&str> {
         self.headers.get("authorization")?.to_str().unwrap().strip_prefix("Bearer ")
     }
@@ -57,7 +57,7 @@ impl Observe for Record {
 }
 
 impl Scripted {
-    /// A client at `https://h.example/api/v3` with two keys, and what answers it.
+    /// A client of `https://h.example/api/v3` with two keys; `answer` answers it.
     pub fn new(answer: impl Fn(&Sent) -> Response<String> + Send + Sync + 'static) -> Self {
         let (sent, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(answer));
         let log = Arc::clone(&sent);

@@ -1,19 +1,18 @@
-//! Secrets as types: an access token, the PEM of a private key, and what webhooks are signed with.
+//! Types for secrets: an access token, the PEM of a private key, and a webhook's secret.
 //!
-//! The invariant: a value of these types cannot be printed, logged or serialised by accident; whoever needs the bytes says
-//! `expose()`, which is easy to find in review. Memory is overwritten when the last holder lets go. (Copies that TLS and HTTP
-//! buffers hold for the length of a request are outside of this.) Without these types one `{:?}` of a struct in a log line
-//! publishes a token.
+//! The invariant: a value of these types cannot be printed, logged or serialized by accident. Code that needs the bytes calls
+//! `expose()`, which a reviewer finds easily. The memory is overwritten when the last clone is dropped. (Copies in the buffers of
+//! TLS and HTTP during a request are not.) Without these types one `{:?}` of a struct in a log line publishes a token.
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-/// What stands in for a secret wherever one is printed.
+/// The replacement for a secret in printed text.
 pub const REDACTED: &str = "[redacted]";
 
-/// An access token of GitHub's. Clones share one buffer.
+/// An access token of GitHub. Clones share one buffer.
 ///
 /// Since October 2026 an installation token is about 520 characters of `[A-Za-z0-9._-]`; nothing here assumes a length.
 #[derive(Clone)]
@@ -23,31 +22,30 @@ pub struct Token {
 }
 
 impl Token {
-    /// Takes ownership of a token.
     #[must_use]
     pub fn new(token: String) -> Self {
         Self { text: Arc::new(Zeroizing::new(token)), installation: None }
     }
 
-    /// The same token, and the installation that it was minted for: all tokens of an installation share one rate limit.
+    /// The same token with its installation. All tokens of an installation share one rate limit.
     #[must_use]
     pub(super) fn of_installation(self, id: u64) -> Self {
         Self { installation: Some(id), ..self }
     }
 
-    /// The installation it was minted for, where this process minted it.
+    /// The token's installation, if this process minted it.
     pub(super) fn installation(&self) -> Option<u64> {
         self.installation
     }
 
-    /// The token itself, for an `Authorization` header or a Secret; nowhere else.
+    /// The token itself, only for an `Authorization` header or a Secret.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// The first 16 hexadecimal characters of the token's SHA-256: enough to tell tokens apart in status and logs, useless
-    /// to whoever wants the token.
+    /// The first 16 hexadecimal digits of the token's SHA-256, to distinguish tokens in status and logs. Nobody can compute the
+    /// token from them.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.text.as_bytes());
@@ -55,7 +53,7 @@ impl Token {
     }
 }
 
-/// A token is its text, wherever it came from.
+/// Tokens are equal if their texts are.
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
@@ -75,31 +73,30 @@ impl<'de> Deserialize<'de> for Token {
 pub struct PrivateKeyPem(Arc<Zeroizing<Vec<u8>>>);
 
 impl PrivateKeyPem {
-    /// Takes ownership of the PEM text.
     #[must_use]
     pub fn new(pem: Vec<u8>) -> Self {
         Self(Arc::new(Zeroizing::new(pem)))
     }
 
-    /// The PEM text itself, to be parsed; nowhere else.
+    /// The PEM text itself, only for parsing.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// What GitHub signs the deliveries of one webhook with.
+/// The secret with which GitHub signs the deliveries of one webhook.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookSecret(Arc<Zeroizing<String>>);
 
 impl WebhookSecret {
-    /// Takes ownership of a secret. An empty one is none to GitHub, and is not sent.
+    /// The client does not send an empty one, because GitHub reads it as none.
     #[must_use]
     pub fn new(secret: String) -> Self {
         Self(Arc::new(Zeroizing::new(secret)))
     }
 
-    /// The secret itself, for the configuration of a hook or to check a signature; nowhere else.
+    /// The secret itself, only for the configuration of a hook or to verify a signature.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,9 +1,8 @@
-//! The way bytes reach GitHub: one exchange of an HTTP request for a response, without any knowledge of GitHub.
+//! HTTP for the client: exchanges a request for a response, without any knowledge of GitHub.
 //!
-//! A [`Transport`] is a service, so tests put another in its place or faults in between; [`HttpsConnect`] makes the real one.
-//! The invariant: a connection is TLS (or plain http where [`super::endpoint`] allowed that) and its certificate was verified
-//! against the system's roots and the `GitHubApp`'s own bundle, never less. Nothing here repeats a request that may have
-//! reached GitHub.
+//! A [`Transport`] is a service, so that tests can replace it or inject faults; [`HttpsConnect`] makes the real one. The invariant:
+//! a connection is TLS (or plain http if [`super::endpoint`] allowed that), and its certificate was verified against the system's
+//! roots and the `GitHubApp`'s own bundle. Nothing here repeats a request that may have reached GitHub.
 use std::error::Error;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,7 +27,7 @@ use tower::{BoxError, Service, ServiceExt, service_fn};
 use crate::git::reach::{Reach, Screened};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than the idle timeouts of the load balancers in front of GitHub, so that a request seldom meets a closed connection.
+/// Shorter than the idle timeouts of GitHub's load balancers, so that a request seldom uses a closed connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_CONNECTIONS: usize = 4;
 
@@ -40,7 +39,7 @@ pub type Body = BoxBody<Bytes, BoxError>;
 pub struct Transport(BoxCloneSyncService<Request<OctoBody>, Response<Body>, BoxError>);
 
 impl Transport {
-    /// A transport out of any service of this shape.
+    /// Makes a transport from a service.
     pub fn new<S, B>(service: S) -> Self
     where
         S: Service<Request<OctoBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -69,15 +68,15 @@ impl Service<Request<OctoBody>> for Transport {
     }
 }
 
-/// Makes transports: one per `GitHubApp`, for each may bring its own certificate authorities.
+/// Makes transports: one per `GitHubApp`, because each may have its own certificate authorities.
 pub trait Connect: Send + Sync {
-    /// A transport that trusts the system's roots and, besides them, the PEM certificates in `ca_bundle`.
+    /// A transport that trusts the system's roots and the PEM certificates in `ca_bundle`.
     fn connect(&self, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError> {
         self.connect_within(Reach::Anywhere, ca_bundle)
     }
 
-    /// The same, and connections go no further than `reach`, whatever a name resolves to; where that is not anywhere, only
-    /// https is spoken.
+    /// The same, with connections only to the networks of `reach`, whatever a name resolves to. Unless that is anywhere, only
+    /// https is allowed.
     fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError>;
 }
 
@@ -94,22 +93,20 @@ pub enum CaBundleError {
     NotPem {
         /// Counted from one.
         number: usize,
-        /// What the parser says.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
-    /// A section is PEM, and what is in it is not a certificate.
+    /// A PEM section does not hold a certificate.
     #[error(
         "spec.caBundle: certificate {number} cannot be a trust anchor ({source}); use the certificate of the authority that signed GitHub's"
     )]
     NotCertificate {
         /// Counted from one.
         number: usize,
-        /// What the parser says.
         #[source]
         source: rustls::Error,
     },
-    /// No TLS version could be configured; a fault of this build.
+    /// No TLS version could be configured, which is a fault of this build.
     #[error("TLS could not be set up; this is a fault of this build of Landfall, please report it")]
     Tls(#[source] rustls::Error),
 }
@@ -120,7 +117,7 @@ pub struct HttpsConnect {
 }
 
 impl HttpsConnect {
-    /// Loads the system's roots. A system without any is allowed: then only what a `caBundle` names is trusted.
+    /// Loads the system's roots. If there are none, only the certificates of a `caBundle` are trusted.
     #[must_use]
     pub fn new() -> Self {
         let found = rustls_native_certs::load_native_certs();
@@ -157,7 +154,7 @@ impl Connect for HttpsConnect {
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls);
         let https = match reach {
-            // Plain http is for addresses that `Endpoint` let through; it decides, once.
+            // `Endpoint` has decided whether plain http is allowed.
             Reach::Anywhere => https.https_or_http(),
             Reach::Private | Reach::Public => https.https_only(),
         };
@@ -168,7 +165,7 @@ impl Connect for HttpsConnect {
             .pool_timer(TokioTimer::new())
             .build(https);
         Ok(Transport::new(service_fn(move |request: Request<OctoBody>| {
-            // A host that is an address is never resolved.
+            // A host that is an IP address is never resolved.
             let within = reach.check_host(request.uri().host().unwrap_or_default());
             let client = client.clone();
             async move {
@@ -189,23 +186,23 @@ fn add_bundle(roots: &mut RootCertStore, bundle: &[u8]) -> Result<(), CaBundleEr
     if number == 0 { Err(CaBundleError::Empty) } else { Ok(()) }
 }
 
-/// Why an exchange failed, as far as a remedy depends on it.
+/// Why an exchange failed, as far as the remedy depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreached {
-    /// No connection came about: the name does not resolve, nothing listens, no route, a connect timeout.
+    /// No connection: the name does not resolve, nothing listens, no route, a connect timeout.
     NotConnected,
-    /// GitHub's certificate is signed by an authority that is not trusted here.
+    /// An authority that is not trusted here signed the certificate.
     Untrusted,
-    /// The certificate is of another host, expired or otherwise bad.
+    /// The certificate is for another host, expired or otherwise invalid.
     BadCertificate,
-    /// No whole answer in time. The request may have taken effect.
+    /// No complete answer in time. The request may have taken effect.
     TimedOut,
-    /// The connection ended before the whole answer was here. The request may have taken effect.
+    /// The connection ended before the answer was complete. The request may have taken effect.
     Cut,
 }
 
 impl Unreached {
-    /// One word, fit for a metric's label.
+    /// One word for a metric's label.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -234,7 +231,7 @@ pub(crate) fn reason(error: &(dyn Error + 'static)) -> Unreached {
     found
 }
 
-/// What caused an error. An I/O error says as its source the source of what it wraps; here it is what it wraps.
+/// The cause of an error. For an I/O error it is the wrapped error, whereas `source` skips that one.
 pub(crate) fn deeper<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
@@ -244,7 +241,7 @@ pub(crate) fn deeper<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Er
 
 fn tls_reason(error: &rustls::Error) -> Unreached {
     match error {
-        // A signature that does not fit is another authority's of the same name, such as one that was made anew.
+        // A wrong signature comes from another authority of the same name, for example after it was created again.
         rustls::Error::InvalidCertificate(
             rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
         ) => Unreached::Untrusted,

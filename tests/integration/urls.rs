@@ -4,7 +4,7 @@ use crate::repository::{comes_to, follow};
 use crate::scene::{connected, says};
 use jiff::SignedDuration;
 use landfall::api::ProjectRepository;
-use landfall::git::AllowedHosts;
+use landfall::git::{AllowedHosts, Reach};
 use landfall_world::objects;
 use landfall_world::operator::Start;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     let (port, came) = listener().await;
     let here = format!("127.0.0.1:{port}");
     let hosts = [here.as_str(), "git.example.com", "localhost"];
-    let public = || Start { git_hosts: AllowedHosts::parse(&hosts, false).unwrap(), ..Start::default() };
+    let public = || Start { git_hosts: AllowedHosts::parse(&hosts, Reach::Public).unwrap(), ..Start::default() };
     let operator = world.start(public()).await;
 
     for (name, url, reason, words) in [
@@ -48,8 +48,8 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
         ("port", "https://git.example.com:8443/team/lib.git", "UrlNotAllowed", "not among the hosts"),
         ("person", "https://me:hunter2@git.example.com/team/lib.git", "UrlNotAllowed", "credentialsSecretRef"),
         ("query", "https://git.example.com/team/lib.git?x=1", "UrlNotAllowed", "query"),
-        ("literal", &format!("https://{here}/team/lib.git"), "UrlNotAllowed", "private addresses need leave"),
-        ("name", "https://localhost/team/lib.git", "UrlNotAllowed", "private addresses need leave"),
+        ("literal", &format!("https://{here}/team/lib.git"), "UrlNotAllowed", "private addresses need the permission"),
+        ("name", "https://localhost/team/lib.git", "UrlNotAllowed", "private addresses need the permission"),
     ] {
         let message = follow(&world, name, &by_url(url, None), reason).await;
         says(&message, &[words]);
@@ -66,7 +66,7 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     // Where private addresses are allowed it is asked, but with credentials for another host, or for none, it is not.
     world.delete::<ProjectRepository>("team-a", "literal").await;
     world.until_gone::<ProjectRepository>("team-a", "literal").await;
-    let private = Start { git_hosts: AllowedHosts::parse(&hosts, true).unwrap(), ..Start::default() };
+    let private = Start { git_hosts: AllowedHosts::parse(&hosts, Reach::Private).unwrap(), ..Start::default() };
     let operator = world.start(private).await;
     let url = format!("https://{here}/team/lib.git");
     world

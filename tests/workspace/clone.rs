@@ -177,7 +177,7 @@ async fn trouble_that_passes_is_waited_for() {
     fault(&scene, status(404), 1);
     let done = scene.clone(&[]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
-    assert_eq!(done.words.matches("it is tried again").count(), 3, "{done:?}");
+    assert_eq!(done.words.matches("retrying").count(), 3, "{done:?}");
 
     std::fs::remove_dir_all(scene.shop()).unwrap();
     fault(&scene, status(503), 2);

@@ -98,7 +98,7 @@ async fn a_push_whose_answer_is_lost_is_not_pushed_again() {
     scene.sim.inject(Fault::new("POST", "/acme/shop.git/git-receive-pack", FaultKind::LoseResponse));
     let done = scene.clone(&[FIRST, &["--on-exists", "fail"]].concat()).await;
     assert_eq!(done.code, Some(0), "{done:?}");
-    assert!(done.words.contains("it is tried again"), "{done:?}");
+    assert!(done.words.contains("retrying"), "{done:?}");
     begun(&scene, &done).await;
 }
 

@@ -74,6 +74,46 @@ async fn the_tree_is_saved_as_it_is_on_the_volume() {
     assert_eq!(scene.git(&["count-objects", "--verbose"]).await, objects);
 }
 
+/// A volume of SMB, for example: every file is executable, a link is a file with its target, and git was told so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_without_modes_and_links_changes_none() {
+    let scene = Scene::cloned().await;
+    let shop = scene.shop();
+    scene.write("run.sh", "#!/bin/sh\n");
+    std::fs::set_permissions(shop.join("run.sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("README.md", shop.join("link")).unwrap();
+    scene.git(&["add", "--all"]).await;
+    scene.git(&["commit", "--quiet", "--message", "modes"]).await;
+    scene.git(&["push", "--quiet"]).await;
+    let all_executable = || {
+        for entry in ["README.md", "run.sh", "link", "src/lib.rs", "src/main.rs", "new.txt"] {
+            if shop.join(entry).exists() {
+                std::fs::set_permissions(shop.join(entry), std::fs::Permissions::from_mode(0o777)).unwrap();
+            }
+        }
+    };
+    for key in ["core.fileMode", "core.symlinks"] {
+        scene.git(&["config", key, "false"]).await;
+    }
+    std::fs::remove_file(shop.join("link")).unwrap();
+    scene.write("link", "README.md");
+    all_executable();
+    assert_eq!(scene.git(&["status", "--porcelain"]).await, "");
+    let done = scene.save(&[]).await;
+    assert_eq!((done.outcome(), done.code), ("NothingToDo", Some(10)), "{done:?}");
+
+    for name in ["README.md", "run.sh", "new.txt"] {
+        scene.write(name, "changed\n");
+    }
+    scene.write("link", "run.sh");
+    all_executable();
+    scene.save_twice().await;
+    let saved = committed(&scene.bare("shop"), &scene.refs()[&heads_branch()]);
+    let modes = ["README.md", "run.sh", "new.txt", "link"].map(|name| saved[name.as_bytes()].0.as_str());
+    assert_eq!(modes, ["100644", "100755", "100644", "120000"]);
+    assert_eq!(saved[&b"link"[..]].1, b"run.sh");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attributes_change_no_byte_and_what_is_unchanged_stays_so() {
     let scene = Scene::cloned().await;

@@ -277,7 +277,7 @@ async fn gh_is_found_past_the_wrapper_and_all_its_names() {
             let none = run(&path);
             let words = String::from_utf8_lossy(&none.stderr);
             assert_eq!((&*none.stdout, none.status.code()), (&b""[..], Some(127)), "{name:?} {none:?}");
-            assert!(words.contains("GitHub CLI is not in this image") && words.lines().count() == 1, "{words}");
+            assert!(words.contains("this image has no GitHub CLI") && words.lines().count() == 1, "{words}");
             executable(&at("real/gh"), FAKE);
             let found = run(&format!("{path}:{}", at("real").display()));
             assert!(found.status.success() && found.stdout.starts_with(b"<status>\n"), "{name:?} {found:?}");

@@ -1,12 +1,12 @@
 
-# Whether it is this script, under whatever name.
+# Whether the file is a copy of this script.
 is_this() {
   second=''
   { IFS= read -r first; IFS= read -r second; } 2>/dev/null <"$1"
   [ "$second" = '# landfall: gh' ]
 }
 
-# The first other one in PATH. Not in a relative directory, which may be a repository's.
+# The first other gh in PATH. A relative directory may be a repository's, so it does not count.
 gh=''
 set -f
 IFS=:
@@ -23,11 +23,11 @@ done
 unset IFS
 set +f
 if [ -z "$gh" ]; then
-  echo 'landfall: the GitHub CLI is not in this image (https://cli.github.com): install gh into a directory of PATH, and it works here' >&2
+  echo 'landfall: this image has no GitHub CLI (https://cli.github.com): install gh into a directory of PATH' >&2
   exit 127
 fi
 
-# An installation's token that came with the container is over within the hour: gh goes by GH_TOKEN first.
+# GITHUB_TOKEN may be an installation token from the container's start, which has expired. gh prefers GH_TOKEN.
 case ${GITHUB_TOKEN-} in
   ghs_*) theirs='' ;;
   *) theirs=${GITHUB_TOKEN-} ;;
@@ -36,13 +36,13 @@ case $host in
   github.com | *.ghe.com) variable=GH_TOKEN theirs=${GH_TOKEN-}$theirs ;;
   *) variable=GH_ENTERPRISE_TOKEN theirs=${GH_ENTERPRISE_TOKEN-}${GITHUB_ENTERPRISE_TOKEN-} ;;
 esac
-# Who has a token of their own, or works with another host, goes on without ours.
+# A person's own token, or another host, takes precedence over the workspace's token.
 if [ -z "$theirs" ] && [ "${GH_HOST:-$host}" = "$host" ] && have_token; then
   export "$variable=$token"
-  # Else gh would follow a remote to another host, and take the token along.
+  # Otherwise gh would use the host of a remote, and send the token there.
   export "GH_HOST=$host"
   if [ -n "$ca_file" ] && [ -z "${SSL_CERT_FILE-}" ]; then export "SSL_CERT_FILE=$ca_file"; fi
 fi
-# Which a variable of that name may have exported.
+# The environment may have exported a variable of this name.
 unset token
 exec "$gh" "$@"

@@ -1,5 +1,5 @@
 
-# store and erase are nothing to do: the file is written by others.
+# store and erase do nothing: the kubelet writes the file.
 [ "${1-}" = get ] || exit 0
 protocol='' host='' path='' username=''
 while IFS= read -r line || [ -n "$line" ]; do
@@ -15,7 +15,7 @@ case $protocol,$username in
   https, | https,x-access-token) ;;
   *) exit 0 ;;
 esac
-# Large files are asked for below the repository.
+# The LFS endpoint is below the repository.
 path=${path%%/info/lfs*}
 while :; do
   case $path in
@@ -27,6 +27,6 @@ done
 path=${path%.git}
 is_ours "$host" "$path" || exit 0
 have_token || exit 1
-# echo is in every shell itself: no program is started that would have the token for an argument.
+# echo is a builtin of every shell, so the token is never an argument of a process.
 echo username=x-access-token
 echo "password=$token"

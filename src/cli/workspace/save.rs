@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{AccessArgs, print};
+use crate::agent::collect::WorkspaceClone;
 use crate::agent::evidence::Evidence;
 use crate::agent::exit;
-use crate::agent::gather::Workspace;
-use crate::agent::remote::Access;
-use crate::agent::save::{self, Outcome, Report, autosave, save};
+use crate::agent::remote::RemoteAccess;
+use crate::agent::save::{self, Outcome, SaveReport, autosave, save};
 use crate::agent::store::Author;
 use crate::git::BranchName;
 use crate::runtime::clock::{Clock as _, SystemClock};
@@ -64,8 +64,8 @@ pub struct WorkArgs {
 
 /// The values of these options.
 pub struct Work {
-    pub workspace: Workspace,
-    pub access: Access,
+    pub workspace: WorkspaceClone,
+    pub access: RemoteAccess,
     /// A directory for temporary files.
     pub scratch: PathBuf,
     pub timeout: Duration,
@@ -76,7 +76,7 @@ impl WorkArgs {
     pub fn read(self) -> std::io::Result<Work> {
         let scratch = self.access.scratch();
         let timeout = Duration::from_secs(self.access.timeout.into());
-        let workspace = Workspace {
+        let workspace = WorkspaceClone {
             directory: std::path::absolute(&self.directory)?,
             name: self.name.to_string(),
             uid: self.uid.to_string(),
@@ -109,7 +109,7 @@ pub async fn run(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error>>
 }
 
 /// Prints a report, and writes it to the container's termination message.
-pub fn print_report(report: &Report, termination_log: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+pub fn print_report(report: &SaveReport, termination_log: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
     print(report)?;
     if let Some(file) = termination_log {
         let written = Evidence::of(report).write(file);

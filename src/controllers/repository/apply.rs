@@ -367,7 +367,7 @@ pub fn gone(granted: &Granted, what: &str) -> Failure {
 
 fn unread(error: &github::Error, granted: &Granted, what: &str) -> Failure {
     match error {
-        github::Error::Unprocessable { message, .. } if message.contains("permissions") => Failure::stalled(
+        error if error.lacks_permissions() => Failure::stalled(
             Reason::InsufficientPermissions,
             format!(
                 "reading {what} takes the permission contents: read, which {} has not accepted for the App: see {}",

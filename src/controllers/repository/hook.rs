@@ -68,7 +68,7 @@ async fn settle(
         None => match github.create_hook(token, owner, name, &wanted).await {
             Ok(made) => made.id,
             // Another object of the same repository was faster: it is found when this is tried again.
-            Err(error @ github::Error::Unprocessable { .. }) if error.to_string().contains("already exists") => {
+            Err(error) if error.already_exists() => {
                 let message = format!(
                     "the webhook of {} was made by another meanwhile; it is looked for again",
                     repository.full_name
@@ -209,7 +209,7 @@ async fn enter<'a>(
     let minted = github.mint(granted.installation, &scope).await;
     let minted = minted.map_err(|error| match &error {
         // It is not the permission that is lacking: the repository is gone, or out of the installation's sight.
-        github::Error::Unprocessable { message, .. } if !message.contains("permissions") => {
+        github::Error::Unprocessable { .. } if !error.lacks_permissions() => {
             gone(granted, &format!("id {}", repository.id))
         }
         _ => refused(&error, repository, granted, "minting a token for webhooks of"),

@@ -87,7 +87,7 @@ impl ReadTokens {
         let mut rest = Vec::new();
         let mut read = loop {
             match mint(github, installation, Repositories::Ids(group.clone())).await {
-                Err(Error::Unprocessable { message, .. }) if group.len() > 1 && !message.contains("permissions") => {
+                Err(error @ Error::Unprocessable { .. }) if group.len() > 1 && !error.lacks_permissions() => {
                     rest.push(group.split_off(group.len() / 2));
                 }
                 minted => break readers.keep(minted?, now),

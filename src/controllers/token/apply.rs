@@ -221,7 +221,7 @@ fn fitness(scope: &Scope, pinned: &[i64], minted: &Minted) -> Result<Option<Vec<
 /// What a failed mint means. GitHub answers 422 both for repositories and for permissions.
 fn mint_failure(error: &github::Error, doing: &str, account: &str, object: &InstallationToken) -> Failure {
     let (standing, again) = match error {
-        github::Error::Unprocessable { message, .. } if message.contains("permissions") => (
+        error if error.lacks_permissions() => (
             Standing::stalled(
                 Reason::InsufficientPermissions,
                 format!("{doing}: {error}. Lower spec.permissions, or let {account} accept the App's permissions"),

@@ -187,13 +187,11 @@ fn target(
 fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
     let look = connection.look.as_ref()?;
     let slug = look.app.slug()?;
-    let host = github.endpoint().host();
-    let host = if host == "api.github.com" || host == "github.com" { "github.com" } else { host.as_str() };
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let domain = github.endpoint().noreply_domain();
     let name = format!("{slug}[bot]");
     let email = match look.bot_user_id {
-        Some(id) => format!("{id}+{name}@users.noreply.{host}"),
-        None => format!("{name}@users.noreply.{host}"),
+        Some(id) => format!("{id}+{name}@{domain}"),
+        None => format!("{name}@{domain}"),
     };
     Some(GitAuthor { name, email })
 }

@@ -83,7 +83,7 @@ pub async fn open(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Err(error) => match NotOpened::told_by(&error) {
+        Err(error) => match NotOpened::of(&error) {
             Some(NotOpened::AlreadyExists) => {
                 remember(kind, object, look(seen, &asking).await?);
                 Ok(())

@@ -1,4 +1,4 @@
-//! The exchange with servers whose every answer a test writes. With git itself: tests/git.rs.
+//! The exchange with scripted servers. The exchange with git itself: tests/git.rs.
 use std::convert::Infallible;
 use std::sync::Mutex;
 
@@ -132,7 +132,7 @@ async fn what_a_server_can_do_is_asked_only_of_one_that_did_not_understand() {
         assert!(world.sent.iter().all(|sent| sent.1["git-protocol"] == "version=2"));
         assert!(world.sent[2].2.contains("object-format=sha256") && !world.sent[2].2.contains("unborn"));
     }
-    // It can do what was assumed: the same question again would get the same answer.
+    // The server has the assumed capabilities, so the same question would get the same answer.
     let world = ask(vec![result(""), advertised(&["version 2", "ls-refs=unborn"])]).await;
     let error = world.outcome.unwrap_err();
     assert!(matches!(error, Error::Protocol { source: AnswerError::Cut, .. }), "{error}");
@@ -141,15 +141,72 @@ async fn what_a_server_can_do_is_asked_only_of_one_that_did_not_understand() {
     let world = ask(vec![result(""), advertised(&["version 2", "ls-refs"]), result("")]).await;
     assert!(matches!(world.outcome, Err(Error::Protocol { source: AnswerError::Cut, .. })));
 
-    for old in [&["version 1"][..], &[], &["aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa HEAD\0multi_ack"]] {
-        let error = ask(vec![result(""), advertised(old)]).await.outcome.unwrap_err();
-        assert_eq!(error.outlook(), Outlook::Stalls);
+    // A server of an earlier version has listed its refs by then.
+    let head = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa HEAD\0multi_ack symref=HEAD:refs/heads/main";
+    for (old, expected) in [
+        (&["version 1"][..], Head::Empty),
+        (&[], Head::Empty),
+        (&["version 1", head], Head::At { branch: "main".parse().unwrap(), sha: "a".repeat(40).parse().unwrap() }),
+    ] {
+        let world = ask(vec![result(""), advertised(old)]).await;
+        assert_eq!((world.outcome.unwrap().head, world.sent.len()), (expected, 2));
+    }
+    let error = ask(vec![result(""), advertised(&["what?"])]).await.outcome.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "https://h.example/acme/shop.git: a line of it is no ref; \
+         check that it is the address of a repository on a server that speaks git's smart HTTP"
+    );
+    assert_eq!(error.outlook(), Outlook::Stalls);
+}
+
+/// Asks the repository at a hand-written address.
+async fn ask_manual(answers: Vec<Response<String>>) -> World {
+    let clock = ManualClock::new(NOW.parse::<Timestamp>().unwrap());
+    let hosts = AllowedHosts::parse(&["git.example.com"], Reach::Public).unwrap();
+    let remote = Remote::manual(&hosts.check("https://git.example.com/group/lib").unwrap());
+    let (transport, sent) = answering(answers);
+    let outcome = refs(&transport, &remote, Some(&credentials()), None, &clock).await;
+    World { outcome, sent: std::mem::take(&mut *sent.lock().unwrap()) }
+}
+
+#[tokio::test]
+async fn a_redirect_of_a_hand_written_address_is_followed_once_within_its_origin() {
+    let redirect = |to: &str| answer(301, &[("location", to)], "");
+    let to = "https://git.example.com/group/lib.git/info/refs?service=git-upload-pack";
+    for first in [plain(404, ""), plain(422, ""), redirect("/group/lib.git/git-upload-pack")] {
+        let world = ask_manual(vec![first, redirect(to), result(MAIN)]).await;
+        assert!(matches!(world.outcome.unwrap().head, Head::At { .. }));
+        let lines: Vec<&str> = world.sent.iter().map(|sent| sent.0.as_str()).collect();
         assert_eq!(
-            error.to_string(),
-            "https://h.example/acme/shop.git: the server does not speak version 2 of git's protocol; \
-             check that it is the address of a repository on a server with git 2.18 or later"
+            lines,
+            [
+                "POST https://git.example.com/group/lib/git-upload-pack",
+                "GET https://git.example.com/group/lib/info/refs?service=git-upload-pack",
+                "POST https://git.example.com/group/lib.git/git-upload-pack",
+            ]
         );
     }
+    for to in [
+        "https://evil.example/group/lib.git/info/refs?service=git-upload-pack",
+        "http://git.example.com/group/lib.git/info/refs",
+        "https://git.example.com:8443/group/lib.git/info/refs",
+        "https://me@git.example.com/group/lib.git/info/refs",
+        "https://git.example.com/users/sign_in",
+        "https://git.example.com/info/refs",
+    ] {
+        let world = ask_manual(vec![plain(404, ""), redirect(to)]).await;
+        assert!(matches!(world.outcome, Err(Error::Moved { .. })), "{to}");
+        assert_eq!(world.sent.len(), 2, "{to}");
+    }
+    let further = "https://git.example.com/other/lib.git/info/refs";
+    let world = ask_manual(vec![plain(404, ""), redirect(to), plain(404, ""), redirect(further)]).await;
+    let error = world.outcome.unwrap_err();
+    assert!(matches!(&error, Error::Moved { to: Some(to), .. } if to.ends_with("/other/lib.git")), "{error}");
+    assert_eq!(world.sent.len(), 4);
+    // Where there is no repository, nothing else answers.
+    let world = ask_manual(vec![plain(404, "no"), plain(404, "no")]).await;
+    assert!(matches!(world.outcome, Err(Error::NotFound { .. })));
 }
 
 #[tokio::test]
@@ -171,7 +228,7 @@ async fn a_listing_is_asked_for_and_kept_from_harm_as_a_head_is() {
     assert_eq!(world.outcome.unwrap()["refs/heads/x"].as_str(), b);
     assert_eq!(world.sent.len(), 3);
 
-    // Half an answer is none: what it leaves out would be taken for what the remote does not have.
+    // An incomplete answer is an error: a ref that it leaves out would pass for a missing one.
     let cut = lines(&[&format!("{a} refs/heads/x/1")]);
     let world = list(&["refs/heads/x"], vec![result(&cut), advertised(&["version 2", "ls-refs=unborn"])]).await;
     assert!(matches!(world.outcome, Err(Error::Protocol { source: AnswerError::Cut, .. })));
@@ -227,8 +284,8 @@ async fn each_refusal_has_its_meaning() {
             "the server refused: 405 Method Not Allowed",
             Outlook::Stalls,
         ),
-        (plain(500, "x"), "the server has trouble and answered 500", Outlook::Passes),
-        (plain(408, "x"), "the server has trouble and answered 408", Outlook::Passes),
+        (plain(500, "x"), "the server failed with 500", Outlook::Passes),
+        (plain(408, "x"), "the server failed with 408", Outlook::Passes),
         (limited(&[("retry-after", "120")], 429), "asked again at 2026-11-21T01:02:00Z", until("2026-11-21T01:02:00Z")),
         (limited(&[("retry-after", "5")], 403), "asked again at 2026-11-21T01:00:05Z", until("2026-11-21T01:00:05Z")),
         (limited(&[], 429), "asked again at 2026-11-21T01:01:00Z", until("2026-11-21T01:01:00Z")),
@@ -240,7 +297,7 @@ async fn each_refusal_has_its_meaning() {
         ),
     ];
     for (response, expected, outlook) in cases {
-        // Whoever does not understand the question is asked what it understands.
+        // A server that does not understand the question is asked for its capabilities.
         let error = ask(vec![response, advertised(&["version 2", "ls-refs=unborn"])]).await.outcome.unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("https://h.example/acme/shop.git: ") && text.contains(expected), "{text}");
@@ -321,7 +378,7 @@ async fn names_are_checked_before_anything_is_sent() {
     for name in
         ["", "shop", "/shop", "acme/", "acme/..", "./shop", "acme/shop/x", "acme/sh%6fp", "acme/shop?x", "a@b/c", "é/x"]
     {
-        assert_eq!(Remote::github(&endpoint, name), Err(RemoteError), "{name}");
+        assert_eq!(Remote::github(&endpoint, name), Err(FullNameError), "{name}");
     }
 }
 
@@ -333,7 +390,7 @@ async fn a_transport_goes_no_further_than_its_reach() {
     let clock = ManualClock::new(NOW.parse::<Timestamp>().unwrap());
     for host in ["localhost", "127.0.0.1"] {
         let entry = format!("{host}:{port}");
-        let hosts = AllowedHosts::parse(&[&entry], true).unwrap();
+        let hosts = AllowedHosts::parse(&[&entry], Reach::Private).unwrap();
         let remote = Remote::manual(&hosts.check(&format!("https://{entry}/x")).unwrap());
         // The same address over a transport for public ones only.
         let transport = HttpsConnect::new().connect_within(Reach::Public, None).unwrap();
@@ -341,7 +398,8 @@ async fn a_transport_goes_no_further_than_its_reach() {
         assert_eq!(
             error.to_string(),
             format!(
-                "https://{entry}/x: its host has no address that may be connected to; private addresses need leave"
+                "https://{entry}/x: its host has no address to which the operator may connect; \
+                 private addresses need the permission of the operator's administrator"
             )
         );
         assert_eq!(error.outlook(), Outlook::Stalls);
@@ -350,7 +408,7 @@ async fn a_transport_goes_no_further_than_its_reach() {
     // With the guard taken out somebody does.
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let unguarded = HttpsConnect::new().connect(None).unwrap();
-    let hosts = AllowedHosts::parse(&[format!("127.0.0.1:{port}")], true).unwrap();
+    let hosts = AllowedHosts::parse(&[format!("127.0.0.1:{port}")], Reach::Private).unwrap();
     let remote = Remote::manual(&hosts.check(&format!("https://127.0.0.1:{port}/x")).unwrap());
     tokio::select! {
         accepted = listener.accept() => drop(accepted.unwrap()),

@@ -1,4 +1,4 @@
-//! The calls that make forks and keep them in step.
+//! The calls that create forks and synchronize them.
 use serde::Serialize;
 
 use super::{Error, GitHub, Route};
@@ -8,6 +8,15 @@ use crate::github::stack::auth::Credential;
 
 const FORK: Route = Route { method: "POST", template: "/repos/{owner}/{repo}/forks" };
 const MERGE_UPSTREAM: Route = Route { method: "POST", template: "/repos/{owner}/{repo}/merge-upstream" };
+
+/// The branches that a fork gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkBranches {
+    /// The default branch alone.
+    Default,
+    /// All branches.
+    All,
+}
 
 #[derive(Serialize)]
 struct ForkRequest<'a> {
@@ -27,8 +36,8 @@ impl GitHub {
     /// `POST /repos/{owner}/{repo}/forks`: a fork of it in `organization`, or else in the account that the token is of.
     /// GitHub answers before the fork can be cloned.
     ///
-    /// The answer is not always what was asked for: an account that has a fork gets that one, whatever its name, and the
-    /// owner of the source gets the source itself. Hold `id`, `owner`, `name` and `parent` against what was wanted. If the
+    /// GitHub may return another repository: an existing fork of the account, whatever its name, or the source itself if the
+    /// account owns it. Compare `id`, `owner`, `name` and `parent` with the wanted ones. If the
     /// answer is lost, look for the fork before asking again.
     ///
     /// [`Error::Forbidden`] if the source is empty, or if the App is not installed on the source and on all repositories of
@@ -40,16 +49,16 @@ impl GitHub {
         source_name: &str,
         organization: Option<&str>,
         name: Option<&str>,
-        default_branch_only: bool,
+        branches: ForkBranches,
     ) -> Result<Repository, Error> {
         let path = format!("{}/forks", self.repository_path(FORK, source_owner, source_name)?);
-        let body = ForkRequest { organization, name, default_branch_only };
+        let body = ForkRequest { organization, name, default_branch_only: branches == ForkBranches::Default };
         let answer = self.send(FORK, Credential::Token(token.clone()), &path, Some(&body)).await?;
         self.read(FORK, answer).await
     }
 
-    /// `POST /repos/{owner}/{repo}/merge-upstream`: brings `branch` of a fork to what its upstream has. A branch with
-    /// commits of its own gets a merge commit: [`compare`](Self::compare) first if it must not.
+    /// `POST /repos/{owner}/{repo}/merge-upstream`: updates `branch` of a fork from its upstream. A branch with commits of its
+    /// own gets a merge commit: [`compare`](Self::compare) first to avoid that.
     ///
     /// [`Error::Conflict`] if the two cannot be merged, [`Error::NotFound`] if there is no such branch,
     /// [`Error::Unprocessable`] if it is no fork.
@@ -64,7 +73,7 @@ impl GitHub {
 #[cfg(test)]
 mod tests {
     use crate::github::scripted::{Scripted, answer, refusal};
-    use crate::github::{Error, MergeType, Token};
+    use crate::github::{Error, ForkBranches, MergeType, Token};
 
     const FORK: &str =
         r#"{"id": 6, "node_id": "R_6", "name": "lib", "full_name": "acme/lib", "private": false, "fork": true}"#;
@@ -76,20 +85,16 @@ mod tests {
     #[tokio::test]
     async fn a_fork_is_asked_for_with_what_was_said_and_no_more() {
         let github = Scripted::new(|_| answer(202, &[], FORK));
-        for (organization, name, default_branch_only, body) in [
-            (None, None, true, r#"{"default_branch_only":true}"#),
+        for (organization, name, branches, body) in [
+            (None, None, ForkBranches::Default, r#"{"default_branch_only":true}"#),
             (
                 Some("acme"),
                 Some("their-lib"),
-                false,
+                ForkBranches::All,
                 r#"{"organization":"acme","name":"their-lib","default_branch_only":false}"#,
             ),
         ] {
-            let fork = github
-                .github
-                .create_fork(&token(), "up", "lib", organization, name, default_branch_only)
-                .await
-                .unwrap();
+            let fork = github.github.create_fork(&token(), "up", "lib", organization, name, branches).await.unwrap();
             assert_eq!((fork.id, fork.fork), (6, Some(true)));
             let sent = github.sent.lock().unwrap().pop().unwrap();
             assert_eq!(sent.line(), "POST https://h.example/api/v3/repos/up/lib/forks");

@@ -1,8 +1,8 @@
-//! The calls about webhooks: a repository's, and the App's own.
+//! The calls for webhooks of repositories and of the App.
 //!
-//! The invariant: a configuration is sent whole, with its secret, or not at all. GitHub takes a configuration without a
-//! secret for one that is to have none (in `PATCH …/hooks/{hook_id}`; <https://docs.github.com/en/rest/repos/webhooks>), and
-//! then sends deliveries that anybody could have written.
+//! The invariant: a configuration is sent completely, with its secret, or not at all. GitHub removes the secret if a
+//! configuration has none (in `PATCH …/hooks/{hook_id}`; <https://docs.github.com/en/rest/repos/webhooks>), and then sends
+//! unsigned deliveries, which anybody can forge.
 use std::collections::BTreeSet;
 
 use serde::Serialize;
@@ -22,26 +22,23 @@ const UPDATE_APP_CONFIG: Route = Route { method: "PATCH", template: "/app/hook/c
 
 const JSON: &str = "json";
 
-/// Where a hook is to send to: as JSON, signed, and only to a host whose certificate is good.
+/// The configuration of a hook: JSON, signed, to a host with a valid certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookConfigWanted {
-    /// Where to.
     pub url: String,
-    /// What deliveries are signed with.
     pub secret: WebhookSecret,
 }
 
-/// A repository's hook that is to be there, and to be active.
+/// An active hook of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookWanted {
-    /// What it is to send: names of events, at least one.
+    /// Names of events, at least one.
     pub events: Vec<String>,
-    /// Where to.
     pub config: HookConfigWanted,
 }
 
 impl HookConfigWanted {
-    /// Whether a configuration is this one, as far as GitHub tells: it says that there is a secret, not which.
+    /// Whether a configuration is this one. GitHub tells that there is a secret, but not which.
     #[must_use]
     pub fn is_met_by(&self, config: &HookConfig) -> bool {
         config.url.as_deref() == Some(&self.url)
@@ -59,7 +56,7 @@ impl HookConfigWanted {
 }
 
 impl HookWanted {
-    /// Whether a hook sends these events and no others. Its configuration is [`HookConfigWanted::is_met_by`]'s.
+    /// Whether a hook is active and sends exactly these events. [`HookConfigWanted::is_met_by`] compares the configuration.
     #[must_use]
     pub fn sends_as(&self, hook: &Hook) -> bool {
         hook.active && hook.events.iter().collect::<BTreeSet<_>>() == self.events.iter().collect()
@@ -96,13 +93,13 @@ struct UpdateRequest<'a> {
 }
 
 impl GitHub {
-    /// `GET /repos/{owner}/{repo}/hooks`, every page. Which of them is ours is for the caller to say, before it makes one.
+    /// `GET /repos/{owner}/{repo}/hooks`, every page.
     pub async fn hooks(&self, token: &Token, owner: &str, name: &str) -> Result<Vec<Hook>, Error> {
         let path = format!("{}/hooks", self.repository_path(LIST, owner, name)?);
         self.pages(LIST, &Credential::Token(token.clone()), &path).await
     }
 
-    /// `POST /repos/{owner}/{repo}/hooks`: one more hook.
+    /// `POST /repos/{owner}/{repo}/hooks`: creates a hook.
     ///
     /// Not idempotent: if the answer is lost, list the hooks before asking again.
     /// [`Error::Unprocessable`] if there is a hook with the same address and events, or if an event has its twenty hooks.
@@ -328,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_secret_is_in_no_error_and_in_no_debug() {
-        // A proxy that answers what it was sent.
+        // A proxy that echoes the request.
         let github = Scripted::new(|sent| {
             let errors = json!([{"resource": "Hook", "code": "custom", "message": sent.body}]);
             answer(422, &[], &json!({"message": format!("cannot read {}", sent.body), "errors": errors}).to_string())

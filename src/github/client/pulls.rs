@@ -1,7 +1,7 @@
-//! The calls about pull requests.
+//! The calls for pull requests.
 //!
-//! The invariant: a name, a title or an id is a value in a body, in a query or among GraphQL's variables, and never a part of
-//! a text that GitHub interprets.
+//! The invariant: a name, a title or an id is a value in a body, in a query or in GraphQL's variables, and never part of a text
+//! that GitHub interprets.
 use http::HeaderMap;
 use jiff::Timestamp;
 use percent_encoding::utf8_percent_encode;
@@ -25,33 +25,32 @@ const GRAPHQL: Route = Route { method: "POST", template: "/graphql" };
 const READY: &str =
     "mutation($id: ID!) { markPullRequestReadyForReview(input: {pullRequestId: $id}) { pullRequest { isDraft } } }";
 
-/// A pull request that is to be opened.
+/// A pull request to open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NewPull<'a> {
-    /// What people read first; not empty, at most 256 characters.
+    /// Not empty, at most 256 characters.
     pub title: &'a str,
-    /// The branch with the commits: one of the repository, or `owner:branch` of a fork.
+    /// The branch with the commits: in the repository, or `owner:branch` in a fork.
     pub head: &'a str,
-    /// The branch they are to be merged into.
+    /// The branch to merge into.
     pub base: &'a str,
-    /// What people read next, in GitHub's Markdown.
+    /// In GitHub's Markdown.
     pub body: &'a str,
-    /// Whether nobody is to review it yet.
     pub draft: bool,
 }
 
-/// Why GitHub did not open a pull request, of the reasons that say what to do next.
+/// Why GitHub did not open a pull request, as far as the reason determines the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotOpened {
-    /// There is an open one from this head into this base.
+    /// An open one from this head into this base exists.
     AlreadyExists,
-    /// The head has no commit that the base has not.
+    /// The base contains all commits of the head.
     NoCommits,
-    /// Drafts are not part of what this private repository's owner pays for.
+    /// The plan of this private repository's owner has no drafts.
     DraftUnsupported,
-    /// There is no such base.
+    /// The base does not exist.
     BaseInvalid,
-    /// There is no such head, or these credentials may not see it.
+    /// The head does not exist, or these credentials have no access to it.
     HeadInvalid,
 }
 
@@ -59,22 +58,20 @@ impl NotOpened {
     /// The reason in a refusal of [`GitHub::open_pull_request`], by its fields and by GitHub's words. `None` for any other
     /// failure, and if GitHub changes its words.
     #[must_use]
-    pub fn told_by(error: &Error) -> Option<Self> {
+    pub fn of(error: &Error) -> Option<Self> {
         let Error::Unprocessable { message, errors, .. } = error else { return None };
         if message.starts_with("Draft pull requests are not supported") {
             return Some(Self::DraftUnsupported);
         }
         // The name of a branch may read like any of these words, but comes only after them.
-        let of_pull_request = errors.iter().filter(|error| error.resource == "PullRequest");
-        of_pull_request
-            .filter_map(|FieldError { field, code, message, .. }| match (field.as_str(), code.as_str()) {
-                ("base", "invalid") => Some(Self::BaseInvalid),
-                ("head", "invalid") => Some(Self::HeadInvalid),
-                _ if message.starts_with("A pull request already exists for ") => Some(Self::AlreadyExists),
-                _ if message.starts_with("No commits between ") => Some(Self::NoCommits),
-                _ => None,
-            })
-            .next()
+        let mut of_pull_request = errors.iter().filter(|error| error.resource == "PullRequest");
+        of_pull_request.find_map(|FieldError { field, code, message, .. }| match (field.as_str(), code.as_str()) {
+            ("base", "invalid") => Some(Self::BaseInvalid),
+            ("head", "invalid") => Some(Self::HeadInvalid),
+            _ if message.starts_with("A pull request already exists for ") => Some(Self::AlreadyExists),
+            _ if message.starts_with("No commits between ") => Some(Self::NoCommits),
+            _ => None,
+        })
     }
 }
 
@@ -135,11 +132,10 @@ struct GraphQlError {
 }
 
 impl GitHub {
-    /// `GET /repos/{owner}/{repo}/pulls`: those that were ever opened from `head`, which is `owner:branch`, closed and merged
-    /// ones among them; every page, by the order GitHub has: the newest first.
+    /// `GET /repos/{owner}/{repo}/pulls`: all pull requests from `head` (`owner:branch`), also closed and merged ones; every
+    /// page, the newest first.
     ///
-    /// GitHub takes a head that it cannot read for none and answers with all pull requests: of those only the ones from this
-    /// branch of a repository of this owner are kept.
+    /// GitHub ignores a malformed head and lists all pull requests, so the result is filtered by the branch and its owner.
     pub async fn pull_requests(
         &self,
         token: &Token,
@@ -173,10 +169,10 @@ impl GitHub {
         self.read(GET, answer).await
     }
 
-    /// `POST /repos/{owner}/{repo}/pulls`: opens one.
+    /// `POST /repos/{owner}/{repo}/pulls`.
     ///
     /// Not idempotent: if the answer is lost, [list the pull requests](Self::pull_requests) before asking again.
-    /// [`NotOpened::told_by`] tells the refusals apart that say what to do next.
+    /// [`NotOpened::of`] classifies a refusal.
     pub async fn open_pull_request(
         &self,
         token: &Token,
@@ -189,7 +185,7 @@ impl GitHub {
         self.read(OPEN, answer).await
     }
 
-    /// `PATCH /repos/{owner}/{repo}/pulls/{pull_number}`: closes it. One that is closed stays so.
+    /// `PATCH /repos/{owner}/{repo}/pulls/{pull_number}`: closes it. A closed one stays closed.
     pub async fn close_pull_request(
         &self,
         token: &Token,
@@ -203,8 +199,8 @@ impl GitHub {
         self.read(UPDATE, answer).await
     }
 
-    /// `POST /repos/{owner}/{repo}/issues/{issue_number}/labels`: puts labels on a pull request besides those it has; one that
-    /// the repository does not have is made. It takes `pull_requests: write`.
+    /// `POST /repos/{owner}/{repo}/issues/{issue_number}/labels`: adds labels to a pull request. GitHub creates a label that the
+    /// repository does not have. It needs `pull_requests: write`.
     pub async fn add_labels(
         &self,
         token: &Token,
@@ -222,8 +218,8 @@ impl GitHub {
         self.read::<IgnoredAny>(ADD_LABELS, answer).await.map(drop)
     }
 
-    /// `markPullRequestReadyForReview` of GraphQL, for which REST has no call: a draft is none any more. `node_id` is
-    /// [`PullRequest::node_id`]. It takes `contents: write` besides `pull_requests: write`.
+    /// GraphQL's `markPullRequestReadyForReview`, for which REST has no call. `node_id` is [`PullRequest::node_id`]. It needs
+    /// `contents: write` and `pull_requests: write`.
     ///
     /// [`Error::Unprocessable`] if it is closed.
     /// <https://docs.github.com/en/graphql/reference/mutations#markpullrequestreadyforreview>
@@ -238,12 +234,12 @@ impl GitHub {
         }
         match answer.data.and_then(|data| data.marked).and_then(|marked| marked.pull_request) {
             Some(pull) if !pull.is_draft => Ok(()),
-            Some(_) => Err(self.malformed(GRAPHQL, "the pull request is a draft all the same".into())),
+            Some(_) => Err(self.malformed(GRAPHQL, "the pull request is still a draft".into())),
             None => Err(self.malformed(GRAPHQL, "its answer has neither data nor errors".into())),
         }
     }
 
-    /// What GraphQL says inside a 200, as the same thing is said by REST.
+    /// Converts an error in a 200 of GraphQL into the error of an equivalent REST call.
     fn graphql_refusal(&self, error: &GraphQlError, headers: &HeaderMap) -> Error {
         let (target, message) = (self.target(GRAPHQL), shown(&error.message));
         match error.kind.as_str() {
@@ -253,14 +249,14 @@ impl GitHub {
                 Some(until) => Error::RateLimited { target, until, secondary: false },
                 None => Error::Conflict { target, message },
             },
-            // So GitHub answers when it took too long, or fell over something of its own.
+            // GitHub's words for its own timeout or failure.
             "" if error.message.starts_with("Something went wrong") => Error::Server { target, status: 200 },
             _ => Error::Unprocessable { target, message, errors: Vec::new() },
         }
     }
 }
 
-/// When GitHub says that there are calls to be had again.
+/// The time at which GitHub accepts calls again.
 fn reset(headers: &HeaderMap) -> Option<Timestamp> {
     let seconds = headers.get("x-ratelimit-reset")?.to_str().ok()?.trim().parse().ok()?;
     Timestamp::from_second(seconds).ok()

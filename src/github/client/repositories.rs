@@ -1,4 +1,4 @@
-//! The calls about a repository.
+//! The calls for repositories.
 use percent_encoding::utf8_percent_encode;
 
 use super::{Error, GitHub, NO_BODY, Route, SEGMENT};
@@ -10,17 +10,17 @@ const BY_ID: Route = Route { method: "GET", template: "/repositories/{repository
 const COMPARE: Route = Route { method: "GET", template: "/repos/{owner}/{repo}/compare/{basehead}" };
 
 impl GitHub {
-    /// `GET /repositories/{id}`: whatever the repository is called by now. GitHub's own redirects point here; its
-    /// documentation does not list it.
+    /// `GET /repositories/{id}`: the repository under its current name. GitHub's own redirects point to this address, although
+    /// its documentation does not list it.
     pub async fn repository(&self, token: &Token, id: u64) -> Result<Repository, Error> {
         let path = format!("/repositories/{id}");
         let answer = self.send(BY_ID, Credential::Token(token.clone()), &path, NO_BODY).await?;
         self.read(BY_ID, answer).await
     }
 
-    /// `GET /repos/{owner}/{repo}/compare/{base}...{head}`: how `head` stands to `base`. Each is a branch, a tag, a commit,
-    /// or one of these in another repository of the network, as `owner:branch`. [`Error::NotFound`] if one of them is not
-    /// there, or if they have no commit in common.
+    /// `GET /repos/{owner}/{repo}/compare/{base}...{head}`. Each of the two is a branch, a tag, a commit, or one of these in
+    /// another repository of the network, as `owner:branch`. [`Error::NotFound`] if one of them does not exist, or if they have
+    /// no common commit.
     pub async fn compare(
         &self,
         token: &Token,
@@ -34,7 +34,7 @@ impl GitHub {
         }
         let path = self.repository_path(COMPARE, owner, name)?;
         let (base, head) = (utf8_percent_encode(base, SEGMENT), utf8_percent_encode(head, SEGMENT));
-        // Of the commits, one: they are not read.
+        // The commits themselves are not read, so one is enough.
         let path = format!("{path}/compare/{base}...{head}?per_page=1");
         let answer = self.send(COMPARE, Credential::Token(token.clone()), &path, NO_BODY).await?;
         self.read(COMPARE, answer).await

@@ -1,41 +1,35 @@
-//! Pull requests as GitHub answers them.
+//! Pull requests in GitHub's answers.
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// A pull request, as lists and single answers have it alike: <https://docs.github.com/en/rest/pulls/pulls>
+/// A pull request, in a list or alone: <https://docs.github.com/en/rest/pulls/pulls>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PullRequest {
-    /// Its number within the repository, in one sequence with issues.
+    /// Unique among the repository's issues and pull requests.
     pub number: u64,
-    /// The id in GraphQL.
+    /// The id for GraphQL.
     pub node_id: String,
-    /// Its page.
     pub html_url: String,
-    /// Whether it is open. A merged one is closed.
+    /// A merged one is closed.
     pub state: PullState,
-    /// When it was merged.
     #[serde(default)]
     pub merged_at: Option<Timestamp>,
-    /// Whether it is a draft. A server that does not tell has none.
+    /// False if the server has no drafts.
     #[serde(default)]
     pub draft: bool,
-    /// What people read first.
     pub title: String,
-    /// What is to be merged.
     pub head: PullHead,
-    /// What it is to be merged into.
     pub base: PullBase,
 }
 
-/// Whether a pull request is open.
+/// The state of a pull request.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub enum PullState {
-    /// It can be merged, changed, reviewed.
     Open,
-    /// It was closed or merged.
+    /// Closed or merged.
     Closed,
-    /// A word that is not known here.
+    /// A word that this version does not know.
     Other(String),
 }
 
@@ -49,31 +43,29 @@ impl From<String> for PullState {
     }
 }
 
-/// The branch that is to be merged.
+/// The branch to merge.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PullHead {
-    /// The branch's name.
     #[serde(rename = "ref")]
     pub branch: String,
-    /// The newest commit that GitHub has seen there.
+    /// The newest commit that GitHub has seen on it.
     pub sha: String,
-    /// Where the branch is. Null once that repository is gone, or to somebody who may not see it.
+    /// The repository of the branch. Null if it was deleted, or if the credentials have no access to it.
     #[serde(default)]
     pub repo: Option<PullRepository>,
 }
 
-/// The branch that is merged into.
+/// The branch to merge into.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PullBase {
-    /// The branch's name.
     #[serde(rename = "ref")]
     pub branch: String,
 }
 
-/// Which repository a head is in.
+/// The repository of a head.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PullRepository {
-    /// Stays when the repository is renamed.
+    /// A rename does not change it.
     pub id: u64,
     /// `owner/name`.
     pub full_name: String,

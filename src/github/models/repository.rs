@@ -1,66 +1,61 @@
-//! A repository as GitHub answers it, and how two branches stand to each other.
+//! Repositories and comparisons of commits in GitHub's answers.
 use serde::Deserialize;
 
 use super::Account;
 
 /// A repository: <https://docs.github.com/en/rest/repos/repos#get-a-repository>
 ///
-/// The first five fields are in every answer, even the shortest; of the others, `None` says only that an answer did not tell.
+/// Every answer has the first five fields; `None` for another one means only that the answer does not have it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Repository {
-    /// Stays when the repository is renamed or transferred; a repository made anew under the same name has another.
+    /// A rename or transfer does not change it; a new repository of the same name has another one.
     pub id: u64,
-    /// The id in GraphQL.
+    /// The id for GraphQL.
     pub node_id: String,
-    /// The name within its owner.
+    /// Without the owner.
     pub name: String,
     /// `owner/name`.
     pub full_name: String,
-    /// Whether only those who were let in see it.
     pub private: bool,
-    /// Whose it is.
     #[serde(default)]
     pub owner: Option<Account>,
-    /// Whether its administrators made it read-only.
+    /// Whether it is read-only.
     #[serde(default)]
     pub archived: Option<bool>,
-    /// Whether GitHub has shut it.
+    /// Whether GitHub has disabled it.
     #[serde(default)]
     pub disabled: Option<bool>,
-    /// Whether it is a fork.
     #[serde(default)]
     pub fork: Option<bool>,
-    /// The branch that is meant when none is named. An empty repository has one too, although it is not there yet.
+    /// An empty repository has the name of one, too.
     #[serde(default)]
     pub default_branch: Option<String>,
-    /// Its page.
     #[serde(default)]
     pub html_url: Option<String>,
-    /// Where git clones it from over HTTPS.
+    /// The address for git over HTTPS.
     #[serde(default)]
     pub clone_url: Option<String>,
-    /// In KiB, as GitHub last counted; 0 for an empty repository, and for a while after the first push.
+    /// In KiB, by GitHub's last count; 0 for an empty repository, and for a while after the first push.
     #[serde(default)]
     pub size: Option<u64>,
-    /// What it was forked from. Only where one repository was asked for.
+    /// The repository of which it is a fork. Only in the answer for a single repository.
     #[serde(default)]
     pub parent: Option<Box<Self>>,
-    /// Where its network of forks begins. Only where one repository was asked for.
+    /// The root of its network of forks. Only in the answer for a single repository.
     #[serde(default)]
     pub source: Option<Box<Self>>,
 }
 
-/// How a branch of a fork got its upstream's commits.
+/// The way in which a branch of a fork got its upstream's commits.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub enum MergeType {
-    /// It had them all.
+    /// It had them already.
     None,
-    /// It was moved forward to the upstream's head.
     FastForward,
-    /// By a merge commit, for it has commits of its own.
+    /// By a merge commit, because it has commits of its own.
     Merge,
-    /// A word that is not known here.
+    /// A word that this version does not know.
     Other(String),
 }
 
@@ -79,10 +74,9 @@ impl From<String> for MergeType {
 /// <https://docs.github.com/en/rest/branches/branches#sync-a-fork-branch-with-the-upstream-repository>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Merged {
-    /// What was done, if GitHub tells.
+    /// GitHub's description does not promise it.
     #[serde(default)]
     pub merge_type: Option<MergeType>,
-    /// What GitHub says about it.
     #[serde(default)]
     pub message: Option<String>,
     /// The upstream's branch, as `owner:branch`.
@@ -90,19 +84,19 @@ pub struct Merged {
     pub base_branch: Option<String>,
 }
 
-/// How the head of a comparison stands to its base.
+/// The relation of the head of a comparison to its base.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub enum Relation {
-    /// The head has commits that the base has not.
+    /// Only the head has commits that the other does not have.
     Ahead,
-    /// The base has commits that the head has not.
+    /// Only the base has commits that the other does not have.
     Behind,
-    /// Each has commits that the other has not.
+    /// Each has commits that the other does not have.
     Diverged,
     /// They are the same commit.
     Identical,
-    /// A word that is not known here.
+    /// A word that this version does not know.
     Other(String),
 }
 
@@ -122,10 +116,9 @@ impl From<String> for Relation {
 /// <https://docs.github.com/en/rest/commits/commits#compare-two-commits>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Comparison {
-    /// How the head stands to the base.
     pub status: Relation,
-    /// How many commits the head has that the base has not.
+    /// The number of commits that only the head has.
     pub ahead_by: u64,
-    /// How many commits the base has that the head has not.
+    /// The number of commits that only the base has.
     pub behind_by: u64,
 }

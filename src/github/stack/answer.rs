@@ -1,6 +1,6 @@
 //! Turns GitHub's refusals into [`Error`]s.
 //!
-//! The invariant: of a body only `message` and the fields in `errors` are read, and they are shown cut and redacted.
+//! The invariant: only `message` and `errors` of a body are read, and they are cut and redacted.
 //! Shapes: <https://docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api>
 use http::{Response, StatusCode, header};
 use hyper::body::Bytes;
@@ -13,12 +13,12 @@ use crate::github::error::{Error, FieldError, Target};
 use crate::github::redact::shown;
 
 const SHOWN_ERRORS: usize = 5;
-/// A JWT is dated back by a minute, so less than that makes no difference.
+/// A JWT is dated back by a minute, so a smaller difference does not matter.
 const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(60);
 
-/// What GitHub says in the body of a refusal.
+/// The body of a refusal.
 #[derive(Default)]
-pub(super) struct Said {
+pub(super) struct RefusalBody {
     /// GitHub's `message`, unless the body is not JSON or has none.
     pub message: Option<String>,
     errors: Vec<FieldError>,
@@ -31,7 +31,7 @@ struct Refusal {
     errors: Value,
 }
 
-impl Said {
+impl RefusalBody {
     pub fn read(response: &Response<Bytes>) -> Self {
         if response.status().is_success() {
             return Self::default();
@@ -60,7 +60,7 @@ fn detail(error: &Value) -> FieldError {
 
 pub(super) fn judge(
     response: Response<Bytes>,
-    said: Said,
+    said: RefusalBody,
     target: Target,
     credential: &Credential,
     now: Timestamp,
@@ -75,7 +75,7 @@ pub(super) fn judge(
         (StatusCode::UNAUTHORIZED, Credential::App) => {
             Error::CredentialsRefused { target, message, skew: skew(&response, now) }
         }
-        // So GitHub answers to a well-formed JWT whose issuer it does not know.
+        // GitHub's answer to a well-formed JWT of an unknown issuer.
         (StatusCode::NOT_FOUND, Credential::App) if message == "Integration not found" => {
             Error::CredentialsRefused { target, message, skew: None }
         }
@@ -89,7 +89,7 @@ pub(super) fn judge(
         }
         (StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, _) => Error::Forbidden { target, message },
         (StatusCode::CONFLICT, _) => Error::Conflict { target, message },
-        // The redirects that are followed do not come this far.
+        // The layer for redirects has followed all others.
         (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, _) => Error::Moved { target },
         (StatusCode::UNPROCESSABLE_ENTITY, _) => Error::Unprocessable { target, message, errors: said.errors },
         (StatusCode::REQUEST_TIMEOUT, _) => Error::Server { target, status: code },
@@ -99,7 +99,7 @@ pub(super) fn judge(
     })
 }
 
-/// By how much the clock here is ahead of GitHub's, by the `Date` of its answer.
+/// How far the clock here is ahead of GitHub's, by the `Date` of its answer.
 fn skew(response: &Response<Bytes>, now: Timestamp) -> Option<SignedDuration> {
     let date = response.headers().get(header::DATE)?.to_str().ok()?;
     let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();

@@ -1,7 +1,7 @@
-//! Puts credentials on requests.
+//! Adds credentials to requests.
 //!
-//! The invariant: a request leaves only for an address of the API ([`Endpoint::contains`]), with or without credentials. This
-//! is below the redirects and below whatever follows pages, so there is no way around it.
+//! The invariant: a request, with or without credentials, goes only to an address of the API ([`Endpoint::contains`]). This layer
+//! is below the redirects and below the code that follows pages, so nothing bypasses it.
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,24 +18,23 @@ use crate::github::jwt::Origin;
 use crate::github::secret::Token;
 use crate::runtime::clock::Clock;
 
-/// As whom a call is made.
+/// The credential of a call.
 #[derive(Clone)]
 pub(in crate::github) enum Credential {
-    /// As the App, by a JWT.
+    /// The App's JWT.
     App,
-    /// As an installation, by its token.
+    /// An installation's token.
     Token(Token),
-    /// As nobody.
     None,
 }
 
-/// Whose budget a call is charged to.
+/// The owner of the rate budget for a call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
     App,
-    /// By its id: whatever token it uses.
+    /// By its id, for all of its tokens.
     Installation(u64),
-    /// By the fingerprint, for a token that another process minted.
+    /// By the fingerprint of a token that another process minted.
     Token(String),
     Nobody,
 }
@@ -51,7 +50,7 @@ impl Credential {
         }
     }
 
-    /// One word, fit for a metric's label.
+    /// One word for a metric's label.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::App => "app",

@@ -1,9 +1,9 @@
-//! Remembers until when GitHub said to stop, and refuses calls until then without asking.
+//! Remembers GitHub's rate limits, and refuses calls without sending them until a limit ends.
 //!
-//! The invariant: after GitHub limited a holder of credentials, nothing of that holder goes out before the time it named (a
-//! client that goes on is banned in the end). Per holder, for one installation's limit is none of another's. Answers come in
-//! any order: one to a call that went out before the limit takes nothing back. It does not wait: it says until when, and the
-//! controllers put that into their queue.
+//! The invariant: after GitHub limited a holder of credentials, no call of that holder is sent before the limit ends (GitHub bans a
+//! client that continues). Limits are per holder, because one installation's limit does not affect another. Answers arrive in any
+//! order: an answer to an earlier call does not lift a limit. This layer does not wait: it returns the time, and the controllers
+//! put that into their queue.
 //!
 //! Source: <https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit>
 use std::collections::HashMap;
@@ -13,42 +13,48 @@ use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use super::answer::Said;
+use super::answer::RefusalBody;
 use super::auth::Holder;
 
-/// The least that GitHub asks to wait when it names no time; doubled each time it limits again.
+/// The wait if GitHub names no time, by its documentation; doubled with each further limit.
 const SECONDARY_WAIT: SignedDuration = SignedDuration::from_mins(1);
 const MOST_DOUBLINGS: i32 = 4;
-/// GitHub's windows are an hour. A proxy's nonsense, or a clock that is off, stops calls no longer.
+/// GitHub's windows last an hour. A wrong answer of a proxy, or a wrong clock, does not stop calls for longer.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(61);
 
-/// Until when to stop.
+/// A limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stop {
+pub(super) struct Limit {
     pub until: Timestamp,
     pub secondary: bool,
-    /// How often in a row GitHub limited without naming a time.
+    /// How many limits in a row named no time.
     doublings: i32,
 }
 
 #[derive(Default)]
 pub(super) struct Budget {
-    stops: Mutex<HashMap<Holder, Stop>>,
+    stops: Mutex<HashMap<Holder, Limit>>,
 }
 
 impl Budget {
-    /// Whether a call may go out now.
-    pub fn admit(&self, holder: &Holder, now: Timestamp) -> Result<(), Stop> {
+    /// Whether a call may be sent now.
+    pub fn admit(&self, holder: &Holder, now: Timestamp) -> Result<(), Limit> {
         match self.stops().get(holder) {
             Some(stop) if now < stop.until => Err(*stop),
             _ => Ok(()),
         }
     }
 
-    /// Notes what an answer says about limits; an error when the answer itself is one.
-    pub fn learn(&self, holder: &Holder, response: &Response<Bytes>, said: &Said, now: Timestamp) -> Result<(), Stop> {
+    /// Notes the limits in an answer. An error if the answer itself is a rate limit's refusal.
+    pub fn learn(
+        &self,
+        holder: &Holder,
+        response: &Response<Bytes>,
+        said: &RefusalBody,
+        now: Timestamp,
+    ) -> Result<(), Limit> {
         let mut stops = self.stops();
-        // Tokens come and go; what they were told counts for a window at most.
+        // Tokens expire, so their limits are kept for one window at most.
         stops.retain(|_, stop| now < stop.until.saturating_add(LONGEST_WAIT).unwrap_or(Timestamp::MAX));
         let earlier = stops.get(holder).map_or(0, |stop| stop.doublings);
         match verdict(response.status(), response.headers(), said.message.as_deref(), now, earlier) {
@@ -69,13 +75,13 @@ impl Budget {
         }
     }
 
-    fn stops(&self) -> MutexGuard<'_, HashMap<Holder, Stop>> {
+    fn stops(&self) -> MutexGuard<'_, HashMap<Holder, Limit>> {
         self.stops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Of two stops, the later one counts.
-fn note(stops: &mut HashMap<Holder, Stop>, holder: &Holder, stop: Stop) {
+/// Keeps the later of two limits.
+fn note(stops: &mut HashMap<Holder, Limit>, holder: &Holder, stop: Limit) {
     let noted = stops.entry(holder.clone()).or_insert(stop);
     if noted.until <= stop.until {
         *noted = stop;
@@ -85,9 +91,9 @@ fn note(stops: &mut HashMap<Holder, Stop>, holder: &Holder, stop: Stop) {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// This call was refused by a limit.
-    Limited(Stop),
+    Limited(Limit),
     /// This call was the last of the hour's budget.
-    Last(Stop),
+    Last(Limit),
     Free,
 }
 
@@ -98,18 +104,18 @@ fn verdict(status: StatusCode, headers: &HeaderMap, message: Option<&str>, now: 
     let stop = |until: Option<Timestamp>, secondary: bool, doublings: i32| {
         let bound = |wait| now.saturating_add(wait).unwrap_or(now);
         let until = until.unwrap_or_else(|| bound(SECONDARY_WAIT * (1 << doublings.min(MOST_DOUBLINGS))));
-        Stop { until: until.min(bound(LONGEST_WAIT)), secondary, doublings }
+        Limit { until: until.min(bound(LONGEST_WAIT)), secondary, doublings }
     };
     let retry_after =
         number("retry-after").and_then(|seconds| now.checked_add(SignedDuration::from_secs(seconds)).ok());
-    // A time that is over is a clock that is off: then it is as if none was named.
+    // A time in the past comes from a wrong clock, and counts as none.
     let reset = (number("x-ratelimit-remaining") == Some(0))
         .then(|| number("x-ratelimit-reset").and_then(|seconds| Timestamp::from_second(seconds).ok()))
         .flatten()
         .filter(|reset| *reset > now);
 
     let may_limit = matches!(status, StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
-    // A 403 is a limit only when GitHub says so: by a time, by its words, or by an empty budget and no other words.
+    // A 403 is a limit only if GitHub says so: by a time, by its words, or by an empty budget without other words.
     let limited = may_limit
         && (status == StatusCode::TOO_MANY_REQUESTS
             || retry_after.is_some()
@@ -128,7 +134,7 @@ fn verdict(status: StatusCode, headers: &HeaderMap, message: Option<&str>, now: 
 impl Verdict {
     fn doubled(self) -> Self {
         match self {
-            Self::Limited(stop) => Self::Limited(Stop { doublings: stop.doublings + 1, ..stop }),
+            Self::Limited(stop) => Self::Limited(Limit { doublings: stop.doublings + 1, ..stop }),
             other => other,
         }
     }
@@ -206,15 +212,15 @@ mod tests {
         let answer = |status: u16| Response::builder().status(status).body(Bytes::new()).unwrap();
         let mut now = NOW;
         for expected in [60, 120, 240, 480, 960, 960] {
-            let stop = budget.learn(&holder, &answer(429), &Said::default(), now).unwrap_err();
+            let stop = budget.learn(&holder, &answer(429), &RefusalBody::default(), now).unwrap_err();
             assert_eq!(stop.until.duration_since(now), SignedDuration::from_secs(expected));
             assert_eq!(budget.admit(&holder, now), Err(stop));
             assert_eq!(budget.admit(&Holder::Nobody, now), Ok(()));
             now = stop.until;
             assert_eq!(budget.admit(&holder, now), Ok(()));
         }
-        budget.learn(&holder, &answer(200), &Said::default(), now).unwrap();
-        let stop = budget.learn(&holder, &answer(429), &Said::default(), now).unwrap_err();
+        budget.learn(&holder, &answer(200), &RefusalBody::default(), now).unwrap();
+        let stop = budget.learn(&holder, &answer(429), &RefusalBody::default(), now).unwrap_err();
         assert_eq!(stop.until.duration_since(now), SignedDuration::from_secs(60));
     }
 
@@ -227,7 +233,7 @@ mod tests {
                 retry_after.map_or_else(Response::builder, |at| Response::builder().header("retry-after", at));
             response.status(status).body(Bytes::new()).unwrap()
         };
-        let learn = |response| budget.learn(&holder, &response, &Said::default(), NOW);
+        let learn = |response| budget.learn(&holder, &response, &RefusalBody::default(), NOW);
         learn(answer(429, Some("90"))).unwrap_err();
         learn(answer(200, None)).unwrap();
         learn(answer(429, Some("30"))).unwrap_err();
@@ -242,7 +248,7 @@ mod tests {
         let answer = Response::builder().status(429).body(Bytes::new()).unwrap();
         for token in 0..10 {
             let now = after(token * 10_000);
-            budget.learn(&Holder::Token(token.to_string()), &answer, &Said::default(), now).unwrap_err();
+            budget.learn(&Holder::Token(token.to_string()), &answer, &RefusalBody::default(), now).unwrap_err();
         }
         assert_eq!(budget.stops().len(), 1);
     }

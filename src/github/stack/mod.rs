@@ -1,17 +1,16 @@
-//! What every call to GitHub passes on its way: the layers between octocrab and the transport.
+//! The layers between octocrab and the transport, for every call to GitHub.
 //!
-//! From the outside in: refuse what the rate budget forbids and judge the answer ([`budget`], [`answer`]) · span and metric
-//! ([`observe`]) · one deadline for the whole call · redirects ([`redirect`]) · credentials ([`auth`]) · the wire. Inside,
-//! bodies are whole and in memory, so a layer that has to send a request once more can.
+//! From the outside in: rate budget and errors ([`budget`], [`answer`]) · span and metric ([`observe`]) · one deadline for the
+//! whole call · redirects ([`redirect`]) · credentials ([`auth`]) · the wire. Bodies are complete and in memory, so that a layer
+//! can repeat a request.
 //!
-//! The invariants: credentials are put on below the redirects and only for addresses of the API, so no hop takes them
-//! elsewhere; nothing repeats a request that GitHub may have acted on, for the controllers have the one queue of due times.
+//! The invariants: credentials are added below the redirects and only for addresses of the API, so no hop takes them elsewhere; no
+//! layer repeats a request on which GitHub may have acted, because the controllers have the one queue of due times.
 //! Three things are sent again, all of which GitHub refused without acting on them: a redirected request, a request whose JWT
 //! served before and was refused (401), and one that the App's first key was refused for, with the other key.
 //!
-//! Conditional requests are left out: an `ETag` belongs to the token that was used, every JWT is another token, and an
-//! installation token is used for few calls. A 304 would hardly ever come, and a cache of bodies would hold one tenant's
-//! answers next to another's.
+//! There are no conditional requests: an `ETag` belongs to a token, a JWT serves for minutes, and an installation token for few
+//! calls. GitHub would hardly ever answer 304, and a cache of bodies would hold answers of several tenants.
 mod answer;
 pub(super) mod auth;
 mod budget;
@@ -36,13 +35,13 @@ use super::error::{Error, Route, Target};
 use super::transport::{self, Transport, Unreached};
 use crate::runtime::clock::Clock;
 
-/// The version of the REST API that is asked for with every call. Every supported GitHub knows this one: a GitHub Enterprise
-/// Server answers 400 to a version that is younger than its release, and 2026-03-10 changes nothing that is used here.
-/// Without the header the version is whatever the server takes for its default, some day one that no test here has seen.
+/// The version of the REST API for every call. Every supported GitHub knows this one: a GitHub Enterprise Server answers 400 to a
+/// version that is newer than its release, and 2026-03-10 changes nothing that Landfall uses. Without the header the server's
+/// default applies, which can become a version that no test here has seen.
 /// <https://docs.github.com/en/rest/about-the-rest-api/api-versions>
 pub const API_VERSION: &str = "2022-11-28";
 const USER_AGENT: &str = concat!("landfall/", env!("CARGO_PKG_VERSION"));
-/// For a call with its redirects, from the first byte out to the last byte in.
+/// For a call with its redirects, from the first byte sent to the last byte received.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A page of a hundred installations is about 300 KiB.
 const BODY_LIMIT: usize = 4 * 1024 * 1024;
@@ -57,7 +56,7 @@ struct Call {
 
 type Next = BoxCloneSyncService<Call, Response<Bytes>, Error>;
 
-/// The layers, ready to be put around a [`Transport`].
+/// The layers around a [`Transport`].
 #[derive(Clone)]
 pub(super) struct Stack {
     pub endpoint: Arc<Endpoint>,
@@ -90,7 +89,7 @@ impl Layer<Transport> for Stack {
     }
 }
 
-/// A layer out of a function.
+/// Makes a layer from a function.
 fn around<F, Fut>(next: Next, layer: F) -> Next
 where
     F: Fn(Call, Next) -> Fut + Clone + Send + Sync + 'static,
@@ -100,7 +99,7 @@ where
 }
 
 impl Stack {
-    /// Makes the address absolute, reads the body, and adds what all requests carry.
+    /// Makes the address absolute, reads the body, and adds the common headers.
     async fn prepare(&self, request: Request<OctoBody>) -> Result<Call, Error> {
         let (mut parts, body) = request.into_parts();
         let route = parts.extensions.remove().unwrap_or(Route { method: "*", template: "other" });
@@ -131,7 +130,7 @@ async fn judge(
     clock: Arc<dyn Clock>,
 ) -> Result<Response<Bytes>, Error> {
     let (target, credential) = (call.target.clone(), call.credential.clone());
-    let limited = |stop: budget::Stop| Error::RateLimited {
+    let limited = |stop: budget::Limit| Error::RateLimited {
         target: target.clone(),
         until: stop.until,
         secondary: stop.secondary,
@@ -140,7 +139,7 @@ async fn judge(
     budget.admit(&holder, clock.now()).map_err(limited)?;
     let response = next.oneshot(call).await?;
     let now = clock.now();
-    let said = answer::Said::read(&response);
+    let said = answer::RefusalBody::read(&response);
     budget.learn(&holder, &response, &said, now).map_err(limited)?;
     answer::judge(response, said, target, &credential, now)
 }
@@ -168,7 +167,7 @@ async fn wire(Call { target, request, .. }: Call, transport: Transport) -> Resul
     Ok(Response::from_parts(parts, body.to_bytes()))
 }
 
-/// Boxed at once: with the type of [`Limited`] held over an `await`, the compiler cannot tell that the future is `Send`.
+/// Boxed at once: with the type of [`Limited`] across an `await`, the compiler cannot prove that the future is `Send`.
 fn bounded(body: transport::Body) -> transport::Body {
     Limited::new(body, BODY_LIMIT).boxed()
 }

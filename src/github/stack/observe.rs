@@ -1,7 +1,7 @@
-//! What is seen of a call: a span and one report for a metric.
+//! Observes a call: a span and one entry for the metrics.
 //!
-//! The invariant: the route by its template, the kind of credential and the status; never an address, a header or a body.
-//! Ids in a label make as many series as there are repositories, and headers and bodies hold tokens.
+//! The invariant: an observation has the template of the route, the kind of credential and the status; never an address, a header
+//! or a body. An id in a label makes a series for each repository, and headers and bodies hold tokens.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,22 +14,21 @@ use super::{Call, Next};
 use crate::github::error::{Error, Route, Target};
 use crate::runtime::metrics::{Answer, Metrics};
 
-/// A call that went out, with all its redirects.
+/// A call that was sent, with all its redirects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// Which call.
     pub route: Route,
     /// `app`, `installation` or `none`.
     pub credential: &'static str,
-    /// The status code, or in a word why there was no answer.
+    /// The status code, or the reason for no answer.
     pub answer: Answer,
-    /// From sending to the last byte of the answer.
+    /// Until the last byte of the answer.
     pub duration: Duration,
-    /// What is left of the hour's budget of these credentials, where GitHub says it.
+    /// The rest of the hour's budget of these credentials, if GitHub tells it.
     pub remaining: Option<u64>,
 }
 
-/// Is told of every call that went out: the seam to the metrics.
+/// Receives an observation of every call that was sent: the seam to the metrics.
 pub trait Observe: Send + Sync {
     /// Called once per call, after it ended.
     fn observe(&self, exchange: &Exchange);
@@ -38,9 +37,8 @@ pub trait Observe: Send + Sync {
 /// Counts the calls of one `GitHubApp`.
 #[derive(Clone, Debug)]
 pub struct Count {
-    /// Where to.
     pub metrics: Arc<Metrics>,
-    /// The name of the `GitHubApp`, for what is left of its budget.
+    /// The name of the `GitHubApp`, for the rest of its budget.
     pub app: String,
 }
 

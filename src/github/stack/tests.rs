@@ -314,7 +314,7 @@ async fn an_answer_without_end_is_not_read() {
     assert!(error.to_string().contains("its answer is larger than 4 MiB"), "{error}");
 }
 
-const CHECK_URL: &str = "check that spec.apiURL is GitHub's API and that no proxy answers in its place";
+const CHECK_URL: &str = "check that spec.apiURL is GitHub's API and that no proxy answers instead";
 const WRONG_KEY: &str = "check that spec.appID or spec.clientID and private-key.pem belong to the same App, \
     and that the key was not deleted in the App's settings";
 
@@ -335,7 +335,7 @@ async fn refusals_of_the_app_are_told_apart() {
             ),
             Stalls,
             "GitHub refused the App's credentials: 'exp' is too far in the future; \
-             the clock here is 600 s ahead of GitHub's: set it right, for the JWT carries times"
+             the clock here is 600 s ahead of GitHub's: correct it, because the JWT carries times"
                 .into(),
         ),
         (
@@ -373,7 +373,7 @@ async fn refusals_of_a_token_are_told_apart() {
         (
             refusal(403, "This installation has been suspended"),
             Stalls,
-            "This installation has been suspended; who suspended it can lift that in the account's settings under GitHub Apps".into(),
+            "This installation has been suspended; an owner of the account can unsuspend it in the account's settings under GitHub Apps".into(),
         ),
         (
             refusal(403, "Resource not accessible by integration"),
@@ -385,7 +385,7 @@ async fn refusals_of_a_token_are_told_apart() {
         (
             answer(422, &[], &format!(r#"{{"message": "Validation Failed", "errors": {errors}}}"#)),
             Stalls,
-            "GitHub cannot do it: Validation Failed (Hook.url: is taken; missing; words)".into(),
+            "GitHub refused it: Validation Failed (Hook.url: is taken; missing; words)".into(),
         ),
         (refusal(400, "Problems parsing JSON"), Stalls, "GitHub answered 400: Problems parsing JSON".into()),
         (refusal(410, "Gone"), Stalls, "Gone; it does not exist, or the App has no access to it".into()),
@@ -400,18 +400,18 @@ async fn refusals_of_a_token_are_told_apart() {
             refusal(403, "Repository was archived so is read-only."),
             Stalls,
             "the repository is archived (Repository was archived so is read-only.); \
-             who administers it can unarchive it in its settings"
+             its administrators can unarchive it in its settings"
                 .into(),
         ),
         (
             refusal(409, "Git Repository is empty."),
             Passes,
-            "GitHub cannot do it as things are: Git Repository is empty.".into(),
+            "GitHub reports a conflict with the current state: Git Repository is empty.".into(),
         ),
         (
             answer(502, &[], "<html>secret</html>"),
             Passes,
-            "GitHub has trouble and answered 502; see https://www.githubstatus.com if it stays".into(),
+            "GitHub failed with 502; see https://www.githubstatus.com if this persists".into(),
         ),
         (answer(418, &[], "<html>secret</html>"), Stalls, "GitHub answered 418: I'm a teapot".into()),
         (
@@ -435,7 +435,7 @@ async fn what_keeps_an_answer_from_coming_is_told_apart() {
         (
             std::io::Error::from(std::io::ErrorKind::ConnectionReset),
             Passes,
-            "the connection ended before the answer was here (connection reset); if it stays, check the network on the way",
+            "the connection ended before the answer was complete (connection reset); if this persists, check the network between here and GitHub",
         ),
         (
             certificate(rustls::CertificateError::UnknownIssuer),

@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use super::{SYSTEM, until};
 use jiff::Timestamp;
-use landfall::git::AllowedHosts;
+use landfall::git::{AllowedHosts, Reach};
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
 use landfall::guards::{Guards, Sabotage};
 use landfall::operator::{Activity, Config, Controller, Environment};
@@ -51,7 +51,7 @@ impl Default for Start {
             elects: false,
             log: None,
             secret_namespaces: Vec::new(),
-            git_hosts: AllowedHosts::parse::<&str>(&[], false).expect("no host"),
+            git_hosts: AllowedHosts::parse::<&str>(&[], Reach::Public).expect("no host"),
             workspaces: WorkspaceSettings::default(),
             sabotage: Sabotage::default(),
         }

@@ -133,15 +133,15 @@ async fn why_none_was_opened_is_told_by_githubs_words() {
     ] {
         let words = errors.to_string();
         let error = refused(move || invalid(&errors)).await;
-        assert_eq!(NotOpened::told_by(&error), expected, "{words}");
+        assert_eq!(NotOpened::of(&error), expected, "{words}");
     }
     let error = refused(|| refusal(422, "Draft pull requests are not supported in this repository.")).await;
-    assert_eq!(NotOpened::told_by(&error), Some(NotOpened::DraftUnsupported));
+    assert_eq!(NotOpened::of(&error), Some(NotOpened::DraftUnsupported));
     // The same words in another refusal are another matter.
     let error = refused(|| refusal(403, "Draft pull requests are not supported in this repository.")).await;
-    assert_eq!(NotOpened::told_by(&error), None);
+    assert_eq!(NotOpened::of(&error), None);
     let error = refused(|| answer(502, &[], "")).await;
-    assert_eq!(NotOpened::told_by(&error), None);
+    assert_eq!(NotOpened::of(&error), None);
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
-//! Files of a directory that a stranger writes to, opened without ever leaving it.
+//! Opens files beneath a directory that untrusted code writes to, without following a symbolic link (as openat2(2) does with
+//! `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`).
 //!
-//! The invariant: what is read was reached from the directory's own descriptor, part by part, and no part was a link. A path
-//! that is checked and then opened could be exchanged in between, by whoever still runs in the workspace: the contents of one of
-//! Landfall's own files would then be saved as the person's work.
+//! The invariant: each path is opened component by component from the directory's own descriptor, and no component is a link. A
+//! process in the workspace can exchange a path between a check and its opening: a save would then push one of Landfall's own
+//! files as the person's work.
 
 use crate::guards;
 use std::ffi::{OsStr, OsString};
@@ -16,15 +17,15 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-/// The deepest that directories are looked into for [`Directory::marks`]: each is held open meanwhile.
+/// The depth limit of [`Directory::marks`], which holds a descriptor for each level.
 const DEEPEST: usize = 128;
 
-/// What is opened is not a link.
+/// Opens no link.
 fn nofollow() -> OFlags {
     guards::opening(OFlags::NOFOLLOW)
 }
 
-/// What is looked at may be a link, and not what it points to.
+/// Takes the state of a link, not of its target.
 fn as_it_is() -> AtFlags {
     guards::state(AtFlags::SYMLINK_NOFOLLOW)
 }
@@ -33,16 +34,15 @@ fn as_it_is() -> AtFlags {
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
 
-/// What is found under a name.
+/// The file system object under a name.
 #[derive(Debug)]
 pub enum Entry {
-    /// A file, open, and its state when it was opened.
-    File(Opened),
-    /// A symbolic link: what it says, which is not followed.
+    /// A regular file, opened.
+    File(OpenFile),
+    /// A symbolic link, not followed.
     Link {
-        /// Where it points.
         target: Vec<u8>,
-        /// When it was made, in seconds since 1970.
+        /// In seconds since 1970.
         modified: i64,
     },
     /// A directory.
@@ -53,30 +53,24 @@ pub enum Entry {
 
 /// A file that is open for reading.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenFile {
     /// The file.
     pub file: File,
-    /// Its length in bytes.
+    /// In bytes, when it was opened.
     pub length: u64,
-    /// Whether its owner may run it.
+    /// Whether its owner may execute it.
     pub executable: bool,
-    /// When it was last written to, in seconds since 1970.
+    /// In seconds since 1970.
     pub modified: i64,
 }
 
 impl Directory {
-    /// The directory at `path`, which may not be a link itself; what is above it is trusted.
-    ///
-    /// # Errors
-    /// There is none, or it cannot be read.
+    /// Opens the directory at `path`, which must not be a link itself; its parents are trusted.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(openat(CWD, path, OFlags::DIRECTORY | nofollow() | OFlags::CLOEXEC, Mode::empty())?))
     }
 
-    /// A directory beneath this one; none if there is nothing, or a link on the way, or no directory at its end.
-    ///
-    /// # Errors
-    /// It is there and cannot be opened.
+    /// Opens a directory beneath this one. None if the path does not exist, crosses a link, or is no directory.
     pub fn descend(&self, path: &Path) -> io::Result<Option<Self>> {
         let mut at = Self(self.0.try_clone()?);
         for part in path.components() {
@@ -94,15 +88,12 @@ impl Directory {
         Ok(Some(at))
     }
 
-    /// What is at `path`; none if there is nothing, or a link on the way.
-    ///
-    /// # Errors
-    /// It is there and cannot be opened.
+    /// The object at `path`. None if the path does not exist or crosses a link.
     pub fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
         let Some(name) = path.file_name() else { return Ok(Some(Entry::Directory)) };
         let Some(parent) = self.descend(path.parent().unwrap_or(Path::new("")))? else { return Ok(None) };
         match parent.child(name) {
-            // It went, or changed, between two looks.
+            // It was removed or replaced between two calls.
             Err(Errno::NOENT | Errno::LOOP) => Ok(None),
             found => Ok(found?),
         }
@@ -120,14 +111,14 @@ impl Directory {
                 Ok(Some(Entry::Link { target, modified: stat.st_mtime }))
             }
             FileType::RegularFile => {
-                // What became something else meanwhile is not waited for.
+                // It may be a named pipe by now, which would block.
                 let flags = OFlags::RDONLY | nofollow() | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 let fd = openat(&self.0, name, flags, Mode::empty())?;
                 let stat = fstat(&fd)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return Ok(Some(Entry::Special));
                 }
-                Ok(Some(Entry::File(Opened {
+                Ok(Some(Entry::File(OpenFile {
                     file: fd.into(),
                     length: u64::try_from(stat.st_size).unwrap_or_default(),
                     executable: stat.st_mode & 0o100 != 0,
@@ -138,10 +129,7 @@ impl Directory {
         }
     }
 
-    /// The contents of the file at `path`; none if there is no file.
-    ///
-    /// # Errors
-    /// It cannot be read, or has more than `most` bytes.
+    /// The contents of the file at `path`, of at most `most` bytes. None if there is no regular file.
     pub fn read(&self, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(Entry::File(opened)) = self.entry(path)? else { return Ok(None) };
         let mut contents = Vec::new();
@@ -153,10 +141,7 @@ impl Directory {
         Ok(Some(contents))
     }
 
-    /// What changes with what is at `name` in this directory; none if there is nothing.
-    ///
-    /// # Errors
-    /// The file system does not say.
+    /// A hash that changes with the object at `name` in this directory. None if there is no object.
     pub fn mark(&self, name: &OsStr) -> io::Result<Option<u64>> {
         match statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
@@ -165,11 +150,8 @@ impl Directory {
         }
     }
 
-    /// What changes with anything in this directory and those beneath, but what is called `without` in it. It is read from names,
-    /// modes, lengths and times alone, so it costs little memory, and time for each name.
-    ///
-    /// # Errors
-    /// The directory cannot be read. One beneath it that cannot is passed over.
+    /// A hash that changes with any object beneath this directory, except for the entry `without`. It covers names, modes, lengths
+    /// and times alone, so it costs little memory, and one system call for each name. A subdirectory that cannot be read is left out.
     pub fn marks(&self, without: &OsStr) -> io::Result<u64> {
         self.marks_to(without, DEEPEST)
     }
@@ -192,16 +174,13 @@ impl Directory {
                 let beneath = directory.marks_to(OsStr::new(""), depth - 1).unwrap_or_default();
                 here = here.wrapping_mul(31).wrapping_add(beneath.rotate_left(1));
             }
-            // In whatever order the names come.
+            // The order of the names does not matter.
             sum = sum.wrapping_add(here);
         }
         Ok(sum)
     }
 
-    /// The names of the directories in this one, sorted.
-    ///
-    /// # Errors
-    /// It cannot be read.
+    /// The names of the subdirectories, sorted.
     pub fn directories(&self) -> io::Result<Vec<OsString>> {
         let mut names = self.names()?;
         names.retain(|name| {
@@ -212,9 +191,6 @@ impl Directory {
     }
 
     /// The names in this directory, sorted.
-    ///
-    /// # Errors
-    /// It cannot be read.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(self.0.as_fd())? {
@@ -241,7 +217,7 @@ pub fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// A path without `.` and `..`, by its text alone.
+/// A path without `.` and `..`, by its text alone; no link is resolved.
 #[must_use]
 pub fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
@@ -309,7 +285,7 @@ mod tests {
         assert_eq!(marks(), seen[0]);
         let time = std::fs::metadata(at("a/b/c")).unwrap().modified().unwrap();
         let change: &[&dyn Fn()] = &[
-            // The time of a change cannot be set back by whoever makes it.
+            // Nobody can set the time of an inode's change (ctime).
             &|| {
                 std::fs::write(at("a/b/c"), "TEXT").unwrap();
                 File::options().write(true).open(at("a/b/c")).unwrap().set_modified(time).unwrap();

@@ -1,36 +1,33 @@
-//! Further repositories on a workspace's volume: submodules, and others that somebody cloned or made there.
+//! Further repositories on a workspace's volume: submodules, and repositories that a person cloned or created.
 //!
-//! The invariant: one that has a remote of its own is never pushed to ours, for who may read ours may not be meant to read that; if
-//! there is work in it, this is said, and whoever asked keeps the volume. One that has none is part of the work. A submodule that
-//! is not checked out any more is looked for where git keeps it.
+//! The invariant: a repository with a remote of its own is never pushed to the workspace's remote, because the readers of one may
+//! not read the other. If it holds work, the save reports that, and the volume is kept. A repository without a remote is part of the
+//! workspace's work. A submodule that is not checked out any more is found in the clone's `.git/modules`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::WorkspaceError;
-use super::beneath::{Directory, Entry, path, plain};
-use super::gather::{Gathering, Place};
-use super::local::{Local, LocalError, objects, unfinished};
+use super::collect::{Collector, Worktree};
+use super::directory::{Directory, Entry, path, plain};
+use super::dot_git::{DotGitError, LocalRefs, objects, unfinished};
 use super::remote::Trouble;
 use super::store::Store;
 use crate::git::Sha;
 
-/// How deep repositories may lie in each other.
+/// How deep repositories may be nested.
 const DEEPEST: usize = 8;
-/// Of how many parts the name of a submodule may be.
+/// The most components in the name of a submodule.
 const MOST_PARTS: usize = 32;
-/// How far down repositories beside the clone are looked for: `src/HOST/OWNER/REPOSITORY`.
+/// The depth of the search for repositories outside the clone: `src/HOST/OWNER/REPOSITORY`.
 const MOST_BESIDE: usize = 4;
-/// The most bytes of a file that says where a git directory is.
+/// The most bytes of a `.git` file.
 const MOST_POINTER: u64 = 64 << 10;
-/// The most bytes of a repository's configuration, and of what HEAD was.
+/// The most bytes of a repository's configuration, and of the reflog of HEAD.
 const MOST_CONFIG: u64 = 1 << 20;
 
-/// Where the git directory of the repository at `path` in the directory `at` is, and it; none if there is none in that directory.
-///
-/// # Errors
-/// It cannot be read.
+/// The git directory of the repository at `path` beneath `directory`, and its path. None if it has none beneath that directory.
 pub fn git_directory(directory: &Directory, at: &Path, path: &Path) -> io::Result<Option<(Directory, PathBuf)>> {
     let dot_git = path.join(".git");
     let place = match directory.entry(&dot_git)? {
@@ -38,7 +35,7 @@ pub fn git_directory(directory: &Directory, at: &Path, path: &Path) -> io::Resul
         Some(Entry::File(_)) => {
             let text = directory.read(&dot_git, MOST_POINTER)?.unwrap_or_default();
             let Some(place) = text.strip_prefix(b"gitdir: ") else { return Ok(None) };
-            let place = plain(&at.join(path).join(super::beneath::path(place.trim_ascii_end())));
+            let place = plain(&at.join(path).join(super::directory::path(place.trim_ascii_end())));
             match place.strip_prefix(at) {
                 Ok(place) => place.to_owned(),
                 Err(_) => return Ok(None),
@@ -49,24 +46,24 @@ pub fn git_directory(directory: &Directory, at: &Path, path: &Path) -> io::Resul
     Ok(directory.descend(&place)?.map(|directory| (directory, at.join(place))))
 }
 
-/// What is checked out in the repository at `path`; none if there is none, or no commit, or it cannot be read, which is said
-/// when it is looked into.
+/// HEAD of the repository at `path`. None if there is no repository, no commit, or it cannot be read, which is reported when the
+/// repository itself is collected.
 #[must_use]
 pub fn head(clone: &Directory, at: &Path, path: &Path) -> Option<Sha> {
     let (git, place) = git_directory(clone, at, path).ok()??;
-    Local::read(&git, &place).and_then(|local| local.head(&git, &place)).ok()?.commit
+    LocalRefs::read(&git, &place).and_then(|local| local.head(&git, &place)).ok()?.commit
 }
 
-/// Whether a repository names a remote.
-fn has_remote(git: &Directory, local: &Local) -> io::Result<bool> {
+/// Whether a repository has a remote.
+fn has_remote(git: &Directory, local: &LocalRefs) -> io::Result<bool> {
     let config = git.read(Path::new("config"), MOST_CONFIG)?.unwrap_or_default();
     let config = String::from_utf8_lossy(&config).to_ascii_lowercase();
-    // Also one that comes from an included file: then nobody here knows.
+    // An included file may name one, and Landfall does not read it.
     Ok(!local.tracking.is_empty() || ["[remote", "[include"].iter().any(|section| config.contains(section)))
 }
 
-/// The commits that a clone was made with, and those of its last fetch: of one that begins at a tag, or at a commit of no branch,
-/// there is no other trace of what the remote had.
+/// The commits of the initial clone and of the last fetch. For a clone of a tag, or of a commit on no branch, nothing else tells
+/// that the remote has them.
 fn fetched(git: &Directory) -> io::Result<Vec<Sha>> {
     let read = |name: &str| git.read(Path::new(name), MOST_CONFIG).map(Option::unwrap_or_default);
     let (log, last) = (read("logs/HEAD")?, read("FETCH_HEAD")?);
@@ -81,29 +78,29 @@ fn fetched(git: &Directory) -> io::Result<Vec<Sha>> {
     Ok(cloned.chain(fetched).collect())
 }
 
-/// Whether there is a git directory at `path` itself.
+/// Whether `path` is a git directory itself.
 fn is_git_directory(volume: &Directory, path: &Path) -> bool {
     matches!(volume.entry(&path.join("HEAD")), Ok(Some(_)))
         && matches!(volume.descend(&path.join("objects")), Ok(Some(_)))
 }
 
-/// The directories in one; none if there is none.
+/// The subdirectories of `folder`; none if it does not exist.
 fn directories(volume: &Directory, folder: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(directory) = volume.descend(folder)? else { return Ok(Vec::new()) };
     Ok(directory.directories()?.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// A repository as it is kept: its git directory, and that which it shares with other worktrees of the same.
-struct Kept<'a> {
+/// A repository without its working tree.
+struct Repository<'a> {
     git: &'a Directory,
     at: &'a Path,
-    local: &'a Local,
-    /// Commits that its remote has, besides those that it says it saw there.
+    local: &'a LocalRefs,
+    /// Commits that its remote has, besides its remote-tracking refs.
     known: Vec<Sha>,
 }
 
-impl Kept<'_> {
-    /// Whether it holds commits that it has not seen at its remote, or is amidst something.
+impl Repository<'_> {
+    /// Whether it holds commits that its remote does not have, or an unfinished operation.
     async fn has_own(&self, store: &Store) -> Result<bool, WorkspaceError> {
         let Self { git, at, local, .. } = self;
         if !unfinished(git, at)?.is_empty() || !local.stash.is_empty() || !local.unread.is_empty() {
@@ -121,44 +118,48 @@ impl Kept<'_> {
     }
 }
 
-/// Where repositories were found, and in what.
+/// The repository in which others were found.
 pub(super) struct Within<'a> {
-    /// The outer directory.
+    /// The path of `directory`.
     pub at: &'a Path,
-    /// It.
     pub directory: &'a Directory,
-    /// Where in that directory the outer repository is.
+    /// The path of the outer repository beneath `directory`.
     pub prefix: &'a Path,
-    /// The commits that the outer repository's remote has: who recorded a submodule in one of them had it pushed.
+    /// Commits that the outer repository's remote has. The submodule commits in their trees were pushed.
     pub tips: Vec<Sha>,
 }
 
-struct Found {
+struct FoundRepository {
     path: PathBuf,
-    /// The path in the outer repository, if that records it, and the commits of the outer's remote.
+    /// For a submodule: its path in the outer repository, and the commits of that one's remote.
     recorded: Option<(PathBuf, Arc<[Sha]>)>,
     depth: usize,
 }
 
-fn found(prefix: &Path, paths: Vec<(PathBuf, bool)>, tips: Vec<Sha>, depth: usize) -> impl Iterator<Item = Found> {
+fn found(
+    prefix: &Path,
+    paths: Vec<(PathBuf, bool)>,
+    tips: Vec<Sha>,
+    depth: usize,
+) -> impl Iterator<Item = FoundRepository> {
     let tips: Arc<[Sha]> = tips.into();
-    paths.into_iter().map(move |(path, is_recorded)| Found {
+    paths.into_iter().map(move |(path, is_recorded)| FoundRepository {
         path: prefix.join(&path),
         recorded: is_recorded.then(|| (path, Arc::clone(&tips))),
         depth,
     })
 }
 
-impl Gathering<'_> {
-    /// Repositories in a directory, and in those.
-    pub(super) async fn nested(
+impl Collector<'_> {
+    /// Collects the repositories at `paths`, and those in them.
+    pub(super) async fn nested_repositories(
         &mut self,
         within: Within<'_>,
         paths: Vec<(PathBuf, bool)>,
     ) -> Result<(), WorkspaceError> {
         let Within { at, directory, prefix, tips } = within;
         let mut rest: Vec<_> = found(prefix, paths, tips, 1).collect();
-        while let Some(Found { path, recorded, depth }) = rest.pop() {
+        while let Some(FoundRepository { path, recorded, depth }) = rest.pop() {
             if self.worktrees.contains(&at.join(&path)) {
                 continue;
             }
@@ -167,36 +168,36 @@ impl Gathering<'_> {
             let (git, tree) = match (git_directory(directory, at, &path), &tree) {
                 (Ok(Some(git)), Some(tree)) => (git, tree),
                 (Err(error), _) => {
-                    self.leave(name, Trouble::Unreadable, format!("where its repository is cannot be read: {error}"));
+                    self.leave(name, Trouble::Unreadable, format!("its .git cannot be read: {error}"));
                     continue;
                 }
                 (Ok(_), _) => {
                     let files = tree.map(|tree| tree.names()).transpose().map_err(WorkspaceError::volume(&path))?;
                     if files.is_some_and(|files| !files.is_empty()) {
-                        let message = "there are files where a submodule belongs, and no repository of it";
+                        let message = "there are files at the path of a submodule, but no repository";
                         self.leave(name, Trouble::Nested, message);
                     }
                     continue;
                 }
             };
             if depth > DEEPEST {
-                self.leave(name, Trouble::Nested, "it lies too deep in other repositories");
+                self.leave(name, Trouble::Nested, "it is nested too deep in other repositories");
                 continue;
             }
             let (git, git_at) = git;
             self.git_directories.insert(git_at.clone());
-            match self.one_nested((&at.join(&path), tree), (&git, &git_at), &name, recorded).await {
+            match self.nested_repository((&at.join(&path), tree), (&git, &git_at), &name, recorded).await {
                 Ok((inner, tips)) => rest.extend(found(&path, inner, tips, depth + 1)),
                 Err(error) => {
-                    self.leave(name, Trouble::Nested, format!("a repository that cannot be looked into: {error}"));
+                    self.leave(name, Trouble::Nested, format!("a repository that cannot be read: {error}"));
                 }
             }
         }
         Ok(())
     }
 
-    /// What is in the repositories that it holds in turn, and what its remote has of it.
-    async fn one_nested(
+    /// Collects one repository. Returns the repositories in it, and the commits that its remote has.
+    async fn nested_repository(
         &mut self,
         (at, directory): (&Path, &Directory),
         (git, git_at): (&Directory, &Path),
@@ -205,15 +206,15 @@ impl Gathering<'_> {
     ) -> Result<(Vec<(PathBuf, bool)>, Vec<Sha>), WorkspaceError> {
         let shared = self.shared(git, git_at)?;
         let (common, common_at) = shared.as_ref().map_or((git, git_at), |(common, at)| (common, at.as_path()));
-        let local = Local::read(common, common_at)?;
+        let local = LocalRefs::read(common, common_at)?;
         let head = local.head(git, git_at)?;
         self.store.borrow(common, &objects(common_at, self.volume)?)?;
-        let place = Place { at, directory, git, git_at, common };
+        let place = Worktree { at, directory, git, git_at, common };
         let tips: Vec<_> = local.tracking.values().cloned().collect();
         let is_ours = common_at == self.workspace.directory.join(".git");
         let has_remote = has_remote(common, &local).map_err(WorkspaceError::volume(common_at))?;
         if is_ours || (recorded.is_none() && !has_remote) {
-            // One that is ours is a worktree that was moved by hand.
+            // A repository with the clone's git directory is a worktree that a person moved.
             let label = format!("{}/{name}", if is_ours { "worktree" } else { "nested" });
             let (snapshot, _) = self.tree(&place, &local, &head, Some(&label)).await?;
             if !is_ours {
@@ -233,34 +234,34 @@ impl Gathering<'_> {
         };
         let clean =
             committed.as_ref() == Some(&snapshot.tree) && snapshot.index == snapshot.tree && snapshot.left.is_empty();
-        if !clean || (Kept { git, at: git_at, local: &local, known }).has_own(&self.store).await? {
-            let message = "a repository of another remote, with work that is not there: it is not saved here; push it from within";
+        if !clean || (Repository { git, at: git_at, local: &local, known }).has_own(&self.store).await? {
+            let message = "a repository of another remote, with work that is not there: a save does not push it; push it from within";
             self.leave(name, Trouble::Nested, message);
         }
         Ok((snapshot.nested, tips))
     }
 
-    /// What a worktree's git directory shares with the others of the same repository; none if it shares nothing.
+    /// The common git directory of a further worktree's git directory (`commondir` of gitrepository-layout(5)).
     fn shared(&self, git: &Directory, git_at: &Path) -> Result<Option<(Directory, PathBuf)>, WorkspaceError> {
         let pointer = git.read(Path::new("commondir"), MOST_POINTER).map_err(WorkspaceError::volume(git_at))?;
         let Some(pointer) = pointer else { return Ok(None) };
         let at = plain(&git_at.join(path(pointer.trim_ascii_end())));
-        let Ok(inside) = at.strip_prefix(self.volume) else { return Err(LocalError::Outside(at).into()) };
+        let Ok(inside) = at.strip_prefix(self.volume) else { return Err(DotGitError::Outside(at).into()) };
         let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
         let common = volume.descend(inside).map_err(WorkspaceError::volume(&at))?;
-        let common = common.ok_or_else(|| LocalError::NotAClone(at.clone()))?;
+        let common = common.ok_or_else(|| DotGitError::NotAClone(at.clone()))?;
         Ok(Some((common, at)))
     }
 
-    /// Repositories beside the clone, and git directories of which nothing is checked out: of submodules that were, too.
-    pub(super) async fn beside(&mut self) -> Result<(), WorkspaceError> {
+    /// Collects repositories outside the clone, and git directories without a working tree, those of former submodules among them.
+    pub(super) async fn sibling_repositories(&mut self) -> Result<(), WorkspaceError> {
         let (at, clone) = (self.volume, &self.workspace.directory);
         let volume = Directory::open(at).map_err(WorkspaceError::volume(at))?;
         let ours = [clone.file_name().unwrap_or_default().to_owned(), super::clone::unfinished(clone)];
         let (mut repositories, mut bare) = (Vec::new(), Vec::new());
         let mut folders = vec![(PathBuf::new(), MOST_BESIDE)];
         while let Some((folder, parts)) = folders.pop() {
-            // What nobody here may look into is not the person's: a file system has directories of its own.
+            // A directory that cannot be read here is the file system's own, not the person's.
             for path in directories(&volume, &folder).unwrap_or_default() {
                 if ours.iter().any(|name| path.as_os_str() == name) {
                     continue;
@@ -275,9 +276,9 @@ impl Gathering<'_> {
             }
         }
         let within = Within { at, directory: &volume, prefix: Path::new(""), tips: Vec::new() };
-        self.nested(within, repositories).await?;
+        self.nested_repositories(within, repositories).await?;
         for path in bare {
-            self.dormant(&volume, &path).await;
+            self.bare_repository(&volume, &path).await;
         }
 
         let known = self.git_directories.iter().filter_map(|git| git.strip_prefix(at).ok());
@@ -286,7 +287,7 @@ impl Gathering<'_> {
             let inner = match directories(&volume, &folder) {
                 Ok(inner) if inner.is_empty() || parts > 0 => inner,
                 Ok(_) => {
-                    self.leave(self.shown(&folder), Trouble::Nested, "it lies too deep in other directories");
+                    self.leave(self.shown(&folder), Trouble::Nested, "it is nested too deep in other directories");
                     continue;
                 }
                 Err(error) => {
@@ -297,7 +298,7 @@ impl Gathering<'_> {
             for path in inner {
                 if is_git_directory(&volume, &path) {
                     folders.push((path.join("modules"), MOST_PARTS));
-                    self.dormant(&volume, &path).await;
+                    self.bare_repository(&volume, &path).await;
                 } else {
                     folders.push((path, parts - 1));
                 }
@@ -306,29 +307,29 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    /// What something on the volume is called for people: by where it is in the clone, if it is.
+    /// The path of something on the volume for messages: relative to the clone, if it is in there.
     fn shown(&self, path: &Path) -> String {
         let at = self.volume.join(path);
         at.strip_prefix(&self.workspace.directory).unwrap_or(path).to_string_lossy().into_owned()
     }
 
     /// A git directory of which nothing is checked out.
-    async fn dormant(&mut self, volume: &Directory, path: &Path) {
+    async fn bare_repository(&mut self, volume: &Directory, path: &Path) {
         let at = self.volume.join(path);
         if !self.git_directories.insert(at.clone()) {
             return;
         }
         let has_own = async {
             let Some(git) = volume.descend(path).map_err(WorkspaceError::volume(path))? else { return Ok(false) };
-            let local = Local::read(&git, &at)?;
+            let local = LocalRefs::read(&git, &at)?;
             self.store.borrow(&git, &objects(&at, self.volume)?)?;
             let known = fetched(&git).map_err(WorkspaceError::volume(path))?;
-            Kept { git: &git, at: &at, local: &local, known }.has_own(&self.store).await
+            Repository { git: &git, at: &at, local: &local, known }.has_own(&self.store).await
         };
         let message = match has_own.await {
             Ok(false) => return,
             Ok(true) => "a repository of which nothing is checked out, with commits that its remote is not known to have: check it out, and push it from within".to_owned(),
-            Err(error) => format!("a repository that cannot be looked into: {error}"),
+            Err(error) => format!("a repository that cannot be read: {error}"),
         };
         self.leave(self.shown(path), Trouble::Nested, message);
     }

@@ -1,31 +1,29 @@
-//! A clone's state at a glance: what people are shown while they work.
+//! The state of a clone, as `git status` would summarize it, for the agent's report.
 //!
-//! The invariant: as with a save, git runs in a directory of ours and the clone is read as files; nothing is written to either the
-//! clone or a remote, and no remote is asked.
+//! The invariant: as with a save, git runs in a directory of Landfall's own and the clone is read as files. Nothing is written to
+//! the clone, and no remote is asked.
 
 use std::path::Path;
 
 use super::WorkspaceError;
-use super::gather::{Opened, open};
+use super::collect::{OpenClone, open};
 use super::report::{MOST_TEXT, Report, bounded};
-use super::snapshot::{Work, count};
+use super::snapshot::{SnapshotSource, count};
 use crate::git::{BranchName, Sealed, Sha};
 
-/// Looks at the clone in `at`, whose workspace has `branch`, with `git` in `scratch`, an empty directory.
-///
-/// # Errors
-/// The clone cannot be read.
-pub async fn look(at: &Path, branch: &BranchName, scratch: &Path, git: &Sealed) -> Result<Report, WorkspaceError> {
-    let Opened { directory, git: git_directory, local, head, store, .. } = open(at, scratch, git).await?;
+/// The state of the clone at `at`, compared with `branch` at its remote, with `git` in the empty directory `scratch`.
+pub async fn status(at: &Path, branch: &BranchName, scratch: &Path, git: &Sealed) -> Result<Report, WorkspaceError> {
+    let OpenClone { directory, git: git_directory, local, head, store, .. } = open(at, scratch, git).await?;
     let tracked = local.tracking.get(format!("refs/remotes/origin/{branch}").as_bytes());
     let own = local.refs.iter().filter(|(name, _)| name.starts_with(b"refs/heads/")).map(|(_, sha)| sha);
-    // What is stashed is commits as well, and no remote has it.
+    // Stashed changes are commits that no remote has.
     let own: Vec<Sha> = head.commit.iter().chain(own).chain(&local.stash).cloned().collect();
     let known: Vec<Sha> = local.tracking.values().cloned().collect();
     let [own, known] = [store.commits(own).await?, store.commits(known).await?];
     let head_commit = head.commit.as_ref().filter(|commit| own.contains(commit));
 
-    let work = Work { at, directory: &directory, git: &git_directory, common: &git_directory, head: head_commit };
+    let work =
+        SnapshotSource { at, directory: &directory, git: &git_directory, common: &git_directory, head: head_commit };
     let (changed, untracked) = count(&store, &work, "index").await?;
     let (mut ahead, mut behind) = (None, None);
     if let Some((head, tracked)) = head_commit.zip(tracked.filter(|tracked| known.contains(tracked))) {

@@ -1,8 +1,8 @@
-//! The git configuration that a person's git finds in a workspace, so that plain `git commit`, `fetch` and `push` work there.
+//! The git configuration for a person in a workspace, with which plain `git commit`, `fetch` and `push` work.
 //!
-//! It is a file beside the volume, meant as git's system configuration (`GIT_CONFIG_SYSTEM`): what the person sets, in their home
-//! or in the clone, goes before it, what the image brings is included, and nothing of it is written into the clone. There is no
-//! secret in it: git asks our helper, which reads the token anew each time.
+//! It is a file outside the volume that takes the place of git's system configuration (`GIT_CONFIG_SYSTEM`): the person's settings
+//! in their home or in the clone override it, it includes the image's own, and nothing of it is written into the clone. It holds no
+//! secret: git runs the credential helper, which reads the token each time.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -11,14 +11,11 @@ use super::WorkspaceError;
 use super::tools::Tools;
 use crate::git::Sealed;
 
-/// Where an image has its own system configuration.
+/// The image's own system configuration.
 const OF_THE_IMAGE: &str = "/etc/gitconfig";
-const HEAD: &str = "# Written by landfall workspace clone. Settings in your home or your clone go before these.\n";
+const HEAD: &str = "# Written by landfall workspace clone. Settings in your home or your clone override these.\n";
 
-/// Its text, made in `scratch`. `helper` is asked for the credentials of the one repository.
-///
-/// # Errors
-/// git cannot write it.
+/// The text of the file, which git writes in `scratch`. `helper` gives the credentials of the repository.
 pub async fn configuration(
     scratch: &Path,
     git: &Sealed,
@@ -28,15 +25,15 @@ pub async fn configuration(
     let url = &tools.url;
     let mut entries = vec![
         ("include.path".to_owned(), OF_THE_IMAGE.to_owned()),
-        // The volume's owner may be another than who works on it.
+        // The volume's owner may be another user than the container's.
         ("safe.directory".to_owned(), tools.clone.to_string_lossy().into_owned()),
-        // The branch of the same name, also with a git that does not know the next one.
+        // For versions of git that do not know push.autoSetupRemote.
         ("push.default".to_owned(), "current".to_owned()),
         ("push.autoSetupRemote".to_owned(), "true".to_owned()),
     ];
     for address in [url.address(), url.bare_address()] {
         entries.push((format!("credential.{address}.useHttpPath"), "true".to_owned()));
-        // An empty one first: helpers of the image are not told our token.
+        // The empty value removes the image's helpers, which would be given the token to store.
         entries.push((format!("credential.{address}.helper"), String::new()));
         entries.push((format!("credential.{address}.helper"), helper.to_owned()));
     }
@@ -51,10 +48,10 @@ pub async fn configuration(
     let file = file.map_err(WorkspaceError::scratch(scratch))?;
     std::fs::write(file.path(), HEAD).map_err(WorkspaceError::scratch(file.path()))?;
     for (key, value) in &entries {
-        // git itself writes it, for it has rules of its own about quoting.
+        // git writes the values itself, because it has its own rules for quoting.
         let arguments = [OsStr::new("config"), "--file".as_ref(), file.path().as_os_str(), "--add".as_ref()];
         git.run(&[&arguments[..], &[key.as_ref(), value.as_ref()]].concat()).await?;
     }
-    // git has replaced the file by another of that name.
+    // git has replaced the file, so it is read by its name.
     std::fs::read(file.path()).map_err(WorkspaceError::scratch(file.path()))
 }

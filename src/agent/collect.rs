@@ -1,7 +1,7 @@
-//! All the work in a clone, as commits and other objects that can be pushed.
+//! Collects all work in a clone, as commits and other objects that can be pushed.
 //!
-//! The invariant: what a person could lose is a [`Piece`] or is among what was [`Left`]; nothing is decided here about where a
-//! piece goes, and no remote is asked.
+//! The invariant: all work that a person could lose is in a [`Piece`] or in an [`Unsaved`]. This module does not decide where a piece
+//! goes, and asks no remote.
 
 use crate::guards;
 use std::collections::BTreeSet;
@@ -9,115 +9,101 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
-use super::beneath::Directory;
-use super::local::{self, Head, Local, objects, unfinished};
-use super::nested::{Within, git_directory};
+use super::directory::Directory;
+use super::dot_git::{self, CheckedOut, LocalRefs, objects, unfinished};
 use super::remote::Trouble;
-use super::snapshot::{Left, Snapshot, Work, staged, take};
+use super::repositories::{Within, git_directory};
+use super::snapshot::{Snapshot, SnapshotSource, Unsaved, staged, take};
 use super::store::{Author, Commit, Store};
 use crate::git::{BranchName, Sealed, Sha};
 
-/// The tree without a file.
+/// The empty tree.
 pub(super) const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
 
 /// A piece of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// What it is to the person.
+    /// The person's name for it.
     pub what: String,
-    /// The commit, or another object that a ref names.
+    /// The commit, or another object to which a ref points.
     pub object: Sha,
-    /// Whether it is a commit.
     pub is_commit: bool,
     /// Whether it may go to the workspace's branch.
     pub for_branch: bool,
-    /// What it is called at the remote, below the workspace's own name.
+    /// Its name at the remote, below the workspace's prefix.
     pub label: String,
 }
 
-/// Everything.
+/// All work of a clone.
 #[derive(Debug)]
-pub struct Gathered {
-    /// Where it is kept until it is pushed.
+pub struct CollectedWork {
+    /// The git directory that holds it until it is pushed.
     pub store: Store,
-    /// What is checked out.
-    pub head: Head,
-    /// The pieces, the workspace's branch first and then others.
+    pub head: CheckedOut,
+    /// The workspace's branch first, then other branches, then the rest.
     pub pieces: Vec<Piece>,
-    /// What cannot be saved.
-    pub left: Vec<Left>,
-    /// The tree of the clone's own directory, and a date for a commit with it.
+    /// Work that cannot be saved.
+    pub left: Vec<Unsaved>,
+    /// The working tree, and a date for a commit with it.
     pub tree: (Sha, i64),
-    /// How many files differ from the index.
     pub changed: usize,
-    /// How many files are not in the index.
     pub untracked: usize,
 }
 
-/// Whose work it is, and where.
+/// A workspace and its clone.
 #[derive(Clone, Debug)]
-pub struct Workspace {
-    /// The clone.
+pub struct WorkspaceClone {
     pub directory: PathBuf,
-    /// The workspace's name.
     pub name: String,
-    /// Its uid.
     pub uid: String,
-    /// Its own branch.
     pub branch: BranchName,
-    /// Who commits what nobody committed.
+    /// The author of commits with uncommitted changes.
     pub author: Author,
 }
 
-/// A clone, its refs, and a git directory of ours that borrows its objects.
+/// An open clone, and a git directory of Landfall's own that has the clone's objects as alternates.
 #[derive(Debug)]
-pub struct Opened {
-    /// The clone.
+pub struct OpenClone {
     pub directory: Directory,
-    /// Its git directory.
     pub git: Directory,
-    /// Where that is.
     pub git_at: PathBuf,
-    /// Its refs.
-    pub local: Local,
-    /// What is checked out.
-    pub head: Head,
-    /// What borrows its objects.
+    pub local: LocalRefs,
+    pub head: CheckedOut,
     pub store: Store,
 }
 
-/// Opens the clone in a directory, with `git` in `scratch`.
-///
-/// # Errors
-/// It cannot be read at all.
-pub async fn open(at: &Path, scratch: &Path, git: &Sealed) -> Result<Opened, WorkspaceError> {
+/// Opens the clone at `at`, with `git` in the empty directory `scratch`.
+pub async fn open(at: &Path, scratch: &Path, git: &Sealed) -> Result<OpenClone, WorkspaceError> {
     let directory = Directory::open(at).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => local::LocalError::NotAClone(at.to_owned()).into(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => dot_git::DotGitError::NotAClone(at.to_owned()).into(),
         _ => WorkspaceError::volume(at)(error),
     })?;
     let git_at = at.join(".git");
     let git_directory = directory.descend(Path::new(".git")).map_err(WorkspaceError::volume(&git_at))?;
-    let git_directory = git_directory.ok_or_else(|| local::LocalError::NotAClone(at.to_owned()))?;
-    let local = Local::read(&git_directory, &git_at)?;
+    let git_directory = git_directory.ok_or_else(|| dot_git::DotGitError::NotAClone(at.to_owned()))?;
+    let local = LocalRefs::read(&git_directory, &git_at)?;
     let head = local.head(&git_directory, &git_at)?;
 
     let store = guards::store(Store::new(scratch, git).await?, &git_at);
     store.borrow(&git_directory, &objects(&git_at, at.parent().unwrap_or(at))?)?;
     let known: Vec<_> = local.refs.values().chain(local.tracking.values()).chain(&head.commit).cloned().collect();
     store.know(&known)?;
-    Ok(Opened { directory, git: git_directory, git_at, local, head, store })
+    Ok(OpenClone { directory, git: git_directory, git_at, local, head, store })
 }
 
-/// Gathers it with `git` in `scratch`; `now` in seconds since 1970.
-///
-/// # Errors
-/// The clone cannot be read at all.
-pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i64) -> Result<Gathered, WorkspaceError> {
+/// Collects the work with `git` in the empty directory `scratch`; `now` in seconds since 1970.
+pub async fn collect(
+    workspace: &WorkspaceClone,
+    scratch: &Path,
+    git: &Sealed,
+    now: i64,
+) -> Result<CollectedWork, WorkspaceError> {
     let at = &workspace.directory;
-    let Opened { directory, git: git_directory, git_at: dot_git, local, head, store } = open(at, scratch, git).await?;
+    let OpenClone { directory, git: git_directory, git_at: dot_git, local, head, store } =
+        open(at, scratch, git).await?;
     let volume = at.parent().unwrap_or(at);
 
-    let mut gathering = Gathering {
+    let mut collector = Collector {
         workspace,
         volume,
         now,
@@ -128,22 +114,24 @@ pub async fn gather(workspace: &Workspace, scratch: &Path, git: &Sealed, now: i6
         worktrees: BTreeSet::new(),
         git_directories: BTreeSet::from([dot_git.clone()]),
     };
-    let clone = Place { at, directory: &directory, git: &git_directory, git_at: &dot_git, common: &git_directory };
-    let (snapshot, date) = gathering.tree(&clone, &local, &head, None).await?;
-    gathering.refs(&local, &head, None).await?;
-    gathering.worktrees(&clone, &local).await?;
+    let clone = Worktree { at, directory: &directory, git: &git_directory, git_at: &dot_git, common: &git_directory };
+    let (snapshot, date) = collector.tree(&clone, &local, &head, None).await?;
+    collector.refs(&local, &head, None).await?;
+    collector.worktrees(&clone, &local).await?;
     let tips = local.tracking.values().cloned().collect();
-    gathering.nested(Within { at, directory: &directory, prefix: Path::new(""), tips }, snapshot.nested).await?;
-    gathering.beside().await?;
-    let Gathering { store, mut pieces, left, .. } = gathering;
-    // What is found in what went before does not go anywhere itself: the names that people know go first.
+    collector
+        .nested_repositories(Within { at, directory: &directory, prefix: Path::new(""), tips }, snapshot.nested)
+        .await?;
+    collector.sibling_repositories().await?;
+    let Collector { store, mut pieces, left, .. } = collector;
+    // A piece that an earlier one contains is not pushed, so the names that people know go first.
     pieces.sort_by_key(|piece| (!piece.for_branch, !piece.label.starts_with("branch/")));
     let (tree, changed, untracked) = ((snapshot.tree, date), snapshot.changed, snapshot.untracked);
-    Ok(Gathered { store, head, pieces, left, tree, changed, untracked })
+    Ok(CollectedWork { store, head, pieces, left, tree, changed, untracked })
 }
 
-/// A directory with work, and its git directory.
-pub(super) struct Place<'a> {
+/// A working tree and its git directory.
+pub(super) struct Worktree<'a> {
     pub(super) at: &'a Path,
     pub(super) directory: &'a Directory,
     pub(super) git: &'a Directory,
@@ -151,60 +139,66 @@ pub(super) struct Place<'a> {
     pub(super) common: &'a Directory,
 }
 
-/// What was gathered so far.
-pub(super) struct Gathering<'a> {
-    pub(super) workspace: &'a Workspace,
+/// The work that was collected so far.
+pub(super) struct Collector<'a> {
+    pub(super) workspace: &'a WorkspaceClone,
     pub(super) volume: &'a Path,
     now: i64,
     pub(super) store: Store,
     pieces: Vec<Piece>,
-    left: Vec<Left>,
+    left: Vec<Unsaved>,
     indexes: usize,
-    /// Where worktrees of the clone are that were looked into.
+    /// Paths of the clone's further worktrees that were collected.
     pub(super) worktrees: BTreeSet<PathBuf>,
-    /// Which git directories were.
+    /// Paths of git directories that were collected.
     pub(super) git_directories: BTreeSet<PathBuf>,
 }
 
-/// A label, below that of the repository it is in.
+/// A label, prefixed with that of its repository.
 fn below(within: Option<&str>, label: &str) -> String {
     within.map_or_else(|| label.to_owned(), |within| format!("{within}/{label}"))
 }
 
-impl Gathering<'_> {
+impl Collector<'_> {
     fn add(&mut self, what: String, object: &Sha, label: String) {
         self.pieces.push(Piece { what, object: object.clone(), is_commit: true, for_branch: false, label });
     }
 
     pub(super) fn leave(&mut self, what: impl Into<String>, reason: Trouble, message: impl Into<String>) {
-        self.left.push(Left { what: what.into(), commit: None, reason, message: message.into() });
+        self.left.push(Unsaved { what: what.into(), commit: None, reason, message: message.into() });
     }
 
-    pub(super) async fn take(&mut self, place: &Place<'_>, head: Option<&Sha>) -> Result<Snapshot, WorkspaceError> {
+    pub(super) async fn take(&mut self, place: &Worktree<'_>, head: Option<&Sha>) -> Result<Snapshot, WorkspaceError> {
         self.indexes += 1;
         let name = format!("index-{}", self.indexes);
-        let work = Work { at: place.at, directory: place.directory, git: place.git, common: place.common, head };
+        let work =
+            SnapshotSource { at: place.at, directory: place.directory, git: place.git, common: place.common, head };
         take(&self.store, &work, &name, self.now).await
     }
 
-    /// The tree, the index, and what is unfinished there. Returns a date for a commit with the tree.
+    /// Collects the working tree, the index, and unfinished operations. Returns a date for a commit with the tree, too.
     pub(super) async fn tree(
         &mut self,
-        place: &Place<'_>,
-        local: &Local,
-        head: &Head,
+        place: &Worktree<'_>,
+        local: &LocalRefs,
+        head: &CheckedOut,
         within: Option<&str>,
     ) -> Result<(Snapshot, i64), WorkspaceError> {
         let mut commit = head.commit.clone();
         if let Some(head) = &commit
             && self.store.kinds(std::slice::from_ref(head)).await?.first() != Some(&Some("commit".to_owned()))
         {
-            let message = "the commit that is checked out is not among the objects of the clone";
+            let message = "the commit that is checked out is missing in the clone";
             let what = below(within, "HEAD");
-            self.left.push(Left { what, commit: commit.take(), reason: Trouble::Unreadable, message: message.into() });
+            self.left.push(Unsaved {
+                what,
+                commit: commit.take(),
+                reason: Trouble::Unreadable,
+                message: message.into(),
+            });
         }
         let mut snapshot = self.take(place, commit.as_ref()).await?;
-        self.left.extend(snapshot.left.drain(..).map(|left| Left { what: below(within, &left.what), ..left }));
+        self.left.extend(snapshot.left.drain(..).map(|left| Unsaved { what: below(within, &left.what), ..left }));
         let (head_tree, head_date) = match &commit {
             Some(commit) => {
                 let (tree, date, _) = self.store.commit(commit).await?;
@@ -237,10 +231,10 @@ impl Gathering<'_> {
                 Some(commit) => self.add(below(within, &name), &commit, below(within, &name)),
                 None if name == "rebase" => {}
                 None if name == "am" => {
-                    let message = "patches that git am has yet to apply: go on with it, or end it by git am --quit";
+                    let message = "patches that git am has not applied yet: finish with git am --continue, or stop with git am --quit";
                     self.leave(below(within, &name), Trouble::Unreadable, message);
                 }
-                None => self.leave(below(within, &name), Trouble::Unreadable, "it is not what git writes"),
+                None => self.leave(below(within, &name), Trouble::Unreadable, "its content is not in git's format"),
             }
         }
         for (number, stash) in local.stash.iter().enumerate() {
@@ -255,15 +249,15 @@ impl Gathering<'_> {
         Ok((snapshot, date))
     }
 
-    /// Every ref.
+    /// Collects every ref.
     pub(super) async fn refs(
         &mut self,
-        local: &Local,
-        head: &Head,
+        local: &LocalRefs,
+        head: &CheckedOut,
         within: Option<&str>,
     ) -> Result<(), WorkspaceError> {
         for file in &local.unread {
-            self.leave(file.to_string_lossy(), Trouble::Unreadable, "it is not what git writes");
+            self.leave(file.to_string_lossy(), Trouble::Unreadable, "its content is not in git's format");
         }
         let refs: Vec<_> = local.refs.iter().collect();
         let objects: Vec<_> = refs.iter().map(|(_, object)| (*object).clone()).collect();
@@ -272,9 +266,9 @@ impl Gathering<'_> {
             let name = String::from_utf8_lossy(name).into_owned();
             let branch = name.strip_prefix("refs/heads/");
             if kind.is_none() {
-                let message = "its object is not among those of the clone".to_owned();
+                let message = "its object is missing in the clone".to_owned();
                 let what = below(within, &name);
-                self.left.push(Left { what, commit: Some(object.clone()), reason: Trouble::Unreadable, message });
+                self.left.push(Unsaved { what, commit: Some(object.clone()), reason: Trouble::Unreadable, message });
                 continue;
             }
             let own = within.is_none() && branch == Some(self.workspace.branch.as_str());
@@ -285,7 +279,7 @@ impl Gathering<'_> {
                 (None, None) => "ref/other".to_owned(),
             };
             let is_commit = kind.as_deref() == Some("commit");
-            // While something is unfinished, or its tree goes elsewhere, the branch itself is as it was before.
+            // During an unfinished operation the working tree does not go to the branch, so the branch itself does.
             let for_branch = own && !(checked_out && self.pieces.iter().any(|piece| piece.for_branch));
             let (what, label) = (below(within, &name), below(within, &label));
             self.pieces.push(Piece { what, object: object.clone(), is_commit, for_branch, label });
@@ -293,12 +287,12 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    /// Further worktrees of the clone.
-    async fn worktrees(&mut self, clone: &Place<'_>, local: &Local) -> Result<(), WorkspaceError> {
-        for (folder, at) in local::worktrees(clone.git, clone.git_at)? {
+    /// Collects the clone's further worktrees (git-worktree(1)).
+    async fn worktrees(&mut self, clone: &Worktree<'_>, local: &LocalRefs) -> Result<(), WorkspaceError> {
+        for (folder, at) in dot_git::worktrees(clone.git, clone.git_at)? {
             let label = format!("worktree/{}", folder.file_name().unwrap_or_default().to_string_lossy());
             if let Err(error) = self.worktree(clone, local, (&folder, &at), &label).await {
-                self.leave(label, Trouble::Unreadable, format!("a worktree that cannot be looked into: {error}"));
+                self.leave(label, Trouble::Unreadable, format!("a worktree that cannot be read: {error}"));
                 self.worktrees.insert(at);
             }
         }
@@ -307,8 +301,8 @@ impl Gathering<'_> {
 
     async fn worktree(
         &mut self,
-        clone: &Place<'_>,
-        local: &Local,
+        clone: &Worktree<'_>,
+        local: &LocalRefs,
         (folder, at): (&Path, &Path),
         label: &str,
     ) -> Result<(), WorkspaceError> {
@@ -317,7 +311,7 @@ impl Gathering<'_> {
         self.git_directories.insert(git_at.clone());
         let head = local.head(&git, &git_at)?;
         let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
-        // Where it was deleted by hand, another repository may have come.
+        // A person may have deleted it by hand, and put another repository at its path.
         let is_there = |inside: &&Path| {
             git_directory(&volume, self.volume, inside).is_ok_and(|found| found.is_some_and(|(_, at)| at == git_at))
         };
@@ -325,19 +319,25 @@ impl Gathering<'_> {
         let directory = inside.map(|inside| volume.descend(inside)).transpose().map_err(WorkspaceError::volume(at))?;
         if let Some((inside, directory)) = inside.zip(directory.flatten()) {
             self.worktrees.insert(at.to_owned());
-            let place = Place { at, directory: &directory, git: &git, git_at: &git_at, common: clone.git };
+            let place = Worktree { at, directory: &directory, git: &git, git_at: &git_at, common: clone.git };
             let (snapshot, _) = self.tree(&place, local, &head, Some(label)).await?;
             let tips = local.tracking.values().cloned().collect();
-            // Its submodules have their git directories in the clone's.
+            // The git directories of its submodules are in the clone's.
             let within = Within { at: self.volume, directory: &volume, prefix: inside, tips };
-            return self.nested(within, snapshot.nested).await;
+            return self.nested_repositories(within, snapshot.nested).await;
         }
-        // Its files are gone, or never were on this volume. What was committed and staged in it is in the clone.
+        // Its files are not on this volume. Its commits and its index are in the clone's git directory.
         let Some(commit) = &head.commit else { return Ok(()) };
         self.add(format!("{label}/HEAD"), commit, format!("{label}/head"));
         self.indexes += 1;
         let index = format!("index-{}", self.indexes);
-        let work = Work { at: clone.at, directory: clone.directory, git: &git, common: clone.git, head: Some(commit) };
+        let work = SnapshotSource {
+            at: clone.at,
+            directory: clone.directory,
+            git: &git,
+            common: clone.git,
+            head: Some(commit),
+        };
         if let Some(staged) = staged(&self.store, &work, &index).await? {
             let (tree, date, _) = self.store.commit(commit).await?;
             if staged != tree {

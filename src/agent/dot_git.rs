@@ -1,8 +1,8 @@
-//! What a clone's `.git` says of its work, read as files and without git.
+//! Reads a clone's `.git` as files, without git.
 //!
-//! The invariant: every commit that the person could name (branches and other refs, HEAD, the stash, what an unfinished merge
-//! or rebase stands on) is in [`Local`], or its file is among [`Local::unread`]; and the objects that git will be pointed to
-//! lie on the volume. Nothing here starts a program, for the person decides what this `.git` says.
+//! The invariant: every commit with a name (branches and other refs, HEAD, the stash, the commits that an unfinished merge or
+//! rebase needs) is in [`LocalRefs`], or its file is in [`LocalRefs::unread`]; and all object directories that git will use are on the
+//! volume. Nothing here starts a program, because the person controls the content of this `.git`.
 
 use crate::guards;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,68 +10,62 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::beneath::{Directory, Entry, path, plain};
+use super::directory::{Directory, Entry, path, plain};
 use crate::git::Sha;
 
-/// The most bytes of a file in `.git` that is read whole.
+/// The most bytes of a file in `.git`.
 const MOST_FILE: u64 = 64 << 20;
-/// The deepest that refs and alternates may be nested.
+/// The depth limit for refs and alternates.
 const DEEPEST: usize = 64;
 
-/// What is checked out.
+/// HEAD.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// The branch, without `refs/heads/`; none if a commit is checked out.
+pub struct CheckedOut {
+    /// Without `refs/heads/`; none if HEAD is detached.
     pub branch: Option<Vec<u8>>,
-    /// The commit; none if the branch has none yet.
+    /// None if the branch is unborn.
     pub commit: Option<Sha>,
 }
 
-/// What a clone holds by name.
+/// The refs of a clone.
 #[derive(Clone, Debug, Default)]
-pub struct Local {
-    /// All refs but those in `refs/remotes/`, by their full names.
+pub struct LocalRefs {
+    /// All refs but the remote-tracking ones, by their full names.
     pub refs: BTreeMap<Vec<u8>, Sha>,
-    /// What the clone last saw of its remotes, by the full names of its refs. It is the person's word.
+    /// Remote-tracking refs, by their full names. They can be forged by the person.
     pub tracking: BTreeMap<Vec<u8>, Sha>,
-    /// Stashed work, the newest first.
+    /// The stash, newest first.
     pub stash: Vec<Sha>,
-    /// Files that are not what git writes.
+    /// Files whose content is not in git's format.
     pub unread: Vec<PathBuf>,
 }
 
-/// A clone that cannot be read.
+/// Why a clone cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum LocalError {
-    /// There is no `.git`, or it is no directory.
-    #[error("{0} is not the clone that was made there: its .git is not a directory")]
+pub enum DotGitError {
+    /// There is no `.git` directory.
+    #[error("{0} is not a clone: it has no .git directory")]
     NotAClone(PathBuf),
-    /// Its objects are elsewhere.
-    #[error("{0} leads out of the volume, and is not followed")]
+    /// Its objects are outside the volume.
+    #[error("{0} leads out of the volume, so Landfall does not follow it")]
     Outside(PathBuf),
-    /// It is not kept as files.
-    #[error("the refs of {0} are kept in a way that is not understood (reftable)")]
+    /// Its refs are not files.
+    #[error("{0} keeps its refs as reftable, which Landfall does not read")]
     Format(PathBuf),
-    /// It cannot be read.
+    /// A file cannot be read.
     #[error("{path} cannot be read")]
     Read {
-        /// What.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
 }
 
-/// What a file system has of its own.
+/// Directories that file systems make.
 const OF_THE_FILE_SYSTEM: [&str; 2] = ["lost+found", ".snapshot"];
 
-/// Whether there is something on the volume: the clone, or what may be one that was moved, or anything else that a person put
-/// there. What an unfinished clone left does not count.
-///
-/// # Errors
-/// The volume cannot be read.
-pub fn is_made(directory: &Path) -> Result<bool, LocalError> {
+/// Whether the volume holds anything: the clone, one that a person moved, or other files. An unfinished clone does not count.
+pub fn has_content(directory: &Path) -> Result<bool, DotGitError> {
     let volume_at = directory.parent().unwrap_or(directory);
     let volume = Directory::open(volume_at).map_err(unread(volume_at))?;
     let name = directory.file_name().unwrap_or_default();
@@ -98,19 +92,15 @@ pub fn is_made(directory: &Path) -> Result<bool, LocalError> {
     Ok(false)
 }
 
-/// Where a file in `.git` is, and why it cannot be read.
-fn unread(at: &Path) -> impl Fn(io::Error) -> LocalError + use<'_> {
-    move |source| LocalError::Read { path: at.to_owned(), source }
+fn unread(at: &Path) -> impl Fn(io::Error) -> DotGitError + use<'_> {
+    move |source| DotGitError::Read { path: at.to_owned(), source }
 }
 
-impl Local {
-    /// Reads the refs and the stash of `git`, the directory at `at`.
-    ///
-    /// # Errors
-    /// It cannot be read, or keeps its refs in another way.
-    pub fn read(git: &Directory, at: &Path) -> Result<Self, LocalError> {
+impl LocalRefs {
+    /// Reads the refs and the stash of the git directory `git` at `at`.
+    pub fn read(git: &Directory, at: &Path) -> Result<Self, DotGitError> {
         if git.entry(Path::new("reftable")).map_err(unread(at))?.is_some() {
-            return Err(LocalError::Format(at.to_owned()));
+            return Err(DotGitError::Format(at.to_owned()));
         }
         let mut local = Self::default();
         let mut all = BTreeMap::new();
@@ -149,8 +139,8 @@ impl Local {
         at: &Path,
         all: &mut BTreeMap<Vec<u8>, Sha>,
         depth: usize,
-    ) -> Result<(), LocalError> {
-        let failed = |source| LocalError::Read { path: at.join(folder), source };
+    ) -> Result<(), DotGitError> {
+        let failed = |source| DotGitError::Read { path: at.join(folder), source };
         let Some(directory) = git.descend(folder).map_err(failed)?.filter(|_| depth > 0) else {
             self.unread.push(at.join(folder));
             return Ok(());
@@ -164,7 +154,7 @@ impl Local {
                     let bytes = name.as_os_str().as_bytes();
                     match sha(text.trim_ascii()) {
                         Some(sha) => drop(all.insert(bytes.to_vec(), sha)),
-                        // What another ref stands for is saved as that.
+                        // The target of a symbolic ref is a ref of its own.
                         None if text.starts_with(b"ref: ") || bytes.ends_with(b".lock") => {}
                         None => self.unread.push(at.join(&name)),
                     }
@@ -176,8 +166,8 @@ impl Local {
         Ok(())
     }
 
-    /// The stash is the history of one ref.
-    fn stash(&mut self, git: &Directory, at: &Path) -> Result<(), LocalError> {
+    /// Reads the stash, which is the reflog of one ref.
+    fn stash(&mut self, git: &Directory, at: &Path) -> Result<(), DotGitError> {
         let name = Path::new("logs/refs/stash");
         let log = git.read(name, MOST_FILE).map_err(unread(&at.join(name)))?.unwrap_or_default();
         for line in log.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
@@ -189,30 +179,24 @@ impl Local {
         Ok(())
     }
 
-    /// What is checked out where `git`, the directory at `at`, is the clone's own or that of a further worktree of it.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn head(&self, git: &Directory, at: &Path) -> Result<Head, LocalError> {
+    /// Reads HEAD of the git directory `git` at `at`, which is the clone's own or that of a further worktree.
+    pub fn head(&self, git: &Directory, at: &Path) -> Result<CheckedOut, DotGitError> {
         let at = at.join("HEAD");
         let text = git.read(Path::new("HEAD"), MOST_FILE).map_err(unread(&at))?;
-        let text = text.ok_or_else(|| LocalError::NotAClone(at.clone()))?;
+        let text = text.ok_or_else(|| DotGitError::NotAClone(at.clone()))?;
         let text = text.trim_ascii();
         match text.strip_prefix(b"ref: ") {
-            Some(name) => Ok(Head {
+            Some(name) => Ok(CheckedOut {
                 branch: name.strip_prefix(b"refs/heads/").map(<[u8]>::to_vec),
                 commit: self.refs.get(name).cloned(),
             }),
-            None => Ok(Head { branch: None, commit: Some(sha(text).ok_or(LocalError::NotAClone(at))?) }),
+            None => Ok(CheckedOut { branch: None, commit: Some(sha(text).ok_or(DotGitError::NotAClone(at))?) }),
         }
     }
 }
 
-/// What an unfinished merge, rebase, cherry-pick or the like stands on: by what git calls it. Empty if nothing is unfinished.
-///
-/// # Errors
-/// It cannot be read.
-pub fn unfinished(git: &Directory, at: &Path) -> Result<Vec<(String, Option<Sha>)>, LocalError> {
+/// The commits that an unfinished merge, rebase, cherry-pick or the like needs, each with git's name for it.
+pub fn unfinished(git: &Directory, at: &Path) -> Result<Vec<(String, Option<Sha>)>, DotGitError> {
     let mut found = Vec::new();
     for name in ["MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "MERGE_AUTOSTASH"] {
         let text = git.read(Path::new(name), MOST_FILE).map_err(unread(&at.join(name)))?.unwrap_or_default();
@@ -232,7 +216,7 @@ pub fn unfinished(git: &Directory, at: &Path) -> Result<Vec<(String, Option<Sha>
                 found.push((format!("rebase-{name}"), sha(text.trim_ascii())));
             }
         }
-        // The patches of git-am(1) that are not applied yet are in no commit.
+        // Patches that git-am(1) has not applied yet are in no commit.
         if git.entry(&Path::new(folder).join("applying")).map_err(unread(&at.join(folder)))?.is_some() {
             found.push(("am".to_owned(), None));
         }
@@ -243,20 +227,17 @@ pub fn unfinished(git: &Directory, at: &Path) -> Result<Vec<(String, Option<Sha>
     Ok(found)
 }
 
-/// The directories of objects of the clone at `at`: its own, if neither it nor what it borrows from leads out of `volume`.
-///
-/// # Errors
-/// It does.
-pub fn objects(at: &Path, volume: &Path) -> Result<PathBuf, LocalError> {
+/// The object directory of the git directory at `at`. An error if it or one of its alternates is outside `volume`.
+pub fn objects(at: &Path, volume: &Path) -> Result<PathBuf, DotGitError> {
     let volume = volume.canonicalize().map_err(unread(volume))?;
     let objects = at.join("objects");
     within(&objects, &volume, DEEPEST, &mut BTreeSet::new())?;
     Ok(objects)
 }
 
-/// Each is looked at once, in whatever circles they borrow from each other.
-fn within(objects: &Path, volume: &Path, depth: usize, looked: &mut BTreeSet<PathBuf>) -> Result<(), LocalError> {
-    let outside = || LocalError::Outside(objects.to_owned());
+/// Visits each directory once, because alternates can form a circle.
+fn within(objects: &Path, volume: &Path, depth: usize, looked: &mut BTreeSet<PathBuf>) -> Result<(), DotGitError> {
+    let outside = || DotGitError::Outside(objects.to_owned());
     let real = objects.canonicalize().map_err(unread(objects))?;
     if !looked.insert(real.clone()) {
         return Ok(());
@@ -268,7 +249,7 @@ fn within(objects: &Path, volume: &Path, depth: usize, looked: &mut BTreeSet<Pat
     let directory = Directory::open(&real).map_err(unread(&real))?;
     for name in ["pack", "info"] {
         if matches!(directory.entry(Path::new(name)).map_err(unread(&real))?, Some(Entry::Link { .. })) {
-            return Err(LocalError::Outside(real.join(name)));
+            return Err(DotGitError::Outside(real.join(name)));
         }
     }
     let file = Path::new("info/alternates");
@@ -276,11 +257,11 @@ fn within(objects: &Path, volume: &Path, depth: usize, looked: &mut BTreeSet<Pat
     for line in alternates.split(|byte| *byte == b'\n') {
         match line {
             [] | [b'#', ..] => {}
-            // git takes such a line apart by rules of C.
-            [b'"', ..] => return Err(LocalError::Outside(real.join(file))),
+            // git unquotes such a line.
+            [b'"', ..] => return Err(DotGitError::Outside(real.join(file))),
             line => {
                 let alternate = real.join(path(line));
-                // git goes on without an alternate that is not there.
+                // git ignores an alternate that does not exist.
                 if alternate.symlink_metadata().is_ok() {
                     within(&alternate, volume, depth - 1, looked)?;
                 }
@@ -290,20 +271,17 @@ fn within(objects: &Path, volume: &Path, depth: usize, looked: &mut BTreeSet<Pat
     Ok(())
 }
 
-/// Further worktrees of the clone: their directories in `.git`, and where they are.
-///
-/// # Errors
-/// They cannot be read.
-pub fn worktrees(git: &Directory, at: &Path) -> Result<Vec<(PathBuf, PathBuf)>, LocalError> {
+/// The clone's further worktrees: their directories in `.git`, and their paths.
+pub fn worktrees(git: &Directory, at: &Path) -> Result<Vec<(PathBuf, PathBuf)>, DotGitError> {
     let folder = Path::new("worktrees");
-    let failed = |source| LocalError::Read { path: at.join(folder), source };
+    let failed = |source| DotGitError::Read { path: at.join(folder), source };
     let Some(directory) = git.descend(folder).map_err(failed)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for name in directory.names().map_err(failed)? {
         let gitfile = Path::new(&name).join("gitdir");
         if let Some(mut text) = directory.read(&gitfile, MOST_FILE).map_err(failed)? {
             text.truncate(text.trim_ascii_end().len());
-            // From git 2.48 on it may be relative to where it stands.
+            // Since git 2.48 it may be relative to its own directory.
             let gitfile = plain(&at.join(folder).join(&name).join(path(&text)));
             found.push((folder.join(name), gitfile.parent().unwrap_or(Path::new("/")).to_owned()));
         }
@@ -362,7 +340,7 @@ mod tests {
             ("rebase-merge/orig-head", one('b') + "\n"),
         ]);
         let git = Directory::open(at.path()).unwrap();
-        let local = Local::read(&git, at.path()).unwrap();
+        let local = LocalRefs::read(&git, at.path()).unwrap();
         let refs: Vec<_> = local
             .refs
             .iter()
@@ -406,13 +384,13 @@ mod tests {
         std::fs::write(&alternates, "../../../other/objects\n").unwrap();
         std::fs::create_dir(at("other/objects/info")).unwrap();
         std::fs::write(at("other/objects/info/alternates"), outside.path().as_os_str().as_bytes()).unwrap();
-        assert!(matches!(look(), Err(LocalError::Outside(_))));
+        assert!(matches!(look(), Err(DotGitError::Outside(_))));
         std::fs::remove_file(&alternates).unwrap();
         std::fs::remove_dir(at("w/.git/objects/pack")).unwrap();
         symlink(outside.path(), at("w/.git/objects/pack")).unwrap();
-        assert!(matches!(look(), Err(LocalError::Outside(_))));
+        assert!(matches!(look(), Err(DotGitError::Outside(_))));
         std::fs::rename(at("w/.git/objects"), outside.path().join("objects")).unwrap();
         symlink(outside.path().join("objects"), at("w/.git/objects")).unwrap();
-        assert!(matches!(look(), Err(LocalError::Outside(_))));
+        assert!(matches!(look(), Err(DotGitError::Outside(_))));
     }
 }
