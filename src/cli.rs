@@ -6,6 +6,7 @@ mod webhook;
 mod workspace;
 
 use crate::controllers::context::WorkspaceSettings;
+use crate::features::{Feature, Features};
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
 use crate::operator::{Config, Controller, Environment};
@@ -52,6 +53,9 @@ enum Command {
         /// Which set of rules.
         #[arg(value_enum)]
         set: manifests::RuleSet,
+        /// Only what this feature adds to the set. Default: the rules of all features.
+        #[arg(long, value_enum)]
+        feature: Option<Feature>,
     },
     /// See and rotate what webhooks are signed with, with your own rights in the cluster.
     #[command(subcommand)]
@@ -82,6 +86,9 @@ struct ControllerArgs {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
+    /// The features, with commas: tokens (always there), repositories, workspaces. The kinds of a feature that is off are not watched, and no right to them is needed.
+    #[arg(long, env = "LANDFALL_FEATURES", default_value_t)]
+    features: Features,
     /// Read and write Secrets of tokens in this namespace only. May be given several times, or several with commas. Default: in all.
     #[arg(long = "secret-namespace", env = "LANDFALL_SECRET_NAMESPACES", value_delimiter = ',')]
     secret_namespaces: Vec<String>,
@@ -255,8 +262,12 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             print!("{}", manifests::yaml(&api::crds())?);
             Ok(())
         }
-        Command::Rbac { set } => {
-            print!("{}", manifests::yaml(&[set.rules()])?);
+        Command::Rbac { set, feature } => {
+            let rules = match feature {
+                Some(feature) => set.rules_of(feature),
+                None => set.rules(&Features::default()),
+            };
+            print!("{}", manifests::yaml(&[rules])?);
             Ok(())
         }
         Command::Webhook(command) => {
@@ -300,6 +311,7 @@ async fn control(
         reports_address: args.workspaces.reports_address,
         workspaces: args.workspaces.settings(),
         namespace: args.namespace,
+        features: args.features,
         identity,
         health_address: args.health_address,
         secret_namespaces: args.secret_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
@@ -309,6 +321,7 @@ async fn control(
         version = env!("CARGO_PKG_VERSION"),
         namespace = config.namespace,
         identity = config.identity,
+        features = %config.features,
         "starting"
     );
     let environment = Environment {

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controllers;
+pub mod features;
 pub mod git;
 pub mod github;
 pub mod manifests;

@@ -12,6 +12,7 @@ use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
 use crate::controllers::workspace::{WorkspaceDesk, Workspaces};
 use crate::controllers::{self, InFlight};
+use crate::features::{Feature, Features};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::reports::{BindError, Reports};
@@ -47,6 +48,8 @@ pub struct Config {
     pub identity: String,
     /// Where health and metrics are served.
     pub health_address: SocketAddr,
+    /// The kinds that are served.
+    pub features: Features,
     /// The namespaces in which Secrets may be read and written; empty for all.
     pub secret_namespaces: Vec<String>,
     /// Whether plain http to GitHub is accepted.
@@ -180,7 +183,7 @@ enum LeadError {
 pub struct Controller {
     tasks: Tasks,
     health_address: SocketAddr,
-    reports_address: SocketAddr,
+    reports_address: Option<SocketAddr>,
     activity: Activity,
 }
 
@@ -298,7 +301,7 @@ impl Controller {
         });
 
         let (due, streams) = controllers::register(&queue);
-        let (stores, writers) = Watches::new(&config.secret_namespaces).split();
+        let (stores, writers) = Watches::new(&config.secret_namespaces, &config.features).split();
         let stores = Arc::new(stores);
         count_objects(&metrics, &stores);
         let root_keys = Arc::new(KnownRootKeys::default());
@@ -334,6 +337,7 @@ impl Controller {
             connect: github,
             settings: Settings {
                 namespace,
+                features: config.features,
                 plain_http: config.plain_http,
                 git_hosts: config.git_hosts,
                 workspaces: config.workspaces,
@@ -352,8 +356,12 @@ impl Controller {
             sabotage,
         });
         let leads = Arc::new(AtomicBool::new(false));
-        let reports_address =
-            serve_reports(&mut tasks, config.reports_address, &context, Arc::clone(&leads), shutdown.clone()).await?;
+        let reports_address = if context.settings.features.has(Feature::Workspaces) {
+            let (leads, until) = (Arc::clone(&leads), shutdown.clone());
+            Some(serve_reports(&mut tasks, config.reports_address, &context, leads, until).await?)
+        } else {
+            None
+        };
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
         let leading = Leading { context, streams, in_flight, lease, leads, shutdown };
@@ -367,9 +375,9 @@ impl Controller {
         self.health_address
     }
 
-    /// Where reports of workspaces are received.
+    /// Where reports of workspaces are received; nowhere without the feature `workspaces`.
     #[must_use]
-    pub fn reports_address(&self) -> SocketAddr {
+    pub fn reports_address(&self) -> Option<SocketAddr> {
         self.reports_address
     }
 

@@ -15,6 +15,7 @@ use crate::api::{
     ConditionType, FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository,
     RECONCILE_ANNOTATION, Reason, Reconciled, Workspace, default_permissions,
 };
+use crate::features::Features;
 use crate::git::AllowedHosts;
 use crate::github::{self, Connect, PlainHttp};
 use crate::runtime::clock::Clock;
@@ -44,6 +45,8 @@ pub const PERSON_RECHECK: SignedDuration = SignedDuration::from_mins(30);
 pub struct Settings {
     /// The operator's own namespace, in which the Apps' credentials are.
     pub namespace: String,
+    /// The kinds that are served.
+    pub features: Features,
     /// Whether plain http to GitHub is accepted.
     pub plain_http: PlainHttp,
     /// The hosts whose repositories may be followed by their address alone.

@@ -12,8 +12,10 @@ use crate::api::{
     Workspace,
 };
 use crate::controllers::root_keys::KnownRootKeys;
+use crate::features::{Feature, Features};
 use crate::runtime::due::Due;
 use crate::webhook::ROOT_KEYS_SECRET;
+use futures::future::OptionFuture;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
@@ -48,11 +50,11 @@ struct Writers {
     apps: Writer<GitHubApp>,
     installations: Writer<GitHubInstallation>,
     tokens: Writer<InstallationToken>,
-    repositories: Writer<ProjectRepository>,
-    workspaces: Writer<Workspace>,
-    pods: Writer<Pod>,
-    claims: Writer<PersistentVolumeClaim>,
-    jobs: Writer<Job>,
+    repositories: Option<Writer<ProjectRepository>>,
+    workspaces: Option<Writer<Workspace>>,
+    pods: Option<Writer<Pod>>,
+    claims: Option<Writer<PersistentVolumeClaim>>,
+    jobs: Option<Writer<Job>>,
     namespaces: Writer<PartialObjectMeta<Namespace>>,
     secrets: Vec<(Option<String>, Writer<PartialObjectMeta<Secret>>)>,
 }
@@ -60,15 +62,15 @@ struct Writers {
 impl Watches {
     /// Prepares them. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
     #[must_use]
-    pub fn new(secret_namespaces: &[String]) -> Self {
+    pub fn new(secret_namespaces: &[String], features: &Features) -> Self {
         let (apps, write_apps) = reflector::store();
         let (installations, write_installations) = reflector::store();
         let (tokens, write_tokens) = reflector::store();
-        let (repositories, write_repositories) = reflector::store();
-        let (workspaces, write_workspaces) = reflector::store();
-        let (pods, write_pods) = reflector::store();
-        let (claims, write_claims) = reflector::store();
-        let (jobs, write_jobs) = reflector::store();
+        let (repositories, write_repositories) = store_if(features.has(Feature::Repositories));
+        let (workspaces, write_workspaces) = store_if(features.has(Feature::Workspaces));
+        let (pods, write_pods) = store_if(features.has(Feature::Workspaces));
+        let (claims, write_claims) = store_if(features.has(Feature::Workspaces));
+        let (jobs, write_jobs) = store_if(features.has(Feature::Workspaces));
         let (namespaces, write_namespaces) = reflector::store();
         let places: Vec<_> = if secret_namespaces.is_empty() {
             vec![None]
@@ -148,25 +150,26 @@ impl Watches {
             drive(reflected(Api::all(client.clone()), everything.clone(), tokens), stores.tokens.clone(), |seen| {
                 token_seen(&seen, &stores, &due);
             }),
-            drive(
-                reflected(Api::all(client.clone()), everything.clone(), repositories),
-                stores.repositories.clone(),
-                |seen| repository_seen(&seen, &stores, &due)
-            ),
-            drive(
-                reflected(Api::all(client.clone()), everything.clone(), workspaces),
-                stores.workspaces.clone(),
-                |seen| workspace_seen(&seen, &stores, &due)
-            ),
-            drive(reflected(Api::all(client.clone()), of_workspaces.clone(), pods), stores.pods.clone(), |seen| {
-                pod_seen(&seen, &stores, &due, &known);
-            }),
-            drive(reflected(Api::all(client.clone()), of_workspaces.clone(), claims), stores.claims.clone(), |seen| {
-                claim_seen(&seen, &stores, &due);
-            }),
-            drive(reflected(Api::all(client.clone()), of_workspaces, jobs), stores.jobs.clone(), |seen| {
-                part_seen(&seen, &stores, &due);
-            }),
+            OptionFuture::from(repositories.map(|writer| {
+                let stream = reflected(Api::all(client.clone()), everything.clone(), writer);
+                drive(stream, stores.repositories.clone(), |seen| repository_seen(&seen, &stores, &due))
+            })),
+            OptionFuture::from(workspaces.map(|writer| {
+                let stream = reflected(Api::all(client.clone()), everything.clone(), writer);
+                drive(stream, stores.workspaces.clone(), |seen| workspace_seen(&seen, &stores, &due))
+            })),
+            OptionFuture::from(pods.map(|writer| {
+                let stream = reflected(Api::all(client.clone()), of_workspaces.clone(), writer);
+                drive(stream, stores.pods.clone(), |seen| pod_seen(&seen, &stores, &due, &known))
+            })),
+            OptionFuture::from(claims.map(|writer| {
+                let stream = reflected(Api::all(client.clone()), of_workspaces.clone(), writer);
+                drive(stream, stores.claims.clone(), |seen| claim_seen(&seen, &stores, &due))
+            })),
+            OptionFuture::from(jobs.map(|writer| {
+                let stream = reflected(Api::all(client.clone()), of_workspaces.clone(), writer);
+                drive(stream, stores.jobs.clone(), |seen| part_seen(&seen, &stores, &due))
+            })),
             drive(
                 reflected(Api::all(client.clone()), everything.clone(), namespaces),
                 stores.namespaces.clone(),
@@ -211,6 +214,20 @@ impl Stores {
         }
         Ok(())
     }
+}
+
+/// A cache and what fills it; without its feature it is empty, has been filled, and nothing fills it.
+fn store_if<K>(is_watched: bool) -> (Store<K>, Option<Writer<K>>)
+where
+    K: Resource<DynamicType: Eq + Hash + Clone + Default> + Clone + 'static,
+{
+    let (store, mut writer) = reflector::store();
+    if is_watched {
+        return (store, Some(writer));
+    }
+    writer.apply_watcher_event(&Event::Init);
+    writer.apply_watcher_event(&Event::InitDone);
+    (store, None)
 }
 
 /// A watch that keeps a cache, without the managed fields, which are of no use here and most of an object's size.

@@ -1,6 +1,7 @@
 //! What the chart renders, for which values.
 
 use super::programs::{helm, kubectl_alone, named, objects, of_kind, only, path, template};
+use landfall::features::Features;
 use landfall::manifests::RuleSet;
 use serde_json::{Value, json};
 
@@ -57,7 +58,7 @@ pub fn rendered(values: &[&str]) -> Vec<Value> {
 }
 
 pub fn rules(set: RuleSet) -> Value {
-    serde_json::to_value(set.rules()).unwrap()["rules"].clone()
+    serde_json::to_value(set.rules(&Features::default())).unwrap()["rules"].clone()
 }
 
 #[test]
