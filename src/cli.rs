@@ -5,7 +5,6 @@
 mod webhook;
 mod workspace;
 
-use crate::controllers::context::WorkspaceSettings;
 use crate::features::{Feature, Features};
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
@@ -16,6 +15,7 @@ use crate::runtime::jitter::RandomJitter;
 use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
+use crate::settings::WorkspaceSettings;
 use crate::{api, manifests};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;

@@ -7,6 +7,7 @@ pub mod controllers;
 pub mod features;
 pub mod git;
 pub mod github;
+pub mod grant;
 pub mod manifests;
 pub mod operator;
 pub mod receiver;
@@ -14,4 +15,5 @@ pub mod reports;
 pub mod runtime;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+pub mod settings;
 pub mod webhook;

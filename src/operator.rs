@@ -4,10 +4,9 @@
 //! nothing is written before it is had. When leadership is lost, or any task ends, the process ends.
 
 use crate::controllers::connection::Connections;
-use crate::controllers::context::{Context, Settings, Stores, WorkspaceSettings, count};
+use crate::controllers::context::{Context, Stores, count};
 use crate::controllers::repository::{ReadTokens, Repositories};
 use crate::controllers::rollout::Rollouts;
-use crate::controllers::root_keys::KnownRootKeys;
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
 use crate::controllers::workspace::{WorkspaceDesk, Workspaces};
@@ -26,6 +25,8 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Check, Readiness};
 use crate::runtime::server::{Endpoints, Server, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
+use crate::settings::{Settings, WorkspaceSettings};
+use crate::webhook::root_keys::KnownRootKeys;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

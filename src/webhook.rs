@@ -5,6 +5,8 @@
 //! for that hook alone. The root key has a successor: while it is exchanged, deliveries signed with the one before are
 //! accepted. Without the ids of the keys nobody could tell which one GitHub signs with, for it reads back asterisks.
 
+pub mod root_keys;
+
 use crate::github::WebhookSecret;
 use aws_lc_rs::hmac;
 use std::fmt;

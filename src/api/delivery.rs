@@ -50,6 +50,21 @@ pub struct Delivery {
     pub message: Option<String>,
 }
 
+impl Delivery {
+    /// Whether the operator has yet to look after it.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        Self::waits(self.event.as_deref(), self.result)
+    }
+
+    /// Whether a delivery with this event and this result is waiting. An entry that was marked in the moment in which it was
+    /// evicted has no event, and so nothing to look for.
+    #[must_use]
+    pub fn waits(event: Option<&str>, result: Option<DeliveryResult>) -> bool {
+        event.is_some() && matches!(result, None | Some(DeliveryResult::Pending))
+    }
+}
+
 /// What became of a delivery.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryResult {

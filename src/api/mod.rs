@@ -4,6 +4,8 @@
 //! annotations, finalizers). Invariant: nothing here does IO or decides anything; a spec that the API server accepted
 //! deserialises. If that broke, one odd object would stop the watch of its whole kind.
 
+#![warn(missing_docs)] // `kubectl explain` shows these docs
+
 mod app;
 mod delivery;
 mod installation;

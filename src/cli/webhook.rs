@@ -3,9 +3,9 @@
 //! Runs with the rights of whoever calls it: to read the Secret with the root keys is to know every webhook's secret.
 
 use crate::api::GitHubApp;
-use crate::controllers::lenient::Lenient;
-use crate::controllers::root_keys;
 use crate::github::{Endpoint, PlainHttp};
+use crate::runtime::lenient::Lenient;
+use crate::webhook::root_keys;
 use crate::webhook::{
     AppIdentity, CURRENT, CURRENT_ID, Hook, PREVIOUS, PREVIOUS_ID, REPOSITORY_EVENTS, ROOT_KEYS_SECRET, RootKeys,
 };

@@ -3,11 +3,11 @@
 //! Invariant: the order of the questions. First who granted what, then what GitHub says; so that somebody who was
 //! granted nothing learns nothing about the account, not even whether the App is installed there.
 
-use super::connection::{Connection, Found, Look, pin};
-use super::grant::{Grant, NamespaceView, grant};
+use super::connection::{Connection, Found, Look};
 use super::standing::{Standing, State};
 use crate::api::{GitHubApp, Reason};
 use crate::github::Installation;
+use crate::grant::{Grant, NamespaceView, grant, pin};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 

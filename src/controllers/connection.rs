@@ -4,12 +4,12 @@
 //! grow with the number of Apps and not of objects. Invariant: what is here came from GitHub in this process's life;
 //! nothing is read back from status, but for the ids that accounts are pinned to.
 
-use super::allowance::{Allowance, Rate};
 use super::app::HookSeen;
 use super::deliveries::Announced;
 use super::standing::Standing;
-use crate::api::{GitHubApp, TenantStatus};
 use crate::github::{Account, App, GitHub, Installation, Transport};
+use crate::grant::Pin;
+use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,26 +96,6 @@ impl Connections {
     }
 }
 
-/// Whom an account's name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pin {
-    /// This account and no other.
-    To(i64),
-    /// Not seen yet: the first account of that name that has the App installed.
-    FirstSeen,
-}
-
-/// The id that an account's name is pinned to: what the grant says, else what the status of the App remembers.
-#[must_use]
-pub fn pin(app: &GitHubApp, account: &str, said: Option<i64>) -> Pin {
-    let remembered = || pinned_in(app.status.as_ref().map_or(&[], |status| &status.tenants), account);
-    said.or_else(remembered).map_or(Pin::FirstSeen, Pin::To)
-}
-
-fn pinned_in(tenants: &[TenantStatus], account: &str) -> Option<i64> {
-    tenants.iter().find(|tenant| tenant.account.eq_ignore_ascii_case(account)).and_then(|tenant| tenant.account_id)
-}
-
 /// What the look knows of an account.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Found<'a> {
@@ -184,18 +164,5 @@ mod tests {
         let taken_over = look(&[(80, 8, "acme")]);
         assert_eq!(taken_over.find("ACME", Pin::To(7)), Found::Another { pinned: 7, found: 8 });
         assert_eq!(taken_over.find("globex", Pin::FirstSeen), Found::Nowhere);
-    }
-
-    #[test]
-    fn the_grants_pin_goes_before_the_remembered_one() {
-        let app: GitHubApp = serde_json::from_value(json!({
-            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "x"},
-            "spec": {"appId": 1, "credentialsSecret": {"name": "s"}},
-            "status": {"tenants": [{"account": "Acme", "accountId": 7}]},
-        }))
-        .unwrap();
-        assert_eq!(pin(&app, "acme", None), Pin::To(7));
-        assert_eq!(pin(&app, "acme", Some(9)), Pin::To(9));
-        assert_eq!(pin(&app, "globex", None), Pin::FirstSeen);
     }
 }

@@ -1,36 +1,34 @@
 //! What every controller works with: the clients, the caches, the queue, and the one way to conclude a reconcile.
 
 use super::connection::Connections;
-use super::grant::{Known, NamespaceView, Reach};
-use super::lenient::Lenient;
+use super::object::ScopeApi;
 use super::reference::{Access, Purpose, refer};
 use super::repository::{ReadTokens, Repositories};
 use super::rollout::Rollouts;
-use super::root_keys::{self, KnownRootKeys};
 use super::standing::{Again, Standing, State};
 use super::token::Memory;
 use super::watch::wake_all;
 use super::workspace::Workspaces;
 use crate::api::{
-    ConditionType, FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository,
-    RECONCILE_ANNOTATION, Reason, Reconciled, Workspace, default_permissions,
+    ConditionType, FIELD_MANAGER, GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, Reason,
+    Reconciled, Workspace, default_permissions,
 };
-use crate::features::Features;
-use crate::git::AllowedHosts;
-use crate::github::{self, Connect, PlainHttp};
+use crate::github::{self, Connect};
+use crate::grant::{Known, NamespaceView, Reach};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::Due;
 use crate::runtime::events::Events;
 use crate::runtime::jitter::Jitter;
 use crate::runtime::metrics::{Metrics, ObjectCount, Outcome};
+use crate::settings::Settings;
 use crate::webhook::RootKeys;
+use crate::webhook::root_keys::{self, KnownRootKeys};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,45 +37,6 @@ use std::sync::Arc;
 
 /// How often something that only a person can mend is looked at all the same, should the news of it have got lost.
 pub const PERSON_RECHECK: SignedDuration = SignedDuration::from_mins(30);
-
-/// What was configured.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The operator's own namespace, in which the Apps' credentials are.
-    pub namespace: String,
-    /// The kinds that are served.
-    pub features: Features,
-    /// Whether plain http to GitHub is accepted.
-    pub plain_http: PlainHttp,
-    /// The hosts whose repositories may be followed by their address alone.
-    pub git_hosts: AllowedHosts,
-    /// What workspaces are made of.
-    pub workspaces: WorkspaceSettings,
-}
-
-/// What workspaces are made of.
-#[derive(Clone, Debug)]
-pub struct WorkspaceSettings {
-    /// The image of our containers in a workspace's pod: the operator's own.
-    pub image: String,
-    /// The image that is worked in, unless a workspace names one.
-    pub workspace_image: String,
-    /// When these two are pulled: `Always`, `IfNotPresent` or `Never`.
-    pub pull_policy: String,
-    /// Where pods send their reports; none: they send none.
-    pub reports_url: Option<String>,
-}
-
-impl Default for WorkspaceSettings {
-    fn default() -> Self {
-        Self {
-            image: "localhost/landfall:dev".to_owned(),
-            workspace_image: "localhost/landfall-workspace:dev".to_owned(),
-            pull_policy: "IfNotPresent".to_owned(),
-            reports_url: None,
-        }
-    }
-}
 
 /// The caches, kept by the watches.
 pub struct Stores {
@@ -172,7 +131,7 @@ impl Context {
     /// A namespace as grants see it.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<NamespaceView> {
-        self.stores.namespaces.get(&ObjectRef::new(name)).map(|namespace| namespace_view(&namespace))
+        self.stores.namespaces.get(&ObjectRef::new(name)).map(|namespace| NamespaceView::of(&namespace))
     }
 
     /// Whether a namespace is being deleted. `asks`: the API server is asked; for what else is being deleted may be so because
@@ -192,7 +151,7 @@ impl Context {
     /// All namespaces.
     #[must_use]
     pub fn namespaces(&self) -> Vec<NamespaceView> {
-        self.stores.namespaces.state().iter().map(|namespace| namespace_view(namespace)).collect()
+        self.stores.namespaces.state().iter().map(|namespace| NamespaceView::of(namespace)).collect()
     }
 
     /// The `GitHubApp` and the account that a repository is reached by.
@@ -382,67 +341,4 @@ pub fn count<K: Reconciled + 'static>(store: &Store<K>) -> Vec<ObjectCount> {
         *counts.entry((status.unwrap_or("Unknown"), reason.map_or("", |reason| reason.as_str()))).or_default() += 1;
     }
     counts.into_iter().map(|((ready, reason), objects)| ObjectCount { ready, reason, objects }).collect()
-}
-
-/// The value of the annotation that asks for a look now.
-#[must_use]
-pub fn requested_look<K: Resource>(object: &K) -> Option<&String> {
-    object.meta().annotations.as_ref()?.get(RECONCILE_ANNOTATION)
-}
-
-fn namespace_view(namespace: &PartialObjectMeta<Namespace>) -> NamespaceView {
-    NamespaceView {
-        name: namespace.name_any(),
-        labels: namespace.metadata.labels.clone().unwrap_or_default(),
-        terminating: namespace.metadata.deletion_timestamp.is_some(),
-    }
-}
-
-/// The API for an object, be its kind namespaced or not.
-pub trait ScopeApi<K> {
-    /// The API that reaches `object`.
-    fn api(client: Client, object: &K) -> Api<Lenient<K>>;
-}
-
-impl<K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>> ScopeApi<K>
-    for kube::core::ClusterResourceScope
-{
-    fn api(client: Client, _: &K) -> Api<Lenient<K>> {
-        Api::all(client)
-    }
-}
-
-impl<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>> ScopeApi<K>
-    for kube::core::NamespaceResourceScope
-{
-    fn api(client: Client, object: &K) -> Api<Lenient<K>> {
-        Api::namespaced(client, object.meta().namespace.as_deref().unwrap_or_default())
-    }
-}
-
-/// Whether this finalizer is on it.
-pub fn has_finalizer<K: Resource>(object: &K, finalizer: &str) -> bool {
-    object.finalizers().iter().any(|name| name == finalizer)
-}
-
-/// Adds or removes a finalizer, if it is not so already, against the version that was read: a conflict means somebody was
-/// faster, and the object comes back by its watch.
-///
-/// # Errors
-/// The API server's, a conflict among them.
-pub async fn set_finalizer<K>(client: &Client, object: &K, finalizer: &str, present: bool) -> Result<K, kube::Error>
-where
-    K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Serialize + Debug,
-{
-    if has_finalizer(object, finalizer) == present {
-        return Ok(object.clone());
-    }
-    let mut finalizers = object.finalizers().to_vec();
-    finalizers.retain(|name| name != finalizer);
-    if present {
-        finalizers.push(finalizer.to_owned());
-    }
-    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
-    let api = <K::Scope as ScopeApi<K>>::api(client.clone(), object);
-    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?.read()
 }

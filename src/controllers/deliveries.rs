@@ -3,7 +3,7 @@
 //! Invariant: marking changes the entries that were seen, as they were seen, so that it neither waits for what the receiver
 //! adds meanwhile nor takes it away; and one that came again meanwhile is looked after again.
 
-use super::context::ScopeApi;
+use super::object::ScopeApi;
 use crate::api::{Deliveries, Delivery, DeliveryResult, FIELD_MANAGER};
 use kube::api::{Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
@@ -29,13 +29,9 @@ pub struct Mark {
 
 /// The deliveries that were not dealt with.
 pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Delivery)> {
-    let waits = |delivery: &Delivery| {
-        // A stump has nothing to say.
-        delivery.event.is_some() && matches!(delivery.result, None | Some(DeliveryResult::Pending))
-    };
     deliveries
         .iter()
-        .filter(move |(_, delivery)| waits(delivery))
+        .filter(|(_, delivery)| delivery.is_waiting())
         .map(|(guid, delivery)| ((guid.clone(), delivery.attempts.unwrap_or(1)), delivery))
 }
 

@@ -4,7 +4,8 @@
 //! nothing of it in status.
 
 use super::access::{Access, Names, access};
-use super::context::{Context, Settled, has_finalizer, requested_look, set_finalizer};
+use super::context::{Context, Settled};
+use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::standing::{Again, Standing};
 use super::workspace;
 use crate::api::{

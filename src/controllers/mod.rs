@@ -4,18 +4,15 @@
 //! says there when it wants to come again; kube's own requeueing is not used.
 
 pub mod access;
-pub mod allowance;
 mod app;
 pub mod connection;
 pub mod context;
 pub mod deliveries;
-pub mod grant;
 mod installation;
-pub mod lenient;
+pub mod object;
 pub mod reference;
 pub mod repository;
 pub mod rollout;
-pub mod root_keys;
 pub mod standing;
 pub mod token;
 pub mod watch;

@@ -5,10 +5,10 @@
 use super::access::{self, Names, access};
 use super::connection::Connection;
 use super::context::Context;
-use super::grant::Grant;
 use super::standing::Standing;
 use crate::api::{GitHubApp, GitHubInstallation, Reason};
 use crate::github::Permissions as GitHubPermissions;
+use crate::grant::Grant;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;

@@ -5,16 +5,16 @@
 //! object waits once, however many changes concern it.
 
 use super::context::{Dues, Stores};
-use super::lenient::{Lenient, readable};
 use super::workspace::{self, Workspaces};
 use crate::api::{
     GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL, ProjectRepository, WORKSPACE_LABEL,
     Workspace,
 };
-use crate::controllers::root_keys::KnownRootKeys;
 use crate::features::{Feature, Features};
 use crate::runtime::due::Due;
+use crate::runtime::lenient::{Lenient, readable};
 use crate::webhook::ROOT_KEYS_SECRET;
+use crate::webhook::root_keys::KnownRootKeys;
 use futures::future::OptionFuture;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::batch::v1::Job;

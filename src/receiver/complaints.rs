@@ -1,6 +1,6 @@
 //! How often what others cause is worth a line in the log: enough to find it, too few to fill a disk.
 
-use crate::controllers::allowance::{Allowance, Rate};
+use crate::runtime::allowance::{Allowance, Rate};
 use crate::runtime::clock::Clock;
 use jiff::SignedDuration;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -6,7 +6,7 @@
 //! read leave those of before.
 
 use super::signature::Signature;
-use crate::controllers::lenient::Lenient;
+use crate::runtime::lenient::Lenient;
 use crate::runtime::readiness::Check;
 use crate::webhook::{AppIdentity, Hook, ROOT_KEYS_SECRET, RootKeyError, RootKeys};
 use k8s_openapi::api::core::v1::Secret;

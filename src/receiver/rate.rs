@@ -3,7 +3,7 @@
 //! Invariant: only deliveries whose signature was right and that concern something count, so nobody can use up the
 //! allowance of another; and there are no more buckets than targets that were heard of lately.
 
-use crate::controllers::allowance::{Allowance, Rate};
+use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};

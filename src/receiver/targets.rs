@@ -11,10 +11,9 @@ mod watch;
 pub use watch::watch;
 
 use super::event::{Repository, Selection};
-use crate::api::{DeliveryResult, GitHubApp, Permissions};
-use crate::controllers::connection::{Pin, pin};
-use crate::controllers::grant::{Grant, Known, NamespaceView, Reach, grant};
+use crate::api::{GitHubApp, Permissions};
 use crate::github::{Endpoint, PlainHttp};
+use crate::grant::{Grant, Known, NamespaceView, Pin, Reach, grant, pin};
 use crate::webhook::{AppIdentity, Hook};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -43,12 +42,6 @@ pub struct Logged {
     pub attempts: u32,
     /// Whether the operator has yet to deal with it.
     pub waits: bool,
-}
-
-/// Whether a delivery waits, by its event and its result. What the operator marked after it was evicted has no event.
-#[must_use]
-pub fn waits(event: Option<&str>, result: Option<DeliveryResult>) -> bool {
-    event.is_some() && matches!(result, None | Some(DeliveryResult::Pending))
 }
 
 /// What an object's status held at a version of it.

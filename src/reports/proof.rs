@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
 use super::{AUDIENCE, PodIdentity};
-use crate::controllers::allowance::{Allowance, Rate};
 use crate::github::Token;
+use crate::runtime::allowance::{Allowance, Rate};
 use crate::runtime::clock::Clock;
 
 /// For how long an answer is good. A pod that is deleted may go on reporting for so long.

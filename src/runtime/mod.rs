@@ -1,12 +1,14 @@
 //! What every process of Landfall stands on, and no more: time, the queue of due times, telemetry, readiness, the
 //! election of a leader, an orderly end. Nothing here knows GitHub or one of our kinds.
 
+pub mod allowance;
 pub mod clock;
 pub mod due;
 pub mod events;
 pub mod heartbeat;
 pub mod jitter;
 pub mod lease;
+pub mod lenient;
 pub mod metrics;
 pub mod readiness;
 pub mod server;

@@ -3,7 +3,6 @@
 use super::cluster::Cluster;
 use super::{SYSTEM, until};
 use jiff::Timestamp;
-use landfall::controllers::context::WorkspaceSettings;
 use landfall::features::Features;
 use landfall::git::AllowedHosts;
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
@@ -11,6 +10,7 @@ use landfall::operator::{Activity, Config, Controller, Environment, Sabotage};
 use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
 use landfall::runtime::lease::{self, LeaseTimes};
+use landfall::settings::WorkspaceSettings;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use tokio::runtime::Runtime;

@@ -6,7 +6,7 @@ use crate::api::{
     MANAGED_BY_LABEL,
 };
 use crate::controllers::context::Context;
-use crate::controllers::lenient::Lenient;
+use crate::runtime::lenient::Lenient;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 

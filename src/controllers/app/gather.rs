@@ -5,11 +5,12 @@
 
 use crate::api::{GitHubApp, Reason};
 use crate::controllers::connection::{Connection, Look};
-use crate::controllers::context::{Context, requested_look};
-use crate::controllers::lenient::Lenient;
+use crate::controllers::context::Context;
+use crate::controllers::object::requested_look;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::controllers::watch::{wake_repositories_of, wake_tokens_of, wake_workspaces_of};
 use crate::github::{self, AppCredentials, Count, Endpoint, GitHub, Transport};
+use crate::runtime::lenient::Lenient;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;

@@ -5,12 +5,13 @@
 
 use crate::api::{GitHubApp, Reason, WebhookStatus};
 use crate::controllers::connection::Connection;
-use crate::controllers::context::{Context, requested_look};
+use crate::controllers::context::Context;
+use crate::controllers::object::requested_look;
 use crate::controllers::repository::identity;
-use crate::controllers::root_keys;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, GitHub, HookConfig, HookConfigWanted};
 use crate::webhook::Hook;
+use crate::webhook::root_keys;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;

@@ -6,9 +6,10 @@ mod hook;
 mod plan;
 
 use super::connection::Connection;
-use super::context::{Context, Settled, has_finalizer, requested_look, set_finalizer};
+use super::context::{Context, Settled};
 use super::deliveries::{self, Announced, Mark, waiting};
 use super::installation::{dependents_of, waited_long_enough};
+use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, Reason};
 use crate::runtime::metrics::Outcome;

@@ -1,8 +1,8 @@
 //! Which `GitHubInstallation`s an App's grants call for: a pure function of the App, the last look and the cluster.
 
 use crate::api::{APP_LABEL, GitHubApp, GitHubInstallation, TenantStatus};
-use crate::controllers::connection::{Found, Look, Pin, pin};
-use crate::controllers::grant::{NamespaceView, grant};
+use crate::controllers::connection::{Found, Look};
+use crate::grant::{NamespaceView, Pin, grant, pin};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -6,13 +6,14 @@ use super::plan::Step;
 use super::seen::{Granted, Way};
 use super::{address, fork, hook, status};
 use crate::api::{HeadStatus, ProjectRepository, Reason, WEBHOOK_FINALIZER, default_permissions};
-use crate::controllers::context::{Context, requested_look, set_finalizer};
+use crate::controllers::context::Context;
 use crate::controllers::deliveries;
-use crate::controllers::grant::{Known, Reach};
-use crate::controllers::lenient::Lenient;
+use crate::controllers::object::{requested_look, set_finalizer};
 use crate::controllers::standing::{self, Again, Standing, github_failure, whole_second};
 use crate::git::{self, BasicAuth, Head, Refs, Remote};
 use crate::github::{self, GitHub, Repository, Token};
+use crate::grant::{Known, Reach};
+use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -361,7 +362,7 @@ pub fn fits(granted: &Granted, repository: &Repository, seen: &super::seen::Seen
 /// # Errors
 /// What is missing, and where it is granted.
 pub fn allowed(granted: &Granted, known: Known, permissions: &crate::api::Permissions) -> Result<(), Failure> {
-    use crate::controllers::grant::Refusal;
+    use crate::grant::Refusal;
     let name = known.name.clone().unwrap_or_default();
     match granted.grant.allows(&Reach::Only(&[known]), permissions) {
         Ok(()) => Ok(()),

@@ -11,10 +11,10 @@ use super::memory::{Facts, InStep};
 use super::seen::{Granted, Way};
 use crate::api::{ForkSource, Permissions, Reason, default_permissions};
 use crate::controllers::context::Context;
-use crate::controllers::grant::Known;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::git;
 use crate::github::{self, GitHub, Repositories, Repository, Scope};
+use crate::grant::Known;
 use jiff::SignedDuration;
 use std::sync::Arc;
 

@@ -5,8 +5,9 @@ use crate::api::{
     Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode,
 };
 use crate::controllers::connection::Connection;
-use crate::controllers::context::{Context, has_finalizer};
+use crate::controllers::context::Context;
 use crate::controllers::deliveries::{Announced, Mark, waiting};
+use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};

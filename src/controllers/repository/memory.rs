@@ -4,11 +4,11 @@
 //! while it is there it goes before status, which a tenant may be able to write: a token goes to an address from here only.
 
 use crate::api::{DeploymentStatus, HeadStatus, ProjectRepository};
-use crate::controllers::allowance::{Allowance, Rate};
 use crate::controllers::deliveries::Announced;
 use crate::controllers::standing::{Standing, State};
 use crate::git::Refs;
 use crate::github::Repository;
+use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;

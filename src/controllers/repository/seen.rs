@@ -5,13 +5,13 @@
 
 use super::memory::{Failed, Remembered, Task};
 use crate::api::{DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository};
-use crate::controllers::context::requested_look;
 use crate::controllers::deliveries::Mark;
-use crate::controllers::grant::Grant;
+use crate::controllers::object::requested_look;
 use crate::controllers::rollout;
 use crate::controllers::standing::{Standing, State};
 use crate::git::Address;
 use crate::github::Permissions as GitHubPermissions;
+use crate::grant::Grant;
 use jiff::Timestamp;
 use std::sync::Arc;
 

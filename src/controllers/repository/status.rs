@@ -3,7 +3,7 @@
 use super::memory::Task;
 use super::seen::{HookWish, Seen, Way};
 use crate::api::{ConditionType, DeploymentResult, ForkStatus, ProjectRepositoryStatus, Reason, WebhookStatus};
-use crate::controllers::context::requested_look;
+use crate::controllers::object::requested_look;
 use crate::controllers::standing::{State, Truth, condition};
 use crate::git::Head;
 use jiff::Timestamp;

@@ -9,7 +9,7 @@ use super::seen::{Stamp, Targets, Trouble, Workload};
 use crate::api::{
     FIELD_MANAGER, PushAction, REPOSITORY_ANNOTATION, Reason, SEQUENCE_ANNOTATION, SHA_ANNOTATION, WorkloadKind,
 };
-use crate::controllers::lenient::Lenient;
+use crate::runtime::lenient::Lenient;
 use kube::api::{GetParams, ListParams, Patch, PatchParams};
 use kube::core::{Request, Selector};
 use serde::Deserialize;

@@ -11,7 +11,8 @@ mod seen;
 pub use memory::Memory;
 pub use seen::{Gathered, SecretSeen};
 
-use super::context::{Context, Settled, requested_look};
+use super::context::{Context, Settled};
+use super::object::requested_look;
 use super::standing::{Again, Standing, State, kubernetes_refusal};
 use crate::api::{InstallationToken, InstallationTokenStatus, Reason};
 use crate::runtime::metrics::Outcome;

@@ -8,10 +8,11 @@
 use super::scope::{Repositories, Scope};
 use super::seen::{Gathered, Published, SecretSeen, Stage};
 use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, Reconciled, WORK_FINALIZER};
-use crate::controllers::context::{PERSON_RECHECK, has_finalizer};
-use crate::controllers::grant::{Grant, Reach, Refusal, excess};
+use crate::controllers::context::PERSON_RECHECK;
+use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::Access;
 use crate::controllers::standing::{Again, Standing};
+use crate::grant::{Grant, Reach, Refusal, excess};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 

@@ -6,7 +6,7 @@
 //! held against the grant again.
 
 use crate::api::{InstallationToken, Permissions, RepositoryReference};
-use crate::controllers::grant::Known;
+use crate::grant::Known;
 use serde::{Deserialize, Serialize};
 
 /// Which repositories.

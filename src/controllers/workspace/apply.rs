@@ -12,9 +12,10 @@ use super::seen::{PodSeen, Repository, Way};
 use crate::api::{
     FIELD_MANAGER, InstallationToken, RETAINED_LABEL, Reason, WORK_FINALIZER, WORKSPACE_LABEL, Workspace,
 };
-use crate::controllers::context::{Context, requested_look, set_finalizer};
-use crate::controllers::lenient::Lenient;
+use crate::controllers::context::Context;
+use crate::controllers::object::{requested_look, set_finalizer};
 use crate::controllers::standing::{Again, Standing};
+use crate::runtime::lenient::Lenient;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};

@@ -10,8 +10,9 @@ use super::seen::VolumeSeen;
 use crate::api::{
     RETAINED_ANNOTATION, RETAINED_LABEL, Reason, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
 };
-use crate::controllers::context::{Context, has_finalizer, set_finalizer};
-use crate::controllers::lenient::Lenient;
+use crate::controllers::context::Context;
+use crate::controllers::object::{has_finalizer, set_finalizer};
+use crate::runtime::lenient::Lenient;
 use crate::runtime::metrics::Outcome;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Api, Patch, PatchParams};

@@ -27,7 +27,8 @@ pub use desk::WorkspaceDesk;
 pub use memory::Workspaces;
 pub use objects::named;
 
-use super::context::{Context, Settled, has_finalizer};
+use super::context::{Context, Settled};
+use super::object::has_finalizer;
 use super::standing::{Again, Standing, kubernetes_refusal};
 use crate::api::{InstallationToken, Reason, WORK_FINALIZER, Workspace, WorkspaceStatus};
 use crate::runtime::metrics::Outcome;

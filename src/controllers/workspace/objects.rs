@@ -9,8 +9,8 @@ use crate::api::{
     BranchOnExists, CloneFilter, MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenAt, WORK_FINALIZER,
     WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
 };
-use crate::controllers::context::WorkspaceSettings;
 use crate::reports::AUDIENCE;
+use crate::settings::WorkspaceSettings;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Affinity, PersistentVolumeClaim, Pod};

@@ -11,7 +11,8 @@ use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::agent::save::Outcome;
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason, SaveOnFailure};
-use crate::controllers::context::{PERSON_RECHECK, requested_look};
+use crate::controllers::context::PERSON_RECHECK;
+use crate::controllers::object::requested_look;
 use crate::controllers::standing::{Again, Standing, State};
 use jiff::{SignedDuration, Timestamp};
 

@@ -11,7 +11,7 @@ use super::pods::{Clone, PodView};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::api::{PullRequestMode, PullRequestOpenAt, Reason};
-use crate::controllers::context::requested_look;
+use crate::controllers::object::requested_look;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::BranchName;
 use jiff::{SignedDuration, Timestamp};

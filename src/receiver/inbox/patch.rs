@@ -5,8 +5,8 @@
 //! mark side by side, and nobody has to read before writing.
 
 use super::Hint;
-use crate::api::DeliveryResult;
-use crate::receiver::targets::{Log, Logged, waits};
+use crate::api::{Delivery, DeliveryResult};
+use crate::receiver::targets::{Log, Logged};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -83,7 +83,7 @@ pub fn log_in(object: &[u8]) -> Option<Log> {
         guid,
         received_at: entry.received_at.and_then(|at| at.parse::<Timestamp>().ok()),
         attempts: entry.attempts.and_then(|attempts| attempts.try_into().ok()).unwrap_or(1),
-        waits: waits(entry.event.as_deref(), entry.result),
+        waits: Delivery::waits(entry.event.as_deref(), entry.result),
     });
     Some(Log { version: metadata.resource_version.parse().ok()?, entries: entries.collect() })
 }

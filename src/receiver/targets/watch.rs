@@ -4,9 +4,9 @@
 //! thousand of them make the receiver deaf or large.
 
 use super::slim::SlimRepository;
-use super::{App, Bound, Index, Installation, Log, Logged, Place, Targets, identity, waits};
-use crate::api::{Deliveries, GitHubApp, GitHubAppStatus, GitHubInstallation, WebhookMode};
-use crate::controllers::lenient::{Lenient, readable};
+use super::{App, Bound, Index, Installation, Log, Logged, Place, Targets, identity};
+use crate::api::{Deliveries, Delivery, GitHubApp, GitHubAppStatus, GitHubInstallation, WebhookMode};
+use crate::runtime::lenient::{Lenient, readable};
 use crate::runtime::readiness::{Check, Readiness};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
@@ -177,7 +177,7 @@ impl Kept for SlimRepository {
             guid: guid.as_str().into(),
             received_at: delivery.received_at,
             attempts: delivery.attempts.unwrap_or(1),
-            waits: waits(delivery.event.as_deref(), delivery.result),
+            waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
         });
         let seen = Log { version: version(&self.metadata), entries: entries.collect() };
         let known = index.repositories.get_mut(&place).map(|bound| std::mem::take(&mut bound.log));
@@ -207,7 +207,7 @@ fn log(version: u64, deliveries: &Deliveries) -> Log {
         guid: guid.as_str().into(),
         received_at: delivery.received_at.as_ref().map(|at| at.0),
         attempts: delivery.attempts.and_then(|attempts| attempts.try_into().ok()).unwrap_or(1),
-        waits: waits(delivery.event.as_deref(), delivery.result),
+        waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
     });
     Log { version, entries: entries.collect() }
 }

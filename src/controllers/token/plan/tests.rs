@@ -3,8 +3,8 @@
 use super::super::seen::{Failed, Failures, Held};
 use super::*;
 use crate::api::GitHubApp;
-use crate::controllers::grant::{NamespaceView, grant};
 use crate::controllers::token::scope::Named;
+use crate::grant::{NamespaceView, grant};
 use serde_json::json;
 use std::sync::Arc;
 

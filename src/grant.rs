@@ -4,9 +4,12 @@
 //! only at the cluster-scoped `GitHubApp` (its spec, and the ids its status pinned) and at the namespace; never at
 //! anything a tenant can write. Were it broken, a tenant could read another's code.
 
-use crate::api::{EffectiveGrant, GitHubApp, NamespaceGrant, Permissions, TenantGrant};
+use crate::api::{EffectiveGrant, GitHubApp, NamespaceGrant, Permissions, TenantGrant, TenantStatus};
 use crate::github::Level;
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::ResourceExt;
+use kube::api::PartialObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A namespace as grants see it.
@@ -18,6 +21,18 @@ pub struct NamespaceView {
     pub labels: BTreeMap<String, String>,
     /// It is being deleted: nothing can be made in it any more.
     pub terminating: bool,
+}
+
+impl NamespaceView {
+    /// Reads its metadata.
+    #[must_use]
+    pub fn of(namespace: &PartialObjectMeta<Namespace>) -> Self {
+        Self {
+            name: namespace.name_any(),
+            labels: namespace.metadata.labels.clone().unwrap_or_default(),
+            terminating: namespace.metadata.deletion_timestamp.is_some(),
+        }
+    }
 }
 
 /// The entries of an App's `tenants` that give one namespace access to one account. Never empty.
@@ -165,6 +180,26 @@ impl NamespaceGrant {
         self.names.contains(&namespace.name)
             || self.selector.as_ref().is_some_and(|selector| selects(selector, &namespace.labels))
     }
+}
+
+/// Whom an account's name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// This account and no other.
+    To(i64),
+    /// Not seen yet: the first account of that name that has the App installed.
+    FirstSeen,
+}
+
+/// The id that an account's name is pinned to: what the grant says, else what the status of the App remembers.
+#[must_use]
+pub fn pin(app: &GitHubApp, account: &str, said: Option<i64>) -> Pin {
+    let remembered = || pinned_in(app.status.as_ref().map_or(&[], |status| &status.tenants), account);
+    said.or_else(remembered).map_or(Pin::FirstSeen, Pin::To)
+}
+
+fn pinned_in(tenants: &[TenantStatus], account: &str) -> Option<i64> {
+    tenants.iter().find(|tenant| tenant.account.eq_ignore_ascii_case(account)).and_then(|tenant| tenant.account_id)
 }
 
 /// Label selection as Kubernetes does it, but that an empty selector selects nothing and an operator that is not
@@ -354,5 +389,18 @@ mod tests {
         ] {
             assert_eq!(matches_pattern(pattern, name), matches, "{pattern} ~ {name}");
         }
+    }
+
+    #[test]
+    fn the_grants_pin_goes_before_the_remembered_one() {
+        let app: GitHubApp = serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "x"},
+            "spec": {"appId": 1, "credentialsSecret": {"name": "s"}},
+            "status": {"tenants": [{"account": "Acme", "accountId": 7}]},
+        }))
+        .unwrap();
+        assert_eq!(pin(&app, "acme", None), Pin::To(7));
+        assert_eq!(pin(&app, "acme", Some(9)), Pin::To(9));
+        assert_eq!(pin(&app, "globex", None), Pin::FirstSeen);
     }
 }

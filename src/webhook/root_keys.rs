@@ -3,7 +3,7 @@
 //! Invariant: a Secret that is there is never overwritten. Were it, every webhook's deliveries would be refused until each
 //! got its new secret, and nobody could tell why.
 
-use crate::controllers::lenient::Lenient;
+use crate::runtime::lenient::Lenient;
 use crate::webhook::{CURRENT, CURRENT_ID, KEY_LENGTH, ROOT_KEYS_SECRET, RootKeyError, RootKeys};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use k8s_openapi::ByteString;

@@ -1,0 +1,44 @@
+//! The configuration of the controllers.
+
+use crate::features::Features;
+use crate::git::AllowedHosts;
+use crate::github::PlainHttp;
+
+/// What was configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The operator's own namespace, in which the Apps' credentials are.
+    pub namespace: String,
+    /// The kinds that are served.
+    pub features: Features,
+    /// Whether plain http to GitHub is accepted.
+    pub plain_http: PlainHttp,
+    /// The hosts whose repositories may be followed by their address alone.
+    pub git_hosts: AllowedHosts,
+    /// What workspaces are made of.
+    pub workspaces: WorkspaceSettings,
+}
+
+/// What workspaces are made of.
+#[derive(Clone, Debug)]
+pub struct WorkspaceSettings {
+    /// The image of our containers in a workspace's pod: the operator's own.
+    pub image: String,
+    /// The image that is worked in, unless a workspace names one.
+    pub workspace_image: String,
+    /// When these two are pulled: `Always`, `IfNotPresent` or `Never`.
+    pub pull_policy: String,
+    /// Where pods send their reports; none: they send none.
+    pub reports_url: Option<String>,
+}
+
+impl Default for WorkspaceSettings {
+    fn default() -> Self {
+        Self {
+            image: "localhost/landfall:dev".to_owned(),
+            workspace_image: "localhost/landfall-workspace:dev".to_owned(),
+            pull_policy: "IfNotPresent".to_owned(),
+            reports_url: None,
+        }
+    }
+}
