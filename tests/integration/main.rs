@@ -11,6 +11,7 @@ mod app_refused;
 mod canary;
 mod deliveries;
 mod election;
+mod features;
 mod forks;
 mod forks_taken;
 mod hooks;
