@@ -19,7 +19,7 @@ use crate::settings::WorkspaceSettings;
 use crate::{api, manifests};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,7 +84,7 @@ struct ControllerArgs {
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
     /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "[::]:8080")]
     health_address: SocketAddr,
     /// The features, with commas: tokens (always there), repositories, workspaces. The kinds of a feature that is off are not watched, and no right to them is needed.
     #[arg(long, env = "LANDFALL_FEATURES", default_value_t)]
@@ -122,11 +122,14 @@ struct WorkspaceArgs {
     #[arg(long, env = "LANDFALL_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
     /// Where reports of workspaces are received, in plain http: they are shown, not trusted.
-    #[arg(long, env = "LANDFALL_REPORTS_ADDRESS", default_value = "0.0.0.0:8082")]
+    #[arg(long, env = "LANDFALL_REPORTS_ADDRESS", default_value = "[::]:8082")]
     reports_address: SocketAddr,
     /// The address of that as pods reach it: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it they send none.
     #[arg(long, env = "LANDFALL_REPORTS_URL")]
     reports_url: Option<String>,
+    /// The user and group of the pods of Workspaces that name none: an id, or `unset`, which leaves them to the cluster, as OpenShift's restricted-v2 wants it.
+    #[arg(long, env = "LANDFALL_WORKSPACE_USER", default_value = "1000", value_parser = workspace_user)]
+    workspace_user: WorkspaceUser,
 }
 
 impl WorkspaceArgs {
@@ -136,6 +139,10 @@ impl WorkspaceArgs {
             workspace_image: self.workspace_image,
             pull_policy: self.image_pull_policy,
             reports_url: self.reports_url.filter(|url| !url.is_empty()),
+            user: match self.workspace_user {
+                WorkspaceUser::Id(id) => Some(id),
+                WorkspaceUser::Unset => None,
+            },
         }
     }
 }
@@ -153,11 +160,14 @@ struct LogArgs {
 #[derive(Args)]
 struct ReceiverArgs {
     /// Where deliveries are received, in plain http: TLS is the ingress's.
-    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "[::]:8081")]
     address: SocketAddr,
     /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "[::]:8080")]
     health_address: SocketAddr,
+    /// The features, with commas: tokens (always there), repositories, workspaces. Without repositories, only deliveries to Apps are received.
+    #[arg(long, env = "LANDFALL_FEATURES", default_value_t)]
+    features: Features,
     /// The directory in which the Secret landfall-webhook-keys is mounted. It is read again when it changes.
     #[arg(long, env = "LANDFALL_KEY_DIRECTORY", default_value = "/etc/landfall/webhook-keys")]
     key_directory: PathBuf,
@@ -172,7 +182,7 @@ struct AllArgs {
     #[command(flatten)]
     controller: ControllerArgs,
     /// Where deliveries are received, in plain http.
-    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "[::]:8081")]
     receiver_address: SocketAddr,
     #[command(flatten)]
     targets: TargetArgs,
@@ -186,6 +196,21 @@ struct TargetArgs {
     /// How many of them at once.
     #[arg(long, env = "LANDFALL_TARGET_BURST", default_value_t = 100.0, value_parser = positive)]
     target_burst: f64,
+}
+
+/// Whose the pods of workspaces are.
+#[derive(Clone, Copy)]
+enum WorkspaceUser {
+    Id(i64),
+    Unset,
+}
+
+fn workspace_user(text: &str) -> Result<WorkspaceUser, String> {
+    if text == "unset" {
+        return Ok(WorkspaceUser::Unset);
+    }
+    let id = text.parse().ok().filter(|id| (1..=i64::from(i32::MAX)).contains(id));
+    id.map(WorkspaceUser::Id).ok_or_else(|| "must be an id from 1 to 2147483647, or unset".to_owned())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -348,7 +373,7 @@ async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
     let config = receiver::Config {
         address: (args.address, "--address"),
         health_address: Some(args.health_address),
-        ..receiver_config(&args.targets)
+        ..receiver_config(args.features, &args.targets)
     };
     let environment = receiver::Environment {
         kube: kube::Client::try_from(kube)?,
@@ -371,8 +396,10 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     let shutdown = on_signal()?;
     let mut kube = kubernetes().await?;
     bounded(&mut kube);
-    let config =
-        receiver::Config { address: (args.receiver_address, "--receiver-address"), ..receiver_config(&args.targets) };
+    let config = receiver::Config {
+        address: (args.receiver_address, "--receiver-address"),
+        ..receiver_config(args.controller.features.clone(), &args.targets)
+    };
     let environment = receiver::Environment {
         kube: kube.try_into()?,
         // This process may read Secrets anyway.
@@ -401,10 +428,11 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn receiver_config(targets: &TargetArgs) -> receiver::Config {
+fn receiver_config(features: Features, targets: &TargetArgs) -> receiver::Config {
     receiver::Config {
-        address: (([0, 0, 0, 0], 8081).into(), "--address"),
+        address: ((Ipv6Addr::UNSPECIFIED, 8081).into(), "--address"),
         health_address: None,
+        features,
         target_rate: targets.target_rate,
         target_burst: targets.target_burst,
         server: ServerLimits::default(),

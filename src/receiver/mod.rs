@@ -26,6 +26,7 @@ pub use intake::Sabotage;
 pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
 
+use crate::features::Features;
 use crate::runtime::clock::Clock;
 use crate::runtime::heartbeat::{BEAT_EVERY, Heartbeat, Liveness};
 use crate::runtime::metrics::Metrics;
@@ -54,6 +55,8 @@ pub struct Config {
     pub address: (SocketAddr, &'static str),
     /// Where health and metrics are served; none where another part of the process does.
     pub health_address: Option<SocketAddr>,
+    /// The kinds that are served.
+    pub features: Features,
     /// Deliveries per second that one repository may have stored. More than zero.
     pub target_rate: f64,
     /// How many of them at once.
@@ -157,7 +160,7 @@ impl Receiver {
         let address = server.address();
 
         let until = tasks.shutdown();
-        let watches = targets::watch(targets, kube, &readiness);
+        let watches = targets::watch(targets, kube, &readiness, &config.features);
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
                 () = watches => {}

@@ -1,11 +1,11 @@
 //! An installation with the feature `tokens` alone: it works, and its account may do nothing else.
 
 use crate::scene::{only_token, publish};
-use crate::world::operator::Start;
-use crate::world::{World, objects, until};
 use http::{Method, Request};
 use kube::{Client, Config};
 use landfall::api::{GitHubApp, GitHubInstallation};
+use landfall_world::operator::Start;
+use landfall_world::{World, objects, until};
 use serde_json::{Value, json};
 
 const RELEASE: &str = "tokens-only";
@@ -51,7 +51,7 @@ async fn a_token_is_published_by_an_operator_that_may_do_nothing_else() {
 
 #[tokio::test]
 async fn the_account_of_tokens_alone_is_refused_everything_else() {
-    let (world, account) = with_account().await;
+    let (_world, account) = with_account().await;
     let client = Client::try_from(account).unwrap();
     let named = json!({"metadata": {"name": "a"}});
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {"token": "a"}});

@@ -1,11 +1,11 @@
 //! The reports of workspaces' agents: taken from the pod whose token comes with them, and from nobody else.
 
-use crate::world::{OPERATOR, World};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use landfall::agent::report::{Answer, OnStop, Report};
 use landfall::reports::{Desk, PodIdentity, Refused, Reports};
 use landfall::runtime::clock::ManualClock;
+use landfall_world::{OPERATOR, World};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,9 @@
 //! Clients that send too much, too slowly, or not to the end.
 
-use crate::client::{Delivery, PATIENCE, answer, exchange, kept_answer, until_closed};
 use crate::scene::{Scene, config, guid, metric};
 use landfall::receiver::{Config, ServerLimits};
 use landfall::webhook::Hook;
+use landfall_world::delivery::{Delivery, PATIENCE, answer, exchange, kept_answer, until_closed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,10 +1,10 @@
 //! When a delivery counts as stored: with an API server that is away or slow, clients that hang up, and an end meanwhile.
 
-use crate::client::{Answer, answer, exchange};
 use crate::proxy::Line;
 use crate::scene::{Scene, config, guid, metric, ready};
-use crate::world::until;
 use landfall::receiver::{Config, InboxLimits, Sabotage, ServerLimits};
+use landfall_world::delivery::{Answer, answer, exchange};
+use landfall_world::until;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -232,13 +232,12 @@ fn mount(name: &str, path: &str, read_only: bool) -> Value {
 }
 
 /// The `PodSpec` that the pod and the Job's pod have in common.
-fn common(workspace: &Workspace) -> Value {
-    let (user, pod) = (workspace.spec.run_as_user, &workspace.spec.pod);
+fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> Value {
+    let pod = &workspace.spec.pod;
     let mut spec = json!({
         "automountServiceAccountToken": false, "enableServiceLinks": false,
         "securityContext": {
-            "runAsNonRoot": true, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
-            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+            "runAsNonRoot": true, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
         },
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": name(workspace)}},
@@ -246,12 +245,20 @@ fn common(workspace: &Workspace) -> Value {
             {"name": "scratch", "emptyDir": {}},
         ],
     });
+    if let Some(user) = workspace.spec.run_as_user.or(settings.user) {
+        for id in ["runAsUser", "runAsGroup", "fsGroup"] {
+            spec["securityContext"][id] = json!(user);
+        }
+    }
     let mut set = |field: &str, is_set: bool, value: Value| {
         if is_set {
             spec[field] = value;
         }
     };
-    set("nodeSelector", !pod.node_selector.is_empty(), json!(pod.node_selector));
+    // The containers' programs are Linux programs.
+    let mut nodes = BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]);
+    nodes.extend(pod.node_selector.clone());
+    set("nodeSelector", true, json!(nodes));
     set("tolerations", !pod.tolerations.is_empty(), json!(pod.tolerations));
     let affinity = affinity(workspace).ok().flatten();
     set("affinity", affinity.is_some(), json!(affinity));
@@ -307,7 +314,7 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
         json!([workspace_mount, token_mount, scratch, mount("tools", TOOLS, true), mount("identity", IDENTITY, true)]);
     let mut agent = ours(AGENT, settings, &agent, &env, &agent_mounts);
     agent["restartPolicy"] = json!("Always");
-    let mut pod_spec = common(workspace);
+    let mut pod_spec = common(workspace, settings);
     if let Some(volumes) = pod_spec["volumes"].as_array_mut() {
         volumes.push(json!({"name": "tools", "emptyDir": {"sizeLimit": "16Mi"}}));
         volumes.push(json!({"name": "identity", "projected": {"defaultMode": 0o440, "sources": [
@@ -376,7 +383,7 @@ pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, s
     let args = words(&["workspace", "save", "--clean-is-success", "--termination-log", LAST_MESSAGE]);
     let mounts =
         json!([mount("workspace", VOLUME, false), mount("token", TOKEN, true), mount("scratch", SCRATCH, false)]);
-    let mut pod_spec = common(workspace);
+    let mut pod_spec = common(workspace, settings);
     pod_spec["restartPolicy"] = json!("Never");
     pod_spec["terminationGracePeriodSeconds"] = json!(30);
     pod_spec["containers"] = json!([ours(SAVE, settings, &args, &env, &mounts)]);

@@ -136,7 +136,7 @@ fn manifests() -> Vec<Value> {
 /// The definitions and rules that Helm makes of the chart.
 fn rendered(release: &str, values: &[&str]) -> Vec<Value> {
     let helm = landfall_cluster::helm(&Cache::from_environment().expect("a cache")).expect("Helm");
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/landfall");
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/landfall");
     let rendered = Command::new(helm).args(["template", release, chart, "--namespace", SYSTEM]).args(values).output();
     let rendered = rendered.expect("Helm runs");
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
