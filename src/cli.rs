@@ -8,6 +8,7 @@ mod workspace;
 use crate::features::{Feature, Features};
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
+use crate::guards::Guards;
 use crate::operator::{Config, Controller, Environment};
 use crate::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use crate::runtime::clock::SystemClock;
@@ -92,7 +93,7 @@ struct ControllerArgs {
     /// Read and write Secrets of tokens in this namespace only. May be given several times, or several with commas. Default: in all.
     #[arg(long = "secret-namespace", env = "LANDFALL_SECRET_NAMESPACES", value_delimiter = ',')]
     secret_namespaces: Vec<String>,
-    /// Accept plain http in a GitHubApp's spec.apiUrl also for hosts other than loopback. Tokens and keys then cross the network in the clear.
+    /// Accept plain http in a GitHubApp's spec.apiURL also for hosts other than loopback. Tokens and keys then cross the network in the clear.
     #[arg(long, env = "LANDFALL_INSECURE_DEVELOPMENT")]
     insecure_development: bool,
     /// Let a ProjectRepository's spec.source.url name this host: git.example.com, git.example.com:8443 or *.example.com. May be given several times, or several with commas. Default: none.
@@ -356,8 +357,7 @@ async fn control(
         jitter: Arc::new(RandomJitter),
         github: Arc::new(HttpsConnect::new()),
         shutdown,
-        #[cfg(feature = "sabotage")]
-        sabotage: crate::operator::Sabotage::default(),
+        guards: Guards::default(),
     };
     let controller = Controller::start(config, environment).await?;
     tracing::info!(address = %controller.health_address(), "serving health and metrics");
@@ -380,8 +380,7 @@ async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
         keys: KeySource::Directory(args.key_directory),
         clock: Arc::new(SystemClock),
         shutdown,
-        #[cfg(feature = "sabotage")]
-        sabotage: receiver::Sabotage::default(),
+        guards: Guards::default(),
     };
     let receiver = Receiver::start(config, environment).await?;
     if let Some(address) = receiver.health_address() {
@@ -406,8 +405,7 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
         keys: KeySource::Secret(args.controller.namespace.clone()),
         clock: Arc::new(SystemClock),
         shutdown: shutdown.clone(),
-        #[cfg(feature = "sabotage")]
-        sabotage: receiver::Sabotage::default(),
+        guards: Guards::default(),
     };
     let receiver = Receiver::start(config, environment).await?;
     tracing::info!(address = %receiver.address(), "receiving deliveries");

@@ -270,7 +270,7 @@ mod tests {
     fn app(tenants: &serde_json::Value) -> GitHubApp {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
-            "spec": {"appId": 1, "credentialsSecret": {"name": "github-app"}, "tenants": tenants},
+            "spec": {"appID": 1, "credentialsSecretRef": {"name": "github-app"}, "tenants": tenants},
         }))
         .unwrap()
     }
@@ -395,8 +395,8 @@ mod tests {
     fn the_grants_pin_goes_before_the_remembered_one() {
         let app: GitHubApp = serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "x"},
-            "spec": {"appId": 1, "credentialsSecret": {"name": "s"}},
-            "status": {"tenants": [{"account": "Acme", "accountId": 7}]},
+            "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}},
+            "status": {"tenants": [{"account": "Acme", "accountID": 7}]},
         }))
         .unwrap();
         assert_eq!(pin(&app, "acme", None), Pin::To(7));

@@ -8,12 +8,11 @@ pub mod features;
 pub mod git;
 pub mod github;
 pub mod grant;
+pub mod guards;
 pub mod manifests;
 pub mod operator;
 pub mod receiver;
 pub mod reports;
 pub mod runtime;
-#[cfg(feature = "sabotage")]
-pub mod sabotage;
 pub mod settings;
 pub mod webhook;

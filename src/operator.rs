@@ -9,21 +9,23 @@ use crate::controllers::repository::{ReadTokens, Repositories};
 use crate::controllers::rollout::Rollouts;
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
-use crate::controllers::workspace::{WorkspaceDesk, Workspaces};
+use crate::controllers::workspace::{WorkspaceReports, Workspaces};
 use crate::controllers::{self, InFlight};
 use crate::features::{Feature, Features};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
-use crate::reports::{BindError, Reports};
+use crate::guards::Guards;
+use crate::reports::ReportServer;
 use crate::runtime::clock::Clock;
 use crate::runtime::due::DueQueue;
 use crate::runtime::events::Events;
+use crate::runtime::health::{Endpoints, HealthServer};
 use crate::runtime::heartbeat::Liveness;
+use crate::runtime::http_server::BindError;
 use crate::runtime::jitter::Jitter;
 use crate::runtime::lease::{Lease, LeaseError, LeaseLost, LeaseTimes};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Check, Readiness};
-use crate::runtime::server::{Endpoints, Server, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
 use crate::settings::{Settings, WorkspaceSettings};
 use crate::webhook::root_keys::KnownRootKeys;
@@ -77,70 +79,8 @@ pub struct Environment {
     pub github: Arc<dyn Connect>,
     /// Cancelled when the process is to end.
     pub shutdown: CancellationToken,
-    /// Guards to take out, which shows that a test notices.
-    #[cfg(feature = "sabotage")]
-    pub sabotage: Sabotage,
-}
-
-/// Guards that a test takes out to see that it notices. Not in the operator that is shipped.
-#[cfg(feature = "sabotage")]
-#[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each guard")]
-pub struct Sabotage {
-    /// Tokens get no finalizer.
-    pub drop_finalizer: bool,
-    /// What a Secret says of its token is not believed: a good token is not adopted after a restart.
-    pub skip_adoption: bool,
-    /// A webhook is made without looking whether it is there.
-    pub skip_hook_listing: bool,
-    /// A workload is rolled before status says so.
-    pub act_before_status: bool,
-    /// What a delivery says was pushed is the head.
-    pub believe_deliveries: bool,
-    /// What status says is so: the head of a repository; of a workspace its branch, its pull request, and that its work is safe.
-    pub believe_status: bool,
-    /// `namespace.name` is the `ServiceAccount` of another namespace.
-    pub any_account: bool,
-    /// What a pod says that it saved is at the remote.
-    pub believe_agent: bool,
-    /// A volume is let go of before what was saved is read back.
-    pub let_go_early: bool,
-    /// The token of a workspace is one for all repositories.
-    pub any_repository: bool,
-    /// A pod with a workspace's labels reports for it.
-    pub any_reporter: bool,
-    /// `spec.pod` of a workspace is put into its pod as it is.
-    pub raw_pod_fields: bool,
-    /// What has the name of a workspace's is the workspace's.
-    pub any_owner: bool,
-    /// A pod speaks of a workspace from any namespace.
-    pub any_namespace: bool,
-    /// The volume that a claim names is the claim's.
-    pub any_volume: bool,
-    /// Any value of the annotation gives a workspace's work up.
-    pub any_force: bool,
-    /// A pull request's title is put between quotes.
-    pub paste_title: bool,
-}
-
-#[cfg(feature = "sabotage")]
-impl Sabotage {
-    /// Takes the guards out of what was gathered.
-    #[must_use]
-    pub fn tamper(self, gathered: controllers::token::Gathered) -> controllers::token::Gathered {
-        use controllers::token::SecretSeen;
-        let mut gathered = gathered;
-        if self.drop_finalizer && gathered.token.metadata.deletion_timestamp.is_none() {
-            gathered.has_finalizer = true;
-        }
-        if self.skip_adoption
-            && gathered.held.is_none()
-            && let SecretSeen::Ours(published) = &mut gathered.secret
-        {
-            published.scope = None;
-        }
-        gathered
-    }
+    /// The guards, all in place but in some tests.
+    pub guards: Guards,
 }
 
 /// What the metric of objects counts.
@@ -158,12 +98,9 @@ fn count_objects(metrics: &Metrics, stores: &Stores) {
 /// Why the process ended, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Health and metrics cannot be served.
+    /// Health and metrics, or reports, cannot be served.
     #[error(transparent)]
-    Server(#[from] ServerError),
-    /// Reports cannot be received.
-    #[error(transparent)]
-    Reports(#[from] BindError),
+    Bind(#[from] BindError),
     /// A task ended that should not have.
     #[error(transparent)]
     Shutdown(#[from] ShutdownError),
@@ -217,8 +154,8 @@ async fn serve_reports(
     leads: Arc<AtomicBool>,
     until: CancellationToken,
 ) -> Result<SocketAddr, Error> {
-    let desk = Arc::new(WorkspaceDesk::new(Arc::clone(context), leads));
-    let reports = Reports::bind(address, context.client.clone(), desk, Arc::clone(&context.clock)).await?;
+    let handler = Arc::new(WorkspaceReports::new(Arc::clone(context), leads));
+    let reports = ReportServer::bind(address, context.client.clone(), handler, Arc::clone(&context.clock)).await?;
     let address = reports.address();
     tasks.spawn::<Error>("the server for reports", async move {
         reports.serve(until).await;
@@ -274,9 +211,7 @@ impl Controller {
     /// # Errors
     /// When the address for health and metrics cannot be listened on.
     pub async fn start(config: Config, environment: Environment) -> Result<Self, Error> {
-        let Environment { kube, lease, clock, jitter, github, shutdown, .. } = environment;
-        #[cfg(feature = "sabotage")]
-        let sabotage = environment.sabotage;
+        let Environment { kube, lease, clock, jitter, github, shutdown, guards } = environment;
         let metrics = Metrics::new();
         let readiness = Readiness::new();
         let liveness = Liveness::new();
@@ -285,7 +220,7 @@ impl Controller {
         metrics.watch_due_queue(queue.clone());
         metrics.watch_readiness(readiness.clone());
         let endpoints = Endpoints { liveness, readiness: readiness.clone(), metrics: metrics.clone() };
-        let server = Server::bind(config.health_address, endpoints).await?;
+        let server = HealthServer::bind(config.health_address, endpoints).await?;
         let health_address = server.address();
 
         let mut tasks = Tasks::new(shutdown);
@@ -353,8 +288,7 @@ impl Controller {
             root_keys,
             stores,
             due,
-            #[cfg(feature = "sabotage")]
-            sabotage,
+            guards,
         });
         let leads = Arc::new(AtomicBool::new(false));
         let reports_address = if context.settings.features.has(Feature::Workspaces) {

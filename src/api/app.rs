@@ -35,27 +35,27 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.appId) == has(oldSelf.appId) && has(self.clientId) == has(oldSelf.clientId)")
-        .message("spec.appId and spec.clientId cannot be exchanged for one another: make another GitHubApp"),
-    validation = Rule::new("has(self.appId) != has(self.clientId)")
-        .message("set exactly one of spec.appId (a number) and spec.clientId (Iv…): both stand on the App's settings page")
+    validation = Rule::new("has(self.appID) == has(oldSelf.appID) && has(self.clientID) == has(oldSelf.clientID)")
+        .message("spec.appID and spec.clientID cannot be exchanged for one another: make another GitHubApp"),
+    validation = Rule::new("has(self.appID) != has(self.clientID)")
+        .message("set exactly one of spec.appID (a number) and spec.clientID (Iv…): both stand on the App's settings page")
 )]
 pub struct GitHubAppSpec {
     /// The REST API's address: `https://api.github.com`, `https://HOST/api/v3` for GitHub Enterprise Server,
     /// `https://api.SUBDOMAIN.ghe.com` for GHE.com. Must be https, except for loopback hosts.
-    #[serde(default = "default_api_url")]
+    #[serde(default = "default_api_url", rename = "apiURL")]
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(
-        validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')").message("spec.apiUrl must be an address that begins with https://"),
-        validation = Rule::new("self == oldSelf").message("spec.apiUrl cannot be changed, for what was made with the old one would be orphaned: make another GitHubApp")
+        validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')").message("spec.apiURL must be an address that begins with https://"),
+        validation = Rule::new("self == oldSelf").message("spec.apiURL cannot be changed, for what was made with the old one would be orphaned: make another GitHubApp")
     )]
     pub api_url: String,
-    /// Where people and git go. Derived from `apiUrl` when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Where people and git go. Derived from `apiURL` when absent.
+    #[serde(default, rename = "webURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub web_url: Option<String>,
-    /// The GraphQL API's address. Derived from `apiUrl` when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The GraphQL API's address. Derived from `apiURL` when absent.
+    #[serde(default, rename = "graphqlURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub graphql_url: Option<String>,
     /// PEM certificates trusted besides the system's, for a GitHub Enterprise Server behind a private CA.
@@ -63,18 +63,18 @@ pub struct GitHubAppSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 131_072))]
     pub ca_bundle: Option<String>,
-    /// The App's id, a number. Either this or `clientId`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The App's id, a number. Either this or `clientID`.
+    #[serde(default, rename = "appID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.appId cannot be changed: make another GitHubApp"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.appID cannot be changed: make another GitHubApp"))]
     pub app_id: Option<i64>,
-    /// The App's client id (`Iv…`), which GitHub recommends as the issuer of the JWT. Either this or `appId`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The App's client id (`Iv…`), which GitHub recommends as the issuer of the JWT. Either this or `appID`.
+    #[serde(default, rename = "clientID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.clientId cannot be changed: make another GitHubApp"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.clientID cannot be changed: make another GitHubApp"))]
     pub client_id: Option<String>,
     /// The Secret with the App's private key, in the operator's namespace.
-    pub credentials_secret: CredentialsSecretReference,
+    pub credentials_secret_ref: CredentialsSecretReference,
     /// Where GitHub delivers the App's events to. Without it pushes are only polled for, unless a repository has a
     /// webhook of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,7 +136,7 @@ pub struct TenantGrant {
     )]
     pub account: String,
     /// The account's id, if it shall be pinned before the first look: `GET /users/LOGIN` gives it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "accountID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub account_id: Option<i64>,
     /// Which repositories: names (`shop`), patterns with `*` (`lib-*`), or ids in quotes (`"1296269"`).
@@ -189,7 +189,7 @@ pub struct GitHubAppStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// The App's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "appID", skip_serializing_if = "Option::is_none")]
     pub app_id: Option<i64>,
     /// The App's name in URLs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,10 +201,10 @@ pub struct GitHubAppStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner_login: Option<String>,
     /// The App's page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "htmlURL", skip_serializing_if = "Option::is_none")]
     pub html_url: Option<String>,
     /// The id of the user `slug[bot]`, the author of the App's commits. It is not the App's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "botUserID", skip_serializing_if = "Option::is_none")]
     pub bot_user_id: Option<i64>,
     /// What the App asks for at installation.
     #[serde(default, skip_serializing_if = "Permissions::is_empty")]
@@ -218,7 +218,7 @@ pub struct GitHubAppStatus {
     pub tenants: Vec<TenantStatus>,
     /// The App's webhook, once it is known to deliver here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hook: Option<WebhookStatus>,
+    pub webhook: Option<WebhookStatus>,
     /// The newest deliveries that concern the App and its installations. The receiver adds to it and the operator marks
     /// it, both outside of server-side apply, so it is left out where the rest is written.
     #[serde(default, skip_serializing_if = "Deliveries::is_empty")]
@@ -237,8 +237,8 @@ pub struct TenantStatus {
     /// The login as the spec names it.
     pub account: String,
     /// The account's id, from the first time the App was seen installed there. To accept another account that took
-    /// the name, set `spec.tenants[].accountId`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// the name, set `spec.tenants[].accountID`.
+    #[serde(default, rename = "accountID", skip_serializing_if = "Option::is_none")]
     pub account_id: Option<i64>,
     /// How many namespaces the account is granted to.
     #[serde(default)]

@@ -37,7 +37,7 @@ pub struct Delivery {
     pub sha: Option<String>,
     /// When the receiver accepted it, or accepted it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub received_at: Option<Time>,
+    pub receipt_time: Option<Time>,
     /// How often it was delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i64>,

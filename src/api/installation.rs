@@ -70,7 +70,7 @@ pub struct GitHubInstallationStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// The installation's id on GitHub. It changes with each reinstallation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "installationID", skip_serializing_if = "Option::is_none")]
     pub installation_id: Option<i64>,
     /// The account on which the App is installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,12 +86,12 @@ pub struct GitHubInstallationStatus {
     pub events: Vec<String>,
     /// When the installation was suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub suspended_at: Option<Time>,
+    pub suspension_time: Option<Time>,
     /// Who suspended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_by: Option<String>,
     /// The installation's settings page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "htmlURL", skip_serializing_if = "Option::is_none")]
     pub html_url: Option<String>,
     /// What this namespace may ask for: the GitHubApp's grants for this account and namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]

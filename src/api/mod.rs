@@ -11,6 +11,7 @@ mod delivery;
 mod installation;
 mod reason;
 mod repository;
+mod schema;
 mod token;
 mod workspace;
 
@@ -34,7 +35,7 @@ pub use token::{
 };
 pub use workspace::{
     AccessMode, BranchOnExists, CloneFilter, GitAuthor, OperatingMode, ProjectRepositoryReference, PullRequestMode,
-    PullRequestOnDelete, PullRequestOpenAt, PullRequestStatus, SaveOnFailure, SaveStatus, Workspace, WorkspaceGit,
+    PullRequestOnDelete, PullRequestOpenOn, PullRequestStatus, SaveOnFailure, SaveStatus, Workspace, WorkspaceGit,
     WorkspacePodStatus, WorkspaceSpec, WorkspaceStatus, WorkspaceTimings,
 };
 
@@ -56,9 +57,9 @@ pub const MANAGED_BY: &str = "landfall";
 /// Label on a `GitHubInstallation` that the operator made: the name of its `GitHubApp`.
 pub const APP_LABEL: &str = "landfall.dev/app";
 /// Annotation on a token's Secret: when the token ends to be valid (RFC 3339).
-pub const EXPIRES_AT_ANNOTATION: &str = "landfall.dev/expires-at";
+pub const EXPIRATION_TIME_ANNOTATION: &str = "landfall.dev/expiration-time";
 /// Annotation on a token's Secret: when the token was minted (RFC 3339).
-pub const MINTED_AT_ANNOTATION: &str = "landfall.dev/minted-at";
+pub const MINT_TIME_ANNOTATION: &str = "landfall.dev/mint-time";
 /// Annotation on a token's Secret: the fingerprint of the token in it.
 pub const FINGERPRINT_ANNOTATION: &str = "landfall.dev/fingerprint";
 /// Annotation on a token's Secret: what the token was minted for (a digest of installation, repositories, permissions).

@@ -93,8 +93,8 @@ fn default_interval() -> String {
         .message("spec.source takes exactly one of existing, fork and url"),
     validation = Rule::new("has(self.existing) == has(oldSelf.existing) && has(self.fork) == has(oldSelf.fork) && has(self.url) == has(oldSelf.url)")
         .message("spec.source cannot become one of another kind: make another ProjectRepository"),
-    validation = Rule::new("!has(self.credentialsSecret) || has(self.url)")
-        .message("spec.source.credentialsSecret is for source.url: other sources use the App's tokens")
+    validation = Rule::new("!has(self.credentialsSecretRef) || has(self.url)")
+        .message("spec.source.credentialsSecretRef is for source.url: other sources use the App's tokens")
 )]
 pub struct RepositorySource {
     /// A repository of the installation's account. The id it has at first is kept: renames are followed, and a
@@ -117,7 +117,7 @@ pub struct RepositorySource {
     /// The Secret in this namespace with which `url` is read: the keys `username` and `password`, and `host`, the host
     /// they are for, which must be the one in `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret: Option<SecretReference>,
+    pub credentials_secret_ref: Option<SecretReference>,
 }
 
 /// A fork to ensure.
@@ -292,7 +292,7 @@ pub struct ProjectRepositoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
     /// Its id in GraphQL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "nodeID", skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
     /// `owner/name`, as it is called now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -313,10 +313,10 @@ pub struct ProjectRepositoryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_branch: Option<String>,
     /// Where it is cloned from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "cloneURL", skip_serializing_if = "Option::is_none")]
     pub clone_url: Option<String>,
     /// Its page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "htmlURL", skip_serializing_if = "Option::is_none")]
     pub html_url: Option<String>,
     /// The head of the branch that is followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -348,10 +348,10 @@ pub struct ForkStatus {
     /// `owner/name` of the upstream.
     pub of: String,
     /// The upstream's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "parentID", skip_serializing_if = "Option::is_none")]
     pub parent_id: Option<i64>,
     /// The upstream's head with which the fork was compared last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "upstreamSHA", skip_serializing_if = "Option::is_none")]
     pub upstream_sha: Option<String>,
     /// How many commits the fork was behind then, and still is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -370,7 +370,7 @@ pub struct HeadStatus {
     /// The commit.
     pub sha: String,
     /// When this commit was first seen there.
-    pub observed_at: Time,
+    pub observation_time: Time,
 }
 
 /// A webhook that the operator ensures.
@@ -383,6 +383,7 @@ pub struct WebhookStatus {
     /// Where it delivers to.
     pub url: String,
     /// The id of the root key that its secret was derived from.
+    #[serde(rename = "keyID")]
     pub key_id: String,
 }
 
@@ -398,10 +399,10 @@ pub struct DeploymentStatus {
     pub result: DeploymentResult,
     /// Since when it waits, or runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_at: Option<Time>,
+    pub start_time: Option<Time>,
     /// When it was done, or was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finished_at: Option<Time>,
+    pub completion_time: Option<Time>,
     /// What happened, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]

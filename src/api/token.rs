@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.secretName"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expirationTime"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -165,12 +165,12 @@ pub struct InstallationTokenStatus {
     pub conditions: Vec<Condition>,
     /// When the published token ends to be valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Time>,
+    pub expiration_time: Option<Time>,
     /// When it was minted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub minted_at: Option<Time>,
+    pub mint_time: Option<Time>,
     /// The ids of the repositories it reaches; empty for all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, rename = "repositoryIDs", skip_serializing_if = "Vec::is_empty")]
     pub repository_ids: Vec<i64>,
     /// What it may do.
     #[serde(default, skip_serializing_if = "Permissions::is_empty")]

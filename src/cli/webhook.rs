@@ -107,7 +107,7 @@ async fn print(client: &Client, show: Show) -> Outcome {
         Output::Json => {
             let whole = json!({
                 "url": url, "contentType": "application/json", "secret": signed.expose(), "events": events,
-                "insecureSsl": false, "keyId": keys.current.id(),
+                "insecureSSL": false, "keyID": keys.current.id(),
             });
             println!("{whole:#}");
         }

@@ -125,7 +125,7 @@ impl Access {
                 Reason::AccountNotGranted,
                 format!(
                     "the name {account} belonged to the account with id {pinned} when it was granted, and now to another one, id \
-                     {found}: if that one is meant, set spec.tenants[].accountId of GitHubApp {app} to {found}"
+                     {found}: if that one is meant, set spec.tenants[].accountID of GitHubApp {app} to {found}"
                 ),
             ),
             Self::NotInstalled { install_url, .. } if was_installed => Standing::stalled(
@@ -168,7 +168,7 @@ mod tests {
     fn app() -> GitHubApp {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
-            "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [
+            "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [
                 {"account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
         }))
         .unwrap()

@@ -15,6 +15,7 @@ use crate::api::{
 };
 use crate::github::{self, Connect};
 use crate::grant::{Known, NamespaceView, Reach};
+use crate::guards::Guards;
 use crate::runtime::clock::Clock;
 use crate::runtime::due::Due;
 use crate::runtime::events::Events;
@@ -113,9 +114,8 @@ pub struct Context {
     pub stores: Arc<Stores>,
     /// The queue.
     pub due: Dues,
-    /// Guards of the operator that tests take out.
-    #[cfg(feature = "sabotage")]
-    pub sabotage: crate::operator::Sabotage,
+    /// The guards that tests take out.
+    pub guards: Guards,
 }
 
 /// How a reconcile ended.

@@ -86,7 +86,7 @@ fn status(access: &Access, stored: GitHubInstallationStatus, handled: Option<Str
                 .map(|(name, level)| (name.clone(), level.to_string()))
                 .collect(),
             events: installation.events.clone(),
-            suspended_at: installation.suspended_at.map(Time),
+            suspension_time: installation.suspended_at.map(Time),
             suspended_by: installation.suspended_by.as_ref().map(|by| by.login.clone()),
             html_url: Some(installation.html_url.clone()),
             granted: Some(grant.effective()),

@@ -468,7 +468,7 @@ fn credentials_seen(seen: &Seen<'_, PartialObjectMeta<Secret>>, stores: &Stores,
                 keys.changed();
             }
             for app in stores.apps.state() {
-                if app.spec.credentials_secret.name == name || (are_keys && app.spec.webhook.is_some()) {
+                if app.spec.credentials_secret_ref.name == name || (are_keys && app.spec.webhook.is_some()) {
                     due.apps.look_now(&ObjectRef::from_obj(&*app));
                 }
             }

@@ -50,7 +50,9 @@ pub enum AddressError {
     #[error("spec.source.url: {0} is not spoken here; use the repository's https address")]
     NotHttps(String),
     /// A user name or a password.
-    #[error("spec.source.url carries a user name or a password; put them into the Secret that credentialsSecret names")]
+    #[error(
+        "spec.source.url carries a user name or a password; put them into the Secret that credentialsSecretRef names"
+    )]
     Credentials,
     /// A query or a fragment.
     #[error("spec.source.url carries a query or a fragment; remove everything from the `?` or the `#` on")]

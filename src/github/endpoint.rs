@@ -29,30 +29,30 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("spec.{field}: {problem}; {remedy}")]
 pub struct EndpointError {
-    /// `apiUrl`, `webUrl` or `graphqlUrl`.
+    /// `apiURL`, `webURL` or `graphqlURL`.
     pub field: &'static str,
     problem: String,
     remedy: String,
 }
 
 impl Endpoint {
-    /// Reads `spec.apiUrl`, and `spec.webUrl` and `spec.graphqlUrl` where they are set; what is not set is derived.
+    /// Reads `spec.apiURL`, and `spec.webURL` and `spec.graphqlURL` where they are set; what is not set is derived.
     pub fn parse(
         api_url: &str,
         web_url: Option<&str>,
         graphql_url: Option<&str>,
         plain_http: PlainHttp,
     ) -> Result<Self, EndpointError> {
-        let api = address("apiUrl", api_url, plain_http)?;
+        let api = address("apiURL", api_url, plain_http)?;
         let (web, graphql) = match (web_url, graphql_url) {
             (Some(web), Some(graphql)) => {
-                (address("webUrl", web, plain_http)?, address("graphqlUrl", graphql, plain_http)?)
+                (address("webURL", web, plain_http)?, address("graphqlURL", graphql, plain_http)?)
             }
             (web, graphql) => {
                 let derived = derive(&api)?;
                 (
-                    web.map_or(Ok(derived.0), |web| address("webUrl", web, plain_http))?,
-                    graphql.map_or(Ok(derived.1), |graphql| address("graphqlUrl", graphql, plain_http))?,
+                    web.map_or(Ok(derived.0), |web| address("webURL", web, plain_http))?,
+                    graphql.map_or(Ok(derived.1), |graphql| address("graphqlURL", graphql, plain_http))?,
                 )
             }
         };
@@ -110,7 +110,7 @@ fn address(field: &'static str, text: &str, plain_http: PlainHttp) -> Result<Url
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refused(
             "carries a user name or a password".into(),
-            "remove them; credentials come from spec.credentialsSecret",
+            "remove them; credentials come from spec.credentialsSecretRef",
         ));
     }
     if url.query().is_some() || url.fragment().is_some() {
@@ -146,7 +146,7 @@ fn is_loopback(url: &Url) -> bool {
 
 /// The web pages' and GraphQL's addresses that follow from the API's.
 fn derive(api: &Url) -> Result<(Url, Url), EndpointError> {
-    let refused = |problem: String, remedy: String| EndpointError { field: "apiUrl", problem, remedy };
+    let refused = |problem: String, remedy: String| EndpointError { field: "apiURL", problem, remedy };
     let host = api.host_str().unwrap_or_default();
     let path = api.path().trim_end_matches('/');
     let at = |host: &str, path: &str| {
@@ -184,7 +184,7 @@ fn derive(api: &Url) -> Result<(Url, Url), EndpointError> {
             "{api} has none of the shapes that GitHub's API addresses have, so where its pages and its GraphQL API are cannot be told"
         ),
         format!(
-            "for GitHub Enterprise Server use {}/api/v3; otherwise set spec.webUrl and spec.graphqlUrl",
+            "for GitHub Enterprise Server use {}/api/v3; otherwise set spec.webURL and spec.graphqlURL",
             api.origin().ascii_serialization()
         ),
     ))
@@ -289,7 +289,7 @@ mod tests {
         );
         let error = Endpoint::parse("https://api.github.com", Some("ftp://pages.example"), None, PlainHttp::OnLoopback)
             .unwrap_err();
-        assert_eq!(error.to_string(), "spec.webUrl: ftp is not a scheme of GitHub's API; use https");
+        assert_eq!(error.to_string(), "spec.webURL: ftp is not a scheme of GitHub's API; use https");
     }
 
     #[test]
@@ -307,32 +307,32 @@ mod tests {
         let table = [
             (
                 "api.github.com",
-                "spec.apiUrl: not an address (relative URL without a base); write it in full, like https://api.github.com",
+                "spec.apiURL: not an address (relative URL without a base); write it in full, like https://api.github.com",
             ),
             (
                 "https://me:ghp_1@api.github.com",
-                "spec.apiUrl: carries a user name or a password; remove them; credentials come from spec.credentialsSecret",
+                "spec.apiURL: carries a user name or a password; remove them; credentials come from spec.credentialsSecretRef",
             ),
             (
                 "https://api.github.com?x=1",
-                "spec.apiUrl: carries a query or a fragment; remove everything from the `?` or the `#` on",
+                "spec.apiURL: carries a query or a fragment; remove everything from the `?` or the `#` on",
             ),
             (
                 "https://api.github.com#x",
-                "spec.apiUrl: carries a query or a fragment; remove everything from the `?` or the `#` on",
+                "spec.apiURL: carries a query or a fragment; remove everything from the `?` or the `#` on",
             ),
             (
                 "https://github.com",
-                "spec.apiUrl: https://github.com/ is where GitHub's pages are, not its API; use https://api.github.com",
+                "spec.apiURL: https://github.com/ is where GitHub's pages are, not its API; use https://api.github.com",
             ),
             (
                 "https://acme.ghe.com",
-                "spec.apiUrl: https://acme.ghe.com/ is where GHE.com's pages are, not its API; use https://api.acme.ghe.com",
+                "spec.apiURL: https://acme.ghe.com/ is where GHE.com's pages are, not its API; use https://api.acme.ghe.com",
             ),
             (
                 "https://ghe.example",
-                "spec.apiUrl: https://ghe.example/ has none of the shapes that GitHub's API addresses have, so where its pages and its GraphQL API are cannot be told; \
-                 for GitHub Enterprise Server use https://ghe.example/api/v3; otherwise set spec.webUrl and spec.graphqlUrl",
+                "spec.apiURL: https://ghe.example/ has none of the shapes that GitHub's API addresses have, so where its pages and its GraphQL API are cannot be told; \
+                 for GitHub Enterprise Server use https://ghe.example/api/v3; otherwise set spec.webURL and spec.graphqlURL",
             ),
         ];
         for (address, expected) in table {

@@ -12,33 +12,32 @@ mod event;
 pub mod fuzzed;
 mod inbox;
 mod intake;
-mod keys;
+pub(crate) mod keys;
 mod metrics;
-mod patience;
 mod rate;
 mod server;
 mod signature;
 mod targets;
 
 pub use inbox::{FIELD_MANAGER, Limits as InboxLimits};
-#[cfg(feature = "sabotage")]
-pub use intake::Sabotage;
 pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
 
 use crate::features::Features;
+use crate::guards::Guards;
 use crate::runtime::clock::Clock;
+use crate::runtime::health::{Endpoints, HealthServer};
 use crate::runtime::heartbeat::{BEAT_EVERY, Heartbeat, Liveness};
+use crate::runtime::http_server::BindError;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
-use crate::runtime::server::{Endpoints, Server as HealthServer, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
 use complaints::Complaints;
 use inbox::Inbox;
 use intake::Intake;
 use keys::Keys;
 use rate::Buckets;
-use server::{BindError, Server};
+use server::Server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,18 +76,14 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Cancelled when the process is to end.
     pub shutdown: CancellationToken,
-    /// Guards to take out, which shows what they keep off.
-    #[cfg(feature = "sabotage")]
-    pub sabotage: Sabotage,
+    /// The guards, all in place but in some tests.
+    pub guards: Guards,
 }
 
 /// Why the process ended, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Health and metrics cannot be served.
-    #[error(transparent)]
-    Health(#[from] ServerError),
-    /// Deliveries cannot be received.
+    /// Health and metrics, or deliveries, cannot be served.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A task ended that should not have.
@@ -110,9 +105,7 @@ impl Receiver {
     /// # Errors
     /// When an address cannot be listened on.
     pub async fn start(config: Config, environment: Environment) -> Result<Self, Error> {
-        let Environment { kube, keys, clock, shutdown, .. } = environment;
-        #[cfg(feature = "sabotage")]
-        let sabotage = environment.sabotage;
+        let Environment { kube, keys, clock, shutdown, guards } = environment;
         let (process, readiness, liveness) = (Metrics::new(), Readiness::new(), Liveness::new());
         process.watch_readiness(readiness.clone());
         let metrics = metrics::Metrics::new(&process);
@@ -137,7 +130,7 @@ impl Receiver {
         let serving = readiness.check("serving");
         serving.ready();
         let keys = Arc::new(Keys::new(keys, kube.clone(), readiness.check("webhook keys")));
-        let targets = Targets::default();
+        let targets = Targets::new(guards);
         let intake = Intake {
             targets: targets.clone(),
             keys: Arc::clone(&keys),
@@ -152,8 +145,7 @@ impl Receiver {
             metrics,
             complaints: Complaints::new(Arc::clone(&clock)),
             clock,
-            #[cfg(feature = "sabotage")]
-            sabotage,
+            guards,
         };
         let (address, flag) = config.address;
         let server = Server::bind(address, flag, config.server, intake).await?;
@@ -195,9 +187,9 @@ impl Receiver {
             drained.cancel();
             Ok(())
         });
-        let ServerLimits { linger, drain, .. } = config.server;
-        // The rest is for the health server to see its last client off.
-        Ok(Self { tasks, address, health_address, grace: linger + drain + Duration::from_secs(7) })
+        let ServerLimits { shutdown_delay, drain, .. } = config.server;
+        // The rest is for the health server, which stops last.
+        Ok(Self { tasks, address, health_address, grace: shutdown_delay + drain + Duration::from_secs(7) })
     }
 
     /// Where deliveries are received.

@@ -248,7 +248,7 @@ async fn the_receivers_token_opens_nothing_else() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
     });
     let paused = json!({"spec": {"paused": true}});
-    let other = json!({"status": {"installationId": 7}});
+    let other = json!({"status": {"installationID": 7}});
     let none = Value::Null;
     let policy = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/landfall-receiver";
     let of_ours = [

@@ -27,14 +27,14 @@ type Bad = (Vec<(&'static str, Value)>, &'static str);
 fn bad_apps() -> Vec<Bad> {
     let tenant = |field, value| vec![(field, value)];
     vec![
-        (vec![("/spec/clientId", json!("Iv1.abc"))], "set exactly one of spec.appId"),
-        (vec![("/spec/appId", Value::Null)], "set exactly one of spec.appId"),
+        (vec![("/spec/clientID", json!("Iv1.abc"))], "set exactly one of spec.appID"),
+        (vec![("/spec/appID", Value::Null)], "set exactly one of spec.appID"),
         (
-            vec![("/spec/appId", json!(0))],
-            "spec.appId: Invalid value: 0: spec.appId in body should be greater than or equal to 1",
+            vec![("/spec/appID", json!(0))],
+            "spec.appID: Invalid value: 0: spec.appID in body should be greater than or equal to 1",
         ),
-        (vec![("/spec/apiUrl", json!("api.github.com"))], "must be an address that begins with https://"),
-        (vec![("/spec/credentialsSecret", Value::Null)], "spec.credentialsSecret: Required value"),
+        (vec![("/spec/apiURL", json!("api.github.com"))], "must be an address that begins with https://"),
+        (vec![("/spec/credentialsSecretRef", Value::Null)], "spec.credentialsSecretRef: Required value"),
         (vec![("/spec/tenents", json!([]))], "field not declared in schema"),
         (
             vec![("/spec/webhook", json!({"url": "landfall.example.com"}))],
@@ -66,7 +66,7 @@ fn bad_installations() -> Vec<Bad> {
         (vec![("/spec/account", Value::Null)], "spec.account: Required value"),
         (vec![("/spec/account", json!("a".repeat(40)))], "may not be more than 39"),
         (vec![("/spec/appRef", json!({}))], "spec.appRef.name: Required value"),
-        (vec![("/spec/installationId", json!(7))], "field not declared in schema"),
+        (vec![("/spec/installationID", json!(7))], "field not declared in schema"),
     ]
 }
 
@@ -99,7 +99,7 @@ fn bad_repositories() -> Vec<Bad> {
         (spec("/spec/source/existing", Value::Null), "takes exactly one of existing, fork and url"),
         (spec("/spec/source/existing", json!({"name": "shop", "id": 7})), "is given by name or by id, not both"),
         (spec("/spec/source/existing", json!({"name": "acme/shop"})), "stands without its owner"),
-        (spec("/spec/source/credentialsSecret", json!({"name": "a"})), "is for source.url"),
+        (spec("/spec/source/credentialsSecretRef", json!({"name": "a"})), "is for source.url"),
         (spec("/spec/installationRef", Value::Null), "spec.installationRef is needed for source.existing"),
         (spec("/spec/branch", json!("refs/heads/main")), "without refs/heads/"),
         (spec("/spec/branch", json!("a b")), "without refs/heads/, spaces"),
@@ -187,8 +187,8 @@ async fn what_cannot_be_changed_says_so() {
     let kubeconfig = server.kubeconfig();
     kubectl(&kubeconfig, &["create", "namespace", "team-a"], "").expect("a namespace");
     for (file, pointer, value, words) in [
-        ("githubapp", "/spec/appId", json!(7), "spec.appId cannot be changed: make another GitHubApp"),
-        ("githubapp", "/spec/apiUrl", json!("https://ghe.example.com/api/v3"), "spec.apiUrl cannot be changed"),
+        ("githubapp", "/spec/appID", json!(7), "spec.appID cannot be changed: make another GitHubApp"),
+        ("githubapp", "/spec/apiURL", json!("https://ghe.example.com/api/v3"), "spec.apiURL cannot be changed"),
         ("githubinstallation", "/spec/appRef/name", json!("other"), "spec.appRef cannot be changed"),
         ("githubinstallation", "/spec/account", json!("other"), "spec.account cannot be changed"),
         ("projectrepository", "/spec/installationRef/name", json!("other"), "spec.installationRef cannot be changed"),

@@ -250,8 +250,8 @@ impl World {
         self.apply(&json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": self.name},
             "spec": {
-                "apiUrl": SHARED.sim.api_url(), "caBundle": SHARED.sim.ca_pem(), "appId": APP,
-                "credentialsSecret": {"name": KEY_SECRET},
+                "apiURL": SHARED.sim.api_url(), "caBundle": SHARED.sim.ca_pem(), "appID": APP,
+                "credentialsSecretRef": {"name": KEY_SECRET},
                 "tenants": [{
                     "account": self.name, "repositories": ["*"],
                     "maxPermissions": {"contents": "write", "metadata": "read", "pull_requests": "write"},

@@ -20,14 +20,14 @@ async fn it_shows_what_github_says_of_it() {
     let status = &object["status"];
     says(ready(&object)["message"].as_str().unwrap(), &["App landfall", "installed on 1 accounts"]);
     assert_eq!(
-        (&status["appId"], &status["slug"], &status["name"]),
+        (&status["appID"], &status["slug"], &status["name"]),
         (&json!(4242), &json!("landfall"), &json!("Landfall"))
     );
     assert_eq!(status["ownerLogin"], "acme");
-    assert!(status["botUserId"].as_i64().is_some_and(|id| id != 4242), "the bot user has an id of its own");
+    assert!(status["botUserID"].as_i64().is_some_and(|id| id != 4242), "the bot user has an id of its own");
     assert_eq!(status["permissions"]["repository_hooks"], "write");
-    assert_eq!(status["tenants"], json!([{"account": "acme", "accountId": 7001, "namespaces": 1}]));
-    assert!(status["htmlUrl"].as_str().unwrap().ends_with("/apps/landfall"), "{status}");
+    assert_eq!(status["tenants"], json!([{"account": "acme", "accountID": 7001, "namespaces": 1}]));
+    assert!(status["htmlURL"].as_str().unwrap().ends_with("/apps/landfall"), "{status}");
     assert_eq!(world.sim.requests().len(), 3, "the App, its installations, its bot");
     operator.stop().await;
 }
@@ -37,8 +37,8 @@ async fn a_client_id_serves_as_well() {
     let world = World::new().await;
     let operator = world.operator().await;
     let mut app = objects::app(&world, &json!([]));
-    app["spec"].as_object_mut().unwrap().remove("appId");
-    app["spec"]["clientId"] = "Iv23liLandfallTests".into();
+    app["spec"].as_object_mut().unwrap().remove("appID");
+    app["spec"]["clientID"] = "Iv23liLandfallTests".into();
     world.apply::<GitHubApp>(&app).await;
     let message = world.until_reason::<GitHubApp>("", "landfall", "Connected").await;
     says(&message, &["spec.tenants grants it to nobody yet"]);
@@ -105,20 +105,20 @@ async fn a_grant_holds_for_the_account_and_not_for_its_name() {
     publish(&world, "shop", &json!({})).await;
     operator.stop().await;
     // As it is when the name was another account's at the first look: its id is what status remembers.
-    let pinned = json!({"tenants": [{"account": "acme", "accountId": 6999, "namespaces": 1}]});
+    let pinned = json!({"tenants": [{"account": "acme", "accountID": 6999, "namespaces": 1}]});
     world.merge_status::<GitHubApp>("", "landfall", &pinned).await.unwrap();
     let operator = world.operator().await;
     let message = world.until_reason::<GitHubInstallation>("team-a", "acme", "AccountNotGranted").await;
-    says(&message, &["acme", "6999", "7001", "spec.tenants[].accountId"]);
+    says(&message, &["acme", "6999", "7001", "spec.tenants[].accountID"]);
     world.until_reason::<InstallationToken>("team-a", "shop", "AccountNotGranted").await;
     operator.settled().await;
     assert!(world.sim.live_tokens().is_empty(), "who took the name over gets nothing");
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
-    assert_eq!((&status["installationId"], &status["account"]), (&Value::Null, &Value::Null));
+    assert_eq!((&status["installationID"], &status["account"]), (&Value::Null, &Value::Null));
 
     // A person says that this one is meant.
     let mut tenants = objects::tenants();
-    tenants[0]["accountId"] = 7001.into();
+    tenants[0]["accountID"] = 7001.into();
     world.apply::<GitHubApp>(&objects::app(&world, &tenants)).await;
     world.until_reason::<InstallationToken>("team-a", "shop", "Published").await;
     only_token(&world, "shop-git").await;

@@ -48,7 +48,7 @@ async fn credentials_are_told_apart() {
     ] {
         world.put_secret(SYSTEM, name, data).await;
     }
-    let secret = |name: &str| json!({"credentialsSecret": {"name": name}});
+    let secret = |name: &str| json!({"credentialsSecretRef": {"name": name}});
     for (name, spec, words) in [
         (
             "missing",
@@ -62,8 +62,8 @@ async fn credentials_are_told_apart() {
         ("public", secret("public"), &["private-key.pem holds", "public key", "private RSA key"]),
         ("next", secret("next"), &["private-key-next.pem is not PEM"]),
         ("foreign", secret("foreign"), &["refused the App's credentials", "generate one", "Secret foreign"]),
-        ("nobody", json!({"appId": 4999}), &["There is no App with the id in spec", "correct spec.appId"]),
-        ("neighbour", json!({"appId": 4343}), &["refused the App's credentials", "is another App's"]),
+        ("nobody", json!({"appID": 4999}), &["There is no App with the id in spec", "correct spec.appID"]),
+        ("neighbour", json!({"appID": 4343}), &["refused the App's credentials", "is another App's"]),
     ] {
         world.apply::<GitHubApp>(&app(&world, name, &spec)).await;
         let message = world.until_reason::<GitHubApp>("", name, "CredentialsInvalid").await;
@@ -129,18 +129,18 @@ async fn addresses_and_certificates_are_told_apart() {
         ("key-ca", json!({"caBundle": KEY.public_pem()}), "InvalidSpec", &["spec.caBundle"]),
         (
             "unreachable",
-            json!({"apiUrl": "https://127.0.0.1:1/api/v3"}),
+            json!({"apiURL": "https://127.0.0.1:1/api/v3"}),
             "ApiUnreachable",
-            &["no connection", "check spec.apiUrl", "retried by itself"],
+            &["no connection", "check spec.apiURL", "retried by itself"],
         ),
         (
             "plain",
-            json!({"apiUrl": "http://ghe.example.com/api/v3"}),
+            json!({"apiURL": "http://ghe.example.com/api/v3"}),
             "InvalidSpec",
-            &["spec.apiUrl", "plain http", "use https"],
+            &["spec.apiURL", "plain http", "use https"],
         ),
-        ("pages", json!({"apiUrl": "https://github.com"}), "InvalidSpec", &["use https://api.github.com"]),
-        ("path", json!({"apiUrl": "https://ghe.example.com/api"}), "InvalidSpec", &["https://ghe.example.com/api/v3"]),
+        ("pages", json!({"apiURL": "https://github.com"}), "InvalidSpec", &["use https://api.github.com"]),
+        ("path", json!({"apiURL": "https://ghe.example.com/api"}), "InvalidSpec", &["https://ghe.example.com/api/v3"]),
     ] {
         world.apply::<GitHubApp>(&app(&world, name, &spec)).await;
         let message = world.until_reason::<GitHubApp>("", name, reason).await;
@@ -187,11 +187,11 @@ async fn what_makes_no_sense_is_refused_at_once() {
     };
     let long = "x".repeat(64);
     for (name, spec, words) in [
-        ("a", json!({"clientId": "Iv23li"}), "set exactly one of spec.appId"),
-        ("a", json!({"appId": null}), "set exactly one of spec.appId"),
-        ("a", json!({"appId": 0}), "spec.appId"),
-        ("a", json!({"apiUrl": "ghe.example.com"}), "must be an address that begins with https://"),
-        ("a", json!({"credentialsSecret": null}), "spec.credentialsSecret"),
+        ("a", json!({"clientID": "Iv23li"}), "set exactly one of spec.appID"),
+        ("a", json!({"appID": null}), "set exactly one of spec.appID"),
+        ("a", json!({"appID": 0}), "spec.appID"),
+        ("a", json!({"apiURL": "ghe.example.com"}), "must be an address that begins with https://"),
+        ("a", json!({"credentialsSecretRef": null}), "spec.credentialsSecretRef"),
         (&long, json!({}), "at most 63"),
         ("a", tenants(json!({"account": "@acme"})), "without @ or a URL"),
         ("a", tenants(json!({"repositories": ["acme/shop"]})), "takes names without owner"),
@@ -208,8 +208,8 @@ async fn what_makes_no_sense_is_refused_at_once() {
     }
     world.apply::<GitHubApp>(&app(&world, "a", &json!({}))).await;
     for (spec, words) in [
-        (json!({"appId": 4343}), "spec.appId cannot be changed: make another GitHubApp"),
-        (json!({"apiUrl": "https://api.github.com"}), "spec.apiUrl cannot be changed"),
+        (json!({"appID": 4343}), "spec.appID cannot be changed: make another GitHubApp"),
+        (json!({"apiURL": "https://api.github.com"}), "spec.apiURL cannot be changed"),
     ] {
         let error = world.try_apply::<GitHubApp>(&app(&world, "a", &spec)).await.unwrap_err();
         says(&error.to_string(), &[words]);

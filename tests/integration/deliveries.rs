@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// What the receiver adds for a delivery.
 async fn deliver(world: &World, guid: &str, delivery: &Value) {
-    let mut whole = json!({"receivedAt": world.now().to_string(), "attempts": 1, "result": "Pending"});
+    let mut whole = json!({"receiptTime": world.now().to_string(), "attempts": 1, "result": "Pending"});
     for (key, value) in delivery.as_object().into_iter().flatten() {
         whole[key] = value.clone();
     }
@@ -71,7 +71,7 @@ async fn a_delivery_makes_the_operator_look_and_nothing_else() {
     deliver(&world, "unarchived", &json!({"event": "repository", "action": "unarchived"})).await;
     comes_to(&world, "shop", "Observed").await;
     // Fields that are not there, or make no sense, are no reason to stop.
-    deliver(&world, "odd", &json!({"event": "no-such-event", "ref": "", "attempts": null, "receivedAt": null})).await;
+    deliver(&world, "odd", &json!({"event": "no-such-event", "ref": "", "attempts": null, "receiptTime": null})).await;
     becomes(&world, "odd", "Handled").await;
     assert!(changes(&world).is_empty());
 

@@ -90,7 +90,7 @@ async fn a_fork_is_made_once_and_kept_in_step_and_never_forced() {
     assert_eq!(world.sim.head("acme/tools", "main").as_ref(), Some(&head), "fast-forwarded");
     world.live_through(&operator, SignedDuration::from_mins(13)).await;
     let shown = status(&world, "tools").await;
-    assert_eq!((&shown["head"]["sha"], &shown["fork"]["upstreamSha"]), (&json!(head), &json!(head)));
+    assert_eq!((&shown["head"]["sha"], &shown["fork"]["upstreamSHA"]), (&json!(head), &json!(head)));
     let merges = changes(&world);
     assert_eq!(merges.len(), 1, "and engine, whose interval is 0s, is left: {merges:?}");
     // In step, an hour costs no REST call but the App's looks and tokens.

@@ -167,7 +167,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
     let id = serde_json::to_value(k8s_openapi::ByteString(b"k2".to_vec())).unwrap();
     let rotated = json!({"data": {"current": fresh, "current-id": id, "previous": old("current"), "previous-id": old("current-id")}});
     world.merge::<Secret>("landfall-system", "landfall-webhook-keys", &rotated).await.unwrap();
-    let is_signed = async || (status(&world, "shop").await["webhook"]["keyId"] == "k2").then_some(());
+    let is_signed = async || (status(&world, "shop").await["webhook"]["keyID"] == "k2").then_some(());
     world.until("the webhook has the new secret", is_signed).await;
     let hook = find();
     assert_eq!(hook.id, before.id);
@@ -278,7 +278,7 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     let ensured = async |url: &str| {
         let is_shown = async || {
             let app = value::<GitHubApp>(&world, "", "landfall").await;
-            (app["status"]["hook"]["url"] == url && ready(&app)["reason"] == "Connected").then_some(())
+            (app["status"]["webhook"]["url"] == url && ready(&app)["reason"] == "Connected").then_some(())
         };
         world.until(&format!("the App delivers to {url}"), is_shown).await;
         operator.settled().await;
@@ -350,9 +350,9 @@ async fn a_forged_status_takes_no_webhook_away() {
     assert_eq!(hooks(), (1, 1));
     let victims = ours(&world, "acme/shop").remove(0).id;
     let lie = json!({
-        "id": 9001, "fullName": "acme/shop", "cloneUrl": "https://stranger.example.com/acme/shop.git",
-        "head": {"branch": "main", "sha": "f".repeat(40), "observedAt": "2026-01-01T00:00:00Z"},
-        "webhook": {"id": victims, "url": SHOP, "keyId": "forged"},
+        "id": 9001, "fullName": "acme/shop", "cloneURL": "https://stranger.example.com/acme/shop.git",
+        "head": {"branch": "main", "sha": "f".repeat(40), "observationTime": "2026-01-01T00:00:00Z"},
+        "webhook": {"id": victims, "url": SHOP, "keyID": "forged"},
     });
 
     // While the operator knows better, it says so, and asks for nothing of the victim's.

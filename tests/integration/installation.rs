@@ -27,7 +27,7 @@ async fn until(world: &World, reason: &str) -> String {
 async fn active_it_shows_what_was_granted() {
     let (world, operator) = connected().await;
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
-    assert_eq!(status["installationId"], 501);
+    assert_eq!(status["installationID"], 501);
     assert_eq!(status["account"], json!({"id": 7001, "login": "acme", "type": "Organization"}));
     assert_eq!(status["repositorySelection"], "all");
     assert_eq!(status["permissions"]["repository_hooks"], "write", "what the account lets the App do");
@@ -57,7 +57,7 @@ async fn suspended_and_unsuspended() {
     let message = until(&world, "Suspended").await;
     says(&message, &["suspended", "its tokens do not work", "unsuspended at https://"]);
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
-    assert!(status["suspendedAt"].is_string() && status["suspendedBy"].is_string(), "{status}");
+    assert!(status["suspensionTime"].is_string() && status["suspendedBy"].is_string(), "{status}");
     world.until_reason::<InstallationToken>("team-a", "shop", "Suspended").await;
     let mints = world.mints();
     world.live_through(&operator, SignedDuration::from_mins(30)).await;
@@ -92,7 +92,7 @@ async fn revoked_and_installed_again_with_another_id() {
     let token = only_token(&world, "shop-git").await;
     assert!(is_alive(&world, &token) && world.sim.live_tokens()[0].installation_id == id);
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
-    assert_eq!(status["installationId"], id);
+    assert_eq!(status["installationID"], id);
     operator.stop().await;
 }
 
@@ -159,7 +159,7 @@ async fn a_grant_that_is_withdrawn_clears_what_was_shown() {
     world.apply::<GitHubApp>(&objects::app(&world, &json!([]))).await;
     world.until_reason::<GitHubInstallation>("team-a", "mine", "AccountNotGranted").await;
     let status = value::<GitHubInstallation>(&world, "team-a", "mine").await["status"].clone();
-    assert_eq!((&status["installationId"], &status["granted"]), (&Value::Null, &Value::Null));
+    assert_eq!((&status["installationID"], &status["granted"]), (&Value::Null, &Value::Null));
     operator.stop().await;
 }
 

@@ -19,7 +19,7 @@ fn make(world: &World, name: &str, private: bool) -> u64 {
 
 /// What the receiver adds for a delivery.
 async fn deliver(world: &World, name: &str, guid: &str, delivery: &Value) {
-    let mut whole = json!({"receivedAt": world.now().to_string(), "attempts": 1, "result": "Pending"});
+    let mut whole = json!({"receiptTime": world.now().to_string(), "attempts": 1, "result": "Pending"});
     for (key, value) in delivery.as_object().into_iter().flatten() {
         whole[key] = value.clone();
     }

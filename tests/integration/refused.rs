@@ -32,7 +32,7 @@ async fn what_makes_no_sense_is_refused_at_once() {
         (json!({"secret": {"name": "Shop_Git"}}), "must be a DNS name"),
         (json!({"secret": {"name": "x", "labels": {"landfall.dev/app": "x"}}}), "spec.secret.labels must not use keys"),
         (
-            json!({"secret": {"name": "x", "annotations": {"landfall.dev/expires-at": "x"}}}),
+            json!({"secret": {"name": "x", "annotations": {"landfall.dev/expiration-time": "x"}}}),
             "spec.secret.annotations must not use keys",
         ),
         (json!({"secret": {"name": "x", "format": "Pickled"}}), "spec.secret.format"),

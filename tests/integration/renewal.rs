@@ -60,7 +60,10 @@ async fn while_github_is_away_the_token_stays_and_its_object_says_so() {
     world.live_through(&operator, SignedDuration::from_mins(52)).await;
     let object = value::<InstallationToken>(&world, "team-a", "shop").await;
     assert_eq!(ready(&object)["status"], "True", "the published token is still good");
-    says(ready(&object)["message"].as_str().unwrap(), &["good until status.expiresAt", "503", "retried by itself"]);
+    says(
+        ready(&object)["message"].as_str().unwrap(),
+        &["good until status.expirationTime", "503", "retried by itself"],
+    );
     assert_eq!(only_token(&world, "shop-git").await, first);
     let tries = world.mints() - 1;
     assert!((2..=12).contains(&tries), "with growing pauses, not {tries} times");

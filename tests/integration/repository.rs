@@ -94,7 +94,7 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     world.live_through(&operator, A_POLL).await;
     let now = status(&world, "shop").await;
     assert_eq!(now["head"]["sha"], json!(pushed));
-    assert_ne!(now["head"]["observedAt"], first["head"]["observedAt"]);
+    assert_ne!(now["head"]["observationTime"], first["head"]["observationTime"]);
     assert_eq!(
         world.calls("GET", "/repositories/{repository_id}"),
         2,

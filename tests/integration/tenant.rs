@@ -41,7 +41,7 @@ async fn status_decides_nothing() {
     let (world, operator) = published(&json!({})).await;
     let before = value::<InstallationToken>(&world, "team-a", "shop").await["status"].clone();
     let lie = json!({
-        "repositoryIds": [9003], "fingerprint": "0123456789abcdef", "expiresAt": "2099-01-01T00:00:00Z",
+        "repositoryIDs": [9003], "fingerprint": "0123456789abcdef", "expirationTime": "2099-01-01T00:00:00Z",
         "permissions": {"contents": "admin", "metadata": "read"}, "secretName": "github-app",
     });
     world.merge_status::<InstallationToken>("team-a", "shop", &lie).await.unwrap();
@@ -52,7 +52,7 @@ async fn status_decides_nothing() {
         })
         .await;
     assert_eq!(world.mints(), 1);
-    let lie = json!({"installationId": 777, "account": {"id": 7002, "login": "globex", "type": "Organization"},
+    let lie = json!({"installationID": 777, "account": {"id": 7002, "login": "globex", "type": "Organization"},
         "granted": {"repositories": ["*"], "permissions": {"contents": "admin"}}});
     world.merge_status::<GitHubInstallation>("team-a", "acme", &lie).await.unwrap();
     nothing_comes_of_it(&world, operator, "status was edited").await;
@@ -68,12 +68,12 @@ async fn what_a_secret_notes_is_held_against_the_grant() {
     let all = scope(json!("all"), "write");
     let none = scope(json!({"only": []}), "write");
     let annotations = [
-        json!({"landfall.dev/repository-ids": "9003", "landfall.dev/expires-at": null}),
+        json!({"landfall.dev/repository-ids": "9003", "landfall.dev/expiration-time": null}),
         json!({"landfall.dev/repository-ids": "9003", "landfall.dev/fingerprint": "x"}),
         json!({"landfall.dev/scope": vault, "landfall.dev/repository-ids": "9003"}),
         json!({"landfall.dev/scope": all, "landfall.dev/repository-ids": ""}),
         json!({"landfall.dev/scope": none, "landfall.dev/repository-ids": ""}),
-        json!({"landfall.dev/expires-at": "2099-01-01T00:00:00Z"}),
+        json!({"landfall.dev/expiration-time": "2099-01-01T00:00:00Z"}),
     ];
     // Paused, the noted scope is what is renewed: the most that a note can bring about.
     for paused in [false, true] {

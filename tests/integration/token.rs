@@ -28,7 +28,7 @@ async fn a_token_is_minted_verified_and_published() {
     assert_eq!((world.mints(), world.calls("GET", "/installation/repositories")), (1, 1));
     let object = value::<InstallationToken>(&world, "team-a", "shop").await;
     let status = &object["status"];
-    assert_eq!(status["repositoryIds"], json!([9001]));
+    assert_eq!(status["repositoryIDs"], json!([9001]));
     assert_eq!(status["permissions"], json!({"contents": "write", "metadata": "read"}));
     assert_eq!((&status["secretName"], &status["observedGeneration"]), (&json!("shop-git"), &json!(1)));
     assert_eq!(status["fingerprint"], sha256(&token)[..16]);
@@ -156,10 +156,10 @@ async fn a_secret_that_was_edited_is_repaired() {
     }
     // What is noted of it the operator knows itself, as long as it runs, and puts back.
     let notes = [
-        json!({"landfall.dev/minted-at": null}),
+        json!({"landfall.dev/mint-time": null}),
         json!({"landfall.dev/scope": "{}"}),
         json!({"landfall.dev/fingerprint": "0000000000000000"}),
-        json!({"landfall.dev/expires-at": "2099-01-01T00:00:00Z"}),
+        json!({"landfall.dev/expiration-time": "2099-01-01T00:00:00Z"}),
     ];
     let before = world.get::<Secret>("team-a", "shop-git").await.unwrap();
     for note in &notes {

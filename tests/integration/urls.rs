@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 fn by_url(url: &str, secret: Option<&str>) -> Value {
     let mut source = json!({"url": url});
     if let Some(secret) = secret {
-        source["credentialsSecret"] = json!({"name": secret});
+        source["credentialsSecretRef"] = json!({"name": secret});
     }
     json!({"installationRef": null, "source": source})
 }
@@ -46,7 +46,7 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     for (name, url, reason, words) in [
         ("other", "https://elsewhere.example.com/team/lib.git", "UrlNotAllowed", "not among the hosts"),
         ("port", "https://git.example.com:8443/team/lib.git", "UrlNotAllowed", "not among the hosts"),
-        ("person", "https://me:hunter2@git.example.com/team/lib.git", "UrlNotAllowed", "credentialsSecret"),
+        ("person", "https://me:hunter2@git.example.com/team/lib.git", "UrlNotAllowed", "credentialsSecretRef"),
         ("query", "https://git.example.com/team/lib.git?x=1", "UrlNotAllowed", "query"),
         ("literal", &format!("https://{here}/team/lib.git"), "UrlNotAllowed", "private addresses need leave"),
         ("name", "https://localhost/team/lib.git", "UrlNotAllowed", "private addresses need leave"),

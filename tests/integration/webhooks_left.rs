@@ -33,7 +33,7 @@ async fn one_that_status_does_not_know_of_yet_goes_with_its_object() {
     operator.settled().await;
     operator.kill();
     // As a stop between making it and writing status leaves it.
-    let nothing = json!({"id": null, "nodeId": null, "fullName": null, "webhook": null});
+    let nothing = json!({"id": null, "nodeID": null, "fullName": null, "webhook": null});
     world.merge_status::<ProjectRepository>("team-a", "shop", &nothing).await.unwrap();
     world.delete::<ProjectRepository>("team-a", "shop").await;
     let operator = world.operator().await;

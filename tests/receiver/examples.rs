@@ -28,10 +28,10 @@ async fn every_example_is_taken_and_makes_the_operator_look_at_most() {
     }
     assert!(repositories.len() > 3, "{repositories:?}");
     let tenants = owners.iter().map(|(id, login)| {
-        json!({"account": login, "accountId": id, "repositories": ["*"], "namespaces": {"names": [scene.name]}})
+        json!({"account": login, "accountID": id, "repositories": ["*"], "namespaces": {"names": [scene.name]}})
     });
     let tenants: Vec<Value> = tenants.collect();
-    let app = json!({"appId": crate::scene::APP_ID, "credentialsSecret": {"name": "none"}, "tenants": tenants});
+    let app = json!({"appID": crate::scene::APP_ID, "credentialsSecretRef": {"name": "none"}, "tenants": tenants});
     scene.kind::<GitHubApp>("", &scene.name, &app).await;
     for (owner, login) in &owners {
         let spec = json!({"appRef": {"name": scene.name}, "account": login});

@@ -5,7 +5,8 @@ use crate::proxy::Proxy;
 use kube::Resource;
 use kube::{Client, Config};
 use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
-use landfall::receiver::{self, InboxLimits, KeySource, Receiver, Sabotage, ServerLimits};
+use landfall::guards::{Guards, Sabotage};
+use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use landfall_world::cluster::{Cluster, cluster};
@@ -66,7 +67,7 @@ pub fn config() -> receiver::Config {
         features: landfall::features::Features::default(),
         target_rate: 10.0,
         target_burst: 100.0,
-        server: ServerLimits { linger: Duration::ZERO, ..ServerLimits::default() },
+        server: ServerLimits { shutdown_delay: Duration::ZERO, ..ServerLimits::default() },
         // A machine that is slow refuses nothing.
         inbox: InboxLimits { patch: Duration::from_mins(5), ..InboxLimits::default() },
     }
@@ -92,12 +93,12 @@ impl Scene {
         scene
             .apply("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
             .await;
-        let tenant = json!({"account": "acme", "accountId": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
+        let tenant = json!({"account": "acme", "accountID": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
         scene
             .kind::<GitHubApp>(
                 "",
                 name,
-                &json!({"appId": APP_ID, "credentialsSecret": {"name": "none"}, "tenants": [tenant]}),
+                &json!({"appID": APP_ID, "credentialsSecretRef": {"name": "none"}, "tenants": [tenant]}),
             )
             .await;
         let installation = json!({"appRef": {"name": name}, "account": "acme"});
@@ -205,7 +206,7 @@ impl Scene {
             keys: KeySource::Directory(self.keys.clone()),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),
-            sabotage,
+            guards: Guards::without(sabotage),
         };
         let receiver = Receiver::start(config, environment).await.expect("a receiver");
         let (address, health) = (receiver.address(), receiver.health_address().expect("health is served"));

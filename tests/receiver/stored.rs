@@ -2,7 +2,7 @@
 
 use crate::scene::{Scene, config, guid, push};
 use landfall::api::DeliveryResult;
-use landfall::receiver::Sabotage;
+use landfall::guards::Sabotage;
 use landfall::webhook::Hook;
 use landfall_world::delivery::{Delivery, signature};
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn a_push_is_stored_as_a_hint_from_json_and_from_a_form() {
     assert_eq!(stored.reference.as_deref(), Some("refs/heads/main"));
     assert_eq!(stored.sha.as_deref(), Some(&*"2".repeat(40)));
     assert_eq!((stored.attempts, stored.result), (Some(1), Some(DeliveryResult::Pending)));
-    assert!(stored.received_at.is_some() && stored.action.is_none() && stored.message.is_none());
+    assert!(stored.receipt_time.is_some() && stored.action.is_none() && stored.message.is_none());
 
     let body = format!("payload={}", url::form_urlencoded::byte_serialize(push(9001).as_bytes()).collect::<String>());
     let secret = scene.secret(Hook::App);

@@ -58,7 +58,7 @@ pub async fn run(each: Duration) -> Result<Figures, BenchmarkError> {
         write(&client, "POST", &collection, "application/json", &object).await?;
         paths.push(format!("{collection}/{name}"));
     }
-    let status = |number| json!({"installationId": number + 1});
+    let status = |number| json!({"installationID": number + 1});
     // The first connection and the first writes of each object are not what is measured.
     status_patches(&client, &paths, Until::Calls(4 * OBJECTS as u64), |number| status(number + (1 << 40))).await?;
     let alone = status_patches(&client, &paths[..1], Until::Elapsed(each), status).await?;

@@ -42,8 +42,8 @@ const REPOSITORIES: &str = "/apis/landfall.dev/v1alpha1/namespaces/default/proje
 pub async fn run(each: Duration) -> Result<Figures, BenchmarkError> {
     let (server, client) = cluster::start().await?;
     let app = json!({
-        "appId": APP_ID, "credentialsSecret": {"name": "none"},
-        "tenants": [{"account": "acme", "accountId": ACCOUNT_ID, "repositories": ["*"], "namespaces": {"names": ["default"]}}],
+        "appID": APP_ID, "credentialsSecretRef": {"name": "none"},
+        "tenants": [{"account": "acme", "accountID": ACCOUNT_ID, "repositories": ["*"], "namespaces": {"names": ["default"]}}],
     });
     make(&client, "/apis/landfall.dev/v1alpha1/githubapps", "GitHubApp", APP, &app).await?;
     let installation = json!({"appRef": {"name": APP}, "account": "acme"});
@@ -135,7 +135,7 @@ async fn repositories(client: &Client, ids: std::ops::RangeInclusive<u64>) -> Re
         let name = name(id);
         let spec = json!({"installationRef": {"name": "acme"}, "source": {"existing": {"name": name}}});
         make(client, REPOSITORIES, "ProjectRepository", &name, &spec).await?;
-        let head = json!({"branch": "main", "sha": "1".repeat(40), "observedAt": "2026-01-01T00:00:00Z"});
+        let head = json!({"branch": "main", "sha": "1".repeat(40), "observationTime": "2026-01-01T00:00:00Z"});
         let status =
             json!({"status": {"id": id, "fullName": format!("acme/{name}"), "defaultBranch": "main", "head": head}});
         let path = format!("{REPOSITORIES}/{name}/status");
@@ -166,7 +166,7 @@ async fn raw(client: &Client, writers: &mut [Writer], until: Until) -> Result<Me
     drive(writers, until, async |writer: &mut Writer, _| {
         let Writer { object, written } = *writer;
         let mut deliveries = json!({guid(0, object, written): {
-            "event": "push", "ref": "refs/heads/main", "sha": "2".repeat(40), "receivedAt": "2026-01-01T00:00:00.000000Z",
+            "event": "push", "ref": "refs/heads/main", "sha": "2".repeat(40), "receiptTime": "2026-01-01T00:00:00.000000Z",
             "attempts": 1, "result": "Pending",
         }});
         if let Some(oldest) = written.checked_sub(KEPT) {

@@ -201,7 +201,7 @@ pub struct PullRequestOptions {
     pub mode: PullRequestMode,
     /// When it is opened.
     #[serde(default)]
-    pub open_at: PullRequestOpenAt,
+    pub open_on: PullRequestOpenOn,
     /// The branch that it is to be merged into. Default: `spec.branch.from`, else the repository's default branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 244))]
@@ -243,7 +243,7 @@ pub enum PullRequestMode {
 
 /// When a pull request is opened.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PullRequestOpenAt {
+pub enum PullRequestOpenOn {
     /// When something was pushed to the branch.
     #[default]
     FirstPush,

@@ -50,11 +50,11 @@ pub struct WorkspaceGit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
     /// The commit of HEAD.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head: Option<String>,
+    #[serde(default, rename = "headSHA", skip_serializing_if = "Option::is_none")]
+    pub head_sha: Option<String>,
     /// The commit of the branch at the remote, as it answered the operator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remote_head: Option<String>,
+    #[serde(default, rename = "remoteSHA", skip_serializing_if = "Option::is_none")]
+    pub remote_sha: Option<String>,
     /// How many commits HEAD is ahead of the remote's branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ahead: Option<i64>,
@@ -92,12 +92,12 @@ pub struct PullRequestStatus {
 #[serde(rename_all = "camelCase")]
 pub struct SaveStatus {
     /// The commit.
-    pub commit: String,
+    pub sha: String,
     /// Where it is at the remote.
     #[serde(rename = "ref")]
     pub reference: String,
     /// When that was seen there first.
-    pub at: Time,
+    pub time: Time,
 }
 
 /// A workspace's pod.
@@ -119,13 +119,13 @@ pub struct WorkspacePodStatus {
 pub struct WorkspaceTimings {
     /// When it had a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduled: Option<Time>,
+    pub scheduled_time: Option<Time>,
     /// When the clone was there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cloned: Option<Time>,
+    pub cloned_time: Option<Time>,
     /// When it was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<Time>,
+    pub ready_time: Option<Time>,
 }
 
 reconciled!(Workspace, WorkspaceStatus);

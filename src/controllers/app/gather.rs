@@ -92,7 +92,7 @@ pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube
 pub async fn connect(context: &Context, app: &GitHubApp) -> Result<(), kube::Error> {
     let name = app.name_any();
     let secrets = Api::<Lenient<Secret>>::namespaced(context.client.clone(), &context.settings.namespace);
-    let secret = secrets.get_opt(&app.spec.credentials_secret.name).await?.map(Lenient::read).transpose()?;
+    let secret = secrets.get_opt(&app.spec.credentials_secret_ref.name).await?.map(Lenient::read).transpose()?;
     let (identity, made_from) = made_from(app, secret.as_ref());
     let before = context.connections.get(&name);
     if before.as_ref().is_some_and(|connection| connection.made_from == made_from) {
@@ -133,21 +133,26 @@ async fn ask(
         && i64::try_from(found.id) != Ok(asked)
     {
         let message = format!(
-            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appId, or put the right key into Secret {}",
-            found.slug, found.id, app.spec.credentials_secret.name
+            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appID, or put the right key into Secret {}",
+            found.slug().unwrap_or_default(),
+            found.id,
+            app.spec.credentials_secret_ref.name
         );
         return Err((Standing::stalled(Reason::CredentialsInvalid, message), Again::Person));
     }
     let installations =
         github.installations().await.map_err(|error| github_failure(&error, "listing the App's installations"))?;
     let bot_user_id = match known_bot {
-        Some((slug, id)) if slug == found.slug => Some(id),
-        _ => match github.bot_user(&found.slug).await {
-            Ok(bot) => i64::try_from(bot.id).ok(),
-            Err(error) => {
-                tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
-                None
-            }
+        Some((slug, id)) if Some(slug.as_str()) == found.slug() => Some(id),
+        _ => match found.slug() {
+            Some(slug) => match github.bot_user(slug).await {
+                Ok(bot) => i64::try_from(bot.id).ok(),
+                Err(error) => {
+                    tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
+                    None
+                }
+            },
+            None => None,
         },
     };
     Ok(Look { at: context.clock.now(), app: found, bot_user_id, installations })
@@ -155,7 +160,7 @@ async fn ask(
 
 /// What a refused `GET /app` means.
 fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
-    let secret = &app.spec.credentials_secret.name;
+    let secret = &app.spec.credentials_secret_ref.name;
     let is_unknown = match error {
         github::Error::NotFound { .. } => true,
         github::Error::CredentialsRefused { message, .. } => message == UNKNOWN_ISSUER,
@@ -166,7 +171,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
             Standing::stalled(
                 Reason::CredentialsInvalid,
                 format!(
-                    "{error}. There is no App with the id in spec at {}: correct spec.appId or spec.clientId, or spec.apiUrl",
+                    "{error}. There is no App with the id in spec at {}: correct spec.appID or spec.clientID, or spec.apiURL",
                     app.spec.api_url
                 ),
             ),
@@ -188,7 +193,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
 
 fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
     let spec = &app.spec;
-    let name = &spec.credentials_secret.name;
+    let name = &spec.credentials_secret_ref.name;
     let namespace = &context.settings.namespace;
     let endpoint = Endpoint::parse(
         &spec.api_url,

@@ -69,7 +69,7 @@ pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection)
     if rests || app.spec.paused {
         return seen.clone();
     }
-    let stored = app.status.as_ref().and_then(|status| status.hook.as_ref());
+    let stored = app.status.as_ref().and_then(|status| status.webhook.as_ref());
     let before = seen.ensured.as_ref().or(stored);
     let config = HookConfigWanted { url: url.clone(), secret: keys.current.secret(&identity, Hook::App) };
     let is_old = |at: Timestamp| at.checked_add(SIGN_EVERY).is_ok_and(|end| end <= now);

@@ -116,7 +116,7 @@ mod tests {
     fn app(tenants: &serde_json::Value) -> GitHubApp {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
-            "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": tenants},
+            "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": tenants},
         }))
         .unwrap()
     }

@@ -10,7 +10,7 @@ use crate::git;
 
 /// What it means. Secrets of tenants are not watched, so one that was corrected is found by trying again.
 pub fn failure(error: &git::Error, object: &ProjectRepository) -> Failure {
-    match (error, &object.spec.source.credentials_secret) {
+    match (error, &object.spec.source.credentials_secret_ref) {
         (git::Error::CredentialsRefused { .. }, Some(reference)) => {
             let message = format!(
                 "{error}: correct username and password in Secret {}. It is tried again by itself, with growing pauses",
@@ -42,7 +42,7 @@ mod tests {
             (standing.reason, standing.state, again, standing.message)
         };
         let url = "https://git.example.com/lib";
-        let (reason, state, again, message) = of(json!({"url": url, "credentialsSecret": {"name": "lib-git"}}));
+        let (reason, state, again, message) = of(json!({"url": url, "credentialsSecretRef": {"name": "lib-git"}}));
         assert_eq!((reason, state, again), (Reason::CredentialsInvalid, State::Stalled, Again::Backoff));
         assert!(message.contains("Secret lib-git"), "{message}");
         assert_eq!(of(json!({"url": url})).0, Reason::TokenRefused);

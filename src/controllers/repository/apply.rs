@@ -135,23 +135,9 @@ async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
         }
         Way::NotYetKnown | Way::Barred { .. } => return Ok(()),
     };
-    #[cfg(feature = "sabotage")]
-    let refs = believed(context.sabotage, seen, refs);
+    let refs = context.guards.refs(refs, seen.object.status.as_ref());
     remember(context, found, (refs, name, facts), now);
     Ok(())
-}
-
-/// The head as what others wrote has it.
-#[cfg(feature = "sabotage")]
-fn believed(sabotage: crate::operator::Sabotage, seen: &super::seen::Seen, mut refs: Refs) -> Refs {
-    let Some(status) = &seen.object.status else { return refs };
-    let newest = status.deliveries.values().max_by(|one, other| one.received_at.cmp(&other.received_at));
-    let delivered = newest.filter(|_| sabotage.believe_deliveries).and_then(|delivery| delivery.sha.as_ref());
-    let shown = status.head.as_ref().filter(|_| sabotage.believe_status).map(|head| &head.sha);
-    if let (Head::At { sha, .. }, Some(told)) = (&mut refs.head, delivered.or(shown).and_then(|sha| sha.parse().ok())) {
-        *sha = told;
-    }
-    refs
 }
 
 fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String, Option<Facts>), began: Timestamp) {
@@ -171,7 +157,7 @@ fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String
             let head = same.unwrap_or_else(|| HeadStatus {
                 branch: branch.to_string(),
                 sha: sha.to_string(),
-                observed_at: Time(whole_second(context.clock.now())),
+                observation_time: Time(whole_second(context.clock.now())),
             });
             Some((head, is_news && !is_told))
         }
@@ -479,14 +465,14 @@ async fn credentials(
     object: &ProjectRepository,
     address: &git::Address,
 ) -> Result<Option<BasicAuth>, Failure> {
-    let Some(reference) = &object.spec.source.credentials_secret else { return Ok(None) };
+    let Some(reference) = &object.spec.source.credentials_secret_ref else { return Ok(None) };
     let name = &reference.name;
     let secrets: Api<Lenient<Secret>> =
         Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     let secret = secrets.get_opt(name).await?.map(Lenient::read).transpose()?;
     let invalid = |what: &str| Failure::stalled(Reason::CredentialsInvalid, format!("Secret {name}: {what}"));
     let secret = secret.ok_or_else(|| {
-        let message = format!("there is no Secret {name}, which spec.source.credentialsSecret names");
+        let message = format!("there is no Secret {name}, which spec.source.credentialsSecretRef names");
         Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
     })?;
     let text = |key: &str| {

@@ -61,7 +61,8 @@ async fn settle(
     let wanted = HookWanted { events: REPOSITORY_EVENTS.map(str::to_owned).into(), config };
     let failed = |error: github::Error| refused(&error, repository, granted, "ensuring the webhook of");
 
-    let mut ours = ours(context, found, granted, repository, github, token).await.map_err(failed)?.into_iter();
+    let listing = ours(context, found, granted, repository, github, token);
+    let mut ours = context.guards.listing(listing).await.map_err(failed)?.into_iter();
     let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
     let id = match ours.next() {
         None => match github.create_hook(token, owner, name, &wanted).await {
@@ -226,10 +227,6 @@ async fn ours(
     github: &GitHub,
     token: &Token,
 ) -> Result<Vec<github::Hook>, github::Error> {
-    #[cfg(feature = "sabotage")]
-    if context.sabotage.skip_hook_listing {
-        return Ok(Vec::new());
-    }
     let (owner, name) = parts(repository);
     let hook = Hook::Repository(repository.id);
     let app = context.stores.apps.get(&ObjectRef::new(&granted.app));

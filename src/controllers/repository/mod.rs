@@ -171,8 +171,7 @@ async fn roll(context: &Context, found: &Found, is_lost: bool) -> Result<Rolled,
         deployment: seen.deployment(),
         handled: handled.map(String::as_str),
         is_paused: seen.is_paused || is_lost,
-        #[cfg(feature = "sabotage")]
-        sabotage: context.sabotage,
+        guards: context.guards,
     };
     Ok(match context.rollouts.step(&context.client, &given, now).await? {
         None => Rolled::Rests(None),

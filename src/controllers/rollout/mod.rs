@@ -16,6 +16,7 @@ pub use seen::Head;
 use crate::api::{
     ConditionType, Deliveries, DeploymentResult, DeploymentStatus, ProjectRepository, REDEPLOY_ANNOTATION, Reason,
 };
+use crate::guards::Guards;
 use account::{Account, Refused};
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
@@ -50,9 +51,8 @@ pub struct Given<'a> {
     pub deployment: Option<&'a DeploymentStatus>,
     /// `status.lastHandledRedeploy` as it was written last.
     pub handled: Option<&'a str>,
-    /// Guards to take out.
-    #[cfg(feature = "sabotage")]
-    pub sabotage: crate::operator::Sabotage,
+    /// The guards that tests take out.
+    pub guards: Guards,
 }
 
 /// What is to be done with a step.
@@ -85,10 +85,7 @@ impl Rollouts {
     pub async fn step(&self, client: &Client, given: &Given<'_>, now: Timestamp) -> Result<Option<Step>, kube::Error> {
         let Some(on_push) = &given.object.spec.on_push else { return Ok(None) };
         let namespace = given.object.namespace().unwrap_or_default();
-        let (namespace, name) = (namespace.as_str(), on_push.service_account_name.as_str());
-        #[cfg(feature = "sabotage")]
-        let (namespace, name) =
-            name.split_once('.').filter(|_| given.sabotage.any_account).unwrap_or((namespace, name));
+        let (namespace, name) = given.guards.account((&*namespace, &*on_push.service_account_name));
         let account = Account::new(client, namespace, name);
         let wish = given.object.annotations().get(REDEPLOY_ANNOTATION);
         let is_asked_again = wish.is_some_and(|wish| given.handled != Some(wish));
@@ -118,13 +115,8 @@ impl Rollouts {
                     targets = Some(found);
                 }
                 Next::Begin { deployment, answers_wish } => {
-                    #[cfg(feature = "sabotage")]
-                    let deployment = match (&account, &targets) {
-                        (Ok(account), Some(targets)) if given.sabotage.act_before_status => {
-                            self.act_first(account, given, targets, deployment).await?
-                        }
-                        _ => deployment,
-                    };
+                    let deployment = given.guards.deployment(deployment, self, &account, given, targets.as_ref());
+                    let deployment = deployment.await?;
                     Line::of(given, &deployment).info("deploying");
                     return Ok(Some(Step::Write { deployment, handled: handled(answers_wish) }));
                 }
@@ -143,28 +135,12 @@ impl Rollouts {
         }
     }
 
-    #[cfg(feature = "sabotage")]
-    async fn act_first(
-        &self,
-        account: &Account<'_>,
-        given: &Given<'_>,
-        targets: &Targets,
-        deployment: DeploymentStatus,
-    ) -> Result<DeploymentStatus, kube::Error> {
-        let sequence = targets.newest().map_or(0, |newest| newest.sequence) + 1;
-        let stamp = Stamp { sha: deployment.sha.clone(), sequence };
-        for workload in &targets.workloads {
-            self.roll(account, given, workload, &stamp, &mut Refusals::default()).await?;
-        }
-        Ok(DeploymentStatus { sequence, ..deployment })
-    }
-
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
         self.changed().remove(uid);
     }
 
-    async fn roll(
+    pub(crate) async fn roll(
         &self,
         account: &Account<'_>,
         given: &Given<'_>,
@@ -237,7 +213,7 @@ impl Rollouts {
 
 /// What was refused within one step.
 #[derive(Default)]
-struct Refusals {
+pub(crate) struct Refusals {
     conflicts: HashMap<String, u32>,
     given_up: HashMap<String, Trouble>,
 }

@@ -118,8 +118,8 @@ fn take_stock(seen: &Seen<'_>, now: Timestamp) -> Next {
         sha: head.sha.clone(),
         sequence: 0,
         result,
-        started_at: None,
-        finished_at: Some(Time(whole_second(now))),
+        start_time: None,
+        completion_time: Some(Time(whole_second(now))),
         message,
     };
     // Said twice, it keeps its time.
@@ -161,8 +161,8 @@ fn wait(seen: &Seen<'_>, stored: &DeploymentStatus, head: &Head, now: Timestamp)
         sha: head.sha.clone(),
         sequence: counted(stored),
         result: DeploymentResult::Waiting,
-        started_at: Some(Time(since)),
-        finished_at: None,
+        start_time: Some(Time(since)),
+        completion_time: None,
         message: None,
     };
     let again = Some(after(since, debounce(seen.on_push)));
@@ -207,8 +207,8 @@ fn begin(seen: &Seen<'_>, targets: &Targets, head: &Head, least: i64, now: Times
         sha: head.sha.clone(),
         sequence,
         result: DeploymentResult::Running,
-        started_at: Some(Time(whole_second(now))),
-        finished_at: None,
+        start_time: Some(Time(whole_second(now))),
+        completion_time: None,
         message: None,
     };
     Next::Begin { deployment, answers_wish: true }
@@ -231,7 +231,7 @@ fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
             }
             // The operator was away, and nothing was tried: the time is counted from when it is.
             (None, Some(_)) if is_late && stored.message.is_none() => {
-                let deployment = DeploymentStatus { started_at: Some(Time(whole_second(now))), ..stored.clone() };
+                let deployment = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
                 Next::Begin { deployment, answers_wish: false }
             }
             (None, Some(_)) => Next::Roll { stamp, workloads },
@@ -250,7 +250,7 @@ fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
     match newer.filter(|_| !view.troubles.is_empty() || is_over(stored, PATIENCE, now)) {
         Some(newer) => wait(seen, stored, newer, now),
         None if goes_on => {
-            let since_now = DeploymentStatus { started_at: Some(Time(whole_second(now))), ..stored.clone() };
+            let since_now = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
             Next::Settle(go_on(seen, &since_now, &view, now))
         }
         None => Next::Settle(go_on(seen, stored, &view, now)),
@@ -349,7 +349,7 @@ fn fail(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Timest
     let is_forbidden = view.failed.is_empty() && view.reason() == Some(Reason::ActionForbidden);
     let deployment = DeploymentStatus {
         result: DeploymentResult::Failed,
-        finished_at: Some(Time(whole_second(now))),
+        completion_time: Some(Time(whole_second(now))),
         message: Some(bounded(&message)),
         ..stored.clone()
     };
@@ -359,7 +359,7 @@ fn fail(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Timest
 fn finish(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
     let deployment = DeploymentStatus {
         result: DeploymentResult::Succeeded,
-        finished_at: Some(Time(whole_second(now))),
+        completion_time: Some(Time(whole_second(now))),
         message: Some(bounded(&view.notes.join("; "))).filter(|notes| !notes.is_empty()),
         ..stored.clone()
     };
@@ -436,7 +436,7 @@ fn standing(seen: &Seen<'_>, deployment: &DeploymentStatus) -> Standing {
 /// operator's: to wait for it could take for ever, so it is taken for long past.
 fn begun(stored: &DeploymentStatus, now: Timestamp) -> Timestamp {
     let latest = after(now, SignedDuration::from_secs(1));
-    stored.started_at.as_ref().map(|since| since.0).filter(|since| *since <= latest).unwrap_or(Timestamp::UNIX_EPOCH)
+    stored.start_time.as_ref().map(|since| since.0).filter(|since| *since <= latest).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 fn is_over(stored: &DeploymentStatus, span: SignedDuration, now: Timestamp) -> bool {

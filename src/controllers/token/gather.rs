@@ -90,8 +90,7 @@ pub async fn gather(context: &Context, token: &Arc<InstallationToken>) -> Result
         revoked: context.memory.last_revoked(&uid),
         failed: failures(context, &uid, &about, connection.as_ref(), app_name.as_deref()),
     };
-    #[cfg(feature = "sabotage")]
-    let gathered = context.sabotage.tamper(gathered);
+    let gathered = context.guards.token(gathered);
     let github = connection.and_then(|connection| connection.github);
     Ok(Found { gathered, about, secret, ca_bundle, github, app: app.and(app_name) })
 }

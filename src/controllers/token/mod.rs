@@ -150,8 +150,8 @@ fn status(found: &Found) -> InstallationTokenStatus {
         return InstallationTokenStatus { last_handled_reconcile, ..InstallationTokenStatus::default() };
     };
     InstallationTokenStatus {
-        expires_at: published.expires_at.map(Time),
-        minted_at: published.minted_at.map(super::standing::whole_second).map(Time),
+        expiration_time: published.expires_at.map(Time),
+        mint_time: published.minted_at.map(super::standing::whole_second).map(Time),
         repository_ids: published.repository_ids.clone(),
         permissions: published.scope.as_ref().map(|scope| scope.permissions.clone()).unwrap_or_default(),
         secret_name: Some(token.spec.secret.name.clone()),

@@ -377,7 +377,7 @@ fn retrying(seen: &Gathered, standing: &Standing, until: Timestamp, now: Timesta
 /// What to say of a Secret whose token still works.
 #[must_use]
 pub fn good_words(token: &InstallationToken) -> String {
-    format!("Secret {} holds a token that is good until status.expiresAt", token.spec.secret.name)
+    format!("Secret {} holds a token that is good until status.expirationTime", token.spec.secret.name)
 }
 
 /// The Secret, if it is ours.

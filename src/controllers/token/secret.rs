@@ -6,8 +6,8 @@
 use super::scope::Scope;
 use super::seen::Published;
 use crate::api::{
-    EXPIRES_AT_ANNOTATION, FIELD_MANAGER, FINGERPRINT_ANNOTATION, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL,
-    MINTED_AT_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,
+    EXPIRATION_TIME_ANNOTATION, FIELD_MANAGER, FINGERPRINT_ANNOTATION, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL,
+    MINT_TIME_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,
 };
 use crate::github::Token;
 use jiff::Timestamp;
@@ -61,8 +61,8 @@ pub fn build(object: &InstallationToken, content: &Content, ca_bundle: Option<&s
     let mut annotations = template.annotations.clone();
     annotations.extend(
         [
-            (EXPIRES_AT_ANNOTATION, content.expires_at.to_string()),
-            (MINTED_AT_ANNOTATION, content.minted_at.to_string()),
+            (EXPIRATION_TIME_ANNOTATION, content.expires_at.to_string()),
+            (MINT_TIME_ANNOTATION, content.minted_at.to_string()),
             (FINGERPRINT_ANNOTATION, content.token.fingerprint()),
             (SCOPE_ANNOTATION, serde_json::to_string(&content.scope).unwrap_or_default()),
             (REPOSITORIES_ANNOTATION, join(&content.repository_ids)),
@@ -102,8 +102,8 @@ pub fn content(secret: &Secret) -> Option<Content> {
         token: token(secret)?,
         scope: serde_json::from_str(note(SCOPE_ANNOTATION)?).ok()?,
         repository_ids: split(note(REPOSITORIES_ANNOTATION).unwrap_or_default()),
-        expires_at: note(EXPIRES_AT_ANNOTATION)?.parse().ok()?,
-        minted_at: note(MINTED_AT_ANNOTATION)?.parse().ok()?,
+        expires_at: note(EXPIRATION_TIME_ANNOTATION)?.parse().ok()?,
+        minted_at: note(MINT_TIME_ANNOTATION)?.parse().ok()?,
     })
 }
 
@@ -147,8 +147,8 @@ pub fn published(
         noted_fingerprint: note(FINGERPRINT_ANNOTATION),
         scope: note(SCOPE_ANNOTATION).and_then(|text| serde_json::from_str(&text).ok()),
         repository_ids: split(&note(REPOSITORIES_ANNOTATION).unwrap_or_default()),
-        expires_at: note(EXPIRES_AT_ANNOTATION).and_then(|text| text.parse().ok()),
-        minted_at: note(MINTED_AT_ANNOTATION).and_then(|text| text.parse().ok()),
+        expires_at: note(EXPIRATION_TIME_ANNOTATION).and_then(|text| text.parse().ok()),
+        minted_at: note(MINT_TIME_ANNOTATION).and_then(|text| text.parse().ok()),
         as_wanted,
         going,
     }

@@ -130,17 +130,8 @@ pub fn uid(object: &Workspace) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
 
-#[cfg_attr(not(feature = "sabotage"), expect(unused_variables, reason = "what a test takes out is in it"))]
 fn token(context: &Context, object: &Workspace, repository: &Repository) -> Value {
-    let token = objects::token(object, &repository.installation, repository.id);
-    #[cfg(feature = "sabotage")]
-    if context.sabotage.any_repository {
-        let mut token = token;
-        token["spec"]["repositories"] = json!([]);
-        token["spec"]["allRepositories"] = json!(true);
-        return token;
-    }
-    token
+    context.guards.token_scope(objects::token(object, &repository.installation, repository.id))
 }
 
 /// Makes an object. Should it be there by now, the cache was behind: the next look finds it. What is not ours, no look finds.
@@ -203,15 +194,12 @@ async fn drop_token(context: &Context, object: &Workspace) -> Result<(), Failure
 
 pub async fn claim(context: &Context, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
     let claim = live::<PersistentVolumeClaim>(context, object).await?;
-    let is_ours = |claim: &PersistentVolumeClaim| objects::is_our_claim(claim, object);
-    #[cfg(feature = "sabotage")]
-    let is_ours = |claim: &PersistentVolumeClaim| context.sabotage.any_owner || is_ours(claim);
-    Ok(claim.filter(is_ours))
+    Ok(claim.filter(|claim| context.guards.owner(objects::is_our_claim(claim, object))))
 }
 
 async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
     let object = &found.seen.object;
-    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned.as_ref()).is_some();
+    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned_time.as_ref()).is_some();
     let was_parted = found.seen.known.safe.is_some() || found.seen.known.is_parted;
     create(context, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
         .await?;
@@ -246,22 +234,8 @@ async fn start_pod(context: &Context, found: &Found) -> Result<(), Failure> {
         known.report = None;
     });
     let pod = objects::pod(object, target, &context.settings.workspaces);
-    #[cfg(feature = "sabotage")]
-    let pod = with_raw_fields(context, object, pod).await?;
+    let pod = context.guards.pod(pod, &context.client, object).await;
     create(context, object, &pod, |it: &Pod| objects::is_ours(it, object)).await
-}
-
-/// All that the spec says of the pod, as it says it.
-#[cfg(feature = "sabotage")]
-async fn with_raw_fields(context: &Context, object: &Workspace, mut pod: Value) -> Result<Value, Failure> {
-    if !context.sabotage.raw_pod_fields {
-        return Ok(pod);
-    }
-    let path = Workspace::url_path(&(), object.namespace().as_deref());
-    let get = http::Request::get(format!("{path}/{}", object.name_any())).body(Vec::new());
-    let raw: Value = context.client.request(get.map_err(kube::Error::HttpError)?).await?;
-    json_patch::merge(&mut pod["spec"], &raw["spec"]["pod"]);
-    Ok(pod)
 }
 
 /// The longest wait before a pod that failed is followed by another.

@@ -43,10 +43,6 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     let uid = object.uid().unwrap_or_default();
     let name = objects::name(object);
     let place = |name: &str| (name.to_owned(), namespace.clone());
-    #[cfg(feature = "sabotage")]
-    if context.sabotage.let_go_early && object.metadata.deletion_timestamp.is_some() {
-        context.workspaces.update(&uid, |known| known.is_parted = true);
-    }
     let claim: Option<Arc<PersistentVolumeClaim>> = if object.metadata.deletion_timestamp.is_some() {
         live(context, object).await?.map(Arc::new)
     } else {
@@ -81,7 +77,7 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     }
     let pod = match pod {
         None => PodSeen::Absent,
-        Some(pod) if !takes(context, objects::is_ours(&*pod, object)) => PodSeen::Foreign,
+        Some(pod) if !context.guards.owner(objects::is_ours(&*pod, object)) => PodSeen::Foreign,
         Some(pod) => PodSeen::Ours(Box::new(PodView::of(&pod))),
     };
     let job = newest_job(context, object);
@@ -104,11 +100,9 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
         job,
         known,
         object: Arc::clone(object),
-        #[cfg(feature = "sabotage")]
-        believes_status: false,
+        guards: context.guards,
     };
-    #[cfg(feature = "sabotage")]
-    let seen = context.sabotage.tamper_workspace(seen);
+    let seen = context.guards.workspace(seen);
     Ok(Found { seen, github, git: connection.and_then(|connection| connection.git.clone()) })
 }
 
@@ -129,14 +123,6 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {
     api::<K>(context, object).get_opt(&objects::name(object)).await?.map(Lenient::read).transpose()
-}
-
-/// Whether an object of the name is taken for the workspace's.
-#[cfg_attr(not(feature = "sabotage"), expect(unused_variables, reason = "what a test takes out is in it"))]
-fn takes(context: &Context, is_ours: bool) -> bool {
-    #[cfg(feature = "sabotage")]
-    let is_ours = is_ours || context.sabotage.any_owner;
-    is_ours
 }
 
 fn reference<K: kube::Resource<DynamicType = ()>>((name, namespace): (String, String)) -> ObjectRef<K> {
@@ -209,7 +195,7 @@ fn target(
 /// <https://docs.github.com/en/account-and-profile/reference/email-addresses-reference>
 fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
     let look = connection.look.as_ref()?;
-    let slug = &look.app.slug;
+    let slug = look.app.slug()?;
     let host = github.endpoint().host();
     let host = if host == "api.github.com" || host == "github.com" { "github.com" } else { host.as_str() };
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
@@ -222,7 +208,7 @@ fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
 }
 
 fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) -> TokenSeen {
-    if !takes(context, objects::is_ours(token, object)) {
+    if !context.guards.owner(objects::is_ours(token, object)) {
         return TokenSeen::Foreign;
     }
     let status = token.status.as_ref();
@@ -248,7 +234,7 @@ fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) 
 }
 
 fn volume_seen(context: &Context, claim: &PersistentVolumeClaim, object: &Workspace) -> VolumeSeen {
-    if !takes(context, objects::is_our_claim(claim, object)) {
+    if !context.guards.owner(objects::is_our_claim(claim, object)) {
         return VolumeSeen::Foreign { is_kept: claim.labels().contains_key(RETAINED_LABEL) };
     }
     let is_held = has_finalizer(claim, WORK_FINALIZER);
@@ -309,8 +295,7 @@ fn last_saver(
     let (namespace, uid) = (object.namespace(), object.uid().unwrap_or_default());
     let Some(job) = job else {
         let last = namespace.as_deref().and_then(|namespace| known.last_pod.get(namespace));
-        #[cfg(feature = "sabotage")]
-        let last = known.last_pod.values().next_back().filter(|_| context.sabotage.any_namespace).or(last);
+        let last = context.guards.last_pod(last, &known.last_pod);
         return (last.cloned(), last.and_then(|last| known.ended.get(last)).cloned());
     };
     let all = context.stores.pods.state();

@@ -87,10 +87,7 @@ async fn retain(
     // A claim names its volume; whose the volume is, it says itself. Who can make claims could have another's kept.
     let is_its = |volume: &PersistentVolume| {
         let of = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
-        let is_its = of.is_some() && of == claim.uid();
-        #[cfg(feature = "sabotage")]
-        let is_its = is_its || context.sabotage.any_volume;
-        is_its
+        context.guards.volume(of.is_some() && of == claim.uid())
     };
     let Some(volume) = bound.filter(is_its) else { return Ok(false) };
     let kept = volumes.patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?.read()?;

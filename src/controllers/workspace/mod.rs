@@ -10,22 +10,22 @@
 //! is kept. What pods say is a reason to look, and what is looked at decides ([`plan`]).
 
 mod apply;
-mod desk;
 mod gather;
 pub mod keep;
-mod memory;
-mod objects;
+pub(crate) mod memory;
+pub(crate) mod objects;
 mod parting;
 mod plan;
 mod pods;
-mod pull;
+pub(crate) mod pull;
 mod remote;
-mod seen;
+mod reports;
+pub(crate) mod seen;
 mod status;
 
-pub use desk::WorkspaceDesk;
 pub use memory::Workspaces;
 pub use objects::named;
+pub use reports::WorkspaceReports;
 
 use super::context::{Context, Settled};
 use super::object::has_finalizer;

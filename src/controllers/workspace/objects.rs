@@ -6,7 +6,7 @@
 //! <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
 
 use crate::api::{
-    BranchOnExists, CloneFilter, MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenAt, WORK_FINALIZER,
+    BranchOnExists, CloneFilter, MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, WORK_FINALIZER,
     WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
 };
 use crate::reports::AUDIENCE;
@@ -288,7 +288,7 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
     if spec.clone.depth > 0 {
         clone.push(format!("--depth={}", spec.clone.depth));
     }
-    if spec.pull_request.mode != PullRequestMode::None && spec.pull_request.open_at == PullRequestOpenAt::Create {
+    if spec.pull_request.mode != PullRequestMode::None && spec.pull_request.open_on == PullRequestOpenOn::Create {
         // By its message it is known again, so that it is of this workspace alone.
         let uid = workspace.uid().unwrap_or_default();
         clone.push(format!("--first-commit=Begin workspace {}\n\nLandfall-Workspace: {uid}", workspace.name_any()));

@@ -10,7 +10,7 @@ use super::parting::{Parting, plan_parting, plan_release, plan_removal};
 use super::pods::{Clone, PodView};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
-use crate::api::{PullRequestMode, PullRequestOpenAt, Reason};
+use crate::api::{PullRequestMode, PullRequestOpenOn, Reason};
 use crate::controllers::object::requested_look;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::BranchName;
@@ -419,10 +419,10 @@ fn plan_pull(seen: &Seen, now: Timestamp) -> Part {
     let branch = seen.known.remote.as_ref().and_then(|remote| remote.listed.branch.as_ref());
     let waiting = |message: &str| Part::Rests {
         until: None,
-        trouble: Some(match wish.open_at {
+        trouble: Some(match wish.open_on {
             // That nothing was pushed yet is how it should be.
-            PullRequestOpenAt::FirstPush => Standing::ready(Reason::PullRequestPending, message),
-            PullRequestOpenAt::Create => Standing::reconciling(Reason::PullRequestPending, message),
+            PullRequestOpenOn::FirstPush => Standing::ready(Reason::PullRequestPending, message),
+            PullRequestOpenOn::Create => Standing::reconciling(Reason::PullRequestPending, message),
         }),
     };
     let Some(branch) = branch else { return waiting("it is opened when something was pushed") };

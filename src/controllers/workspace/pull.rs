@@ -12,12 +12,12 @@ use kube::ResourceExt;
 use std::sync::Arc;
 
 /// What all calls need.
-struct Asking<'a> {
-    github: &'a Arc<GitHub>,
-    token: Token,
+pub(crate) struct Asking<'a> {
+    pub(crate) github: &'a Arc<GitHub>,
+    pub(crate) token: Token,
     repository: &'a Repository,
-    owner: &'a str,
-    name: &'a str,
+    pub(crate) owner: &'a str,
+    pub(crate) name: &'a str,
 }
 
 async fn asking<'a>(context: &Context, found: &'a Found) -> Result<Asking<'a>, Failure> {
@@ -67,10 +67,7 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
         body: wish.body.as_deref().unwrap_or_default(),
         draft: wish.mode == PullRequestMode::Draft,
     };
-    #[cfg(feature = "sabotage")]
-    let pasted = context.sabotage.paste_title.then(|| pasted(&wanted)).flatten();
-    #[cfg(feature = "sabotage")]
-    let wanted = pasted.as_ref().map_or(wanted, Pasted::wanted);
+    let wanted = context.guards.new_pull(wanted);
     let opened = asking.github.open_pull_request(&asking.token, asking.owner, asking.name, &wanted).await;
     match opened {
         Ok(pull) => {
@@ -125,34 +122,12 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
     }
 }
 
-/// A request whose text was put together by hand.
-#[cfg(feature = "sabotage")]
-#[derive(serde::Deserialize)]
-struct Pasted(std::collections::BTreeMap<String, String>, bool);
-
-#[cfg(feature = "sabotage")]
-impl Pasted {
-    fn wanted(&self) -> NewPull<'_> {
-        let text = |key: &str| self.0.get(key).map(String::as_str).unwrap_or_default();
-        NewPull { title: text("title"), head: text("head"), base: text("base"), body: text("body"), draft: self.1 }
-    }
-}
-
-#[cfg(feature = "sabotage")]
-fn pasted(wanted: &NewPull<'_>) -> Option<Pasted> {
-    let NewPull { title, head, base, body, draft } = wanted;
-    let text = format!(r#"[{{"base":"{base}","head":"{head}","body":"{body}","title":"{title}"}},{draft}]"#);
-    serde_json::from_str(&text).ok()
-}
-
 /// What becomes of it when the workspace goes.
 pub async fn finish(context: &Context, found: &Found) -> Result<(), Failure> {
     let asking = asking(context, found).await?;
     let object = &found.seen.object;
     let pull = look(found, &asking).await?;
-    #[cfg(feature = "sabotage")]
-    let pull = shown(context, found, &asking, pull).await?;
-    let Pull::Found(pull) = pull else {
+    let Pull::Found(pull) = context.guards.pull(pull, object, &asking).await else {
         context.workspaces.update(uid(object), |known| known.is_pull_settled = true);
         return Ok(());
     };
@@ -171,14 +146,4 @@ pub async fn finish(context: &Context, found: &Found) -> Result<(), Failure> {
     }
     context.workspaces.update(uid(object), |known| known.is_pull_settled = true);
     Ok(())
-}
-
-/// The one that status names.
-#[cfg(feature = "sabotage")]
-async fn shown(context: &Context, found: &Found, asking: &Asking<'_>, pull: Pull) -> Result<Pull, Failure> {
-    let status = found.seen.object.status.as_ref().and_then(|status| status.pull_request.as_ref());
-    let number = status.filter(|_| context.sabotage.believe_status).and_then(|pull| u64::try_from(pull.number).ok());
-    let Some(number) = number else { return Ok(pull) };
-    let pull = asking.github.pull_request(&asking.token, asking.owner, asking.name, number).await;
-    Ok(Pull::Found(Box::new(pull.map_err(|error| refused(&error, "asking for the pull request"))?)))
 }

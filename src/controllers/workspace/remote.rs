@@ -50,9 +50,7 @@ pub async fn own_token(context: &Context, object: &Workspace) -> Result<Token, F
             && secret.labels().get(crate::api::MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
             && secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
     };
-    #[cfg(feature = "sabotage")]
-    let is_ours = |secret: &Secret| context.sabotage.any_owner || is_ours(secret);
-    let Some(secret) = secret.filter(is_ours) else {
+    let Some(secret) = secret.filter(|secret| context.guards.owner(is_ours(secret))) else {
         // A namespace that is being deleted takes Secrets first. This process may have minted what was in it.
         let minted = uid.as_ref().and_then(|uid| context.memory.content(uid));
         return minted
@@ -130,10 +128,8 @@ pub async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> R
     let remote = look(context, found).await?;
     let is_there = evidence.is_of_nothing()
         || (remote.listed.branch == evidence.remote.branch && remote.listed.wip == evidence.remote.wip);
-    #[cfg(feature = "sabotage")]
-    let is_there = is_there || context.sabotage.believe_agent;
     let branch = format!("refs/heads/{}", remote.asked);
-    let safe = is_there.then(|| {
+    let safe = context.guards.saved(is_there).then(|| {
         let place = evidence.saved.first();
         Safe {
             commit: place.map(|place| place.commit.to_string()).or_else(|| evidence.remote.branch.clone()),

@@ -6,6 +6,7 @@ use super::pods::{Ended, PodView};
 use crate::agent::clone::may_choose;
 use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
 use crate::controllers::standing::Standing;
+use crate::guards::Guards;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -125,7 +126,6 @@ pub struct JobEnd {
 
 /// All of it.
 #[derive(Clone, Debug)]
-#[cfg_attr(feature = "sabotage", expect(clippy::struct_excessive_bools, reason = "a test's is one more"))]
 pub struct Seen {
     /// The workspace.
     pub object: Arc<Workspace>,
@@ -153,9 +153,8 @@ pub struct Seen {
     pub saver: Option<String>,
     /// What this process knows.
     pub known: Remembered,
-    /// What status says is so.
-    #[cfg(feature = "sabotage")]
-    pub believes_status: bool,
+    /// The guards that tests take out.
+    pub guards: Guards,
 }
 
 impl Seen {
@@ -223,40 +222,8 @@ impl Seen {
 
     /// Whether a clone of this workspace can be at this branch: the one that is asked for, or one beside it.
     fn may_be_at(&self, branch: &str) -> bool {
-        #[cfg(feature = "sabotage")]
-        if self.believes_status {
-            return true;
-        }
         let wanted = super::objects::wanted_branch(&self.object);
         let steps_aside = self.object.spec.branch.on_exists == BranchOnExists::Suffix;
-        branch == wanted || (steps_aside && may_choose(&wanted, branch))
-    }
-}
-
-#[cfg(feature = "sabotage")]
-impl crate::operator::Sabotage {
-    /// Takes the guards out of what was seen.
-    #[must_use]
-    pub fn tamper_workspace(self, mut seen: Seen) -> Seen {
-        let is_said = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
-            condition.type_ == "WorkSafe" && condition.status == "True"
-        };
-        let status = seen.object.status.as_ref();
-        seen.believes_status = self.believe_status;
-        if self.believe_status && status.is_some_and(|status| status.conditions.iter().any(is_said)) {
-            seen.known.safe = Some(super::memory::Safe {
-                commit: None,
-                reference: String::new(),
-                is_on_branch: true,
-                at: Timestamp::UNIX_EPOCH,
-                message: String::new(),
-            });
-        }
-        if self.any_force && seen.object.annotations().contains_key(FORCE_DELETE_ANNOTATION) {
-            let (mut object, uid) = ((*seen.object).clone(), seen.object.uid().unwrap_or_default());
-            object.annotations_mut().insert(FORCE_DELETE_ANNOTATION.to_owned(), uid);
-            seen.object = Arc::new(object);
-        }
-        seen
+        self.guards.clone_branch(branch == wanted || (steps_aside && may_choose(&wanted, branch)))
     }
 }

@@ -23,9 +23,9 @@ pub fn status(seen: &Seen, now: Timestamp) -> WorkspaceStatus {
         |pod| {
             let time = |at: Option<Timestamp>| at.map(Time);
             Some(WorkspaceTimings {
-                scheduled: time(pod.scheduled_at),
-                cloned: time(pod.cloned_at),
-                ready: time(pod.ready_at),
+                scheduled_time: time(pod.scheduled_at),
+                cloned_time: time(pod.cloned_at),
+                ready_time: time(pod.ready_at),
             })
         },
     );
@@ -52,11 +52,11 @@ fn git(seen: &Seen, stored: Option<&WorkspaceGit>) -> Option<WorkspaceGit> {
         git.branch = Some(seen.branch());
     }
     if let Some(remote) = &seen.known.remote {
-        git.remote_head.clone_from(&remote.listed.branch);
+        git.remote_sha.clone_from(&remote.listed.branch);
     }
     if let Some(report) = report(seen) {
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        git.head.clone_from(&report.head);
+        git.head_sha.clone_from(&report.head);
         git.ahead = report.ahead.map(number);
         git.behind = report.behind.map(number);
         git.dirty = number(report.changed);
@@ -97,8 +97,8 @@ fn save(seen: &Seen, stored: Option<&SaveStatus>) -> Option<SaveStatus> {
         .and_then(|remote| Some((remote.listed.autosave.clone()?, autosave_ref(uid), remote.at)));
     let Some((commit, reference, at)) = safe.or(autosaved) else { return stored.cloned() };
     // Since when it is there, not when it was seen last.
-    let same = stored.filter(|stored| stored.commit == commit && stored.reference == reference);
-    Some(same.cloned().unwrap_or(SaveStatus { commit, reference, at: Time(whole_second(at)) }))
+    let same = stored.filter(|stored| stored.sha == commit && stored.reference == reference);
+    Some(same.cloned().unwrap_or(SaveStatus { sha: commit, reference, time: Time(whole_second(at)) }))
 }
 
 fn conditions(seen: &Seen, stored: &[Condition], now: Timestamp) -> Vec<Condition> {

@@ -40,7 +40,7 @@ pub fn merge_patch(log: &[Logged], hints: &[&Hint], keep: usize) -> Value {
         let Hint { guid, event, action, reference, sha, received_at } = hint;
         // A delivery that comes again waits again: what was said of it before goes.
         let entry = json!({
-            "event": event, "action": action, "ref": reference, "sha": sha, "receivedAt": format!("{received_at:.6}"),
+            "event": event, "action": action, "ref": reference, "sha": sha, "receiptTime": format!("{received_at:.6}"),
             "attempts": attempts, "result": "Pending", "message": null,
         });
         (guid.clone(), entry)
@@ -153,7 +153,7 @@ mod tests {
         assert!(gone.is_empty());
         let entry = &merge_patch(&log, &[&hint("a", 9)], 3)["status"]["deliveries"]["a"];
         assert_eq!((&entry["result"], &entry["message"]), (&json!("Pending"), &Value::Null));
-        assert_eq!(entry["receivedAt"], "2027-01-15T08:00:09.000000Z");
+        assert_eq!(entry["receiptTime"], "2027-01-15T08:00:09.000000Z");
     }
 
     #[test]
@@ -169,8 +169,8 @@ mod tests {
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "spec": {"odd": 1},
             "metadata": {"name": "x", "resourceVersion": "42"},
             "status": {"deliveries": {
-                "a": {"event": "push", "receivedAt": "2027-01-15T08:00:09.5Z", "attempts": 2, "result": "Pending"},
-                "c": {"event": "push", "result": "Handled"}, "b": {"receivedAt": "never"},
+                "a": {"event": "push", "receiptTime": "2027-01-15T08:00:09.5Z", "attempts": 2, "result": "Pending"},
+                "c": {"event": "push", "result": "Handled"}, "b": {"receiptTime": "never"},
             }},
         });
         let log = log_in(answer.to_string().as_bytes()).unwrap();

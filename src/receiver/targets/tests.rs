@@ -8,11 +8,11 @@ fn cluster() -> Targets {
     let targets = Targets::default();
     for object in [
         json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
-            "spec": {"apiUrl": "https://ghe.example/api/v3", "clientId": "Iv1", "credentialsSecret": {"name": "s"}, "tenants": [
+            "spec": {"apiURL": "https://ghe.example/api/v3", "clientID": "Iv1", "credentialsSecretRef": {"name": "s"}, "tenants": [
                 {"account": "acme", "repositories": ["shop", "lib-*"], "namespaces": {"names": ["team-a"]}},
                 {"account": "globex", "repositories": ["plans"], "namespaces": {"selector": {"matchLabels": {"team": "b"}}}},
             ]},
-            "status": {"appId": 42, "tenants": [{"account": "acme", "accountId": 7001}, {"account": "globex", "accountId": 7002}]}}),
+            "status": {"appID": 42, "tenants": [{"account": "acme", "accountID": 7001}, {"account": "globex", "accountID": 7002}]}}),
         json!({"kind": "Namespace", "metadata": {"name": "team-a"}}),
         json!({"kind": "Namespace", "metadata": {"name": "team-b", "labels": {"team": "b"}}}),
         installation("team-a", "acme", "landfall", "acme"),
@@ -77,11 +77,11 @@ fn an_id_that_a_tenant_wrote_into_status_gains_nothing() {
 fn an_account_that_was_never_seen_is_nobody() {
     let targets = cluster();
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
-        "spec": {"appId": 42, "credentialsSecret": {"name": "s"}, "tenants": [
+        "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
             {"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]}});
     keep(&targets, &app);
     assert!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).is_empty());
-    app["spec"]["tenants"][0]["accountId"] = json!(7001);
+    app["spec"]["tenants"][0]["accountID"] = json!(7001);
     keep(&targets, &app);
     assert_eq!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).len(), 1);
 }
@@ -140,8 +140,8 @@ fn a_namespace_with_many_objects_of_a_repository_leaves_room_for_the_others() {
     assert_eq!(names(&targets.waiting_for("landfall", &payload(1, "lib-core", 7001))), first("wait"));
     // One of another namespace, last by name, hears of the same selection.
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
-        "spec": {"appId": 42, "credentialsSecret": {"name": "s"}, "tenants": [
-            {"account": "acme", "accountId": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
+        "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
+            {"account": "acme", "accountID": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
     app["metadata"]["resourceVersion"] = json!("9");
     keep(&targets, &app);
     keep(&targets, &installation("team-b", "acme", "landfall", "acme"));
@@ -184,7 +184,7 @@ fn odd_values_take_nothing_else_with_them() {
     odd["spec"]["webhook"] = json!(5);
     odd["status"]["head"] = json!("x");
     odd["status"]["deliveries"] = json!({
-        "a": {"receivedAt": "9999-12-31T23:59:59Z", "attempts": -1}, "b": {"receivedAt": "2026-01-02T03:04:05Z", "attempts": 3},
+        "a": {"receiptTime": "9999-12-31T23:59:59Z", "attempts": -1}, "b": {"receiptTime": "2026-01-02T03:04:05Z", "attempts": 3},
     });
     odd["metadata"]["managedFields"] = json!([{"time": "9999-12-31T23:59:59Z"}]);
     keep(&targets, &odd);

@@ -221,7 +221,7 @@ fn newer(seen: Log, known: Option<Log>) -> Log {
 fn log(version: u64, deliveries: &Deliveries) -> Log {
     let entries = deliveries.iter().map(|(guid, delivery)| Logged {
         guid: guid.as_str().into(),
-        received_at: delivery.received_at.as_ref().map(|at| at.0),
+        received_at: delivery.receipt_time.as_ref().map(|at| at.0),
         attempts: delivery.attempts.and_then(|attempts| attempts.try_into().ok()).unwrap_or(1),
         waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
     });

@@ -8,7 +8,7 @@ use super::super::world::{Kind, run};
 #[ignore = "takes a node: hack/endtoend"]
 fn a_workspace_has_a_pull_request_and_git_that_just_works() {
     run("life", async |world| {
-        let pull_request = json!({"mode": "Draft", "openAt": "Create", "onDelete": "MarkReady", "labels": ["bot"]});
+        let pull_request = json!({"mode": "Draft", "openOn": "Create", "onDelete": "MarkReady", "labels": ["bot"]});
         let work = world.work("w", &json!({"pullRequest": pull_request})).await;
         work.until_condition("PullRequestReady", "PullRequestOpen").await;
         let object = work.object().await;
@@ -17,7 +17,7 @@ fn a_workspace_has_a_pull_request_and_git_that_just_works() {
             (&json!(1), &json!(true))
         );
         assert_eq!(object["status"]["git"]["branch"], work.branch().replace("refs/heads/", ""));
-        for at in ["scheduled", "cloned", "ready"] {
+        for at in ["scheduledTime", "clonedTime", "readyTime"] {
             assert!(object["status"]["timings"][at].is_string(), "{object:#}");
         }
 

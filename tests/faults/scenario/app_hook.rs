@@ -65,7 +65,7 @@ async fn is_ensured(run: &Run) -> Result<(), String> {
         }
         let Some(app) = run.world.get::<GitHubApp>("", "landfall").await else { return false };
         let wanted = app.spec.webhook.map(|webhook| Hook::App.url(&webhook.url, "landfall"));
-        let said = app.status.and_then(|status| status.hook).map(|hook| hook.url);
+        let said = app.status.and_then(|status| status.webhook).map(|hook| hook.url);
         let hook = hook(run);
         hook.url == wanted && said == wanted && hook.content_type == "json"
     })

@@ -82,7 +82,7 @@ async fn announce(run: &Run, guid: &str, name: &'static str) -> Result<(), Strin
     let pushed = run.world.push("acme/shop", "main");
     run.call(&pushed, name);
     let delivery = json!({
-        "event": "push", "ref": "refs/heads/main", "sha": pushed, "receivedAt": run.world.now().to_string(),
+        "event": "push", "ref": "refs/heads/main", "sha": pushed, "receiptTime": run.world.now().to_string(),
         "attempts": 1, "result": "Pending",
     });
     let delivered = json!({"deliveries": {guid: delivery}});

@@ -127,8 +127,8 @@ async fn look(run: &Run, name: &str) -> Option<Published> {
     let secret = run.world.get::<Secret>("team-a", status.secret_name.as_deref()?).await?;
     let in_secret = fingerprint(&secret)?;
     let published = Published {
-        expires_at: status.expires_at?.0,
-        minted_at: status.minted_at?.0,
+        expires_at: status.expiration_time?.0,
+        minted_at: status.mint_time?.0,
         contents: status.permissions.get("contents").cloned()?,
         fingerprint: status.fingerprint?,
     };

@@ -152,7 +152,7 @@ async fn make(run: &Run) -> Result<(), String> {
         "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace", "metadata": {"name": "work", "namespace": "team-a"},
         "spec": {
             "repositoryRef": {"name": "shop"}, "branch": {"name": BRANCH},
-            "pullRequest": {"openAt": "Create", "onDelete": "MarkReady"},
+            "pullRequest": {"openOn": "Create", "onDelete": "MarkReady"},
         },
     });
     let workspace: Workspace = run.world.apply(&workspace).await;
@@ -269,7 +269,7 @@ fn lasting(object: &mut Value) {
     let spec = object["spec"].take();
     if object["kind"] == "Workspace" {
         object["spec"] = spec;
-        for times in ["/status/timings", "/status/save/at"] {
+        for times in ["/status/timings", "/status/save/time"] {
             if let Some(times) = object.pointer_mut(times) {
                 *times = Value::Null;
             }

@@ -5,7 +5,7 @@ use super::examples::Inlet;
 use super::{Team, workload};
 use k8s_openapi::api::apps::v1::Deployment;
 use landfall::api::{DeliveryResult, ProjectRepository};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::World;
 use landfall_world::operator::Start;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ async fn a_commit_that_a_tenant_wrote_into_status() {
     let evil = "e".repeat(40);
     // While the operator is there it says the truth again at once, so it is told when it begins.
     let attack = async |world: &World| {
-        let status = json!({"head": {"branch": "main", "sha": evil, "observedAt": "2026-01-01T00:00:00Z"}});
+        let status = json!({"head": {"branch": "main", "sha": evil, "observationTime": "2026-01-01T00:00:00Z"}});
         world.merge_status::<ProjectRepository>("team-a", "shop", &status).await.expect("a tenant may");
     };
     let team = team.without(Sabotage::default(), attack).await;

@@ -171,7 +171,7 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
     let guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
     let delivery = json!({
         "event": "push", "ref": "refs/heads/main", "sha": sha, "attempts": 1, "result": "Pending",
-        "receivedAt": team.world.now().to_string(),
+        "receiptTime": team.world.now().to_string(),
     });
     let change = json!({"deliveries": {guid: delivery}});
     team.world.merge_status::<ProjectRepository>("team-a", "shop", &change).await.expect("added");

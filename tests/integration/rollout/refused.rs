@@ -133,13 +133,13 @@ async fn a_forged_status_rolls_no_other_commit() {
     let sha = team.deploy().await;
     let evil = "e".repeat(40);
     let lies = [
-        json!({"sha": evil, "sequence": 7, "result": "Running", "startedAt": "2026-01-01T00:00:00Z"}),
-        json!({"sha": evil, "sequence": 7, "result": "Waiting", "startedAt": "2099-01-01T00:00:00Z"}),
+        json!({"sha": evil, "sequence": 7, "result": "Running", "startTime": "2026-01-01T00:00:00Z"}),
+        json!({"sha": evil, "sequence": 7, "result": "Waiting", "startTime": "2099-01-01T00:00:00Z"}),
         json!({"sha": evil, "sequence": -7, "result": "Failed"}),
         json!({"sha": evil, "sequence": 9_223_372_036_854_775_807_i64, "result": "Succeeded"}),
     ];
     for (number, lie) in lies.into_iter().enumerate() {
-        let head = json!({"branch": "main", "sha": evil, "observedAt": "2026-01-01T00:00:00Z"});
+        let head = json!({"branch": "main", "sha": evil, "observationTime": "2026-01-01T00:00:00Z"});
         let forge = async |world: &World| {
             let status = json!({"deployment": lie, "head": head});
             world.merge_status::<ProjectRepository>("team-a", "shop", &status).await.expect("status is forged");

@@ -11,7 +11,7 @@ use kube::{CustomResourceExt as _, ResourceExt};
 use landfall::api::Workspace;
 use landfall::github::{AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp};
 use landfall::github::{PullRequest, Repositories, Scope};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::World;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -150,7 +150,7 @@ async fn work_that_status_calls_safe() {
                 "type": "WorkSafe", "status": "True", "reason": "Saved", "message": "trust me",
                 "lastTransitionTime": "2026-01-01T00:00:00Z",
             });
-            let save = json!({"commit": "2".repeat(40), "ref": "refs/heads/main", "at": "2026-01-01T00:00:00Z"});
+            let save = json!({"sha": "2".repeat(40), "ref": "refs/heads/main", "time": "2026-01-01T00:00:00Z"});
             let status = json!({"conditions": [safe], "save": save});
             world.merge_status::<Workspace>("team-a", "try", &status).await.expect("a tenant may");
             world.delete::<Workspace>("team-a", "try").await;

@@ -8,8 +8,8 @@ pub fn app(world: &World, tenants: &Value) -> Value {
     json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {
-            "apiUrl": world.sim.api_url(), "caBundle": world.sim.ca_pem(), "appId": 4242,
-            "credentialsSecret": {"name": "github-app"}, "tenants": tenants,
+            "apiURL": world.sim.api_url(), "caBundle": world.sim.ca_pem(), "appID": 4242,
+            "credentialsSecretRef": {"name": "github-app"}, "tenants": tenants,
         },
     })
 }

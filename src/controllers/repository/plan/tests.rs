@@ -34,7 +34,7 @@ fn object(spec: &Value, metadata: &Value, status: &Value) -> Arc<ProjectReposito
 fn granted() -> Way {
     let app: GitHubApp = serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
-        "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [{
+        "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [{
             "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]},
     }))
     .unwrap();
@@ -158,7 +158,7 @@ fn the_way_of_a_repository_with_a_webhook() {
 
 #[test]
 fn what_status_says_of_the_webhook_spares_no_examination_after_a_restart() {
-    let webhook = json!({"id": 5, "url": hook().url, "keyId": "k1"});
+    let webhook = json!({"id": 5, "url": hook().url, "keyID": "k1"});
     let object = object(&json!({}), &json!({}), &json!({"webhook": webhook}));
     let seen = Seen { hook: wish(), has_finalizer: true, ..seen(object, looked()) };
     assert_eq!(does(&seen, 1), Step::EnsureHook);
@@ -173,7 +173,7 @@ fn a_webhook_that_is_not_wanted_any_more_goes_before_its_finalizer() {
     removed.known.is_hook_removed = true;
     assert_eq!(does(&removed, 1), Step::RemoveFinalizer);
     // Only a finalizer tells that there may be one.
-    let lie = object(&json!({}), &json!({}), &json!({"webhook": {"id": 5, "url": "x", "keyId": "k1"}}));
+    let lie = object(&json!({}), &json!({}), &json!({"webhook": {"id": 5, "url": "x", "keyID": "k1"}}));
     assert_eq!(rests(&seen(lie, looked()), 1).0, Reason::Observed);
 }
 
@@ -340,7 +340,7 @@ fn another_grant_is_looked_by() {
 
 #[test]
 fn another_head_is_confirmed_before_it_is_shown() {
-    let head = |sha: &str| HeadStatus { branch: "main".into(), sha: sha.repeat(40), observed_at: Time(at(0)) };
+    let head = |sha: &str| HeadStatus { branch: "main".into(), sha: sha.repeat(40), observation_time: Time(at(0)) };
     let shows = |sha: &str| object(&json!({}), &json!({}), &json!({"head": head(sha)}));
     let mut other = seen(shows("b"), Remembered { head: Some(head("a")), ..looked() });
     assert_eq!(rests(&other, 1).0, Reason::Observed, "it was asked for as the head was read");

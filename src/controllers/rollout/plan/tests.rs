@@ -32,8 +32,8 @@ fn stored(sha: &str, sequence: i64, result: DeploymentResult, second: i64) -> De
         sha: sha.to_owned(),
         sequence,
         result,
-        started_at: Some(Time(at(second))),
-        finished_at: over.then(|| Time(at(second))),
+        start_time: Some(Time(at(second))),
+        completion_time: over.then(|| Time(at(second))),
         message: None,
     }
 }
@@ -177,7 +177,7 @@ fn a_new_head_waits_for_more_and_the_newest_wins() {
     let settlement = case.settles(11);
     assert_eq!(result(&settlement), (A, 3, Waiting));
     assert_eq!(settlement.again, Some(at(12)));
-    assert_eq!(settlement.deployment.as_ref().unwrap().started_at, Some(Time(at(10))));
+    assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(Time(at(10))));
     // Over, but the head was looked at before that.
     case.stored = settlement.deployment;
     assert_eq!(case.plan(12), Next::LookAtHead);

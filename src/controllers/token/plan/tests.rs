@@ -36,7 +36,7 @@ fn object(spec: &serde_json::Value, ready: Option<(&str, &str)>) -> Installation
 fn granted(repositories: &[&str]) -> Access {
     let app: GitHubApp = serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
-        "spec": {"appId": 1, "credentialsSecret": {"name": "s"}, "tenants": [{
+        "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [{
             "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
             "namespaces": {"names": ["team-a"]}}]},
     }))

@@ -6,6 +6,7 @@ use super::super::seen::{JobEnd, JobSeen, Repository};
 use super::*;
 use crate::agent::evidence::{Evidence, Listed};
 use crate::api::Workspace;
+use crate::guards::Guards;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -84,8 +85,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
         volume: VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false },
         pod: PodSeen::Ours(Box::new(pod(false))),
         job: None,
-        #[cfg(feature = "sabotage")]
-        believes_status: false,
+        guards: Guards::default(),
         ended: None,
         saver: None,
         known: Remembered {

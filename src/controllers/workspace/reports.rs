@@ -1,36 +1,29 @@
-//! Where the reports of pods arrive. They are shown in status, and make the operator look; nothing is decided by them.
+//! The reports of pods. They are shown in status and cause a reconcile; nothing is decided by them.
 
 use super::objects;
 use crate::agent::report::{Answer, OnStop, Report};
 use crate::controllers::context::Context;
-use crate::reports::{Desk, PodIdentity, Refused};
+use crate::reports::{PodIdentity, Refused, ReportHandler};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes reports for the workspaces' controller, while it leads.
-pub struct WorkspaceDesk {
+/// Handles reports for the workspaces' controller, while it leads.
+pub struct WorkspaceReports {
     context: Arc<Context>,
     leads: Arc<AtomicBool>,
 }
 
-impl WorkspaceDesk {
+impl WorkspaceReports {
     /// `leads`: whether this process is the one that writes.
     #[must_use]
     pub fn new(context: Arc<Context>, leads: Arc<AtomicBool>) -> Self {
         Self { context, leads }
     }
-
-    /// The workspace's pod, whoever it is that reports.
-    #[cfg(feature = "sabotage")]
-    fn worker(&self, workspace: &crate::api::Workspace) -> Option<String> {
-        let pod = ObjectRef::new(&objects::name(workspace)).within(&workspace.namespace()?);
-        self.context.stores.pods.get(&pod)?.uid()
-    }
 }
 
-impl Desk for WorkspaceDesk {
+impl ReportHandler for WorkspaceReports {
     fn receive(&self, from: &PodIdentity, report: Report) -> Result<Answer, Refused> {
         if !self.leads.load(Ordering::SeqCst) {
             return Err(Refused::NotLeading);
@@ -43,9 +36,7 @@ impl Desk for WorkspaceDesk {
         let workspace = stores.workspaces.get(&reference).ok_or(Refused::Unknown)?;
         // The one pod of this workspace: its owner, and its name.
         let is_its = is_that_pod && objects::is_ours(&*pod, &workspace) && pod.name_any() == objects::name(&workspace);
-        #[cfg(feature = "sabotage")]
-        let is_its = is_its || self.context.sabotage.any_reporter;
-        if !is_its {
+        if !self.context.guards.reporter(is_its) {
             return Err(Refused::Unknown);
         }
         let is_ending = workspace.metadata.deletion_timestamp.is_some()
@@ -55,10 +46,8 @@ impl Desk for WorkspaceDesk {
                 .get(&ObjectRef::new(&from.name).within(&from.namespace))
                 .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
         let uid = workspace.uid().unwrap_or_default();
-        let speaks_as = from.uid.clone();
-        #[cfg(feature = "sabotage")]
-        let speaks_as = self.worker(&workspace).filter(|_| self.context.sabotage.any_reporter).unwrap_or(speaks_as);
-        if !self.context.workspaces.heard(&uid, &speaks_as, report, self.context.clock.now()) {
+        let pod = self.context.guards.reporting_pod(from.uid.clone(), &self.context, &workspace);
+        if !self.context.workspaces.heard(&uid, &pod, report, self.context.clock.now()) {
             return Err(Refused::TooMany);
         }
         self.context.due.workspaces.look_now(&reference);

@@ -1,0 +1,4 @@
+//! The rules that every kind's schema keeps.
+
+#[cfg(test)]
+mod tests;
