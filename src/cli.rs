@@ -17,7 +17,7 @@ use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
 use crate::settings::WorkspaceSettings;
-use crate::{api, manifests};
+use crate::{controllers, manifests};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -285,7 +285,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             runtime(None)?.block_on(all(args))
         }
         Command::Crds => {
-            print!("{}", manifests::yaml(&api::crds())?);
+            print!("{}", manifests::yaml(&controllers::definitions())?);
             Ok(())
         }
         Command::Rbac { set, feature } => {

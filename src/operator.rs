@@ -3,14 +3,10 @@
 //! Invariant: health and metrics are served before leadership, caches are filled before leadership is asked for, and
 //! nothing is written before it is had. When leadership is lost, or any task ends, the process ends.
 
+use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
-use crate::controllers::context::{Context, Stores, count};
-use crate::controllers::repository::{ReadTokens, Repositories};
-use crate::controllers::rollout::Rollouts;
-use crate::controllers::token::Memory;
-use crate::controllers::watch::Watches;
-use crate::controllers::workspace::{WorkspaceReports, Workspaces};
-use crate::controllers::{self, InFlight};
+use crate::controllers::shared::Shared;
+use crate::controllers::{InFlight, Kinds, WorkspaceReports};
 use crate::features::{Feature, Features};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
@@ -83,18 +79,6 @@ pub struct Environment {
     pub guards: Guards,
 }
 
-/// What the metric of objects counts.
-fn count_objects(metrics: &Metrics, stores: &Stores) {
-    let (apps, installations, tokens) = (stores.apps.clone(), stores.installations.clone(), stores.tokens.clone());
-    let repositories = stores.repositories.clone();
-    metrics.count_objects("GitHubApp", move || count(&apps));
-    metrics.count_objects("GitHubInstallation", move || count(&installations));
-    metrics.count_objects("InstallationToken", move || count(&tokens));
-    metrics.count_objects("ProjectRepository", move || count(&repositories));
-    let workspaces = stores.workspaces.clone();
-    metrics.count_objects("Workspace", move || count(&workspaces));
-}
-
 /// Why the process ended, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -150,12 +134,11 @@ impl Activity {
 async fn serve_reports(
     tasks: &mut Tasks,
     address: SocketAddr,
-    context: &Arc<Context>,
-    leads: Arc<AtomicBool>,
+    (shared, handler): (&Shared, WorkspaceReports),
     until: CancellationToken,
 ) -> Result<SocketAddr, Error> {
-    let handler = Arc::new(WorkspaceReports::new(Arc::clone(context), leads));
-    let reports = ReportServer::bind(address, context.client.clone(), handler, Arc::clone(&context.clock)).await?;
+    let reports =
+        ReportServer::bind(address, shared.client.clone(), Arc::new(handler), Arc::clone(&shared.clock)).await?;
     let address = reports.address();
     tasks.spawn::<Error>("the server for reports", async move {
         reports.serve(until).await;
@@ -164,10 +147,9 @@ async fn serve_reports(
     Ok(address)
 }
 
-/// What leads, and while it does, writes.
+/// The task that leads, and while it does, writes.
 struct Leading {
-    context: Arc<Context>,
-    streams: controllers::Streams,
+    kinds: Kinds,
     in_flight: InFlight,
     lease: Option<Lease>,
     /// Set once this process is the one that writes.
@@ -177,15 +159,15 @@ struct Leading {
 
 impl Leading {
     async fn run(self, caches: Check) -> Result<(), LeadError> {
-        let Self { context, streams, in_flight, lease, leads, shutdown } = self;
+        let Self { kinds, in_flight, lease, leads, shutdown } = self;
         tokio::select! {
-            filled = context.stores.wait_until_ready() => filled.map_err(|_| LeadError::Caches)?,
+            filled = kinds.shared().caches.wait_until_filled() => filled.map_err(|_| LeadError::Caches)?,
             () = shutdown.cancelled() => return Ok(()),
         }
         caches.ready();
         let Some(lease) = lease else {
             leads.store(true, Ordering::SeqCst);
-            controllers::run(context, streams, in_flight, shutdown).await;
+            kinds.run(in_flight, shutdown).await;
             return Ok(());
         };
         let leadership = match lease.acquire(&shutdown).await {
@@ -197,7 +179,7 @@ impl Leading {
         tokio::select! {
             // No grace: whoever leads now may be writing already.
             lost = leadership.lost() => Err(LeadError::Lost(lost)),
-            () = controllers::run(context, streams, in_flight, shutdown) => {
+            () = kinds.run(in_flight, shutdown) => {
                 leadership.release().await;
                 Ok(())
             }
@@ -236,15 +218,28 @@ impl Controller {
             Ok(())
         });
 
-        let (due, streams) = controllers::register(&queue);
-        let (stores, writers) = Watches::new(&config.secret_namespaces, &config.features).split();
-        let stores = Arc::new(stores);
-        count_objects(&metrics, &stores);
-        let root_keys = Arc::new(KnownRootKeys::default());
-        let namespace = config.namespace;
-        let workspaces = Arc::new(Workspaces::default());
-        let (seen, keys, known) = (Arc::clone(&stores), Arc::clone(&root_keys), Arc::clone(&workspaces));
-        let watching = Watches::run(writers, kube.clone(), seen, due.clone(), keys, known, namespace.clone());
+        let (namespace, features) = (config.namespace.clone(), config.features);
+        let kinds = Kinds::new(&queue, &features, |lanes| Shared {
+            events: Events::new(kube.clone(), config.identity.clone(), metrics.clone()),
+            client: kube,
+            clock,
+            jitter,
+            connect: github,
+            settings: Settings {
+                namespace: config.namespace,
+                plain_http: config.plain_http,
+                git_hosts: config.git_hosts,
+                workspaces: config.workspaces,
+            },
+            metrics: metrics.clone(),
+            connections: Connections::default(),
+            root_keys: KnownRootKeys::default(),
+            caches: Caches::default(),
+            lanes,
+            guards,
+        });
+        kinds.count();
+        let watching = kinds.watch(config.secret_namespaces);
         let until = shutdown.clone();
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
@@ -265,41 +260,17 @@ impl Controller {
             leading.ready_but("no election: this process leads");
             None
         };
-        let context = Arc::new(Context {
-            events: Events::new(kube.clone(), config.identity.clone(), metrics.clone()),
-            client: kube,
-            clock,
-            jitter,
-            connect: github,
-            settings: Settings {
-                namespace,
-                features: config.features,
-                plain_http: config.plain_http,
-                git_hosts: config.git_hosts,
-                workspaces: config.workspaces,
-            },
-            metrics,
-            connections: Connections::default(),
-            memory: Memory::default(),
-            repositories: Repositories::default(),
-            readers: ReadTokens::default(),
-            workspaces,
-            rollouts: Rollouts::default(),
-            root_keys,
-            stores,
-            due,
-            guards,
-        });
         let leads = Arc::new(AtomicBool::new(false));
-        let reports_address = if context.settings.features.has(Feature::Workspaces) {
-            let (leads, until) = (Arc::clone(&leads), shutdown.clone());
-            Some(serve_reports(&mut tasks, config.reports_address, &context, leads, until).await?)
+        let reports_address = if features.has(Feature::Workspaces) {
+            let (shared, handler) = (Arc::clone(kinds.shared()), kinds.reports(Arc::clone(&leads)));
+            let (address, until) = (config.reports_address, shutdown.clone());
+            Some(serve_reports(&mut tasks, address, (&shared, handler), until).await?)
         } else {
             None
         };
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
-        let leading = Leading { context, streams, in_flight, lease, leads, shutdown };
+        let leading = Leading { kinds, in_flight, lease, leads, shutdown };
         tasks.spawn("the controllers", async move { leading.run(caches).await });
         Ok(Self { tasks, health_address, reports_address, activity })
     }

@@ -1,6 +1,5 @@
 //! The configuration of the controllers.
 
-use crate::features::Features;
 use crate::git::AllowedHosts;
 use crate::github::PlainHttp;
 
@@ -9,8 +8,6 @@ use crate::github::PlainHttp;
 pub struct Settings {
     /// The operator's own namespace, in which the Apps' credentials are.
     pub namespace: String,
-    /// The kinds that are served.
-    pub features: Features,
     /// Whether plain http to GitHub is accepted.
     pub plain_http: PlainHttp,
     /// The hosts whose repositories may be followed by their address alone.

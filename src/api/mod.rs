@@ -39,9 +39,7 @@ pub use workspace::{
     WorkspacePodStatus, WorkspaceSpec, WorkspaceStatus, WorkspaceTimings,
 };
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::CustomResourceExt;
 use std::collections::BTreeMap;
 
 /// The API group of all kinds.
@@ -108,18 +106,6 @@ pub fn default_permissions() -> Permissions {
 
 fn default_true() -> bool {
     true
-}
-
-/// Every kind's definition, in the order in which they are installed.
-#[must_use]
-pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![
-        GitHubApp::crd(),
-        GitHubInstallation::crd(),
-        InstallationToken::crd(),
-        ProjectRepository::crd(),
-        Workspace::crd(),
-    ]
 }
 
 /// What the controllers need from every kind, so that conditions are written in one place.

@@ -2,11 +2,10 @@
 
 use crate::agent::store::Store;
 use crate::api::{DeploymentStatus, FORCE_DELETE_ANNOTATION, ProjectRepositoryStatus, Workspace};
-use crate::controllers::context::Context;
-use crate::controllers::rollout::account::Account;
-use crate::controllers::rollout::seen::{Stamp, Targets, Trouble};
-use crate::controllers::rollout::{Given, Refusals, Rollouts};
-use crate::controllers::token::{Gathered, SecretSeen};
+use crate::controllers::repository::rollout::{self, Stamp};
+use crate::controllers::repository::{self, RepositoryKind};
+use crate::controllers::shared::Shared;
+use crate::controllers::token::{self, SecretSeen};
 use crate::controllers::workspace::memory::{Pull, Safe};
 use crate::controllers::workspace::objects;
 use crate::controllers::workspace::pull::Asking;
@@ -17,8 +16,8 @@ use crate::receiver::keys::Verdict;
 use crate::webhook::AppIdentity;
 use http::HeaderMap;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use rustix::fs::{AtFlags, OFlags};
 use serde_json::{Value, json};
@@ -94,17 +93,17 @@ impl Guards {
         Self { out }
     }
 
-    pub(crate) fn token(self, mut gathered: Gathered) -> Gathered {
-        if self.out.drop_finalizer && gathered.token.metadata.deletion_timestamp.is_none() {
-            gathered.has_finalizer = true;
+    pub(crate) fn token(self, mut seen: token::Seen) -> token::Seen {
+        if self.out.drop_finalizer && seen.token.metadata.deletion_timestamp.is_none() {
+            seen.has_finalizer = true;
         }
         if self.out.skip_adoption
-            && gathered.held.is_none()
-            && let SecretSeen::Ours(published) = &mut gathered.secret
+            && seen.held.is_none()
+            && let SecretSeen::Ours(published) = &mut seen.secret
         {
             published.scope = None;
         }
-        gathered
+        seen
     }
 
     pub(crate) async fn listing(
@@ -133,19 +132,15 @@ impl Guards {
     pub(crate) async fn deployment(
         self,
         deployment: DeploymentStatus,
-        rollouts: &Rollouts,
-        account: &Result<Account<'_>, Trouble>,
-        given: &Given<'_>,
-        targets: Option<&Targets>,
+        kind: &RepositoryKind,
+        seen: &repository::seen::Seen,
     ) -> Result<DeploymentStatus, kube::Error> {
-        let (true, Ok(account), Some(targets)) = (self.out.act_before_status, account, targets) else {
+        let (true, Some(targets)) = (self.out.act_before_status, seen.known.rollout.targets()) else {
             return Ok(deployment);
         };
         let sequence = targets.newest().map_or(0, |newest| newest.sequence) + 1;
         let stamp = Stamp { sha: deployment.sha.clone(), sequence };
-        for workload in &targets.workloads {
-            rollouts.roll(account, given, workload, &stamp, &mut Refusals::default()).await?;
-        }
+        rollout::roll(kind, seen, &stamp, &targets.workloads).await?;
         Ok(DeploymentStatus { sequence, ..deployment })
     }
 
@@ -199,9 +194,9 @@ impl Guards {
     }
 
     /// The workspace's pod, whoever it is that reports.
-    pub(crate) fn reporting_pod(self, uid: String, context: &Context, workspace: &Workspace) -> String {
-        let pod = ObjectRef::new(&objects::name(workspace)).within(&workspace.namespace().unwrap_or_default());
-        let its = context.stores.pods.get(&pod).and_then(|pod| pod.uid());
+    pub(crate) fn reporting_pod(self, uid: String, shared: &Shared, workspace: &Workspace) -> String {
+        let namespace = workspace.namespace().unwrap_or_default();
+        let its = shared.caches.named::<Pod>(&namespace, &objects::name(workspace)).and_then(|pod| pod.uid());
         its.filter(|_| self.out.any_reporter).unwrap_or(uid)
     }
 

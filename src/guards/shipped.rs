@@ -33,10 +33,8 @@ impl Guards {
     pub(crate) fn deployment<T>(
         self,
         deployment: T,
-        _rollouts: impl Sized,
-        _account: impl Sized,
-        _given: impl Sized,
-        _targets: impl Sized,
+        _kind: impl Sized,
+        _seen: impl Sized,
     ) -> Ready<Result<T, kube::Error>> {
         ready(Ok(deployment))
     }
@@ -77,7 +75,7 @@ impl Guards {
     }
 
     /// The uid of the pod that reports.
-    pub(crate) fn reporting_pod<T>(self, uid: T, _context: impl Sized, _workspace: impl Sized) -> T {
+    pub(crate) fn reporting_pod<T>(self, uid: T, _shared: impl Sized, _workspace: impl Sized) -> T {
         uid
     }
 

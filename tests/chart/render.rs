@@ -77,8 +77,10 @@ fn no_secret_is_made() {
 
 #[test]
 fn definitions_are_those_of_the_source() {
-    let of_source: Vec<Value> =
-        landfall::api::crds().iter().map(|crd| serde_json::to_value(crd).unwrap()["spec"].clone()).collect();
+    let of_source: Vec<Value> = landfall::controllers::definitions()
+        .iter()
+        .map(|crd| serde_json::to_value(crd).unwrap()["spec"].clone())
+        .collect();
     let objects = rendered(&[]);
     let crds = of_kind(&objects, "CustomResourceDefinition");
     assert_eq!(crds.len(), of_source.len());

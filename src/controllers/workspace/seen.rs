@@ -1,14 +1,16 @@
 //! What is known of a workspace at one moment: all that a plan may follow from.
 
-use super::memory::{Failed, Remembered, Task};
+use super::memory::{About, Failed, Remembered, Task, WayKind};
 use super::objects::Target;
 use super::pods::{Ended, PodView};
 use crate::agent::clone::may_choose;
 use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
 use crate::controllers::standing::Standing;
+use crate::github::{GitHub, Transport};
 use crate::guards::Guards;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use std::fmt;
 use std::sync::Arc;
 
 /// Whether and how GitHub may be asked.
@@ -17,11 +19,11 @@ pub enum Way {
     /// Nothing is known since this process started.
     NotYetKnown,
     /// It may not, or cannot, now.
-    Barred {
+    Blocked {
         /// Why.
         standing: Standing,
         /// It takes somebody's doing to change that.
-        for_good: bool,
+        permanent: bool,
     },
     /// It may.
     Open(Repository),
@@ -155,6 +157,23 @@ pub struct Seen {
     pub known: Remembered,
     /// The guards that tests take out.
     pub guards: Guards,
+    /// What acting takes, and no decision.
+    pub tools: Tools,
+}
+
+/// What acting takes.
+#[derive(Clone, Default)]
+pub struct Tools {
+    /// The client, if the App's credentials can be used.
+    pub github: Option<Arc<GitHub>>,
+    /// The way to its GitHub, for git.
+    pub git: Option<Transport>,
+}
+
+impl fmt::Debug for Tools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tools").finish_non_exhaustive()
+    }
 }
 
 impl Seen {
@@ -186,14 +205,17 @@ impl Seen {
 
     /// What a failure is about. When that is another, the call is tried again at once.
     #[must_use]
-    pub fn about(&self) -> String {
-        let way = match &self.way {
-            Way::NotYetKnown => "unknown".to_owned(),
-            Way::Barred { for_good, .. } => format!("barred {for_good}"),
-            Way::Open(repository) => format!("{repository:?}"),
-        };
-        let request = self.object.annotations().get(RECONCILE_ANNOTATION);
-        format!("{:?} {:?} {way} {:?}", self.object.metadata.generation, request, self.is_going())
+    pub fn about(&self) -> About {
+        About {
+            generation: self.object.metadata.generation,
+            request: self.object.annotations().get(RECONCILE_ANNOTATION).cloned(),
+            way: match &self.way {
+                Way::NotYetKnown => WayKind::NotYetKnown,
+                Way::Blocked { permanent, .. } => WayKind::Blocked { permanent: *permanent },
+                Way::Open(repository) => WayKind::Open(repository.clone()),
+            },
+            is_going: self.is_going(),
+        }
     }
 
     /// The branch that the clone is at; before that is known, the one that is asked for.
