@@ -17,7 +17,7 @@ use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
 use crate::settings::WorkspaceSettings;
-use crate::{controllers, manifests};
+use crate::{controllers, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -68,6 +68,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Print the reference of all metrics, in Markdown.
+    #[command(hide = true)]
+    MetricsReference,
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -294,6 +297,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 None => set.rules(&Features::default()),
             };
             print!("{}", manifests::yaml(&[rules])?);
+            Ok(())
+        }
+        Command::MetricsReference => {
+            print!("{}", metrics_reference::page()?);
             Ok(())
         }
         Command::Webhook(command) => {

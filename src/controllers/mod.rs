@@ -48,7 +48,7 @@ use watches::AllWatches;
 use workspace::WorkspaceKind;
 use workspace::claim::ClaimKind;
 
-// A new kind is its folder and a line here: docs/adding-a-kind.md.
+// A new kind is its folder and a line here: docs/src/adding-a-kind.md.
 kinds! {
     apps: AppKind;
     installations: InstallationKind;
