@@ -5,7 +5,7 @@
 mod webhook;
 mod workspace;
 
-use crate::features::Features;
+use crate::features::{Feature, Features};
 use crate::git::{AllowedHosts, Reach};
 use crate::github::{HttpsConnect, PlainHttp};
 use crate::guards::Guards;
@@ -20,7 +20,7 @@ use crate::settings::WorkspaceSettings;
 use crate::{controllers, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +54,9 @@ enum Command {
         /// The set of rules.
         #[arg(value_enum)]
         set: manifests::RuleSet,
+        /// Only what this feature adds to the set. Default: the rules of all features.
+        #[arg(long, value_enum)]
+        feature: Option<Feature>,
     },
     /// Show and rotate the secrets of webhooks, with your own rights in the cluster.
     #[command(subcommand)]
@@ -85,8 +88,11 @@ struct ControllerArgs {
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
     /// The address that serves /livez, /readyz and /metrics.
-    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "[::]:8080")]
     health_address: SocketAddr,
+    /// The features, with commas: tokens (always on), repositories, workspaces. The kinds of a feature that is off are not watched, and need no rights.
+    #[arg(long, env = "LANDFALL_FEATURES", default_value_t)]
+    features: Features,
     /// Read and write Secrets of tokens only in these namespaces. Repeat it or separate with commas. Default: all namespaces.
     #[arg(long = "secret-namespace", env = "LANDFALL_SECRET_NAMESPACES", value_delimiter = ',')]
     secret_namespaces: Vec<String>,
@@ -120,11 +126,14 @@ struct WorkspaceArgs {
     #[arg(long, env = "LANDFALL_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
     /// The address that receives reports of workspaces, in plain http: reports are shown and not trusted.
-    #[arg(long, env = "LANDFALL_REPORTS_ADDRESS", default_value = "0.0.0.0:8082")]
+    #[arg(long, env = "LANDFALL_REPORTS_ADDRESS", default_value = "[::]:8082")]
     reports_address: SocketAddr,
     /// The URL of that address for pods: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it pods send no reports.
     #[arg(long, env = "LANDFALL_REPORTS_URL")]
     reports_url: Option<String>,
+    /// The user and group of the pods of Workspaces that name none: an id, or `unset`, which leaves them to the cluster, as OpenShift's restricted-v2 wants it.
+    #[arg(long, env = "LANDFALL_WORKSPACE_USER", default_value = "1000", value_parser = workspace_user)]
+    workspace_user: WorkspaceUser,
 }
 
 impl WorkspaceArgs {
@@ -134,6 +143,10 @@ impl WorkspaceArgs {
             workspace_image: self.workspace_image,
             pull_policy: self.image_pull_policy,
             reports_url: self.reports_url.filter(|url| !url.is_empty()),
+            user: match self.workspace_user {
+                WorkspaceUser::Id(id) => Some(id),
+                WorkspaceUser::Unset => None,
+            },
         }
     }
 }
@@ -151,11 +164,14 @@ struct LogArgs {
 #[derive(Args)]
 struct ReceiverArgs {
     /// The address that receives deliveries, in plain http: the ingress terminates TLS.
-    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "[::]:8081")]
     address: SocketAddr,
     /// The address that serves /livez, /readyz and /metrics.
-    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "LANDFALL_HEALTH_ADDRESS", default_value = "[::]:8080")]
     health_address: SocketAddr,
+    /// The features, with commas: tokens (always on), repositories, workspaces. Without repositories, the receiver takes deliveries to Apps only.
+    #[arg(long, env = "LANDFALL_FEATURES", default_value_t)]
+    features: Features,
     /// The directory in which the Secret landfall-webhook-keys is mounted. Changes are read.
     #[arg(long, env = "LANDFALL_KEY_DIRECTORY", default_value = "/etc/landfall/webhook-keys")]
     key_directory: PathBuf,
@@ -170,7 +186,7 @@ struct AllArgs {
     #[command(flatten)]
     controller: ControllerArgs,
     /// The address that receives deliveries, in plain http.
-    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "LANDFALL_RECEIVER_ADDRESS", default_value = "[::]:8081")]
     receiver_address: SocketAddr,
     #[command(flatten)]
     targets: TargetArgs,
@@ -184,6 +200,21 @@ struct TargetArgs {
     /// The most of them at once.
     #[arg(long, env = "LANDFALL_TARGET_BURST", default_value_t = 100.0, value_parser = positive)]
     target_burst: f64,
+}
+
+/// Whose the pods of workspaces are.
+#[derive(Clone, Copy)]
+enum WorkspaceUser {
+    Id(i64),
+    Unset,
+}
+
+fn workspace_user(text: &str) -> Result<WorkspaceUser, String> {
+    if text == "unset" {
+        return Ok(WorkspaceUser::Unset);
+    }
+    let id = text.parse().ok().filter(|id| (1..=i64::from(i32::MAX)).contains(id));
+    id.map(WorkspaceUser::Id).ok_or_else(|| "must be an id from 1 to 2147483647, or unset".to_owned())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -260,8 +291,12 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             print!("{}", manifests::yaml(&controllers::definitions())?);
             Ok(())
         }
-        Command::Rbac { set } => {
-            print!("{}", manifests::yaml(&[set.rules(&Features::default())])?);
+        Command::Rbac { set, feature } => {
+            let rules = match feature {
+                Some(feature) => set.rules_of(feature),
+                None => set.rules(&Features::default()),
+            };
+            print!("{}", manifests::yaml(&[rules])?);
             Ok(())
         }
         Command::MetricsReference => {
@@ -316,6 +351,7 @@ async fn control(
         reports_address: args.workspaces.reports_address,
         workspaces: args.workspaces.settings(),
         namespace: args.namespace,
+        features: args.features,
         identity,
         health_address: args.health_address,
         secret_namespaces: args.secret_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
@@ -325,6 +361,7 @@ async fn control(
         version = env!("CARGO_PKG_VERSION"),
         namespace = config.namespace,
         identity = config.identity,
+        features = %config.features,
         "starting"
     );
     let environment = Environment {
@@ -350,7 +387,7 @@ async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
     let config = receiver::Config {
         address: (args.address, "--address"),
         health_address: Some(args.health_address),
-        ..receiver_config(&args.targets)
+        ..receiver_config(args.features, &args.targets)
     };
     let environment = receiver::Environment {
         kube: kube::Client::try_from(kube)?,
@@ -372,8 +409,10 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     let shutdown = on_signal()?;
     let mut kube = kubernetes().await?;
     bounded(&mut kube);
-    let config =
-        receiver::Config { address: (args.receiver_address, "--receiver-address"), ..receiver_config(&args.targets) };
+    let config = receiver::Config {
+        address: (args.receiver_address, "--receiver-address"),
+        ..receiver_config(args.controller.features.clone(), &args.targets)
+    };
     let environment = receiver::Environment {
         kube: kube.try_into()?,
         // This process may read Secrets anyway.
@@ -401,10 +440,11 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn receiver_config(targets: &TargetArgs) -> receiver::Config {
+fn receiver_config(features: Features, targets: &TargetArgs) -> receiver::Config {
     receiver::Config {
-        address: (([0, 0, 0, 0], 8081).into(), "--address"),
+        address: ((Ipv6Addr::UNSPECIFIED, 8081).into(), "--address"),
         health_address: None,
+        features,
         target_rate: targets.target_rate,
         target_burst: targets.target_burst,
         server: ServerLimits::default(),

@@ -7,7 +7,7 @@ use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
 use crate::controllers::shared::Shared;
 use crate::controllers::{InFlight, Kinds, WorkspaceReports};
-use crate::features::Features;
+use crate::features::{Feature, Features};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::guards::Guards;
@@ -47,6 +47,8 @@ pub struct Config {
     pub identity: String,
     /// Where health and metrics are served.
     pub health_address: SocketAddr,
+    /// The kinds that are served.
+    pub features: Features,
     /// The namespaces in which Secrets may be read and written; empty for all.
     pub secret_namespaces: Vec<String>,
     /// Whether plain http to GitHub is accepted.
@@ -103,7 +105,7 @@ enum LeadError {
 pub struct Controller {
     tasks: Tasks,
     health_address: SocketAddr,
-    reports_address: SocketAddr,
+    reports_address: Option<SocketAddr>,
     activity: Activity,
 }
 
@@ -216,8 +218,8 @@ impl Controller {
             Ok(())
         });
 
-        let namespace = config.namespace.clone();
-        let kinds = Kinds::new(&queue, &Features::default(), |lanes| Shared {
+        let (namespace, features) = (config.namespace.clone(), config.features);
+        let kinds = Kinds::new(&queue, &features, |lanes| Shared {
             events: Events::new(kube.clone(), config.identity.clone(), metrics.clone()),
             client: kube,
             clock,
@@ -259,9 +261,13 @@ impl Controller {
             None
         };
         let leads = Arc::new(AtomicBool::new(false));
-        let (shared, handler) = (Arc::clone(kinds.shared()), kinds.reports(Arc::clone(&leads)));
-        let reports_address =
-            serve_reports(&mut tasks, config.reports_address, (&shared, handler), shutdown.clone()).await?;
+        let reports_address = if features.has(Feature::Workspaces) {
+            let (shared, handler) = (Arc::clone(kinds.shared()), kinds.reports(Arc::clone(&leads)));
+            let (address, until) = (config.reports_address, shutdown.clone());
+            Some(serve_reports(&mut tasks, address, (&shared, handler), until).await?)
+        } else {
+            None
+        };
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
         let leading = Leading { kinds, in_flight, lease, leads, shutdown };
@@ -275,9 +281,9 @@ impl Controller {
         self.health_address
     }
 
-    /// Where reports of workspaces are received.
+    /// Where reports of workspaces are received; nowhere without the feature `workspaces`.
     #[must_use]
-    pub fn reports_address(&self) -> SocketAddr {
+    pub fn reports_address(&self) -> Option<SocketAddr> {
         self.reports_address
     }
 

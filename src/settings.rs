@@ -27,6 +27,8 @@ pub struct WorkspaceSettings {
     pub pull_policy: String,
     /// Where pods send their reports; none: they send none.
     pub reports_url: Option<String>,
+    /// The user and group of pods, unless a workspace names one; none: the cluster fills them in.
+    pub user: Option<i64>,
 }
 
 impl Default for WorkspaceSettings {
@@ -36,6 +38,7 @@ impl Default for WorkspaceSettings {
             workspace_image: "localhost/landfall-workspace:dev".to_owned(),
             pull_policy: "IfNotPresent".to_owned(),
             reports_url: None,
+            user: Some(1000),
         }
     }
 }

@@ -23,6 +23,7 @@ pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
 pub use status_writer::{FIELD_MANAGER, Limits as WriteLimits};
 
+use crate::features::Features;
 use crate::guards::Guards;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::{Endpoints, HealthServer};
@@ -57,6 +58,8 @@ pub struct Config {
     pub address: (SocketAddr, &'static str),
     /// The address for health and metrics; none if another part of the process serves them.
     pub health_address: Option<SocketAddr>,
+    /// The kinds that are served.
+    pub features: Features,
     /// Deliveries per second that are stored for one repository. More than zero.
     pub target_rate: f64,
     /// The most of them at once.
@@ -144,7 +147,7 @@ impl Receiver {
         let address = server.address();
 
         let until = tasks.shutdown();
-        let watches = targets::watch(targets, kube, &readiness);
+        let watches = targets::watch(targets, kube, &readiness, &config.features);
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
                 () = watches => {}

@@ -8,6 +8,7 @@ mod limiter;
 
 pub use connection::ActiveRequest;
 
+use super::listen::listen;
 use bytes::Bytes;
 use connection::{Activity, TimedStream};
 use http::{Request, Response};
@@ -98,7 +99,7 @@ impl HttpServer {
     /// Listens on `address`; port 0 takes a free one.
     pub async fn bind(address: SocketAddr, purpose: Purpose, limits: Limits) -> Result<Self, BindError> {
         let failed = |source| BindError { address, purpose, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address, purpose, limits })
     }
@@ -153,7 +154,7 @@ impl HttpServer {
 async fn accept(listener: &TcpListener, purpose: Purpose) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer.ip()),
+            Ok((stream, peer)) => return (stream, peer.ip().to_canonical()),
             Err(error) => {
                 tracing::warn!(%error, server = purpose.name, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;

@@ -11,6 +11,7 @@ pub(crate) mod http_server;
 pub mod jitter;
 pub mod lease;
 pub(crate) mod lenient;
+mod listen;
 pub(crate) mod metrics;
 pub(crate) mod readiness;
 pub(crate) mod shutdown;

@@ -11,3 +11,4 @@ mod programs;
 mod receiver;
 mod refused;
 mod render;
+mod values;

@@ -91,7 +91,7 @@ fn deliveries_and_health_come_in_by_ports_of_their_own() {
     let receiver = container(&objects, "receiver");
     let flags = flags(&objects, "receiver");
     for (name, flag) in [("http", "--address"), ("health", "--health-address")] {
-        let wanted = format!("{flag}=0.0.0.0:{}", port(receiver, name));
+        let wanted = format!("{flag}=[::]:{}", port(receiver, name));
         assert!(flags.contains(&wanted), "{wanted}: {flags:?}");
     }
     let service = &named(&objects, "Service", "landfall-receiver")["spec"];

@@ -1,6 +1,7 @@
 //! What the chart renders, for which values.
 
 use super::programs::{helm, kubectl_alone, named, objects, of_kind, only, path, template};
+use landfall::features::Features;
 use landfall::manifests::RuleSet;
 use serde_json::{Value, json};
 
@@ -10,7 +11,12 @@ pub const VALUES: &[&[&str]] = &[
     &["--set=replicas=3", "--set=priorityClassName=system-cluster-critical"],
     &["--set=secretNamespaces={team-a,team-b}"],
     &["--set=crds.keep=false", "--set=rbac.aggregate=false", "--set=metrics.service.enabled=false"],
-    &["--set=serviceAccount.create=false", "--set=fullnameOverride=github", "--set=nameOverride=hub"],
+    &[
+        "--set=serviceAccount.create=false",
+        "--set=serviceAccount.name=mine",
+        "--set=fullnameOverride=github",
+        "--set=nameOverride=hub",
+    ],
     &["--set=image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"],
     &["--set=insecureDevelopment=true", "--set=logLevel=landfall=debug\\,kube=info", "--set=logFormat=text"],
     &[
@@ -50,6 +56,31 @@ pub const VALUES: &[&[&str]] = &[
     ],
     &["--set-json=gitUrls.allowedHosts=[\"git.example.com\",\"git.example.com:8443\",\"*.example.org\"]"],
     &["--set=gitUrls.allowPrivateAddresses=true"],
+    &["--set=features.repositories.enabled=false", "--set=features.workspaces.enabled=false"],
+    super::values::IDS_UNSET,
+    &[
+        "--set=receiver.autoscaling.enabled=true",
+        "--set=receiver.autoscaling.targetMemoryUtilizationPercentage=70",
+        "--set-json=receiver.autoscaling.behavior={\"scaleDown\":{\"stabilizationWindowSeconds\":77}}",
+        "--set-json=receiver.strategy={\"rollingUpdate\":{\"maxSurge\":4}}",
+        "--set=receiver.serviceAccount.name=a-receiver",
+        "--set=receiver.priorityClassName=system-cluster-critical",
+        "--set-json=receiver.tolerations=[{\"key\":\"spot\",\"operator\":\"Exists\"}]",
+        "--set-json=receiver.extraArgs=[\"--target-burst=9\"]",
+        "--set-json=receiver.extraEnv=[{\"name\":\"A\",\"value\":\"a\"}]",
+    ],
+    &[
+        "--set-json=extraEnv=[{\"name\":\"A\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"a\",\"key\":\"b\"}}}]",
+        "--set-json=extraArgs=[\"--no-leader-election\"]",
+        "--set-json=extraVolumes=[{\"name\":\"bundle\",\"configMap\":{\"name\":\"a\"}}]",
+        "--set-json=extraVolumeMounts=[{\"name\":\"bundle\",\"mountPath\":\"/etc/bundle\"}]",
+        "--set-json=extraObjects=[{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\",\"namespace\":\"team-a\"}}]",
+        "--set-json=commonLabels={\"team\":\"platform\"}",
+        "--set-json=strategy={\"type\":\"Recreate\"}",
+        "--set=dnsPolicy=None",
+        "--set-json=dnsConfig={\"nameservers\":[\"192.0.2.1\"]}",
+        "--set=metrics.dashboard.enabled=true",
+    ],
 ];
 
 pub fn rendered(values: &[&str]) -> Vec<Value> {
@@ -57,7 +88,7 @@ pub fn rendered(values: &[&str]) -> Vec<Value> {
 }
 
 pub fn rules(set: RuleSet) -> Value {
-    serde_json::to_value(set.rules(&landfall::features::Features::default())).unwrap()["rules"].clone()
+    serde_json::to_value(set.rules(&Features::default())).unwrap()["rules"].clone()
 }
 
 #[test]
@@ -234,8 +265,8 @@ fn wrong_values_are_refused_by_name() {
         ("--set=secretNamespaces=team-a", ["/secretNamespaces", "want array"]),
         ("--set=insecureDevelopment=1", ["/insecureDevelopment", "want boolean"]),
         (
-            "--set-json=extraEnv=[{\"name\":\"A\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"a\",\"key\":\"b\"}}}]",
-            ["/extraEnv/0", "valueFrom"],
+            "--set-json=extraEnv=[{\"name\":\"A\",\"value\":\"a\",\"valueFrom\":{\"fieldRef\":{}}}]",
+            ["/extraEnv/0", "value"],
         ),
         ("--set=networkPolicy.github.ports={0}", ["/networkPolicy/github/ports/0", "minimum"]),
         ("--set=gitUrls.allowedHosts={https://git.example.com}", ["/gitUrls/allowedHosts/0", "does not match pattern"]),

@@ -8,6 +8,7 @@ mod app_refused;
 mod canary;
 mod deliveries;
 mod election;
+mod features;
 mod forks;
 mod forks_taken;
 mod hooks;

@@ -59,6 +59,7 @@ pub fn config() -> receiver::Config {
     receiver::Config {
         address: (local, "--address"),
         health_address: Some(local),
+        features: landfall::features::Features::default(),
         target_rate: 10.0,
         target_burst: 100.0,
         server: ServerLimits { shutdown_delay: Duration::ZERO, ..ServerLimits::default() },

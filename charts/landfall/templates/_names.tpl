@@ -15,10 +15,11 @@
 {{- end }}
 
 {{- define "landfall.serviceAccountName" -}}
-{{- if .Values.serviceAccount.create }}
-{{- default (include "landfall.fullname" .) .Values.serviceAccount.name }}
-{{- else }}
-{{- default "default" .Values.serviceAccount.name }}
+{{- with .Values.serviceAccount }}
+{{- if not (or .create .name) }}
+{{- fail "serviceAccount.create: false needs serviceAccount.name: the account that is there, to which the rules are bound" }}
+{{- end }}
+{{- default (include "landfall.fullname" $) .name }}
 {{- end }}
 {{- end }}
 
@@ -28,9 +29,22 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: controller
 {{- end }}
 
-{{/* The receiver's objects and its account. The policy that holds it knows the account by this name. */}}
 {{- define "landfall.receiver.name" -}}
 {{- include "landfall.fullname" . }}-receiver
+{{- end }}
+
+{{/* The policy that holds the receiver knows its account by this name. */}}
+{{- define "landfall.receiver.serviceAccountName" -}}
+{{- with .Values.receiver.serviceAccount }}
+{{- if not (or .create .name) }}
+{{- fail "receiver.serviceAccount.create: false needs receiver.serviceAccount.name: the account that is there, to which the rules are bound" }}
+{{- end }}
+{{- $name := default (include "landfall.receiver.name" $) .name }}
+{{- if eq $name (include "landfall.serviceAccountName" $) }}
+{{- fail (printf "receiver.serviceAccount.name is the controller's account %s: the receiver faces the internet and must have an account of its own" $name) }}
+{{- end }}
+{{- $name }}
+{{- end }}
 {{- end }}
 
 {{- define "landfall.receiver.selectorLabels" -}}
@@ -45,6 +59,9 @@ app.kubernetes.io/name: {{ include "landfall.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "landfall.image" -}}

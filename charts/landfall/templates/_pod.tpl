@@ -1,30 +1,62 @@
-{{/* What the pods of the controller and of the receiver have in common. */}}
+{{/* What the pods of the controller and of the receiver have in common. What differs comes in as a dict: `root`, `component` (the
+     values of the one that it is for: .Values, or .Values.receiver) and `selectorLabels`. */}}
 
 {{- define "landfall.pod" -}}
 automountServiceAccountToken: true
-{{- with .Values.imagePullSecrets }}
+{{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.priorityClassName }}
+{{- with .component.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
 # What is under way is given 25 seconds to end.
 terminationGracePeriodSeconds: 30
-{{- with .Values.nodeSelector }}
+{{- with .root.Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .root.Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.tolerations }}
+{{- with .component.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.topologySpreadConstraints }}
+{{ include "landfall.spread" (dict "constraints" . "selectorLabels" $.selectorLabels) }}
+{{- end }}
+{{- with include "landfall.setFields" .root.Values.podSecurityContext }}
+securityContext:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The fields of an object that are not null, as YAML; nothing where there is none. */}}
+{{- define "landfall.setFields" -}}
+{{- $fields := dict }}
+{{- range $field, $value := . }}
+{{- if not (kindIs "invalid" $value) }}
+{{- $_ := set $fields $field (ternary (int64 $value) $value (kindIs "float64" $value)) }}
+{{- end }}
+{{- end }}
+{{- with $fields }}
+{{- toYaml . }}
 {{- end }}
 {{- end }}
 
 {{/* Labels and annotations of a pod, by the labels that select it. */}}
 {{- define "landfall.podMetadata" -}}
 labels:
-  {{- with .root.Values.podLabels }}
+  {{- with merge (dict) .root.Values.podLabels .root.Values.commonLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
   {{- .selectorLabels | nindent 2 }}
@@ -44,8 +76,8 @@ topologySpreadConstraints:
 {{- end }}
 
 {{- define "landfall.container" -}}
-image: {{ include "landfall.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+image: {{ include "landfall.image" .root | quote }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 startupProbe:
   httpGet:
     path: /livez
@@ -64,11 +96,14 @@ readinessProbe:
     port: health
   periodSeconds: 5
   timeoutSeconds: 5
+{{- with include "landfall.setFields" .root.Values.securityContext }}
 securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with .component.resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 env:
 - name: POD_NAME
   valueFrom:
@@ -78,16 +113,15 @@ env:
   valueFrom:
     fieldRef:
       fieldPath: metadata.namespace
-{{- range .Values.extraEnv }}
-- name: {{ .name }}
-  value: {{ .value | quote }}
-{{- end }}
 {{- end }}
 
-{{- define "landfall.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
+{{/* The arguments that the controller and the receiver have in common, after their own. */}}
+{{- define "landfall.args" -}}
+- --features={{ include "landfall.features" .root }}
+- {{ printf "--health-address=%s:8080" .root.Values.listenAddress | quote }}
+- {{ printf "--log-level=%s" .root.Values.logLevel | quote }}
+- --log-format={{ .root.Values.logFormat }}
+{{- range .component.extraArgs }}
+- {{ . | quote }}
+{{- end }}
 {{- end }}

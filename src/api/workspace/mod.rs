@@ -67,10 +67,11 @@ pub struct WorkspaceSpec {
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("!self.matches('[ \\t\\r\\n]')").message("spec.image is an image's reference, such as debian:13, without spaces"))]
     pub image: Option<String>,
-    /// The user and the group that all containers run as, and that own the volume. Never 0.
-    #[serde(default = "default_user")]
+    /// The user and the group that all containers run as, and that own the volume. Never 0. Default: what the administrator
+    /// chose for the operator, which is 1000 unless told otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_147_483_647))]
-    pub run_as_user: i64,
+    pub run_as_user: Option<i64>,
     /// Further fields of the pod. There is no way to name a ServiceAccount, a Secret or a volume.
     #[serde(default)]
     pub pod: WorkspacePod,
@@ -87,10 +88,6 @@ pub struct WorkspaceSpec {
     /// Stops changes: no pod is begun or ended, no pull request opened. A workspace that is deleted is still saved.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-}
-
-fn default_user() -> i64 {
-    1000
 }
 
 /// Whether the pod runs.

@@ -239,22 +239,25 @@ fn unknown(asked: &Value, taken: &Value) -> Option<String> {
 }
 
 /// The `PodSpec` that the pod and the Job's pod have in common.
-fn common(workspace: &Workspace) -> PodSpec {
-    let (user, pod) = (workspace.spec.run_as_user, &workspace.spec.pod);
+fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
+    let (user, pod) = (workspace.spec.run_as_user.or(settings.user), &workspace.spec.pod);
+    // The containers' programs are Linux programs.
+    let mut nodes = BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]);
+    nodes.extend(pod.node_selector.clone());
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
-            run_as_user: Some(user),
-            run_as_group: Some(user),
-            fs_group: Some(user),
+            run_as_user: user,
+            run_as_group: user,
+            fs_group: user,
             fs_group_change_policy: Some("OnRootMismatch".to_owned()),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
         volumes: Some(container::volumes(&name(workspace))),
-        node_selector: (!pod.node_selector.is_empty()).then(|| pod.node_selector.clone()),
+        node_selector: Some(nodes),
         tolerations: (!pod.tolerations.is_empty()).then(|| pod.tolerations.clone()),
         affinity: affinity(workspace).ok().flatten(),
         runtime_class_name: pod.runtime_class_name.clone(),
@@ -310,7 +313,7 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
     let agent_mounts = [&shared[..], &own].concat();
     let agent =
         Container { restart_policy: Some("Always".to_owned()), ..ours(AGENT, settings, agent, env, agent_mounts) };
-    let common = common(workspace);
+    let common = common(workspace, settings);
     let pod_spec = PodSpec {
         volumes: common.volumes.map(|volumes| [volumes, container::volumes_of_pod()].concat()),
         hostname: Some(workspace.name_any().replace('.', "-")),
@@ -392,7 +395,7 @@ pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, s
         restart_policy: Some("Never".to_owned()),
         termination_grace_period_seconds: Some(30),
         containers: vec![ours(SAVE, settings, args, env, mounts)],
-        ..common(workspace)
+        ..common(workspace, settings)
     };
     let ObjectMeta { labels, annotations, .. } = metadata(workspace, "", Some("save"));
     let template = PodTemplateSpec {

@@ -6,6 +6,7 @@
 use super::slim::SlimRepository;
 use super::{App, Bound, DeliveryLog, Index, Installation, LoggedDelivery, ObjectKey, Targets, identity};
 use crate::api::{Deliveries, Delivery, GitHubApp, GitHubAppStatus, GitHubInstallation, WebhookMode};
+use crate::features::{Feature, Features};
 use crate::runtime::lenient::{Lenient, readable};
 use crate::runtime::readiness::{Check, Readiness};
 use futures::StreamExt;
@@ -29,7 +30,15 @@ pub(super) const KINDS: usize = 4;
 
 /// Updates the cache until it is dropped. Each kind's check passes once its list is complete. The checks exist when this
 /// returns, before anything is polled, so that the process is not ready without them.
-pub fn watch(targets: Targets, client: Client, readiness: &Readiness) -> impl Future<Output = ()> + use<> {
+///
+/// Without the feature `repositories` it watches no `ProjectRepositories`, and needs no right to.
+pub fn watch(
+    targets: Targets,
+    client: Client,
+    readiness: &Readiness,
+    features: &Features,
+) -> impl Future<Output = ()> + use<> {
+    let has_repositories = features.has(Feature::Repositories);
     let checks: [Check; KINDS] = [
         readiness.check("cache of GitHubApps"),
         readiness.check("cache of GitHubInstallations"),
@@ -42,7 +51,14 @@ pub fn watch(targets: Targets, client: Client, readiness: &Readiness) -> impl Fu
             follow::<GitHubApp>(&targets, &client, apps),
             follow::<GitHubInstallation>(&targets, &client, installations),
             follow::<PartialObjectMeta<Namespace>>(&targets, &client, namespaces),
-            follow::<SlimRepository>(&targets, &client, repositories),
+            async {
+                if has_repositories {
+                    follow::<SlimRepository>(&targets, &client, repositories).await;
+                } else {
+                    targets.write().listed += 1;
+                    repositories.ready_but("the feature repositories is off");
+                }
+            },
         );
     }
 }

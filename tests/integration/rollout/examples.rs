@@ -49,6 +49,7 @@ impl Inlet {
         let config = receiver::Config {
             address: (local, "--address"),
             health_address: Some(local),
+            features: landfall::features::Features::default(),
             target_rate: 1e6,
             target_burst: 1e6,
             server: ServerLimits::default(),

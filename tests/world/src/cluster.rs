@@ -76,6 +76,20 @@ impl Cluster {
         self.server.audit_log()
     }
 
+    /// Installs the rules of another release beside the operator's, with these values, and gives back what the client of its
+    /// account is made from.
+    pub async fn release(&self, name: &str, values: &[&str]) -> Config {
+        let only_rules = ["--set=crds.install=false", "--set=rbac.aggregate=false", "--set=receiver.enabled=false"];
+        let client = self.admin();
+        let override_name = format!("--set=fullnameOverride={name}");
+        for object in rendered(name, &[&only_rules, &[override_name.as_str()][..], values].concat()) {
+            apply(&client, &object).await;
+        }
+        let mut config = self.user(&format!("system:serviceaccount:{SYSTEM}:{name}")).await;
+        config.default_retry = false;
+        config
+    }
+
     /// The definitions and the chart's rules.
     async fn install(&self) {
         let client = self.admin();
@@ -113,17 +127,22 @@ const KINDS: [&str; 7] = [
 
 /// Everything to install, as objects: what Helm makes of the chart with its default values.
 fn manifests() -> Vec<Value> {
+    let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})];
+    objects.extend(rendered("landfall", &[]));
+    assert!(objects.len() > KINDS.len(), "the chart has its definitions and rules");
+    objects
+}
+
+/// The definitions and rules that Helm makes of the chart.
+fn rendered(release: &str, values: &[&str]) -> Vec<Value> {
     let helm = landfall_cluster::helm(&Cache::from_environment().expect("a cache")).expect("Helm");
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/landfall");
-    let rendered = Command::new(helm).args(["template", "landfall", chart, "--namespace", SYSTEM]).output();
+    let rendered = Command::new(helm).args(["template", release, chart, "--namespace", SYSTEM]).args(values).output();
     let rendered = rendered.expect("Helm runs");
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let rendered: Vec<Value> =
         serde_saphyr::from_multiple(std::str::from_utf8(&rendered.stdout).expect("text")).expect("YAML");
-    let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})];
-    objects.extend(rendered.into_iter().filter(|object| KINDS.iter().any(|kind| object["kind"] == *kind)));
-    assert!(objects.len() > KINDS.len(), "the chart has its definitions and rules");
-    objects
+    rendered.into_iter().filter(|object| KINDS.iter().any(|kind| object["kind"] == *kind)).collect()
 }
 
 async fn apply(client: &Client, object: &Value) {

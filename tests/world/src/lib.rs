@@ -388,6 +388,11 @@ impl World {
         }
     }
 
+    /// The account of another release of the chart, with the rules that these values give.
+    pub async fn release(&self, name: &str, values: &[&str]) -> kube::Config {
+        self.cluster.release(name, values).await
+    }
+
     /// What the client of another service account is made from.
     pub async fn user(&self, name: &str) -> kube::Config {
         self.cluster.user(name).await

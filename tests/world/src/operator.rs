@@ -3,6 +3,7 @@
 use super::cluster::Cluster;
 use super::{SYSTEM, until};
 use jiff::Timestamp;
+use landfall::features::Features;
 use landfall::git::{AllowedHosts, Reach};
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
 use landfall::guards::{Guards, Sabotage};
@@ -29,6 +30,8 @@ pub struct Start {
     pub elects: bool,
     /// Where its log goes; nowhere unless told.
     pub log: Option<tracing::Dispatch>,
+    /// The kinds that it serves.
+    pub features: Features,
     /// The namespaces its Secrets are limited to.
     pub secret_namespaces: Vec<String>,
     /// The hosts whose repositories may be followed by their address alone.
@@ -50,6 +53,7 @@ impl Default for Start {
             github: HTTPS.clone(),
             elects: false,
             log: None,
+            features: Features::default(),
             secret_namespaces: Vec::new(),
             git_hosts: AllowedHosts::parse::<&str>(&[], Reach::Public).expect("no host"),
             workspaces: WorkspaceSettings::default(),
@@ -65,7 +69,7 @@ pub struct Operator {
     shutdown: CancellationToken,
     activity: Activity,
     health: SocketAddr,
-    reports: SocketAddr,
+    reports: Option<SocketAddr>,
     admin: kube::Client,
 }
 
@@ -88,6 +92,7 @@ impl Operator {
                 namespace: SYSTEM.into(),
                 identity: start.identity,
                 health_address: "127.0.0.1:0".parse().expect("an address"),
+                features: start.features,
                 secret_namespaces: start.secret_namespaces,
                 plain_http: PlainHttp::OnLoopback,
                 git_hosts: start.git_hosts,
@@ -114,7 +119,7 @@ impl Operator {
 
     /// Where reports of workspaces are received.
     pub fn reports(&self) -> SocketAddr {
-        self.reports
+        self.reports.expect("the feature workspaces is on")
     }
 
     /// Whether anything is going on.
