@@ -213,7 +213,7 @@ fn every_value_changes_what_is_rendered() {
     let cases = cases();
     std::thread::scope(|scope| {
         for part in cases.chunks(cases.len().div_ceil(2)) {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 for Case(value, given, further, word) in part {
                     let set = format!("--set-json={value}={given}");
                     let without = template(further).expect(value);
