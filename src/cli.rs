@@ -131,7 +131,7 @@ struct WorkspaceArgs {
     /// The URL of that address for pods: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it pods send no reports.
     #[arg(long, env = "LANDFALL_REPORTS_URL")]
     reports_url: Option<String>,
-    /// The user and group of the pods of Workspaces that name none: an id, or `unset`, which leaves them to the cluster, as OpenShift's restricted-v2 wants it.
+    /// The user and group of the pods of Workspaces that name none: an id, or `unset`, which leaves them to the cluster (`restricted-v2` of `OpenShift`).
     #[arg(long, env = "LANDFALL_WORKSPACE_USER", default_value = "1000", value_parser = workspace_user)]
     workspace_user: WorkspaceUser,
 }

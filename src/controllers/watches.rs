@@ -61,9 +61,12 @@ pub struct Watches<'a, K> {
     lane: Due<K>,
 }
 
+/// The objects of one watch, and the cache that it fills.
+type Source<T> = (Api<Lenient<T>>, watcher::Config, Store<T>, Writer<T>);
+
 /// A watch of one type and selection.
 struct Watch<T: Watched> {
-    streams: Vec<(Api<Lenient<T>>, watcher::Config, Store<T>, Writer<T>)>,
+    streams: Vec<Source<T>>,
     listeners: Vec<Listener<T>>,
 }
 

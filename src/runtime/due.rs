@@ -219,7 +219,6 @@ impl<K: Kind> Due<K> {
 
     /// Retries after a failure. The wait doubles from two seconds to five minutes with each failure in a row; jitter takes
     /// up to three quarters off, so that objects that failed together do not come back together.
-    #[expect(clippy::must_use_candidate, reason = "the object is on the queue; the result is for messages")]
     pub fn retry(&self, object: &ObjectRef<K>) -> Retry {
         let now = self.shared.clock.now();
         self.shared.set(self.key(object), |entry| {

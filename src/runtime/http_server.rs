@@ -97,6 +97,7 @@ pub struct HttpServer {
 
 impl HttpServer {
     /// Listens on `address`; port 0 takes a free one.
+    #[expect(clippy::unused_async, reason = "a listener of tokio needs its runtime, and an async function has one")]
     pub async fn bind(address: SocketAddr, purpose: Purpose, limits: Limits) -> Result<Self, BindError> {
         let failed = |source| BindError { address, purpose, source };
         let listener = listen(address).map_err(failed)?;

@@ -116,6 +116,7 @@ pub struct WorkspacePodStatus {
 /// When a pod came how far.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "times end in Time in Kubernetes' APIs")]
 pub struct WorkspaceTimings {
     /// When it had a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]

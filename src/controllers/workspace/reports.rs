@@ -49,7 +49,7 @@ impl ReportHandler for WorkspaceReports {
                 .named::<PersistentVolumeClaim>(&from.namespace, &from.name)
                 .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
         let uid = workspace.uid().unwrap_or_default();
-        let pod = self.shared.guards.reporting_pod(from.uid.clone(), &*self.shared, &*workspace);
+        let pod = self.shared.guards.reporting_pod(from.uid.clone(), &self.shared, &workspace);
         if !self.memory.heard(&uid, &pod, report, self.shared.now()) {
             return Err(Refused::TooMany);
         }

@@ -5,6 +5,12 @@
 //! believe is what others recorded: the API server's audit log and the simulator's request log.
 
 #![cfg(feature = "sabotage")]
+#![allow(
+    clippy::must_use_candidate,
+    clippy::return_self_not_must_use,
+    clippy::missing_panics_doc,
+    reason = "tests are the only callers"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
 pub mod cluster;
