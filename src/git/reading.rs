@@ -178,6 +178,7 @@ mod tests {
         reading.finish().map(|refs| refs.head)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "compared with answers that may be errors")]
     fn at(branch: &str, sha: &str) -> Result<Head, AnswerError> {
         Ok(Head::At { branch: branch.parse().unwrap(), sha: sha.parse().unwrap() })
     }

@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_key_whose_text_was_changed_without_doubt_about_its_content_is_taken() {
         let original = String::from_utf8(KEYS[0].pkcs1()).unwrap();
-        let indented: String = original.lines().map(|line| format!("    {line}\n")).collect();
+        let indented = original.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n") + "\n";
         let shapes = [
             ("literal \\n", original.replace('\n', "\\n")),
             ("literal \\r\\n", original.replace('\n', "\\r\\n")),

@@ -257,7 +257,7 @@ fn the_chart_is_an_optional_dependency_of_another() {
     assert!(!rendered.contains("65532") && rendered.contains("--workspace-user=unset"), "{rendered}");
 }
 
-/// What OpenShift's restricted-v2 asks for.
+/// The requirements of `restricted-v2`, the default policy of `OpenShift`.
 pub const IDS_UNSET: &[&str] = &[
     "--set=podSecurityContext.runAsUser=null",
     "--set=podSecurityContext.runAsGroup=null",

@@ -73,7 +73,7 @@ fn every_reason_is_explained_and_no_other() {
         match line.strip_prefix("| ").and_then(|row| row.split(" |").next()) {
             Some("reason") => is_of_reasons = true,
             Some(cell) if is_of_reasons => {
-                explained.extend(cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`')))
+                explained.extend(cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`')));
             }
             Some(_) => {}
             None => is_of_reasons &= line.starts_with("|-"),

@@ -82,7 +82,7 @@ pub fn parse(path: &Path, text: &str) -> Page {
         match event {
             Event::Html(html) => comment.push_str(&html),
             Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
-                page.links.push(dest_url.to_string())
+                page.links.push(dest_url.to_string());
             }
             Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
             Event::End(TagEnd::Heading(_)) => {

@@ -1,5 +1,7 @@
 //! The status of a [`Workspace`](super::Workspace).
 
+#![allow(clippy::struct_field_names, reason = "times end in Time in the APIs of Kubernetes")]
+
 use super::Workspace;
 use crate::api::reconciled;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -116,7 +118,6 @@ pub struct WorkspacePodStatus {
 /// When a pod came how far.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[expect(clippy::struct_field_names, reason = "times end in Time in Kubernetes' APIs")]
 pub struct WorkspaceTimings {
     /// When it had a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]

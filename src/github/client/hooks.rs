@@ -295,7 +295,10 @@ mod tests {
             client.update_hook(&token(), "acme", "shop", 1, &wanted).await.unwrap_err(),
             client.update_hook_config(&token(), "acme", "shop", 1, &wanted.config).await.unwrap_err(),
             client.delete_hook(&token(), "acme", "shop", 1).await.unwrap_err(),
-            client.create_fork(&token(), "acme", "shop", None, None, true).await.unwrap_err(),
+            client
+                .create_fork(&token(), "acme", "shop", None, None, crate::github::ForkBranches::Default)
+                .await
+                .unwrap_err(),
             client.merge_upstream(&token(), "acme", "shop", "main").await.unwrap_err(),
         ] {
             assert!(matches!(error, Error::Moved { .. }), "{error}");

@@ -96,7 +96,7 @@ async fn a_jwt_serves_for_minutes_and_is_signed_anew_when_github_refuses_it() {
     };
     for _ in 0..3 {
         github.github.app().await.unwrap();
-        github.clock.advance(Duration::from_secs(60));
+        github.clock.advance(Duration::from_mins(1));
     }
     let [one, two, three] = &bearers()[..] else { panic!("{} requests", bearers().len()) };
     assert!(one == two && two == three, "one signature for all");

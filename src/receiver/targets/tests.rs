@@ -1,5 +1,6 @@
 use super::watch::insert;
 use super::*;
+use crate::features::Features;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -155,7 +156,7 @@ fn a_namespace_with_many_objects_of_a_repository_leaves_room_for_the_others() {
 async fn the_checks_exist_before_anything_is_watched() {
     let readiness = crate::runtime::readiness::Readiness::new();
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let not_polled = watch(Targets::default(), client, &readiness);
+    let not_polled = watch(Targets::default(), client, &readiness, &Features::default());
     assert_eq!(readiness.checks().iter().filter(|(_, passes)| !passes).count(), watch::KINDS);
     drop(not_polled);
 }

@@ -119,7 +119,7 @@ fn fail(seen: &mut Seen, task: Task, standing: Standing) {
 fn does(seen: &Seen, now: i64) -> Step {
     match plan(seen, at(now)) {
         Plan::Do(step) => step,
-        other => panic!("it rests: {other:?}"),
+        other @ Plan::Settled { .. } => panic!("it rests: {other:?}"),
     }
 }
 
