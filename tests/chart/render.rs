@@ -20,7 +20,7 @@ pub const VALUES: &[&[&str]] = &[
     &["--set=image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"],
     &["--set=insecureDevelopment=true", "--set=logLevel=landfall=debug\\,kube=info", "--set=logFormat=text"],
     &[
-        "--set-json=extraEnv=[{\"name\":\"HTTPS_PROXY\",\"value\":\"http://proxy:3128\"}]",
+        "--set-json=extraEnv=[{\"name\":\"SSL_CERT_FILE\",\"value\":\"/certificates/ca.pem\"}]",
         "--set-json=imagePullSecrets=[{\"name\":\"registry\"}]",
         "--set-json=podLabels={\"team\":\"platform\"}",
         "--set-json=podAnnotations={\"note\":\"42\"}",
