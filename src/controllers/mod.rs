@@ -59,6 +59,12 @@ struct Controller<K: Kind> {
 }
 
 impl<K: Kind> Controller<K> {
+    fn leave_out(&self, watches: &mut AllWatches) {
+        if self.fed.is_none() {
+            watches.leave_out::<K::Object>();
+        }
+    }
+
     fn watch(&self, shared: &Arc<Shared>, watches: &mut AllWatches) {
         if self.fed.is_some() {
             watches.own(K::LABEL, self.kind.lane());

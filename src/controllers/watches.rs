@@ -18,7 +18,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, reflector};
 use kube::{Client, ResourceExt};
 use std::any::{Any, TypeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Secrets, without what is in them.
@@ -52,6 +52,8 @@ pub struct AllWatches {
     secret_namespaces: Vec<String>,
     watches: BTreeMap<(TypeId, Select), Box<dyn Erased>>,
     contents: Contents,
+    /// The kinds whose feature is off: the API server may refuse to list them, and may not know them.
+    left_out: BTreeSet<TypeId>,
 }
 
 /// The watches that one kind declares.
@@ -95,7 +97,18 @@ impl AllWatches {
     /// None yet. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
     #[must_use]
     pub fn new(client: Client, secret_namespaces: Vec<String>) -> Self {
-        Self { client, secret_namespaces, watches: BTreeMap::new(), contents: Contents::default() }
+        Self {
+            client,
+            secret_namespaces,
+            watches: BTreeMap::new(),
+            contents: Contents::default(),
+            left_out: BTreeSet::new(),
+        }
+    }
+
+    /// Never watches this kind, whichever kind asks to be woken by it.
+    pub fn leave_out<K: Watched>(&mut self) {
+        self.left_out.insert(TypeId::of::<K>());
     }
 
     /// Watches a kind's own objects. `label`: those with this label; none for all.
@@ -124,6 +137,9 @@ impl AllWatches {
     }
 
     fn everywhere<T: Watched>(&mut self, select: Select, listener: Listener<T>) {
+        if self.left_out.contains(&TypeId::of::<T>()) {
+            return;
+        }
         let config = match select {
             Select::Labelled(label) => watcher::Config::default().labels(label),
             Select::All | Select::OurSecrets | Select::Credentials => watcher::Config::default(),

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 /// takes something away.
 struct Case(&'static str, Value, &'static [&'static str], &'static str);
 
-const RECEIVER_INGRESS: &[&str] = &["--set=receiver.ingress.enabled=true", "--set=receiver.ingress.host=a.example.com"];
+const RECEIVER_INGRESS: &[&str] =
+    &["--set=receiver.ingress.enabled=true", "--set-json=receiver.ingress.host=\"a.example.com\""];
 const ROUTE: &[&str] =
     &["--set=receiver.httpRoute.enabled=true", "--set-json=receiver.httpRoute.parentRefs=[{\"name\":\"public\"}]"];
 const POLICY: &[&str] = &["--set=networkPolicy.enabled=true"];
@@ -34,8 +35,6 @@ fn cases() -> Vec<Case> {
     let no_repositories: &[_] = &["--set=features.workspaces.enabled=false"];
     let with_volume: &[_] = &["--set-json=extraVolumes=[{\"name\":\"bundle\",\"emptyDir\":{}}]"];
     let with_receivers_volume: &[_] = &["--set-json=receiver.extraVolumes=[{\"name\":\"bundle\",\"emptyDir\":{}}]"];
-    let memory: &[_] =
-        &["--set=receiver.autoscaling.enabled=true", "--set=receiver.autoscaling.targetCPUUtilizationPercentage=null"];
     let named: &[_] = &["--set=serviceAccount.name=of-mine"];
     let receivers_named: &[_] = &["--set=receiver.serviceAccount.name=of-mine"];
     vec![
@@ -68,7 +67,12 @@ fn cases() -> Vec<Case> {
         Case("receiver.autoscaling.maxReplicas", json!(12), SCALED, "maxReplicas: 12"),
         Case("receiver.autoscaling.targetCPUUtilizationPercentage", json!(55), SCALED, "averageUtilization: 55"),
         Case("receiver.autoscaling.targetMemoryUtilizationPercentage", json!(66), SCALED, "name: memory"),
-        Case("receiver.autoscaling.behavior", json!({"scaleDown": {"stabilizationWindowSeconds": 77}}), SCALED, "Seconds: 77"),
+        Case(
+            "receiver.autoscaling.behavior",
+            json!({"scaleDown": {"stabilizationWindowSeconds": 77}}),
+            SCALED,
+            "Seconds: 77",
+        ),
         Case("receiver.strategy", json!({"rollingUpdate": {"maxSurge": 4}}), &[], "maxSurge: 4"),
         Case("receiver.targetRate", json!(0.5), &[], "--target-rate=0.5"),
         Case("receiver.targetBurst", json!(77), &[], "--target-burst=77"),
@@ -166,9 +170,6 @@ fn cases() -> Vec<Case> {
         Case("networkPolicy.github.to", peers(), POLICY, "192.0.2.0/24"),
         Case("networkPolicy.github.ports", json!([3128]), POLICY, "port: 3128"),
     ]
-    .into_iter()
-    .chain([Case("receiver.autoscaling.targetMemoryUtilizationPercentage", json!(66), memory, "averageUtilization: 66")])
-    .collect()
 }
 
 /// For Helm itself and for charts above this one: there is nothing to render.
@@ -227,8 +228,8 @@ fn every_value_changes_what_is_rendered() {
     });
 }
 
-/// A chart that has this one as a dependency, with the values of cases/H07.
-fn umbrella(values: &Value) -> Answer {
+/// A chart that has this one as a dependency, with values of its own and those of the user who installs it.
+fn umbrella(values: &Value, of_the_user: &Value) -> Answer {
     let folder = tempfile::tempdir().unwrap();
     let metadata = json!({
         "apiVersion": "v2", "name": "umbrella", "version": "0.1.0",
@@ -241,19 +242,23 @@ fn umbrella(values: &Value) -> Answer {
     std::fs::write(folder.path().join("values.yaml"), values.to_string()).unwrap();
     let place = folder.path().to_str().unwrap();
     helm(&["dependency", "build", place]).expect("the dependency is there");
-    helm(&["template", "x", place])
+    let users = folder.path().join("of-the-user.json");
+    std::fs::write(&users, of_the_user.to_string()).unwrap();
+    helm(&["template", "x", place, "--values", users.to_str().unwrap()])
 }
 
 #[test]
 fn the_chart_is_an_optional_dependency_of_another() {
-    let rendered = umbrella(&json!({"landfall": {"enabled": true}, "global": {"anything": {"of": "others"}}}));
+    let nothing = json!({});
+    let rendered =
+        umbrella(&json!({"landfall": {"enabled": true}, "global": {"anything": {"of": "others"}}}), &nothing);
     assert!(rendered.expect("it is rendered").contains("kind: Deployment"));
-    let without = umbrella(&json!({"landfall": {"enabled": false}})).expect("it is left out");
+    let without = umbrella(&json!({"landfall": {"enabled": false}}), &nothing).expect("it is left out");
     assert!(!without.contains("kind:"), "{without}");
-    // Values of the chart above, null among them.
+    // Helm takes a null for a chart below from the user, not from the chart above.
     let ids = json!({"runAsUser": null, "runAsGroup": null, "fsGroup": null});
     let open = json!({"landfall": {"enabled": true, "podSecurityContext": ids, "workspaces": {"runAsUser": null}}});
-    let rendered = umbrella(&open).expect("ids may be unset");
+    let rendered = umbrella(&json!({}), &open).expect("ids may be unset");
     assert!(!rendered.contains("65532") && rendered.contains("--workspace-user=unset"), "{rendered}");
 }
 
