@@ -44,7 +44,7 @@ pub struct LocalRefs {
 #[derive(Debug, thiserror::Error)]
 pub enum DotGitError {
     /// There is no `.git` directory.
-    #[error("{0} is not a clone: it has no .git directory")]
+    #[error("{0} is not a clone: its .git is not a directory")]
     NotAClone(PathBuf),
     /// Its objects are outside the volume.
     #[error("{0} leads out of the volume, so Landfall does not follow it")]

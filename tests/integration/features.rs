@@ -42,7 +42,7 @@ async fn a_token_is_published_by_an_operator_that_may_do_nothing_else() {
     publish(&world, "shop", &json!({})).await;
     operator.settled().await;
     only_token(&world, "shop-git").await;
-    let asked: Vec<_> = world.asked().into_iter().filter(|entry| entry.user == USER).collect();
+    let asked = world.asked_by(USER);
     assert!(!asked.is_empty(), "the operator acts as its account");
     let refused: Vec<_> = asked.iter().filter(|entry| entry.code == 403).collect();
     assert!(refused.is_empty(), "it asks for nothing that it may not have: {refused:?}");

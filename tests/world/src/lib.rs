@@ -417,8 +417,13 @@ impl World {
 
     /// All that the operator asked of the API server since this world began.
     pub fn asked(&self) -> Vec<Entry> {
+        self.asked_by(OPERATOR)
+    }
+
+    /// The requests of this user to the API server since this world began.
+    pub fn asked_by(&self, user: &str) -> Vec<Entry> {
         let entries = self.audit.since(self.began).expect("the audit log");
-        entries.into_iter().filter(|entry| entry.user == OPERATOR).collect()
+        entries.into_iter().filter(|entry| entry.user == user).collect()
     }
 
     /// How often GitHub was asked for something, by method and route.
