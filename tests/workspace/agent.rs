@@ -198,7 +198,9 @@ async fn nothing_is_left_of_a_git_that_took_too_long() {
     ));
     let controller = Controller::answering(200, AUTOSAVE).await;
     let agent = scene.agent(Some(&controller.url), &["--interval", "1", "--timeout", "4"]);
-    let late = |report: &Value| report["trouble"].as_str().is_some_and(|trouble| trouble.contains("passed its deadline and was killed"));
+    let late = |report: &Value| {
+        report["trouble"].as_str().is_some_and(|trouble| trouble.contains("passed its deadline and was killed"))
+    };
     controller.until("an autosave is late", late).await;
     until("all of it is gone", || (agent.left() == 0).then_some(())).await;
     std::fs::write(&go, "").unwrap();
