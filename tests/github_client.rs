@@ -188,7 +188,7 @@ async fn a_clock_that_is_wrong_is_named() {
     let world = World::new(vec![]).await;
     world.clock.advance(Duration::from_mins(15));
     let error = world.github.app().await.unwrap_err().to_string();
-    assert!(error.contains(" s ahead of GitHub's: set it right"), "{error}");
+    assert!(error.contains(" s ahead of GitHub's: correct it"), "{error}");
 }
 
 #[tokio::test]
