@@ -115,7 +115,7 @@ fn a_node_that_does_not_answer_is_not_waited_for_without_end() {
     run("node-gone", async |world| {
         // A node of which nothing but the name is there, and a volume that only it can mount.
         let node = format!("ghost-{}", world.name);
-        let labels = json!({"kubernetes.io/hostname": node});
+        let labels = json!({"kubernetes.io/hostname": node, "kubernetes.io/os": "linux"});
         let resources = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});
         world
             .apply(&json!({
