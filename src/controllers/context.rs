@@ -268,15 +268,14 @@ impl Context {
         let generation = object.meta().generation;
         let mut conditions = standing.conditions(stored, generation, self.clock.now());
         // Besides these a kind may have conditions of its own.
-        let of_all =
-            [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled].map(ConditionType::as_str);
+        let of_all = ConditionType::STANDING.map(ConditionType::as_str);
         conditions.extend(K::conditions(&status).iter().filter(|own| !of_all.contains(&own.type_.as_str())).cloned());
         K::set_conditions(&mut status, generation, conditions);
         if object.status() != Some(&status) {
             self.write_status(object, &status).await?;
             self.tell(object, stored, standing).await;
         }
-        if matches!(standing.state, State::Ready) {
+        if matches!(standing.state, State::Ready | State::Suspended) {
             due.succeeded(&reference);
         }
         match settled.again {
@@ -284,7 +283,7 @@ impl Context {
             None => due.succeeded(&reference),
         }
         Ok(match standing.state {
-            State::Ready => Outcome::Ok,
+            State::Ready | State::Suspended => Outcome::Ok,
             State::ReadyButRetrying | State::Reconciling => Outcome::Retry,
             State::Stalled => Outcome::Stalled,
         })
@@ -321,7 +320,7 @@ impl Context {
             return;
         }
         let severity = match standing.state {
-            State::Ready => kube::runtime::events::EventType::Normal,
+            State::Ready | State::Suspended => kube::runtime::events::EventType::Normal,
             _ if standing.reason.is_progress() => kube::runtime::events::EventType::Normal,
             _ => kube::runtime::events::EventType::Warning,
         };

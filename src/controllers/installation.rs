@@ -79,7 +79,11 @@ fn status(access: &Access, stored: GitHubInstallationStatus, handled: Option<Str
                 login: account.login.clone(),
                 kind: account.kind.clone(),
             }),
-            repository_selection: Some(installation.repository_selection.as_str().to_owned()),
+            repository_selection: match installation.repository_selection {
+                github::RepositorySelection::All => Some(RepositorySelection::All),
+                github::RepositorySelection::Selected => Some(RepositorySelection::Selected),
+                github::RepositorySelection::Other => None,
+            },
             permissions: installation
                 .permissions
                 .iter()

@@ -75,7 +75,7 @@ fn bad_tokens() -> Vec<Bad> {
     let secret = |field, value| vec![(field, value)];
     vec![
         (repositories(Value::Null), "a token for every repository must be said"),
-        (vec![("/spec/allRepositories", json!(true))], "and not both"),
+        (vec![("/spec/repositorySelection", json!("All"))], "and not both"),
         (repositories(json!([{"name": "shop"}, {"id": 7}])), "takes all by name or all by id"),
         (repositories(json!([{"name": "shop", "id": 7}])), "is given by name or by id, not both"),
         (repositories(json!([{"name": "acme/shop"}])), "stands without its owner: shop, not acme/shop"),

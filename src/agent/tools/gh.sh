@@ -27,13 +27,8 @@ if [ -z "$gh" ]; then
   exit 127
 fi
 
-# An installation's token that came with the container is over within the hour: gh goes by GH_TOKEN first.
-case ${GITHUB_TOKEN-} in
-  ghs_*) theirs='' ;;
-  *) theirs=${GITHUB_TOKEN-} ;;
-esac
 case $host in
-  github.com | *.ghe.com) variable=GH_TOKEN theirs=${GH_TOKEN-}$theirs ;;
+  github.com | *.ghe.com) variable=GH_TOKEN theirs=${GH_TOKEN-}${GITHUB_TOKEN-} ;;
   *) variable=GH_ENTERPRISE_TOKEN theirs=${GH_ENTERPRISE_TOKEN-}${GITHUB_ENTERPRISE_TOKEN-} ;;
 esac
 # Who has a token of their own, or works with another host, goes on without ours.

@@ -23,7 +23,6 @@ use std::sync::Arc;
 const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
 
 /// The Secret's keys.
-const PRIVATE_KEY: &str = "private-key.pem";
 const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
 
 /// What GitHub says of a JWT whose `iss` is no App's id.
@@ -177,7 +176,8 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
                 Reason::CredentialsInvalid,
                 format!(
                     "{error}. The private key in Secret {secret} was deleted on the App's settings page, or is another App's: \
-                     generate one there and put it into the key {PRIVATE_KEY}"
+                     generate one there and put it into the key {}",
+                    app.spec.credentials_secret_ref.key
                 ),
             ),
             Again::Person,
@@ -188,7 +188,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
 
 fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
     let spec = &app.spec;
-    let name = &spec.credentials_secret_ref.name;
+    let CredentialsSecretReference { name, key: private_key } = &spec.credentials_secret_ref;
     let namespace = &context.settings.namespace;
     let endpoint = Endpoint::parse(
         &spec.api_url,
@@ -201,13 +201,13 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
     let secret = secret.ok_or_else(|| {
         invalid(format!(
             "there is no Secret {name} in namespace {namespace}: create it with the App's private key, `kubectl create secret \
-             generic {name} --namespace {namespace} --from-file={PRIVATE_KEY}=FILE`"
+             generic {name} --namespace {namespace} --from-file={private_key}=FILE`"
         ))
     })?;
     let key = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
-    let pem = key(PRIVATE_KEY).ok_or_else(|| {
+    let pem = key(private_key).ok_or_else(|| {
         invalid(format!(
-            "Secret {name} in namespace {namespace} has no key {PRIVATE_KEY}: put the App's private key there"
+            "Secret {name} in namespace {namespace} has no key {private_key}: put the App's private key there"
         ))
     })?;
     let issuer = spec.client_id.clone().or_else(|| spec.app_id.map(|id| id.to_string())).unwrap_or_default();
@@ -235,7 +235,7 @@ fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
         spec.web_url,
         spec.graphql_url,
         spec.ca_bundle,
-        key(PRIVATE_KEY),
+        key(&spec.credentials_secret_ref.key),
         key(NEXT_PRIVATE_KEY),
         secret.is_some(),
     ]);

@@ -52,11 +52,11 @@ pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection)
         }
     };
     let (Some(github), Some(identity)) = (&connection.github, identity(connection)) else { return HookSeen::default() };
-    if !webhook.manage {
+    if webhook.policy == WebhookPolicy::Manual {
         return HookSeen::default();
     }
     let url = Hook::App.url(&webhook.url, &name);
-    let wanted = Some((url.clone(), webhook.force));
+    let wanted = Some((url.clone(), webhook.policy));
     let seen = &connection.hook;
     let is_known = match (&seen.ensured, &seen.trouble) {
         (_, Some(_)) => true,
@@ -77,7 +77,7 @@ pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection)
         && !seen.signed_at.is_some_and(is_old)
         && before.is_some_and(|before| before.url == url && before.key_id == keys.current.id());
     let signed_at = seen.signed_at.filter(|_| is_signed).or(Some(now));
-    let outcome = settle(github, &config, is_signed, before.map(|before| before.url.as_str()), webhook.force).await;
+    let outcome = settle(github, &config, is_signed, before.map(|before| before.url.as_str()), webhook.policy).await;
     let seen = match outcome {
         Ok(()) => HookSeen {
             ensured: Some(WebhookStatus { id: None, url, key_id: keys.current.id().to_owned() }),
@@ -101,7 +101,7 @@ async fn settle(
     wanted: &HookConfigWanted,
     is_signed: bool,
     before: Option<&str>,
-    force: bool,
+    policy: WebhookPolicy,
 ) -> Result<(), (Standing, Again)> {
     let config = match github.app_hook_config().await {
         Ok(config) => config,
@@ -109,12 +109,12 @@ async fn settle(
         Err(error) => return Err(github_failure(&error, "asking where the App's webhook delivers to")),
     };
     let there = config.url.as_deref().filter(|url| !url.is_empty());
-    if let Some(other) = there.filter(|there| *there != wanted.url && Some(*there) != before && !force) {
+    if let Some(other) = there.filter(|there| *there != wanted.url && Some(*there) != before && policy != WebhookPolicy::Adopt) {
         // The address can hold what is nobody's business, so only its host is told.
         let host = url::Url::parse(other).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         let message = format!(
             "the App's webhook delivers to another address, on host {host}, and was left alone. Tokens and polling work without it. If \
-             it is to deliver here, set spec.webhook.force: true; else set spec.webhook.manage: false"
+             it is to deliver here, set spec.webhook.policy: Adopt; else set it to Manual"
         );
         return Err((Standing::stalled(Reason::HookForeign, message), Again::Person));
     }

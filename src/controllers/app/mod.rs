@@ -160,7 +160,7 @@ async fn mark(
 fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &HookSeen) -> GitHubAppStatus {
     let stored = app.status.clone().unwrap_or_default();
     let status = GitHubAppStatus {
-        webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.manage) {
+        webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.policy != WebhookPolicy::Manual) {
             // While nothing is known of it, what was stored tells which address was ours.
             hook.ensured.clone().or_else(|| stored.webhook.clone())
         } else {

@@ -82,7 +82,7 @@ fn webhook(seen: &Seen, stored: &ProjectRepositoryStatus) -> Option<WebhookStatu
 /// The same with `Ready` and its like as they are stored: for a write in the middle of a reconcile.
 #[must_use]
 pub fn with_conditions(seen: &Seen, mut status: ProjectRepositoryStatus) -> ProjectRepositoryStatus {
-    let of_all = [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled].map(ConditionType::as_str);
+    let of_all = ConditionType::STANDING.map(ConditionType::as_str);
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
     status.conditions.extend(stored.iter().filter(|stored| of_all.contains(&stored.type_.as_str())).cloned());
     status
@@ -130,7 +130,7 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
         let truth = match standing.state {
             State::Ready | State::ReadyButRetrying => Truth::True,
             State::Reconciling => Truth::Unknown,
-            State::Stalled => Truth::False,
+            State::Stalled | State::Suspended => Truth::False,
         };
         conditions.push(say(ConditionType::Deployed, truth, standing.reason, &standing.message));
     } else if let Some(before) = before(ConditionType::Deployed)

@@ -86,7 +86,7 @@ pub async fn reconcile(token: Arc<InstallationToken>, context: Arc<Context>) -> 
 
 /// A failure of one token that may be everybody's: the App is looked at, and while it does not work no token calls.
 fn matters_to_the_app(standing: &Standing) -> bool {
-    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::Suspended]
+    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended]
         .contains(&standing.reason)
 }
 

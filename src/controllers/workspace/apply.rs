@@ -137,7 +137,7 @@ fn token(context: &Context, object: &Workspace, repository: &Repository) -> Valu
     if context.sabotage.any_repository {
         let mut token = token;
         token["spec"]["repositories"] = json!([]);
-        token["spec"]["allRepositories"] = json!(true);
+        token["spec"]["repositorySelection"] = json!("All");
         return token;
     }
     token

@@ -86,7 +86,7 @@ pub fn wanted_branch(workspace: &Workspace) -> String {
 /// A duration of the spec, which the API server has checked.
 #[must_use]
 pub fn seconds(text: &str) -> i64 {
-    text.parse::<SignedDuration>().map_or(300, |duration| duration.as_secs())
+    crate::api::duration(text).map_or(300, |duration| duration.as_secs())
 }
 
 /// How long a pod may take to end.
@@ -345,10 +345,6 @@ fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Value {
     let spec = &workspace.spec;
     let mut env = vec![literal("GIT_CONFIG_SYSTEM", &format!("{TOOLS}/gitconfig"))];
     env.extend(spec.pod.env.iter().map(|variable| literal(&variable.name, &variable.value)));
-    if spec.github_token_in_environment {
-        let reference = json!({"name": name(workspace), "key": "password"});
-        env.push(json!({"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": reference}}));
-    }
     let mut container = json!({
         "name": MAIN, "image": spec.image.as_ref().unwrap_or(&settings.workspace_image),
         "command": ["/bin/sh", "-c", WAIT], "workingDir": directory(workspace), "env": env,

@@ -457,12 +457,12 @@ fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
                 match seen.waits(task, now) {
                     None => return Plan::Do(step),
                     Some(failed) => {
-                        let standing = Standing::ready(Reason::Suspended, RESTS);
+                        let standing = Standing::suspended(Reason::WorkspaceSuspended, RESTS);
                         return settled(standing, Some(Again::At(failed.until)));
                     }
                 }
             }
-            settled(Standing::ready(Reason::Suspended, RESTS), None)
+            settled(Standing::suspended(Reason::WorkspaceSuspended, RESTS), None)
         }
     }
 }
