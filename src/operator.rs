@@ -9,20 +9,21 @@ use crate::controllers::repository::{ReadTokens, Repositories};
 use crate::controllers::rollout::Rollouts;
 use crate::controllers::token::Memory;
 use crate::controllers::watch::Watches;
-use crate::controllers::workspace::{WorkspaceDesk, Workspaces};
+use crate::controllers::workspace::{WorkspaceReports, Workspaces};
 use crate::controllers::{self, InFlight};
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
-use crate::reports::{BindError, Reports};
+use crate::reports::ReportServer;
 use crate::runtime::clock::Clock;
 use crate::runtime::due::DueQueue;
 use crate::runtime::events::Events;
+use crate::runtime::health::{Endpoints, HealthServer};
 use crate::runtime::heartbeat::Liveness;
+use crate::runtime::http_server::BindError;
 use crate::runtime::jitter::Jitter;
 use crate::runtime::lease::{Lease, LeaseError, LeaseLost, LeaseTimes};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Check, Readiness};
-use crate::runtime::server::{Endpoints, Server, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
 use crate::settings::{Settings, WorkspaceSettings};
 use crate::webhook::root_keys::KnownRootKeys;
@@ -155,12 +156,9 @@ fn count_objects(metrics: &Metrics, stores: &Stores) {
 /// Why the process ended, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Health and metrics cannot be served.
+    /// Health and metrics, or reports, cannot be served.
     #[error(transparent)]
-    Server(#[from] ServerError),
-    /// Reports cannot be received.
-    #[error(transparent)]
-    Reports(#[from] BindError),
+    Bind(#[from] BindError),
     /// A task ended that should not have.
     #[error(transparent)]
     Shutdown(#[from] ShutdownError),
@@ -214,8 +212,8 @@ async fn serve_reports(
     leads: Arc<AtomicBool>,
     until: CancellationToken,
 ) -> Result<SocketAddr, Error> {
-    let desk = Arc::new(WorkspaceDesk::new(Arc::clone(context), leads));
-    let reports = Reports::bind(address, context.client.clone(), desk, Arc::clone(&context.clock)).await?;
+    let handler = Arc::new(WorkspaceReports::new(Arc::clone(context), leads));
+    let reports = ReportServer::bind(address, context.client.clone(), handler, Arc::clone(&context.clock)).await?;
     let address = reports.address();
     tasks.spawn::<Error>("the server for reports", async move {
         reports.serve(until).await;
@@ -282,7 +280,7 @@ impl Controller {
         metrics.watch_due_queue(queue.clone());
         metrics.watch_readiness(readiness.clone());
         let endpoints = Endpoints { liveness, readiness: readiness.clone(), metrics: metrics.clone() };
-        let server = Server::bind(config.health_address, endpoints).await?;
+        let server = HealthServer::bind(config.health_address, endpoints).await?;
         let health_address = server.address();
 
         let mut tasks = Tasks::new(shutdown);

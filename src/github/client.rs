@@ -23,9 +23,9 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use url::Url;
 
+use super::credentials::AppCredentials;
 use super::endpoint::Endpoint;
 use super::error::{Error, Route, Target, Unreached};
-use super::jwt::AppCredentials;
 use super::models::{Account, App, Installation, Minted};
 use super::redact::shown;
 use super::secret::Token;
@@ -36,7 +36,6 @@ use crate::runtime::clock::Clock;
 
 const APP: Route = Route { method: "GET", template: "/app" };
 const INSTALLATIONS: Route = Route { method: "GET", template: "/app/installations" };
-const INSTALLATION: Route = Route { method: "GET", template: "/app/installations/{installation_id}" };
 const MINT: Route = Route { method: "POST", template: "/app/installations/{installation_id}/access_tokens" };
 const VERIFY: Route = Route { method: "GET", template: "/installation/repositories" };
 const REVOKE: Route = Route { method: "DELETE", template: "/installation/token" };
@@ -109,7 +108,7 @@ impl GitHub {
         Self { octocrab, endpoint, host }
     }
 
-    /// Where this GitHub is.
+    /// The addresses of this GitHub.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
@@ -129,15 +128,9 @@ impl GitHub {
         Ok(by_id.into_values().collect())
     }
 
-    /// `GET /app/installations/{installation_id}`.
-    pub async fn installation(&self, id: u64) -> Result<Installation, Error> {
-        let answer = self.send(INSTALLATION, Credential::App, &format!("/app/installations/{id}"), NO_BODY).await?;
-        self.read(INSTALLATION, answer).await
-    }
-
     /// `POST /app/installations/{installation_id}/access_tokens`: a token of an hour.
     ///
-    /// Not idempotent: when no answer comes ([`Error::may_have_happened`]) a token nobody has may live for an hour.
+    /// Not idempotent: if the answer is lost, a token that nobody holds may live for an hour.
     pub async fn mint(&self, installation_id: u64, scope: &Scope) -> Result<Minted, Error> {
         let body = scope.body().map_err(|what| self.unsent(MINT, what))?;
         let path = format!("/app/installations/{installation_id}/access_tokens");

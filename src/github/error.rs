@@ -128,8 +128,8 @@ pub enum Error {
         target: Target,
         /// What GitHub says.
         message: String,
-        /// The fields GitHub names, at most five.
-        errors: Vec<String>,
+        /// The errors that GitHub names, at most five.
+        errors: Vec<FieldError>,
     },
     /// GitHub said to stop for a while; until then further calls with the same credentials are refused here.
     #[error("{target}: {} of GitHub reached; calls go on at {until}", if *secondary { "a secondary rate limit" } else { "the rate limit" })]
@@ -212,16 +212,6 @@ impl Error {
             | Self::Unsent { .. } => Outlook::Stalls,
         }
     }
-
-    /// Whether the request may have taken effect although no answer came: look before doing again what is not idempotent.
-    #[must_use]
-    pub fn may_have_happened(&self) -> bool {
-        match self {
-            Self::Unreachable { reason, .. } => matches!(reason, Unreached::TimedOut | Unreached::Cut),
-            Self::Server { .. } | Self::Malformed { .. } => true,
-            _ => false,
-        }
-    }
 }
 
 fn credentials_remedy(skew: Option<SignedDuration>) -> String {
@@ -235,7 +225,38 @@ fn credentials_remedy(skew: Option<SignedDuration>) -> String {
     }
 }
 
-fn with_details(message: &str, errors: &[String]) -> String {
+/// One of the `errors` of a 422; what GitHub leaves out is empty. All of it is redacted and cut.
+/// <https://docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api#validation-failed>
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldError {
+    /// The kind of object, for example `PullRequest`.
+    pub resource: String,
+    /// The field of that object.
+    pub field: String,
+    /// The error, in one of GitHub's words: `missing`, `missing_field`, `invalid`, `already_exists`, `unprocessable`, or
+    /// `custom`, of which only the message tells more.
+    pub code: String,
+    /// The error in a sentence.
+    pub message: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, field, code, message } = self;
+        let subject: Vec<&str> =
+            [resource, field].map(String::as_str).into_iter().filter(|it| !it.is_empty()).collect();
+        let problem = match (message.as_str(), code.as_str()) {
+            ("", code) => code.to_owned(),
+            (message, "" | "custom") => message.to_owned(),
+            (message, code) => format!("{message} ({code})"),
+        };
+        let parts = [subject.join("."), problem];
+        f.write_str(&parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))
+    }
+}
+
+fn with_details(message: &str, errors: &[FieldError]) -> String {
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
     if errors.is_empty() { message.to_owned() } else { format!("{message} ({})", errors.join("; ")) }
 }
 

@@ -116,8 +116,9 @@ pub struct App {
     /// The client id; GitHub Enterprise Server before 3.14 sends none here.
     #[serde(default)]
     pub client_id: Option<String>,
-    /// The name in addresses, and of the App's bot user.
-    pub slug: String,
+    /// The name in addresses, and of the App's bot user. GitHub's description does not promise it: see [`App::slug`].
+    #[serde(default)]
+    slug: Option<String>,
     /// The name that people read.
     pub name: String,
     /// Who owns the App.
@@ -131,6 +132,15 @@ pub struct App {
     /// The events the App is sent.
     #[serde(default)]
     pub events: Vec<String>,
+}
+
+impl App {
+    /// The name in addresses: as GitHub gives it, or else the last part of the address of the App's page.
+    #[must_use]
+    pub fn slug(&self) -> Option<&str> {
+        let from_page = || self.html_url.trim_end_matches('/').rsplit_once("apps/").map(|(_, slug)| slug);
+        self.slug.as_deref().or_else(from_page).filter(|slug| !slug.is_empty() && !slug.contains('/'))
+    }
 }
 
 /// Which repositories an installation or a token reaches.
@@ -212,8 +222,9 @@ pub struct Minted {
     /// What it may do.
     #[serde(default)]
     pub permissions: Permissions,
-    /// Which repositories it reaches.
-    pub repository_selection: RepositorySelection,
+    /// Which repositories it reaches. GitHub's description does not promise it, and a token must not be lost for that.
+    #[serde(default)]
+    pub repository_selection: Option<RepositorySelection>,
     /// The repositories, where they were selected.
     #[serde(default)]
     pub repositories: Option<Vec<Repository>>,
@@ -249,6 +260,25 @@ mod tests {
         assert_eq!(installation.repository_selection, RepositorySelection::Other("some".into()));
         assert_eq!(installation.permissions["contents"], Level::Other("maintain".into()));
         assert_eq!(installation.permissions["metadata"], Level::Read);
+    }
+
+    #[test]
+    fn a_field_that_github_does_not_promise_loses_no_answer() {
+        let minted: Minted =
+            serde_json::from_value(serde_json::json!({"token": "ghs_x", "expires_at": "2026-11-21T02:00:00Z"}))
+                .unwrap();
+        assert_eq!(minted.repository_selection, None);
+        let app: App = serde_json::from_value(
+            serde_json::json!({"id": 7, "name": "Landfall", "html_url": "https://h.example/apps/landfall"}),
+        )
+        .unwrap();
+        assert_eq!(app.slug(), Some("landfall"));
+        for (page, slug) in [("https://h.example/github-apps/lf/", Some("lf")), ("https://h.example/x", None)] {
+            let app: App = serde_json::from_value(serde_json::json!({"id": 7, "name": "L", "html_url": page})).unwrap();
+            assert_eq!(app.slug(), slug, "{page}");
+        }
+        let merged: Merged = serde_json::from_value(serde_json::json!({"message": "done"})).unwrap();
+        assert_eq!(merged.merge_type, None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use octocrab::OctoBody;
 use tower::service_fn;
 
-use super::jwt::tests::KEYS;
+use super::test_keys::KEYS;
 use super::{AppCredentials, Endpoint, Exchange, GitHub, Observe, PlainHttp, Transport};
 use crate::runtime::clock::ManualClock;
 

@@ -14,7 +14,6 @@ mod inbox;
 mod intake;
 mod keys;
 mod metrics;
-mod patience;
 mod rate;
 mod server;
 mod signature;
@@ -27,17 +26,18 @@ pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
 
 use crate::runtime::clock::Clock;
+use crate::runtime::health::{Endpoints, HealthServer};
 use crate::runtime::heartbeat::{BEAT_EVERY, Heartbeat, Liveness};
+use crate::runtime::http_server::BindError;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
-use crate::runtime::server::{Endpoints, Server as HealthServer, ServerError};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
 use complaints::Complaints;
 use inbox::Inbox;
 use intake::Intake;
 use keys::Keys;
 use rate::Buckets;
-use server::{BindError, Server};
+use server::Server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,10 +82,7 @@ pub struct Environment {
 /// Why the process ended, or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Health and metrics cannot be served.
-    #[error(transparent)]
-    Health(#[from] ServerError),
-    /// Deliveries cannot be received.
+    /// Health and metrics, or deliveries, cannot be served.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A task ended that should not have.
@@ -192,9 +189,9 @@ impl Receiver {
             drained.cancel();
             Ok(())
         });
-        let ServerLimits { linger, drain, .. } = config.server;
-        // The rest is for the health server to see its last client off.
-        Ok(Self { tasks, address, health_address, grace: linger + drain + Duration::from_secs(7) })
+        let ServerLimits { shutdown_delay, drain, .. } = config.server;
+        // The rest is for the health server, which stops last.
+        Ok(Self { tasks, address, health_address, grace: shutdown_delay + drain + Duration::from_secs(7) })
     }
 
     /// Where deliveries are received.

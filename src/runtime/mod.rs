@@ -5,13 +5,14 @@ pub mod allowance;
 pub mod clock;
 pub mod due;
 pub mod events;
+pub mod health;
 pub mod heartbeat;
+pub mod http_server;
 pub mod jitter;
 pub mod lease;
 pub mod lenient;
 pub mod metrics;
 pub mod readiness;
-pub mod server;
 pub mod shutdown;
 pub mod telemetry;
 

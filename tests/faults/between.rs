@@ -4,7 +4,6 @@
 //! ends the operator from within that very request, so that nothing of it runs on.
 
 use super::point::{self, Fault, Point, Side};
-use crate::world::operator::{HTTPS, Operator, Start};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
@@ -14,6 +13,7 @@ use hyper::body::Bytes;
 use kube::client::ClientBuilder;
 use landfall::git::reach::Reach;
 use landfall::github::{CaBundleError, Connect, Transport};
+use landfall_world::operator::{HTTPS, Operator, Start};
 use octocrab::OctoBody;
 use serde_json::json;
 use std::collections::HashMap;

@@ -3,12 +3,12 @@
 //! Masked are times, uids, versions, fingerprints and the simulator's address. Not masked is whether a Secret's token
 //! works, and for what: that is asked of the simulator.
 
-use crate::world::World;
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
 use kube::api::{Api, ListParams};
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository};
+use landfall_world::World;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -9,9 +9,6 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
-#[path = "../world/mod.rs"]
-mod world;
-
 mod between;
 mod end;
 mod judge;
@@ -21,14 +18,14 @@ mod scenario;
 
 use judge::judge;
 use landfall::operator::Sabotage;
+use landfall_world::cluster::LANES;
+use landfall_world::kubelet::Mischief;
 use point::{Fault, Point};
 use run::{Outcome, Tampering, play};
 use scenario::{ALL, Scenario};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
-use world::cluster::LANES;
-use world::kubelet::Mischief;
 
 /// Plays on a runtime of its own.
 fn play_on(

@@ -10,9 +10,6 @@ use super::end;
 use super::judge::Counts;
 use super::point::{Fault, Point};
 use super::scenario::Scenario;
-use crate::world::kubelet::{Kubelet, Mischief, Rest};
-use crate::world::operator::{Operator, Start};
-use crate::world::{SYSTEM, World, ready, text};
 use aws_lc_rs::digest::{SHA256, digest};
 use github_sim::HookInfo;
 use jiff::{SignedDuration, Timestamp};
@@ -23,6 +20,9 @@ use kube::api::{Api, ListParams};
 use landfall::api::{GitHubApp, GitHubInstallation};
 use landfall::operator::Sabotage;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
+use landfall_world::kubelet::{Kubelet, Mischief, Rest};
+use landfall_world::operator::{Operator, Start};
+use landfall_world::{SYSTEM, World, ready, text};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -224,7 +224,8 @@ impl Run {
 
     /// From now on there is a node for pods.
     pub async fn add_node(&self) {
-        let kubelet = Kubelet::start(&self.world, "team-a", self.tampering.mischief).await;
+        let kubelet =
+            Kubelet::start(&self.world, "team-a", env!("CARGO_BIN_EXE_landfall"), self.tampering.mischief).await;
         self.call(kubelet.name(), "the node");
         assert!(self.kubelet.set(kubelet).is_ok(), "there is one already");
     }

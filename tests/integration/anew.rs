@@ -2,9 +2,9 @@
 
 use crate::repository::{follow, is_git, status};
 use crate::scene::connected;
-use crate::world::objects;
 use github_sim::{Fault, FaultKind};
 use landfall::api::ProjectRepository;
+use landfall_world::objects;
 use serde_json::{Value, json};
 
 /// The look at shop takes so long that its outcome is written when the name is that of another object, for lib-core.

@@ -1,11 +1,11 @@
 //! `GitHubApp`: connected, changed, its key rotated, deleted; the installations its grants call for.
 
 use crate::scene::{connected, granted, look, only_token, publish, says, value};
-use crate::world::{KEY, World, objects, ready};
 use github_sim::AppKey;
 use jiff::SignedDuration;
 use kube::ResourceExt;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall_world::{KEY, World, objects, ready};
 use serde_json::{Value, json};
 
 fn grant(account: &str, namespaces: &Value) -> Value {
@@ -132,7 +132,7 @@ async fn a_key_is_rotated_without_a_gap() {
     let other = AppKey::generate().unwrap();
     // GitHub accepts only the second: as when the first was deleted on the App's page.
     let both = [("private-key.pem", other.private_pem()), ("private-key-next.pem", KEY.private_pem())];
-    world.put_secret(crate::world::SYSTEM, "github-app", &both).await;
+    world.put_secret(landfall_world::SYSTEM, "github-app", &both).await;
     operator.settled().await;
     look(&world).await;
     world.until_reason::<GitHubApp>("", "landfall", "Connected").await;
@@ -141,7 +141,7 @@ async fn a_key_is_rotated_without_a_gap() {
     assert!(world.mints() >= 2, "renewed with the second key");
 
     // The second becomes the first.
-    world.put_secret(crate::world::SYSTEM, "github-app", &[("private-key.pem", KEY.private_pem())]).await;
+    world.put_secret(landfall_world::SYSTEM, "github-app", &[("private-key.pem", KEY.private_pem())]).await;
     operator.settled().await;
     world.until_reason::<GitHubApp>("", "landfall", "Connected").await;
     operator.stop().await;

@@ -1,11 +1,11 @@
 //! `GitHubApp`s that cannot work: each with its reason, and with words that say what to do.
 
 use crate::scene::{look, says, value};
-use crate::world::{KEY, SYSTEM, World, objects, ready};
 use github_sim::{AppKey, AppSeed, Fault, FaultKind};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::GitHubApp;
+use landfall_world::{KEY, SYSTEM, World, objects, ready};
 use serde_json::{Value, json};
 
 /// The App under another name, with some fields of its spec replaced; null removes one.
@@ -24,7 +24,7 @@ fn app(world: &World, name: &str, spec: &Value) -> Value {
 
 #[tokio::test]
 async fn credentials_are_told_apart() {
-    let mut seed = crate::world::seed();
+    let mut seed = landfall_world::seed();
     let other = AppKey::generate().unwrap();
     let neighbour = AppSeed {
         name: "Neighbour".into(),
@@ -107,7 +107,7 @@ async fn addresses_and_certificates_are_told_apart() {
     let elsewhere = github_sim::Sim::start(github_sim::Options {
         listen: "127.0.0.1:0".parse().unwrap(),
         tls: true,
-        seed: crate::world::seed(),
+        seed: landfall_world::seed(),
     })
     .await
     .unwrap();

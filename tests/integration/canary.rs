@@ -5,8 +5,6 @@
 //! percent-encoded, and by its parts between dots. A leak that is planted in each place shows that the search bites.
 
 use crate::scene::{look, publish, token_in};
-use crate::world::operator::{Operator, Start};
-use crate::world::{KEY, SYSTEM, World, objects};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use github_sim::{Fault, FaultKind};
@@ -19,6 +17,8 @@ use landfall::git::reach::Reach;
 use landfall::github::{CaBundleError, Connect, HttpsConnect, Transport};
 use landfall::runtime::telemetry::{LogFormat, subscriber};
 use landfall::webhook::{AppIdentity, CURRENT, Hook, ROOT_KEYS_SECRET, RootKeys};
+use landfall_world::operator::{Operator, Start};
+use landfall_world::{KEY, SYSTEM, World, objects};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,9 +2,9 @@
 
 use crate::repository::{changes, comes_to, follow, looks, status};
 use crate::scene::{connected, value};
-use crate::world::World;
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
+use landfall_world::World;
 use serde_json::{Value, json};
 
 /// What the receiver adds for a delivery.
@@ -80,7 +80,7 @@ async fn a_delivery_makes_the_operator_look_and_nothing_else() {
     operator.stop().await;
 }
 
-async fn a_flood_is_rationed(world: &World, operator: &crate::world::operator::Operator) {
+async fn a_flood_is_rationed(world: &World, operator: &landfall_world::operator::Operator) {
     const FLOOD: usize = 45;
     operator.settled().await;
     world.advance(SignedDuration::from_mins(5));

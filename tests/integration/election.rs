@@ -1,11 +1,11 @@
 //! Several operators, health and metrics: who leads, who follows, and what is said to a kubelet and a scraper.
 
 use crate::scene::{only_token, publish};
-use crate::world::operator::{Operator, Start};
-use crate::world::{SYSTEM, World, objects};
 use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::Lease;
 use landfall::api::{GitHubApp, GitHubInstallation};
+use landfall_world::operator::{Operator, Start};
+use landfall_world::{SYSTEM, World, objects};
 use serde_json::json;
 use std::time::Duration;
 

@@ -2,11 +2,11 @@
 
 use crate::repository::{changes, comes_to, follow, status};
 use crate::scene::{says, value};
-use crate::world::operator::Operator;
-use crate::world::{World, objects, seed};
 use github_sim::{Fault, FaultKind, Fork, RepositorySeed, Seed};
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, seed};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -181,7 +181,7 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     world.merge_status::<ProjectRepository>("team-a", "lie", &json!({"id": 9001})).await.unwrap();
     let is_told = async || {
         let told =
-            crate::world::ready(&value::<ProjectRepository>(&world, "team-a", "lie").await)["message"].to_string();
+            landfall_world::ready(&value::<ProjectRepository>(&world, "team-a", "lie").await)["message"].to_string();
         told.contains("acme/shop is no fork any more").then_some(())
     };
     world.until("it is found out", is_told).await;

@@ -3,10 +3,10 @@
 use crate::forks::{connected, fork, forks_made};
 use crate::repository::{changes, comes_to, follow, status};
 use crate::scene::{says, value};
-use crate::world::World;
 use github_sim::{Fork, RepositorySeed};
 use jiff::SignedDuration;
 use landfall::api::ProjectRepository;
+use landfall_world::World;
 use serde_json::json;
 use std::time::Duration;
 

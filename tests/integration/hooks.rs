@@ -2,14 +2,14 @@
 
 use crate::repository::{A_POLL, ask, changes, comes_to, follow, is_git, status};
 use crate::scene::{granted, look, says, sha256, value};
-use crate::world::operator::Operator;
-use crate::world::{World, objects, ready};
 use github_sim::{HookChange, HookInfo, NewHook};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::github::{Endpoint, PlainHttp};
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, ready};
 use serde_json::{Value, json};
 
 pub const BASE: &str = "https://landfall.example.com";

@@ -1,10 +1,10 @@
 //! `GitHubInstallation`: what a namespace was granted of an account, in each of its states.
 
 use crate::scene::{connected, is_alive, look, only_token, publish, published, says, token_in, value};
-use crate::world::{World, objects};
 use github_sim::{Install, Selection};
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall_world::{World, objects};
 use serde_json::{Value, json};
 
 fn declared(namespace: &str, name: &str, account: &str) -> Value {

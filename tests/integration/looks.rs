@@ -3,11 +3,11 @@
 
 use crate::repository::{A_POLL, comes_to, follow, looks, status};
 use crate::scene::{connected, says, value};
-use crate::world::operator::Start;
-use crate::world::{World, objects};
 use github_sim::RepositorySeed;
 use kube::api::{Api, Patch, PatchParams};
 use landfall::api::{GitHubApp, ProjectRepository};
+use landfall_world::operator::Start;
+use landfall_world::{World, objects};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

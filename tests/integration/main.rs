@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
-#[path = "../world/mod.rs"]
-mod world;
-
 mod anew;
 mod app;
 mod app_refused;

@@ -2,10 +2,10 @@
 
 use crate::repository::{comes_to, follow};
 use crate::scene::{connected, says};
-use crate::world::objects;
 use github_sim::RepositorySeed;
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
+use landfall_world::objects;
 use serde_json::json;
 
 #[tokio::test]

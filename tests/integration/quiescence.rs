@@ -1,11 +1,11 @@
 //! An hour in which nothing happens: what it costs, by the API server's and by GitHub's own records.
 
 use crate::scene::{connected, only_token, publish, sha256, token_in};
-use crate::world::operator::Start;
-use crate::world::{OPERATOR, World, objects};
 use github_sim::{Entry, Install};
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation};
+use landfall_world::operator::Start;
+use landfall_world::{OPERATOR, World, objects};
 use serde_json::json;
 
 /// Routes that belong to a token's renewal.

@@ -1,8 +1,8 @@
 //! `InstallationToken`s that cannot be: each with its reason, and with words that say what to do.
 
 use crate::scene::{connected, only_token, publish, says};
-use crate::world::{World, objects};
 use landfall::api::InstallationToken;
+use landfall_world::{World, objects};
 use serde_json::{Value, json};
 
 /// Applies what the API server must refuse, and gives back what it says.
@@ -100,7 +100,7 @@ async fn what_was_not_granted_is_refused_with_whom_to_ask() {
 
 #[tokio::test]
 async fn beyond_the_installation_there_is_nothing_to_grant() {
-    let mut seed = crate::world::seed();
+    let mut seed = landfall_world::seed();
     let granted = serde_json::from_value(json!({"contents": "read", "metadata": "read"})).unwrap();
     seed.installations[0].permissions = Some(granted);
     let world = World::with(seed).await;

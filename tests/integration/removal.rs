@@ -1,12 +1,12 @@
 //! What goes takes its tokens with it: deletion, withdrawn grants, namespaces, and GitHub away meanwhile.
 
 use crate::scene::{connected, is_alive, only_token, publish, published, says, token_in, value};
-use crate::world::{World, objects, ready};
 use github_sim::{Fault, FaultKind};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::ResourceExt;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall_world::{World, objects, ready};
 use serde_json::json;
 
 fn github_is_away(world: &World) {

@@ -1,10 +1,10 @@
 //! Renewal: by the clock, in time, and without a gap for whoever uses the Secret.
 
 use crate::scene::{connected, is_alive, only_token, publish, published, says, token_in, value};
-use crate::world::{objects, ready};
 use github_sim::{Fault, FaultKind};
 use jiff::SignedDuration;
 use landfall::api::InstallationToken;
+use landfall_world::{objects, ready};
 use serde_json::json;
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! The reports of workspaces' agents: taken from the pod whose token comes with them, and from nobody else.
 
-use crate::world::{OPERATOR, World};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use landfall::agent::report::{Answer, OnStop, Report};
-use landfall::reports::{Desk, PodIdentity, Refused, Reports};
+use landfall::reports::{PodIdentity, Refused, ReportHandler, ReportServer};
 use landfall::runtime::clock::ManualClock;
+use landfall_world::{OPERATOR, World};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ struct Book {
     refuses: Mutex<Option<Refused>>,
 }
 
-impl Desk for Book {
+impl ReportHandler for Book {
     fn receive(&self, from: &PodIdentity, report: Report) -> Result<Answer, Refused> {
         if let Some(refused) = *self.refuses.lock().unwrap() {
             return Err(refused);
@@ -65,7 +65,7 @@ impl Scene {
     async fn listen(&mut self, client: kube::Client) {
         let clock = Arc::<ManualClock>::clone(&self.world.clock);
         let book = Arc::<Book>::clone(&self.book);
-        let reports = Reports::bind(([127, 0, 0, 1], 0).into(), client, book, clock).await.unwrap();
+        let reports = ReportServer::bind(([127, 0, 0, 1], 0).into(), client, book, clock).await.unwrap();
         self.address = reports.address();
         tokio::spawn(reports.serve(self.shutdown.clone()));
     }

@@ -1,11 +1,11 @@
 //! `ProjectRepository`: found, pinned by id, its head followed.
 
 use crate::scene::{connected, says, value};
-use crate::world::operator::Operator;
-use crate::world::{World, objects, ready};
 use github_sim::{Entry, RepositorySeed, Selection};
 use jiff::SignedDuration;
 use landfall::api::ProjectRepository;
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, ready};
 use serde_json::{Value, json};
 
 /// Longer than a poll's interval, jitter included.

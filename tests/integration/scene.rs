@@ -1,11 +1,11 @@
 //! What most tests begin with, and the questions that most of them ask.
 
-use crate::world::operator::Operator;
-use crate::world::{World, objects, text};
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, text};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;

@@ -2,11 +2,11 @@
 //! for what was not granted; the simulator knows what each living token reaches.
 
 use crate::scene::{connected, publish, published, token_in, value};
-use crate::world::operator::Operator;
-use crate::world::{World, objects, ready};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, ready};
 use serde_json::{Value, json};
 
 /// What the tenant was granted: shop and the libraries.

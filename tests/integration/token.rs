@@ -1,12 +1,12 @@
 //! `InstallationToken`: created, changed, repaired, taken up after a restart.
 
 use crate::scene::{connected, is_alive, look, only_token, publish, published, says, sha256, token_in, value};
-use crate::world::operator::Operator;
-use crate::world::{World, objects, ready, text};
 use github_sim::{Fault, FaultKind};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken};
+use landfall_world::operator::Operator;
+use landfall_world::{World, objects, ready, text};
 use serde_json::{Value, json};
 
 #[tokio::test]

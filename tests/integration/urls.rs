@@ -2,11 +2,11 @@
 
 use crate::repository::{comes_to, follow};
 use crate::scene::{connected, says};
-use crate::world::objects;
-use crate::world::operator::Start;
 use jiff::SignedDuration;
 use landfall::api::ProjectRepository;
 use landfall::git::AllowedHosts;
+use landfall_world::objects;
+use landfall_world::operator::Start;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -3,11 +3,11 @@
 use crate::hooks::{BASE, app, connected, ensured, is_as_it_should_be, ours, own};
 use crate::repository::{ask, comes_to, follow, status};
 use crate::scene::{look, says, value};
-use crate::world::{World, objects, ready};
 use github_sim::{Fault, FaultKind, HookChange};
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::webhook::Hook;
+use landfall_world::{World, objects, ready};
 use serde_json::{Value, json};
 
 const SHOP: &str = "https://landfall.example.com/webhooks/repo/landfall/9001";

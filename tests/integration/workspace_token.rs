@@ -2,9 +2,9 @@
 //! its file, and git's helper reads it there.
 
 use crate::scene::{connected, is_alive, publish, sha256, token_in};
-use crate::world::World;
-use crate::world::operator::Operator;
 use jiff::SignedDuration;
+use landfall_world::World;
+use landfall_world::operator::Operator;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! What somebody tries who has a little and wants more: each attack fails, and succeeds when its guard is taken out.
 
-use crate::client::Delivery;
 use crate::scene::{Running, Scene, config, guid, push};
 use landfall::receiver::Sabotage;
 use landfall::webhook::Hook;
+use landfall_world::delivery::Delivery;
 use serde_json::json;
 
 /// A delivery of an event by a webhook, signed with the secret of another.

@@ -1,12 +1,12 @@
 //! GitHub's example payloads, as others collected them: each is taken, and what is stored of any makes the operator look
 //! at what it speaks of, and nothing else.
 
-use crate::client::Delivery;
-use crate::payloads::{STORED, examples};
 use crate::scene::{Scene, config, guid};
 use landfall::api::{DeliveryResult, GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::receiver::Config;
 use landfall::webhook::Hook;
+use landfall_world::delivery::Delivery;
+use landfall_world::payloads::{STORED, examples};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 

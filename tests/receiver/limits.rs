@@ -1,9 +1,9 @@
 //! Clients that send too much, too slowly, or not to the end.
 
-use crate::client::{Delivery, PATIENCE, answer, exchange, kept_answer, until_closed};
 use crate::scene::{Scene, config, guid, metric};
 use landfall::receiver::{Config, ServerLimits};
 use landfall::webhook::Hook;
+use landfall_world::delivery::{Delivery, PATIENCE, answer, exchange, kept_answer, until_closed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -62,7 +62,7 @@ async fn all_bodies_together_have_so_much_memory_and_usual_ones_their_own() {
 #[tokio::test]
 async fn a_head_that_is_slow_or_large_ends_the_connection() {
     let scene = Scene::new("head").await;
-    let receiver = scene.receiver(with(|limits| limits.headers = Duration::from_millis(500))).await;
+    let receiver = scene.receiver(with(|limits| limits.head = Duration::from_millis(500))).await;
     // A line each while, and never the last one. Whether it is cut off does not depend on when: it never ends by itself.
     let stream = TcpStream::connect(receiver.address).await.unwrap();
     let (mut read, mut write) = stream.into_split();
@@ -90,7 +90,7 @@ async fn a_head_that_is_slow_or_large_ends_the_connection() {
 async fn a_connection_is_kept_between_two_requests_for_longer_than_a_head_may_take() {
     let scene = Scene::new("kept").await;
     // Its own heads are there in far less.
-    let receiver = scene.receiver(with(|limits| limits.headers = Duration::from_secs(5))).await;
+    let receiver = scene.receiver(with(|limits| limits.head = Duration::from_secs(5))).await;
     let mut kept = TcpStream::connect(receiver.address).await.unwrap();
     let mut send = async || {
         let request = String::from_utf8(scene.push().bytes()).unwrap().replace("connection: close\r\n", "");
@@ -156,7 +156,7 @@ async fn who_is_silent_makes_room_for_who_is_not() {
     let receiver = scene
         .receiver(with(|limits| {
             limits.connections = 2;
-            (limits.headers, limits.idle) = (Duration::from_mins(10), Duration::from_mins(10));
+            (limits.head, limits.idle) = (Duration::from_mins(10), Duration::from_mins(10));
         }))
         .await;
     let mut silent = Vec::new();
@@ -177,7 +177,7 @@ async fn who_is_silent_makes_room_for_who_is_not() {
 async fn who_never_says_anything_is_not_kept_as_long_as_who_has_said_something() {
     let scene = Scene::new("mute").await;
     let change = |limits: &mut ServerLimits| {
-        (limits.headers, limits.idle) = (Duration::from_millis(100), Duration::from_mins(10));
+        (limits.head, limits.idle) = (Duration::from_millis(100), Duration::from_mins(10));
     };
     let receiver = scene.receiver(with(change)).await;
     let mut mute = TcpStream::connect(receiver.address).await.unwrap();

@@ -3,14 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
-#[path = "../world/mod.rs"]
-mod world;
-
 mod attacks;
-mod client;
 mod examples;
 mod limits;
-mod payloads;
 mod proxy;
 mod refused;
 mod scene;

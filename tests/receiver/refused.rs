@@ -1,9 +1,9 @@
 //! What is refused, and that nothing is stored of it.
 
-use crate::client::{Delivery, answer, exchange, signature};
 use crate::scene::{Scene, config, guid};
-use crate::world::until;
 use landfall::webhook::Hook;
+use landfall_world::delivery::{Delivery, answer, exchange, signature};
+use landfall_world::until;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;

@@ -1,16 +1,16 @@
 //! A namespace with a repository that an App grants it, and a receiver. Each test has its own of everything but the API
 //! server, and so knows nothing of the others.
 
-use crate::client::{Delivery, until_closed};
 use crate::proxy::Proxy;
-use crate::world::cluster::{Cluster, cluster};
-use crate::world::until;
 use kube::Resource;
 use kube::{Client, Config};
 use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::receiver::{self, InboxLimits, KeySource, Receiver, Sabotage, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
+use landfall_world::cluster::{Cluster, cluster};
+use landfall_world::delivery::{Delivery, until_closed};
+use landfall_world::until;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ pub fn config() -> receiver::Config {
         health_address: Some(local),
         target_rate: 10.0,
         target_burst: 100.0,
-        server: ServerLimits { linger: Duration::ZERO, ..ServerLimits::default() },
+        server: ServerLimits { shutdown_delay: Duration::ZERO, ..ServerLimits::default() },
         // A machine that is slow refuses nothing.
         inbox: InboxLimits { patch: Duration::from_mins(5), ..InboxLimits::default() },
     }

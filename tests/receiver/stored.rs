@@ -1,10 +1,10 @@
 //! What becomes of deliveries that are right.
 
-use crate::client::{Delivery, signature};
 use crate::scene::{Scene, config, guid, push};
 use landfall::api::DeliveryResult;
 use landfall::receiver::Sabotage;
 use landfall::webhook::Hook;
+use landfall_world::delivery::{Delivery, signature};
 use serde_json::json;
 
 #[tokio::test]

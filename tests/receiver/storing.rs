@@ -1,10 +1,10 @@
 //! When a delivery counts as stored: with an API server that is away or slow, clients that hang up, and an end meanwhile.
 
-use crate::client::{Answer, answer, exchange};
 use crate::proxy::Line;
 use crate::scene::{Scene, config, guid, metric, ready};
-use crate::world::until;
 use landfall::receiver::{Config, InboxLimits, Sabotage, ServerLimits};
+use landfall_world::delivery::{Answer, answer, exchange};
+use landfall_world::until;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -174,7 +174,7 @@ async fn two_receivers_keep_one_log() {
 #[tokio::test]
 async fn what_is_under_way_is_finished_before_the_end() {
     let scene = Scene::new("drain").await;
-    let server = ServerLimits { linger: Duration::from_secs(1), ..patient().server };
+    let server = ServerLimits { shutdown_delay: Duration::from_secs(1), ..patient().server };
     let mut receiver = scene.receiver(Config { server, ..patient() }).await;
     // A connection that is kept, and one that is being used.
     let idle = TcpStream::connect(receiver.address).await.unwrap();

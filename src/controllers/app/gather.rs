@@ -133,20 +133,25 @@ async fn ask(
     {
         let message = format!(
             "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appID, or put the right key into Secret {}",
-            found.slug, found.id, app.spec.credentials_secret_ref.name
+            found.slug().unwrap_or_default(),
+            found.id,
+            app.spec.credentials_secret_ref.name
         );
         return Err((Standing::stalled(Reason::CredentialsInvalid, message), Again::Person));
     }
     let installations =
         github.installations().await.map_err(|error| github_failure(&error, "listing the App's installations"))?;
     let bot_user_id = match known_bot {
-        Some((slug, id)) if slug == found.slug => Some(id),
-        _ => match github.bot_user(&found.slug).await {
-            Ok(bot) => i64::try_from(bot.id).ok(),
-            Err(error) => {
-                tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
-                None
-            }
+        Some((slug, id)) if Some(slug.as_str()) == found.slug() => Some(id),
+        _ => match found.slug() {
+            Some(slug) => match github.bot_user(slug).await {
+                Ok(bot) => i64::try_from(bot.id).ok(),
+                Err(error) => {
+                    tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
+                    None
+                }
+            },
+            None => None,
         },
     };
     Ok(Look { at: context.clock.now(), app: found, bot_user_id, installations })

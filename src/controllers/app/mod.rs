@@ -88,7 +88,7 @@ fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &
         (Some(look), None) => {
             let mut message = format!(
                 "GitHub accepts the credentials of App {}, installed on {} accounts",
-                look.app.slug,
+                look.app.slug().unwrap_or(&look.app.name),
                 look.installations.len()
             );
             if app.spec.tenants.is_empty() {
@@ -173,7 +173,7 @@ fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &Ho
     let Some(look) = &connection.look else { return status };
     GitHubAppStatus {
         app_id: i64::try_from(look.app.id).ok(),
-        slug: Some(look.app.slug.clone()),
+        slug: look.app.slug().map(str::to_owned),
         name: Some(look.app.name.clone()),
         owner_login: look.app.owner.as_ref().map(|owner| owner.login.clone()),
         html_url: Some(look.app.html_url.clone()),

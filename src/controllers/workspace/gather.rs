@@ -209,7 +209,7 @@ fn target(
 /// <https://docs.github.com/en/account-and-profile/reference/email-addresses-reference>
 fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
     let look = connection.look.as_ref()?;
-    let slug = &look.app.slug;
+    let slug = look.app.slug()?;
     let host = github.endpoint().host();
     let host = if host == "api.github.com" || host == "github.com" { "github.com" } else { host.as_str() };
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);

@@ -10,7 +10,6 @@
 //! is kept. What pods say is a reason to look, and what is looked at decides ([`plan`]).
 
 mod apply;
-mod desk;
 mod gather;
 pub mod keep;
 mod memory;
@@ -20,12 +19,13 @@ mod plan;
 mod pods;
 mod pull;
 mod remote;
+mod reports;
 mod seen;
 mod status;
 
-pub use desk::WorkspaceDesk;
 pub use memory::Workspaces;
 pub use objects::named;
+pub use reports::WorkspaceReports;
 
 use super::context::{Context, Settled};
 use super::object::has_finalizer;

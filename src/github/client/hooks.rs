@@ -104,7 +104,7 @@ impl GitHub {
 
     /// `POST /repos/{owner}/{repo}/hooks`: one more hook.
     ///
-    /// Not idempotent: when no answer comes ([`Error::may_have_happened`]), list the hooks before asking again.
+    /// Not idempotent: if the answer is lost, list the hooks before asking again.
     /// [`Error::Unprocessable`] if there is a hook with the same address and events, or if an event has its twenty hooks.
     pub async fn create_hook(
         &self,

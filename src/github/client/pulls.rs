@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, GitHub, NO_BODY, Route, SEGMENT};
+use crate::github::error::FieldError;
 use crate::github::models::PullRequest;
 use crate::github::redact::shown;
 use crate::github::secret::Token;
@@ -55,24 +56,25 @@ pub enum NotOpened {
 }
 
 impl NotOpened {
-    /// The reason in a refusal of [`GitHub::open_pull_request`], told by GitHub's words. `None` for any other failure, and if
-    /// GitHub finds other words.
+    /// The reason in a refusal of [`GitHub::open_pull_request`], by its fields and by GitHub's words. `None` for any other
+    /// failure, and if GitHub changes its words.
     #[must_use]
     pub fn told_by(error: &Error) -> Option<Self> {
         let Error::Unprocessable { message, errors, .. } = error else { return None };
         if message.starts_with("Draft pull requests are not supported") {
             return Some(Self::DraftUnsupported);
         }
-        // In front is what the words are about; a branch's name, which may read like any of them, comes only behind them.
-        errors.iter().find_map(|error| match error.split_once(": ")? {
-            ("PullRequest", words) if words.starts_with("A pull request already exists for ") => {
-                Some(Self::AlreadyExists)
-            }
-            ("PullRequest", words) if words.starts_with("No commits between ") => Some(Self::NoCommits),
-            ("PullRequest.base", "invalid") => Some(Self::BaseInvalid),
-            ("PullRequest.head", "invalid") => Some(Self::HeadInvalid),
-            _ => None,
-        })
+        // The name of a branch may read like any of these words, but comes only after them.
+        let of_pull_request = errors.iter().filter(|error| error.resource == "PullRequest");
+        of_pull_request
+            .filter_map(|FieldError { field, code, message, .. }| match (field.as_str(), code.as_str()) {
+                ("base", "invalid") => Some(Self::BaseInvalid),
+                ("head", "invalid") => Some(Self::HeadInvalid),
+                _ if message.starts_with("A pull request already exists for ") => Some(Self::AlreadyExists),
+                _ if message.starts_with("No commits between ") => Some(Self::NoCommits),
+                _ => None,
+            })
+            .next()
     }
 }
 
@@ -173,7 +175,7 @@ impl GitHub {
 
     /// `POST /repos/{owner}/{repo}/pulls`: opens one.
     ///
-    /// Not idempotent: when no answer comes ([`Error::may_have_happened`]), [look](Self::pull_requests) before asking again.
+    /// Not idempotent: if the answer is lost, [list the pull requests](Self::pull_requests) before asking again.
     /// [`NotOpened::told_by`] tells the refusals apart that say what to do next.
     pub async fn open_pull_request(
         &self,

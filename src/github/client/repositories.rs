@@ -7,24 +7,15 @@ use crate::github::secret::Token;
 use crate::github::stack::auth::Credential;
 
 const BY_ID: Route = Route { method: "GET", template: "/repositories/{repository_id}" };
-const BY_NAME: Route = Route { method: "GET", template: "/repos/{owner}/{repo}" };
 const COMPARE: Route = Route { method: "GET", template: "/repos/{owner}/{repo}/compare/{basehead}" };
 
 impl GitHub {
     /// `GET /repositories/{id}`: whatever the repository is called by now. GitHub's own redirects point here; its
     /// documentation does not list it.
     pub async fn repository(&self, token: &Token, id: u64) -> Result<Repository, Error> {
-        self.one_repository(BY_ID, token, &format!("/repositories/{id}")).await
-    }
-
-    /// `GET /repos/{owner}/{repo}`. A former name leads to the repository that had it: the answer's id tells which it is.
-    pub async fn repository_named(&self, token: &Token, owner: &str, name: &str) -> Result<Repository, Error> {
-        self.one_repository(BY_NAME, token, &self.repository_path(BY_NAME, owner, name)?).await
-    }
-
-    async fn one_repository(&self, route: Route, token: &Token, path: &str) -> Result<Repository, Error> {
-        let answer = self.send(route, Credential::Token(token.clone()), path, NO_BODY).await?;
-        self.read(route, answer).await
+        let path = format!("/repositories/{id}");
+        let answer = self.send(BY_ID, Credential::Token(token.clone()), &path, NO_BODY).await?;
+        self.read(BY_ID, answer).await
     }
 
     /// `GET /repos/{owner}/{repo}/compare/{base}...{head}`: how `head` stands to `base`. Each is a branch, a tag, a commit,
@@ -62,37 +53,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repository_is_asked_for_by_id_and_by_name() {
+    async fn a_repository_is_asked_for_by_id() {
         let github = Scripted::new(|_| answer(200, &[], SHOP));
         assert_eq!(github.github.repository(&token(), 5).await.unwrap().full_name, "acme/shop");
-        assert_eq!(github.github.repository_named(&token(), "acme", "shop").await.unwrap().id, 5);
-        assert_eq!(
-            github.lines(),
-            ["GET https://h.example/api/v3/repositories/5", "GET https://h.example/api/v3/repos/acme/shop"]
-        );
+        assert_eq!(github.lines(), ["GET https://h.example/api/v3/repositories/5"]);
         assert!(github.sent.lock().unwrap().iter().all(|sent| sent.bearer() == Some("ghs_7_a.b-c")));
         let templates: Vec<_> =
             github.exchanges.lock().unwrap().iter().map(|exchange| exchange.route.template).collect();
-        assert_eq!(templates, ["/repositories/{repository_id}", "/repos/{owner}/{repo}"]);
+        assert_eq!(templates, ["/repositories/{repository_id}"]);
     }
 
     #[tokio::test]
-    async fn a_former_name_is_followed_and_the_id_tells() {
-        let moved = "https://h.example/api/v3/repositories/5";
+    async fn a_read_follows_a_former_name() {
+        let moved = "https://h.example/api/v3/repositories/5/hooks";
         let github = Scripted::new(move |sent| {
-            if sent.url == moved { answer(200, &[], SHOP) } else { answer(301, &[("location", moved)], "") }
+            if sent.url == moved { answer(200, &[], "[]") } else { answer(301, &[("location", moved)], "") }
         });
-        let found = github.github.repository_named(&token(), "acme", "store").await.unwrap();
-        assert_eq!((found.id, found.full_name.as_str()), (5, "acme/shop"));
+        assert_eq!(github.github.hooks(&token(), "acme", "store").await.unwrap(), []);
+        assert_eq!(github.lines()[1], format!("GET {moved}"));
     }
 
     #[tokio::test]
     async fn a_name_is_one_segment_of_the_path() {
-        let github = Scripted::new(|_| answer(200, &[], SHOP));
-        github.github.repository_named(&token(), "a/b", "c?d#e%2f").await.unwrap();
-        assert_eq!(github.lines(), ["GET https://h.example/api/v3/repos/a%2Fb/c%3Fd%23e%252f"]);
+        let github = Scripted::new(|_| answer(200, &[], "[]"));
+        github.github.hooks(&token(), "a/b", "c?d#e%2f").await.unwrap();
+        assert_eq!(github.lines(), ["GET https://h.example/api/v3/repos/a%2Fb/c%3Fd%23e%252f/hooks?per_page=100"]);
         for (owner, name) in [("..", "shop"), ("acme", ".."), ("acme", "."), ("", "shop"), ("acme", "")] {
-            let error = github.github.repository_named(&token(), owner, name).await.unwrap_err();
+            let error = github.github.hooks(&token(), owner, name).await.unwrap_err();
             assert!(matches!(error, Error::Unsent { .. }), "{error}");
         }
         assert_eq!(github.lines().len(), 1);

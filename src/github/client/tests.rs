@@ -101,7 +101,7 @@ async fn a_token_is_asked_for_with_exactly_the_scope() {
         let minted = github.github.mint(3, &scope(repositories)).await.unwrap();
         assert_eq!(minted.token.expose(), "ghs_7_a.b-c");
         assert_eq!(minted.permissions["contents"], Level::Read);
-        assert_eq!(minted.repository_selection, RepositorySelection::Selected);
+        assert_eq!(minted.repository_selection, Some(RepositorySelection::Selected));
         assert_eq!(minted.repositories.unwrap()[0].id, 5);
         let sent = github.sent.lock().unwrap().pop().unwrap();
         assert_eq!(

@@ -79,8 +79,9 @@ impl From<String> for MergeType {
 /// <https://docs.github.com/en/rest/branches/branches#sync-a-fork-branch-with-the-upstream-repository>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Merged {
-    /// What was done.
-    pub merge_type: MergeType,
+    /// What was done, if GitHub tells.
+    #[serde(default)]
+    pub merge_type: Option<MergeType>,
     /// What GitHub says about it.
     #[serde(default)]
     pub message: Option<String>,

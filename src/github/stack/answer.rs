@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::auth::Credential;
-use crate::github::error::{Error, Target};
+use crate::github::error::{Error, FieldError, Target};
 use crate::github::redact::shown;
 
 const SHOWN_ERRORS: usize = 5;
@@ -21,7 +21,7 @@ const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(60);
 pub(super) struct Said {
     /// GitHub's `message`, unless the body is not JSON or has none.
     pub message: Option<String>,
-    errors: Vec<String>,
+    errors: Vec<FieldError>,
 }
 
 #[derive(Deserialize)]
@@ -44,21 +44,18 @@ impl Said {
         };
         Self {
             message: refusal.message.map(|message| shown(&message)).filter(|message| !message.is_empty()),
-            errors: errors.iter().take(SHOWN_ERRORS).map(detail).filter(|detail| !detail.is_empty()).collect(),
+            errors: errors.iter().take(SHOWN_ERRORS).map(detail).filter(|it| *it != FieldError::default()).collect(),
         }
     }
 }
 
 /// One of `errors`: a string, or an object of `resource`, `field`, `code` and `message`.
-fn detail(error: &Value) -> String {
+fn detail(error: &Value) -> FieldError {
     if let Value::String(text) = error {
-        return shown(text);
+        return FieldError { message: shown(text), ..FieldError::default() };
     }
-    let text = |name: &str| error[name].as_str().unwrap_or_default();
-    let subject =
-        [text("resource"), text("field")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
-    let problem = if text("message").is_empty() { text("code") } else { text("message") };
-    shown(&[subject.as_str(), problem].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))
+    let text = |name: &str| shown(error[name].as_str().unwrap_or_default());
+    FieldError { resource: text("resource"), field: text("field"), code: text("code"), message: text("message") }
 }
 
 pub(super) fn judge(

@@ -11,9 +11,10 @@ use tower::ServiceExt;
 use url::Url;
 
 use super::{Call, Next};
+use crate::github::credentials::{AppCredentials, Key};
 use crate::github::endpoint::Endpoint;
 use crate::github::error::Error;
-use crate::github::jwt::AppCredentials;
+use crate::github::jwt::Origin;
 use crate::github::secret::Token;
 use crate::runtime::clock::Clock;
 
@@ -82,15 +83,12 @@ pub(super) async fn authenticate(
         Credential::None => next.oneshot(call).await,
         Credential::Token(token) => next.oneshot(carrying(call, &token)?).await,
         Credential::App => {
-            let signed = |key| match credentials.sign(key, clock.now()) {
-                Some(jwt) => carrying(call.clone(), &jwt),
-                None => Err(Error::Unsent { target: call.target.clone(), what: format!("{key} cannot sign") }),
-            };
+            let app = AsApp { call, next, credentials: &credentials, clock: &*clock };
             let first = credentials.preferred();
-            let response = next.clone().oneshot(signed(first)?).await?;
+            let response = app.send(first).await?;
             let refused = response.status() == StatusCode::UNAUTHORIZED;
             let Some(other) = credentials.alternative(first).filter(|_| refused) else { return Ok(response) };
-            let second = next.oneshot(signed(other)?).await?;
+            let second = app.send(other).await?;
             if second.status() == StatusCode::UNAUTHORIZED {
                 return Ok(response);
             }
@@ -100,6 +98,43 @@ pub(super) async fn authenticate(
             }
             Ok(second)
         }
+    }
+}
+
+/// A call as the App.
+struct AsApp<'a> {
+    call: Call,
+    next: Next,
+    credentials: &'a AppCredentials,
+    clock: &'a dyn Clock,
+}
+
+impl AsApp<'_> {
+    /// Sends the call with a JWT of this key. If GitHub refuses a JWT that served before, which may have expired by GitHub's
+    /// clock, the call is sent once more with a new one.
+    async fn send(&self, key: Key) -> Result<Response<Bytes>, Error> {
+        let (response, origin) = self.send_once(key).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        self.credentials.forget(key).await;
+        if origin == Origin::Signed {
+            return Ok(response);
+        }
+        let (response, _) = self.send_once(key).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.credentials.forget(key).await;
+        }
+        Ok(response)
+    }
+
+    async fn send_once(&self, key: Key) -> Result<(Response<Bytes>, Origin), Error> {
+        let jwt = self.credentials.jwt(key, self.clock.now()).await.map_err(|error| Error::Unsent {
+            target: self.call.target.clone(),
+            what: format!("{key} cannot sign: {error}"),
+        })?;
+        let response = self.next.clone().oneshot(carrying(self.call.clone(), &jwt.token)?).await?;
+        Ok((response, jwt.origin))
     }
 }
 

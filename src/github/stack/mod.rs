@@ -6,7 +6,8 @@
 //!
 //! The invariants: credentials are put on below the redirects and only for addresses of the API, so no hop takes them
 //! elsewhere; nothing repeats a request that GitHub may have acted on, for the controllers have the one queue of due times.
-//! Two things are sent again, both refused by GitHub untouched: a redirected request, and a 401 for the other key.
+//! Three things are sent again, all of which GitHub refused without acting on them: a redirected request, a request whose JWT
+//! served before and was refused (401), and one that the App's first key was refused for, with the other key.
 //!
 //! Conditional requests are left out: an `ETag` belongs to the token that was used, every JWT is another token, and an
 //! installation token is used for few calls. A 304 would hardly ever come, and a cache of bodies would hold one tenant's
@@ -29,9 +30,9 @@ use tower::{BoxError, Layer, ServiceExt, service_fn};
 
 use self::auth::Credential;
 pub use self::observe::{Count, Exchange, Ignore, Observe};
+use super::credentials::AppCredentials;
 use super::endpoint::Endpoint;
 use super::error::{Error, Route, Target};
-use super::jwt::AppCredentials;
 use super::transport::{self, Transport, Unreached};
 use crate::runtime::clock::Clock;
 

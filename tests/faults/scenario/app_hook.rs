@@ -2,11 +2,11 @@
 
 use super::{MINTED, Told, tenants};
 use crate::run::Run;
-use crate::world::{SYSTEM, objects};
 use github_sim::{HookChange, HookInfo};
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::GitHubApp;
 use landfall::webhook::{Hook, ROOT_KEYS_SECRET};
+use landfall_world::{SYSTEM, objects};
 use serde_json::json;
 
 pub async fn life(run: &Run) -> Told {

@@ -2,10 +2,10 @@
 
 use super::{MINTED, Told, tenants};
 use crate::run::Run;
-use crate::world::{self, objects};
 use github_sim::{RepositorySeed, Seed};
 use jiff::SignedDuration;
 use landfall::api::ProjectRepository;
+use landfall_world::objects;
 use serde_json::json;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const OF: &str = "globex/lib-up";
 
 /// An upstream that all may read, and an App that may make repositories.
 pub fn seed() -> Seed {
-    let mut seed = world::seed();
+    let mut seed = landfall_world::seed();
     let upstream = RepositorySeed { owner: "globex".into(), name: "lib-up".into(), ..RepositorySeed::default() };
     seed.repositories = vec![upstream];
     seed.apps[0].permissions =

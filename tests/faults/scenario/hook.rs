@@ -2,10 +2,10 @@
 
 use super::{MINTED, Told, tenants};
 use crate::run::Run;
-use crate::world::objects;
 use github_sim::{HookChange, HookInfo};
 use landfall::api::{GitHubApp, ProjectRepository};
 use landfall::webhook::Hook;
+use landfall_world::objects;
 use serde_json::{Value, json};
 
 const BASE: &str = "https://landfall.example.com";

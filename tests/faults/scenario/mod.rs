@@ -12,10 +12,10 @@ mod workspace;
 use super::judge::Counts;
 use super::point::{Fault, Point};
 use super::run::Run;
-use crate::world::seed;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use github_sim::Seed;
+use landfall_world::seed;
 use serde_json::{Value, json};
 
 /// What is counted where the operator's own tokens are minted, which are never published.

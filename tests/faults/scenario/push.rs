@@ -3,11 +3,11 @@
 use super::{MINTED, Told, tenants};
 use crate::between::Patch;
 use crate::run::Run;
-use crate::world::{OPERATOR, objects};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, ListParams};
 use landfall::api::{DeliveryResult, DeploymentResult, ProjectRepository};
+use landfall_world::{OPERATOR, objects};
 use serde_json::{Value, json};
 
 pub async fn life(run: &Run) -> Told {

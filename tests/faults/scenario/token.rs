@@ -5,10 +5,10 @@ use crate::end::fingerprint;
 use crate::judge::Counts;
 use crate::point::{Fault, Point};
 use crate::run::Run;
-use crate::world::objects;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::InstallationToken;
+use landfall_world::objects;
 use serde_json::json;
 
 const MINTED: &str = "tokens minted";

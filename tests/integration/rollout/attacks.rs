@@ -3,11 +3,11 @@
 
 use super::examples::Inlet;
 use super::{Team, workload};
-use crate::world::World;
-use crate::world::operator::Start;
 use k8s_openapi::api::apps::v1::Deployment;
 use landfall::api::{DeliveryResult, ProjectRepository};
 use landfall::operator::Sabotage;
+use landfall_world::World;
+use landfall_world::operator::Start;
 use serde_json::{Value, json};
 
 impl Team {
@@ -100,7 +100,7 @@ async fn a_commit_that_a_tenant_wrote_into_status() {
 async fn the_account_of_another_namespace() {
     let team = Team::without_rights("lent").await;
     let may_act = json!({"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["lent"], "verbs": ["impersonate"]});
-    team.bind("team-b", "acts-as", &may_act, &json!({"namespace": crate::world::SYSTEM, "name": "landfall"})).await;
+    team.bind("team-b", "acts-as", &may_act, &json!({"namespace": landfall_world::SYSTEM, "name": "landfall"})).await;
     let may_roll = json!({"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "patch"]});
     team.bind("team-b", "rolls", &may_roll, &json!({"namespace": "team-b", "name": "lent"})).await;
     let mut theirs = workload("Deployment", "lent", &json!({}));
@@ -113,7 +113,7 @@ async fn the_account_of_another_namespace() {
     let before = generation(&team).await;
     let restart = json!({"rolloutRestart": {"kind": "Deployment", "name": "lent"}});
     let on_push = json!({"serviceAccountName": "team-b.lent", "actions": [restart]});
-    let attack = crate::world::objects::repository("shop", &json!({"onPush": on_push}));
+    let attack = landfall_world::objects::repository("shop", &json!({"onPush": on_push}));
     team.world.apply::<ProjectRepository>(&attack).await;
     team.world.until_reason::<ProjectRepository>("team-a", "shop", "Observed").await;
     team.operator.settled().await;

@@ -3,25 +3,20 @@
 
 use super::Team;
 use crate::repository::{changes, looks};
-use crate::world::{SYSTEM, World, text};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use landfall::api::{Deliveries, DeliveryResult, GitHubApp};
 use landfall::receiver::{self, InboxLimits, KeySource, Receiver, Sabotage, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
+use landfall_world::delivery::Delivery;
+use landfall_world::{SYSTEM, World, payloads, text};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-#[allow(dead_code, reason = "what cuts connections is not needed here")]
-#[path = "../../receiver/client.rs"]
-mod client;
-#[path = "../../receiver/payloads.rs"]
-mod payloads;
 
 /// The user that the receiver is to the API server.
 const RECEIVER: &str = "system:serviceaccount:landfall-system:landfall-receiver";
@@ -84,7 +79,7 @@ impl Inlet {
     pub async fn send(&self, event: &str, guid: &str, payload: &Value) -> u16 {
         let body = payload.to_string();
         let path = Hook::App.path("landfall");
-        client::Delivery::new(&path, event, guid, body.as_bytes(), &self.secret).send(self.address).await.status
+        Delivery::new(&path, event, guid, body.as_bytes(), &self.secret).send(self.address).await.status
     }
 }
 

@@ -4,13 +4,13 @@ use super::{Team, stamp};
 use crate::canary::Log;
 use crate::repository::{ask, comes_to, status};
 use crate::scene::{look, says};
-use crate::world::objects;
-use crate::world::operator::Start;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use landfall::api::{DeploymentResult, ProjectRepository};
 use landfall::runtime::telemetry::{LogFormat, subscriber};
+use landfall_world::objects;
+use landfall_world::operator::Start;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]

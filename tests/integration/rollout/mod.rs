@@ -10,8 +10,6 @@ mod once;
 mod refused;
 
 use crate::scene::connected;
-use crate::world::operator::Operator;
-use crate::world::{SYSTEM, World, objects};
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -20,6 +18,8 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use landfall::api::{DeploymentResult, DeploymentStatus, ProjectRepository};
 use landfall_cluster::Entry;
+use landfall_world::operator::Operator;
+use landfall_world::{SYSTEM, World, objects};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 

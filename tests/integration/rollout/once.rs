@@ -2,11 +2,11 @@
 
 use super::{Team, stamp, workload};
 use crate::scene::says;
-use crate::world::{World, objects};
 use github_sim::RepositorySeed;
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use landfall::api::{DeploymentResult, ProjectRepository};
+use landfall_world::{World, objects};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,9 @@
 
 use super::{Team, workload};
 use crate::scene::says;
-use crate::world::{World, objects};
 use k8s_openapi::api::apps::v1::Deployment;
 use landfall::api::{DeploymentResult, ProjectRepository};
+use landfall_world::{World, objects};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

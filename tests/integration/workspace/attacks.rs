@@ -3,7 +3,6 @@
 
 use super::{BRANCH, OBJECTS, Team, needs, workspace};
 use crate::scene::token_in;
-use crate::world::World;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -13,6 +12,7 @@ use landfall::api::Workspace;
 use landfall::github::{AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp};
 use landfall::github::{PullRequest, Repositories, Scope};
 use landfall::operator::Sabotage;
+use landfall_world::World;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ async fn pulls(world: &World, branch: &str) -> Vec<PullRequest> {
     let github = GitHub::new(
         Endpoint::parse(&world.sim.api_url(), None, None, PlainHttp::OnLoopback).unwrap(),
         HttpsConnect::new().connect(Some(world.sim.ca_pem().as_bytes())).unwrap(),
-        AppCredentials::parse("4242", crate::world::KEY.private_pem().as_bytes(), None).unwrap(),
+        AppCredentials::parse("4242", landfall_world::KEY.private_pem().as_bytes(), None).unwrap(),
         Arc::<landfall::runtime::clock::ManualClock>::clone(&world.clock) as Arc<dyn landfall::runtime::clock::Clock>,
         Arc::new(Ignore),
     );

@@ -1,12 +1,12 @@
 //! What somebody tries who may write a Workspace, and would have a pod that they may not make themselves.
 
 use super::{OBJECTS, Team, needs, workspace};
-use crate::world::World;
 use k8s_openapi::api::core::v1::{Container, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams};
 use landfall::api::Workspace;
 use landfall::operator::Sabotage;
+use landfall_world::World;
 use serde_json::{Value, json};
 
 /// Fields that a pod has, and a workspace's `spec.pod` must not bring into it.
@@ -96,7 +96,7 @@ async fn a_pod_that_may_more_by_the_fields_of_a_workspace() {
             let name = format!("try-{number}");
             let object = workspace(&name, &json!({"pod": fields}));
             let kept = async || {
-                let object: Value = team.world.raw(&object).await?;
+                let object: Value = raw(&team.world, &object).await?;
                 (object["spec"]["pod"] == fields).then_some(())
             };
             team.world.until("the API server lets it pass", kept).await;
@@ -110,7 +110,7 @@ async fn a_pod_that_may_more_by_the_fields_of_a_workspace() {
         define(&team.world, &definition()).await;
         let refused = async || {
             let object = workspace("try", &json!({"pod": {"hostNetwork": true}}));
-            team.world.strictly(&object).await.is_err().then_some(())
+            strictly(&team.world, &object).await.is_err().then_some(())
         };
         team.world.until("the definition is ours again", refused).await;
         team.end().await;
@@ -120,25 +120,23 @@ async fn a_pod_that_may_more_by_the_fields_of_a_workspace() {
     needs(Sabotage { raw_pod_fields: true, ..Sabotage::default() }, attack).await;
 }
 
-impl World {
-    /// Applies a workspace; it, as the API server has it.
-    async fn raw(&self, object: &Value) -> Option<Value> {
-        self.patched(object, "").await.ok()
-    }
+/// Applies a workspace; returns it as the API server stores it.
+async fn raw(world: &World, object: &Value) -> Option<Value> {
+    patched(world, object, "").await.ok()
+}
 
-    /// The same, where nothing may be in it that is not known.
-    async fn strictly(&self, object: &Value) -> kube::Result<Value> {
-        self.patched(object, "&fieldValidation=Strict&dryRun=All").await
-    }
+/// Asks whether the API server would take a workspace if no unknown field may be in it.
+async fn strictly(world: &World, object: &Value) -> kube::Result<Value> {
+    patched(world, object, "&fieldValidation=Strict&dryRun=All").await
+}
 
-    async fn patched(&self, object: &Value, further: &str) -> kube::Result<Value> {
-        let name = object["metadata"]["name"].as_str().expect("a name");
-        let path = format!("/apis/landfall.dev/v1alpha1/namespaces/team-a/workspaces/{name}");
-        let patch = http::Request::patch(format!("{path}?fieldManager=test&force=true{further}"))
-            .header("content-type", "application/apply-patch+yaml")
-            .body(object.to_string().into_bytes());
-        self.admin.request(patch.expect("a request")).await
-    }
+async fn patched(world: &World, object: &Value, further: &str) -> kube::Result<Value> {
+    let name = object["metadata"]["name"].as_str().expect("a name");
+    let path = format!("/apis/landfall.dev/v1alpha1/namespaces/team-a/workspaces/{name}");
+    let patch = http::Request::patch(format!("{path}?fieldManager=test&force=true{further}"))
+        .header("content-type", "application/apply-patch+yaml")
+        .body(object.to_string().into_bytes());
+    world.admin.request(patch.expect("a request")).await
 }
 
 /// The API server refuses such fields, and further ones, by the definition as it is.
@@ -146,7 +144,7 @@ impl World {
 async fn no_such_field_is_in_the_definition() {
     let team = Team::new(Sabotage::default()).await;
     let fine = json!({"env": [{"name": "A", "value": "$(HOME)"}], "nodeSelector": {"disk": "fast"}});
-    team.world.strictly(&workspace("try", &json!({"pod": fine}))).await.expect("what is allowed is");
+    strictly(&team.world, &workspace("try", &json!({"pod": fine}))).await.expect("what is allowed is");
     let mut all = fields();
     all.extend([
         json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "victim", "key": "password"}}}]}),
@@ -165,7 +163,7 @@ async fn no_such_field_is_in_the_definition() {
         workspace("try", &json!({"serviceAccountName": "robot"})),
     ]);
     for object in objects {
-        let refused = team.world.strictly(&object).await;
+        let refused = strictly(&team.world, &object).await;
         assert!(refused.is_err(), "{object}");
     }
     // The API server checks nothing in an affinity: what is none is told, and does not get into the pod.

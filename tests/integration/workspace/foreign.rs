@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, S
 use kube::ResourceExt;
 use landfall::api::{InstallationToken, Workspace};
 use landfall::operator::Sabotage;
+use landfall_world::World;
 use serde_json::{Value, json};
 
 const LABELS: [(&str, &str); 2] = [("landfall.dev/workspace", "try"), ("landfall.dev/role", "work")];
@@ -104,7 +105,7 @@ async fn a_secret_under_the_name_of_the_tokens() {
             asked.iter().filter(|asked| asked.path.contains("shop") && asked.status == Some(401)).count()
         };
         team.world.delete::<Secret>("team-a", OBJECTS).await;
-        team.world.until_gone_or_other(&[("password", "ghs_stolen"), ("username", "x")]).await;
+        until_gone_or_other(&team.world, &[("password", "ghs_stolen"), ("username", "x")]).await;
         // A call may have been on its way with the operator's own token, which is revoked because its Secret went.
         team.operator.settled().await;
         let before = strangers();
@@ -123,26 +124,24 @@ async fn a_secret_under_the_name_of_the_tokens() {
     needs(anybody(), attack).await;
 }
 
-impl crate::world::World {
-    /// Puts another's Secret where the token's was. The operator may be quicker to make its own anew: then that is replaced.
-    async fn until_gone_or_other(&self, data: &[(&str, &str)]) {
-        let object = before("v1", "Secret", &Value::Null);
-        let data: std::collections::BTreeMap<_, _> = data.iter().copied().collect();
-        let put = async || {
-            let mut object = object.clone();
-            object.as_object_mut()?.remove("spec");
-            object["metadata"]["labels"] = json!({});
-            object["stringData"] = json!(data);
-            self.try_apply::<Secret>(&object).await.ok()?;
-            let there = self.get::<Secret>("team-a", OBJECTS).await?;
-            if there.owner_references().is_empty() {
-                return Some(());
-            }
-            self.delete::<Secret>("team-a", OBJECTS).await;
-            None
-        };
-        self.until("another's Secret is there", put).await;
-    }
+/// Puts another's Secret where the token's was. If the operator makes its own again first, that one is replaced.
+async fn until_gone_or_other(world: &World, data: &[(&str, &str)]) {
+    let object = before("v1", "Secret", &Value::Null);
+    let data: std::collections::BTreeMap<_, _> = data.iter().copied().collect();
+    let put = async || {
+        let mut object = object.clone();
+        object.as_object_mut()?.remove("spec");
+        object["metadata"]["labels"] = json!({});
+        object["stringData"] = json!(data);
+        world.try_apply::<Secret>(&object).await.ok()?;
+        let there = world.get::<Secret>("team-a", OBJECTS).await?;
+        if there.owner_references().is_empty() {
+            return Some(());
+        }
+        world.delete::<Secret>("team-a", OBJECTS).await;
+        None
+    };
+    world.until("another's Secret is there", put).await;
 }
 
 /// A pod of another namespace that calls itself the workspace's says that there was nothing to save.

@@ -1,9 +1,9 @@
 //! What a workspace costs while nobody does anything in it, by the API server's and by GitHub's own records.
 
 use super::Team;
-use crate::world::OPERATOR;
 use jiff::SignedDuration;
 use landfall::operator::Sabotage;
+use landfall_world::OPERATOR;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,6 @@ mod fields;
 mod foreign;
 mod idle;
 
-use crate::world::operator::{Operator, Start};
-use crate::world::{World, objects};
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
@@ -15,6 +13,8 @@ use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository, RETAINED_LABEL, WORK_FINALIZER, Workspace};
 use landfall::operator::Sabotage;
+use landfall_world::operator::{Operator, Start};
+use landfall_world::{World, objects};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;

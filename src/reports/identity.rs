@@ -1,8 +1,8 @@
-//! Whose token it is, by the API server's word.
+//! The pod that a token belongs to, according to the API server.
 //!
-//! The invariant: a name comes from the answer to a `TokenReview` for our audience, and from nothing that the caller says. An answer
-//! is remembered for a minute, under the token's digest, so an agent that reports often costs the API server little; who
-//! sends tokens that are refused costs it no more than a few reviews in a minute.
+//! Invariant: a name comes from the answer to a `TokenReview` for our audience, and never from the caller. An answer is
+//! cached for a minute under the token's digest, so an agent that reports often costs the API server little; a caller whose
+//! tokens are refused costs it a few reviews per minute.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,164 +23,156 @@ use crate::github::Token;
 use crate::runtime::allowance::{Allowance, Rate};
 use crate::runtime::clock::Clock;
 
-/// For how long an answer is good. A pod that is deleted may go on reporting for so long.
-const REMEMBERED: SignedDuration = SignedDuration::from_secs(60);
-/// How many answers are remembered.
-const MOST_REMEMBERED: usize = 8192;
+/// How long an answer is cached. A deleted pod can go on reporting for this long.
+const CACHE_TIME: SignedDuration = SignedDuration::from_secs(60);
+const MOST_CACHED: usize = 8192;
 /// The most bytes of a token; kubelet's have about 1000.
 const MOST_TOKEN: usize = 8 << 10;
 /// Reviews at once.
 const REVIEWS: usize = 8;
-/// How long a caller waits for its turn.
-const TURN: Duration = Duration::from_secs(2);
-/// How long a review may take.
-const REVIEW: Duration = Duration::from_secs(10);
-/// How many tokens of one address may be refused.
+/// How long a caller waits until its review can begin.
+const QUEUE_TIME: Duration = Duration::from_secs(2);
+const REVIEW_TIME: Duration = Duration::from_secs(10);
+/// How many tokens from one address may be refused.
 const REFUSALS: Rate = Rate { burst: 20.0, every: SignedDuration::from_secs(3) };
-/// At how many addresses those that were well-behaved since are forgotten.
+/// At this many addresses, those with their whole allowance are dropped.
 const SWEEP_AT: usize = 1024;
 
-/// Why nobody knows whose token it is.
+/// Why the pod of a token is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unproven {
-    /// It is not one of a pod's for us, or no longer.
-    #[error("the token is not one of a running pod for audience {AUDIENCE}")]
+pub enum IdentityError {
+    #[error("the token does not belong to a running pod, or is not for audience {AUDIENCE}")]
     Refused,
-    /// There are more than are asked for.
-    #[error("too many tokens to be reviewed; try again")]
+    #[error("too many tokens wait for a review; try again")]
     TooMany,
-    /// The API server does not say.
-    #[error("the API server does not review the token; try again")]
+    #[error("the API server does not answer the token review; try again")]
     Unavailable,
 }
 
-/// Asks the API server whose tokens are whose.
-pub struct Proofs {
+/// Asks the API server which pods tokens belong to.
+pub struct PodIdentities {
     reviews: Api<TokenReview>,
     clock: Arc<dyn Clock>,
-    turns: Semaphore,
-    remembered: Mutex<HashMap<[u8; 32], (PodIdentity, Timestamp)>>,
-    refused: Mutex<HashMap<IpAddr, Allowance>>,
-    /// The API server did not answer last time: said once.
-    silent: AtomicBool,
+    slots: Semaphore,
+    cache: Mutex<HashMap<[u8; 32], (PodIdentity, Timestamp)>>,
+    refusals: Mutex<HashMap<IpAddr, Allowance>>,
+    /// The last review failed, which is logged as a warning once.
+    is_failing: AtomicBool,
 }
 
-impl Proofs {
-    /// Nothing is remembered yet.
-    #[must_use]
+impl PodIdentities {
     pub fn new(client: kube::Client, clock: Arc<dyn Clock>) -> Self {
         Self {
             reviews: Api::all(client),
             clock,
-            turns: Semaphore::new(REVIEWS),
-            remembered: Mutex::default(),
-            refused: Mutex::default(),
-            silent: AtomicBool::new(false),
+            slots: Semaphore::new(REVIEWS),
+            cache: Mutex::default(),
+            refusals: Mutex::default(),
+            is_failing: AtomicBool::new(false),
         }
     }
 
-    /// Whose token this is, that came from an address.
-    ///
-    /// # Errors
-    /// Nobody says so.
-    pub async fn whose(&self, token: &Token, from: IpAddr) -> Result<PodIdentity, Unproven> {
-        // What is no JSON Web Token cannot be a pod's, and costs nobody anything.
+    /// Identifies the pod of a token that was sent from an address.
+    pub async fn identify(&self, token: &Token, from: IpAddr) -> Result<PodIdentity, IdentityError> {
+        // A text that is not a JSON Web Token cannot be a pod's, and costs no review.
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let text = token.expose();
         if text.len() > MOST_TOKEN || text.split('.').count() != 3 || !text.chars().all(plain) {
-            return Err(Unproven::Refused);
+            return Err(IdentityError::Refused);
         }
         let mut key = [0; 32];
         key.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-        if let Some(pod) = self.recall(&key) {
+        if let Some(pod) = self.cached(&key) {
             return Ok(pod);
         }
-        if self.is_suspect(from) {
-            return Err(Unproven::TooMany);
+        if self.is_blocked(from) {
+            return Err(IdentityError::TooMany);
         }
-        let Ok(Ok(_turn)) = timeout(TURN, self.turns.acquire()).await else { return Err(Unproven::TooMany) };
+        let Ok(Ok(_slot)) = timeout(QUEUE_TIME, self.slots.acquire()).await else {
+            return Err(IdentityError::TooMany);
+        };
         let status = self.review(token).await?;
         if let Some(pod) = identity(&status) {
-            self.remember(key, &pod);
+            self.cache(key, &pod);
             return Ok(pod);
         }
-        self.suspect(from);
-        Err(Unproven::Refused)
+        self.count_refusal(from);
+        Err(IdentityError::Refused)
     }
 
-    async fn review(&self, token: &Token) -> Result<TokenReviewStatus, Unproven> {
+    async fn review(&self, token: &Token) -> Result<TokenReviewStatus, IdentityError> {
         let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.expose().to_owned() };
         let mut review = TokenReview { spec, ..TokenReview::default() };
-        let answer = timeout(REVIEW, self.reviews.create(&PostParams::default(), &review)).await;
+        let answer = timeout(REVIEW_TIME, self.reviews.create(&PostParams::default(), &review)).await;
         review.spec.token.zeroize();
         match answer {
             Ok(Ok(mut answer)) => {
-                self.silent.store(false, Ordering::Relaxed);
+                self.is_failing.store(false, Ordering::Relaxed);
                 answer.spec.token.zeroize();
                 Ok(answer.status.unwrap_or_default())
             }
             failed => {
-                // An error of kube's has what the API server says of the request, and never the request.
+                // kube's errors carry the API server's answer, and never the request with its token.
                 let error = failed.map_or_else(
                     |_| "no answer in time".to_owned(),
                     |answer| answer.err().map_or_else(String::new, |error| error.to_string()),
                 );
-                if self.silent.swap(true, Ordering::Relaxed) {
-                    tracing::debug!(error, "a token of a workspace's agent is not reviewed");
+                if self.is_failing.swap(true, Ordering::Relaxed) {
+                    tracing::debug!(error, "cannot review the token of a workspace's agent");
                 } else {
                     tracing::warn!(
                         error,
-                        "tokens of workspaces' agents are not reviewed; said once until they are again"
+                        "cannot review tokens of workspaces' agents; this is logged once until a review succeeds"
                     );
                 }
-                Err(Unproven::Unavailable)
+                Err(IdentityError::Unavailable)
             }
         }
     }
 
-    fn recall(&self, key: &[u8; 32]) -> Option<PodIdentity> {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let (pod, at) = remembered.get(key)?;
+    fn cached(&self, key: &[u8; 32]) -> Option<PodIdentity> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pod, at) = cache.get(key)?;
         is_fresh(*at, self.clock.now()).then(|| pod.clone())
     }
 
-    fn remember(&self, key: [u8; 32], pod: &PodIdentity) {
+    fn cache(&self, key: [u8; 32], pod: &PodIdentity) {
         let now = self.clock.now();
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= MOST_REMEMBERED {
-            remembered.retain(|_, (_, at)| is_fresh(*at, now));
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= MOST_CACHED {
+            cache.retain(|_, (_, at)| is_fresh(*at, now));
         }
-        // One that there is no room for is asked about again.
-        if remembered.len() < MOST_REMEMBERED {
-            remembered.insert(key, (pod.clone(), now));
+        // A token that finds no room is reviewed again.
+        if cache.len() < MOST_CACHED {
+            cache.insert(key, (pod.clone(), now));
         }
     }
 
-    fn is_suspect(&self, from: IpAddr) -> bool {
+    fn is_blocked(&self, from: IpAddr) -> bool {
         let now = self.clock.now();
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.get(&from).is_some_and(|left| left.next(now) > now)
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.get(&from).is_some_and(|left| left.next(now) > now)
     }
 
-    fn suspect(&self, from: IpAddr) {
+    fn count_refusal(&self, from: IpAddr) {
         let now = self.clock.now();
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() >= SWEEP_AT {
-            refused.retain(|_, left| !left.is_full(now));
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.len() >= SWEEP_AT {
+            refusals.retain(|_, left| !left.is_full(now));
         }
-        // Those that were under way when the last one was taken may find none.
-        let _ = refused.entry(from).or_insert_with(|| Allowance::full(REFUSALS, now)).take(now);
+        // Reviews that were in progress when the allowance ran out may find none left.
+        let _ = refusals.entry(from).or_insert_with(|| Allowance::full(REFUSALS, now)).take(now);
     }
 }
 
-/// A clock that was set back makes no answer good for longer.
+/// An answer from the future, after the clock was set back, is not fresh either.
 fn is_fresh(at: Timestamp, now: Timestamp) -> bool {
-    (SignedDuration::ZERO..REMEMBERED).contains(&now.duration_since(at))
+    (SignedDuration::ZERO..CACHE_TIME).contains(&now.duration_since(at))
 }
 
-/// The pod that an answer is about; none if it is about no pod's token for us.
+/// The pod of a reviewed token; none if it is not a pod's token for our audience.
 ///
-/// A bound token's claims come in `extra`: <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/>.
+/// The claims of a token that is bound to a pod are in `extra`: <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/>.
 fn identity(status: &TokenReviewStatus) -> Option<PodIdentity> {
     let for_us = status.audiences.iter().flatten().any(|audience| audience == AUDIENCE);
     let user = status.user.as_ref().filter(|_| status.authenticated == Some(true) && for_us)?;
@@ -205,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_pods_token_for_us_says_who_it_is() {
+    fn only_a_pods_token_for_our_audience_identifies_it() {
         let fine = json!({
             "authenticated": true, "audiences": ["landfall"],
             "user": {"username": "system:serviceaccount:team-a:default", "uid": "1", "extra": {
@@ -238,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_good_for_a_minute() {
+    fn an_answer_is_fresh_for_a_minute() {
         let at = Timestamp::UNIX_EPOCH;
         let after = |seconds| is_fresh(at, at + SignedDuration::from_secs(seconds));
         assert!(after(0) && after(59) && !after(60) && !after(-1));

@@ -60,6 +60,7 @@ pub struct Kubelet {
     client: Client,
     namespace: String,
     node: String,
+    binary: PathBuf,
     mischief: Mischief,
     folder: TempDir,
     beat: Cell<Option<Instant>>,
@@ -85,8 +86,8 @@ fn now() -> String {
 }
 
 impl Kubelet {
-    /// A new node.
-    pub async fn start(world: &World, namespace: &str, mischief: Mischief) -> Self {
+    /// A new node, whose containers run this binary.
+    pub async fn start(world: &World, namespace: &str, binary: impl Into<PathBuf>, mischief: Mischief) -> Self {
         // No name with a dot: branches are called after paths in it.
         let folder = tempfile::Builder::new().prefix("kubelet-").tempdir().expect("a folder");
         let node = format!("node-{:08x}", rand::random::<u32>());
@@ -98,7 +99,15 @@ impl Kubelet {
             })
             .await;
         let client = world.admin.clone();
-        Self { client, namespace: namespace.to_owned(), node, mischief, folder, beat: Cell::default() }
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+            node,
+            binary: binary.into(),
+            mischief,
+            folder,
+            beat: Cell::default(),
+        }
     }
 
     /// What the node is called.
@@ -376,7 +385,7 @@ impl Kubelet {
             });
             found.unwrap_or_else(|| text.to_owned())
         };
-        let mut command = Command::new(env!("CARGO_BIN_EXE_landfall"));
+        let mut command = Command::new(&self.binary);
         command.args(args.iter().map(|word| at(word))).env_clear().kill_on_drop(true).current_dir(&place);
         command.env("PATH", std::env::var_os("PATH").expect("a path")).env("no_proxy", "*").env("HOME", &place);
         for variable in container.env.iter().flatten() {

@@ -17,7 +17,7 @@ pub const STORED: [&str; 7] = [
 
 /// All of them, by event: what `hack/github-sim/conformance/fetch` fetched.
 pub fn examples() -> Vec<Value> {
-    let pins = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/github-sim/conformance/package-lock.json");
+    let pins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/github-sim/conformance/package-lock.json");
     let digest = hex::encode(digest::digest(&digest::SHA256, &std::fs::read(pins).unwrap()).as_ref());
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = folder("LANDFALL_CACHE").or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("landfall")));

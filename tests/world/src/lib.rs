@@ -4,20 +4,22 @@
 //! talks to the API server as the service account, with the rules of the chart, and to GitHub over TLS. What tests
 //! believe is what others recorded: the API server's audit log and the simulator's request log.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![cfg(feature = "sabotage")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
 pub mod cluster;
+pub mod delivery;
 pub mod kubelet;
 pub mod objects;
 pub mod operator;
+pub mod payloads;
 
 use cluster::{Cluster, LANES, cluster};
 use github_sim::{AppKey, AppSeed, Options, Push, Seed, Sim, Site};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, Workspace};
 use landfall::runtime::clock::{Clock, ManualClock};
@@ -443,6 +445,3 @@ pub fn text(secret: &Secret, key: &str) -> Option<String> {
     let bytes = &secret.data.as_ref()?.get(key)?.0;
     Some(String::from_utf8_lossy(bytes).into_owned())
 }
-
-/// The names of what cannot be used unless tests do.
-pub type Post = PostParams;

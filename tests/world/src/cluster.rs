@@ -114,7 +114,7 @@ const KINDS: [&str; 7] = [
 /// Everything to install, as objects: what Helm makes of the chart with its default values.
 fn manifests() -> Vec<Value> {
     let helm = landfall_cluster::helm(&Cache::from_environment().expect("a cache")).expect("Helm");
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/landfall");
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/landfall");
     let rendered = Command::new(helm).args(["template", "landfall", chart, "--namespace", SYSTEM]).output();
     let rendered = rendered.expect("Helm runs");
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));

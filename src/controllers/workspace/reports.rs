@@ -1,21 +1,21 @@
-//! Where the reports of pods arrive. They are shown in status, and make the operator look; nothing is decided by them.
+//! The reports of pods. They are shown in status and cause a reconcile; nothing is decided by them.
 
 use super::objects;
 use crate::agent::report::{Answer, OnStop, Report};
 use crate::controllers::context::Context;
-use crate::reports::{Desk, PodIdentity, Refused};
+use crate::reports::{PodIdentity, Refused, ReportHandler};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes reports for the workspaces' controller, while it leads.
-pub struct WorkspaceDesk {
+/// Handles reports for the workspaces' controller, while it leads.
+pub struct WorkspaceReports {
     context: Arc<Context>,
     leads: Arc<AtomicBool>,
 }
 
-impl WorkspaceDesk {
+impl WorkspaceReports {
     /// `leads`: whether this process is the one that writes.
     #[must_use]
     pub fn new(context: Arc<Context>, leads: Arc<AtomicBool>) -> Self {
@@ -30,7 +30,7 @@ impl WorkspaceDesk {
     }
 }
 
-impl Desk for WorkspaceDesk {
+impl ReportHandler for WorkspaceReports {
     fn receive(&self, from: &PodIdentity, report: Report) -> Result<Answer, Refused> {
         if !self.leads.load(Ordering::SeqCst) {
             return Err(Refused::NotLeading);

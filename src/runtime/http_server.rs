@@ -1,0 +1,215 @@
+//! The HTTP server of every process: one loop accepts the connections for health, reports and deliveries.
+//!
+//! Invariant: each client is limited in number, time and memory before anything is known about it. Without that, a
+//! stranger on the pod network could keep out the kubelet's probes, the agents' reports or GitHub's deliveries.
+
+mod connection;
+mod limiter;
+
+pub use connection::ActiveRequest;
+
+use bytes::Bytes;
+use connection::{Activity, TimedStream};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use limiter::ConnectionLimiter;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long to wait after a failed accept. Most likely no file descriptor is left, and accepting again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time, size and connection limits for clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections. One more waits, and meanwhile idle connections are closed, the longest idle first.
+    pub connections: usize,
+    /// Open connections from one address; one more is closed. None where a proxy connects on behalf of all clients.
+    pub connections_per_address: Option<usize>,
+    /// Bytes of a request's head, and of its body that are buffered at once. At least 8192.
+    pub head_bytes: usize,
+    /// Time for the head of a request, from its first byte; on a new connection, from the beginning.
+    pub head: Duration,
+    /// Time between two requests; none closes the connection after one request.
+    pub idle: Option<Duration>,
+    /// Age at which a connection is closed; the request in progress is still answered.
+    pub age: Duration,
+    /// How long connections are still accepted after shutdown began: clients learn about it late.
+    pub shutdown_delay: Duration,
+    /// Time for the requests in progress when their connection or the process ends.
+    pub drain: Duration,
+}
+
+/// What a server listens for.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    /// For messages, as in "cannot listen on ADDRESS for NAME".
+    pub name: &'static str,
+    /// The option that sets the address.
+    pub flag: &'static str,
+}
+
+/// The address is taken, or does not belong to this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for {}; choose another with {}", .purpose.name, .purpose.flag)]
+pub struct BindError {
+    address: SocketAddr,
+    purpose: Purpose,
+    source: io::Error,
+}
+
+/// A client, as its connection shows it.
+pub struct Client {
+    pub address: IpAddr,
+    /// While it lives, the connection does not count as idle.
+    pub request: ActiveRequest,
+}
+
+/// Answers requests.
+pub trait Handler: Clone + Send + Sync + 'static {
+    fn handle(&self, request: Request<Incoming>, client: Client) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+
+    /// Finishes the work that outlives its connections. Runs once, after the last connection, within the drain time.
+    fn finish(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+}
+
+/// A server that listens, and serves once [`serve`](HttpServer::serve) runs.
+#[derive(Debug)]
+pub struct HttpServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    purpose: Purpose,
+    limits: Limits,
+}
+
+impl HttpServer {
+    /// Listens on `address`; port 0 takes a free one.
+    pub async fn bind(address: SocketAddr, purpose: Purpose, limits: Limits) -> Result<Self, BindError> {
+        let failed = |source| BindError { address, purpose, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address, purpose, limits })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until shutdown and the shutdown delay after it; then the requests in progress have the drain time.
+    pub async fn serve(self, handler: impl Handler, shutdown: CancellationToken) {
+        let Self { listener, purpose, limits, .. } = self;
+        let mut limiter = ConnectionLimiter::new(&limits);
+        let (connections, closing) = (TaskTracker::new(), CancellationToken::new());
+        let closed = async {
+            shutdown.cancelled().await;
+            sleep(limits.shutdown_delay).await;
+        };
+        tokio::pin!(closed);
+        loop {
+            let accept = async {
+                let (stream, address) = accept(&listener, purpose).await;
+                let (activity, leave) = (Activity::new(), closing.child_token());
+                let slot = limiter.admit(address, &activity, &leave).await?;
+                Some((stream, address, activity, leave, slot))
+            };
+            let accepted = tokio::select! {
+                () = &mut closed => break,
+                accepted = accept => accepted,
+            };
+            let Some((stream, address, activity, leave, slot)) = accepted else { continue };
+            let connection = serve_connection(stream, address, handler.clone(), limits, activity, leave);
+            connections.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, server = purpose.name, "a connection broke");
+                }
+                drop(slot);
+            });
+        }
+        drop(listener);
+        closing.cancel();
+        connections.close();
+        let finish = async {
+            connections.wait().await;
+            handler.finish().await;
+        };
+        if timeout(limits.drain, finish).await.is_err() {
+            tracing::warn!(server = purpose.name, "shutdown cut off requests that were still in progress");
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, purpose: Purpose) -> (TcpStream, IpAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer.ip()),
+            Err(error) => {
+                tracing::warn!(%error, server = purpose.name, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end. When it has to leave, or reaches its age, it ends after the request in progress.
+async fn serve_connection(
+    stream: TcpStream,
+    address: IpAddr,
+    handler: impl Handler,
+    limits: Limits,
+    activity: Activity,
+    leave: CancellationToken,
+) -> Result<(), hyper::Error> {
+    // Answers are one small write each.
+    let _ = stream.set_nodelay(true);
+    let stream = TimedStream::new(stream, activity.clone(), limits.head);
+    let service = service_fn(move |request| {
+        let (handler, client) = (handler.clone(), Client { address, request: activity.begin() });
+        async move { Ok::<_, Infallible>(handler.handle(request, client).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.idle.unwrap_or(limits.head));
+    http.keep_alive(limits.idle.is_some());
+    // hyper's own limit for the buffer is 400 KiB, which a body makes use of.
+    http.max_header_size(limits.head_bytes).max_buf_size(limits.head_bytes);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = leave.cancelled() => {}
+        () = sleep(limits.age) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    timeout(limits.drain, connection).await.unwrap_or(Ok(()))
+}
+
+/// Why a body could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    TooLarge,
+    /// It ended before its end, or is not HTTP.
+    Broken,
+}
+
+/// Reads a body of at most `most` bytes. One that announces more is refused before it arrives.
+pub async fn read_body(body: Incoming, most: usize) -> Result<Bytes, BodyError> {
+    if body.size_hint().lower() > most as u64 {
+        return Err(BodyError::TooLarge);
+    }
+    let read = Limited::new(body, most).collect().await;
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        if error.is::<LengthLimitError>() { BodyError::TooLarge } else { BodyError::Broken }
+    };
+    Ok(read.map_err(failed)?.to_bytes())
+}
