@@ -8,7 +8,9 @@ use super::context::{Context, Settled};
 use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::standing::{Again, Standing};
 use super::workspace;
+use crate::github;
 use crate::api::{
+    RepositorySelection,
     AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason, WEBHOOK_FINALIZER,
 };
 use crate::runtime::metrics::Outcome;
@@ -79,10 +81,10 @@ fn status(access: &Access, stored: GitHubInstallationStatus, handled: Option<Str
                 login: account.login.clone(),
                 kind: account.kind.clone(),
             }),
-            repository_selection: match installation.repository_selection {
+            repository_selection: match &installation.repository_selection {
                 github::RepositorySelection::All => Some(RepositorySelection::All),
                 github::RepositorySelection::Selected => Some(RepositorySelection::Selected),
-                github::RepositorySelection::Other => None,
+                github::RepositorySelection::Other(_) => None,
             },
             permissions: installation
                 .permissions

@@ -3,7 +3,7 @@
 //! Invariant: two calls a look, a look each half hour, however many objects depend on it; and a look that failed is not
 //! repeated before its time, whatever wakes the controller up.
 
-use crate::api::{GitHubApp, Reason};
+use crate::api::{CredentialsSecretReference, GitHubApp, Reason};
 use crate::controllers::connection::{Connection, Look};
 use crate::controllers::context::Context;
 use crate::controllers::object::requested_look;
@@ -23,6 +23,8 @@ use std::sync::Arc;
 const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
 
 /// The Secret's keys.
+/// The key of the Secret where the spec names none, and the word for it in messages.
+const PRIVATE_KEY: &str = "private-key.pem";
 const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
 
 /// What GitHub says of a JWT whose `iss` is no App's id.
@@ -217,7 +219,13 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
     })?;
     let issuer = spec.client_id.clone().or_else(|| spec.app_id.map(|id| id.to_string())).unwrap_or_default();
     let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY))
-        .map_err(|error| invalid(format!("Secret {name} in namespace {namespace}: {error}")))?;
+        .map_err(|error| {
+            let key = match private_key.as_str() {
+                PRIVATE_KEY => String::new(),
+                other => format!(", whose key {other} stands for {PRIVATE_KEY}"),
+            };
+            invalid(format!("Secret {name} in namespace {namespace}{key}: {error}"))
+        })?;
     let transport = context
         .connect
         .connect(spec.ca_bundle.as_deref().map(str::as_bytes))

@@ -3,7 +3,7 @@
 //! Invariant: a webhook that delivers to somebody else is not taken over unless that was said, for an App may serve others
 //! than this cluster. One call an hour finds out what a person changed on GitHub.
 
-use crate::api::{GitHubApp, Reason, WebhookStatus};
+use crate::api::{GitHubApp, Reason, WebhookPolicy, WebhookStatus};
 use crate::controllers::connection::Connection;
 use crate::controllers::context::Context;
 use crate::controllers::object::requested_look;
@@ -30,7 +30,7 @@ pub struct HookSeen {
     /// What is wrong.
     pub trouble: Option<Standing>,
     /// What was wanted then.
-    wanted: Option<(String, bool)>,
+    wanted: Option<(String, WebhookPolicy)>,
     /// When the secret was set; or found to be noted as set, by an operator that has just begun.
     signed_at: Option<Timestamp>,
     /// When to examine it.

@@ -11,7 +11,7 @@ use super::deliveries::{self, Announced, Mark, waiting};
 use super::installation::{dependents_of, waited_long_enough};
 use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::standing::{Again, Standing, kubernetes_refusal};
-use crate::api::{DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, Reason};
+use crate::api::{DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, Reason, WebhookPolicy};
 use crate::runtime::metrics::Outcome;
 pub use hook::HookSeen;
 use jiff::Timestamp;

@@ -9,7 +9,7 @@ use super::apply::{Failure, allowed, ask, client, fits, git_failure, read, refs_
 use super::gather::Found;
 use super::memory::{Facts, InStep};
 use super::seen::{Granted, Way};
-use crate::api::{ForkSource, Permissions, Reason, default_permissions};
+use crate::api::{ForkBranches, ForkSource, Permissions, Reason, default_permissions};
 use crate::controllers::context::Context;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::git;

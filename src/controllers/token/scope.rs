@@ -5,7 +5,7 @@
 //! out what it published. A tenant can edit it; so it is only compared with what is wanted, and what GitHub gave for it is
 //! held against the grant again.
 
-use crate::api::{InstallationToken, Permissions, RepositoryReference};
+use crate::api::{InstallationToken, Permissions, RepositoryReference, RepositorySelection};
 use crate::grant::Known;
 use serde::{Deserialize, Serialize};
 

@@ -80,6 +80,7 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
                 set_finalizer(&context.client, &claim, WORK_FINALIZER, true).await?;
             }
         }
+        Step::GrowVolume => grow_volume(context, object).await?,
         Step::ReleaseVolume => release_volume(context, object).await?,
         Step::KeepVolume(why) => Box::pin(keep::keep_volume(context, found, &why)).await?,
         Step::GiveUp(why) => give_up(context, found, &why).await,
@@ -230,6 +231,22 @@ async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
         known.last_pod.clear();
         known.report = None;
     });
+    Ok(())
+}
+
+async fn grow_volume(context: &Context, object: &Workspace) -> Result<(), Failure> {
+    let size = &object.spec.storage.size;
+    let Some(claim) = claim(context, object).await? else { return Ok(()) };
+    if objects::asks_for_less(&claim, size) {
+        let change = json!({
+            "metadata": {"resourceVersion": claim.metadata.resource_version},
+            "spec": {"resources": {"requests": {"storage": size}}},
+        });
+        api::<PersistentVolumeClaim>(context, object)
+            .patch(&objects::name(object), &PatchParams::default(), &Patch::Merge(change))
+            .await?;
+    }
+    context.workspaces.update(uid(object), |known| known.grown_to = Some(size.clone()));
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::github::{GitHub, Transport};
 use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
@@ -97,7 +98,7 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
         way,
         target,
         token: token.map_or(TokenSeen::Absent, |token| token_seen(context, &token, object)),
-        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(context, &claim, object)),
+        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(context, &claim, object, known.grown_to.as_ref())),
         ended: ended.filter(|_| saver.is_none() || known.disbelieved != saver),
         saver,
         pod,
@@ -247,7 +248,12 @@ fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) 
     }
 }
 
-fn volume_seen(context: &Context, claim: &PersistentVolumeClaim, object: &Workspace) -> VolumeSeen {
+fn volume_seen(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+    object: &Workspace,
+    grown_to: Option<&Quantity>,
+) -> VolumeSeen {
     if !takes(context, objects::is_our_claim(claim, object)) {
         return VolumeSeen::Foreign { is_kept: claim.labels().contains_key(RETAINED_LABEL) };
     }
@@ -258,6 +264,7 @@ fn volume_seen(context: &Context, claim: &PersistentVolumeClaim, object: &Worksp
         is_held,
         // Both are done in one write: a label that somebody else put on keeps nothing.
         is_kept: !is_held && claim.labels().contains_key(RETAINED_LABEL),
+        is_small: grown_to != Some(&object.spec.storage.size) && objects::asks_for_less(claim, &object.spec.storage.size),
     }
 }
 

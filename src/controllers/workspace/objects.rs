@@ -14,6 +14,7 @@ use crate::settings::WorkspaceSettings;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Affinity, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -149,6 +150,35 @@ pub fn claim(workspace: &Workspace) -> Value {
         claim["spec"]["storageClassName"] = json!(class);
     }
     claim
+}
+
+/// Whether a claim asks for less than a size.
+#[must_use]
+pub fn asks_for_less(claim: &PersistentVolumeClaim, wanted: &Quantity) -> bool {
+    let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    let asked = requests.and_then(|requests| bytes(requests.get("storage")?));
+    asked.zip(bytes(wanted)).is_some_and(|(asked, wanted)| asked < wanted)
+}
+
+/// A quantity in bytes, as near as makes no difference for a volume.
+fn bytes(quantity: &Quantity) -> Option<f64> {
+    const UNITS: [(&str, f64); 13] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("Ei", 1_152_921_504_606_846_976.0),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+        ("E", 1e18),
+        ("", 1.0),
+    ];
+    let (number, unit) = UNITS.iter().find_map(|(suffix, unit)| Some((quantity.0.strip_suffix(suffix)?, unit)))?;
+    Some(number.parse::<f64>().ok()? * unit)
 }
 
 /// The environment that all our containers have: it says what is worked on, and holds no secret.

@@ -9,7 +9,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
-use landfall::api::{InstallationToken, OperatingMode, ProjectRepository, Workspace};
+use landfall::api::{InstallationToken, OperatingMode, ProjectRepository, PullRequestState, Workspace};
 use landfall_world::objects;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
