@@ -300,7 +300,9 @@ mod tests {
 
     #[test]
     fn an_app_that_is_going_grants_nothing() {
-        let mut app = app(&json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]));
+        let mut app = app(
+            &json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]),
+        );
         app.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         assert!(grant(&app, "acme", &namespace("team-a", &[])).is_none());
@@ -309,7 +311,9 @@ mod tests {
     #[test]
     fn selectors_choose_by_label_and_an_empty_one_chooses_nothing() {
         let with = |selector: serde_json::Value| {
-            app(&json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]))
+            app(
+                &json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]),
+            )
         };
         let labelled = namespace("x", &[("team", "a")]);
         let bare = namespace("y", &[]);

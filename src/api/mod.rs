@@ -24,22 +24,23 @@ pub use delivery::{Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES};
 pub use installation::{
     AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
 };
-pub use permissions::{Permissions, default_permissions};
 use permissions::{PERMISSION_LEVELS, PERMISSION_NAMES, PERMISSION_NAMES_MESSAGE};
+pub use permissions::{Permissions, default_permissions};
 pub use reason::{ConditionType, Reason};
 pub use repository::{
-    DeploymentResult, DeploymentStatus, ForkBranches, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush, PasswordSecretReference, ProjectRepository,
-    ProjectRepositorySpec, ProjectRepositoryStatus, PushAction, RepositorySource, RepositoryWebhook, RolloutRestart,
-    WebhookMode, WebhookStatus, WorkloadKind,
+    DeploymentResult, DeploymentStatus, ForkBranches, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush,
+    PasswordSecretReference, ProjectRepository, ProjectRepositorySpec, ProjectRepositoryStatus, PushAction,
+    RepositorySource, RepositoryWebhook, RolloutRestart, WebhookMode, WebhookStatus, WorkloadKind,
 };
 pub use token::{
-    InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference, RepositorySelection,
-    SecretFormat, SecretTemplate,
+    InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference,
+    RepositorySelection, SecretFormat, SecretTemplate,
 };
 pub use workspace::{
-    AccessMode, BranchOnExists, CloneFilter, GitAuthor, OperatingMode, PortProtocol, ProjectRepositoryReference, PullRequestMode,
-    PullRequestOnDelete, PullRequestOpenOn, PullRequestState, PullRequestStatus, PullSecretReference, SaveOnFailure, SaveStatus, Workspace, WorkspaceGit,
-    WorkspacePodStatus, WorkspaceSpec, WorkspaceStatus, WorkspaceTimings,
+    AccessMode, BranchOnExists, CloneFilter, GitAuthor, OperatingMode, PortProtocol, ProjectRepositoryReference,
+    PullRequestMode, PullRequestOnDelete, PullRequestOpenOn, PullRequestState, PullRequestStatus, PullSecretReference,
+    SaveOnFailure, SaveStatus, Workspace, WorkspaceGit, WorkspacePodStatus, WorkspaceSpec, WorkspaceStatus,
+    WorkspaceTimings,
 };
 
 use jiff::SignedDuration;

@@ -56,7 +56,8 @@ fn omit_optional(schema: &mut Schema) {
     if let Some(Value::Array(values)) = fields.get_mut("enum") {
         values.retain(|value| !value.is_null());
     }
-    let is_null = |choice: &Value| choice["type"] == "null" || choice["const"].is_null() && choice.get("const").is_some();
+    let is_null =
+        |choice: &Value| choice["type"] == "null" || choice["const"].is_null() && choice.get("const").is_some();
     let Some(Value::Array(choices)) = fields.get_mut("anyOf") else { return };
     choices.retain(|choice| !is_null(choice));
     if let [Value::Object(only)] = choices.as_slice() {

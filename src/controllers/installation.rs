@@ -8,11 +8,11 @@ use super::context::{Context, Settled};
 use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::standing::{Again, Standing};
 use super::workspace;
-use crate::github;
 use crate::api::{
-    RepositorySelection,
-    AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason, WEBHOOK_FINALIZER,
+    AccountStatus, DEPENDENTS_FINALIZER, GitHubInstallation, GitHubInstallationStatus, Reason, RepositorySelection,
+    WEBHOOK_FINALIZER,
 };
+use crate::github;
 use crate::runtime::metrics::Outcome;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -2,7 +2,10 @@
 
 mod status;
 
-pub use status::{PullRequestState, PullRequestStatus, SaveStatus, WorkspaceGit, WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings};
+pub use status::{
+    PullRequestState, PullRequestStatus, SaveStatus, WorkspaceGit, WorkspacePodStatus, WorkspaceStatus,
+    WorkspaceTimings,
+};
 
 use crate::api::duration_rule;
 use k8s_openapi::api::core::v1::Toleration;

@@ -218,14 +218,13 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
         ))
     })?;
     let issuer = spec.client_id.clone().or_else(|| spec.app_id.map(|id| id.to_string())).unwrap_or_default();
-    let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY))
-        .map_err(|error| {
-            let key = match private_key.as_str() {
-                PRIVATE_KEY => String::new(),
-                other => format!(", whose key {other} stands for {PRIVATE_KEY}"),
-            };
-            invalid(format!("Secret {name} in namespace {namespace}{key}: {error}"))
-        })?;
+    let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY)).map_err(|error| {
+        let key = match private_key.as_str() {
+            PRIVATE_KEY => String::new(),
+            other => format!(", whose key {other} stands for {PRIVATE_KEY}"),
+        };
+        invalid(format!("Secret {name} in namespace {namespace}{key}: {error}"))
+    })?;
     let transport = context
         .connect
         .connect(spec.ca_bundle.as_deref().map(str::as_bytes))

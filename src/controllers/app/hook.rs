@@ -109,7 +109,9 @@ async fn settle(
         Err(error) => return Err(github_failure(&error, "asking where the App's webhook delivers to")),
     };
     let there = config.url.as_deref().filter(|url| !url.is_empty());
-    if let Some(other) = there.filter(|there| *there != wanted.url && Some(*there) != before && policy != WebhookPolicy::Adopt) {
+    if let Some(other) =
+        there.filter(|there| *there != wanted.url && Some(*there) != before && policy != WebhookPolicy::Adopt)
+    {
         // The address can hold what is nobody's business, so only its host is told.
         let host = url::Url::parse(other).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         let message = format!(

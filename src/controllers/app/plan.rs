@@ -175,7 +175,9 @@ mod tests {
 
     #[test]
     fn a_strangers_object_is_left_alone_and_named() {
-        let app = app(&json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]));
+        let app = app(
+            &json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]),
+        );
         let stranger = installation("a", "acme", "globex", false);
         let declared = installation("b", "acme", "ACME", false);
         let desired = plan(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &BTreeSet::new());
@@ -184,7 +186,8 @@ mod tests {
 
     #[test]
     fn nothing_is_made_in_a_namespace_that_is_going() {
-        let app = app(&json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
+        let app =
+            app(&json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
         let mut namespaces = namespaces(&["a"]);
         namespaces[0].terminating = true;
         assert_eq!(plan(&app, None, &namespaces, &[], &BTreeSet::new()).make.len(), 0);

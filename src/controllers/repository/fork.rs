@@ -109,7 +109,9 @@ async fn make(
     let token = minted.map_err(|error| forbidden(&error, granted, github, source))?.token;
     let organization = context.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
     let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
-    let made = github.create_fork(&token, owner, upstream, organization, Some(name), source.branches == ForkBranches::Default).await;
+    let made = github
+        .create_fork(&token, owner, upstream, organization, Some(name), source.branches == ForkBranches::Default)
+        .await;
     if let Err(error) = github.revoke(&token).await {
         tracing::info!(%error, "the token for making a fork was not revoked, and expires within the hour");
     }

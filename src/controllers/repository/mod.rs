@@ -210,7 +210,12 @@ async fn conclude(
 
 /// A failure of one repository that may be everybody's.
 fn look_at_the_app(context: &Context, object: &ProjectRepository, standing: &Standing) {
-    let matters = [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended];
+    let matters = [
+        Reason::ApiUnreachable,
+        Reason::CredentialsInvalid,
+        Reason::InstallationNotFound,
+        Reason::InstallationSuspended,
+    ];
     if matters.contains(&standing.reason)
         && let Some((app, _)) = context.app_of(object)
     {

@@ -266,7 +266,9 @@ fn is_doubted(seen: &Gathered, published: &Published) -> bool {
         condition.type_ == "Ready"
             && condition.status == "False"
             && published.minted_at.is_none_or(|at| at < condition.last_transition_time.0)
-            && [Reason::InstallationSuspended, Reason::Revoked, Reason::NotInstalled].iter().any(|r| r.as_str() == condition.reason)
+            && [Reason::InstallationSuspended, Reason::Revoked, Reason::NotInstalled]
+                .iter()
+                .any(|r| r.as_str() == condition.reason)
     })
 }
 

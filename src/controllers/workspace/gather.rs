@@ -15,8 +15,8 @@ use crate::github::{GitHub, Transport};
 use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::ObjectRef;
@@ -264,7 +264,8 @@ fn volume_seen(
         is_held,
         // Both are done in one write: a label that somebody else put on keeps nothing.
         is_kept: !is_held && claim.labels().contains_key(RETAINED_LABEL),
-        is_small: grown_to != Some(&object.spec.storage.size) && objects::asks_for_less(claim, &object.spec.storage.size),
+        is_small: grown_to != Some(&object.spec.storage.size)
+            && objects::asks_for_less(claim, &object.spec.storage.size),
     }
 }
 

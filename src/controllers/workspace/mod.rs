@@ -119,7 +119,9 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: Arc<Context>) -> Resu
                     // What is not admitted may never be.
                     Failure::Kubernetes(error) => {
                         match kubernetes_refusal(&error, &object.namespace().unwrap_or_default()) {
-                            Some(standing) if matches!(task, Some(Task::Make | Task::Grow)) => (standing, Again::Backoff),
+                            Some(standing) if matches!(task, Some(Task::Make | Task::Grow)) => {
+                                (standing, Again::Backoff)
+                            }
                             _ => return refused(context, &object, &found, error).await,
                         }
                     }

@@ -5,8 +5,8 @@ use super::pods::{Clone, Ended};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen};
 use crate::agent::evidence::autosave_ref;
 use crate::api::{
-    ConditionType, OperatingMode, PullRequestMode, PullRequestState, PullRequestStatus, Reason, SaveStatus, WorkspaceGit,
-    WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings,
+    ConditionType, OperatingMode, PullRequestMode, PullRequestState, PullRequestStatus, Reason, SaveStatus,
+    WorkspaceGit, WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings,
 };
 use crate::controllers::standing::{Truth, condition, whole_second};
 use crate::github::PullState;

@@ -172,7 +172,10 @@ async fn runs(run: &Run) -> Result<(), String> {
         let Some(workspace) = run.world.get::<Workspace>("team-a", "work").await else { return false };
         workspace.spec.operating_mode == OperatingMode::Running
             && run.is_ready::<Workspace>("team-a", "work", "Running").await
-            && workspace.status.and_then(|status| status.pull_request).is_some_and(|pull| pull.state == PullRequestState::Open)
+            && workspace
+                .status
+                .and_then(|status| status.pull_request)
+                .is_some_and(|pull| pull.state == PullRequestState::Open)
     })
     .await
 }

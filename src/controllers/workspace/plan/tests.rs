@@ -82,7 +82,13 @@ fn seen(spec: &Value, going: bool) -> Seen {
             is_held: true,
             is_right: true,
         },
-        volume: VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false, is_small: false },
+        volume: VolumeSeen::Ours {
+            volume: Some("pv".into()),
+            is_going: false,
+            is_held: true,
+            is_kept: false,
+            is_small: false,
+        },
         pod: PodSeen::Ours(Box::new(pod(false))),
         job: None,
         #[cfg(feature = "sabotage")]
@@ -355,7 +361,8 @@ fn work_is_given_up_by_the_uid_alone_and_that_is_told_first() {
 #[test]
 fn a_claim_that_was_deleted_by_hand_is_let_go_when_its_work_is_safe() {
     let mut seen = seen(&json!({}), false);
-    seen.volume = VolumeSeen::Ours { volume: Some("pv".into()), is_going: true, is_held: true, is_kept: false, is_small: false };
+    seen.volume =
+        VolumeSeen::Ours { volume: Some("pv".into()), is_going: true, is_held: true, is_kept: false, is_small: false };
     assert_eq!(does(&seen), Step::EndPod);
     seen.pod = PodSeen::Absent;
     seen.ended = Some(Ended::Said(evidence("NothingToDo")));
