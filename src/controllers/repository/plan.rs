@@ -10,7 +10,7 @@ use crate::controllers::installation::waited_long_enough;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::Head;
 use crate::webhook::Hook;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 /// What to do.
 #[derive(Clone, Debug)]

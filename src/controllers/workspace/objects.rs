@@ -11,7 +11,6 @@ use crate::api::{
 };
 use crate::reports::AUDIENCE;
 use crate::settings::WorkspaceSettings;
-use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Affinity, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
