@@ -10,6 +10,7 @@ mod deliveries;
 mod election;
 mod forks;
 mod forks_taken;
+mod health;
 mod hooks;
 mod installation;
 mod looks;
