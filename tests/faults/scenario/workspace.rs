@@ -93,7 +93,7 @@ pub async fn suspend(run: &Run) -> Told {
     operate(run, "Suspended").await;
     run.reach("it is suspended, and there is an autosave", async || {
         let Some(workspace) = run.world.get::<Workspace>("team-a", "work").await else { return false };
-        run.is_ready::<Workspace>("team-a", "work", "WorkspaceSuspended").await
+        run.has_ready::<Workspace>("team-a", "work", ("False", "WorkspaceSuspended")).await
             && workspace.status.and_then(|status| status.save).is_some_and(|save| save.reference.contains("/wip/"))
     })
     .await?;

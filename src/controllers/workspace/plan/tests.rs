@@ -376,7 +376,7 @@ fn suspended_ends_the_pod_and_nothing_else() {
     let mut seen = seen(&json!({"operatingMode": "Suspended"}), false);
     assert_eq!(does(&seen), Step::EndPod);
     seen.pod = PodSeen::Absent;
-    assert_eq!(says(&seen, now()).state, State::Ready);
+    assert_eq!(says(&seen, now()).state, State::Suspended);
 }
 
 #[test]
