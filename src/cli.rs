@@ -7,6 +7,7 @@ mod workspace;
 
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
+use crate::guards::Guards;
 use crate::operator::{Config, Controller, Environment};
 use crate::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use crate::runtime::clock::SystemClock;
@@ -318,8 +319,7 @@ async fn control(
         jitter: Arc::new(RandomJitter),
         github: Arc::new(HttpsConnect::new()),
         shutdown,
-        #[cfg(feature = "sabotage")]
-        sabotage: crate::operator::Sabotage::default(),
+        guards: Guards::default(),
     };
     let controller = Controller::start(config, environment).await?;
     tracing::info!(address = %controller.health_address(), "serving health and metrics");
@@ -342,8 +342,7 @@ async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
         keys: KeySource::Directory(args.key_directory),
         clock: Arc::new(SystemClock),
         shutdown,
-        #[cfg(feature = "sabotage")]
-        sabotage: receiver::Sabotage::default(),
+        guards: Guards::default(),
     };
     let receiver = Receiver::start(config, environment).await?;
     if let Some(address) = receiver.health_address() {
@@ -366,8 +365,7 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
         keys: KeySource::Secret(args.controller.namespace.clone()),
         clock: Arc::new(SystemClock),
         shutdown: shutdown.clone(),
-        #[cfg(feature = "sabotage")]
-        sabotage: receiver::Sabotage::default(),
+        guards: Guards::default(),
     };
     let receiver = Receiver::start(config, environment).await?;
     tracing::info!(address = %receiver.address(), "receiving deliveries");

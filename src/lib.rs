@@ -4,15 +4,15 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controllers;
+pub mod features;
 pub mod git;
 pub mod github;
 pub mod grant;
+pub mod guards;
 pub mod manifests;
 pub mod operator;
 pub mod receiver;
 pub mod reports;
 pub mod runtime;
-#[cfg(feature = "sabotage")]
-pub mod sabotage;
 pub mod settings;
 pub mod webhook;

@@ -3,16 +3,14 @@
 //! Invariant: health and metrics are served before leadership, caches are filled before leadership is asked for, and
 //! nothing is written before it is had. When leadership is lost, or any task ends, the process ends.
 
+use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
-use crate::controllers::context::{Context, Stores, count};
-use crate::controllers::repository::{ReadTokens, Repositories};
-use crate::controllers::rollout::Rollouts;
-use crate::controllers::token::Memory;
-use crate::controllers::watch::Watches;
-use crate::controllers::workspace::{WorkspaceReports, Workspaces};
-use crate::controllers::{self, InFlight};
+use crate::controllers::shared::Shared;
+use crate::controllers::{InFlight, Kinds, WorkspaceReports};
+use crate::features::Features;
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
+use crate::guards::Guards;
 use crate::reports::ReportServer;
 use crate::runtime::clock::Clock;
 use crate::runtime::due::DueQueue;
@@ -75,82 +73,8 @@ pub struct Environment {
     pub github: Arc<dyn Connect>,
     /// Cancelled when the process is to end.
     pub shutdown: CancellationToken,
-    /// Guards to take out, which shows that a test notices.
-    #[cfg(feature = "sabotage")]
-    pub sabotage: Sabotage,
-}
-
-/// Guards that a test takes out to see that it notices. Not in the operator that is shipped.
-#[cfg(feature = "sabotage")]
-#[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each guard")]
-pub struct Sabotage {
-    /// Tokens get no finalizer.
-    pub drop_finalizer: bool,
-    /// What a Secret says of its token is not believed: a good token is not adopted after a restart.
-    pub skip_adoption: bool,
-    /// A webhook is made without looking whether it is there.
-    pub skip_hook_listing: bool,
-    /// A workload is rolled before status says so.
-    pub act_before_status: bool,
-    /// What a delivery says was pushed is the head.
-    pub believe_deliveries: bool,
-    /// What status says is so: the head of a repository; of a workspace its branch, its pull request, and that its work is safe.
-    pub believe_status: bool,
-    /// `namespace.name` is the `ServiceAccount` of another namespace.
-    pub any_account: bool,
-    /// What a pod says that it saved is at the remote.
-    pub believe_agent: bool,
-    /// A volume is let go of before what was saved is read back.
-    pub let_go_early: bool,
-    /// The token of a workspace is one for all repositories.
-    pub any_repository: bool,
-    /// A pod with a workspace's labels reports for it.
-    pub any_reporter: bool,
-    /// `spec.pod` of a workspace is put into its pod as it is.
-    pub raw_pod_fields: bool,
-    /// What has the name of a workspace's is the workspace's.
-    pub any_owner: bool,
-    /// A pod speaks of a workspace from any namespace.
-    pub any_namespace: bool,
-    /// The volume that a claim names is the claim's.
-    pub any_volume: bool,
-    /// Any value of the annotation gives a workspace's work up.
-    pub any_force: bool,
-    /// A pull request's title is put between quotes.
-    pub paste_title: bool,
-}
-
-#[cfg(feature = "sabotage")]
-impl Sabotage {
-    /// Takes the guards out of what was gathered.
-    #[must_use]
-    pub fn tamper(self, gathered: controllers::token::Gathered) -> controllers::token::Gathered {
-        use controllers::token::SecretSeen;
-        let mut gathered = gathered;
-        if self.drop_finalizer && gathered.token.metadata.deletion_timestamp.is_none() {
-            gathered.has_finalizer = true;
-        }
-        if self.skip_adoption
-            && gathered.held.is_none()
-            && let SecretSeen::Ours(published) = &mut gathered.secret
-        {
-            published.scope = None;
-        }
-        gathered
-    }
-}
-
-/// What the metric of objects counts.
-fn count_objects(metrics: &Metrics, stores: &Stores) {
-    let (apps, installations, tokens) = (stores.apps.clone(), stores.installations.clone(), stores.tokens.clone());
-    let repositories = stores.repositories.clone();
-    metrics.count_objects("GitHubApp", move || count(&apps));
-    metrics.count_objects("GitHubInstallation", move || count(&installations));
-    metrics.count_objects("InstallationToken", move || count(&tokens));
-    metrics.count_objects("ProjectRepository", move || count(&repositories));
-    let workspaces = stores.workspaces.clone();
-    metrics.count_objects("Workspace", move || count(&workspaces));
+    /// The guards, all in place but in some tests.
+    pub guards: Guards,
 }
 
 /// Why the process ended, or did not start.
@@ -208,12 +132,11 @@ impl Activity {
 async fn serve_reports(
     tasks: &mut Tasks,
     address: SocketAddr,
-    context: &Arc<Context>,
-    leads: Arc<AtomicBool>,
+    (shared, handler): (&Shared, WorkspaceReports),
     until: CancellationToken,
 ) -> Result<SocketAddr, Error> {
-    let handler = Arc::new(WorkspaceReports::new(Arc::clone(context), leads));
-    let reports = ReportServer::bind(address, context.client.clone(), handler, Arc::clone(&context.clock)).await?;
+    let reports =
+        ReportServer::bind(address, shared.client.clone(), Arc::new(handler), Arc::clone(&shared.clock)).await?;
     let address = reports.address();
     tasks.spawn::<Error>("the server for reports", async move {
         reports.serve(until).await;
@@ -222,10 +145,9 @@ async fn serve_reports(
     Ok(address)
 }
 
-/// What leads, and while it does, writes.
+/// The task that leads, and while it does, writes.
 struct Leading {
-    context: Arc<Context>,
-    streams: controllers::Streams,
+    kinds: Kinds,
     in_flight: InFlight,
     lease: Option<Lease>,
     /// Set once this process is the one that writes.
@@ -235,15 +157,15 @@ struct Leading {
 
 impl Leading {
     async fn run(self, caches: Check) -> Result<(), LeadError> {
-        let Self { context, streams, in_flight, lease, leads, shutdown } = self;
+        let Self { kinds, in_flight, lease, leads, shutdown } = self;
         tokio::select! {
-            filled = context.stores.wait_until_ready() => filled.map_err(|_| LeadError::Caches)?,
+            filled = kinds.shared().caches.wait_until_filled() => filled.map_err(|_| LeadError::Caches)?,
             () = shutdown.cancelled() => return Ok(()),
         }
         caches.ready();
         let Some(lease) = lease else {
             leads.store(true, Ordering::SeqCst);
-            controllers::run(context, streams, in_flight, shutdown).await;
+            kinds.run(in_flight, shutdown).await;
             return Ok(());
         };
         let leadership = match lease.acquire(&shutdown).await {
@@ -255,7 +177,7 @@ impl Leading {
         tokio::select! {
             // No grace: whoever leads now may be writing already.
             lost = leadership.lost() => Err(LeadError::Lost(lost)),
-            () = controllers::run(context, streams, in_flight, shutdown) => {
+            () = kinds.run(in_flight, shutdown) => {
                 leadership.release().await;
                 Ok(())
             }
@@ -269,9 +191,7 @@ impl Controller {
     /// # Errors
     /// When the address for health and metrics cannot be listened on.
     pub async fn start(config: Config, environment: Environment) -> Result<Self, Error> {
-        let Environment { kube, lease, clock, jitter, github, shutdown, .. } = environment;
-        #[cfg(feature = "sabotage")]
-        let sabotage = environment.sabotage;
+        let Environment { kube, lease, clock, jitter, github, shutdown, guards } = environment;
         let metrics = Metrics::new();
         let readiness = Readiness::new();
         let liveness = Liveness::new();
@@ -296,15 +216,28 @@ impl Controller {
             Ok(())
         });
 
-        let (due, streams) = controllers::register(&queue);
-        let (stores, writers) = Watches::new(&config.secret_namespaces).split();
-        let stores = Arc::new(stores);
-        count_objects(&metrics, &stores);
-        let root_keys = Arc::new(KnownRootKeys::default());
-        let namespace = config.namespace;
-        let workspaces = Arc::new(Workspaces::default());
-        let (seen, keys, known) = (Arc::clone(&stores), Arc::clone(&root_keys), Arc::clone(&workspaces));
-        let watching = Watches::run(writers, kube.clone(), seen, due.clone(), keys, known, namespace.clone());
+        let namespace = config.namespace.clone();
+        let kinds = Kinds::new(&queue, &Features::default(), |lanes| Shared {
+            events: Events::new(kube.clone(), config.identity.clone(), metrics.clone()),
+            client: kube,
+            clock,
+            jitter,
+            connect: github,
+            settings: Settings {
+                namespace: config.namespace,
+                plain_http: config.plain_http,
+                git_hosts: config.git_hosts,
+                workspaces: config.workspaces,
+            },
+            metrics: metrics.clone(),
+            connections: Connections::default(),
+            root_keys: KnownRootKeys::default(),
+            caches: Caches::default(),
+            lanes,
+            guards,
+        });
+        kinds.count();
+        let watching = kinds.watch(config.secret_namespaces);
         let until = shutdown.clone();
         tasks.spawn::<Error>("the watches", async move {
             tokio::select! {
@@ -325,37 +258,13 @@ impl Controller {
             leading.ready_but("no election: this process leads");
             None
         };
-        let context = Arc::new(Context {
-            events: Events::new(kube.clone(), config.identity.clone(), metrics.clone()),
-            client: kube,
-            clock,
-            jitter,
-            connect: github,
-            settings: Settings {
-                namespace,
-                plain_http: config.plain_http,
-                git_hosts: config.git_hosts,
-                workspaces: config.workspaces,
-            },
-            metrics,
-            connections: Connections::default(),
-            memory: Memory::default(),
-            repositories: Repositories::default(),
-            readers: ReadTokens::default(),
-            workspaces,
-            rollouts: Rollouts::default(),
-            root_keys,
-            stores,
-            due,
-            #[cfg(feature = "sabotage")]
-            sabotage,
-        });
         let leads = Arc::new(AtomicBool::new(false));
+        let (shared, handler) = (Arc::clone(kinds.shared()), kinds.reports(Arc::clone(&leads)));
         let reports_address =
-            serve_reports(&mut tasks, config.reports_address, &context, Arc::clone(&leads), shutdown.clone()).await?;
+            serve_reports(&mut tasks, config.reports_address, (&shared, handler), shutdown.clone()).await?;
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
-        let leading = Leading { context, streams, in_flight, lease, leads, shutdown };
+        let leading = Leading { kinds, in_flight, lease, leads, shutdown };
         tasks.spawn("the controllers", async move { leading.run(caches).await });
         Ok(Self { tasks, health_address, reports_address, activity })
     }

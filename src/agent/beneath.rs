@@ -4,6 +4,7 @@
 //! that is checked and then opened could be exchanged in between, by whoever still runs in the workspace: the contents of one of
 //! Landfall's own files would then be saved as the person's work.
 
+use crate::guards;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -20,20 +21,12 @@ const DEEPEST: usize = 128;
 
 /// What is opened is not a link.
 fn nofollow() -> OFlags {
-    #[cfg(feature = "sabotage")]
-    if crate::sabotage::is_out("links") {
-        return OFlags::empty();
-    }
-    OFlags::NOFOLLOW
+    guards::opening(OFlags::NOFOLLOW)
 }
 
 /// What is looked at may be a link, and not what it points to.
 fn as_it_is() -> AtFlags {
-    #[cfg(feature = "sabotage")]
-    if crate::sabotage::is_out("links") {
-        return AtFlags::empty();
-    }
-    AtFlags::SYMLINK_NOFOLLOW
+    guards::state(AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// A directory, held open.

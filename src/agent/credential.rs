@@ -4,6 +4,7 @@
 //! each question, so one that was renewed works under a shell that was open all the time. Whoever is asked about another
 //! address is silent, as git expects of a helper that does not know: then git asks its other helpers, or a person.
 
+use crate::guards;
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -99,16 +100,13 @@ impl RepositoryUrl {
 
     /// Whether git asks about this repository, or about its large files (which git-lfs keeps below it).
     fn is(&self, question: &Question) -> bool {
-        #[cfg(feature = "sabotage")]
-        if crate::sabotage::is_out("address") {
-            return true;
-        }
         let path = question.path.trim_matches('/');
         let path = path.split_once("/info/lfs").map_or(path, |(repository, _)| repository);
-        question.protocol == "https"
+        let is_its = question.protocol == "https"
             && matches!(question.username.as_str(), "" | USER)
             && question.host.to_ascii_lowercase().trim_end_matches(":443") == self.host
-            && without_suffix(path) == self.path
+            && without_suffix(path) == self.path;
+        guards::repository_address(is_its)
     }
 }
 

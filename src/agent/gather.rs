@@ -3,6 +3,7 @@
 //! The invariant: what a person could lose is a [`Piece`] or is among what was [`Left`]; nothing is decided here about where a
 //! piece goes, and no remote is asked.
 
+use crate::guards;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -100,9 +101,7 @@ pub async fn open(at: &Path, scratch: &Path, git: &Sealed) -> Result<Opened, Wor
     let local = Local::read(&git_directory, &git_at)?;
     let head = local.head(&git_directory, &git_at)?;
 
-    let store = Store::new(scratch, git).await?;
-    #[cfg(feature = "sabotage")]
-    let store = if crate::sabotage::is_out("own-directory") { store.in_clone(&git_at) } else { store };
+    let store = guards::store(Store::new(scratch, git).await?, &git_at);
     store.borrow(&git_directory, &objects(&git_at, at.parent().unwrap_or(at))?)?;
     let known: Vec<_> = local.refs.values().chain(local.tracking.values()).chain(&head.commit).cloned().collect();
     store.know(&known)?;

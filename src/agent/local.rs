@@ -4,6 +4,7 @@
 //! or rebase stands on) is in [`Local`], or its file is among [`Local::unread`]; and the objects that git will be pointed to
 //! lie on the volume. Nothing here starts a program, for the person decides what this `.git` says.
 
+use crate::guards;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -260,11 +261,8 @@ fn within(objects: &Path, volume: &Path, depth: usize, looked: &mut BTreeSet<Pat
     if !looked.insert(real.clone()) {
         return Ok(());
     }
-    #[cfg(feature = "sabotage")]
-    if crate::sabotage::is_out("volume") {
-        return Ok(());
-    }
-    if !real.starts_with(volume) || depth == 0 || real.as_os_str().as_bytes().contains(&b'\n') {
+    let is_within = real.starts_with(volume) && depth > 0 && !real.as_os_str().as_bytes().contains(&b'\n');
+    if !guards::on_volume(is_within) {
         return Err(outside());
     }
     let directory = Directory::open(&real).map_err(unread(&real))?;

@@ -6,6 +6,7 @@
 //! It is idle most of its life, in a pod whose memory and processor are the person's. So it asks the file system whether anything
 //! changed, and git only if something did; both the less often, the longer they take.
 
+use crate::guards;
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::io;
@@ -309,9 +310,7 @@ impl Agent<'_> {
     fn branch(&self) -> BranchName {
         let wanted = &self.request.workspace.branch;
         let recorded = self.request.record.as_deref().and_then(recorded);
-        let may_be = |recorded: &BranchName| may_choose(wanted.as_str(), recorded.as_str());
-        #[cfg(feature = "sabotage")]
-        let may_be = |recorded: &BranchName| crate::sabotage::is_out("branch") || may_be(recorded);
+        let may_be = |recorded: &BranchName| guards::recorded_branch(may_choose(wanted.as_str(), recorded.as_str()));
         let recorded = recorded.filter(may_be);
         recorded.unwrap_or_else(|| wanted.clone())
     }

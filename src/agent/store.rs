@@ -18,7 +18,7 @@ pub const MOST_LIST: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    git: Sealed,
+    pub(crate) git: Sealed,
 }
 
 /// Who a commit is by.
@@ -56,13 +56,6 @@ impl Store {
         std::fs::create_dir_all(path.join("info")).map_err(WorkspaceError::scratch(&path))?;
         let git = git.variable("GIT_DIR", &path).in_directory(&path);
         Ok(Self { path, git })
-    }
-
-    /// The same with git in the clone.
-    #[cfg(feature = "sabotage")]
-    #[must_use]
-    pub fn in_clone(self, git_at: &Path) -> Self {
-        Self { git: self.git.variable("GIT_DIR", git_at), ..self }
     }
 
     /// git in this directory.

@@ -6,6 +6,7 @@
 //! The invariant: there is no secret in the directory, and each file is there whole or not at all; the configuration, which
 //! names the others, comes last.
 
+use crate::guards;
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::io;
@@ -88,11 +89,7 @@ impl Tools {
             script,
             "is_ours() {{\n  case $1 in\n    {host}{port}) [ \"$2\" = {path} ] ;;\n    *) return 1 ;;\n  esac\n}}\n"
         );
-        #[cfg(feature = "sabotage")]
-        if crate::sabotage::is_out("address") {
-            script.push_str("is_ours() { :; }\n");
-        }
-        script + READ_TOKEN + ANSWER
+        guards::credential_script(script) + READ_TOKEN + ANSWER
     }
 
     fn gh(&self) -> String {

@@ -46,6 +46,7 @@ pub(super) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceD
 fn omit_optional(schema: &mut Schema) {
     transform_subschemas(&mut omit_optional, schema);
     let Some(fields) = schema.as_object_mut() else { return };
+    fields.remove("nullable");
     if let Some(Value::Array(types)) = fields.get_mut("type") {
         types.retain(|one| one != "null");
         if let [one] = types.as_slice() {
@@ -56,8 +57,7 @@ fn omit_optional(schema: &mut Schema) {
     if let Some(Value::Array(values)) = fields.get_mut("enum") {
         values.retain(|value| !value.is_null());
     }
-    let is_null =
-        |choice: &Value| choice["type"] == "null" || choice["const"].is_null() && choice.get("const").is_some();
+    let is_null = |choice: &Value| choice["type"] == "null" || choice["enum"] == json!([]);
     let Some(Value::Array(choices)) = fields.get_mut("anyOf") else { return };
     choices.retain(|choice| !is_null(choice));
     if let [Value::Object(only)] = choices.as_slice() {

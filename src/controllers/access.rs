@@ -3,7 +3,7 @@
 //! Invariant: the order of the questions. First who granted what, then what GitHub says; so that somebody who was
 //! granted nothing learns nothing about the account, not even whether the App is installed there.
 
-use super::connection::{Connection, Found, Look};
+use super::connection::{AccountFound, Connection, Look};
 use super::standing::{Standing, State};
 use crate::api::{GitHubApp, Reason};
 use crate::github::Installation;
@@ -17,7 +17,7 @@ const LOOK_HOLDS: SignedDuration = SignedDuration::from_hours(2);
 
 /// Whether and how.
 #[derive(Clone, Debug)]
-pub enum Access {
+pub enum AccountAccess {
     /// There is no such `GitHubApp`.
     NoApp,
     /// The `GitHubApp` gives this namespace nothing of this account.
@@ -54,26 +54,28 @@ pub fn access(
     account: &str,
     namespace: &NamespaceView,
     now: Timestamp,
-) -> Access {
-    let Some(app) = app else { return Access::NoApp };
-    let Some(grant) = grant(app, account, namespace) else { return Access::NotGranted };
-    let Some(connection) = connection else { return Access::NotYetKnown };
+) -> AccountAccess {
+    let Some(app) = app else { return AccountAccess::NoApp };
+    let Some(grant) = grant(app, account, namespace) else { return AccountAccess::NotGranted };
+    let Some(connection) = connection else { return AccountAccess::NotYetKnown };
     let is_recent = |look: &&Arc<Look>| look.at.checked_add(LOOK_HOLDS).is_ok_and(|end| end > now);
     let Some(look) = connection.look.as_ref().filter(is_recent) else {
-        return connection.trouble.clone().map_or(Access::NotYetKnown, Access::NoLook);
+        return connection.trouble.clone().map_or(AccountAccess::NotYetKnown, AccountAccess::NoLook);
     };
     match look.find(account, pin(app, account, grant.account_id())) {
-        Found::Installed(installation) => {
+        AccountFound::Installed(installation) => {
             let id = installation.account.as_ref().and_then(|account| i64::try_from(account.id).ok());
             match id.and_then(|id| grant.of_account(id)) {
-                None => Access::NotGranted,
-                Some(grant) if installation.suspended_at.is_some() => Access::Suspended(installation.clone(), grant),
-                Some(grant) => Access::Active(installation.clone(), grant),
+                None => AccountAccess::NotGranted,
+                Some(grant) if installation.suspended_at.is_some() => {
+                    AccountAccess::Suspended(installation.clone(), grant)
+                }
+                Some(grant) => AccountAccess::Active(installation.clone(), grant),
             }
         }
-        Found::Another { pinned, found } => Access::TakenOver { pinned, found },
-        Found::Nowhere => {
-            Access::NotInstalled { install_url: format!("{}/installations/new", look.app.html_url), grant }
+        AccountFound::Another { pinned, found } => AccountAccess::TakenOver { pinned, found },
+        AccountFound::Nowhere => {
+            AccountAccess::NotInstalled { install_url: format!("{}/installations/new", look.app.html_url), grant }
         }
     }
 }
@@ -91,7 +93,7 @@ pub struct Names<'a> {
     pub was_installed: bool,
 }
 
-impl Access {
+impl AccountAccess {
     /// What it means for an object that needs the installation. `None`: nothing can be said yet.
     #[must_use]
     pub fn standing(&self, names: Names<'_>) -> Option<Standing> {
@@ -169,7 +171,7 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
             "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [
-                {"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
+                {"name": "acme", "name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
         }))
         .unwrap()
     }
@@ -199,7 +201,7 @@ mod tests {
     fn who_was_granted_nothing_learns_nothing() {
         for connection in [None, Some(connection(None)), Some(connection(Some("2026-01-01T00:00:00Z")))] {
             let access = access(Some(&app()), connection.as_ref(), "acme", &namespace("team-b"), NOW);
-            assert!(matches!(access, Access::NotGranted), "{access:?}");
+            assert!(matches!(access, AccountAccess::NotGranted), "{access:?}");
         }
     }
 
@@ -208,11 +210,11 @@ mod tests {
         let suspended = connection(Some("2026-01-01T00:00:00Z"));
         assert!(matches!(
             access(Some(&app()), Some(&suspended), "acme", &namespace("team-a"), NOW),
-            Access::Suspended(i, _) if i.id == 70
+            AccountAccess::Suspended(i, _) if i.id == 70
         ));
         assert!(matches!(
             access(Some(&app()), Some(&connection(None)), "Acme", &namespace("team-a"), NOW),
-            Access::Active(i, _) if i.id == 70
+            AccountAccess::Active(i, _) if i.id == 70
         ));
     }
 
@@ -228,7 +230,10 @@ mod tests {
         let later = NOW + SignedDuration::from_hours(3);
         let trouble = Standing::stalled(crate::api::Reason::CredentialsInvalid, "the key is gone");
         let old = Connection { trouble: Some(trouble), ..connection(None) };
-        assert!(matches!(access(Some(&app()), Some(&old), "acme", &namespace("team-a"), later), Access::NoLook(_)));
+        assert!(matches!(
+            access(Some(&app()), Some(&old), "acme", &namespace("team-a"), later),
+            AccountAccess::NoLook(_)
+        ));
     }
 
     #[test]
@@ -236,9 +241,9 @@ mod tests {
         let mut app = app();
         app.spec.tenants[0].account_id = Some(9);
         let seen = access(Some(&app), Some(&connection(None)), "acme", &namespace("team-a"), NOW);
-        assert!(matches!(seen, Access::TakenOver { pinned: 9, found: 7 }), "{seen:?}");
+        assert!(matches!(seen, AccountAccess::TakenOver { pinned: 9, found: 7 }), "{seen:?}");
         app.spec.tenants[0].account_id = Some(7);
         let seen = access(Some(&app), Some(&connection(None)), "acme", &namespace("team-a"), NOW);
-        assert!(matches!(seen, Access::Active(..)), "{seen:?}");
+        assert!(matches!(seen, AccountAccess::Active(..)), "{seen:?}");
     }
 }

@@ -4,12 +4,13 @@
 //! grow with the number of Apps and not of objects. Invariant: what is here came from GitHub in this process's life;
 //! nothing is read back from status, but for the ids that accounts are pinned to.
 
-use super::app::HookSeen;
 use super::deliveries::Announced;
 use super::standing::Standing;
+use crate::api::WebhookStatus;
 use crate::github::{Account, App, GitHub, Installation, Transport};
 use crate::grant::Pin;
 use crate::runtime::allowance::{Allowance, Rate};
+use crate::webhook::AppIdentity;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,11 +51,39 @@ pub struct Connection {
     /// What is left of the looks that may be asked for.
     pub requests: Option<Allowance>,
     /// What is known of the App's webhook.
-    pub hook: HookSeen,
+    pub hook: AppHook,
     /// The deliveries that a look has covered and that are yet to be marked.
     pub heard: BTreeSet<Announced>,
+    /// While the App is being deleted: the uids of its installations that were deleted, which the cache may still show.
+    pub withdrawn: BTreeSet<String>,
     /// When to look again; a look that failed is not repeated before, whatever else wakes the controller up.
     pub next_look: Option<Timestamp>,
+}
+
+/// What is known of the App's webhook.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AppHook {
+    /// How it was when it was last as it should be.
+    pub ensured: Option<WebhookStatus>,
+    /// What is wrong.
+    pub trouble: Option<Standing>,
+    /// What was wanted then.
+    pub wanted: Option<(String, bool)>,
+    /// When the secret was set; or found to be noted as set, by an operator that has just begun.
+    pub signed_at: Option<Timestamp>,
+    /// The value of the annotation that asks for a look, when it was examined.
+    pub request: Option<String>,
+    /// When to examine it.
+    pub next: Option<Timestamp>,
+}
+
+impl Connection {
+    /// Whose webhooks the App's are.
+    #[must_use]
+    pub fn app_identity(&self) -> Option<AppIdentity> {
+        let host = self.github.as_ref()?.endpoint().host();
+        Some(AppIdentity { host, app_id: self.look.as_ref()?.app.id })
+    }
 }
 
 /// The connections of all Apps, by the `GitHubApp`'s name.
@@ -85,6 +114,16 @@ impl Connections {
         }
     }
 
+    /// Whether the account is an organization, by the App's last look.
+    #[must_use]
+    pub fn is_organization(&self, app: &str, account_id: u64) -> bool {
+        let look = self.get(app).and_then(|connection| connection.look);
+        look.is_some_and(|look| {
+            let accounts = look.installations.iter().filter_map(|installation| installation.account.as_ref());
+            accounts.into_iter().any(|account| account.id == account_id && account.kind == "Organization")
+        })
+    }
+
     /// Forgets an App that is gone.
     pub fn forget(&self, app: &str) {
         self.lock().remove(app);
@@ -98,7 +137,7 @@ impl Connections {
 
 /// What the look knows of an account.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Found<'a> {
+pub enum AccountFound<'a> {
     /// The App is installed there.
     Installed(&'a Installation),
     /// Another account has the name now; it gets nothing.
@@ -116,7 +155,7 @@ impl Look {
     /// The installation on an account: by the id its name is pinned to, so that renames are followed; by name only
     /// before there is a pin.
     #[must_use]
-    pub fn find(&self, account: &str, pin: Pin) -> Found<'_> {
+    pub fn find(&self, account: &str, pin: Pin) -> AccountFound<'_> {
         // An enterprise, which has no kind, has ids and names of another realm.
         let of = |matches: &dyn Fn(&Account) -> bool| {
             self.installations.iter().find(|installation| {
@@ -124,12 +163,12 @@ impl Look {
             })
         };
         let by_name = of(&|found| found.login.eq_ignore_ascii_case(account));
-        let Pin::To(pinned) = pin else { return by_name.map_or(Found::Nowhere, Found::Installed) };
+        let Pin::To(pinned) = pin else { return by_name.map_or(AccountFound::Nowhere, AccountFound::Installed) };
         let by_id = of(&|found| i64::try_from(found.id) == Ok(pinned));
         match (by_id, by_name.and_then(|installation| installation.account.as_ref())) {
-            (Some(installation), _) => Found::Installed(installation),
-            (None, Some(other)) => Found::Another { pinned, found: i64::try_from(other.id).unwrap_or_default() },
-            (None, None) => Found::Nowhere,
+            (Some(installation), _) => AccountFound::Installed(installation),
+            (None, Some(other)) => AccountFound::Another { pinned, found: i64::try_from(other.id).unwrap_or_default() },
+            (None, None) => AccountFound::Nowhere,
         }
     }
 }
@@ -159,10 +198,10 @@ mod tests {
     #[test]
     fn the_name_is_followed_by_id_and_a_name_taken_over_gets_nothing() {
         let renamed = look(&[(70, 7, "acme-2"), (80, 8, "acme")]);
-        assert!(matches!(renamed.find("acme", Pin::To(7)), Found::Installed(i) if i.id == 70));
-        assert!(matches!(renamed.find("acme", Pin::FirstSeen), Found::Installed(i) if i.id == 80));
+        assert!(matches!(renamed.find("acme", Pin::To(7)), AccountFound::Installed(i) if i.id == 70));
+        assert!(matches!(renamed.find("acme", Pin::FirstSeen), AccountFound::Installed(i) if i.id == 80));
         let taken_over = look(&[(80, 8, "acme")]);
-        assert_eq!(taken_over.find("ACME", Pin::To(7)), Found::Another { pinned: 7, found: 8 });
-        assert_eq!(taken_over.find("globex", Pin::FirstSeen), Found::Nowhere);
+        assert_eq!(taken_over.find("ACME", Pin::To(7)), AccountFound::Another { pinned: 7, found: 8 });
+        assert_eq!(taken_over.find("globex", Pin::FirstSeen), AccountFound::Nowhere);
     }
 }

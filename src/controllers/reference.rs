@@ -2,9 +2,9 @@
 //!
 //! Invariant: the one way from a reference to access, for all kinds; what a tenant wrote into status plays no part in it.
 
-use super::access::{self, Names, access};
+use super::access::{AccountAccess, Names, access};
 use super::connection::Connection;
-use super::context::Context;
+use super::shared::Shared;
 use super::standing::Standing;
 use crate::api::{GitHubApp, GitHubInstallation, Reason};
 use crate::github::Permissions as GitHubPermissions;
@@ -41,6 +41,26 @@ pub enum Access {
     },
 }
 
+/// What of an installation a call depends on. When it is another, a call that failed is tried again at once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// The installation's id.
+    pub installation: i64,
+    /// What the account lets the App do.
+    pub permissions: GitHubPermissions,
+    /// What the namespace may ask for.
+    pub grant: Grant,
+}
+
+impl Access {
+    /// The terms, where it is granted.
+    #[must_use]
+    pub fn terms(&self) -> Option<Terms> {
+        let Self::Granted { installation, permissions, grant, .. } = self else { return None };
+        Some(Terms { installation: *installation, permissions: permissions.clone(), grant: grant.clone() })
+    }
+}
+
 /// What a reference leads to.
 pub struct Referred {
     /// The `GitHubInstallation`.
@@ -66,13 +86,13 @@ pub enum Purpose {
 
 /// Follows the reference of an object in `namespace` to the `GitHubInstallation` of this name.
 #[must_use]
-pub fn refer(context: &Context, namespace: &str, reference: &str, purpose: Purpose) -> Referred {
-    let installation = context.stores.installations.get(&ObjectRef::new(reference).within(namespace));
+pub fn refer(shared: &Shared, namespace: &str, reference: &str, purpose: Purpose) -> Referred {
+    let installation = shared.caches.named::<GitHubInstallation>(namespace, reference);
     let app_name = installation.as_ref().map(|installation| installation.spec.app_ref.name.clone());
-    let app = app_name.as_ref().and_then(|name| context.stores.apps.get(&ObjectRef::new(name)));
-    let connection = app_name.as_ref().and_then(|name| context.connections.get(name));
+    let app = app_name.as_ref().and_then(|name| shared.caches.get(&ObjectRef::<GitHubApp>::new(name)));
+    let connection = app_name.as_ref().and_then(|name| shared.connections.get(name));
     let place = Place { namespace, reference, purpose };
-    let access = decide(context, place, installation.as_deref(), app.as_deref(), connection.as_ref());
+    let access = decide(shared, place, installation.as_deref(), app.as_deref(), connection.as_ref());
     Referred { installation, app_name, app, connection, access }
 }
 
@@ -83,17 +103,16 @@ struct Place<'a> {
 }
 
 fn decide(
-    context: &Context,
+    shared: &Shared,
     Place { namespace: namespace_name, reference, purpose }: Place<'_>,
     installation: Option<&GitHubInstallation>,
     app: Option<&GitHubApp>,
     connection: Option<&Connection>,
 ) -> Access {
     let Some(installation) = installation else {
-        let here: Vec<_> = context
-            .stores
-            .installations
-            .state()
+        let here: Vec<_> = shared
+            .caches
+            .all::<GitHubInstallation>()
             .iter()
             .filter(|other| other.namespace().as_deref() == Some(namespace_name))
             .map(|other| other.name_any())
@@ -114,7 +133,7 @@ fn decide(
         ));
     }
     // Announced by its own watch, which wakes this up. Without labels a selector could grant too much.
-    let Some(namespace) = context.namespace(namespace_name) else { return Access::NotYetKnown };
+    let Some(namespace) = shared.namespace(namespace_name) else { return Access::NotYetKnown };
     let account = &installation.spec.account;
     // What is going grants no more, but to take away what was made by it.
     let as_it_was = app.filter(|_| purpose == Purpose::Removal).cloned().map(|mut app| {
@@ -122,7 +141,7 @@ fn decide(
         app
     });
     let app = as_it_was.as_ref().or(app);
-    let access = access(app, connection, account, &namespace, context.clock.now());
+    let access = access(app, connection, account, &namespace, shared.now());
     let names = Names {
         app: &installation.spec.app_ref.name,
         account,
@@ -131,12 +150,10 @@ fn decide(
     };
     let Some(standing) = access.standing(names) else { return Access::NotYetKnown };
     match access {
-        access::Access::NotYetKnown | access::Access::NoApp | access::Access::NoLook(_) => {
-            Access::Unavailable(standing)
-        }
-        access::Access::NotGranted | access::Access::TakenOver { .. } => Access::Denied(standing),
-        access::Access::NotInstalled { .. } | access::Access::Suspended(..) => Access::Dead(standing),
-        access::Access::Active(found, grant) => Access::Granted {
+        AccountAccess::NotYetKnown | AccountAccess::NoApp | AccountAccess::NoLook(_) => Access::Unavailable(standing),
+        AccountAccess::NotGranted | AccountAccess::TakenOver { .. } => Access::Denied(standing),
+        AccountAccess::NotInstalled { .. } | AccountAccess::Suspended(..) => Access::Dead(standing),
+        AccountAccess::Active(found, grant) => Access::Granted {
             installation: i64::try_from(found.id).unwrap_or_default(),
             account: found.account.as_ref().map_or_else(|| account.clone(), |account| account.login.clone()),
             account_id: found.account.as_ref().and_then(|account| i64::try_from(account.id).ok()).unwrap_or_default(),

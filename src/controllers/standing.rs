@@ -168,6 +168,13 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
     }
 }
 
+/// Whether a failure of one object may be everybody's who uses the App.
+#[must_use]
+pub fn matters_to_app(standing: &Standing) -> bool {
+    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended]
+        .contains(&standing.reason)
+}
+
 /// What it means that a remote could not be read.
 #[must_use]
 pub fn git_failure(error: &git::Error) -> (Standing, Again) {

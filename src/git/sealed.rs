@@ -10,6 +10,7 @@
 //! A command that takes too long, says too much, or is no longer waited for ends with all that it started: each is a group of
 //! processes of its own.
 
+use crate::guards;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -148,9 +149,7 @@ impl Sealed {
     /// git in `directory`, with `home` for its home, until `deadline`. It knows no repository yet, and of protocols https.
     #[must_use]
     pub fn new(directory: &Path, home: &Path, deadline: Instant) -> Self {
-        let settings = SETTINGS.iter();
-        #[cfg(feature = "sabotage")]
-        let settings = settings.filter(|_| !crate::sabotage::is_out("settings"));
+        let settings = guards::git_settings(SETTINGS).iter();
         let settings = settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
         let mut environment: Vec<_> = INHERITED

@@ -12,6 +12,7 @@ use super::metrics::Metrics;
 use super::rate::Buckets;
 use super::signature::Signature;
 use super::targets::{Object, Targets};
+use crate::guards::Guards;
 use crate::runtime::clock::Clock;
 use crate::webhook::{AppIdentity, Hook};
 use futures::future::join_all;
@@ -37,24 +38,8 @@ pub struct Intake {
     pub clock: Arc<dyn Clock>,
     /// How many lines about wrong signatures are left.
     pub complaints: Complaints,
-    /// Guards to take out.
-    #[cfg(feature = "sabotage")]
-    pub sabotage: Sabotage,
-}
-
-/// Guards that a test takes out to see what they keep off. Not in the receiver that is shipped.
-#[cfg(feature = "sabotage")]
-#[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each guard")]
-pub struct Sabotage {
-    /// Any signature is right.
-    pub skip_signature: bool,
-    /// A payload may be of another repository than its webhook.
-    pub skip_repository: bool,
-    /// The id in an object's status is believed, whatever was granted.
-    pub skip_grant: bool,
-    /// A delivery is of the host that it says it is of.
-    pub believe_host: bool,
+    /// The guards that tests take out.
+    pub guards: Guards,
 }
 
 /// A request that says whom it is for and that it is signed.
@@ -123,11 +108,7 @@ impl Intake {
         // What was not listed yet may be what this is for.
         let unknown = || if self.targets.are_listed() { Refusal::Target } else { Refusal::Starting };
         let identity = self.targets.knows(app, hook).ok_or_else(unknown)?;
-        #[cfg(feature = "sabotage")]
-        let identity = match request.headers.get("x-github-enterprise-host").map(http::HeaderValue::to_str) {
-            Some(Ok(host)) if self.sabotage.believe_host => AppIdentity { host: host.to_owned(), ..identity },
-            _ => identity,
-        };
+        let identity = self.guards.identity(identity, &request.headers);
         let signature = Signature::of(&request.headers).ok_or(Refusal::Signature)?;
         Ok(Addressed { app: app.to_owned(), hook, identity, signature, headers: request.headers })
     }
@@ -139,9 +120,7 @@ impl Intake {
     pub async fn take(&self, addressed: Addressed, body: &[u8]) -> Result<Outcome, Refusal> {
         let Addressed { app, hook, identity, signature, headers } = addressed;
         let verdict = self.keys.judge(&identity, hook, &signature, body).await;
-        #[cfg(feature = "sabotage")]
-        let verdict = if self.sabotage.skip_signature { Verdict::Right } else { verdict };
-        match verdict {
+        match self.guards.verdict(verdict) {
             Verdict::Right => {}
             Verdict::NoKeys => return Err(Refusal::Keys),
             Verdict::Wrong => {
@@ -178,10 +157,8 @@ impl Intake {
         }
         let repository = payload.repository.as_ref();
         let is_other = |id| repository.is_none_or(|repository| repository.id != id);
-        #[cfg(feature = "sabotage")]
-        let is_other = |id| !self.sabotage.skip_repository && is_other(id);
         if let Hook::Repository(id) = hook
-            && is_other(id)
+            && self.guards.other_repository(is_other(id))
         {
             return Err(Refusal::OtherRepository);
         }
@@ -205,11 +182,6 @@ impl Intake {
                 objects
             }
             _ => return Ok(Outcome::Ignored("the operator does not look after such events")),
-        };
-        #[cfg(feature = "sabotage")]
-        let objects = match repository {
-            Some(repository) if self.sabotage.skip_grant => self.targets.claimed(repository),
-            _ => objects,
         };
         if objects.is_empty() {
             return Ok(Outcome::Ignored("nothing here is bound to this repository and was granted it"));

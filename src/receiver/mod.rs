@@ -12,7 +12,7 @@ mod event;
 pub mod fuzzed;
 mod inbox;
 mod intake;
-mod keys;
+pub(crate) mod keys;
 mod metrics;
 mod rate;
 mod server;
@@ -20,11 +20,10 @@ mod signature;
 mod targets;
 
 pub use inbox::{FIELD_MANAGER, Limits as InboxLimits};
-#[cfg(feature = "sabotage")]
-pub use intake::Sabotage;
 pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
 
+use crate::guards::Guards;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::{Endpoints, HealthServer};
 use crate::runtime::heartbeat::{BEAT_EVERY, Heartbeat, Liveness};
@@ -74,9 +73,8 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Cancelled when the process is to end.
     pub shutdown: CancellationToken,
-    /// Guards to take out, which shows what they keep off.
-    #[cfg(feature = "sabotage")]
-    pub sabotage: Sabotage,
+    /// The guards, all in place but in some tests.
+    pub guards: Guards,
 }
 
 /// Why the process ended, or did not start.
@@ -104,9 +102,7 @@ impl Receiver {
     /// # Errors
     /// When an address cannot be listened on.
     pub async fn start(config: Config, environment: Environment) -> Result<Self, Error> {
-        let Environment { kube, keys, clock, shutdown, .. } = environment;
-        #[cfg(feature = "sabotage")]
-        let sabotage = environment.sabotage;
+        let Environment { kube, keys, clock, shutdown, guards } = environment;
         let (process, readiness, liveness) = (Metrics::new(), Readiness::new(), Liveness::new());
         process.watch_readiness(readiness.clone());
         let metrics = metrics::Metrics::new(&process);
@@ -131,7 +127,7 @@ impl Receiver {
         let serving = readiness.check("serving");
         serving.ready();
         let keys = Arc::new(Keys::new(keys, kube.clone(), readiness.check("webhook keys")));
-        let targets = Targets::default();
+        let targets = Targets::new(guards);
         let intake = Intake {
             targets: targets.clone(),
             keys: Arc::clone(&keys),
@@ -146,8 +142,7 @@ impl Receiver {
             metrics,
             complaints: Complaints::new(Arc::clone(&clock)),
             clock,
-            #[cfg(feature = "sabotage")]
-            sabotage,
+            guards,
         };
         let (address, flag) = config.address;
         let server = Server::bind(address, flag, config.server, intake).await?;

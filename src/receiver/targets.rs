@@ -14,6 +14,7 @@ use super::event::{Repository, Selection};
 use crate::api::{GitHubApp, Permissions};
 use crate::github::{Endpoint, PlainHttp};
 use crate::grant::{Grant, Known, NamespaceView, Pin, Reach, grant, pin};
+use crate::guards::Guards;
 use crate::webhook::{AppIdentity, Hook};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -62,7 +63,10 @@ const MOST_TOLD_OF_NAMESPACE: usize = 16;
 
 /// The cache. Clones share it.
 #[derive(Clone, Default)]
-pub struct Targets(Arc<RwLock<Index>>);
+pub struct Targets {
+    index: Arc<RwLock<Index>>,
+    guards: Guards,
+}
 
 #[derive(Default)]
 struct Index {
@@ -96,6 +100,12 @@ struct Bound {
 }
 
 impl Targets {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(guards: Guards) -> Self {
+        Self { guards, ..Self::default() }
+    }
+
     /// Whether everything was listed, so that what is not here is nowhere.
     #[must_use]
     pub fn are_listed(&self) -> bool {
@@ -121,14 +131,8 @@ impl Targets {
     pub fn bound_to(&self, app: &str, repository: &Repository) -> Vec<Object> {
         let index = self.read();
         let places = index.by_id.get(&repository.id).map_or(&[][..], Vec::as_slice);
-        told(places.iter().filter(|place| index.is_granted(place, app, repository)), MOST_TOLD_OF_NAMESPACE)
-    }
-
-    /// The objects whose status has the repository's id, granted or not.
-    #[cfg(feature = "sabotage")]
-    #[must_use]
-    pub fn claimed(&self, repository: &Repository) -> Vec<Object> {
-        self.read().by_id.get(&repository.id).into_iter().flatten().cloned().map(Object::Repository).collect()
+        let is_granted = |place: &&Place| self.guards.grant(index.is_granted(place, app, repository));
+        told(places.iter().filter(is_granted), MOST_TOLD_OF_NAMESPACE)
     }
 
     /// The objects that wait for a repository of this name, or of the name it had.
@@ -179,11 +183,11 @@ impl Targets {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

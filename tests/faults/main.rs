@@ -17,7 +17,7 @@ mod run;
 mod scenario;
 
 use judge::judge;
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::cluster::LANES;
 use landfall_world::kubelet::Mischief;
 use point::{Fault, Point};

@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
 use kube::api::{Api, ListParams};
 use landfall::api::{GitHubApp, GitHubInstallation};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
 use landfall_world::kubelet::{Kubelet, Mischief, Rest};
 use landfall_world::operator::{Operator, Start};

@@ -1,7 +1,7 @@
 //! What somebody tries who has a little and wants more: each attack fails, and succeeds when its guard is taken out.
 
 use crate::scene::{Running, Scene, config, guid, push};
-use landfall::receiver::Sabotage;
+use landfall::guards::Sabotage;
 use landfall::webhook::Hook;
 use landfall_world::delivery::Delivery;
 use serde_json::json;

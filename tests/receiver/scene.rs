@@ -5,7 +5,8 @@ use crate::proxy::Proxy;
 use kube::Resource;
 use kube::{Client, Config};
 use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
-use landfall::receiver::{self, InboxLimits, KeySource, Receiver, Sabotage, ServerLimits};
+use landfall::guards::{Guards, Sabotage};
+use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use landfall_world::cluster::{Cluster, cluster};
@@ -91,7 +92,7 @@ impl Scene {
         scene
             .apply("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
             .await;
-        let tenant = json!({"name": "acme", "account": "acme", "accountID": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
+        let tenant = json!({"name": "acme", "name": "acme", "account": "acme", "accountID": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
         scene
             .kind::<GitHubApp>(
                 "",
@@ -204,7 +205,7 @@ impl Scene {
             keys: KeySource::Directory(self.keys.clone()),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),
-            sabotage,
+            guards: Guards::without(sabotage),
         };
         let receiver = Receiver::start(config, environment).await.expect("a receiver");
         let (address, health) = (receiver.address(), receiver.health_address().expect("health is served"));

@@ -2,7 +2,7 @@
 
 use crate::scene::{Scene, config, guid, push};
 use landfall::api::DeliveryResult;
-use landfall::receiver::Sabotage;
+use landfall::guards::Sabotage;
 use landfall::webhook::Hook;
 use landfall_world::delivery::{Delivery, signature};
 use serde_json::json;

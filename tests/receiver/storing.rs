@@ -2,7 +2,8 @@
 
 use crate::proxy::Line;
 use crate::scene::{Scene, config, guid, metric, ready};
-use landfall::receiver::{Config, InboxLimits, Sabotage, ServerLimits};
+use landfall::guards::Sabotage;
+use landfall::receiver::{Config, InboxLimits, ServerLimits};
 use landfall_world::delivery::{Answer, answer, exchange};
 use landfall_world::until;
 use std::collections::BTreeSet;

@@ -3,11 +3,11 @@
 //! Invariant: a webhook that delivers to somebody else is not taken over unless that was said, for an App may serve others
 //! than this cluster. One call an hour finds out what a person changed on GitHub.
 
-use crate::api::{GitHubApp, Reason, WebhookPolicy, WebhookStatus};
-use crate::controllers::connection::Connection;
-use crate::controllers::context::Context;
+use super::AppKind;
+use super::plan::Seen;
+use crate::api::{Reason, WebhookPolicy, WebhookStatus};
+use crate::controllers::connection::AppHook;
 use crate::controllers::object::requested_look;
-use crate::controllers::repository::identity;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, GitHub, HookConfig, HookConfigWanted};
 use crate::webhook::Hook;
@@ -22,78 +22,90 @@ const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// How often its secret is set anew, for a person may have exchanged it, and GitHub does not tell which it is.
 const SIGN_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
-/// What is known of the App's webhook.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct HookSeen {
-    /// How it was when it was last as it should be.
-    pub ensured: Option<WebhookStatus>,
-    /// What is wrong.
-    pub trouble: Option<Standing>,
-    /// What was wanted then.
-    wanted: Option<(String, WebhookPolicy)>,
-    /// When the secret was set; or found to be noted as set, by an operator that has just begun.
-    signed_at: Option<Timestamp>,
-    /// When to examine it.
-    pub next: Option<Timestamp>,
+/// How the webhook is, and what is to be done about it.
+pub enum HookState {
+    /// It is not ours to look after, or nothing can be said of it yet.
+    Unmanaged,
+    /// There is no root key to sign with.
+    Keyless(Standing),
+    /// It is to be examined.
+    Due,
+    /// It is as it was seen last.
+    Rests(AppHook),
 }
 
-/// Sees to it, if that is due. Gives back what is known of it.
-pub async fn ensure(context: &Context, app: &GitHubApp, connection: &Connection) -> HookSeen {
-    let Some(webhook) = &app.spec.webhook else { return HookSeen::default() };
-    let name = app.name_any();
-    let now = context.clock.now();
-    let keys = match context.ensure_root_keys().await {
-        Ok(keys) => keys,
-        Err(error) => {
-            let trouble = keyless(&error);
-            tracing::warn!(app = name, message = trouble.message, "there is no root key for webhooks");
-            let next = Some(context.resolve(&context.due.apps, &ObjectRef::from_obj(app), Again::Backoff));
-            return HookSeen { trouble: Some(trouble), next, ..HookSeen::default() };
-        }
+/// How the webhook is: a pure function of what was seen and of `now`.
+#[must_use]
+pub fn state(seen: &Seen, now: Timestamp) -> HookState {
+    let (Some(webhook), Some(connection)) = (&seen.app.spec.webhook, &seen.connection) else {
+        return HookState::Unmanaged;
     };
-    let (Some(github), Some(identity)) = (&connection.github, identity(connection)) else { return HookSeen::default() };
-    if webhook.policy == WebhookPolicy::Manual {
-        return HookSeen::default();
+    let keys = match &seen.keys {
+        Some(Ok(keys)) => keys,
+        Some(Err(trouble)) => return HookState::Keyless(trouble.clone()),
+        None => return HookState::Unmanaged,
+    };
+    if connection.github.is_none() || connection.app_identity().is_none() || webhook.policy == WebhookPolicy::Manual {
+        return HookState::Unmanaged;
     }
-    let url = Hook::App.url(&webhook.url, &name);
-    let wanted = Some((url.clone(), webhook.policy));
-    let seen = &connection.hook;
-    let is_known = match (&seen.ensured, &seen.trouble) {
+    let hook = &connection.hook;
+    let wanted = (Hook::App.url(&webhook.url, &seen.app.name_any()), webhook.policy);
+    let is_known = match (&hook.ensured, &hook.trouble) {
         (_, Some(_)) => true,
         (Some(ensured), None) => ensured.key_id == keys.current.id(),
         (None, None) => false,
     };
-    let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
-    let is_asked = requested_look(app).is_some_and(|request| handled != Some(request));
-    let rests = seen.wanted == wanted && is_known && !is_asked && seen.next.is_some_and(|next| next > now);
-    if rests || app.spec.paused {
-        return seen.clone();
-    }
+    let rests = hook.wanted.as_ref() == Some(&wanted)
+        && is_known
+        && !is_asked(seen)
+        && hook.next.is_some_and(|next| next > now);
+    if rests || seen.app.spec.paused { HookState::Rests(hook.clone()) } else { HookState::Due }
+}
+
+/// Somebody asks for a look, and the webhook was not examined for that yet.
+fn is_asked(seen: &Seen) -> bool {
+    let handled = seen.app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
+    let examined = seen.connection.as_ref().and_then(|connection| connection.hook.request.as_ref());
+    requested_look(&*seen.app).is_some_and(|request| handled != Some(request) && examined != Some(request))
+}
+
+/// Examines it, and makes it what it should be.
+pub async fn ensure(kind: &AppKind, seen: &Seen) {
+    let (shared, app) = (&*kind.shared, &*seen.app);
+    let (Some(webhook), Some(connection), Some(Ok(keys))) = (&app.spec.webhook, &seen.connection, &seen.keys) else {
+        return;
+    };
+    let (Some(github), Some(identity)) = (&connection.github, connection.app_identity()) else { return };
+    let (name, now) = (app.name_any(), shared.now());
+    let url = Hook::App.url(&webhook.url, &name);
+    let wanted = Some((url.clone(), webhook.policy));
+    let request = requested_look(app).cloned();
+    let hook = &connection.hook;
     let stored = app.status.as_ref().and_then(|status| status.webhook.as_ref());
-    let before = seen.ensured.as_ref().or(stored);
+    let before = hook.ensured.as_ref().or(stored);
     let config = HookConfigWanted { url: url.clone(), secret: keys.current.secret(&identity, Hook::App) };
     let is_old = |at: Timestamp| at.checked_add(SIGN_EVERY).is_ok_and(|end| end <= now);
-    let is_signed = !is_asked
-        && !seen.signed_at.is_some_and(is_old)
+    let is_signed = !is_asked(seen)
+        && !hook.signed_at.is_some_and(is_old)
         && before.is_some_and(|before| before.url == url && before.key_id == keys.current.id());
-    let signed_at = seen.signed_at.filter(|_| is_signed).or(Some(now));
+    let signed_at = hook.signed_at.filter(|_| is_signed).or(Some(now));
     let outcome = settle(github, &config, is_signed, before.map(|before| before.url.as_str()), webhook.policy).await;
-    let seen = match outcome {
-        Ok(()) => HookSeen {
+    let hook = match outcome {
+        Ok(()) => AppHook {
             ensured: Some(WebhookStatus { id: None, url, key_id: keys.current.id().to_owned() }),
             trouble: None,
             wanted,
             signed_at,
-            next: now.checked_add(EXAMINE_EVERY.mul_f64(context.jitter.between(1.0, 1.2))).ok(),
+            request,
+            next: shared.spread(now, EXAMINE_EVERY),
         },
         Err((trouble, again)) => {
             tracing::warn!(app = name, reason = %trouble.reason, message = trouble.message, "the App's webhook is not ours");
-            let next = Some(context.resolve(&context.due.apps, &ObjectRef::from_obj(app), again));
-            HookSeen { ensured: None, trouble: Some(trouble), wanted, signed_at: None, next }
+            let next = Some(shared.resolve(&kind.lane, &ObjectRef::from_obj(app), again));
+            AppHook { ensured: None, trouble: Some(trouble), wanted, signed_at: None, request, next }
         }
     };
-    context.connections.update(&name, |connection| connection.hook = seen.clone());
-    seen
+    shared.connections.update(&name, |connection| connection.hook = hook);
 }
 
 async fn settle(
@@ -140,7 +152,9 @@ async fn settle(
     }
 }
 
-fn keyless(error: &root_keys::Error) -> Standing {
+/// What it means that there are no root keys.
+#[must_use]
+pub fn keyless(error: &root_keys::Error) -> Standing {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     Standing::reconciling(Reason::KubernetesRefused, format!("{error}{cause}"))
 }

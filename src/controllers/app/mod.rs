@@ -1,176 +1,273 @@
 //! `GitHubApp`: keeps the connection, looks at GitHub for all that depend on it, and makes the installations' objects.
 
-mod apply;
-mod gather;
+mod desired;
 mod hook;
+mod look;
+mod made;
 mod plan;
 
-use super::connection::Connection;
-use super::context::{Context, Settled};
 use super::deliveries::{self, Announced, Mark, waiting};
-use super::installation::{dependents_of, waited_long_enough};
+use super::dependents::{app_concerned, dependents_of, installations_of};
 use super::object::{has_finalizer, requested_look, set_finalizer};
-use super::standing::{Again, Standing, kubernetes_refusal};
-use crate::api::{DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, Reason, WebhookPolicy};
-use crate::runtime::metrics::Outcome;
-pub use hook::HookSeen;
+use super::reconcile::{Done, Failure, Kind, Plan};
+use super::shared::{Asked, Shared};
+use super::standing::{Again, Standing};
+use super::watches::{Select, Watches};
+use crate::api::{
+    DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, GitHubInstallation, InstallationToken,
+    ProjectRepository, Reason, WebhookPolicy,
+};
+use crate::features::Feature;
+use crate::runtime::due::Due;
+use crate::runtime::lenient::Lenient;
+use crate::webhook::ROOT_KEYS_SECRET;
+use desired::desired;
+use hook::HookState;
 use jiff::Timestamp;
-use kube::runtime::events::EventType;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
-use plan::{Desired, plan};
+use kube::{CustomResourceExt, ResourceExt};
+use plan::{Seen, Step};
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 
-/// One reconcile.
-///
-/// # Errors
-/// What Kubernetes refused.
-pub async fn reconcile(app: Arc<GitHubApp>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
-    let context = &*context;
-    if app.metadata.deletion_timestamp.is_some() {
-        return remove(&app, context).await;
+/// The controller of `GitHubApp`s. It remembers what it knows of each in [`Shared::connections`], for the other kinds read
+/// that.
+pub struct AppKind {
+    shared: Arc<Shared>,
+    lane: Due<GitHubApp>,
+}
+
+impl AppKind {
+    /// For these.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, lane: Due<GitHubApp>) -> Self {
+        Self { shared: Arc::clone(shared), lane }
     }
-    let app = if has_finalizer(&*app, DEPENDENTS_FINALIZER) {
-        app
-    } else {
-        Arc::new(set_finalizer(&context.client, &*app, DEPENDENTS_FINALIZER, true).await?)
-    };
-    let announced = hear(context, &app);
-    let began = context.clock.now();
-    let connection = match gather::look(context, &app).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            // What passes is only tried again.
-            let Some(standing) = kubernetes_refusal(&error, &context.settings.namespace) else { return Err(error) };
-            let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
-            let status = app.status.clone().unwrap_or_default();
-            return context.conclude(&context.due.apps, &*app, status, &settled).await;
+
+    /// Namespace and name of the `GitHubInstallation`s that tokens and repositories refer to.
+    fn in_use(&self) -> BTreeSet<(String, String)> {
+        let tokens = self.shared.caches.all::<InstallationToken>();
+        let tokens = tokens.iter().map(|token| (token.namespace(), token.spec.installation_ref.name.clone()));
+        let repositories = self.shared.caches.all::<ProjectRepository>();
+        let repositories = repositories.iter().filter_map(|repository| {
+            Some((repository.namespace(), repository.spec.installation_ref.as_ref()?.name.clone()))
+        });
+        tokens.chain(repositories).map(|(namespace, name)| (namespace.unwrap_or_default(), name)).collect()
+    }
+
+    /// Who needs the App while it is being deleted.
+    async fn dependents(&self, installations: &[Arc<GitHubInstallation>]) -> Result<Vec<String>, kube::Error> {
+        let mut dependents = Vec::new();
+        for installation in installations {
+            let namespace = installation.namespace().unwrap_or_default();
+            let is_namespace_going = self.shared.is_namespace_going(&namespace, Asked::Cache).await?;
+            dependents.extend(dependents_of(&self.shared, installation, is_namespace_going));
         }
-    };
-    let app = mark(context, app, &connection, announced, began).await?;
-    let hook = hook::ensure(context, &app, &connection).await;
-    let desired = plan(
-        &app,
-        connection.look.as_deref(),
-        &context.namespaces(),
-        &context.stores.installations.state(),
-        &in_use(context),
-    );
-    let failures = if connection.look.is_some() && !app.spec.paused {
-        apply::apply(context, &app, &desired).await
-    } else {
-        Vec::new()
-    };
-    let settled = if failures.is_empty() {
-        let next = [connection.next_look, hook.next].into_iter().flatten().min();
-        Settled { standing: Some(standing(&app, &connection, &desired, &hook)), again: next.map(Again::At) }
-    } else {
+        Ok(dependents)
+    }
+
+    async fn mark(&self, app: &GitHubApp, marks: BTreeSet<Announced>) -> Result<GitHubApp, kube::Error> {
+        self.shared.connections.update(&app.name_any(), |connection| connection.heard.clone_from(&marks));
+        let handled = |announced: Announced| {
+            let delivery = app.status.as_ref()?.deliveries.get(&announced.0)?.clone();
+            Some(Mark { announced, delivery, result: DeliveryResult::Handled, message: None })
+        };
+        deliveries::mark(&self.shared.client, app, marks.into_iter().filter_map(handled)).await
+    }
+
+    async fn adjust(&self, seen: &Seen) -> Done<GitHubApp> {
+        let failures = made::adjust(&self.shared, &seen.app, &seen.desired).await;
+        if failures.is_empty() {
+            // What was made comes by its watch.
+            let (standing, again) = plan::settled(seen, self.shared.now());
+            return Done::Waits { standing, again };
+        }
         let message = format!(
             "Kubernetes refused {} GitHubInstallations, which is tried again by itself: {}",
             failures.len(),
             failures.join("; ")
         );
         let standing = Standing::reconciling(Reason::KubernetesRefused, message);
-        Settled { standing: Some(standing), again: Some(Again::Backoff) }
-    };
-    let status = status(&app, &connection, &desired, &hook);
-    context.conclude(&context.due.apps, &*app, status, &settled).await
-}
+        Done::Waits { standing, again: Some(Again::Backoff) }
+    }
 
-fn standing(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &HookSeen) -> Standing {
-    match (&connection.look, &connection.trouble) {
-        (_, Some(trouble)) if trouble.state == super::standing::State::Stalled => trouble.clone(),
-        (Some(_), Some(trouble)) => trouble.clone().while_still_good("GitHub accepted the App's credentials before"),
-        (None, Some(trouble)) => trouble.clone(),
-        (None, None) => unlooked(),
-        (Some(_), None) if hook.trouble.is_some() => hook.trouble.clone().unwrap_or_else(unlooked),
-        (Some(look), None) => {
-            let mut message = format!(
-                "GitHub accepts the credentials of App {}, installed on {} accounts",
-                look.app.slug().unwrap_or(&look.app.name),
-                look.installations.len()
-            );
-            if app.spec.tenants.is_empty() {
-                message.push_str("; spec.tenants grants it to nobody yet");
-            }
-            if !desired.clashes.is_empty() {
-                message.push_str("; not made, for a GitHubInstallation of that name is there already: ");
-                message.push_str(&desired.clashes.join(", "));
-            }
-            if app.spec.paused {
-                Standing::ready(Reason::Paused, format!("{message}; spec.paused: true holds back changes"))
-            } else {
-                Standing::ready(Reason::Connected, message)
-            }
+    async fn withdraw(&self, app: &GitHubApp, left: Vec<Arc<GitHubInstallation>>) -> Result<(), kube::Error> {
+        for installation in left {
+            made::delete(&self.shared, &installation).await?;
+            let uid = installation.uid();
+            self.shared.connections.update(&app.name_any(), |connection| connection.withdrawn.extend(uid));
+            self.shared.lanes.look_now(&ObjectRef::from_obj(&*installation));
         }
+        Ok(())
     }
 }
 
-/// Namespace and name of the `GitHubInstallation`s that tokens and repositories refer to.
-fn in_use(context: &Context) -> BTreeSet<(String, String)> {
-    let tokens = context.stores.tokens.state();
-    let tokens = tokens.iter().map(|token| (token.namespace(), token.spec.installation_ref.name.clone()));
-    let repositories = context.stores.repositories.state();
-    let repositories = repositories.iter().filter_map(|repository| {
-        Some((repository.namespace(), repository.spec.installation_ref.as_ref()?.name.clone()))
-    });
-    tokens.chain(repositories).map(|(namespace, name)| (namespace.unwrap_or_default(), name)).collect()
+fn waiting_of(app: &GitHubApp) -> BTreeSet<Announced> {
+    app.status.iter().flat_map(|status| waiting(&status.deliveries)).map(|(announced, _)| announced).collect()
 }
 
-fn unlooked() -> Standing {
-    Standing::reconciling(Reason::ApiUnreachable, "the App was not looked at yet")
-}
+impl Kind for AppKind {
+    type Object = GitHubApp;
+    type Seen = Seen;
+    type Step = Step;
+    type Task = Infallible;
 
-/// The deliveries that wait for a look; one is asked for, if there are any that none has covered.
-fn hear(context: &Context, app: &GitHubApp) -> BTreeSet<Announced> {
-    let waiting: BTreeSet<_> =
-        app.status.iter().flat_map(|status| waiting(&status.deliveries)).map(|(announced, _)| announced).collect();
-    let name = app.name_any();
-    let heard = context.connections.get(&name).map(|connection| connection.heard).unwrap_or_default();
-    if !waiting.is_subset(&heard) {
-        context.connections.request_look(&name, context.clock.now());
+    const FEATURE: Feature = Feature::Tokens;
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(GitHubApp::crd);
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
-    waiting
-}
 
-/// Marks the deliveries that waited before a look that succeeded.
-async fn mark(
-    context: &Context,
-    app: Arc<GitHubApp>,
-    connection: &Connection,
-    waiting: BTreeSet<Announced>,
-    began: Timestamp,
-) -> Result<Arc<GitHubApp>, kube::Error> {
-    let is_looked = connection.trouble.is_none() && connection.look.as_ref().is_some_and(|look| look.at >= began);
-    let marks: BTreeSet<_> =
-        waiting.into_iter().filter(|announced| is_looked || connection.heard.contains(announced)).collect();
-    if marks.is_empty() {
-        return Ok(app);
+    fn lane(&self) -> &Due<GitHubApp> {
+        &self.lane
     }
-    context.connections.update(&app.name_any(), |connection| connection.heard.clone_from(&marks));
-    let handled = |announced: Announced| {
-        let delivery = app.status.as_ref()?.deliveries.get(&announced.0)?.clone();
-        Some(Mark { announced, delivery, result: DeliveryResult::Handled, message: None })
-    };
-    let marked = deliveries::mark(&context.client, &*app, marks.into_iter().filter_map(handled)).await?;
-    Ok(Arc::new(marked))
+
+    fn watches(self: &Arc<Self>, watches: &mut Watches<'_, GitHubApp>) {
+        watches.woken_by(Select::All, |_, installation: &GitHubInstallation, _| {
+            vec![ObjectRef::new(&installation.spec.app_ref.name)]
+        });
+        watches.woken_by(Select::All, |shared, _: &PartialObjectMeta<Namespace>, _| {
+            shared.caches.all::<GitHubApp>().iter().map(|app| ObjectRef::from_obj(&**app)).collect()
+        });
+        watches.woken_by(Select::All, |shared, token: &InstallationToken, turn| {
+            app_concerned(shared, token.namespace(), &token.spec.installation_ref.name, turn)
+        });
+        watches.woken_by(Select::All, |shared, repository: &ProjectRepository, turn| {
+            let reference = repository.spec.installation_ref.as_ref();
+            reference.map(|its| app_concerned(shared, repository.namespace(), &its.name, turn)).unwrap_or_default()
+        });
+        watches.woken_by_credentials(|shared, secret, _| {
+            let name = secret.name_any();
+            let are_keys = name == ROOT_KEYS_SECRET;
+            if are_keys {
+                shared.root_keys.changed();
+            }
+            let is_concerned = |app: &&Arc<GitHubApp>| {
+                app.spec.credentials_secret_ref.name == name || (are_keys && app.spec.webhook.is_some())
+            };
+            let apps = shared.caches.all::<GitHubApp>();
+            apps.iter().filter(is_concerned).map(|app| ObjectRef::from_obj(&**app)).collect()
+        });
+    }
+
+    /// Asks for a look, where a delivery or the annotation does.
+    fn begin(&self, app: Arc<GitHubApp>) -> Arc<GitHubApp> {
+        let name = app.name_any();
+        let heard = self.shared.connections.get(&name).map(|connection| connection.heard).unwrap_or_default();
+        let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
+        let is_asked = requested_look(&*app).is_some_and(|request| handled != Some(request));
+        if is_asked || !waiting_of(&app).is_subset(&heard) {
+            self.shared.connections.request_look(&name, self.shared.now());
+        }
+        app
+    }
+
+    async fn gather(&self, app: &Arc<GitHubApp>) -> Result<Seen, kube::Error> {
+        let shared = &*self.shared;
+        let name = app.name_any();
+        let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &shared.settings.namespace);
+        let secret = secrets.get_opt(&app.spec.credentials_secret_ref.name).await?.map(Lenient::read).transpose()?;
+        let connection = shared.connections.get(&name);
+        // They are made if there are none: all that is decided about webhooks follows from them.
+        let keys = match &app.spec.webhook {
+            Some(_) => Some(shared.ensure_root_keys().await.map_err(|error| hook::keyless(&error))),
+            None => None,
+        };
+        let look = connection.as_ref().and_then(|connection| connection.look.as_deref());
+        let all = shared.caches.all::<GitHubInstallation>();
+        let desired = desired(app, look, &shared.namespaces(), &all, &self.in_use());
+        let installations = installations_of(shared, &name);
+        let is_going = app.metadata.deletion_timestamp.is_some();
+        Ok(Seen {
+            has_finalizer: has_finalizer(&**app, DEPENDENTS_FINALIZER),
+            made_from: look::made_from(app, secret.as_ref()),
+            waiting: waiting_of(app),
+            dependents: if is_going { self.dependents(&installations).await? } else { Vec::new() },
+            app: Arc::clone(app),
+            secret,
+            connection,
+            keys,
+            installations,
+            desired,
+        })
+    }
+
+    fn plan(seen: &Seen, now: Timestamp) -> Plan<Step> {
+        plan::plan(seen, now)
+    }
+
+    fn task(_: &Step) -> Option<Infallible> {
+        None
+    }
+
+    async fn apply(&self, seen: &Seen, step: Step) -> Result<Done<GitHubApp>, Failure> {
+        let (app, client) = (&*seen.app, &self.shared.client);
+        match step {
+            Step::AddFinalizer => {
+                return Ok(Done::Again(Some(set_finalizer(client, app, DEPENDENTS_FINALIZER, true).await?)));
+            }
+            Step::RemoveFinalizer { forsaken } => {
+                if !forsaken.is_empty() {
+                    let note = format!(
+                        "gone after 15 minutes, though this still needed it (tokens expire within the hour, webhooks stay): {}",
+                        forsaken.join(", ")
+                    );
+                    self.shared.warn(app, Reason::WaitingForDependents, &note).await;
+                }
+                set_finalizer(client, app, DEPENDENTS_FINALIZER, false).await?;
+                self.shared.connections.forget(&app.name_any());
+                self.shared.metrics.forget_app(&app.name_any());
+                return Ok(Done::Finished);
+            }
+            Step::Connect => look::connect(&self.shared, seen),
+            Step::Look => look::look(self, seen).await,
+            Step::Mark(marks) => return Ok(Done::Again(Some(self.mark(app, marks).await?))),
+            Step::EnsureHook => hook::ensure(self, seen).await,
+            Step::Adjust => return Ok(self.adjust(seen).await),
+            Step::Withdraw(left) => self.withdraw(app, left).await?,
+        }
+        Ok(Done::Again(None))
+    }
+
+    fn succeeded(&self, _: &Seen, task: Infallible) {
+        match task {}
+    }
+
+    fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
+
+    fn status(&self, seen: &Seen, _: Option<&Standing>) -> GitHubAppStatus {
+        status(seen, self.shared.now())
+    }
 }
 
-fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &HookSeen) -> GitHubAppStatus {
+fn status(seen: &Seen, now: Timestamp) -> GitHubAppStatus {
+    let app = &seen.app;
     let stored = app.status.clone().unwrap_or_default();
+    if app.metadata.deletion_timestamp.is_some() {
+        return stored;
+    }
+    let ensured = match hook::state(seen, now) {
+        HookState::Rests(hook) => hook.ensured,
+        HookState::Unmanaged | HookState::Keyless(_) | HookState::Due => None,
+    };
     let status = GitHubAppStatus {
         webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.policy != WebhookPolicy::Manual) {
             // While nothing is known of it, what was stored tells which address was ours.
-            hook.ensured.clone().or_else(|| stored.webhook.clone())
+            ensured.or_else(|| stored.webhook.clone())
         } else {
             None
         },
-        tenants: desired.tenants.clone(),
-        last_handled_reconcile: requested_look(app).cloned(),
+        tenants: seen.desired.tenants.clone(),
+        last_handled_reconcile: requested_look(&**app).cloned(),
         ..stored.clone()
     };
-    let Some(look) = &connection.look else { return status };
+    let look = seen.connection.as_ref().and_then(|connection| connection.look.as_ref());
+    let Some(look) = look else { return status };
     GitHubAppStatus {
         app_id: i64::try_from(look.app.id).ok(),
         slug: look.app.slug().map(str::to_owned),
@@ -181,63 +278,5 @@ fn status(app: &GitHubApp, connection: &Connection, desired: &Desired, hook: &Ho
         permissions: look.app.permissions.iter().map(|(name, level)| (name.clone(), level.to_string())).collect(),
         events: look.app.events.clone(),
         ..status
-    }
-}
-
-/// Withdraws the grants (an App that is going grants nothing, so tokens are revoked, Secrets and webhooks removed), then
-/// removes the objects that were made for it, then goes.
-async fn remove(app: &GitHubApp, context: &Context) -> Result<Outcome, kube::Error> {
-    let name = app.name_any();
-    if !has_finalizer(app, DEPENDENTS_FINALIZER) {
-        return Ok(Outcome::Ok);
-    }
-    // After a restart neither the client is there, by which tokens are revoked, nor the look, by which webhooks are removed.
-    let connection = gather::look(context, app).await?;
-    let installations: Vec<_> =
-        context.stores.installations.state().into_iter().filter(|other| other.spec.app_ref.name == name).collect();
-    for installation in &installations {
-        context.due.installations.look_now(&ObjectRef::from_obj(&**installation));
-        if plan::is_made_for(installation, &name) && installation.metadata.deletion_timestamp.is_none() {
-            apply::delete(context, installation).await?;
-        }
-    }
-    let mut waiting = Vec::new();
-    for installation in &installations {
-        let namespace = installation.namespace().unwrap_or_default();
-        let is_namespace_going = context.is_namespace_going(&namespace, false).await?;
-        waiting.extend(dependents_of(context, installation, is_namespace_going));
-    }
-    match waited_long_enough(app, context.clock.now()) {
-        Some(until) if !waiting.is_empty() => {
-            let message = format!(
-                "it is being deleted and waits, 15 minutes at most, until its published tokens are revoked and the repositories' \
-                 own webhooks removed: {}",
-                waiting.join(", ")
-            );
-            let standing = Standing::reconciling(Reason::WaitingForDependents, message);
-            let settled = Settled {
-                standing: Some(standing),
-                again: Some(Again::At(connection.next_look.map_or(until, |next| next.min(until)))),
-            };
-            let status = app.status.clone().unwrap_or_default();
-            context.conclude(&context.due.apps, app, status, &settled).await
-        }
-        bound => {
-            if bound.is_none() && !waiting.is_empty() {
-                let note = format!(
-                    "gone after 15 minutes, though this still needed it (tokens expire within the hour, webhooks stay): {}",
-                    waiting.join(", ")
-                );
-                let object = app.object_ref(&());
-                context
-                    .events
-                    .transition(&object, EventType::Warning, Reason::WaitingForDependents.as_str(), &note)
-                    .await;
-            }
-            set_finalizer(&context.client, app, DEPENDENTS_FINALIZER, false).await?;
-            context.connections.forget(&name);
-            context.metrics.forget_app(&name);
-            Ok(Outcome::Ok)
-        }
     }
 }

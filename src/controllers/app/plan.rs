@@ -1,195 +1,186 @@
-//! Which `GitHubInstallation`s an App's grants call for: a pure function of the App, the last look and the cluster.
+//! What to do next for a `GitHubApp`: a pure function of what was seen and of `now`.
 
-use crate::api::{APP_LABEL, GitHubApp, GitHubInstallation, TenantStatus};
-use crate::controllers::connection::{Found, Look};
-use crate::grant::{NamespaceView, Pin, grant, pin};
+use super::desired::{Desired, is_made_for};
+use super::hook::{self, HookState};
+use crate::api::{GitHubApp, GitHubInstallation, Reason};
+use crate::controllers::connection::Connection;
+use crate::controllers::deliveries::Announced;
+use crate::controllers::dependents::waited_long_enough;
+use crate::controllers::reconcile;
+use crate::controllers::shared::PERSON_RECHECK;
+use crate::controllers::standing::{Again, Standing, State};
+use crate::webhook::RootKeys;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What the grants call for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Desired {
-    /// To be made: namespace, name, account.
-    pub make: Vec<(String, String, String)>,
-    /// To be removed: made for a grant that is no more, and referred to by nothing.
-    pub remove: Vec<Arc<GitHubInstallation>>,
-    /// Not made because an object of that name, not made for this App, is there: `namespace/name`.
-    pub clashes: Vec<String>,
-    /// The accounts, with their pins.
-    pub tenants: Vec<TenantStatus>,
+/// What is seen of an App and around it.
+pub struct Seen {
+    /// The object.
+    pub app: Arc<GitHubApp>,
+    /// It holds the finalizer.
+    pub has_finalizer: bool,
+    /// The Secret with its credentials.
+    pub secret: Option<Secret>,
+    /// Digests of which App on which GitHub it is, and of all that a connection is made from.
+    pub made_from: (String, String),
+    /// What is known of the App.
+    pub connection: Option<Connection>,
+    /// The root keys of webhooks, or why there are none. `None`: the App has no webhook.
+    pub keys: Option<Result<Arc<RootKeys>, Standing>>,
+    /// The deliveries that wait for a look.
+    pub waiting: BTreeSet<Announced>,
+    /// Its installations.
+    pub installations: Vec<Arc<GitHubInstallation>>,
+    /// What its grants call for.
+    pub desired: Desired,
+    /// While it is being deleted: who still needs it.
+    pub dependents: Vec<String>,
 }
 
-/// Works it out. `in_use`: namespace and name of what tokens and repositories refer to.
+/// One step.
+#[derive(Debug)]
+pub enum Step {
+    /// Hold the object for what depends on it.
+    AddFinalizer,
+    /// Let it go.
+    RemoveFinalizer {
+        /// Those that still needed it.
+        forsaken: Vec<String>,
+    },
+    /// Make the connection to GitHub from the spec and the credentials.
+    Connect,
+    /// Look at GitHub.
+    Look,
+    /// Mark the deliveries that a look has covered.
+    Mark(BTreeSet<Announced>),
+    /// Examine the webhook.
+    EnsureHook,
+    /// Make and remove `GitHubInstallation`s.
+    Adjust,
+    /// Delete the `GitHubInstallation`s that were made for an App that is going.
+    Withdraw(Vec<Arc<GitHubInstallation>>),
+}
+
+/// What to do.
+pub type Plan = reconcile::Plan<Step>;
+
+/// Works it out.
 #[must_use]
-pub fn plan(
-    app: &GitHubApp,
-    look: Option<&Look>,
-    namespaces: &[NamespaceView],
-    existing: &[Arc<GitHubInstallation>],
-    in_use: &BTreeSet<(String, String)>,
-) -> Desired {
-    let app_name = app.name_any();
-    let by_place: BTreeMap<(String, String), &Arc<GitHubInstallation>> = existing
-        .iter()
-        .map(|installation| ((installation.namespace().unwrap_or_default(), installation.name_any()), installation))
-        .collect();
-    let mut desired = Desired::default();
-    let mut wanted = BTreeSet::new();
-    for account in accounts(app) {
-        let mut granted: Vec<_> =
-            namespaces.iter().filter(|namespace| grant(app, &account, namespace).is_some()).collect();
-        granted.sort_by(|a, b| a.name.cmp(&b.name));
-        desired.tenants.push(TenantStatus {
-            account_id: pinned(app, look, &account),
-            namespaces: i64::try_from(granted.len()).unwrap_or(i64::MAX),
-            account: account.clone(),
-        });
-        for namespace in granted {
-            let place = (namespace.name.clone(), object_name(&account));
-            if wanted.contains(&place) {
-                // Two accounts whose names differ only where names of objects may not.
-                desired.clashes.push(format!("{}/{} for {account}", place.0, place.1));
-                continue;
+pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
+    let is_going = seen.app.metadata.deletion_timestamp.is_some();
+    if !seen.has_finalizer {
+        return if is_going { Plan::nothing() } else { Plan::Do(Step::AddFinalizer) };
+    }
+    let connection = seen.connection.as_ref().filter(|connection| connection.made_from == seen.made_from.1);
+    let Some(connection) = connection else { return Plan::Do(Step::Connect) };
+    if can_look(connection) && connection.next_look.is_none_or(|at| at <= now) {
+        return Plan::Do(Step::Look);
+    }
+    if is_going {
+        return plan_removal(seen, connection, now);
+    }
+    let marks: BTreeSet<_> = seen.waiting.intersection(&connection.heard).cloned().collect();
+    if !marks.is_empty() {
+        return Plan::Do(Step::Mark(marks));
+    }
+    if let HookState::Due = hook::state(seen, now) {
+        return Plan::Do(Step::EnsureHook);
+    }
+    if connection.look.is_some() && !seen.app.spec.paused && !seen.desired.is_met() {
+        return Plan::Do(Step::Adjust);
+    }
+    let (standing, again) = settled(seen, now);
+    Plan::settled(standing, again)
+}
+
+/// Why it cannot be was noted when the connection was made.
+fn can_look(connection: &Connection) -> bool {
+    connection.github.is_some() && !connection.is_broken
+}
+
+/// How the object stands when there is nothing to do, and when to look again.
+#[must_use]
+pub fn settled(seen: &Seen, now: Timestamp) -> (Standing, Option<Again>) {
+    let (trouble, next_hook) = match hook::state(seen, now) {
+        HookState::Keyless(trouble) => (Some(trouble), None),
+        HookState::Rests(hook) => (hook.trouble, hook.next),
+        HookState::Unmanaged | HookState::Due => (None, None),
+    };
+    let is_keyless = matches!(seen.keys, Some(Err(_)));
+    let standing = standing(seen, trouble);
+    let Some(connection) = &seen.connection else { return (standing, None) };
+    if is_keyless {
+        return (standing, Some(Again::Backoff));
+    }
+    if !can_look(connection) {
+        let is_sooner = |at: &Timestamp| now.checked_add(PERSON_RECHECK).is_ok_and(|recheck| *at < recheck);
+        return (standing, Some(next_hook.filter(is_sooner).map_or(Again::Person, Again::At)));
+    }
+    (standing, [connection.next_look, next_hook].into_iter().flatten().min().map(Again::At))
+}
+
+fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
+    let (app, desired) = (&seen.app, &seen.desired);
+    let connection = seen.connection.as_ref();
+    let (look, trouble) =
+        (connection.and_then(|its| its.look.as_ref()), connection.and_then(|its| its.trouble.as_ref()));
+    match (look, trouble) {
+        (_, Some(trouble)) if trouble.state == State::Stalled => trouble.clone(),
+        (Some(_), Some(trouble)) => trouble.clone().while_still_good("GitHub accepted the App's credentials before"),
+        (None, Some(trouble)) => trouble.clone(),
+        (None, None) => Standing::reconciling(Reason::ApiUnreachable, "the App was not looked at yet"),
+        (Some(look), None) => {
+            if let Some(trouble) = hook_trouble {
+                return trouble;
             }
-            match by_place.get(&place) {
-                Some(there) if is_made_for(there, &app_name) && there.spec.account.eq_ignore_ascii_case(&account) => {}
-                // Declared by somebody for the same App and account: just as good.
-                Some(there)
-                    if there.spec.app_ref.name == app_name && there.spec.account.eq_ignore_ascii_case(&account) => {}
-                Some(_) => desired.clashes.push(format!("{}/{}", place.0, place.1)),
-                None if namespace.terminating => {}
-                None => desired.make.push((place.0.clone(), place.1.clone(), account.clone())),
+            let mut message = format!(
+                "GitHub accepts the credentials of App {}, installed on {} accounts",
+                look.app.slug().unwrap_or(&look.app.name),
+                look.installations.len()
+            );
+            if app.spec.tenants.is_empty() {
+                message.push_str("; spec.tenants grants it to nobody yet");
             }
-            wanted.insert(place);
+            if !desired.clashes.is_empty() {
+                message.push_str("; not made, for a GitHubInstallation of that name is there already: ");
+                message.push_str(&desired.clashes.join(", "));
+            }
+            if app.spec.paused {
+                Standing::ready(Reason::Paused, format!("{message}; spec.paused: true holds back changes"))
+            } else {
+                Standing::ready(Reason::Connected, message)
+            }
         }
     }
-    desired.remove = by_place
-        .iter()
-        .filter(|(place, installation)| {
-            is_made_for(installation, &app_name)
-                && !wanted.contains(*place)
-                && installation.metadata.deletion_timestamp.is_none()
-                && !in_use.contains(*place)
-        })
-        .map(|(_, installation)| Arc::clone(installation))
-        .collect();
-    desired
 }
 
-/// The accounts of the grants, each once, as first written.
-fn accounts(app: &GitHubApp) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    let tenants = app.spec.tenants.iter().filter(|tenant| seen.insert(tenant.account.to_ascii_lowercase()));
-    tenants.map(|tenant| tenant.account.clone()).collect()
-}
-
-/// The pin that holds from now on: the known one, else the account that has the name and the App installed.
-fn pinned(app: &GitHubApp, look: Option<&Look>, account: &str) -> Option<i64> {
-    let mut entries = app.spec.tenants.iter().filter(|tenant| tenant.account.eq_ignore_ascii_case(account));
-    match (pin(app, account, entries.find_map(|tenant| tenant.account_id)), look) {
-        (Pin::To(id), _) => Some(id),
-        (Pin::FirstSeen, Some(look)) => match look.find(account, Pin::FirstSeen) {
-            Found::Installed(installation) => installation.account.as_ref().and_then(|a| i64::try_from(a.id).ok()),
-            Found::Another { .. } | Found::Nowhere => None,
-        },
-        (Pin::FirstSeen, None) => None,
+/// Withdraws the grants (an App that is going grants nothing, so tokens are revoked, Secrets and webhooks removed), then
+/// removes the objects that were made for it, then goes.
+fn plan_removal(seen: &Seen, connection: &Connection, now: Timestamp) -> Plan {
+    let name = seen.app.name_any();
+    let is_left = |installation: &&Arc<GitHubInstallation>| {
+        is_made_for(installation, &name)
+            && installation.metadata.deletion_timestamp.is_none()
+            && installation.uid().is_none_or(|uid| !connection.withdrawn.contains(&uid))
+    };
+    let left: Vec<_> = seen.installations.iter().filter(is_left).cloned().collect();
+    if !left.is_empty() {
+        return Plan::Do(Step::Withdraw(left));
     }
-}
-
-/// Made by the operator for this App.
-#[must_use]
-pub fn is_made_for(installation: &GitHubInstallation, app: &str) -> bool {
-    installation.labels().get(APP_LABEL).is_some_and(|label| label == app) && installation.spec.app_ref.name == app
-}
-
-/// The account's name as an object's: logins of enterprise-managed users have an underscore, names of objects may not.
-fn object_name(account: &str) -> String {
-    account.to_ascii_lowercase().replace('_', "-").trim_end_matches('-').to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn app(tenants: &serde_json::Value) -> GitHubApp {
-        serde_json::from_value(json!({
-            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
-            "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": tenants},
-        }))
-        .unwrap()
-    }
-
-    fn namespaces(names: &[&str]) -> Vec<NamespaceView> {
-        names.iter().map(|name| NamespaceView { name: (*name).into(), labels: [].into(), terminating: false }).collect()
-    }
-
-    fn installation(namespace: &str, name: &str, account: &str, made: bool) -> Arc<GitHubInstallation> {
-        let labels = if made { json!({"landfall.dev/app": "landfall"}) } else { json!({}) };
-        Arc::new(
-            serde_json::from_value(json!({
-                "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubInstallation",
-                "metadata": {"name": name, "namespace": namespace, "labels": labels},
-                "spec": {"appRef": {"name": "landfall"}, "account": account},
-            }))
-            .unwrap(),
-        )
-    }
-
-    #[test]
-    fn one_object_for_each_account_and_namespace() {
-        let app = app(&json!([
-            {"name": "acme", "account": "Acme", "repositories": ["a"], "namespaces": {"names": ["team-a", "team-b"]}},
-            {"name": "acme-2", "account": "acme", "repositories": ["b"], "namespaces": {"names": ["team-a"]}},
-            {"name": "octo-corp", "account": "octo_corp", "repositories": ["*"], "namespaces": {"names": ["team-a", "not-there"]}},
-        ]));
-        let desired = plan(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &[], &BTreeSet::new());
-        let make = |ns: &str, name: &str, account: &str| (ns.to_owned(), name.to_owned(), account.to_owned());
-        assert_eq!(
-            desired.make,
-            [make("team-a", "acme", "Acme"), make("team-b", "acme", "Acme"), make("team-a", "octo-corp", "octo_corp")]
-        );
-        assert_eq!(
-            desired.tenants.iter().map(|t| (t.account.as_str(), t.namespaces)).collect::<Vec<_>>(),
-            [("Acme", 2), ("octo_corp", 1)]
-        );
-        let made: Vec<_> =
-            desired.make.iter().map(|(ns, name, account)| installation(ns, name, account, true)).collect();
-        let again = plan(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &made, &BTreeSet::new());
-        assert_eq!((again.make.len(), again.remove.len(), again.clashes.len()), (0, 0, 0), "converged");
-    }
-
-    #[test]
-    fn what_is_no_longer_granted_goes_unless_it_is_referred_to_or_somebody_declared_it() {
-        let app = app(&json!([]));
-        let existing = [
-            installation("a", "acme", "acme", true),
-            installation("b", "acme", "acme", true),
-            installation("c", "acme", "acme", false),
-        ];
-        let in_use = [("b".to_owned(), "acme".to_owned())].into();
-        let desired = plan(&app, None, &namespaces(&["a", "b", "c"]), &existing, &in_use);
-        assert_eq!(desired.remove.iter().map(|i| i.namespace().unwrap()).collect::<Vec<_>>(), ["a"]);
-    }
-
-    #[test]
-    fn a_strangers_object_is_left_alone_and_named() {
-        let app = app(
-            &json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]),
-        );
-        let stranger = installation("a", "acme", "globex", false);
-        let declared = installation("b", "acme", "ACME", false);
-        let desired = plan(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &BTreeSet::new());
-        assert_eq!((desired.make.len(), desired.clashes.as_slice()), (0, &["a/acme".to_owned()][..]));
-    }
-
-    #[test]
-    fn nothing_is_made_in_a_namespace_that_is_going() {
-        let app =
-            app(&json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
-        let mut namespaces = namespaces(&["a"]);
-        namespaces[0].terminating = true;
-        assert_eq!(plan(&app, None, &namespaces, &[], &BTreeSet::new()).make.len(), 0);
+    match waited_long_enough(&*seen.app, now) {
+        Some(until) if !seen.dependents.is_empty() => {
+            let message = format!(
+                "it is being deleted and waits, 15 minutes at most, until its published tokens are revoked and the repositories' \
+                 own webhooks removed: {}",
+                seen.dependents.join(", ")
+            );
+            let again = connection.next_look.map_or(until, |next| next.min(until));
+            Plan::settled(Standing::reconciling(Reason::WaitingForDependents, message), Some(Again::At(again)))
+        }
+        Some(_) => Plan::Do(Step::RemoveFinalizer { forsaken: Vec::new() }),
+        None => Plan::Do(Step::RemoveFinalizer { forsaken: seen.dependents.clone() }),
     }
 }

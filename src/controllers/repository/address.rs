@@ -3,8 +3,9 @@
 //! Invariant: who is refused there has the wrong password. By the App it may be a token that is too fresh, which passes;
 //! said of an address, that would have nobody correct the Secret.
 
-use super::apply::{Failure, git_failure};
+use super::apply::git_failure;
 use crate::api::{ProjectRepository, Reason};
+use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing};
 use crate::git;
 

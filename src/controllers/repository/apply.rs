@@ -1,14 +1,14 @@
 //! Carries out one step. What GitHub said goes into [`super::memory`], where the next plan finds it.
 
-use super::gather::Found;
+use super::RepositoryKind;
 use super::memory::{Facts, Looked};
 use super::plan::Step;
-use super::seen::{Granted, Way};
-use super::{address, fork, hook, status};
+use super::seen::{Granted, Seen, Way};
+use super::{address, fork, hook, rollout};
 use crate::api::{HeadStatus, ProjectRepository, Reason, WEBHOOK_FINALIZER, default_permissions};
-use crate::controllers::context::Context;
 use crate::controllers::deliveries;
 use crate::controllers::object::{requested_look, set_finalizer};
+use crate::controllers::reconcile::{Done, Failure};
 use crate::controllers::standing::{self, Again, Standing, github_failure, whole_second};
 use crate::git::{self, BasicAuth, Head, Refs, Remote};
 use crate::github::{self, GitHub, Repository, Token};
@@ -17,10 +17,9 @@ use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
 use kube::api::Api;
-use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 
 /// How long what GitHub said of a repository is good without asking again: one call a day.
@@ -30,73 +29,55 @@ const FACTS_HOLD: SignedDuration = SignedDuration::from_hours(24);
 /// <https://docs.github.com/en/rest/repos/forks#create-a-fork>
 const FORK_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// A step that did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// GitHub, or the remote, did not do it. Not tried again before its time.
-    #[error("{}", .0.message)]
-    Remote(Standing, Again),
-    /// Kubernetes did not do it.
-    #[error(transparent)]
-    Kubernetes(#[from] kube::Error),
-}
-
-impl Failure {
-    /// A person has to do something.
-    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
-        Self::Remote(Standing::stalled(reason, message), Again::Person)
-    }
-}
-
 /// Carries it out. Gives back the object where the step changed it.
 ///
 /// # Errors
 /// Why it did not work, and when to try again.
-pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Option<ProjectRepository>, Failure> {
-    let object = &found.seen.object;
+pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Done<ProjectRepository>, Failure> {
+    let (object, client) = (&*seen.object, &kind.shared.client);
+    // How workloads were is known only for the step that follows the look at them.
+    kind.memory.update(uid(object), |known| known.rollout.go_on(&step));
     match step {
         Step::AddFinalizer => {
-            return Ok(Some(set_finalizer(&context.client, &**object, WEBHOOK_FINALIZER, true).await?));
+            return Ok(Done::Again(Some(set_finalizer(client, object, WEBHOOK_FINALIZER, true).await?)));
         }
         Step::RemoveFinalizer => {
-            return Ok(Some(set_finalizer(&context.client, &**object, WEBHOOK_FINALIZER, false).await?));
+            let changed = set_finalizer(client, object, WEBHOOK_FINALIZER, false).await?;
+            if object.metadata.deletion_timestamp.is_some() {
+                kind.memory.forget(uid(object));
+                return Ok(Done::Finished);
+            }
+            return Ok(Done::Again(Some(changed)));
         }
         Step::LeaveHook(why) => {
             let name = object.status.as_ref().and_then(|status| status.full_name.clone()).unwrap_or_default();
             let note = format!(
                 "the webhook of {name} stays on GitHub, for it cannot be removed; delete it in the repository's settings: {why}"
             );
-            let regarding = object.object_ref(&());
-            context.events.transition(&regarding, EventType::Warning, Reason::HookRefused.as_str(), &note).await;
-            context.repositories.update(uid(object), |known| known.is_hook_removed = true);
+            kind.shared.warn(object, Reason::HookRefused, &note).await;
+            kind.memory.update(uid(object), |known| known.is_hook_removed = true);
         }
-        Step::Look => look(context, found).await?,
-        Step::Confirm => confirm(context, found).await?,
+        Step::Look => look(kind, seen).await?,
+        Step::Confirm => confirm(kind, seen).await?,
         Step::Mark(marks) => {
             let marks = marks.into_iter().map(|pending| pending.mark);
-            return Ok(Some(deliveries::mark(&context.client, &**object, marks).await?));
+            return Ok(Done::Again(Some(deliveries::mark(client, object, marks).await?)));
         }
-        Step::Fork => fork::ensure(context, found).await?,
-        Step::Sync => fork::sync(context, found).await?,
-        Step::EnsureHook => hook::ensure(context, found).await?,
-        Step::RemoveHook => hook::remove(context, found).await?,
+        Step::Fork => fork::ensure(kind, seen).await?,
+        Step::Sync => fork::sync(kind, seen).await?,
+        Step::EnsureHook => hook::ensure(kind, seen).await?,
+        Step::RemoveHook => hook::remove(kind, seen).await?,
+        Step::LookAtWorkloads => rollout::look(kind, seen).await?,
         Step::Record { deployment, handled } => {
-            let mut seen = found.seen.clone();
-            seen.known.deployment = Some(deployment);
-            seen.known.redeploy = handled;
-            seen.known.deployed = None;
-            let status = status::with_conditions(&seen, status::status(&seen, context.clock.now()));
-            let written = context.write_status(&**object, &status).await?;
-            let known = seen.known;
-            context.repositories.update(uid(object), |before| {
-                before.deployment = known.deployment;
-                before.redeploy = known.redeploy;
-                before.deployed = None;
-            });
-            return Ok(Some(written));
+            return Ok(Done::Again(Some(rollout::record(kind, seen, deployment, handled).await?)));
+        }
+        Step::Roll { stamp, workloads } => rollout::roll(kind, seen, &stamp, &workloads).await?,
+        Step::Settle { settlement, handled, standing, again } => {
+            rollout::settle(kind, seen, *settlement, handled);
+            return Ok(Done::Waits { standing, again });
         }
     }
-    Ok(None)
+    Ok(Done::Again(None))
 }
 
 /// The object's uid.
@@ -108,8 +89,8 @@ pub fn uid(object: &ProjectRepository) -> &str {
 ///
 /// # Errors
 /// The App's credentials cannot be used.
-pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
-    found.github.as_ref().ok_or_else(|| {
+pub fn client(seen: &Seen) -> Result<&Arc<GitHub>, Failure> {
+    seen.tools.github.as_ref().ok_or_else(|| {
         let message =
             "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can";
         Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
@@ -117,47 +98,31 @@ pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
 }
 
 /// Finds the repository, if it is not known, and reads its head.
-async fn look(context: &Context, found: &Found) -> Result<(), Failure> {
-    let seen = &found.seen;
-    let now = context.clock.now();
+async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
+    let now = kind.shared.now();
     let (refs, name, facts) = match &seen.way {
         Way::GitHub(granted) => {
-            let (refs, facts) = by_app(context, found, granted).await?;
+            let (refs, facts) = by_app(kind, seen, granted).await?;
             (refs, facts.repository.full_name.clone(), Some(facts))
         }
         Way::Address(address) => {
-            let credentials = credentials(context, &seen.object, address).await?;
-            let transport = context.connect.connect_within(context.settings.git_hosts.reach(), None);
+            let credentials = credentials(kind, &seen.object, address).await?;
+            let transport = kind.shared.connect.connect_within(kind.shared.settings.git_hosts.reach(), None);
             let transport = transport.map_err(|error| Failure::stalled(Reason::ApiFailed, error.to_string()))?;
             let remote = Remote::manual(address);
-            let refs = git::refs(&transport, &remote, credentials.as_ref(), seen.branch(), &*context.clock).await;
+            let refs = git::refs(&transport, &remote, credentials.as_ref(), seen.branch(), &*kind.shared.clock).await;
             (refs.map_err(|error| address::failure(&error, &seen.object))?, address.url().to_string(), None)
         }
-        Way::NotYetKnown | Way::Barred { .. } => return Ok(()),
+        Way::NotYetKnown | Way::Blocked { .. } => return Ok(()),
     };
-    #[cfg(feature = "sabotage")]
-    let refs = believed(context.sabotage, seen, refs);
-    remember(context, found, (refs, name, facts), now);
+    let refs = kind.shared.guards.refs(refs, seen.object.status.as_ref());
+    remember(kind, seen, (refs, name, facts), now);
     Ok(())
 }
 
-/// The head as what others wrote has it.
-#[cfg(feature = "sabotage")]
-fn believed(sabotage: crate::operator::Sabotage, seen: &super::seen::Seen, mut refs: Refs) -> Refs {
-    let Some(status) = &seen.object.status else { return refs };
-    let newest = status.deliveries.values().max_by(|one, other| one.receipt_time.cmp(&other.receipt_time));
-    let delivered = newest.filter(|_| sabotage.believe_deliveries).and_then(|delivery| delivery.sha.as_ref());
-    let shown = status.head.as_ref().filter(|_| sabotage.believe_status).map(|head| &head.sha);
-    if let (Head::At { sha, .. }, Some(told)) = (&mut refs.head, delivered.or(shown).and_then(|sha| sha.parse().ok())) {
-        *sha = told;
-    }
-    refs
-}
-
-fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String, Option<Facts>), began: Timestamp) {
-    let seen = &found.seen;
+fn remember(kind: &RepositoryKind, seen: &Seen, (refs, name, facts): (Refs, String, Option<Facts>), began: Timestamp) {
     let interval = seen.object.spec.poll_interval.parse().unwrap_or(SignedDuration::from_mins(10));
-    let next = began.checked_add(interval.mul_f64(context.jitter.between(1.0, 1.2))).unwrap_or(began);
+    let next = kind.shared.spread(began, interval).unwrap_or(began);
     let stored = seen.object.status.as_ref();
     let head = match &refs.head {
         Head::At { branch, sha } => {
@@ -171,14 +136,14 @@ fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String
             let head = same.unwrap_or_else(|| HeadStatus {
                 branch: branch.to_string(),
                 sha: sha.to_string(),
-                observation_time: Time(whole_second(context.clock.now())),
+                observation_time: Time(whole_second(kind.shared.now())),
             });
             Some((head, is_news && !is_told))
         }
         _ => None,
     };
     let heard = seen.pending.iter().filter(|pending| pending.needs_look).map(|pending| pending.mark.announced.clone());
-    context.repositories.update(uid(&seen.object), |known| {
+    kind.memory.update(uid(&seen.object), |known| {
         known.facts = facts.or_else(|| known.facts.take());
         known.looked = Some(Looked {
             refs,
@@ -199,23 +164,22 @@ fn remember(context: &Context, found: &Found, (refs, name, facts): (Refs, String
         }
         known.head = head.map(|(head, _)| head);
     });
-    context.due.repositories.succeeded(&ObjectRef::from_obj(&*seen.object));
+    kind.lane.succeeded(&ObjectRef::from_obj(&*seen.object));
 }
 
-async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(Refs, Facts), Failure> {
-    let seen = &found.seen;
-    let (token, mut facts) = read(context, found, granted).await?;
-    let is_old = facts.at.checked_add(FACTS_HOLD).is_ok_and(|end| end <= context.clock.now());
+async fn by_app(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<(Refs, Facts), Failure> {
+    let (token, mut facts) = read(kind, seen, granted).await?;
+    let is_old = facts.at.checked_add(FACTS_HOLD).is_ok_and(|end| end <= kind.shared.now());
     if is_old || seen.is_repository_news || seen.is_asked() {
-        facts = ask(context, found, granted, &token, facts.repository.id).await?;
+        facts = ask(kind, seen, granted, &token, facts.repository.id).await?;
     }
-    match refs(context, found, &facts.repository, &token).await {
+    match refs(kind, seen, &facts.repository, &token).await {
         Ok(refs) => Ok((refs, facts)),
         Err(git::Error::Moved { .. } | git::Error::NotFound { .. }) => {
             // By its id it is found under any name.
-            let now = ask(context, found, granted, &token, facts.repository.id).await?;
-            let refs = refs(context, found, &now.repository, &token).await.map_err(|error| match error {
-                error if is_on_its_way(seen, &error) => pending(seen, &now.repository, context.clock.now()),
+            let now = ask(kind, seen, granted, &token, facts.repository.id).await?;
+            let refs = refs(kind, seen, &now.repository, &token).await.map_err(|error| match error {
+                error if is_on_its_way(seen, &error) => pending(seen, &now.repository, kind.shared.now()),
                 git::Error::Moved { .. } => moved(&now.repository),
                 other => git_failure(&other),
             })?;
@@ -223,10 +187,10 @@ async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(
         }
         Err(error) => {
             if matches!(error, git::Error::CredentialsRefused { .. }) {
-                context.readers.refused((&found.identity, granted.installation), &token).await;
+                kind.readers.refused((&seen.tools.identity, granted.installation), &token).await;
             }
             Err(if is_on_its_way(seen, &error) {
-                pending(seen, &facts.repository, context.clock.now())
+                pending(seen, &facts.repository, kind.shared.now())
             } else {
                 git_failure(&error)
             })
@@ -235,7 +199,7 @@ async fn by_app(context: &Context, found: &Found, granted: &Granted) -> Result<(
 }
 
 /// A fork that nobody has read yet is on its way, as long as it is only the fork that cannot be read.
-fn is_on_its_way(seen: &super::seen::Seen, error: &git::Error) -> bool {
+fn is_on_its_way(seen: &Seen, error: &git::Error) -> bool {
     let was_read = seen.known.looked.is_some() || seen.object.status.as_ref().is_some_and(|it| it.head.is_some());
     let is_its_own = !matches!(
         error,
@@ -249,7 +213,7 @@ fn is_on_its_way(seen: &super::seen::Seen, error: &git::Error) -> bool {
 }
 
 /// Since when is what `Ready` says, so that the same is said after a restart.
-fn pending(seen: &super::seen::Seen, repository: &Repository, now: Timestamp) -> Failure {
+fn pending(seen: &Seen, repository: &Repository, now: Timestamp) -> Failure {
     let name = &repository.full_name;
     let mut message = format!("GitHub is still making {name}; it is looked at again by itself, with growing pauses");
     let conditions = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -271,28 +235,27 @@ fn moved(repository: &Repository) -> Failure {
 ///
 /// # Errors
 /// The repository is not there, or not granted.
-pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result<(Token, Facts), Failure> {
-    let seen = &found.seen;
-    let github = client(found)?;
-    let now = context.clock.now();
-    let key = (found.identity.as_str(), granted.installation);
-    let (read, id) = if let Some(id) = seen.pinned() {
+pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<(Token, Facts), Failure> {
+    let github = client(seen)?;
+    let now = kind.shared.now();
+    let key = (seen.tools.identity.as_str(), granted.installation);
+    let (read, id) = if let Some(id) = seen.bound_id() {
         // One that was refused is asked for alone, for it would have all refused.
         let is_lost = seen.known.is_lost();
-        let others = || if is_lost { Vec::new() } else { context.followed_by(&granted.app, granted.installation) };
-        let read = context.readers.by_id(github, key, id, others, now).await;
+        let others = || if is_lost { Vec::new() } else { kind.followed_by(&granted.app, granted.installation) };
+        let read = kind.readers.by_id(github, key, id, others, now).await;
         (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
     } else {
         let name = seen.object.spec.source.existing.as_ref().and_then(|existing| existing.name.clone());
         let name = name.unwrap_or_default();
         let known = Known { name: Some(name.clone()), id: None };
         allowed(granted, known, &default_permissions())?;
-        let read = context.readers.by_name(github, key, &name, now).await;
+        let read = kind.readers.by_name(github, key, &name, now).await;
         let read = read.map_err(|error| unread(&error, granted, &format!("{}/{name}", granted.account)))?;
         let id = read.said.first().map(|repository| repository.id).unwrap_or_default();
         (read, id)
     };
-    context.heard_of(&read.said, now);
+    kind.memory.heard_of(&read.said, now);
     let said = read.said.into_iter().find(|repository| repository.id == id);
     let facts = match (said, &seen.known.facts) {
         (Some(mut repository), before) => {
@@ -304,7 +267,7 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
             Facts { repository: Arc::new(repository), at: now }
         }
         (None, Some(facts)) if facts.repository.id == id => facts.clone(),
-        (None, _) => return Ok((read.token.clone(), ask(context, found, granted, &read.token, id).await?)),
+        (None, _) => return Ok((read.token.clone(), ask(kind, seen, granted, &read.token, id).await?)),
     };
     fits(granted, &facts.repository, seen)?;
     Ok((read.token, facts))
@@ -315,29 +278,29 @@ pub async fn read(context: &Context, found: &Found, granted: &Granted) -> Result
 /// # Errors
 /// It is not there, or not granted.
 pub async fn ask(
-    context: &Context,
-    found: &Found,
+    kind: &RepositoryKind,
+    seen: &Seen,
     granted: &Granted,
     token: &Token,
     id: u64,
 ) -> Result<Facts, Failure> {
-    let asked = client(found)?.repository(token, id).await;
+    let asked = client(seen)?.repository(token, id).await;
     if let Err(github::Error::TokenRefused { .. } | github::Error::NotFound { .. }) = &asked {
         // It may be the token's fault, which may be older than what the installation sees now.
-        context.readers.refused((&found.identity, granted.installation), token).await;
+        kind.readers.refused((&seen.tools.identity, granted.installation), token).await;
     }
     let repository = asked.map_err(|error| match error {
         github::Error::NotFound { .. } => gone(granted, &format!("id {id}")),
         other => remote(github_failure(&other, "asking for the repository by its id")),
     })?;
-    fits(granted, &repository, &found.seen)?;
-    let facts = Facts { repository: Arc::new(repository), at: context.clock.now() };
-    context.repositories.update(uid(&found.seen.object), |known| known.facts = Some(facts.clone()));
+    fits(granted, &repository, seen)?;
+    let facts = Facts { repository: Arc::new(repository), at: kind.shared.now() };
+    kind.memory.update(uid(&seen.object), |known| known.facts = Some(facts.clone()));
     Ok(facts)
 }
 
 /// The repository is the account's, and granted, by what it is called now.
-pub fn fits(granted: &Granted, repository: &Repository, seen: &super::seen::Seen) -> Result<(), Failure> {
+pub fn fits(granted: &Granted, repository: &Repository, seen: &Seen) -> Result<(), Failure> {
     if repository.owner.as_ref().is_some_and(|owner| owner.id != granted.account_id) {
         return Err(gone(granted, &format!("id {}", repository.id)));
     }
@@ -417,13 +380,13 @@ fn unread(error: &github::Error, granted: &Granted, what: &str) -> Failure {
 }
 
 /// A failed call to GitHub.
-pub fn remote((standing, again): (Standing, Again)) -> Failure {
-    Failure::Remote(standing, again)
+pub fn remote(failure: (Standing, Again)) -> Failure {
+    failure.into()
 }
 
-async fn refs(context: &Context, found: &Found, repository: &Repository, token: &Token) -> Result<Refs, git::Error> {
-    let branch = found.seen.branch();
-    refs_of(context, found, &repository.full_name, token, branch).await
+async fn refs(kind: &RepositoryKind, seen: &Seen, repository: &Repository, token: &Token) -> Result<Refs, git::Error> {
+    let branch = seen.branch();
+    refs_of(kind, seen, &repository.full_name, token, branch).await
 }
 
 /// The refs of a repository on the App's GitHub, by a name that GitHub gave.
@@ -431,17 +394,18 @@ async fn refs(context: &Context, found: &Found, repository: &Repository, token: 
 /// # Errors
 /// The remote's.
 pub async fn refs_of(
-    context: &Context,
-    found: &Found,
+    kind: &RepositoryKind,
+    seen: &Seen,
     full_name: &str,
     token: &Token,
     branch: Option<&str>,
 ) -> Result<Refs, git::Error> {
     let unnamed = |what: String| git::Error::NotFound { remote: full_name.to_owned(), message: what };
-    let github = found.github.as_ref().ok_or_else(|| unnamed("the App's credentials cannot be used".to_owned()))?;
+    let github =
+        seen.tools.github.as_ref().ok_or_else(|| unnamed("the App's credentials cannot be used".to_owned()))?;
     let remote = Remote::github(github.endpoint(), full_name).map_err(|error| unnamed(error.to_string()))?;
-    let transport = found.git.as_ref().ok_or_else(|| unnamed("there is no connection".to_owned()))?;
-    git::refs(transport, &remote, Some(&BasicAuth::installation(token.clone())), branch, &*context.clock).await
+    let transport = seen.tools.git.as_ref().ok_or_else(|| unnamed("there is no connection".to_owned()))?;
+    git::refs(transport, &remote, Some(&BasicAuth::installation(token.clone())), branch, &*kind.shared.clock).await
 }
 
 /// What a failed question to a remote means.
@@ -451,16 +415,16 @@ pub fn git_failure(error: &git::Error) -> Failure {
 }
 
 /// Asks by id whether what the head was read from is still that repository.
-async fn confirm(context: &Context, found: &Found) -> Result<(), Failure> {
-    let known = &found.seen.known;
+async fn confirm(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
+    let known = &seen.known;
     let (Some(looked), Some(head)) = (&known.looked, &known.head) else { return Ok(()) };
-    if let Way::GitHub(granted) = &found.seen.way {
-        let (token, before) = read(context, found, granted).await?;
-        let facts = ask(context, found, granted, &token, before.repository.id).await?;
+    if let Way::GitHub(granted) = &seen.way {
+        let (token, before) = read(kind, seen, granted).await?;
+        let facts = ask(kind, seen, granted, &token, before.repository.id).await?;
         if facts.repository.full_name != looked.name {
             // What the name stands for is another now: the head is read again, by the new one.
-            let now = context.clock.now();
-            context.repositories.update(uid(&found.seen.object), |known| {
+            let now = kind.shared.now();
+            kind.memory.update(uid(&seen.object), |known| {
                 if let Some(looked) = &mut known.looked {
                     looked.next = now;
                 }
@@ -469,20 +433,20 @@ async fn confirm(context: &Context, found: &Found) -> Result<(), Failure> {
         }
     }
     let at = looked.at;
-    context.repositories.update(uid(&found.seen.object), |known| known.confirmed = Some((head.sha.clone(), at)));
+    kind.memory.update(uid(&seen.object), |known| known.confirmed = Some((head.sha.clone(), at)));
     Ok(())
 }
 
 /// The credentials for an address, if there are any: for its host and no other.
 async fn credentials(
-    context: &Context,
+    kind: &RepositoryKind,
     object: &ProjectRepository,
     address: &git::Address,
 ) -> Result<Option<BasicAuth>, Failure> {
     let Some(reference) = &object.spec.source.credentials_secret_ref else { return Ok(None) };
     let name = &reference.name;
     let secrets: Api<Lenient<Secret>> =
-        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+        Api::namespaced(kind.shared.client.clone(), &object.namespace().unwrap_or_default());
     let secret = secrets.get_opt(name).await?.map(Lenient::read).transpose()?;
     let invalid = |what: &str| Failure::stalled(Reason::CredentialsInvalid, format!("Secret {name}: {what}"));
     let secret = secret.ok_or_else(|| {

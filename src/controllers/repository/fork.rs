@@ -5,12 +5,12 @@
 //! no second one either. What a fork is in step with is the upstream that GitHub says it has, not what the spec says: the
 //! token that reads it may reach repositories of others.
 
-use super::apply::{Failure, allowed, ask, client, fits, git_failure, read, refs_of, remote, uid};
-use super::gather::Found;
+use super::RepositoryKind;
+use super::apply::{allowed, ask, client, fits, git_failure, read, refs_of, remote, uid};
 use super::memory::{Facts, InStep};
-use super::seen::{Granted, Way};
+use super::seen::{Granted, Seen, Way};
 use crate::api::{ForkBranches, ForkSource, Permissions, Reason, default_permissions};
-use crate::controllers::context::Context;
+use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::git;
 use crate::github::{self, GitHub, Repositories, Repository, Scope};
@@ -26,8 +26,8 @@ fn permissions(list: &[(&str, &str)]) -> Permissions {
 ///
 /// # Errors
 /// It cannot be made.
-pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
-    let (Way::GitHub(granted), Some(source)) = (&found.seen.way, &found.seen.object.spec.source.fork) else {
+pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
+    let (Way::GitHub(granted), Some(source)) = (&seen.way, &seen.object.spec.source.fork) else {
         return Ok(());
     };
     let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
@@ -37,21 +37,21 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
             format!("{} is {}'s own, and cannot be forked there: use spec.source.existing", source.of, granted.account),
         ));
     }
-    let github = client(found)?;
+    let github = client(seen)?;
     let name = source.name.as_deref().unwrap_or(upstream);
     let known = Known { name: Some(name.to_owned()), id: None };
     // Of what was not granted it is not even asked whether it is there.
     allowed(granted, known.clone(), &default_permissions())?;
-    let fork = match existing(context, found, granted, github, name).await? {
+    let fork = match existing(kind, seen, granted, github, name).await? {
         Some(there) => there,
-        None => make(context, granted, github, (source, name), known).await?,
+        None => make(kind, granted, github, (source, name), known).await?,
     };
     // Found under another name, it may be one that was not granted.
-    fits(granted, &fork, &found.seen)?;
+    fits(granted, &fork, seen)?;
     held_against(&fork, &source.of)?;
-    let now = context.clock.now();
+    let now = kind.shared.now();
     tracing::info!(fork = fork.full_name, id = fork.id, of = source.of, "the fork is there, or on its way");
-    context.repositories.update(uid(&found.seen.object), |known| {
+    kind.memory.update(uid(&seen.object), |known| {
         known.facts = Some(Facts { repository: Arc::new(fork), at: now });
     });
     Ok(())
@@ -59,14 +59,14 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
 
 /// The repository of the fork's name, if there is one.
 async fn existing(
-    context: &Context,
-    found: &Found,
+    kind: &RepositoryKind,
+    seen: &Seen,
     granted: &Granted,
     github: &GitHub,
     name: &str,
 ) -> Result<Option<Repository>, Failure> {
-    let key = (found.identity.as_str(), granted.installation);
-    let read = match context.readers.by_name(github, key, name, context.clock.now()).await {
+    let key = (seen.tools.identity.as_str(), granted.installation);
+    let read = match kind.readers.by_name(github, key, name, kind.shared.now()).await {
         Ok(read) => read,
         Err(github::Error::Unprocessable { .. }) => return Ok(None),
         Err(error) => return Err(remote(github_failure(&error, &format!("looking for {}/{name}", granted.account)))),
@@ -95,7 +95,7 @@ fn held_against(fork: &Repository, of: &str) -> Result<(), Failure> {
 }
 
 async fn make(
-    context: &Context,
+    kind: &RepositoryKind,
     granted: &Granted,
     github: &GitHub,
     (source, name): (&ForkSource, &str),
@@ -107,7 +107,8 @@ async fn make(
     let scope = Scope { repositories: Repositories::All, permissions: needed };
     let minted = github.mint(granted.installation, &scope).await;
     let token = minted.map_err(|error| forbidden(&error, granted, github, source))?.token;
-    let organization = context.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
+    let organization =
+        kind.shared.connections.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
     let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
     let made = github
         .create_fork(&token, owner, upstream, organization, Some(name), source.branches == ForkBranches::Default)
@@ -156,23 +157,22 @@ fn forbidden(error: &github::Error, granted: &Granted, github: &GitHub, source: 
 ///
 /// # Errors
 /// GitHub did not say, or did not do it.
-pub async fn sync(context: &Context, found: &Found) -> Result<(), Failure> {
-    let seen = &found.seen;
+pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let (Way::GitHub(granted), Some(source)) = (&seen.way, &seen.object.spec.source.fork) else { return Ok(()) };
     let Some(head) = &seen.known.head else { return Ok(()) };
-    let github = client(found)?;
-    let (token, facts) = read(context, found, granted).await?;
+    let github = client(seen)?;
+    let (token, facts) = read(kind, seen, granted).await?;
     let facts = if facts.repository.parent.is_some() {
         facts
     } else {
-        ask(context, found, granted, &token, facts.repository.id).await?
+        ask(kind, seen, granted, &token, facts.repository.id).await?
     };
     let fork = &facts.repository;
     let Some(parent) = fork.parent.as_ref().map(|parent| parent.full_name.as_str()) else {
         let message = format!("{} is no fork any more: use spec.source.existing, or remove it", fork.full_name);
         return Err(Failure::stalled(Reason::ForkImpossible, message));
     };
-    let refs = refs_of(context, found, parent, &token, Some(&head.branch)).await;
+    let refs = refs_of(kind, seen, parent, &token, Some(&head.branch)).await;
     let refs = refs.map_err(|error| git_failure(&error))?;
     let Some(upstream) = refs.head.sha().map(git::Sha::to_string) else {
         let message = format!("{parent} has no branch {}, so the fork's is in step with none", head.branch);
@@ -194,15 +194,15 @@ pub async fn sync(context: &Context, found: &Found) -> Result<(), Failure> {
     };
     let is_behind = in_step.behind_by > 0 && in_step.ahead_by == 0;
     if is_behind {
-        merge(found, granted, github, fork, &head.branch).await?;
+        merge(seen, granted, github, fork, &head.branch).await?;
     }
     // Nothing between two different commits: the head known here is not the fork's any more. It was merged before, and the
     // answer got lost, or somebody else did it.
     let has_moved = in_step.behind_by == 0 && in_step.ahead_by == 0 && in_step.upstream != head.sha;
-    let now = context.clock.now();
+    let now = kind.shared.now();
     let interval = source.sync.interval.parse().unwrap_or(SignedDuration::from_mins(10));
-    let next = now.checked_add(interval.mul_f64(context.jitter.between(1.0, 1.2))).ok();
-    context.repositories.update(uid(&seen.object), |known| {
+    let next = kind.shared.spread(now, interval);
+    kind.memory.update(uid(&seen.object), |known| {
         known.next_sync = next;
         if is_behind || has_moved {
             // The head is another now; what it is compared with is seen the next time.
@@ -218,7 +218,7 @@ pub async fn sync(context: &Context, found: &Found) -> Result<(), Failure> {
 }
 
 async fn merge(
-    found: &Found,
+    seen: &Seen,
     granted: &Granted,
     github: &GitHub,
     fork: &Repository,
@@ -242,7 +242,7 @@ async fn merge(
             Ok(())
         }
         Err(github::Error::Conflict { .. }) => {
-            let name = &found.seen.object.metadata.name;
+            let name = &seen.object.metadata.name;
             tracing::info!(fork = fork.full_name, ?name, "the fork got commits of its own meanwhile");
             Err(Failure::Remote(
                 Standing::ready(Reason::Diverged, format!("{doing}: both have commits that the other has not")),

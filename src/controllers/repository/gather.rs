@@ -1,49 +1,35 @@
 //! Reads all that a decision about a `ProjectRepository` needs, from caches and memory: it calls nobody.
 
-use super::seen::{Granted, HookWish, Pending, Seen, Way};
+use super::RepositoryKind;
+use super::seen::{Granted, HookWish, Pending, Seen, Tools, Way};
 use crate::api::{
     Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode,
 };
 use crate::controllers::connection::Connection;
-use crate::controllers::context::Context;
 use crate::controllers::deliveries::{Announced, Mark, waiting};
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
+use crate::controllers::shared::Shared;
 use crate::controllers::standing::Standing;
-use crate::github::{GitHub, Transport};
-use crate::webhook::AppIdentity;
 use kube::ResourceExt;
 use std::sync::Arc;
 
-/// What was found: what to decide by, and what to act with.
-pub struct Found {
-    /// What to decide by.
-    pub seen: Seen,
-    /// The client, where the way leads through GitHub and the App's credentials can be used.
-    pub github: Option<Arc<GitHub>>,
-    /// What tells the App's connection from others.
-    pub identity: String,
-    /// The App whose webhooks are meant, if it was looked at.
-    pub app: Option<AppIdentity>,
-    /// The way to the App's GitHub, for git.
-    pub git: Option<Transport>,
-}
-
 /// Gathers it.
 #[must_use]
-pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
+pub fn gather(kind: &RepositoryKind, object: &Arc<ProjectRepository>) -> Seen {
+    let shared = &*kind.shared;
     let namespace = object.namespace().unwrap_or_default();
     let uid = object.uid().unwrap_or_default();
     let purpose = if object.metadata.deletion_timestamp.is_some() { Purpose::Removal } else { Purpose::Use };
     let referred =
-        object.spec.installation_ref.as_ref().map(|reference| refer(context, &namespace, &reference.name, purpose));
+        object.spec.installation_ref.as_ref().map(|reference| refer(shared, &namespace, &reference.name, purpose));
     let way = match (&referred, &object.spec.source.url) {
         (Some(referred), _) => by_app(referred),
-        (None, Some(url)) => match context.settings.git_hosts.check(url) {
+        (None, Some(url)) => match shared.settings.git_hosts.check(url) {
             Ok(address) => Way::Address(address),
-            Err(error) => Way::Barred {
+            Err(error) => Way::Blocked {
                 standing: Standing::stalled(Reason::UrlNotAllowed, format!("spec.source.url: {error}")),
-                for_good: true,
+                permanent: true,
             },
         },
         // Not let through by the API server.
@@ -53,10 +39,10 @@ pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
         let installation = referred.installation.as_ref()?;
         let is_going = installation.metadata.deletion_timestamp.is_some()
             || referred.app.as_ref().is_some_and(|app| app.metadata.deletion_timestamp.is_some());
-        let way = is_going.then(|| by_app(&refer(context, &namespace, &installation.name_any(), Purpose::Removal)));
+        let way = is_going.then(|| by_app(&refer(shared, &namespace, &installation.name_any(), Purpose::Removal)));
         if let Some(Way::GitHub(granted)) = way { Some(granted) } else { None }
     });
-    let known = context.repositories.get(&uid);
+    let known = kind.memory.get(&uid);
     let paused = |referred: &Referred| {
         referred.installation.as_ref().is_some_and(|installation| installation.spec.paused)
             || referred.app.as_ref().is_some_and(|app| app.spec.paused)
@@ -66,41 +52,35 @@ pub fn gather(context: &Context, object: &Arc<ProjectRepository>) -> Found {
         Some(looked.refs.default_branch.as_ref()?.as_str())
     });
     let waiting = || object.status.iter().flat_map(|status| waiting(&status.deliveries));
-    let seen = Seen {
+    let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
+    Seen {
         has_finalizer: has_finalizer(&**object, WEBHOOK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
-        hook: hook(context, object, referred.as_ref()),
+        hook: hook(shared, object, referred.as_ref()),
         pending: object.status.as_ref().map(|status| all_pending(&status.deliveries, branch)).unwrap_or_default(),
         is_repository_news: waiting()
             .any(|(_, delivery)| delivery.event.as_deref().is_some_and(|event| event != "push")),
-        allowed_at: context.repositories.allowed_at(object, context.clock.now()),
+        allowed_at: kind.memory.allowed_at(object, shared.now()),
         object: Arc::clone(object),
         way,
         way_out,
         known,
-    };
-    let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
-    Found {
-        seen,
-        github: connection.and_then(|connection| connection.github.clone()),
-        identity: connection.map(|connection| connection.identity.clone()).unwrap_or_default(),
-        app: connection.and_then(identity),
-        git: connection.and_then(|connection| connection.git.clone()),
+        tools: Tools {
+            github: connection.and_then(|connection| connection.github.clone()),
+            identity: connection.map(|connection| connection.identity.clone()).unwrap_or_default(),
+            app: connection.and_then(Connection::app_identity),
+            git: connection.and_then(|connection| connection.git.clone()),
+        },
     }
-}
-
-/// Whose webhooks an App's are.
-#[must_use]
-pub fn identity(connection: &Connection) -> Option<AppIdentity> {
-    let host = connection.github.as_ref()?.endpoint().host();
-    Some(AppIdentity { host, app_id: connection.look.as_ref()?.app.id })
 }
 
 fn by_app(referred: &Referred) -> Way {
     match &referred.access {
         Access::NotYetKnown => Way::NotYetKnown,
-        Access::Unavailable(standing) => Way::Barred { standing: standing.clone(), for_good: false },
-        Access::Dead(standing) | Access::Denied(standing) => Way::Barred { standing: standing.clone(), for_good: true },
+        Access::Unavailable(standing) => Way::Blocked { standing: standing.clone(), permanent: false },
+        Access::Dead(standing) | Access::Denied(standing) => {
+            Way::Blocked { standing: standing.clone(), permanent: true }
+        }
         Access::Granted { installation, account, account_id, settings_url, grant, permissions } => {
             let id = |id: i64| u64::try_from(id).unwrap_or_default();
             Way::GitHub(Granted {
@@ -133,7 +113,7 @@ fn pending(announced: Announced, delivery: &Delivery, branch: Option<&str>) -> P
     Pending { mark: Mark { announced, delivery: delivery.clone(), result, message: None }, needs_look: !elsewhere }
 }
 
-fn hook(context: &Context, object: &ProjectRepository, referred: Option<&Referred>) -> HookWish {
+fn hook(shared: &Shared, object: &ProjectRepository, referred: Option<&Referred>) -> HookWish {
     if object.spec.webhook.as_ref().is_none_or(|webhook| webhook.mode != WebhookMode::Repository) {
         return HookWish::None;
     }
@@ -146,7 +126,7 @@ fn hook(context: &Context, object: &ProjectRepository, referred: Option<&Referre
             "GitHubApp {app} has no spec.webhook.url, so there is no address to deliver to: ask who administers it to set one"
         ));
     };
-    match context.root_keys.known() {
+    match shared.root_keys.known() {
         Some(keys) => HookWish::Own { base: webhook.url.clone(), key_id: keys.current.id().to_owned() },
         None => unknown("the root key of webhooks is not known yet; the operator's log says why".to_owned()),
     }

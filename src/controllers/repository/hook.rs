@@ -5,12 +5,12 @@
 //! App and repository; or by the id that was noted, which a person's change of the address leaves. That note may be a
 //! tenant's: the grant of `repository_hooks: write`, without which nothing is touched, allows as much without us.
 
-use super::apply::{Failure, allowed, client, gone, remote, uid};
-use super::gather::Found;
+use super::RepositoryKind;
+use super::apply::{allowed, client, gone, remote, uid};
 use super::memory::HookSeen;
-use super::seen::{Granted, HookWish, Way};
-use crate::api::{Permissions, ProjectRepository, Reason, WebhookMode};
-use crate::controllers::context::Context;
+use super::seen::{Granted, HookWish, Seen, Way};
+use crate::api::{GitHubApp, Permissions, ProjectRepository, Reason, WebhookMode};
+use crate::controllers::reconcile::Failure;
 use crate::controllers::reference::{Access, Purpose, refer};
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, GitHub, HookConfigWanted, HookWanted, Repositories, Repository, Scope, Token};
@@ -29,18 +29,18 @@ const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(24);
 ///
 /// # Errors
 /// GitHub did not let it.
-pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
-    let (Way::GitHub(granted), HookWish::Own { base, .. }) = (&found.seen.way, &found.seen.hook) else { return Ok(()) };
-    let (Some(keys), Some(app)) = (context.root_keys.known(), &found.app) else { return Ok(()) };
-    let repository = repository(context, found, granted).await?;
-    let (github, token) = enter(found, granted, &repository).await?;
-    let settled = settle(context, found, (granted, base), (&keys, app), &repository, (github, &token)).await;
+pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
+    let (Way::GitHub(granted), HookWish::Own { base, .. }) = (&seen.way, &seen.hook) else { return Ok(()) };
+    let (Some(keys), Some(app)) = (kind.shared.root_keys.known(), &seen.tools.app) else { return Ok(()) };
+    let repository = repository(kind, seen, granted).await?;
+    let (github, token) = enter(seen, granted, &repository).await?;
+    let settled = settle(kind, seen, (granted, base), (&keys, app), &repository, (github, &token)).await;
     leave(github, &token).await;
-    let seen = settled?;
-    tracing::info!(repository = repository.full_name, hook = seen.id, "the webhook is as it should be");
-    let again = context.clock.now().checked_add(EXAMINE_EVERY.mul_f64(context.jitter.between(1.0, 1.2))).ok();
-    context.repositories.update(uid(&found.seen.object), |known| {
-        known.hook = Some(seen);
+    let hook = settled?;
+    tracing::info!(repository = repository.full_name, hook = hook.id, "the webhook is as it should be");
+    let again = kind.shared.spread(kind.shared.now(), EXAMINE_EVERY);
+    kind.memory.update(uid(&seen.object), |known| {
+        known.hook = Some(hook);
         known.examine_hook_at = again;
         known.is_hook_removed = false;
     });
@@ -48,8 +48,8 @@ pub async fn ensure(context: &Context, found: &Found) -> Result<(), Failure> {
 }
 
 async fn settle(
-    context: &Context,
-    found: &Found,
+    kind: &RepositoryKind,
+    seen: &Seen,
     (granted, base): (&Granted, &str),
     (keys, app): (&RootKeys, &AppIdentity),
     repository: &Repository,
@@ -61,8 +61,9 @@ async fn settle(
     let wanted = HookWanted { events: REPOSITORY_EVENTS.map(str::to_owned).into(), config };
     let failed = |error: github::Error| refused(&error, repository, granted, "ensuring the webhook of");
 
-    let mut ours = ours(context, found, granted, repository, github, token).await.map_err(failed)?.into_iter();
-    let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
+    let listing = ours(kind, seen, granted, repository, github, token);
+    let mut ours = kind.shared.guards.listing(listing).await.map_err(failed)?.into_iter();
+    let stored = seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
     let id = match ours.next() {
         None => match github.create_hook(token, owner, name, &wanted).await {
             Ok(made) => made.id,
@@ -83,12 +84,12 @@ async fn settle(
             let is_signed = |id: Option<i64>, key: &str| {
                 id.and_then(|id| u64::try_from(id).ok()) == Some(first.id) && key == keys.current.id()
             };
-            let is_known = match &found.seen.known.hook {
+            let is_known = match &seen.known.hook {
                 Some(seen) => seen.id == first.id && seen.key_id == keys.current.id(),
                 None => stored.is_some_and(|stored| is_signed(stored.id, &stored.key_id)),
             };
             // GitHub tells that there is a secret, not which: one that was not noted is set anew, and one that is examined.
-            if !is_known || found.seen.known.examine_hook_at.is_some() || !wanted.config.is_met_by(&first.config) {
+            if !is_known || seen.known.examine_hook_at.is_some() || !wanted.config.is_met_by(&first.config) {
                 github.update_hook_config(token, owner, name, first.id, &wanted.config).await.map_err(failed)?;
             }
             first.id
@@ -104,42 +105,41 @@ async fn settle(
 ///
 /// # Errors
 /// GitHub did not let it.
-pub async fn remove(context: &Context, found: &Found) -> Result<(), Failure> {
-    let seen = &found.seen;
+pub async fn remove(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let ((Way::GitHub(granted), _) | (_, Some(granted))) = (&seen.way, &seen.way_out) else { return Ok(()) };
-    let repository = match repository(context, found, granted).await {
+    let repository = match repository(kind, seen, granted).await {
         // With the repository its webhooks are gone.
         Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
-            context.repositories.update(uid(&found.seen.object), forget);
+            kind.memory.update(uid(&seen.object), forget);
             return Ok(());
         }
         other => other?,
     };
-    if !is_shared(context, found, granted, &repository) {
-        let (github, token) = match enter(found, granted, &repository).await {
+    if !is_shared(kind, seen, granted, &repository) {
+        let (github, token) = match enter(seen, granted, &repository).await {
             Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
-                context.repositories.update(uid(&found.seen.object), forget);
+                kind.memory.update(uid(&seen.object), forget);
                 return Ok(());
             }
             other => other?,
         };
-        let removed = remove_ours(context, found, granted, &repository, (github, &token)).await;
+        let removed = remove_ours(kind, seen, granted, &repository, (github, &token)).await;
         leave(github, &token).await;
         removed.map_err(|error| refused(&error, &repository, granted, "removing the webhook of"))?;
     }
-    context.repositories.update(uid(&found.seen.object), forget);
+    kind.memory.update(uid(&seen.object), forget);
     Ok(())
 }
 
 async fn remove_ours(
-    context: &Context,
-    found: &Found,
+    kind: &RepositoryKind,
+    seen: &Seen,
     granted: &Granted,
     repository: &Repository,
     (github, token): (&GitHub, &Token),
 ) -> Result<(), github::Error> {
     let (owner, name) = parts(repository);
-    for hook in ours(context, found, granted, repository, github, token).await? {
+    for hook in ours(kind, seen, granted, repository, github, token).await? {
         github.delete_hook(token, owner, name, hook.id).await?;
     }
     Ok(())
@@ -159,12 +159,12 @@ fn forget(known: &mut super::memory::Remembered) {
 }
 
 /// Another object has the same webhook, which is one for the App and the repository, and was granted it.
-fn is_shared(context: &Context, found: &Found, granted: &Granted, repository: &Repository) -> bool {
-    let may = |other: &ProjectRepository| {
+fn is_shared(kind: &RepositoryKind, seen: &Seen, granted: &Granted, repository: &Repository) -> bool {
+    let allows = |other: &ProjectRepository| {
         let (Some(namespace), Some(reference)) = (other.namespace(), &other.spec.installation_ref) else {
             return false;
         };
-        let referred = refer(context, &namespace, &reference.name, Purpose::Use);
+        let referred = refer(&kind.shared, &namespace, &reference.name, Purpose::Use);
         referred.app_name.as_ref() == Some(&granted.app)
             && match referred.access {
                 Access::Granted { grant, .. } => {
@@ -174,12 +174,12 @@ fn is_shared(context: &Context, found: &Found, granted: &Granted, repository: &R
                 Access::NotYetKnown | Access::Unavailable(_) | Access::Dead(_) => true,
             }
     };
-    context.stores.repositories.state().iter().any(|other| {
-        other.uid() != found.seen.object.uid()
+    kind.shared.caches.all::<ProjectRepository>().iter().any(|other| {
+        other.uid() != seen.object.uid()
             && other.metadata.deletion_timestamp.is_none()
             && other.spec.webhook.as_ref().is_some_and(|webhook| webhook.mode == WebhookMode::Repository)
-            && context.pinned(other) == Some(repository.id)
-            && may(other)
+            && kind.memory.known_id(other) == Some(repository.id)
+            && allows(other)
     })
 }
 
@@ -193,18 +193,18 @@ fn known(repository: &Repository) -> Known {
 }
 
 /// The repository by its name of now.
-async fn repository(context: &Context, found: &Found, granted: &Granted) -> Result<Arc<Repository>, Failure> {
-    Ok(super::apply::read(context, found, granted).await?.1.repository)
+async fn repository(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<Arc<Repository>, Failure> {
+    Ok(super::apply::read(kind, seen, granted).await?.1.repository)
 }
 
 /// A token for the repository's webhooks, within the grant.
 async fn enter<'a>(
-    found: &'a Found,
+    seen: &'a Seen,
     granted: &Granted,
     repository: &Repository,
 ) -> Result<(&'a Arc<GitHub>, Token), Failure> {
     allowed(granted, known(repository), &permissions())?;
-    let github = client(found)?;
+    let github = client(seen)?;
     let scope = Scope { repositories: Repositories::Ids(vec![repository.id]), permissions: permissions() };
     let minted = github.mint(granted.installation, &scope).await;
     let minted = minted.map_err(|error| match &error {
@@ -219,23 +219,19 @@ async fn enter<'a>(
 
 /// The webhooks that are ours, the oldest first.
 async fn ours(
-    context: &Context,
-    found: &Found,
+    kind: &RepositoryKind,
+    seen: &Seen,
     granted: &Granted,
     repository: &Repository,
     github: &GitHub,
     token: &Token,
 ) -> Result<Vec<github::Hook>, github::Error> {
-    #[cfg(feature = "sabotage")]
-    if context.sabotage.skip_hook_listing {
-        return Ok(Vec::new());
-    }
     let (owner, name) = parts(repository);
     let hook = Hook::Repository(repository.id);
-    let app = context.stores.apps.get(&ObjectRef::new(&granted.app));
+    let app = kind.shared.caches.get(&ObjectRef::<GitHubApp>::new(&granted.app));
     let base = app.as_ref().and_then(|app| app.spec.webhook.as_ref());
-    let stored = found.seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
-    let (id, address) = match &found.seen.known.hook {
+    let stored = seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
+    let (id, address) = match &seen.known.hook {
         Some(seen) => (Some(seen.id), Some(&seen.url)),
         None => (stored.and_then(|stored| u64::try_from(stored.id?).ok()), stored.map(|stored| &stored.url)),
     };

@@ -3,15 +3,18 @@
 //! Invariant: it is a convenience, never the truth; all of it can be lost at any moment, and a look brings it back. But
 //! while it is there it goes before status, which a tenant may be able to write: a token goes to an address from here only.
 
+use super::rollout::RolloutMemory;
+use super::seen::HookWish;
 use crate::api::{DeploymentStatus, HeadStatus, ProjectRepository};
+use crate::controllers::caches::Caches;
 use crate::controllers::deliveries::Announced;
+use crate::controllers::reference::Terms;
 use crate::controllers::standing::{Standing, State};
 use crate::git::Refs;
 use crate::github::Repository;
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use kube::runtime::reflector::Store;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +35,7 @@ pub struct Looked {
     /// The branch that was asked for; none: the default branch.
     pub asked: Option<String>,
     /// What the way to it depended on.
-    pub access: String,
+    pub access: Option<Terms>,
     /// What the repository was called, or its address.
     pub name: String,
     /// When it was asked: what was pushed before is in it.
@@ -77,19 +80,30 @@ pub enum Task {
     Fork,
     /// Keeping the fork in step.
     Sync,
-    /// Rolling workloads.
-    Rollout,
+}
+
+/// What a failure is about. The same call is tried again at once when one of these is another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct About {
+    /// The generation of the spec.
+    pub generation: Option<i64>,
+    /// The value of the annotation that asks for a look.
+    pub request: Option<String>,
+    /// Which webhook it is to have.
+    pub hook: HookWish,
+    /// What the way to it depends on.
+    pub access: Option<Terms>,
 }
 
 /// A call that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Failed {
     /// What it means.
     pub standing: Standing,
     /// It is not tried again before.
     pub until: Timestamp,
     /// What it is about: when that is another, it is tried again at once.
-    pub about: String,
+    pub about: About,
     /// The deliveries that waited for a look then: it was made for them as well.
     pub heard: BTreeSet<Announced>,
 }
@@ -125,6 +139,8 @@ pub struct Remembered {
     pub redeploy: Option<String>,
     /// What the condition `Deployed` is to say.
     pub deployed: Option<Standing>,
+    /// The rollout that is under way.
+    pub rollout: RolloutMemory,
     /// What failed.
     pub failed: BTreeMap<Task, Failed>,
     /// What is left of [`OBJECT`].
@@ -159,16 +175,25 @@ fn share(object: &ProjectRepository, now: Timestamp) -> Allowance {
 
 /// What is known of all repositories, by uid of their objects.
 #[derive(Default)]
-pub struct Repositories {
+pub struct RepositoryMemory {
     by_uid: Mutex<HashMap<String, Remembered>>,
     namespaces: Mutex<HashMap<String, Allowance>>,
 }
 
-impl Repositories {
+impl RepositoryMemory {
     /// What is known of one.
     #[must_use]
     pub fn get(&self, uid: &str) -> Remembered {
         self.lock().get(uid).cloned().unwrap_or_default()
+    }
+
+    /// The id of the repository on GitHub that an object is bound to, as far as is known: a hint, for it may come from
+    /// status.
+    #[must_use]
+    pub fn known_id(&self, repository: &ProjectRepository) -> Option<u64> {
+        let known = self.get(repository.metadata.uid.as_deref().unwrap_or_default());
+        let stored = || u64::try_from(repository.status.as_ref()?.id?).ok();
+        known.facts.map(|facts| facts.repository.id).or_else(stored)
     }
 
     /// Changes what is known of one.
@@ -232,10 +257,11 @@ impl Repositories {
     }
 
     /// Forgets those that went without a word, once there are more of them than of those that are there.
-    pub fn prune(&self, there: &Store<ProjectRepository>) {
+    pub fn prune(&self, caches: &Caches) {
         let mut known = self.lock();
-        if known.len() > 2 * there.len() + 16 {
-            let uids: BTreeSet<_> = there.state().iter().filter_map(|object| object.uid()).collect();
+        if known.len() > 2 * caches.count::<ProjectRepository>() + 16 {
+            let uids: BTreeSet<_> =
+                caches.all::<ProjectRepository>().iter().filter_map(|object| object.uid()).collect();
             known.retain(|uid, _| uids.contains(uid));
         }
     }
@@ -266,7 +292,7 @@ mod tests {
 
     #[test]
     fn an_object_takes_some_steps_at_once_and_then_one_now_and_then() {
-        let repositories = Repositories::default();
+        let repositories = RepositoryMemory::default();
         let shop = object("shop", "team", at(0));
         let taken = (0..60).filter(|_| repositories.spend(&shop, false, at(0)).is_ok()).count();
         assert_eq!(taken, 20);
@@ -277,7 +303,7 @@ mod tests {
 
     #[test]
     fn objects_that_are_made_anew_all_the_time_take_what_their_namespace_has_together() {
-        let repositories = Repositories::default();
+        let repositories = RepositoryMemory::default();
         let mut taken = 0;
         for number in 0..2000 {
             let anew = object(&format!("uid-{number}"), "team", at(0));
@@ -293,7 +319,7 @@ mod tests {
 
     #[test]
     fn many_that_were_there_before_do_not_wait_for_each_other() {
-        let repositories = Repositories::default();
+        let repositories = RepositoryMemory::default();
         for number in 0..10_000 {
             let old = object(&format!("uid-{number}"), "team", at(-86_400));
             repositories.spend(&old, false, at(0)).expect("its own");

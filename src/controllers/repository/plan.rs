@@ -4,36 +4,19 @@
 //! else waiting. What follows from a delivery is a look, and nothing but what was looked at decides.
 
 use super::memory::{Failed, Task};
+use super::rollout::plan::Next;
+use super::rollout::{self, RolloutInput, Settlement, Stamp, Workload};
 use super::seen::{HookWish, Pending, Seen, Way};
 use crate::api::{DeploymentResult, DeploymentStatus, Reason};
-use crate::controllers::installation::waited_long_enough;
+use crate::controllers::dependents::waited_long_enough;
+use crate::controllers::reconcile;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::Head;
 use crate::webhook::Hook;
 use jiff::Timestamp;
 
 /// What to do.
-#[derive(Clone, Debug)]
-pub enum Plan {
-    /// This, and then see again.
-    Do(Step),
-    /// Nothing but what a push does, if there is anything to it.
-    Roll {
-        /// How the object stands.
-        standing: Standing,
-        /// When to see again for the rest of it.
-        again: Option<Again>,
-        /// What is under way is followed, and nothing else is done: the source is not to be had.
-        is_lost: bool,
-    },
-    /// Nothing now.
-    Settled {
-        /// How the object stands. `None`: nothing can be said.
-        standing: Option<Standing>,
-        /// When to see again.
-        again: Option<Again>,
-    },
-}
+pub type Plan = reconcile::Plan<Step>;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +48,26 @@ pub enum Step {
         /// The value of the annotation that asks for a deployment again, once it was granted.
         handled: Option<String>,
     },
+    /// Look at the workloads that a push rolls.
+    LookAtWorkloads,
+    /// Change the templates of workloads.
+    Roll {
+        /// What they are to say.
+        stamp: Stamp,
+        /// As they were seen.
+        workloads: Vec<Workload>,
+    },
+    /// Remember how the deployment stands, and conclude.
+    Settle {
+        /// How it stands.
+        settlement: Box<Settlement>,
+        /// The value of the annotation that asks for a deployment again, once it was granted.
+        handled: Option<String>,
+        /// How the object stands.
+        standing: Standing,
+        /// When to look again.
+        again: Option<Again>,
+    },
 }
 
 impl Step {
@@ -76,9 +79,14 @@ impl Step {
             Self::Look | Self::Confirm => Some(Task::Look),
             Self::EnsureHook | Self::RemoveHook => Some(Task::Hook),
             Self::Sync => Some(Task::Sync),
-            Self::Record { .. } | Self::AddFinalizer | Self::RemoveFinalizer | Self::LeaveHook(_) | Self::Mark(_) => {
-                None
-            }
+            Self::Record { .. }
+            | Self::LookAtWorkloads
+            | Self::Roll { .. }
+            | Self::Settle { .. }
+            | Self::AddFinalizer
+            | Self::RemoveFinalizer
+            | Self::LeaveHook(_)
+            | Self::Mark(_) => None,
         }
     }
 }
@@ -91,20 +99,22 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     match &seen.way {
         Way::NotYetKnown => return Plan::Settled { standing: None, again: None },
-        Way::Barred { standing, .. } if seen.way_out.is_some() && seen.has_finalizer => {
+        Way::Blocked { standing, .. } if seen.way_out.is_some() && seen.has_finalizer => {
             return match seen.waits(Task::Hook, now) {
                 Some(failed) => settled(standing.clone(), vec![failed.until]),
                 None if seen.known.is_hook_removed => Plan::Do(Step::RemoveFinalizer),
                 None => Plan::Do(Step::RemoveHook),
             };
         }
-        Way::Barred { standing, .. } => return settled_or_followed(seen, standing.clone(), Some(Again::Person)),
+        Way::Blocked { standing, .. } => {
+            return settled_or_followed(seen, (standing.clone(), Some(Again::Person)), now);
+        }
         Way::GitHub(_) | Way::Address(_) => {}
     }
     let failed = |task: Task| seen.waits(task, now);
     let marks = seen.marks();
     let or_mark = |plan: Plan| if marks.is_empty() { plan } else { Plan::Do(Step::Mark(marks.clone())) };
-    if seen.object.spec.source.fork.is_some() && seen.pinned().is_none() {
+    if seen.object.spec.source.fork.is_some() && seen.bound_id().is_none() {
         return match failed(Task::Fork) {
             Some(failed) => or_mark(settled(failed.standing, vec![failed.until])),
             None if seen.is_paused => Plan::Settled { standing: Some(paused()), again: None },
@@ -114,7 +124,7 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let mut again = Vec::new();
     match (failed(Task::Look), look_due(seen, now)) {
         (Some(failed), _) if seen.known.looked.is_none() => {
-            return or_mark(settled_or_followed(seen, failed.standing, Some(Again::At(failed.until))));
+            return or_mark(settled_or_followed(seen, (failed.standing, Some(Again::At(failed.until))), now));
         }
         (Some(failed), _) => again.push(failed.until),
         (None, at) if at <= now => return Plan::Do(Step::Look),
@@ -143,18 +153,77 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let standing = summary(seen, source, troubles);
     let again = again.into_iter().min().map(Again::At);
     if can_change && seen.object.spec.on_push.is_some() {
-        return Plan::Roll { standing, again, is_lost: false };
+        return plan_rollout(seen, (standing, again), Source::AtHand, now);
     }
-    settled_or_followed(seen, standing, again)
+    settled_or_followed(seen, (standing, again), now)
 }
 
 /// Nothing is done; only what is being rolled out goes on, and is told of.
-fn settled_or_followed(seen: &Seen, standing: Standing, again: Option<Again>) -> Plan {
+fn settled_or_followed(seen: &Seen, (standing, again): (Standing, Option<Again>), now: Timestamp) -> Plan {
     let is_under_way = seen.deployment().is_some_and(|deployment| deployment.result == DeploymentResult::Running);
     if is_under_way && seen.object.spec.on_push.is_some() {
-        return Plan::Roll { standing, again, is_lost: true };
+        return plan_rollout(seen, (standing, again), Source::Lost, now);
     }
-    Plan::Settled { standing: Some(standing), again }
+    Plan::settled(standing, again)
+}
+
+/// Whether the repository can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// It can.
+    AtHand,
+    /// It cannot: there is no head, and nothing is begun. A rollout that is under way is followed.
+    Lost,
+}
+
+/// What a push does, with the head as it was confirmed, if it was. `rest`: how the object stands, and when to look again, for
+/// the rest of it.
+fn plan_rollout(seen: &Seen, rest: (Standing, Option<Again>), source: Source, now: Timestamp) -> Plan {
+    let Some(on_push) = &seen.object.spec.on_push else { return Plan::settled(rest.0, rest.1) };
+    let is_lost = source == Source::Lost;
+    let head = seen.confirmed_head().filter(|_| !is_lost);
+    let failed_look = || seen.waits(Task::Look, now);
+    if !is_lost && head.is_none() && seen.known.head.is_some() && failed_look().is_none() {
+        // Another head than the one that is deployed: before anything is done about it, whose it is.
+        return Plan::Do(Step::Confirm);
+    }
+    let input = RolloutInput {
+        on_push,
+        is_paused: seen.is_paused || is_lost,
+        head: head.as_ref(),
+        stored: seen.deployment(),
+        was_forbidden: rollout::was_forbidden(&seen.object),
+        is_asked_again: seen.is_redeploy_asked(),
+        targets: seen.known.rollout.targets(),
+    };
+    let handled = |handles: bool| seen.redeploy_wish().filter(|_| handles).or(seen.handled_redeploy()).cloned();
+    match rollout::plan::plan(&input, now) {
+        Next::LookAtHead => match failed_look() {
+            Some(failed) => Plan::settled(rest.0, sooner(rest.1, Some(failed.until))),
+            // There is no commit yet.
+            None if seen.known.head.is_none() => Plan::settled(rest.0, rest.1),
+            None if seen.is_confirmed() => Plan::Do(Step::Look),
+            None => Plan::Do(Step::Confirm),
+        },
+        Next::LookAtTargets => Plan::Do(Step::LookAtWorkloads),
+        Next::Begin { deployment, handles_redeploy } => {
+            Plan::Do(Step::Record { deployment, handled: handled(handles_redeploy) })
+        }
+        Next::Roll { stamp, workloads } => Plan::Do(Step::Roll { stamp, workloads }),
+        Next::Settle(settlement) => Plan::Do(Step::Settle {
+            handled: handled(settlement.handles_redeploy),
+            standing: rest.0,
+            again: sooner(rest.1, settlement.again),
+            settlement: Box::new(settlement),
+        }),
+    }
+}
+
+fn sooner(again: Option<Again>, at: Option<Timestamp>) -> Option<Again> {
+    match (again, at) {
+        (Some(Again::At(again)), Some(at)) => Some(Again::At(again.min(at))),
+        (again, at) => at.map(Again::At).or(again),
+    }
 }
 
 /// What one part of the object comes to.
@@ -249,7 +318,7 @@ fn source(seen: &Seen, failed: Option<&Failed>) -> Standing {
 
 fn plan_hook(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
     let stored = seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
-    let (Way::GitHub(granted), Some(id)) = (&seen.way, seen.pinned()) else { return Part::NOTHING };
+    let (Way::GitHub(granted), Some(id)) = (&seen.way, seen.bound_id()) else { return Part::NOTHING };
     match &seen.hook {
         HookWish::Unknown(standing) => Part::Rests { until: None, trouble: Some(standing.clone()) },
         HookWish::None if seen.has_finalizer && seen.known.is_hook_removed => Part::Do(Step::RemoveFinalizer),
@@ -310,10 +379,10 @@ fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
         (Way::GitHub(_), None) => return Plan::Do(Step::RemoveHook),
         (Way::Address(_), _) => return Plan::Do(Step::RemoveFinalizer),
         (Way::GitHub(_), Some(failed)) => (failed.standing.message, Some(failed.until)),
-        (Way::Barred { standing, for_good: true }, _) => {
+        (Way::Blocked { standing, permanent: true }, _) => {
             return Plan::Do(Step::LeaveHook(standing.message.clone()));
         }
-        (Way::Barred { standing, for_good: false }, _) => (standing.message.clone(), None),
+        (Way::Blocked { standing, permanent: false }, _) => (standing.message.clone(), None),
         (Way::NotYetKnown, _) => ("the App was not looked at yet".to_owned(), None),
     };
     let Some(end) = waited_long_enough(&*seen.object, now) else {

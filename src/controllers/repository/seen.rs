@@ -3,16 +3,19 @@
 //! Invariant: what is here is what was found, with nothing decided yet; the plan is a pure function of it and of `now`.
 //! What GitHub said comes from [`super::memory`], never from status: a tenant may be able to write status.
 
-use super::memory::{Failed, Remembered, Task};
-use crate::api::{DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository};
+use super::memory::{About, Failed, Remembered, Task};
+use super::rollout;
+use crate::api::{DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository, REDEPLOY_ANNOTATION};
 use crate::controllers::deliveries::Mark;
 use crate::controllers::object::requested_look;
-use crate::controllers::rollout;
+use crate::controllers::reference::Terms;
 use crate::controllers::standing::{Standing, State};
 use crate::git::Address;
-use crate::github::Permissions as GitHubPermissions;
+use crate::github::{GitHub, Permissions as GitHubPermissions, Transport};
 use crate::grant::Grant;
+use crate::webhook::AppIdentity;
 use jiff::Timestamp;
+use std::fmt;
 use std::sync::Arc;
 
 /// Which way leads to the repository.
@@ -21,11 +24,11 @@ pub enum Way {
     /// Nothing is known yet, so nothing is done.
     NotYetKnown,
     /// There is none now, or not for this namespace.
-    Barred {
+    Blocked {
         /// Why.
         standing: Standing,
         /// It will not open by itself.
-        for_good: bool,
+        permanent: bool,
     },
     /// By the App.
     GitHub(Granted),
@@ -100,6 +103,27 @@ pub struct Seen {
     pub allowed_at: Timestamp,
     /// What this process knows.
     pub known: Remembered,
+    /// What acting takes, and no decision.
+    pub tools: Tools,
+}
+
+/// What acting takes.
+#[derive(Clone, Default)]
+pub struct Tools {
+    /// The client, where the way leads through GitHub and the App's credentials can be used.
+    pub github: Option<Arc<GitHub>>,
+    /// What tells the App's connection from others.
+    pub identity: String,
+    /// The App whose webhooks are meant, if it was looked at.
+    pub app: Option<AppIdentity>,
+    /// The way to the App's GitHub, for git.
+    pub git: Option<Transport>,
+}
+
+impl fmt::Debug for Tools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tools").field("identity", &self.identity).finish_non_exhaustive()
+    }
 }
 
 /// The most that is shown of why a delivery came to nothing, in characters: the API takes some more.
@@ -109,7 +133,7 @@ impl Seen {
     /// The id the object is bound to: what GitHub answered to this process, else what the spec says, else what status
     /// remembers. That last is believed as far as the grant reaches, for a tenant may have written it.
     #[must_use]
-    pub fn pinned(&self) -> Option<u64> {
+    pub fn bound_id(&self) -> Option<u64> {
         let said = self.object.spec.source.existing.as_ref().and_then(|existing| existing.id);
         let stored = || self.object.status.as_ref().and_then(|status| status.id);
         let remembered = self.known.facts.as_ref().map(|facts| facts.repository.id);
@@ -145,7 +169,7 @@ impl Seen {
 
     /// The head as it may be acted on: confirmed, or the one that is deployed anyway.
     #[must_use]
-    pub fn confirmed_head(&self) -> Option<rollout::Head> {
+    pub fn confirmed_head(&self) -> Option<rollout::ConfirmedHead> {
         let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return None };
         let is_at_rest = self.deployment().is_some_and(|deployment| {
             deployment.sha == head.sha
@@ -154,7 +178,8 @@ impl Seen {
                         && deployment.sequence > 0
                         && !self.is_redeploy_asked()))
         });
-        (is_at_rest || self.is_confirmed()).then(|| rollout::Head { sha: head.sha.clone(), looked_at: looked.at })
+        (is_at_rest || self.is_confirmed())
+            .then(|| rollout::ConfirmedHead { sha: head.sha.clone(), looked_at: looked.at })
     }
 
     /// What was deployed last.
@@ -170,15 +195,14 @@ impl Seen {
     pub fn source(&self) -> Option<String> {
         match &self.way {
             Way::Address(address) => Some(address.url().to_string()),
-            _ => self.pinned().map(|id| id.to_string()),
+            _ => self.bound_id().map(|id| id.to_string()),
         }
     }
 
     /// Somebody asks for a failed deployment to be done again.
-    fn is_redeploy_asked(&self) -> bool {
-        let stored = || self.object.status.as_ref().and_then(|status| status.last_handled_redeploy.as_ref());
-        let wish = self.object.metadata.annotations.as_ref().and_then(|all| all.get(crate::api::REDEPLOY_ANNOTATION));
-        wish.is_some_and(|wish| self.known.redeploy.as_ref().or_else(stored) != Some(wish))
+    #[must_use]
+    pub fn is_redeploy_asked(&self) -> bool {
+        self.redeploy_wish().is_some_and(|wish| self.handled_redeploy() != Some(wish))
     }
 
     /// The annotation asks for a look, and none has covered it yet.
@@ -234,17 +258,36 @@ impl Seen {
 
     /// What the way to it depends on.
     #[must_use]
-    pub fn access(&self) -> String {
-        match &self.way {
-            Way::GitHub(granted) => format!("{} {:?} {:?}", granted.installation, granted.permissions, granted.grant),
-            _ => String::new(),
+    pub fn access(&self) -> Option<Terms> {
+        let Way::GitHub(granted) = &self.way else { return None };
+        Some(Terms {
+            installation: i64::try_from(granted.installation).unwrap_or_default(),
+            permissions: granted.permissions.clone(),
+            grant: granted.grant.clone(),
+        })
+    }
+
+    /// What failures are about.
+    #[must_use]
+    pub fn about(&self) -> About {
+        About {
+            generation: self.object.metadata.generation,
+            request: requested_look(&*self.object).cloned(),
+            hook: self.hook.clone(),
+            access: self.access(),
         }
     }
 
-    /// What failures are about: the same call is tried again at once when one of these is another.
+    /// The value of the annotation that asks for a failed deployment to be done again, as it was handled last.
     #[must_use]
-    pub fn about(&self) -> String {
-        let request = requested_look(&*self.object);
-        format!("{:?} {request:?} {:?} {}", self.object.metadata.generation, self.hook, self.access())
+    pub fn handled_redeploy(&self) -> Option<&String> {
+        let stored = || self.object.status.as_ref().and_then(|status| status.last_handled_redeploy.as_ref());
+        self.known.redeploy.as_ref().or_else(stored)
+    }
+
+    /// The value of that annotation.
+    #[must_use]
+    pub fn redeploy_wish(&self) -> Option<&String> {
+        self.object.metadata.annotations.as_ref().and_then(|all| all.get(REDEPLOY_ANNOTATION))
     }
 }

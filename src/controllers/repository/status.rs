@@ -4,6 +4,7 @@ use super::memory::Task;
 use super::seen::{HookWish, Seen, Way};
 use crate::api::{ConditionType, DeploymentResult, ForkStatus, ProjectRepositoryStatus, Reason, WebhookStatus};
 use crate::controllers::object::requested_look;
+use crate::controllers::shared::is_of_all;
 use crate::controllers::standing::{State, Truth, condition};
 use crate::git::Head;
 use jiff::Timestamp;
@@ -82,9 +83,8 @@ fn webhook(seen: &Seen, stored: &ProjectRepositoryStatus) -> Option<WebhookStatu
 /// The same with `Ready` and its like as they are stored: for a write in the middle of a reconcile.
 #[must_use]
 pub fn with_conditions(seen: &Seen, mut status: ProjectRepositoryStatus) -> ProjectRepositoryStatus {
-    let of_all = ConditionType::STANDING.map(ConditionType::as_str);
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    status.conditions.extend(stored.iter().filter(|stored| of_all.contains(&stored.type_.as_str())).cloned());
+    status.conditions.extend(stored.iter().filter(|stored| is_of_all(stored)).cloned());
     status
 }
 

@@ -3,14 +3,14 @@
 //! Each step is one effect on GitHub or on Kubernetes, so that a stop can fall between any two. A Secret is created by
 //! POST, which never overwrites, and changed only with the uid of the one that was found to be ours.
 
-use super::gather::Found;
+use super::TokenKind;
 use super::plan::{Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
-use super::seen::{SecretSeen, Stage};
+use super::seen::{SecretSeen, Seen, Stage};
 use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason, WORK_FINALIZER};
-use crate::controllers::context::Context;
 use crate::controllers::object::set_finalizer;
+use crate::controllers::reconcile::{Done, Failure};
 use crate::controllers::reference::Access;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, Minted, Repositories, Revocation, Token};
@@ -19,93 +19,82 @@ use crate::runtime::lenient::Lenient;
 use crate::runtime::metrics::TokenEvent;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::events::EventType;
-use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 
 /// For how long after a mint GitHub's word that a token is unknown is not taken for its death.
 const GETS_KNOWN: SignedDuration = SignedDuration::from_mins(1);
 
-/// A step that did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// GitHub did not do it. Not tried again before its time.
-    #[error("{}", .0.message)]
-    GitHub(Standing, Again),
-    /// Kubernetes did not do it.
-    #[error(transparent)]
-    Kubernetes(#[from] kube::Error),
-}
-
 /// Carries it out. Gives back the object where the step changed it.
 ///
 /// # Errors
 /// Why it did not work, and when to try again.
-pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Option<InstallationToken>, Failure> {
-    let object = &found.gathered.token;
+pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<InstallationToken>, Failure> {
+    let object = &seen.token;
     match step {
         Step::AddFinalizer => {
-            return set_finalizer(&context.client, &**object, REVOKE_FINALIZER, true)
-                .await
-                .map(Some)
-                .map_err(Into::into);
+            return Ok(Done::Again(Some(set_finalizer(&kind.shared.client, &**object, REVOKE_FINALIZER, true).await?)));
         }
-        Step::RemoveFinalizer => match let_go(context, object).await {
-            // Gone already: the Secret's end was announced before the object's, and the cache still had it.
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            other => other?,
-        },
-        Step::Mint { scope, pinned } => mint(context, found, &scope, &pinned).await?,
-        Step::Verify => verify(context, found).await?,
-        Step::Publish => publish(context, found).await?,
+        Step::RemoveFinalizer => {
+            match let_go(kind, object).await {
+                // Gone already: the Secret's end was announced before the object's, and the cache still had it.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                other => other?,
+            }
+            kind.memory.forget(uid(object));
+            return Ok(Done::Finished);
+        }
+        Step::Mint { scope, pinned } => mint(kind, seen, &scope, &pinned).await?,
+        Step::Verify => verify(kind, seen).await?,
+        Step::Publish => publish(kind, seen).await?,
         Step::Repair => {
-            let minted = context.memory.content(uid(object)).filter(|minted| {
-                found
+            let minted = kind.memory.content(uid(object)).filter(|minted| {
+                seen.tools
                     .secret
                     .as_ref()
                     .and_then(secret::token)
                     .is_some_and(|token| token.fingerprint() == minted.token.fingerprint())
             });
-            if let Some(content) = minted.or_else(|| found.secret.as_ref().and_then(secret::content)) {
-                write(context, found, &content).await?;
+            if let Some(content) = minted.or_else(|| seen.tools.secret.as_ref().and_then(secret::content)) {
+                write(kind, seen, &content).await?;
             }
         }
         Step::RevokeHeld => {
-            if let Some(content) = context.memory.content(uid(object)) {
+            if let Some(content) = kind.memory.content(uid(object)) {
                 let doing = "revoking a token that is not wanted any more";
-                revoke(context, found, &content.token, Some(content.minted_at), doing).await?;
+                revoke(kind, seen, &content.token, Some(content.minted_at), doing).await?;
             }
         }
         Step::RevokePublished => {
-            if let Some(token) = found.secret.as_ref().and_then(secret::token) {
-                revoke(context, found, &token, None, "revoking the published token").await?;
+            if let Some(token) = seen.tools.secret.as_ref().and_then(secret::token) {
+                revoke(kind, seen, &token, None, "revoking the published token").await?;
             }
         }
         Step::DeleteSecret => {
-            if let Some(secret) = &found.secret {
-                tell_of_what_lives_on(context, found, secret).await;
-                remove(&secrets(context, object), secret).await?;
+            if let Some(secret) = &seen.tools.secret {
+                tell_of_what_lives_on(kind, seen, secret).await;
+                remove(&secrets(kind, object), secret).await?;
             }
         }
-        Step::DeleteFormer(name) => delete_former(context, found, &name).await?,
+        Step::DeleteFormer(name) => delete_former(kind, seen, &name).await?,
     }
-    Ok(None)
+    Ok(Done::Again(None))
 }
 
-async fn mint(context: &Context, found: &Found, scope: &Scope, pinned: &[i64]) -> Result<(), Failure> {
-    let object = &found.gathered.token;
-    let Access::Granted { installation, account, grant, .. } = &found.gathered.access else { return Ok(()) };
+async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[i64]) -> Result<(), Failure> {
+    let object = &seen.token;
+    let Access::Granted { installation, account, grant, .. } = &seen.access else { return Ok(()) };
     let doing = format!("minting a token for {}", scope.describe());
     let request = github::Scope { repositories: request(scope, pinned), permissions: scope.permissions.clone() };
-    let minted_at = context.clock.now();
-    spend(context, object, minted_at)?;
-    let minted = client(found)?
+    let minted_at = kind.shared.now();
+    spend(kind, object, minted_at)?;
+    let minted = client(seen)?
         .mint(u64::try_from(*installation).unwrap_or_default(), &request)
         .await
-        .inspect_err(|_| context.metrics.token(TokenEvent::Failed))
+        .inspect_err(|_| kind.shared.metrics.token(TokenEvent::Failed))
         .map_err(|error| mint_failure(&error, &doing, account, object))?;
-    context.metrics.token(TokenEvent::Minted);
+    kind.shared.metrics.token(TokenEvent::Minted);
 
     let fitness = fitness(scope, pinned, &minted).and_then(|reached| {
         let reach = reached.as_deref().map_or(Reach::All, Reach::Only);
@@ -125,15 +114,15 @@ async fn mint(context: &Context, found: &Found, scope: &Scope, pinned: &[i64]) -
         expires_at: minted.expires_at,
         minted_at,
     };
-    context.memory.minted(uid(object), content, stage);
+    kind.memory.minted(uid(object), content, stage);
     // The plan revokes it next; the failure to be remembered is why it was unfit.
-    unfit.map_or(Ok(()), |standing| Err(Failure::GitHub(standing, Again::Person)))
+    unfit.map_or(Ok(()), |standing| Err(Failure::Remote(standing, Again::Person)))
 }
 
 /// The finalizer of a workspace that does not need it any more goes first: without ours, nobody would look after it.
-async fn let_go(context: &Context, token: &InstallationToken) -> Result<(), kube::Error> {
-    let token = set_finalizer(&context.client, token, WORK_FINALIZER, false).await?;
-    set_finalizer(&context.client, &token, REVOKE_FINALIZER, false).await.map(drop)
+async fn let_go(kind: &TokenKind, token: &InstallationToken) -> Result<(), kube::Error> {
+    let token = set_finalizer(&kind.shared.client, token, WORK_FINALIZER, false).await?;
+    set_finalizer(&kind.shared.client, &token, REVOKE_FINALIZER, false).await.map(drop)
 }
 
 /// The refusal without names that the spec does not say: who asks for an id learns nothing about what it stands for.
@@ -159,14 +148,14 @@ fn discreet(refusal: Refusal, grant: &Grant, reached: Option<&[Known]>, scope: &
 }
 
 /// Takes a call out of what the object and its namespace may make.
-fn spend(context: &Context, object: &InstallationToken, now: Timestamp) -> Result<(), Failure> {
+fn spend(kind: &TokenKind, object: &InstallationToken, now: Timestamp) -> Result<(), Failure> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    context.memory.spend(uid(object), namespace, now).map_err(|until| {
+    kind.memory.spend(uid(object), namespace, now).map_err(|until| {
         let message = format!(
             "tokens for this object, or for namespace {namespace}, are asked for too often, and GitHub's limits are everybody's: \
              see what changes or deletes the InstallationTokens or their Secrets all the time. It goes on by itself"
         );
-        Failure::GitHub(Standing::reconciling(Reason::RateLimited, message), Again::At(until))
+        Failure::Remote(Standing::reconciling(Reason::RateLimited, message), Again::At(until))
     })
 }
 
@@ -253,51 +242,51 @@ fn mint_failure(error: &github::Error, doing: &str, account: &str, object: &Inst
         ),
         other => github_failure(other, doing),
     };
-    Failure::GitHub(standing, again)
+    Failure::Remote(standing, again)
 }
 
-async fn verify(context: &Context, found: &Found) -> Result<(), Failure> {
-    let object = &found.gathered.token;
-    let Some(content) = context.memory.content(uid(object)) else { return Ok(()) };
-    match client(found)?.verify(&content.token).await {
+async fn verify(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
+    let object = &seen.token;
+    let Some(content) = kind.memory.content(uid(object)) else { return Ok(()) };
+    match client(seen)?.verify(&content.token).await {
         Ok(()) => {
-            context.metrics.token(TokenEvent::Verified);
-            context.memory.moved(uid(object), Stage::Verified);
+            kind.shared.metrics.token(TokenEvent::Verified);
+            kind.memory.moved(uid(object), Stage::Verified);
             Ok(())
         }
         Err(error) => {
             if let (github::Error::TokenRefused { .. } | github::Error::NotFound { .. }, Some(held)) =
-                (&error, &found.gathered.held)
+                (&error, &seen.held)
                 && let Stage::Minted { refusals } = held.stage
             {
-                context.memory.moved(uid(object), Stage::Minted { refusals: refusals + 1 });
+                kind.memory.moved(uid(object), Stage::Minted { refusals: refusals + 1 });
                 let standing = Standing::reconciling(
                     Reason::TokenRefused,
                     format!("{error}. A fresh token can be refused for some seconds; it is tried again by itself"),
                 );
-                return Err(Failure::GitHub(standing, Again::Backoff));
+                return Err(Failure::Remote(standing, Again::Backoff));
             }
             let (standing, again) = github_failure(&error, "trying a fresh token out");
-            Err(Failure::GitHub(standing, again))
+            Err(Failure::Remote(standing, again))
         }
     }
 }
 
-async fn publish(context: &Context, found: &Found) -> Result<(), Failure> {
-    let object = &found.gathered.token;
-    let Some(content) = context.memory.content(uid(object)) else { return Ok(()) };
-    write(context, found, &content).await?;
-    context.memory.moved(uid(object), Stage::Published);
+async fn publish(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
+    let object = &seen.token;
+    let Some(content) = kind.memory.content(uid(object)) else { return Ok(()) };
+    write(kind, seen, &content).await?;
+    kind.memory.moved(uid(object), Stage::Published);
     Ok(())
 }
 
 /// Writes the Secret: created where there is none, changed where it is ours, made anew where its type, which cannot be
 /// changed, is another.
-async fn write(context: &Context, found: &Found, content: &Content) -> Result<(), kube::Error> {
-    let object = &found.gathered.token;
-    let secrets = secrets(context, object);
-    let wanted = secret::build(object, content, found.ca_bundle.as_deref());
-    match &found.secret {
+async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<(), kube::Error> {
+    let object = &seen.token;
+    let secrets = secrets(kind, object);
+    let wanted = secret::build(object, content, seen.tools.ca_bundle.as_deref());
+    match &seen.tools.secret {
         Some(existing) if existing.type_ == wanted.type_ => {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
             let change = Patch::Merge(secret::change(existing, &wanted));
@@ -317,39 +306,38 @@ async fn write(context: &Context, found: &Found, content: &Content) -> Result<()
 /// `minted_at`: when the token was minted, if it was a moment ago. GitHub may then say that it does not know it, because
 /// not all of GitHub does yet.
 async fn revoke(
-    context: &Context,
-    found: &Found,
+    kind: &TokenKind,
+    seen: &Seen,
     token: &Token,
     minted_at: Option<Timestamp>,
     doing: &str,
 ) -> Result<(), Failure> {
-    let object = &found.gathered.token;
-    let Some(github) = &found.github else {
-        if found.app.is_some() {
+    let object = &seen.token;
+    let Some(github) = &seen.tools.github else {
+        if seen.tools.app.is_some() {
             let message =
                 format!("{doing} waits until the GitHubApp's credentials can be used, or until the token expires");
-            return Err(Failure::GitHub(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff));
+            return Err(Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff));
         }
         // Without the App there is no telling where to revoke it.
         let note = "its token was not revoked, for the GitHubApp is gone; it expires within the hour";
-        let regarding = object.object_ref(&());
-        context.events.transition(&regarding, EventType::Warning, Reason::NotRevoked.as_str(), note).await;
-        context.memory.revoked(uid(object), token);
+        kind.shared.warn(&**object, Reason::NotRevoked, note).await;
+        kind.memory.revoked(uid(object), token);
         return Ok(());
     };
     match github.revoke(token).await {
         Ok(Revocation::AlreadyDead)
             if minted_at
                 .and_then(|at| at.checked_add(GETS_KNOWN).ok())
-                .is_some_and(|known| known > context.clock.now()) =>
+                .is_some_and(|known| known > kind.shared.now()) =>
         {
             let message = format!("{doing}: GitHub does not know the fresh token yet; it is tried again by itself");
-            Err(Failure::GitHub(Standing::reconciling(Reason::TokenRefused, message), Again::Backoff))
+            Err(Failure::Remote(Standing::reconciling(Reason::TokenRefused, message), Again::Backoff))
         }
         // A token that cannot even be sent was never one.
         Ok(_) | Err(github::Error::Unsent { .. }) => {
-            context.metrics.token(TokenEvent::Revoked);
-            context.memory.revoked(uid(object), token);
+            kind.shared.metrics.token(TokenEvent::Revoked);
+            kind.memory.revoked(uid(object), token);
             Ok(())
         }
         Err(error) => {
@@ -357,40 +345,39 @@ async fn revoke(
             standing.message.push_str("; at the latest when the token expires, this goes on without");
             // Nobody has to act: time will do it.
             let again = if matches!(again, Again::Person) { Again::Backoff } else { again };
-            Err(Failure::GitHub(standing, again))
+            Err(Failure::Remote(standing, again))
         }
     }
 }
 
-async fn delete_former(context: &Context, found: &Found, name: &str) -> Result<(), Failure> {
-    let object = &found.gathered.token;
-    let secrets = secrets(context, object);
+async fn delete_former(kind: &TokenKind, seen: &Seen, name: &str) -> Result<(), Failure> {
+    let object = &seen.token;
+    let secrets = secrets(kind, object);
     let Some(secret) = secrets.get_opt(name).await?.map(Lenient::read).transpose()? else { return Ok(()) };
     if !secret::is_ours(&secret.metadata, object) {
         return Ok(());
     }
-    let published = found.secret.as_ref().and_then(secret::token).map(|token| token.fingerprint());
-    let is_alive = secret::content(&secret).is_none_or(|content| content.expires_at > context.clock.now());
+    let published = seen.tools.secret.as_ref().and_then(secret::token).map(|token| token.fingerprint());
+    let is_alive = secret::content(&secret).is_none_or(|content| content.expires_at > kind.shared.now());
     if let Some(token) = secret::token(&secret)
         && Some(token.fingerprint()) != published
         && is_alive
     {
-        spend(context, object, context.clock.now())?;
-        revoke(context, found, &token, None, "revoking the token in a Secret of a former name").await?;
+        spend(kind, object, kind.shared.now())?;
+        revoke(kind, seen, &token, None, "revoking the token in a Secret of a former name").await?;
     }
     remove(&secrets, &secret).await?;
     Ok(())
 }
 
 /// The Secret of an object that waited as long as a token can live goes with one that could not be revoked.
-async fn tell_of_what_lives_on(context: &Context, found: &Found, secret: &Secret) {
-    let object = &found.gathered.token;
+async fn tell_of_what_lives_on(kind: &TokenKind, seen: &Seen, secret: &Secret) {
+    let object = &seen.token;
     let print = secret::token(secret).map(|token| token.fingerprint());
-    let lives = secret::content(secret).is_none_or(|content| content.expires_at > context.clock.now());
-    if print.is_some() && print != found.gathered.revoked && lives {
+    let lives = secret::content(secret).is_none_or(|content| content.expires_at > kind.shared.now());
+    if print.is_some() && print != seen.revoked && lives {
         let note = "its token could not be revoked for two hours, longer than tokens live, and is given up";
-        let regarding = object.object_ref(&());
-        context.events.transition(&regarding, EventType::Warning, Reason::NotRevoked.as_str(), note).await;
+        kind.shared.warn(&**object, Reason::NotRevoked, note).await;
     }
 }
 
@@ -404,21 +391,21 @@ async fn remove(secrets: &Api<Lenient<Secret>>, secret: &Secret) -> Result<(), k
     }
 }
 
-fn client(found: &Found) -> Result<&Arc<github::GitHub>, Failure> {
-    found.github.as_ref().ok_or_else(|| {
-        let object = &found.gathered.token;
+fn client(seen: &Seen) -> Result<&Arc<github::GitHub>, Failure> {
+    seen.tools.github.as_ref().ok_or_else(|| {
+        let object = &seen.token;
         let standing = Standing::reconciling(
             Reason::WaitingForReference,
             "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can",
         );
-        let is_good = matches!(&found.gathered.secret, SecretSeen::Ours(published) if published.is_intact());
+        let is_good = matches!(&seen.secret, SecretSeen::Ours(published) if published.is_intact());
         let standing = if is_good { standing.while_still_good(&good_words(object)) } else { standing };
-        Failure::GitHub(standing, Again::Backoff)
+        Failure::Remote(standing, Again::Backoff)
     })
 }
 
-fn secrets(context: &Context, object: &InstallationToken) -> Api<Lenient<Secret>> {
-    Api::namespaced(context.client.clone(), object.metadata.namespace.as_deref().unwrap_or_default())
+fn secrets(kind: &TokenKind, object: &InstallationToken) -> Api<Lenient<Secret>> {
+    Api::namespaced(kind.shared.client.clone(), object.metadata.namespace.as_deref().unwrap_or_default())
 }
 
 fn uid(object: &InstallationToken) -> &str {

@@ -8,6 +8,7 @@ use super::plan::Call;
 use super::scope::Scope;
 use super::secret::Content;
 use super::seen::{Failed, Failures, Held, Stage};
+use crate::controllers::reference::Terms;
 use crate::github::Token;
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
@@ -39,19 +40,19 @@ impl Entry {
 }
 
 /// What a failure is about. When it is another, the call is tried again at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FailedFor {
     /// The generation of the spec.
     pub generation: Option<i64>,
     /// The value of the annotation that asks for a look.
     pub request: Option<String>,
     /// What the installation was known to be, what it may do, and what is granted of it.
-    pub access: String,
+    pub access: Option<Terms>,
 }
 
 /// What is remembered for all objects, by uid.
 #[derive(Default)]
-pub struct Memory {
+pub struct TokenMemory {
     entries: Mutex<HashMap<String, Entry>>,
     allowances: Mutex<HashMap<String, Allowance>>,
 }
@@ -61,7 +62,7 @@ const OBJECT: Rate = Rate { burst: 10.0, every: SignedDuration::from_secs(10) };
 /// The objects of a namespace together; 1,200 an hour, of the 5,000 that an App may.
 const NAMESPACE: Rate = Rate { burst: 200.0, every: SignedDuration::from_secs(3) };
 
-impl Memory {
+impl TokenMemory {
     /// A minted token begins its way. What is over, of objects that went without a word among others, is dropped.
     pub fn minted(&self, uid: &str, content: Content, stage: Stage) {
         let mut entries = self.lock();
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn an_object_and_a_namespace_have_their_allowances() {
-        let memory = Memory::default();
+        let memory = TokenMemory::default();
         let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
         for _ in 0..10 {
             memory.spend("a", "team", at(0)).unwrap();

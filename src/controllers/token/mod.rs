@@ -1,4 +1,4 @@
-//! `InstallationToken`: gather → plan → apply, one step at a time, then status.
+//! `InstallationToken`: a token is minted, tried out, published into a Secret, renewed, and revoked at its end.
 
 mod apply;
 mod gather;
@@ -8,155 +8,173 @@ mod scope;
 mod secret;
 mod seen;
 
-pub use memory::Memory;
-pub use seen::{Gathered, SecretSeen};
+pub use memory::TokenMemory;
+pub use seen::{SecretSeen, Seen};
 
-use super::context::{Context, Settled};
+use super::dependents::woken_by_access;
 use super::object::requested_look;
-use super::standing::{Again, Standing, State, kubernetes_refusal};
-use crate::api::{InstallationToken, InstallationTokenStatus, Reason};
-use crate::runtime::metrics::Outcome;
-use apply::{Failure, apply};
-use gather::{Found, gather};
+use super::reconcile::{Done, Failure, Kind, Plan};
+use super::shared::Shared;
+use super::standing::{Again, Standing, State, matters_to_app, whole_second};
+use super::watches::{Select, Turn, Watches};
+use crate::api::{InstallationToken, InstallationTokenStatus, Workspace};
+use crate::features::Feature;
+use crate::runtime::due::Due;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use plan::{Call, Plan, Step, plan};
+use kube::{CustomResourceExt, ResourceExt};
+use plan::{Call, Step};
 use seen::{Failed, Stage};
 use std::sync::Arc;
 
-/// More steps than any way has: a plan that never settles is a bug, and must not become a loop.
-const MOST_STEPS: usize = 12;
+/// The controller of `InstallationToken`s.
+pub struct TokenKind {
+    shared: Arc<Shared>,
+    lane: Due<InstallationToken>,
+    memory: Arc<TokenMemory>,
+}
 
-/// One reconcile.
-///
-/// # Errors
-/// What Kubernetes refused.
-pub async fn reconcile(token: Arc<InstallationToken>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
-    let context = &*context;
-    let mut token = token;
-    let reference = ObjectRef::from_obj(&*token);
-    let uid = token.uid().unwrap_or_default();
-    for _ in 0..MOST_STEPS {
-        let found = match gather(context, &token).await {
-            Ok(found) => found,
-            Err(error) => return refused(context, &token, error).await,
+impl TokenKind {
+    /// With an empty memory.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, lane: Due<InstallationToken>) -> Self {
+        Self { shared: Arc::clone(shared), lane, memory: Arc::default() }
+    }
+
+    /// The tokens that this process minted.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<TokenMemory> {
+        &self.memory
+    }
+
+    /// When a failed call is tried again. What only a person can mend is tried again soon for some times, for a single odd
+    /// answer is not to cost half an hour; and while a published token is running out, never later than a third of what is
+    /// left of it.
+    fn again_at(&self, seen: &Seen, again: Again) -> Timestamp {
+        const SOON: u32 = 3;
+        let reference = ObjectRef::from_obj(&*seen.token);
+        let at = match again {
+            Again::Person => {
+                let retry = self.lane.retry(&reference);
+                if retry.attempt <= SOON { retry.at } else { self.shared.resolve(&self.lane, &reference, again) }
+            }
+            other => self.shared.resolve(&self.lane, &reference, other),
         };
-        let step = match plan(&found.gathered, context.clock.now()) {
-            Plan::Settled { standing, again } => {
-                if standing.as_ref().is_some_and(|standing| standing.state == State::Ready) {
-                    adopt(context, &uid, &found);
-                }
-                let settled = Settled { standing, again };
-                return context.conclude(&context.due.tokens, &*token, status(&found), &settled).await;
-            }
-            Plan::Do(step) => step,
-        };
-        tracing::debug!(?step, "step");
-        let is_last = step == Step::RemoveFinalizer;
-        let call = step.call();
-        match apply(context, &found, step).await {
-            Ok(changed) => {
-                if is_last {
-                    context.memory.forget(&uid);
-                    return Ok(Outcome::Ok);
-                }
-                if let Some(call) = call {
-                    context.memory.succeeded(&uid, call);
-                }
-                token = changed.map_or(token, Arc::new);
-            }
-            Err(Failure::GitHub(standing, again)) => {
-                tracing::warn!(reason = %standing.reason, message = standing.message, "a step failed");
-                if matters_to_the_app(&standing) {
-                    look_at_the_app(context, &found);
-                }
-                let until = again_at(context, &found, &reference, again);
-                context.memory.failed(&uid, call.unwrap_or(Call::Asks), Failed { standing, until }, found.about);
-            }
-            Err(Failure::Kubernetes(error)) => return refused(context, &token, error).await,
+        let SecretSeen::Ours(published) = &seen.secret else { return at };
+        let now = self.shared.now();
+        let left = published.expires_at.map(|end| end.duration_since(now)).filter(SignedDuration::is_positive);
+        let soonest = left.map(|left| now + (left / 3).max(SignedDuration::from_secs(5)));
+        match (again, soonest) {
+            // Not before GitHub allows it.
+            (Again::At(_), _) | (_, None) => at,
+            (_, Some(soonest)) => at.min(soonest),
         }
     }
-    let standing = Standing::reconciling(Reason::ApiFailed, "the steps to a good token do not come to an end");
-    let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
-    let found = gather(context, &token).await?;
-    context.conclude(&context.due.tokens, &*token, status(&found), &settled).await
 }
 
-/// A failure of one token that may be everybody's: the App is looked at, and while it does not work no token calls.
-fn matters_to_the_app(standing: &Standing) -> bool {
-    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended]
-        .contains(&standing.reason)
+fn uid(token: &InstallationToken) -> &str {
+    token.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn look_at_the_app(context: &Context, found: &Found) {
-    if let Some(app) = &found.app {
-        context.connections.request_look(app, context.clock.now());
-        context.due.apps.look_now(&ObjectRef::new(app));
+impl Kind for TokenKind {
+    type Object = InstallationToken;
+    type Seen = Seen;
+    type Step = Step;
+    type Task = Call;
+
+    const FEATURE: Feature = Feature::Tokens;
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(InstallationToken::crd);
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
-}
 
-/// When a failed call is tried again. What only a person can mend is tried again soon for some times, for a single odd
-/// answer is not to cost half an hour; and while a published token is running out, never later than a third of what is
-/// left of it.
-fn again_at(context: &Context, found: &Found, reference: &ObjectRef<InstallationToken>, again: Again) -> Timestamp {
-    const SOON: u32 = 3;
-    let now = context.clock.now();
-    let at = match again {
-        Again::Person => {
-            let retry = context.due.tokens.retry(reference);
-            if retry.attempt <= SOON {
-                retry.at
-            } else {
-                context.resolve(&context.due.tokens, reference, Again::Person)
+    fn lane(&self) -> &Due<InstallationToken> {
+        &self.lane
+    }
+
+    fn watches(self: &Arc<Self>, watches: &mut Watches<'_, InstallationToken>) {
+        woken_by_access(watches, |token: &InstallationToken, name| token.spec.installation_ref.name == name);
+        watches.woken_by_our_secrets(|_, secret, _| {
+            let namespace = secret.namespace().unwrap_or_default();
+            let owners = secret.owner_references().iter().filter(|owner| owner.kind == "InstallationToken");
+            owners.map(|owner| ObjectRef::new(&owner.name).within(&namespace)).collect()
+        });
+        // The token of a workspace may wait for the workspace's end.
+        watches.woken_by(Select::All, |shared, workspace: &Workspace, turn| {
+            if turn == Turn::Changed {
+                return Vec::new();
             }
+            let (namespace, uid) = (workspace.namespace(), workspace.uid());
+            let is_its = |token: &&Arc<InstallationToken>| {
+                token.namespace() == namespace
+                    && token.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+            };
+            let tokens = shared.caches.all::<InstallationToken>();
+            tokens.iter().filter(is_its).map(|token| ObjectRef::from_obj(&**token)).collect()
+        });
+    }
+
+    async fn gather(&self, token: &Arc<InstallationToken>) -> Result<Seen, kube::Error> {
+        gather::gather(self, token).await
+    }
+
+    fn plan(seen: &Seen, now: Timestamp) -> Plan<Step> {
+        plan::plan(seen, now)
+    }
+
+    fn task(step: &Step) -> Option<Call> {
+        step.call()
+    }
+
+    async fn apply(&self, seen: &Seen, step: Step) -> Result<Done<InstallationToken>, Failure> {
+        apply::apply(self, seen, step).await
+    }
+
+    fn succeeded(&self, seen: &Seen, call: Call) {
+        self.memory.succeeded(uid(&seen.token), call);
+    }
+
+    fn failed(&self, seen: &Seen, call: Option<Call>, standing: Standing, again: Again) {
+        // While the App does not work, no token calls.
+        if matters_to_app(&standing)
+            && let Some(app) = &seen.tools.app
+        {
+            self.shared.look_at_app(app);
         }
-        other => context.resolve(&context.due.tokens, reference, other),
-    };
-    let SecretSeen::Ours(published) = &found.gathered.secret else { return at };
-    let left = published.expires_at.map(|end| end.duration_since(now)).filter(SignedDuration::is_positive);
-    let soonest = left.map(|left| now + (left / 3).max(SignedDuration::from_secs(5)));
-    match (again, soonest) {
-        // Not before GitHub allows it.
-        (Again::At(_), _) | (_, None) => at,
-        (_, Some(soonest)) => at.min(soonest),
+        let until = self.again_at(seen, again);
+        let failed = Failed { standing, until };
+        self.memory.failed(uid(&seen.token), call.unwrap_or(Call::Asks), failed, seen.about.clone());
     }
-}
 
-/// Says in status what Kubernetes refused for good; what passes is only tried again.
-async fn refused(context: &Context, token: &InstallationToken, error: kube::Error) -> Result<Outcome, kube::Error> {
-    let Some(standing) = kubernetes_refusal(&error, &token.namespace().unwrap_or_default()) else { return Err(error) };
-    let settled = Settled { standing: Some(standing), again: Some(Again::Backoff) };
-    let status = token.status.clone().unwrap_or_default();
-    context.conclude(&context.due.tokens, token, status, &settled).await
-}
-
-/// Remembers the good token in the Secret, should another process have minted it, so that it can be revoked when the Secret
-/// goes first.
-fn adopt(context: &Context, uid: &str, found: &Found) {
-    if found.gathered.held.is_none()
-        && let Some(content) = found.secret.as_ref().and_then(secret::content)
-    {
-        context.memory.minted(uid, content, Stage::Published);
+    /// Remembers the good token in the Secret, should another process have minted it, so that it can be revoked when the
+    /// Secret goes first.
+    fn settled(&self, seen: &Seen, standing: Option<&Standing>) {
+        if standing.is_some_and(|standing| standing.state == State::Ready)
+            && seen.held.is_none()
+            && let Some(content) = seen.tools.secret.as_ref().and_then(secret::content)
+        {
+            self.memory.minted(uid(&seen.token), content, Stage::Published);
+        }
     }
-}
 
-/// What is known of the published token, read from the Secret and not from what was planned.
-fn status(found: &Found) -> InstallationTokenStatus {
-    let token = &found.gathered.token;
-    let last_handled_reconcile = requested_look(&**token).cloned();
-    let SecretSeen::Ours(published) = &found.gathered.secret else {
-        return InstallationTokenStatus { last_handled_reconcile, ..InstallationTokenStatus::default() };
-    };
-    InstallationTokenStatus {
-        expiration_time: published.expires_at.map(Time),
-        mint_time: published.minted_at.map(super::standing::whole_second).map(Time),
-        repository_ids: published.repository_ids.clone(),
-        permissions: published.scope.as_ref().map(|scope| scope.permissions.clone()).unwrap_or_default(),
-        secret_name: Some(token.spec.secret.name.clone()),
-        fingerprint: published.fingerprint.clone(),
-        last_handled_reconcile,
-        ..InstallationTokenStatus::default()
+    /// What is known of the published token, read from the Secret and not from what was planned.
+    fn status(&self, seen: &Seen, _: Option<&Standing>) -> InstallationTokenStatus {
+        let last_handled_reconcile = requested_look(&*seen.token).cloned();
+        let SecretSeen::Ours(published) = &seen.secret else {
+            return InstallationTokenStatus { last_handled_reconcile, ..InstallationTokenStatus::default() };
+        };
+        InstallationTokenStatus {
+            expiration_time: published.expires_at.map(Time),
+            mint_time: published.minted_at.map(whole_second).map(Time),
+            repository_ids: published.repository_ids.clone(),
+            permissions: published.scope.as_ref().map(|scope| scope.permissions.clone()).unwrap_or_default(),
+            secret_name: Some(seen.token.spec.secret.name.clone()),
+            fingerprint: published.fingerprint.clone(),
+            last_handled_reconcile,
+            ..InstallationTokenStatus::default()
+        }
     }
 }

@@ -6,11 +6,12 @@
 //! where it ends.
 
 use super::scope::{Repositories, Scope};
-use super::seen::{Gathered, Published, SecretSeen, Stage};
+use super::seen::{Published, SecretSeen, Seen, Stage};
 use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, Reconciled, WORK_FINALIZER};
-use crate::controllers::context::PERSON_RECHECK;
 use crate::controllers::object::has_finalizer;
+use crate::controllers::reconcile;
 use crate::controllers::reference::Access;
+use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::standing::{Again, Standing};
 use crate::grant::{Grant, Reach, Refusal, excess};
 use jiff::{SignedDuration, Timestamp};
@@ -47,19 +48,8 @@ pub enum Step {
     RemoveFinalizer,
 }
 
-/// What comes of planning.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
-    /// Do this, then gather and plan again.
-    Do(Step),
-    /// Nothing to do before `again`.
-    Settled {
-        /// How the object stands. `None`: nothing can be said, status stays.
-        standing: Option<Standing>,
-        /// When to look again. `None`: when something changes.
-        again: Option<Again>,
-    },
-}
+/// What to do.
+pub type Plan = reconcile::Plan<Step>;
 
 /// How often a fresh token may be refused before it is given up: with the due queue's pauses about two minutes.
 pub const REFUSALS_UNTIL_GIVEN_UP: u32 = 6;
@@ -69,7 +59,7 @@ const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(2);
 
 /// The next step.
 #[must_use]
-pub fn plan(seen: &Gathered, now: Timestamp) -> Plan {
+pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let plan = next(seen, now);
     let Plan::Do(step) = &plan else { return plan };
     let failed = match step.call() {
@@ -105,7 +95,7 @@ impl Step {
     }
 }
 
-fn next(seen: &Gathered, now: Timestamp) -> Plan {
+fn next(seen: &Seen, now: Timestamp) -> Plan {
     if seen.token.metadata.deletion_timestamp.is_some() {
         return plan_removal(seen, now);
     }
@@ -162,7 +152,7 @@ fn next(seen: &Gathered, now: Timestamp) -> Plan {
 }
 
 /// The way to a good token in the Secret.
-fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
+fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
     let name = &seen.token.spec.secret.name;
     if let SecretSeen::Foreign = seen.secret {
         if let Some(held) = seen.held.as_ref().filter(|held| held.expires_at > now)
@@ -239,7 +229,7 @@ fn plan_token(seen: &Gathered, wanted: &Scope, now: Timestamp) -> Plan {
 }
 
 /// The published token is what is wanted and lives long enough.
-fn is_good(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
+fn is_good(seen: &Seen, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
     published.is_intact()
         && !is_doubted(seen, published)
         && published.scope.as_ref() == Some(wanted)
@@ -252,7 +242,7 @@ fn is_good(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestam
 
 /// A published token that reaches what is no longer wanted dies before its successor is published: otherwise a stop
 /// between the two would leave it alive and nobody would know it any more.
-fn must_die_first(seen: &Gathered, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
+fn must_die_first(seen: &Seen, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
     published.is_intact()
         && (published.scope.as_ref() != Some(wanted) || is_doubted(seen, published))
         && published.fingerprint != seen.revoked
@@ -260,7 +250,7 @@ fn must_die_first(seen: &Gathered, published: &Published, wanted: &Scope, now: T
 }
 
 /// The token is from before the installation was seen not to work: it may be dead.
-fn is_doubted(seen: &Gathered, published: &Published) -> bool {
+fn is_doubted(seen: &Seen, published: &Published) -> bool {
     let conditions: &[Condition] = seen.token.status().map_or(&[], InstallationToken::conditions);
     conditions.iter().any(|condition| {
         condition.type_ == "Ready"
@@ -273,14 +263,14 @@ fn is_doubted(seen: &Gathered, published: &Published) -> bool {
 }
 
 /// Takes everything back.
-fn plan_denial(seen: &Gathered, standing: &Standing, now: Timestamp) -> Plan {
+fn plan_denial(seen: &Seen, standing: &Standing, now: Timestamp) -> Plan {
     match take_back(seen, now) {
         Some(step) => Plan::Do(step),
         None => Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) },
     }
 }
 
-fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
+fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     // The second is that of the workspace it is made for.
     if ![REVOKE_FINALIZER, WORK_FINALIZER].iter().any(|name| has_finalizer(&*seen.token, name)) {
         return Plan::Settled { standing: None, again: None };
@@ -296,7 +286,7 @@ fn plan_removal(seen: &Gathered, now: Timestamp) -> Plan {
 }
 
 /// Our Secret is being deleted, and something holds it. Nothing is put into it any more.
-fn plan_while_going(seen: &Gathered, now: Timestamp) -> Plan {
+fn plan_while_going(seen: &Seen, now: Timestamp) -> Plan {
     if let Some(step @ (Step::RevokeHeld | Step::RevokePublished)) = take_back(seen, now) {
         return Plan::Do(step);
     }
@@ -310,7 +300,7 @@ fn plan_while_going(seen: &Gathered, now: Timestamp) -> Plan {
 }
 
 /// The next step towards no live token and no Secret.
-fn take_back(seen: &Gathered, now: Timestamp) -> Option<Step> {
+fn take_back(seen: &Seen, now: Timestamp) -> Option<Step> {
     let published = published(seen);
     // What is noted of the expiry can be edited, and must not hold the object for ever: nothing is minted for one that goes.
     let deleted = seen.token.metadata.deletion_timestamp.as_ref();
@@ -341,7 +331,7 @@ fn take_back(seen: &Gathered, now: Timestamp) -> Option<Step> {
 /// When the published token is renewed: `renewBefore` and up to half as much before its expiry. Which part of that half
 /// follows from the token's fingerprint, so that it needs no memory and does not change at a restart.
 #[must_use]
-pub fn renewal(seen: &Gathered, published: &Published) -> Option<Timestamp> {
+pub fn renewal(seen: &Seen, published: &Published) -> Option<Timestamp> {
     let expires_at = published.expires_at?;
     let asked = parse_duration(&seen.token.spec.renew_before);
     let before = match published.minted_at {
@@ -364,7 +354,7 @@ fn parse_duration(text: &str) -> SignedDuration {
 }
 
 /// Trouble, with what was published in mind: while that is good it is said, and looked at again when it ends to be.
-fn retrying(seen: &Gathered, standing: &Standing, until: Timestamp, now: Timestamp) -> Plan {
+fn retrying(seen: &Seen, standing: &Standing, until: Timestamp, now: Timestamp) -> Plan {
     let good_until = published(seen)
         .filter(|published| published.is_intact() && published.fingerprint != seen.revoked)
         .and_then(|published| published.expires_at)
@@ -383,7 +373,7 @@ pub fn good_words(token: &InstallationToken) -> String {
 }
 
 /// The Secret, if it is ours.
-fn published(seen: &Gathered) -> Option<&Published> {
+fn published(seen: &Seen) -> Option<&Published> {
     match &seen.secret {
         SecretSeen::Ours(published) => Some(published),
         SecretSeen::Absent | SecretSeen::Foreign => None,

@@ -2,11 +2,15 @@
 //!
 //! Invariant: what is here is what was found, with nothing decided yet; the plan is a pure function of it and of `now`.
 
+use super::memory::FailedFor;
 use super::scope::Scope;
 use crate::api::InstallationToken;
 use crate::controllers::reference::Access;
 use crate::controllers::standing::Standing;
+use crate::github::GitHub;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use std::fmt;
 use std::sync::Arc;
 
 /// The Secret of the name in the spec.
@@ -70,9 +74,9 @@ pub enum Stage {
     Published,
 }
 
-/// All that a decision needs.
+/// All of it.
 #[derive(Clone, Debug)]
-pub struct Gathered {
+pub struct Seen {
     /// The object.
     pub token: Arc<InstallationToken>,
     /// We are asked before it goes.
@@ -93,6 +97,30 @@ pub struct Gathered {
     pub revoked: Option<String>,
     /// What failed last, as long as it is not to be tried again.
     pub failed: Failures,
+    /// What a failure of a call would be about.
+    pub about: FailedFor,
+    /// What acting takes, and no decision.
+    pub tools: Tools,
+}
+
+/// What acting takes.
+#[derive(Clone, Default)]
+pub struct Tools {
+    /// The Secret of the name in the spec.
+    pub secret: Option<Secret>,
+    /// The certificates to hand on.
+    pub ca_bundle: Option<String>,
+    /// The client, unless the App's credentials cannot be used at all.
+    pub github: Option<Arc<GitHub>>,
+    /// The name of the `GitHubApp`, if it is there.
+    pub app: Option<String>,
+}
+
+/// There is a Secret in it.
+impl fmt::Debug for Tools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tools").field("app", &self.app).finish_non_exhaustive()
+    }
 }
 
 /// The calls that failed. Those that ask for a token and those that revoke one fail each for itself.

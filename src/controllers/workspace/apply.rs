@@ -1,6 +1,7 @@
 //! Carries out one step. What was made, or said, goes into [`super::memory`], where the next plan finds it.
 
-use super::gather::{Found, api, live};
+use super::WorkspaceKind;
+use super::gather::{api, live};
 use super::keep;
 use super::memory::{Failed, Pull, Task};
 use super::objects;
@@ -8,107 +9,94 @@ use super::plan::{Step, taken};
 use super::pods::Trouble;
 use super::pull;
 use super::remote::{believe, look, resolve};
-use super::seen::{PodSeen, Repository, Way};
+use super::seen::{PodSeen, Repository, Seen, Way};
 use crate::api::{
     FIELD_MANAGER, InstallationToken, RETAINED_LABEL, Reason, WORK_FINALIZER, WORKSPACE_LABEL, Workspace,
 };
-use crate::controllers::context::Context;
 use crate::controllers::object::{requested_look, set_finalizer};
+use crate::controllers::reconcile::{Done, Failure};
 use crate::controllers::standing::{Again, Standing};
 use crate::runtime::lenient::Lenient;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
-use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
 
-/// A step that did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// GitHub, or the remote, did not do it. Not tried again before its time.
-    #[error("{}", .0.message)]
-    Remote(Standing, Again),
-    /// Kubernetes did not do it.
-    #[error(transparent)]
-    Kubernetes(#[from] kube::Error),
-}
-
-impl Failure {
-    /// Something is not there yet.
-    pub(super) fn waiting(message: impl Into<String>) -> Self {
-        Self::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
-    }
-}
-
 /// Carries it out. Gives back the object where the step changed it.
 ///
 /// # Errors
 /// Why it did not work, and when to try again.
-pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Option<Workspace>, Failure> {
-    let seen = &found.seen;
+pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done<Workspace>, Failure> {
     let object = &seen.object;
+    // What is made or deleted comes by its watch; until then the caches show what was.
+    let waits = makes_others(&step) || (step == Step::ReleaseVolume && !seen.is_going());
     match step {
-        Step::AddFinalizer => return Ok(Some(set_finalizer(&context.client, &**object, WORK_FINALIZER, true).await?)),
-        Step::RemoveFinalizer => {
-            return Ok(Some(set_finalizer(&context.client, &**object, WORK_FINALIZER, false).await?));
+        Step::AddFinalizer => {
+            return Ok(Done::Again(Some(set_finalizer(&kind.shared.client, &**object, WORK_FINALIZER, true).await?)));
         }
-        Step::Resolve => resolve(context, found).await?,
+        Step::RemoveFinalizer => {
+            set_finalizer(&kind.shared.client, &**object, WORK_FINALIZER, false).await?;
+            // What is known of it stays until the cache has forgotten it, too: a look that is due already still finds it
+            // there, without its volume, and would take its work for lost.
+            return Ok(Done::Finished);
+        }
+        Step::Resolve => resolve(kind, seen).await?,
         Step::MakeToken => {
-            let Way::Open(repository) = &seen.way else { return Ok(None) };
-            let wanted = token(context, object, repository);
-            create(context, object, &wanted, |it: &InstallationToken| objects::is_ours(it, object)).await?;
+            let Way::Open(repository) = &seen.way else { return Ok(Done::Again(None)) };
+            let wanted = token(kind, object, repository);
+            create(kind, object, &wanted, |it: &InstallationToken| objects::is_ours(it, object)).await?;
         }
         Step::RepairToken => {
-            let Way::Open(repository) = &seen.way else { return Ok(None) };
-            let wanted = token(context, object, repository);
+            let Way::Open(repository) = &seen.way else { return Ok(Done::Again(None)) };
+            let wanted = token(kind, object, repository);
             // The whole of it: what a merge does not name stays.
             let change = json!([{"op": "replace", "path": "/spec", "value": wanted["spec"]}]);
             let change = serde_json::from_value(change).map_err(kube::Error::SerdeError)?;
-            api::<InstallationToken>(context, object)
+            api::<InstallationToken>(kind, object)
                 .patch(&objects::name(object), &PatchParams::default(), &Patch::Json::<()>(change))
                 .await?;
         }
-        Step::DropToken => drop_token(context, object).await?,
-        Step::MakeVolume => make_volume(context, found).await?,
+        Step::DropToken => drop_token(kind, object).await?,
+        Step::MakeVolume => make_volume(kind, seen).await?,
         Step::HoldVolume => {
-            let claim = claim(context, object).await?;
+            let claim = claim(kind, object).await?;
             if let Some(claim) = claim {
-                set_finalizer(&context.client, &claim, WORK_FINALIZER, true).await?;
+                set_finalizer(&kind.shared.client, &claim, WORK_FINALIZER, true).await?;
             }
         }
-        Step::GrowVolume => grow_volume(context, object).await?,
-        Step::ReleaseVolume => release_volume(context, object).await?,
-        Step::KeepVolume(why) => Box::pin(keep::keep_volume(context, found, &why)).await?,
-        Step::GiveUp(why) => give_up(context, found, &why).await,
-        Step::StartPod => Box::pin(start_pod(context, found)).await?,
+        Step::GrowVolume => grow_volume(kind, object).await?,
+        Step::ReleaseVolume => release_volume(kind, object).await?,
+        Step::KeepVolume(why) => Box::pin(keep::keep_volume(kind, seen, &why)).await?,
+        Step::GiveUp(why) => give_up(kind, seen, &why).await,
+        Step::StartPod => Box::pin(start_pod(kind, seen)).await?,
         Step::EndPod => {
-            let PodSeen::Ours(pod) = &seen.pod else { return Ok(None) };
+            let PodSeen::Ours(pod) = &seen.pod else { return Ok(Done::Again(None)) };
             if let Some(trouble) = pod.failed.as_ref().filter(|_| seen.is_wanted()) {
-                pod_failed(context, found, &pod.name, trouble).await;
+                pod_failed(kind, seen, &pod.name, trouble).await;
             }
             // What the remote has by then is another thing than what it had.
-            context.workspaces.update(uid(object), |known| known.remote = None);
-            delete::<Pod>(context, object, &pod.name, Some(pod.uid.clone())).await?;
+            kind.memory.update(uid(object), |known| known.remote = None);
+            delete::<Pod>(kind, object, &pod.name, Some(pod.uid.clone())).await?;
         }
         Step::Save(attempt) => {
             let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
-            let job = objects::job(object, attempt, &seen.branch(), target, &context.settings.workspaces);
-            create(context, object, &job, |it: &Job| objects::is_ours(it, object)).await?;
+            let job = objects::job(object, attempt, &seen.branch(), target, &kind.shared.settings.workspaces);
+            create(kind, object, &job, |it: &Job| objects::is_ours(it, object)).await?;
             let request = requested_look(&**object).cloned();
-            context.workspaces.update(uid(object), |known| known.request = request);
+            kind.memory.update(uid(object), |known| known.request = request);
             // The last two are there for who wants to know; with spec.save.onFailure: Block there is one each half hour.
             if let Some(old) = attempt.checked_sub(2).filter(|old| *old > 0) {
-                delete::<Job>(context, object, &objects::job_name(object, old), None).await?;
+                delete::<Job>(kind, object, &objects::job_name(object, old), None).await?;
             }
         }
         Step::Look => {
-            let remote = look(context, found).await?;
+            let remote = look(kind, seen).await?;
             let request = requested_look(&**object).cloned();
-            context.workspaces.update(uid(object), |known| {
+            kind.memory.update(uid(object), |known| {
                 let before = known.remote.as_ref().and_then(|before| before.listed.branch.as_ref());
                 if known.request != request || before != remote.listed.branch.as_ref() {
                     // It may have been merged or closed: looked for again, which costs a call.
@@ -118,12 +106,41 @@ pub async fn apply(context: &Context, found: &Found, step: Step) -> Result<Optio
                 known.request = request;
             });
         }
-        Step::Believe(evidence) => believe(context, found, &evidence).await?,
-        Step::FindPull => pull::find(context, found).await?,
-        Step::OpenPull => Box::pin(pull::open(context, found)).await?,
-        Step::FinishPull => Box::pin(pull::finish(context, found)).await?,
+        Step::Believe(evidence) => believe(kind, seen, &evidence).await?,
+        Step::FindPull => pull::find(kind, seen).await?,
+        Step::OpenPull => Box::pin(pull::open(kind, seen)).await?,
+        Step::FinishPull => Box::pin(pull::finish(kind, seen)).await?,
     }
-    Ok(None)
+    if waits {
+        let reason = if seen.is_wanted() { Reason::PodStarting } else { Reason::Saving };
+        return Ok(Done::Waits { standing: Standing::reconciling(reason, progress(seen)), again: None });
+    }
+    Ok(Done::Again(None))
+}
+
+/// It makes or deletes an object whose cache has yet to show it.
+fn makes_others(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::MakeToken
+            | Step::RepairToken
+            | Step::DropToken
+            | Step::MakeVolume
+            | Step::HoldVolume
+            | Step::StartPod
+            | Step::EndPod
+            | Step::Save(_)
+    )
+}
+
+fn progress(seen: &Seen) -> &'static str {
+    if seen.is_going() {
+        "it is being deleted; what is on its volume is saved first"
+    } else if seen.is_wanted() {
+        "its token, its volume and its pod are being made"
+    } else {
+        "its pod is being ended"
+    }
 }
 
 /// The object's uid.
@@ -131,22 +148,13 @@ pub fn uid(object: &Workspace) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
 
-#[cfg_attr(not(feature = "sabotage"), expect(unused_variables, reason = "what a test takes out is in it"))]
-fn token(context: &Context, object: &Workspace, repository: &Repository) -> Value {
-    let token = objects::token(object, &repository.installation, repository.id);
-    #[cfg(feature = "sabotage")]
-    if context.sabotage.any_repository {
-        let mut token = token;
-        token["spec"]["repositories"] = json!([]);
-        token["spec"]["repositorySelection"] = json!("All");
-        return token;
-    }
-    token
+fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> Value {
+    kind.shared.guards.token_scope(objects::token(object, &repository.installation, repository.id))
 }
 
 /// Makes an object. Should it be there by now, the cache was behind: the next look finds it. What is not ours, no look finds.
 async fn create<K>(
-    context: &Context,
+    kind: &WorkspaceKind,
     object: &Workspace,
     wanted: &Value,
     is_ours: impl Fn(&K) -> bool,
@@ -160,7 +168,7 @@ where
 {
     let wanted: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let (name, api) = (wanted.name_any(), api::<K>(context, object));
+    let (name, api) = (wanted.name_any(), api::<K>(kind, object));
     match api.create(&params, &Lenient::from(wanted)).await {
         Ok(_) => return Ok(()),
         Err(kube::Error::Api(status)) if status.is_already_exists() => {}
@@ -178,7 +186,7 @@ where
 }
 
 /// Deletes an object, if it is still that one.
-async fn delete<K>(context: &Context, object: &Workspace, name: &str, uid: Option<String>) -> Result<(), Failure>
+async fn delete<K>(kind: &WorkspaceKind, object: &Workspace, name: &str, uid: Option<String>) -> Result<(), Failure>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
 {
@@ -188,33 +196,30 @@ where
         propagation_policy: Some(PropagationPolicy::Background),
         ..DeleteParams::default()
     };
-    match api::<K>(context, object).delete(name, &params).await {
+    match api::<K>(kind, object).delete(name, &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn drop_token(context: &Context, object: &Workspace) -> Result<(), Failure> {
-    let token = live::<InstallationToken>(context, object).await?;
+async fn drop_token(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Failure> {
+    let token = live::<InstallationToken>(kind, object).await?;
     let Some(token) = token.filter(|token| objects::is_ours(token, object)) else { return Ok(()) };
-    set_finalizer(&context.client, &token, WORK_FINALIZER, false).await?;
-    delete::<InstallationToken>(context, object, &token.name_any(), token.uid()).await
+    set_finalizer(&kind.shared.client, &token, WORK_FINALIZER, false).await?;
+    delete::<InstallationToken>(kind, object, &token.name_any(), token.uid()).await
 }
 
-pub async fn claim(context: &Context, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
-    let claim = live::<PersistentVolumeClaim>(context, object).await?;
-    let is_ours = |claim: &PersistentVolumeClaim| objects::is_our_claim(claim, object);
-    #[cfg(feature = "sabotage")]
-    let is_ours = |claim: &PersistentVolumeClaim| context.sabotage.any_owner || is_ours(claim);
-    Ok(claim.filter(is_ours))
+pub async fn claim(kind: &WorkspaceKind, object: &Workspace) -> Result<Option<PersistentVolumeClaim>, Failure> {
+    let claim = live::<PersistentVolumeClaim>(kind, object).await?;
+    Ok(claim.filter(|claim| kind.shared.guards.owner(objects::is_our_claim(claim, object))))
 }
 
-async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
-    let object = &found.seen.object;
+async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
+    let object = &seen.object;
     let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned_time.as_ref()).is_some();
-    let was_parted = found.seen.known.safe.is_some() || found.seen.known.is_parted;
-    create(context, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
+    let was_parted = seen.known.safe.is_some() || seen.known.is_parted;
+    create(kind, object, &objects::claim(object), |it: &PersistentVolumeClaim| objects::is_our_claim(it, object))
         .await?;
     if was_cloned && !was_parted {
         let message = format!(
@@ -222,9 +227,9 @@ async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
              The repository is cloned anew",
             uid(object)
         );
-        tell(context, object, Reason::VolumeLost, &message).await;
+        kind.shared.warn(&**object, Reason::VolumeLost, &message).await;
     }
-    context.workspaces.update(uid(object), |known| {
+    kind.memory.update(uid(object), |known| {
         known.safe = None;
         known.is_parted = false;
         known.ended.clear();
@@ -234,26 +239,26 @@ async fn make_volume(context: &Context, found: &Found) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn grow_volume(context: &Context, object: &Workspace) -> Result<(), Failure> {
+async fn grow_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Failure> {
     let size = &object.spec.storage.size;
-    let Some(claim) = claim(context, object).await? else { return Ok(()) };
+    let Some(claim) = claim(kind, object).await? else { return Ok(()) };
     if objects::asks_for_less(&claim, size) {
         let change = json!({
             "metadata": {"resourceVersion": claim.metadata.resource_version},
             "spec": {"resources": {"requests": {"storage": size}}},
         });
-        api::<PersistentVolumeClaim>(context, object)
+        api::<PersistentVolumeClaim>(kind, object)
             .patch(&objects::name(object), &PatchParams::default(), &Patch::Merge(change))
             .await?;
     }
-    context.workspaces.update(uid(object), |known| known.grown_to = Some(size.clone()));
+    kind.memory.update(uid(object), |known| known.grown_to = Some(size.clone()));
     Ok(())
 }
 
-async fn start_pod(context: &Context, found: &Found) -> Result<(), Failure> {
-    let object = &found.seen.object;
-    let target = found.seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
-    context.workspaces.update(uid(object), |known| {
+async fn start_pod(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
+    let object = &seen.object;
+    let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
+    kind.memory.update(uid(object), |known| {
         // What an earlier pod saved says nothing of what this one's will have to.
         known.safe = None;
         known.is_parted = false;
@@ -262,33 +267,19 @@ async fn start_pod(context: &Context, found: &Found) -> Result<(), Failure> {
         known.remote = None;
         known.report = None;
     });
-    let pod = objects::pod(object, target, &context.settings.workspaces);
-    #[cfg(feature = "sabotage")]
-    let pod = with_raw_fields(context, object, pod).await?;
-    create(context, object, &pod, |it: &Pod| objects::is_ours(it, object)).await
-}
-
-/// All that the spec says of the pod, as it says it.
-#[cfg(feature = "sabotage")]
-async fn with_raw_fields(context: &Context, object: &Workspace, mut pod: Value) -> Result<Value, Failure> {
-    if !context.sabotage.raw_pod_fields {
-        return Ok(pod);
-    }
-    let path = Workspace::url_path(&(), object.namespace().as_deref());
-    let get = http::Request::get(format!("{path}/{}", object.name_any())).body(Vec::new());
-    let raw: Value = context.client.request(get.map_err(kube::Error::HttpError)?).await?;
-    json_patch::merge(&mut pod["spec"], &raw["spec"]["pod"]);
-    Ok(pod)
+    let pod = objects::pod(object, target, &kind.shared.settings.workspaces);
+    let pod = kind.shared.guards.pod(pod, &kind.shared.client, object).await;
+    create(kind, object, &pod, |it: &Pod| objects::is_ours(it, object)).await
 }
 
 /// The longest wait before a pod that failed is followed by another.
 const LONGEST_REST: SignedDuration = SignedDuration::from_mins(5);
 
 /// Says why a pod failed, and lets some time pass before the next: a node that refuses it would have one a second.
-async fn pod_failed(context: &Context, found: &Found, pod: &str, trouble: &Trouble) {
-    let (object, now) = (&found.seen.object, context.clock.now());
-    let about = found.seen.about();
-    let before = found.seen.known.failed.get(&Task::Run).filter(|before| {
+async fn pod_failed(kind: &WorkspaceKind, seen: &Seen, pod: &str, trouble: &Trouble) {
+    let (object, now) = (&seen.object, kind.shared.now());
+    let about = seen.about();
+    let before = seen.known.failed.get(&Task::Run).filter(|before| {
         before.about == about && before.until.checked_add(2 * LONGEST_REST).is_ok_and(|end| end > now)
     });
     let times = before.map_or(0, |before| before.times) + 1;
@@ -297,30 +288,30 @@ async fn pod_failed(context: &Context, found: &Found, pod: &str, trouble: &Troub
     let Trouble { reason, message } = trouble;
     let message =
         format!("pod {pod} failed: {reason}: {}; another follows, on the same volume", message.trim_end_matches('.'));
-    tell(context, object, Reason::PodFailed, &message).await;
+    kind.shared.warn(&**object, Reason::PodFailed, &message).await;
     let standing = Standing::reconciling(Reason::PodFailed, message);
-    context.workspaces.update(uid(object), |known| {
+    kind.memory.update(uid(object), |known| {
         known.failed.insert(Task::Run, Failed { standing, until, times, about });
     });
 }
 
-async fn release_volume(context: &Context, object: &Workspace) -> Result<(), Failure> {
-    let Some(claim) = claim(context, object).await? else { return Ok(()) };
+async fn release_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Failure> {
+    let Some(claim) = claim(kind, object).await? else { return Ok(()) };
     if claim.metadata.deletion_timestamp.is_none() {
-        delete::<PersistentVolumeClaim>(context, object, &claim.name_any(), claim.uid()).await?;
+        delete::<PersistentVolumeClaim>(kind, object, &claim.name_any(), claim.uid()).await?;
     }
     // With the finalizer on, it is still there.
-    if let Some(claim) = self::claim(context, object).await? {
-        set_finalizer(&context.client, &claim, WORK_FINALIZER, false).await?;
+    if let Some(claim) = self::claim(kind, object).await? {
+        set_finalizer(&kind.shared.client, &claim, WORK_FINALIZER, false).await?;
     }
     Ok(())
 }
 
 /// Says what is given up, before it is.
-async fn give_up(context: &Context, found: &Found, why: &str) {
-    let object = &found.seen.object;
-    let seen = object.status.as_ref().and_then(|status| status.git.as_ref());
-    let what = seen.map_or_else(
+async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
+    let object = &seen.object;
+    let reported = object.status.as_ref().and_then(|status| status.git.as_ref());
+    let what = reported.map_or_else(
         || "nothing is known of what is on it".to_owned(),
         |git| {
             format!(
@@ -329,21 +320,16 @@ async fn give_up(context: &Context, found: &Found, why: &str) {
             )
         },
     );
-    let how = match found.seen.pod {
+    let how = match seen.pod {
         PodSeen::Ours(_) => "and nobody waits for its work to be pushed, which the pod still tries as it ends",
         PodSeen::Absent | PodSeen::Foreign => "without its work having been pushed",
     };
     let message = format!("the volume is deleted, {how}; {what}: {why}");
-    tell(context, object, Reason::WorkDiscarded, &message).await;
-    context.workspaces.update(uid(object), |known| known.is_parted = true);
-}
-
-/// An event that somebody should see.
-pub async fn tell(context: &Context, object: &Workspace, reason: Reason, message: &str) {
-    context.events.transition(&object.object_ref(&()), EventType::Warning, reason.as_str(), message).await;
+    kind.shared.warn(&**object, Reason::WorkDiscarded, &message).await;
+    kind.memory.update(uid(object), |known| known.is_parted = true);
 }
 
 /// Remembers what became of the pull request.
-pub fn remember(context: &Context, object: &Workspace, pull: Pull) {
-    context.workspaces.update(uid(object), |known| known.pull = Some(pull));
+pub fn remember(kind: &WorkspaceKind, object: &Workspace, pull: Pull) {
+    kind.memory.update(uid(object), |known| known.pull = Some(pull));
 }

@@ -1,17 +1,20 @@
 //! Reads all that a decision about a `Workspace` needs, from caches and memory; while it is being deleted, its volume's claim
 //! from the API server, for a cache that is a moment behind would have work that it does not show.
 
+use super::WorkspaceKind;
 use super::memory::{Remembered, Safe};
 use super::objects::{self, ROLE_LABEL, Target};
 use super::pods::{self, Ended, PodView};
-use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, VolumeSeen, Way};
-use crate::api::{GitAuthor, InstallationToken, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER, Workspace};
+use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, Tools, VolumeSeen, Way};
+use crate::api::{
+    GitAuthor, InstallationToken, ProjectRepository, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER,
+    Workspace,
+};
 use crate::controllers::connection::Connection;
-use crate::controllers::context::Context;
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
-use crate::github::{GitHub, Transport};
+use crate::github::GitHub;
 use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
@@ -19,55 +22,40 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// What was found: what to decide by, and what to act with.
-pub struct Found {
-    /// What to decide by.
-    pub seen: Seen,
-    /// The client, if the App's credentials can be used.
-    pub github: Option<Arc<GitHub>>,
-    /// The way to its GitHub, for git.
-    pub git: Option<Transport>,
-}
-
 /// Gathers it.
 ///
 /// # Errors
 /// The volume's claim cannot be read.
-pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found, kube::Error> {
+pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<Seen, kube::Error> {
     let namespace = object.namespace().unwrap_or_default();
     let uid = object.uid().unwrap_or_default();
     let name = objects::name(object);
-    let place = |name: &str| (name.to_owned(), namespace.clone());
-    #[cfg(feature = "sabotage")]
-    if context.sabotage.let_go_early && object.metadata.deletion_timestamp.is_some() {
-        context.workspaces.update(&uid, |known| known.is_parted = true);
-    }
+    let shared = &*kind.shared;
     let claim: Option<Arc<PersistentVolumeClaim>> = if object.metadata.deletion_timestamp.is_some() {
-        live(context, object).await?.map(Arc::new)
+        live(kind, object).await?.map(Arc::new)
     } else {
-        context.stores.claims.get(&reference(place(&name)))
+        shared.caches.named::<PersistentVolumeClaim>(&namespace, &name)
     };
     let ours = claim.as_ref().filter(|claim| objects::is_our_claim(claim, object));
     if let Some(safe) = ours.and_then(|claim| noted(claim)).filter(|_| is_to_go(object, claim.as_deref())) {
-        context.workspaces.update(&uid, |known| known.safe = known.safe.take().or(Some(safe)));
+        kind.memory.update(&uid, |known| known.safe = known.safe.take().or(Some(safe)));
     }
-    let known = context.workspaces.get(&uid);
+    let known = kind.memory.get(&uid);
 
-    let token = context.stores.tokens.get(&reference(place(&name)));
-    let (repository, missing) = repository(context, object, token.as_deref());
+    let token = shared.caches.named::<InstallationToken>(&namespace, &name);
+    let (repository, missing) = repository(kind, object, token.as_deref());
     let referred = repository.as_ref().map(|repository| {
         let purpose = if object.metadata.deletion_timestamp.is_some() { Purpose::Removal } else { Purpose::Use };
-        refer(context, &namespace, &repository.installation, purpose)
+        refer(shared, &namespace, &repository.installation, purpose)
     });
     let way = match (&referred, repository) {
         (Some(referred), Some(repository)) => way(referred, repository),
-        _ => Way::Barred { standing: missing, for_good: object.metadata.deletion_timestamp.is_some() },
+        _ => Way::Blocked { standing: missing, permanent: object.metadata.deletion_timestamp.is_some() },
     };
     let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
     let github = connection.and_then(|connection| connection.github.clone());
@@ -75,18 +63,18 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
         let has_ca = referred.as_ref().and_then(|referred| referred.app.as_ref()?.spec.ca_bundle.as_ref()).is_some();
         target(object, &known, connection, github, has_ca)
     });
-    let mut pod = context.stores.pods.get(&reference(place(&name)));
+    let mut pod = shared.caches.named::<Pod>(&namespace, &name);
     if pod.is_none() && object.metadata.deletion_timestamp.is_some() {
         // It may not be in the cache yet, or not any more for want of its label.
-        pod = live::<Pod>(context, object).await?.map(Arc::new);
+        pod = live::<Pod>(kind, object).await?.map(Arc::new);
     }
     let pod = match pod {
         None => PodSeen::Absent,
-        Some(pod) if !takes(context, objects::is_ours(&*pod, object)) => PodSeen::Foreign,
+        Some(pod) if !kind.shared.guards.owner(objects::is_ours(&*pod, object)) => PodSeen::Foreign,
         Some(pod) => PodSeen::Ours(Box::new(PodView::of(&pod))),
     };
-    let job = newest_job(context, object);
-    let (saver, ended) = last_saver(context, object, &known, job.as_ref());
+    let job = newest_job(kind, object);
+    let (saver, ended) = last_saver(kind, object, &known, job.as_ref());
     let paused = |referred: &Referred| {
         referred.installation.as_ref().is_some_and(|installation| installation.spec.paused)
             || referred.app.as_ref().is_some_and(|app| app.spec.paused)
@@ -94,60 +82,46 @@ pub async fn gather(context: &Context, object: &Arc<Workspace>) -> Result<Found,
     let seen = Seen {
         has_finalizer: has_finalizer(&**object, WORK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
-        is_namespace_going: context.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
+        is_namespace_going: shared.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
         way,
         target,
-        token: token.map_or(TokenSeen::Absent, |token| token_seen(context, &token, object)),
-        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(context, &claim, object, known.grown_to.as_ref())),
+        token: token.map_or(TokenSeen::Absent, |token| token_seen(kind, &token, object)),
+        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(kind, &claim, object, known.grown_to.as_ref())),
         ended: ended.filter(|_| saver.is_none() || known.disbelieved != saver),
         saver,
         pod,
         job,
         known,
         object: Arc::clone(object),
-        #[cfg(feature = "sabotage")]
-        believes_status: false,
+        guards: shared.guards,
+        tools: Tools { github, git: connection.and_then(|connection| connection.git.clone()) },
     };
-    #[cfg(feature = "sabotage")]
-    let seen = context.sabotage.tamper_workspace(seen);
-    Ok(Found { seen, github, git: connection.and_then(|connection| connection.git.clone()) })
+    Ok(shared.guards.workspace(seen))
 }
 
 /// The API for objects in the workspace's namespace.
-pub fn api<K>(context: &Context, object: &Workspace) -> Api<Lenient<K>>
+pub fn api<K>(kind: &WorkspaceKind, object: &Workspace) -> Api<Lenient<K>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default())
+    Api::namespaced(kind.shared.client.clone(), &object.namespace().unwrap_or_default())
 }
 
 /// What has the name of the workspace's objects, as the API server has it now.
 ///
 /// # Errors
 /// It cannot be read.
-pub async fn live<K>(context: &Context, object: &Workspace) -> Result<Option<K>, kube::Error>
+pub async fn live<K>(kind: &WorkspaceKind, object: &Workspace) -> Result<Option<K>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {
-    api::<K>(context, object).get_opt(&objects::name(object)).await?.map(Lenient::read).transpose()
-}
-
-/// Whether an object of the name is taken for the workspace's.
-#[cfg_attr(not(feature = "sabotage"), expect(unused_variables, reason = "what a test takes out is in it"))]
-fn takes(context: &Context, is_ours: bool) -> bool {
-    #[cfg(feature = "sabotage")]
-    let is_ours = is_ours || context.sabotage.any_owner;
-    is_ours
-}
-
-fn reference<K: kube::Resource<DynamicType = ()>>((name, namespace): (String, String)) -> ObjectRef<K> {
-    ObjectRef::new(&name).within(&namespace)
+    api::<K>(kind, object).get_opt(&objects::name(object)).await?.map(Lenient::read).transpose()
 }
 
 /// The repository that is worked on: the one that the workspace's token was asked for, so that it stays the same whatever
 /// becomes of the `ProjectRepository`; before there is one, the `ProjectRepository`'s.
 fn repository(
-    context: &Context,
+    kind: &WorkspaceKind,
     object: &Workspace,
     token: Option<&InstallationToken>,
 ) -> (Option<Repository>, Standing) {
@@ -161,7 +135,7 @@ fn repository(
         return (bound, wait(String::new()));
     }
     let namespace = object.namespace().unwrap_or_default();
-    let Some(project) = context.stores.repositories.get(&ObjectRef::new(name).within(&namespace)) else {
+    let Some(project) = kind.shared.caches.named::<ProjectRepository>(&namespace, name) else {
         let message = format!(
             "there is no ProjectRepository {name} in namespace {namespace}: create it, or make a Workspace with another \
              spec.repositoryRef; it is picked up as soon as it is there"
@@ -175,7 +149,8 @@ fn repository(
         );
         return (None, Standing::stalled(Reason::InvalidSpec, message));
     };
-    let found = context.pinned(&project).map(|id| Repository { installation: installation.name.clone(), id });
+    let found =
+        kind.repositories.known_id(&project).map(|id| Repository { installation: installation.name.clone(), id });
     let message = format!(
         "ProjectRepository {name} was not found on GitHub yet: `kubectl describe projectrepository {name}` says why; this goes on \
          as soon as it is"
@@ -186,8 +161,10 @@ fn repository(
 fn way(referred: &Referred, repository: Repository) -> Way {
     match &referred.access {
         Access::NotYetKnown => Way::NotYetKnown,
-        Access::Unavailable(standing) => Way::Barred { standing: standing.clone(), for_good: false },
-        Access::Dead(standing) | Access::Denied(standing) => Way::Barred { standing: standing.clone(), for_good: true },
+        Access::Unavailable(standing) => Way::Blocked { standing: standing.clone(), permanent: false },
+        Access::Dead(standing) | Access::Denied(standing) => {
+            Way::Blocked { standing: standing.clone(), permanent: true }
+        }
         Access::Granted { .. } => Way::Open(repository),
     }
 }
@@ -222,8 +199,8 @@ fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
     Some(GitAuthor { name, email })
 }
 
-fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) -> TokenSeen {
-    if !takes(context, objects::is_ours(token, object)) {
+fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspace) -> TokenSeen {
+    if !kind.shared.guards.owner(objects::is_ours(token, object)) {
         return TokenSeen::Foreign;
     }
     let status = token.status.as_ref();
@@ -249,12 +226,12 @@ fn token_seen(context: &Context, token: &InstallationToken, object: &Workspace) 
 }
 
 fn volume_seen(
-    context: &Context,
+    kind: &WorkspaceKind,
     claim: &PersistentVolumeClaim,
     object: &Workspace,
     grown_to: Option<&Quantity>,
 ) -> VolumeSeen {
-    if !takes(context, objects::is_our_claim(claim, object)) {
+    if !kind.shared.guards.owner(objects::is_our_claim(claim, object)) {
         return VolumeSeen::Foreign { is_kept: claim.labels().contains_key(RETAINED_LABEL) };
     }
     let is_held = has_finalizer(claim, WORK_FINALIZER);
@@ -281,12 +258,12 @@ fn is_to_go(object: &Workspace, claim: Option<&PersistentVolumeClaim>) -> bool {
         || claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
 }
 
-fn newest_job(context: &Context, object: &Workspace) -> Option<JobSeen> {
+fn newest_job(kind: &WorkspaceKind, object: &Workspace) -> Option<JobSeen> {
     let namespace = object.namespace();
-    let jobs = context.stores.jobs.state();
+    let jobs = kind.shared.caches.all::<Job>();
     let ours = jobs.iter().filter(|job| job.namespace() == namespace && objects::is_ours(&***job, object));
     let job = ours.max_by_key(|job| objects::attempt(job))?;
-    let began = job.metadata.creation_timestamp.as_ref().map_or(context.clock.now(), |time| time.0);
+    let began = job.metadata.creation_timestamp.as_ref().map_or(kind.shared.now(), |time| time.0);
     let until = began.checked_add(SignedDuration::from_secs(objects::job_seconds(object) + 60)).unwrap_or(began);
     Some(JobSeen {
         name: job.name_any(),
@@ -309,7 +286,7 @@ fn job_end(job: &Job) -> Option<JobEnd> {
 
 /// The pod that was to save last: the newest Job's newest, else the one in which work was done. Its uid, and how it ended.
 fn last_saver(
-    context: &Context,
+    kind: &WorkspaceKind,
     object: &Workspace,
     known: &Remembered,
     job: Option<&JobSeen>,
@@ -317,11 +294,10 @@ fn last_saver(
     let (namespace, uid) = (object.namespace(), object.uid().unwrap_or_default());
     let Some(job) = job else {
         let last = namespace.as_deref().and_then(|namespace| known.last_pod.get(namespace));
-        #[cfg(feature = "sabotage")]
-        let last = known.last_pod.values().next_back().filter(|_| context.sabotage.any_namespace).or(last);
+        let last = kind.shared.guards.last_pod(last, &known.last_pod);
         return (last.cloned(), last.and_then(|last| known.ended.get(last)).cloned());
     };
-    let all = context.stores.pods.state();
+    let all = kind.shared.caches.all::<Pod>();
     let of_job = all.iter().filter(|pod| {
         pod.namespace() == namespace
             && pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "save")

@@ -5,20 +5,21 @@
 
 use super::objects::{ROLE_LABEL, workspace_of};
 use super::pods::{self, Ended};
+use super::seen::Repository;
 use crate::agent::evidence::Listed;
 use crate::agent::report::Report;
 use crate::api::Workspace;
+use crate::controllers::caches::Caches;
 use crate::controllers::standing::Standing;
 use crate::git::Sha;
-use crate::github::{PullRequest, Repository};
+use crate::github::{self, PullRequest};
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
-use kube::runtime::reflector::Store;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a workspace may have GitHub and the remote asked.
@@ -44,6 +45,33 @@ pub enum Task {
     Run,
 }
 
+/// What a failure is about. When one of these is another, the call is tried again at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The generation of the spec.
+    pub generation: Option<i64>,
+    /// The value of the annotation that asks for a look.
+    pub request: Option<String>,
+    /// How the repository is reached.
+    pub way: WayKind,
+    /// The workspace is being deleted.
+    pub is_going: bool,
+}
+
+/// How the repository is reached, as far as it matters to a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WayKind {
+    /// Nothing is known since this process started.
+    NotYetKnown,
+    /// It is not, and whether it takes somebody's doing to change that.
+    Blocked {
+        /// It does.
+        permanent: bool,
+    },
+    /// It is.
+    Open(Repository),
+}
+
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
@@ -54,7 +82,7 @@ pub struct Failed {
     /// How often it failed.
     pub times: u32,
     /// What it is about: when that is another, it is tried again at once.
-    pub about: String,
+    pub about: About,
 }
 
 /// What the remote said of the workspace's branches.
@@ -92,7 +120,7 @@ pub struct Remembered {
     /// What the pod reported, and which pod.
     pub report: Option<(String, Report)>,
     /// The repository, as GitHub answered for its id, and when.
-    pub repository: Option<(Arc<Repository>, Timestamp)>,
+    pub repository: Option<(Arc<github::Repository>, Timestamp)>,
     /// The remote's branches.
     pub remote: Option<Remote>,
     /// The pull request.
@@ -139,11 +167,11 @@ pub struct Safe {
 
 /// What is known of all workspaces, by uid.
 #[derive(Default)]
-pub struct Workspaces {
+pub struct WorkspaceMemory {
     by_uid: Mutex<HashMap<String, Remembered>>,
 }
 
-impl Workspaces {
+impl WorkspaceMemory {
     /// What is known of one.
     #[must_use]
     pub fn get(&self, uid: &str) -> Remembered {
@@ -193,10 +221,10 @@ impl Workspaces {
     }
 
     /// Forgets all that are gone.
-    pub fn prune(&self, store: &Store<Workspace>) {
+    pub fn prune(&self, caches: &Caches) {
         let mut all = self.lock();
-        if all.len() > 2 * store.len() + 16 {
-            let there: std::collections::HashSet<_> = store.state().iter().filter_map(|object| object.uid()).collect();
+        if all.len() > 2 * caches.count::<Workspace>() + 16 {
+            let there: HashSet<_> = caches.all::<Workspace>().iter().filter_map(|object| object.uid()).collect();
             all.retain(|uid, _| there.contains(uid));
         }
     }

@@ -1,4 +1,4 @@
-//! `Workspace`: gather → plan → apply, one step at a time, then status.
+//! `Workspace`: a pod in which a person works on a branch, with a volume whose work is saved before it goes.
 //!
 //! ```text
 //!  ProjectRepository ─▶ InstallationToken ─▶ volume ─▶ pod: clone ─▶ agent + the person's container ─▶ pull request
@@ -10,183 +10,186 @@
 //! is kept. What pods say is a reason to look, and what is looked at decides ([`plan`]).
 
 mod apply;
+pub mod claim;
 mod gather;
-pub mod keep;
-mod memory;
-mod objects;
-mod parting;
+mod keep;
+pub(crate) mod memory;
+pub(crate) mod objects;
 mod plan;
 mod pods;
-mod pull;
+pub(crate) mod pull;
+mod release;
 mod remote;
 mod reports;
-mod seen;
+pub(crate) mod seen;
 mod status;
 
-pub use memory::Workspaces;
-pub use objects::named;
+pub use memory::WorkspaceMemory;
 pub use reports::WorkspaceReports;
 
-use super::context::{Context, Settled};
-use super::object::has_finalizer;
-use super::standing::{Again, Standing, kubernetes_refusal};
-use crate::api::{InstallationToken, Reason, WORK_FINALIZER, Workspace, WorkspaceStatus};
-use crate::runtime::metrics::Outcome;
-use apply::{Failure, apply, uid};
-use gather::{Found, gather};
-use kube::ResourceExt;
+use super::dependents::woken_by_access;
+use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
+use super::repository::{RepositoryKind, RepositoryMemory};
+use super::shared::Shared;
+use super::standing::{Again, Standing};
+use super::token::{TokenKind, TokenMemory};
+use super::watches::{Select, Turn, Watches};
+use crate::api::{InstallationToken, ProjectRepository, WORKSPACE_LABEL, Workspace, WorkspaceStatus};
+use crate::features::Feature;
+use crate::runtime::due::Due;
+use apply::uid;
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::runtime::reflector::ObjectRef;
+use kube::{CustomResourceExt, Resource, ResourceExt};
 use memory::{Failed, Task};
-use plan::{Plan, Step, plan};
+use plan::Step;
+use seen::Seen;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-/// More steps than any way has: a plan that never settles is a bug, and must not become a loop.
-const MOST_STEPS: usize = 20;
-
-/// Whether a workspace that is going has yet to save its work with this token. Until then neither the token nor what it is made
-/// by goes: when a namespace is deleted, all of them are deleted at once.
-#[must_use]
-pub fn needs(context: &Context, token: &InstallationToken, is_namespace_going: bool) -> bool {
-    let namespace = token.namespace().unwrap_or_default();
-    let owner = token.owner_references().iter().find(|owner| owner.kind == "Workspace");
-    let workspace = owner.and_then(|owner| {
-        let workspace = context.stores.workspaces.get(&ObjectRef::new(&owner.name).within(&namespace))?;
-        (workspace.uid().as_ref() == Some(&owner.uid)).then_some(workspace)
-    });
-    let is_going = |workspace: &Workspace| workspace.metadata.deletion_timestamp.is_some() || is_namespace_going;
-    has_finalizer(token, WORK_FINALIZER)
-        && workspace.is_some_and(|workspace| is_going(&workspace) && has_finalizer(&*workspace, WORK_FINALIZER))
+/// The controller of `Workspace`s.
+pub struct WorkspaceKind {
+    shared: Arc<Shared>,
+    lane: Due<Workspace>,
+    memory: Arc<WorkspaceMemory>,
+    tokens: Arc<TokenMemory>,
+    repositories: Arc<RepositoryMemory>,
 }
 
-/// The object without a status that was written for another of its name.
-fn own(object: Arc<Workspace>) -> Arc<Workspace> {
-    let writes_for = object.status.as_ref().and_then(|status| status.uid.as_ref());
-    if writes_for.is_none_or(|uid| Some(uid) == object.metadata.uid.as_ref()) {
-        return object;
-    }
-    let mut object = Arc::unwrap_or_clone(object);
-    object.status = None;
-    Arc::new(object)
-}
-
-/// One reconcile.
-///
-/// # Errors
-/// What Kubernetes refused.
-pub async fn reconcile(workspace: Arc<Workspace>, context: Arc<Context>) -> Result<Outcome, kube::Error> {
-    let context = &*context;
-    let mut object = own(workspace);
-    let uid = uid(&object).to_owned();
-    let reference = ObjectRef::from_obj(&*object);
-    context.workspaces.prune(&context.stores.workspaces);
-    for _ in 0..MOST_STEPS {
-        let found = gather(context, &object).await?;
-        let step = match plan(&found.seen, context.clock.now()) {
-            Plan::Settled { standing, again } => return conclude(context, &object, &found, standing, again).await,
-            Plan::Do(step) => step,
-        };
-        if step.task().is_some()
-            && let Err(until) = context.workspaces.spend(&uid, context.clock.now())
-        {
-            return conclude(context, &object, &found, None, Some(Again::At(until))).await;
-        }
-        tracing::debug!(?step, "step");
-        let is_last = step == Step::RemoveFinalizer;
-        let is_of_the_cluster = makes_others(&step) || (step == Step::ReleaseVolume && !found.seen.is_going());
-        let task = step.task();
-        match apply(context, &found, step).await {
-            // What is known of it stays until the cache has forgotten it, too: a look that is due already still finds it
-            // there, without its volume, and would take its work for lost.
-            Ok(_) if is_last => return Ok(Outcome::Ok),
-            // What was made or deleted comes by its watch; until then the caches show what was.
-            Ok(_) if is_of_the_cluster => {
-                let found = gather(context, &object).await?;
-                let reason = if found.seen.is_wanted() { Reason::PodStarting } else { Reason::Saving };
-                let standing = Standing::reconciling(reason, progress(&found));
-                return conclude(context, &object, &found, Some(standing), None).await;
-            }
-            Ok(changed) => {
-                if let Some(task) = task {
-                    context.workspaces.update(&uid, |known| {
-                        known.failed.remove(&task);
-                    });
-                }
-                object = changed.map_or(object, Arc::new);
-            }
-            Err(failure) => {
-                let (standing, again) = match failure {
-                    Failure::Remote(standing, again) => (standing, again),
-                    // What is not admitted may never be.
-                    Failure::Kubernetes(error) => {
-                        match kubernetes_refusal(&error, &object.namespace().unwrap_or_default()) {
-                            Some(standing) if matches!(task, Some(Task::Make | Task::Grow)) => {
-                                (standing, Again::Backoff)
-                            }
-                            _ => return refused(context, &object, &found, error).await,
-                        }
-                    }
-                };
-                tracing::warn!(reason = %standing.reason, message = standing.message, "a step failed");
-                let until = context.resolve(&context.due.workspaces, &reference, again);
-                let about = found.seen.about();
-                let task = task.unwrap_or(Task::Make);
-                context.workspaces.update(&uid, |known| {
-                    let before = known.failed.get(&task).filter(|before| before.about == about);
-                    let times = before.map_or(0, |before| before.times) + 1;
-                    known.failed.insert(task, Failed { standing, until, times, about });
-                });
-            }
+impl WorkspaceKind {
+    /// With an empty memory. Of the other kinds it needs the tokens that were minted, for a Secret may go first, and the ids of
+    /// the repositories.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, lane: Due<Workspace>, tokens: &TokenKind, repositories: &RepositoryKind) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            lane,
+            memory: Arc::default(),
+            tokens: Arc::clone(tokens.memory()),
+            repositories: Arc::clone(repositories.memory()),
         }
     }
-    let standing = Standing::reconciling(Reason::ApiFailed, "the steps do not come to an end");
-    let found = gather(context, &object).await?;
-    conclude(context, &object, &found, Some(standing), Some(Again::Backoff)).await
-}
 
-/// It makes or deletes an object whose cache has yet to show it.
-fn makes_others(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::MakeToken
-            | Step::RepairToken
-            | Step::DropToken
-            | Step::MakeVolume
-            | Step::HoldVolume
-            | Step::StartPod
-            | Step::EndPod
-            | Step::Save(_)
-    )
-}
-
-fn progress(found: &Found) -> &'static str {
-    if found.seen.is_going() {
-        "it is being deleted; what is on its volume is saved first"
-    } else if found.seen.is_wanted() {
-        "its token, its volume and its pod are being made"
-    } else {
-        "its pod is being ended"
+    /// Takes the reports of pods. `leads`: whether this process is the one that writes.
+    #[must_use]
+    pub fn reports(&self, leads: Arc<AtomicBool>) -> WorkspaceReports {
+        WorkspaceReports::new(&self.shared, &self.memory, leads)
     }
 }
 
-async fn conclude(
-    context: &Context,
-    object: &Arc<Workspace>,
-    found: &Found,
-    standing: Option<Standing>,
-    again: Option<Again>,
-) -> Result<Outcome, kube::Error> {
-    let settled = Settled { standing, again };
-    let status: WorkspaceStatus = status::status(&found.seen, context.clock.now());
-    context.conclude(&context.due.workspaces, &**object, status, &settled).await
+/// The workspace of a pod, a claim or a Job.
+fn of_part<K: Resource>(part: &K) -> Vec<ObjectRef<Workspace>> {
+    let name = part.labels().get(WORKSPACE_LABEL);
+    name.map(|name| ObjectRef::new(name).within(&part.namespace().unwrap_or_default())).into_iter().collect()
 }
 
-/// Says in status what Kubernetes refused for good; what passes is only tried again.
-async fn refused(
-    context: &Context,
-    object: &Arc<Workspace>,
-    found: &Found,
-    error: kube::Error,
-) -> Result<Outcome, kube::Error> {
-    let Some(standing) = kubernetes_refusal(&error, &object.namespace().unwrap_or_default()) else { return Err(error) };
-    conclude(context, object, found, Some(standing), Some(Again::Backoff)).await
+impl Kind for WorkspaceKind {
+    type Object = Workspace;
+    type Seen = Seen;
+    type Step = Step;
+    type Task = Task;
+
+    const FEATURE: Feature = Feature::Workspaces;
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(Workspace::crd);
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn lane(&self) -> &Due<Workspace> {
+        &self.lane
+    }
+
+    fn watches(self: &Arc<Self>, watches: &mut Watches<'_, Workspace>) {
+        // Which installation a workspace uses, its repository or its token says: all of the namespace look.
+        woken_by_access(watches, |_: &Workspace, _| true);
+        watches.woken_by(Select::All, |_, token: &InstallationToken, _| {
+            // Be it made for that workspace, or in its way.
+            let workspace = objects::named(&token.name_any()).map(ObjectRef::new);
+            workspace.map(|it| it.within(&token.namespace().unwrap_or_default())).into_iter().collect()
+        });
+        watches.woken_by(Select::All, |shared, repository: &ProjectRepository, _| {
+            let is_concerned = |workspace: &&Arc<Workspace>| {
+                workspace.namespace() == repository.namespace()
+                    && workspace.spec.repository_ref.name == repository.name_any()
+                    // Once it has a token, it is bound to what that is for.
+                    && workspace.status.as_ref().is_none_or(|status| status.pod.is_none())
+            };
+            let workspaces = shared.caches.all::<Workspace>();
+            workspaces.iter().filter(is_concerned).map(|workspace| ObjectRef::from_obj(&**workspace)).collect()
+        });
+        let select = Select::Labelled(WORKSPACE_LABEL);
+        let memory = Arc::clone(&self.memory);
+        watches.woken_by(select, move |_, pod: &Pod, turn| {
+            // How it ended is remembered: the last of it is seen as it goes.
+            memory.saw(pod, turn == Turn::Gone);
+            of_part(pod)
+        });
+        watches.woken_by(select, |_, claim: &PersistentVolumeClaim, _| of_part(claim));
+        watches.woken_by(select, |_, job: &Job, _| of_part(job));
+    }
+
+    /// The object without a status that was written for another of its name.
+    fn begin(&self, object: Arc<Workspace>) -> Arc<Workspace> {
+        self.memory.prune(&self.shared.caches);
+        let writes_for = object.status.as_ref().and_then(|status| status.uid.as_ref());
+        if writes_for.is_none_or(|uid| Some(uid) == object.metadata.uid.as_ref()) {
+            return object;
+        }
+        let mut object = Arc::unwrap_or_clone(object);
+        object.status = None;
+        Arc::new(object)
+    }
+
+    async fn gather(&self, object: &Arc<Workspace>) -> Result<Seen, kube::Error> {
+        gather::gather(self, object).await
+    }
+
+    fn plan(seen: &Seen, now: Timestamp) -> Plan<Step> {
+        plan::plan(seen, now)
+    }
+
+    fn task(step: &Step) -> Option<Task> {
+        step.task()
+    }
+
+    fn ration(&self, seen: &Seen, step: &Step) -> Result<(), Rationed> {
+        if step.task().is_none() {
+            return Ok(());
+        }
+        let spent = self.memory.spend(uid(&seen.object), self.shared.now());
+        spent.map_err(|until| Rationed { until, standing: None })
+    }
+
+    async fn apply(&self, seen: &Seen, step: Step) -> Result<Done<Workspace>, Failure> {
+        apply::apply(self, seen, step).await
+    }
+
+    fn succeeded(&self, seen: &Seen, task: Task) {
+        self.memory.update(uid(&seen.object), |known| {
+            known.failed.remove(&task);
+        });
+    }
+
+    fn failed(&self, seen: &Seen, task: Option<Task>, standing: Standing, again: Again) {
+        let until = self.shared.resolve(&self.lane, &ObjectRef::from_obj(&*seen.object), again);
+        let about = seen.about();
+        let task = task.unwrap_or(Task::Make);
+        self.memory.update(uid(&seen.object), |known| {
+            let before = known.failed.get(&task).filter(|before| before.about == about);
+            let times = before.map_or(0, |before| before.times) + 1;
+            known.failed.insert(task, Failed { standing, until, times, about });
+        });
+    }
+
+    fn remembers_refusals(task: Option<Task>) -> bool {
+        matches!(task, Some(Task::Make | Task::Grow))
+    }
+
+    fn status(&self, seen: &Seen, _: Option<&Standing>) -> WorkspaceStatus {
+        status::status(seen, self.shared.now())
+    }
 }

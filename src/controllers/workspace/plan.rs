@@ -1,34 +1,24 @@
 //! What to do next about a `Workspace`: a pure function of what was seen and of `now`.
 //!
 //! Invariant: one step at a time, each of them good to be repeated. A volume is let go of for one of four reasons: its work
-//! was read back from the remote, there is none on it, it is kept, or a person gave it up. [`plan_parting`] is the one place
+//! was read back from the remote, there is none on it, it is kept, or a person gave it up. [`plan_volume_release`] is the one place
 //! where that is decided.
 
 use super::memory::{Pull, Task};
 use super::objects;
-use super::parting::{Parting, plan_parting, plan_release, plan_removal};
 use super::pods::{Clone, PodView};
+use super::release::{Release, plan_claim_release, plan_removal, plan_volume_release};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::api::{PullRequestMode, PullRequestOpenOn, Reason};
 use crate::controllers::object::requested_look;
+use crate::controllers::reconcile;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::BranchName;
 use jiff::{SignedDuration, Timestamp};
 
 /// What to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Plan {
-    /// This, and then see again.
-    Do(Step),
-    /// Nothing now.
-    Settled {
-        /// How the object stands. `None`: nothing can be said.
-        standing: Option<Standing>,
-        /// When to see again.
-        again: Option<Again>,
-    },
-}
+pub type Plan = reconcile::Plan<Step>;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,9 +108,9 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
         return Plan::Do(Step::AddFinalizer);
     }
     if let VolumeSeen::Ours { is_going: true, .. } = seen.volume {
-        return match plan_parting(seen, now) {
-            Parting::Over => plan_release(seen),
-            Parting::Next(plan) => plan,
+        return match plan_volume_release(seen, now) {
+            Release::Done => plan_claim_release(seen),
+            Release::Next(plan) => plan,
         };
     }
     if seen.is_paused {
@@ -137,7 +127,7 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     match &seen.way {
         Way::NotYetKnown => return Plan::Settled { standing: None, again: None },
         // What runs, runs on.
-        Way::Barred { standing, .. } => return settled(standing.clone(), Some(Again::Person)),
+        Way::Blocked { standing, .. } => return settled(standing.clone(), Some(Again::Person)),
         Way::Open(_) => {}
     }
     if seen.is_namespace_going {

@@ -1,51 +1,51 @@
 //! The pull request: looked for by its branch before one is opened, so that there is never a second.
 
-use super::apply::{Failure, remember, uid};
-use super::gather::Found;
+use super::WorkspaceKind;
+use super::apply::{remember, uid};
 use super::memory::Pull;
 use super::remote::{client, own_token};
+use super::seen::Seen;
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason};
-use crate::controllers::context::Context;
+use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{Error, GitHub, NewPull, NotOpened, PullState, Repository, Token};
 use kube::ResourceExt;
 use std::sync::Arc;
 
 /// What all calls need.
-struct Asking<'a> {
-    github: &'a Arc<GitHub>,
-    token: Token,
+pub(crate) struct Asking<'a> {
+    pub(crate) github: &'a Arc<GitHub>,
+    pub(crate) token: Token,
     repository: &'a Repository,
-    owner: &'a str,
-    name: &'a str,
+    pub(crate) owner: &'a str,
+    pub(crate) name: &'a str,
 }
 
-async fn asking<'a>(context: &Context, found: &'a Found) -> Result<Asking<'a>, Failure> {
-    let github = client(found)?;
-    let known = found.seen.known.repository.as_ref().map(|(repository, _)| &**repository);
+async fn asking<'a>(kind: &WorkspaceKind, seen: &'a Seen) -> Result<Asking<'a>, Failure> {
+    let github = client(seen)?;
+    let known = seen.known.repository.as_ref().map(|(repository, _)| &**repository);
     let named = known.and_then(|repository| Some((repository, repository.full_name.split_once('/')?)));
     let Some((repository, (owner, name))) = named else {
         let standing = Standing::reconciling(Reason::WaitingForReference, "the repository is not known yet");
         return Err(Failure::Remote(standing, Again::Backoff));
     };
-    let token = own_token(context, &found.seen.object).await?;
+    let token = own_token(kind, &seen.object).await?;
     Ok(Asking { github, token, repository, owner, name })
 }
 
 fn refused(error: &Error, what: &str) -> Failure {
-    let (standing, again) = github_failure(error, what);
-    Failure::Remote(standing, again)
+    github_failure(error, what).into()
 }
 
 /// Looks for it: one that is open, else the newest of those that were.
-pub async fn find(context: &Context, found: &Found) -> Result<(), Failure> {
-    let asking = asking(context, found).await?;
-    remember(context, &found.seen.object, look(found, &asking).await?);
+pub async fn find(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
+    let asking = asking(kind, seen).await?;
+    remember(kind, &seen.object, look(seen, &asking).await?);
     Ok(())
 }
 
-async fn look(found: &Found, asking: &Asking<'_>) -> Result<Pull, Failure> {
-    let head = format!("{}:{}", asking.owner, found.seen.branch());
+async fn look(seen: &Seen, asking: &Asking<'_>) -> Result<Pull, Failure> {
+    let head = format!("{}:{}", asking.owner, seen.branch());
     let all = asking.github.pull_requests(&asking.token, asking.owner, asking.name, &head).await;
     let mut all = all.map_err(|error| refused(&error, "looking for the pull request"))?;
     all.retain(|pull| pull.head.repo.as_ref().is_none_or(|repository| repository.id == asking.repository.id));
@@ -54,11 +54,11 @@ async fn look(found: &Found, asking: &Asking<'_>) -> Result<Pull, Failure> {
 }
 
 /// Opens it.
-pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
-    let asking = asking(context, found).await?;
-    let object = &found.seen.object;
+pub async fn open(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
+    let asking = asking(kind, seen).await?;
+    let object = &seen.object;
     let wish = &object.spec.pull_request;
-    let (branch, target) = (found.seen.branch(), found.seen.target_branch());
+    let (branch, target) = (seen.branch(), seen.target_branch());
     let name = object.name_any();
     let wanted = NewPull {
         title: wish.title.as_deref().unwrap_or(&name),
@@ -67,15 +67,12 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
         body: wish.body.as_deref().unwrap_or_default(),
         draft: wish.mode == PullRequestMode::Draft,
     };
-    #[cfg(feature = "sabotage")]
-    let pasted = context.sabotage.paste_title.then(|| pasted(&wanted)).flatten();
-    #[cfg(feature = "sabotage")]
-    let wanted = pasted.as_ref().map_or(wanted, Pasted::wanted);
+    let wanted = kind.shared.guards.new_pull(wanted);
     let opened = asking.github.open_pull_request(&asking.token, asking.owner, asking.name, &wanted).await;
     match opened {
         Ok(pull) => {
             let number = pull.number;
-            remember(context, object, Pull::Found(Box::new(pull)));
+            remember(kind, object, Pull::Found(Box::new(pull)));
             let labels: Vec<_> = wish.labels.iter().map(String::as_str).collect();
             if !labels.is_empty()
                 && let Err(error) =
@@ -88,12 +85,12 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
         }
         Err(error) => match NotOpened::told_by(&error) {
             Some(NotOpened::AlreadyExists) => {
-                remember(context, object, look(found, &asking).await?);
+                remember(kind, object, look(seen, &asking).await?);
                 Ok(())
             }
             Some(NotOpened::NoCommits) => {
-                let tried = found.seen.known.remote.as_ref().and_then(|remote| remote.listed.branch.clone());
-                remember(context, object, Pull::None { tried });
+                let tried = seen.known.remote.as_ref().and_then(|remote| remote.listed.branch.clone());
+                remember(kind, object, Pull::None { tried });
                 Ok(())
             }
             Some(NotOpened::DraftUnsupported) => Err(Failure::Remote(
@@ -115,7 +112,7 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
             )),
             Some(NotOpened::HeadInvalid) | None => {
                 // It may have happened, or the branch went: looked for again before another attempt.
-                context.workspaces.update(uid(object), |known| {
+                kind.memory.update(uid(object), |known| {
                     known.pull = None;
                     known.remote = None;
                 });
@@ -125,35 +122,13 @@ pub async fn open(context: &Context, found: &Found) -> Result<(), Failure> {
     }
 }
 
-/// A request whose text was put together by hand.
-#[cfg(feature = "sabotage")]
-#[derive(serde::Deserialize)]
-struct Pasted(std::collections::BTreeMap<String, String>, bool);
-
-#[cfg(feature = "sabotage")]
-impl Pasted {
-    fn wanted(&self) -> NewPull<'_> {
-        let text = |key: &str| self.0.get(key).map(String::as_str).unwrap_or_default();
-        NewPull { title: text("title"), head: text("head"), base: text("base"), body: text("body"), draft: self.1 }
-    }
-}
-
-#[cfg(feature = "sabotage")]
-fn pasted(wanted: &NewPull<'_>) -> Option<Pasted> {
-    let NewPull { title, head, base, body, draft } = wanted;
-    let text = format!(r#"[{{"base":"{base}","head":"{head}","body":"{body}","title":"{title}"}},{draft}]"#);
-    serde_json::from_str(&text).ok()
-}
-
 /// What becomes of it when the workspace goes.
-pub async fn finish(context: &Context, found: &Found) -> Result<(), Failure> {
-    let asking = asking(context, found).await?;
-    let object = &found.seen.object;
-    let pull = look(found, &asking).await?;
-    #[cfg(feature = "sabotage")]
-    let pull = shown(context, found, &asking, pull).await?;
-    let Pull::Found(pull) = pull else {
-        context.workspaces.update(uid(object), |known| known.is_pull_settled = true);
+pub async fn finish(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
+    let asking = asking(kind, seen).await?;
+    let object = &seen.object;
+    let pull = look(seen, &asking).await?;
+    let Pull::Found(pull) = kind.shared.guards.pull(pull, object, &asking).await else {
+        kind.memory.update(uid(object), |known| known.is_pull_settled = true);
         return Ok(());
     };
     let is_open = pull.state == PullState::Open;
@@ -169,16 +144,6 @@ pub async fn finish(context: &Context, found: &Found) -> Result<(), Failure> {
         }
         PullRequestOnDelete::Keep | PullRequestOnDelete::MarkReady | PullRequestOnDelete::Close => {}
     }
-    context.workspaces.update(uid(object), |known| known.is_pull_settled = true);
+    kind.memory.update(uid(object), |known| known.is_pull_settled = true);
     Ok(())
-}
-
-/// The one that status names.
-#[cfg(feature = "sabotage")]
-async fn shown(context: &Context, found: &Found, asking: &Asking<'_>, pull: Pull) -> Result<Pull, Failure> {
-    let status = found.seen.object.status.as_ref().and_then(|status| status.pull_request.as_ref());
-    let number = status.filter(|_| context.sabotage.believe_status).and_then(|pull| u64::try_from(pull.number).ok());
-    let Some(number) = number else { return Ok(pull) };
-    let pull = asking.github.pull_request(&asking.token, asking.owner, asking.name, number).await;
-    Ok(Pull::Found(Box::new(pull.map_err(|error| refused(&error, "asking for the pull request"))?)))
 }

@@ -3,14 +3,15 @@
 //! All calls are made with the workspace's own token, from its Secret: what the workspace may not do, is not done for it. Work is
 //! safe when the remote lists what the save said; what was said alone is never enough.
 
-use super::apply::{Failure, claim, uid};
-use super::gather::{Found, api, live};
+use super::WorkspaceKind;
+use super::apply::{claim, uid};
+use super::gather::{api, live};
 use super::memory::{Remote, Safe};
 use super::objects;
-use super::seen::Way;
+use super::seen::{Seen, Way};
 use crate::agent::evidence::{Evidence, Listed, autosave_ref, wip_digest, wip_prefix};
-use crate::api::{MANAGED_BY, Reason, SAVED_ANNOTATION, Workspace};
-use crate::controllers::context::Context;
+use crate::api::{InstallationToken, MANAGED_BY, Reason, SAVED_ANNOTATION, Workspace};
+use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing, git_failure, github_failure};
 use crate::git::{self, BasicAuth};
 use crate::github::{GitHub, Token};
@@ -25,8 +26,8 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// The App's credentials cannot be used.
-pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
-    found.github.as_ref().ok_or_else(|| {
+pub fn client(seen: &Seen) -> Result<&Arc<GitHub>, Failure> {
+    seen.tools.github.as_ref().ok_or_else(|| {
         Failure::waiting(
             "the GitHubApp's credentials cannot be used; its conditions say why, and this goes on as soon as they can",
         )
@@ -37,24 +38,19 @@ pub fn client(found: &Found) -> Result<&Arc<GitHub>, Failure> {
 ///
 /// # Errors
 /// It is not there.
-pub async fn own_token(context: &Context, object: &Workspace) -> Result<Token, Failure> {
+pub async fn own_token(kind: &WorkspaceKind, object: &Workspace) -> Result<Token, Failure> {
     let name = objects::name(object);
-    let secret = live::<Secret>(context, object).await?;
-    let token = context
-        .stores
-        .tokens
-        .get(&kube::runtime::reflector::ObjectRef::new(&name).within(&object.namespace().unwrap_or_default()));
+    let secret = live::<Secret>(kind, object).await?;
+    let token = kind.shared.caches.named::<InstallationToken>(&object.namespace().unwrap_or_default(), &name);
     let uid = token.as_ref().and_then(|token| token.uid());
     let is_ours = |secret: &Secret| {
         uid.is_some()
             && secret.labels().get(crate::api::MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
             && secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
     };
-    #[cfg(feature = "sabotage")]
-    let is_ours = |secret: &Secret| context.sabotage.any_owner || is_ours(secret);
-    let Some(secret) = secret.filter(is_ours) else {
+    let Some(secret) = secret.filter(|secret| kind.shared.guards.owner(is_ours(secret))) else {
         // A namespace that is being deleted takes Secrets first. This process may have minted what was in it.
-        let minted = uid.as_ref().and_then(|uid| context.memory.content(uid));
+        let minted = uid.as_ref().and_then(|uid| kind.tokens.content(uid));
         return minted
             .map(|minted| minted.token)
             .ok_or_else(|| Failure::waiting(format!("Secret {name} is not there yet")));
@@ -65,11 +61,11 @@ pub async fn own_token(context: &Context, object: &Workspace) -> Result<Token, F
 }
 
 /// What the repository is called now.
-pub async fn resolve(context: &Context, found: &Found) -> Result<(), Failure> {
-    let Way::Open(repository) = &found.seen.way else { return Ok(()) };
-    let (github, object) = (client(found)?, &found.seen.object);
-    let token = own_token(context, object).await?;
-    let now = context.clock.now();
+pub async fn resolve(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
+    let Way::Open(repository) = &seen.way else { return Ok(()) };
+    let (github, object) = (client(seen)?, &seen.object);
+    let token = own_token(kind, object).await?;
+    let now = kind.shared.now();
     let repository = github.repository(&token, repository.id).await.map_err(|error| {
         let (mut standing, again) =
             github_failure(&error, &format!("asking for the repository with id {}", repository.id));
@@ -78,38 +74,37 @@ pub async fn resolve(context: &Context, found: &Found) -> Result<(), Failure> {
         }
         Failure::Remote(standing, again)
     })?;
-    context.workspaces.update(uid(object), |known| known.repository = Some((Arc::new(repository), now)));
+    kind.memory.update(uid(object), |known| known.repository = Some((Arc::new(repository), now)));
     Ok(())
 }
 
 /// Lists the workspace's branches.
-pub async fn look(context: &Context, found: &Found) -> Result<Remote, Failure> {
-    let (github, object) = (client(found)?, &found.seen.object);
-    let (Some((repository, _)), Some(transport)) = (&found.seen.known.repository, &found.git) else {
+pub async fn look(kind: &WorkspaceKind, seen: &Seen) -> Result<Remote, Failure> {
+    let (github, object) = (client(seen)?, &seen.object);
+    let (Some((repository, _)), Some(transport)) = (&seen.known.repository, &seen.tools.git) else {
         return Err(Failure::waiting("the repository is not known yet"));
     };
-    let now = context.clock.now();
+    let now = kind.shared.now();
     let remote = git::Remote::github(github.endpoint(), &repository.full_name)
         .map_err(|error| Failure::waiting(error.to_string()))?;
-    let credentials = BasicAuth::installation(own_token(context, object).await?);
-    let (name, uid, branch) = (object.name_any(), uid(object), found.seen.branch());
-    let target = found.seen.target_branch();
+    let credentials = BasicAuth::installation(own_token(kind, object).await?);
+    let (name, uid, branch) = (object.name_any(), uid(object), seen.branch());
+    let target = seen.target_branch();
     let heads = |branch: &str| format!("refs/heads/{branch}");
     let (branch_ref, target_ref) = (heads(&branch), heads(&target));
     let (wip, autosave) = (wip_prefix(&name, uid), autosave_ref(uid));
     let prefixes = [branch_ref.as_str(), target_ref.as_str(), wip.as_str(), autosave.as_str()];
-    let refs = git::listed(transport, &remote, Some(&credentials), &prefixes, &*context.clock).await;
+    let refs = git::listed(transport, &remote, Some(&credentials), &prefixes, &*kind.shared.clock).await;
     let refs = refs.map_err(|error| {
         if matches!(error, git::Error::Moved { .. }) {
             // By its id it is found under any name.
-            context.workspaces.update(uid, |known| known.repository = None);
+            kind.memory.update(uid, |known| known.repository = None);
         }
-        let (standing, again) = git_failure(&error);
-        Failure::Remote(standing, again)
+        Failure::from(git_failure(&error))
     })?;
     let named = |name: &str| refs.get(name).map(|sha| sha.as_str().to_owned());
     let in_progress = refs.iter().filter(|(name, _)| name.starts_with(&wip));
-    let report = found.seen.known.report.as_ref().map(|(_, report)| report);
+    let report = seen.known.report.as_ref().map(|(_, report)| report);
     Ok(Remote {
         listed: Listed {
             branch: named(&branch_ref),
@@ -125,13 +120,12 @@ pub async fn look(context: &Context, found: &Found) -> Result<Remote, Failure> {
 }
 
 /// Holds what a save said of the remote against the remote. Only then is the work safe.
-pub async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> Result<(), Failure> {
-    let object = &found.seen.object;
-    let remote = look(context, found).await?;
+pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> Result<(), Failure> {
+    let object = &seen.object;
+    let remote = look(kind, seen).await?;
     let is_there = evidence.is_of_nothing()
         || (remote.listed.branch == evidence.remote.branch && remote.listed.wip == evidence.remote.wip);
-    #[cfg(feature = "sabotage")]
-    let is_there = is_there || context.sabotage.believe_agent;
+    let is_there = kind.shared.guards.saved(is_there);
     let branch = format!("refs/heads/{}", remote.asked);
     let safe = is_there.then(|| {
         let place = evidence.saved.first();
@@ -144,16 +138,19 @@ pub async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> R
         }
     });
     if let Some(safe) = &safe {
-        note(context, object, safe).await?;
+        note(kind, object, safe).await?;
         // The object will be gone, and this stays for a while.
         let commit = safe.commit.as_deref().map(|commit| format!(" ({commit})")).unwrap_or_default();
         let message = format!("read back at the end: {}{commit}", safe.message);
-        context.events.transition(&object.object_ref(&()), EventType::Normal, Reason::Saved.as_str(), &message).await;
+        kind.shared
+            .events
+            .transition(&object.object_ref(&()), EventType::Normal, Reason::Saved.as_str(), &message)
+            .await;
     }
-    context.workspaces.update(uid(object), |known| {
+    kind.memory.update(uid(object), |known| {
         if safe.is_none() {
             // Somebody pushed meanwhile, or it was not said by our save: a Job saves again.
-            known.disbelieved.clone_from(&found.seen.saver);
+            known.disbelieved.clone_from(&seen.saver);
         }
         known.remote = Some(remote);
         known.safe = safe;
@@ -171,11 +168,11 @@ pub async fn believe(context: &Context, found: &Found, evidence: &Evidence) -> R
 }
 
 /// Notes on the claim that its work was read back, so that it goes should this process end before it does.
-async fn note(context: &Context, object: &Workspace, safe: &Safe) -> Result<(), Failure> {
-    let Some(claim) = claim(context, object).await? else { return Ok(()) };
+async fn note(kind: &WorkspaceKind, object: &Workspace, safe: &Safe) -> Result<(), Failure> {
+    let Some(claim) = claim(kind, object).await? else { return Ok(()) };
     let note = serde_json::to_string(safe).map_err(kube::Error::SerdeError)?;
     let change = json!({"metadata": {"uid": claim.uid(), "annotations": {SAVED_ANNOTATION: note}}});
-    let claims = api::<PersistentVolumeClaim>(context, object);
+    let claims = api::<PersistentVolumeClaim>(kind, object);
     claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! What is known of a workspace at one moment: all that a plan may follow from.
 
-use super::memory::{Failed, Remembered, Task};
+use super::memory::{About, Failed, Remembered, Task, WayKind};
 use super::objects::Target;
 use super::pods::{Ended, PodView};
 use crate::agent::clone::may_choose;
 use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
 use crate::controllers::standing::Standing;
+use crate::github::{GitHub, Transport};
+use crate::guards::Guards;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use std::fmt;
 use std::sync::Arc;
 
 /// Whether and how GitHub may be asked.
@@ -16,11 +19,11 @@ pub enum Way {
     /// Nothing is known since this process started.
     NotYetKnown,
     /// It may not, or cannot, now.
-    Barred {
+    Blocked {
         /// Why.
         standing: Standing,
         /// It takes somebody's doing to change that.
-        for_good: bool,
+        permanent: bool,
     },
     /// It may.
     Open(Repository),
@@ -127,7 +130,6 @@ pub struct JobEnd {
 
 /// All of it.
 #[derive(Clone, Debug)]
-#[cfg_attr(feature = "sabotage", expect(clippy::struct_excessive_bools, reason = "a test's is one more"))]
 pub struct Seen {
     /// The workspace.
     pub object: Arc<Workspace>,
@@ -155,9 +157,25 @@ pub struct Seen {
     pub saver: Option<String>,
     /// What this process knows.
     pub known: Remembered,
-    /// What status says is so.
-    #[cfg(feature = "sabotage")]
-    pub believes_status: bool,
+    /// The guards that tests take out.
+    pub guards: Guards,
+    /// What acting takes, and no decision.
+    pub tools: Tools,
+}
+
+/// What acting takes.
+#[derive(Clone, Default)]
+pub struct Tools {
+    /// The client, if the App's credentials can be used.
+    pub github: Option<Arc<GitHub>>,
+    /// The way to its GitHub, for git.
+    pub git: Option<Transport>,
+}
+
+impl fmt::Debug for Tools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tools").finish_non_exhaustive()
+    }
 }
 
 impl Seen {
@@ -189,14 +207,17 @@ impl Seen {
 
     /// What a failure is about. When that is another, the call is tried again at once.
     #[must_use]
-    pub fn about(&self) -> String {
-        let way = match &self.way {
-            Way::NotYetKnown => "unknown".to_owned(),
-            Way::Barred { for_good, .. } => format!("barred {for_good}"),
-            Way::Open(repository) => format!("{repository:?}"),
-        };
-        let request = self.object.annotations().get(RECONCILE_ANNOTATION);
-        format!("{:?} {:?} {way} {:?}", self.object.metadata.generation, request, self.is_going())
+    pub fn about(&self) -> About {
+        About {
+            generation: self.object.metadata.generation,
+            request: self.object.annotations().get(RECONCILE_ANNOTATION).cloned(),
+            way: match &self.way {
+                Way::NotYetKnown => WayKind::NotYetKnown,
+                Way::Blocked { permanent, .. } => WayKind::Blocked { permanent: *permanent },
+                Way::Open(repository) => WayKind::Open(repository.clone()),
+            },
+            is_going: self.is_going(),
+        }
     }
 
     /// The branch that the clone is at; before that is known, the one that is asked for.
@@ -225,40 +246,8 @@ impl Seen {
 
     /// Whether a clone of this workspace can be at this branch: the one that is asked for, or one beside it.
     fn may_be_at(&self, branch: &str) -> bool {
-        #[cfg(feature = "sabotage")]
-        if self.believes_status {
-            return true;
-        }
         let wanted = super::objects::wanted_branch(&self.object);
         let steps_aside = self.object.spec.branch.on_exists == BranchOnExists::Suffix;
-        branch == wanted || (steps_aside && may_choose(&wanted, branch))
-    }
-}
-
-#[cfg(feature = "sabotage")]
-impl crate::operator::Sabotage {
-    /// Takes the guards out of what was seen.
-    #[must_use]
-    pub fn tamper_workspace(self, mut seen: Seen) -> Seen {
-        let is_said = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
-            condition.type_ == "WorkSafe" && condition.status == "True"
-        };
-        let status = seen.object.status.as_ref();
-        seen.believes_status = self.believe_status;
-        if self.believe_status && status.is_some_and(|status| status.conditions.iter().any(is_said)) {
-            seen.known.safe = Some(super::memory::Safe {
-                commit: None,
-                reference: String::new(),
-                is_on_branch: true,
-                at: Timestamp::UNIX_EPOCH,
-                message: String::new(),
-            });
-        }
-        if self.any_force && seen.object.annotations().contains_key(FORCE_DELETE_ANNOTATION) {
-            let (mut object, uid) = ((*seen.object).clone(), seen.object.uid().unwrap_or_default());
-            object.annotations_mut().insert(FORCE_DELETE_ANNOTATION.to_owned(), uid);
-            seen.object = Arc::new(object);
-        }
-        seen
+        self.guards.clone_branch(branch == wanted || (steps_aside && may_choose(&wanted, branch)))
     }
 }

@@ -70,7 +70,7 @@ struct Status {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
-    received_at: Option<String>,
+    receipt_time: Option<String>,
     attempts: Option<i64>,
     event: Option<String>,
     result: Option<DeliveryResult>,
@@ -81,7 +81,7 @@ pub fn log_in(object: &[u8]) -> Option<Log> {
     let Stored { metadata, status } = serde_json::from_slice(object).ok()?;
     let entries = status.deliveries.into_iter().map(|(guid, entry)| Logged {
         guid,
-        received_at: entry.received_at.and_then(|at| at.parse::<Timestamp>().ok()),
+        received_at: entry.receipt_time.and_then(|at| at.parse::<Timestamp>().ok()),
         attempts: entry.attempts.and_then(|attempts| attempts.try_into().ok()).unwrap_or(1),
         waits: Delivery::waits(entry.event.as_deref(), entry.result),
     });

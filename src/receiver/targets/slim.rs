@@ -82,7 +82,7 @@ pub struct Status {
 #[serde(rename_all = "camelCase")]
 pub struct SlimDelivery {
     #[serde(default, deserialize_with = "loose")]
-    pub received_at: Option<Timestamp>,
+    pub receipt_time: Option<Timestamp>,
     #[serde(default, deserialize_with = "loose")]
     pub attempts: Option<u32>,
     #[serde(default, deserialize_with = "loose")]

@@ -175,7 +175,7 @@ impl Kept for SlimRepository {
         };
         let entries = self.status.deliveries.iter().map(|(guid, delivery)| Logged {
             guid: guid.as_str().into(),
-            received_at: delivery.received_at,
+            received_at: delivery.receipt_time,
             attempts: delivery.attempts.unwrap_or(1),
             waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
         });

@@ -9,7 +9,8 @@ use jiff::SignedDuration;
 use kstatus::Status;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository};
 use landfall_world::{World, objects};
-use mlua::{Lua, LuaSerdeExt, SerializeOptions};
+use mlua::prelude::LuaSerializeOptions;
+use mlua::{Lua, LuaSerdeExt};
 use serde_json::{Value, json};
 
 const SCRIPT: &str = include_str!("../../../config/argocd/health.lua");
@@ -17,7 +18,7 @@ const SCRIPT: &str = include_str!("../../../config/argocd/health.lua");
 /// What Argo CD takes this object for.
 fn argo(object: &Value) -> String {
     let lua = Lua::new();
-    let options = SerializeOptions::new().serialize_none_to_null(false).serialize_unit_to_null(false);
+    let options = LuaSerializeOptions::new().serialize_none_to_null(false).serialize_unit_to_null(false);
     lua.globals().set("obj", lua.to_value_with(object, options).unwrap()).unwrap();
     let health: mlua::Table = lua.load(SCRIPT).eval().unwrap();
     assert!(!health.get::<String>("message").unwrap().is_empty(), "{object:#}");

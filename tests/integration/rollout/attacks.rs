@@ -5,7 +5,7 @@ use super::examples::Inlet;
 use super::{Team, workload};
 use k8s_openapi::api::apps::v1::Deployment;
 use landfall::api::{DeliveryResult, ProjectRepository};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::World;
 use landfall_world::operator::Start;
 use serde_json::{Value, json};

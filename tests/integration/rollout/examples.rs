@@ -6,7 +6,8 @@ use crate::repository::{changes, looks};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use landfall::api::{Deliveries, DeliveryResult, GitHubApp};
-use landfall::receiver::{self, InboxLimits, KeySource, Receiver, Sabotage, ServerLimits};
+use landfall::guards::Guards;
+use landfall::receiver::{self, InboxLimits, KeySource, Receiver, ServerLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
 use landfall_world::delivery::Delivery;
@@ -58,7 +59,7 @@ impl Inlet {
             keys: KeySource::Directory(folder.path().to_owned()),
             clock: Arc::new(SystemClock),
             shutdown: shutdown.clone(),
-            sabotage: Sabotage::default(),
+            guards: Guards::default(),
         };
         let receiver = Receiver::start(config, environment).await.unwrap();
         let secret = keys.current.secret(&identity, Hook::App).expose().to_owned();

@@ -195,5 +195,9 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
     let marked = of("a delivery was dealt with");
     assert!(!marked.is_empty(), "{text}");
     assert_eq!((&marked[0]["sha"], &marked[0]["delivery"]), (&json!(sha), &json!(guid)));
-    assert!(lines.iter().all(|line| line["target"] != "landfall::controllers::rollout" || line["sha"] == json!(sha)));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["target"] != "landfall::controllers::repository::rollout" || line["sha"] == json!(sha))
+    );
 }

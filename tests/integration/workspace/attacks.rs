@@ -11,7 +11,7 @@ use kube::{CustomResourceExt as _, ResourceExt};
 use landfall::api::Workspace;
 use landfall::github::{AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp};
 use landfall::github::{PullRequest, Repositories, Scope};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::World;
 use serde_json::{Value, json};
 use std::path::Path;

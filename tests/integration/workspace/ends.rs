@@ -6,7 +6,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use landfall::api::{GitHubInstallation, InstallationToken, WORK_FINALIZER, Workspace};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use serde_json::json;
 
 /// When a namespace is deleted, all that is in it is, in an order of the cluster's own.

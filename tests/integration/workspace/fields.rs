@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams};
 use landfall::api::Workspace;
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::World;
 use serde_json::{Value, json};
 

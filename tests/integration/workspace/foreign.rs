@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt;
 use landfall::api::{InstallationToken, Workspace};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::World;
 use serde_json::{Value, json};
 

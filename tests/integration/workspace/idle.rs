@@ -2,7 +2,7 @@
 
 use super::Team;
 use jiff::SignedDuration;
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::OPERATOR;
 use serde_json::json;
 

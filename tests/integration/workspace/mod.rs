@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, S
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository, RETAINED_LABEL, WORK_FINALIZER, Workspace};
-use landfall::operator::Sabotage;
+use landfall::guards::Sabotage;
 use landfall_world::operator::{Operator, Start};
 use landfall_world::{World, objects};
 use serde::de::DeserializeOwned;
@@ -49,7 +49,7 @@ impl Team {
         operator.ready().await;
         // All of acme, so that what is narrowed is narrowed by the workspace.
         let tenants = json!([{
-            "name": "acme", "account": "acme", "repositories": ["*"],
+            "name": "acme", "name": "acme", "account": "acme", "repositories": ["*"],
             "maxPermissions": {"contents": "write", "metadata": "read", "pull_requests": "write"},
             "namespaces": {"names": ["team-a"]},
         }]);

@@ -5,7 +5,8 @@ use super::{SYSTEM, until};
 use jiff::Timestamp;
 use landfall::git::AllowedHosts;
 use landfall::github::{Connect, HttpsConnect, PlainHttp};
-use landfall::operator::{Activity, Config, Controller, Environment, Sabotage};
+use landfall::guards::{Guards, Sabotage};
+use landfall::operator::{Activity, Config, Controller, Environment};
 use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
 use landfall::runtime::lease::{self, LeaseTimes};
@@ -100,7 +101,7 @@ impl Operator {
                 jitter: Arc::new(FixedJitter(0.5)),
                 github: start.github,
                 shutdown: token,
-                sabotage: start.sabotage,
+                guards: Guards::without(start.sabotage),
             };
             Controller::start(config, environment).await.expect("an operator")
         });

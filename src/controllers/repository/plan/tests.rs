@@ -1,7 +1,10 @@
 //! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
 
 use super::super::memory::{Facts, HookSeen, Looked, Remembered};
-use super::super::seen::Granted;
+use super::super::rollout::plan::tests::workload;
+use super::super::rollout::progress::Progress;
+use super::super::rollout::{RolloutMemory, Targets};
+use super::super::seen::{Granted, Tools};
 use super::*;
 use crate::api::{Delivery, DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
 use crate::controllers::deliveries::Mark;
@@ -35,7 +38,7 @@ fn granted() -> Way {
     let app: GitHubApp = serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [{
-            "name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]},
+            "name": "acme", "name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]},
     }))
     .unwrap();
     let namespace = NamespaceView { name: "team-a".into(), labels: [].into(), terminating: false };
@@ -50,8 +53,8 @@ fn granted() -> Way {
     })
 }
 
-fn barred(for_good: bool) -> Way {
-    Way::Barred { standing: Standing::stalled(Reason::Revoked, "it is gone"), for_good }
+fn blocked(permanent: bool) -> Way {
+    Way::Blocked { standing: Standing::stalled(Reason::Revoked, "it is gone"), permanent }
 }
 
 fn seen(object: Arc<ProjectRepository>, known: Remembered) -> Seen {
@@ -66,6 +69,7 @@ fn seen(object: Arc<ProjectRepository>, known: Remembered) -> Seen {
         is_repository_news: false,
         allowed_at: Timestamp::MIN,
         known,
+        tools: Tools::default(),
     }
 }
 
@@ -215,7 +219,7 @@ fn in_an_archived_repository_nothing_is_changed() {
 #[test]
 fn what_is_barred_is_not_looked_at() {
     let seen = |way| Seen { way, ..seen(plain(), Remembered::default()) };
-    assert_eq!(rests(&seen(barred(true)), 1).0, Reason::Revoked);
+    assert_eq!(rests(&seen(blocked(true)), 1).0, Reason::Revoked);
     assert!(matches!(plan(&seen(Way::NotYetKnown), at(1)), Plan::Settled { standing: None, again: None }));
 }
 
@@ -223,7 +227,8 @@ fn what_is_barred_is_not_looked_at() {
 fn what_is_being_rolled_out_is_followed_though_the_source_is_lost() {
     let rolling = |result: &str| {
         let actions = json!([{"rolloutRestart": {"kind": "Deployment", "name": "shop"}}]);
-        let deployment = json!({"sha": "a".repeat(40), "sequence": 1, "result": result});
+        let deployment =
+            json!({"sha": "a".repeat(40), "sequence": 1, "result": result, "startTime": at(0).to_string()});
         let on_push = json!({"onPush": {"serviceAccountName": "deployer", "actions": actions}});
         object(&on_push, &json!({}), &json!({"deployment": deployment}))
     };
@@ -231,19 +236,25 @@ fn what_is_being_rolled_out_is_followed_though_the_source_is_lost() {
     fail(&mut gone, Task::Look, Standing::stalled(Reason::RepositoryNotFound, "it is gone"));
     let mut archived = seen(rolling("Running"), looked());
     archived.known.facts = Some(facts(true));
-    let suspended = Seen { way: barred(false), ..seen(rolling("Running"), Remembered::default()) };
-    for lost in [gone, archived, suspended] {
-        assert!(
-            matches!(plan(&lost, at(1)), Plan::Roll { is_lost: true, again: Some(_), .. }),
-            "{:?}",
-            plan(&lost, at(1))
-        );
+    let suspended = Seen { way: blocked(false), ..seen(rolling("Running"), Remembered::default()) };
+    let to_roll = Targets { workloads: vec![workload("shop", None, Progress::Done(None))], troubles: Vec::new() };
+    for mut lost in [gone, archived, suspended] {
+        assert_eq!(does(&lost, 1), Step::LookAtWorkloads);
+        lost.known.rollout = RolloutMemory::of(to_roll.clone());
+        // It would be rolled, were the source there.
+        assert!(matches!(does(&lost, 1), Step::Settle { again: Some(_), .. }), "{:?}", plan(&lost, at(1)));
         for result in ["Waiting", "Succeeded", "Failed"] {
             rests(&Seen { object: rolling(result), ..lost.clone() }, 1);
         }
     }
-    let fine = seen(rolling("Waiting"), looked());
-    assert!(matches!(plan(&fine, at(1)), Plan::Roll { is_lost: false, .. }));
+    let mut fine = seen(rolling("Running"), looked());
+    let head = HeadStatus { branch: "main".into(), sha: "a".repeat(40), observation_time: Time(at(0)) };
+    fine.known.head = Some(head);
+    assert_eq!(does(&fine, 1), Step::Confirm);
+    fine.known.confirmed = Some(("a".repeat(40), at(0)));
+    assert_eq!(does(&fine, 1), Step::LookAtWorkloads);
+    fine.known.rollout = RolloutMemory::of(to_roll);
+    assert!(matches!(does(&fine, 1), Step::Roll { .. }), "{:?}", plan(&fine, at(1)));
 }
 
 #[test]
@@ -402,8 +413,8 @@ fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
     let unlooked = Seen { way: Way::NotYetKnown, ..deleted(&pinned) };
     assert_eq!(rests(&unlooked, 1).2, Some(at(15)));
     assert!(matches!(does(&unlooked, 15), Step::LeaveHook(_)));
-    assert!(matches!(does(&Seen { way: barred(true), ..deleted(&pinned) }, 1), Step::LeaveHook(_)));
-    assert_eq!(rests(&Seen { way: barred(false), ..deleted(&pinned) }, 1).0, Reason::WaitingForDependents);
+    assert!(matches!(does(&Seen { way: blocked(true), ..deleted(&pinned) }, 1), Step::LeaveHook(_)));
+    assert_eq!(rests(&Seen { way: blocked(false), ..deleted(&pinned) }, 1).0, Reason::WaitingForDependents);
     let mut removed = deleted(&pinned);
     removed.known.is_hook_removed = true;
     assert_eq!(does(&removed, 1), Step::RemoveFinalizer);
@@ -413,10 +424,10 @@ fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
 fn what_github_answered_goes_before_the_spec_and_that_before_status() {
     let status = json!({"id": 3});
     let by_id = object(&json!({"source": {"existing": {"id": 2}}}), &json!({}), &status);
-    assert_eq!(seen(Arc::clone(&by_id), looked()).pinned(), Some(9001));
-    assert_eq!(seen(by_id, Remembered::default()).pinned(), Some(2));
-    assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).pinned(), Some(3));
-    assert_eq!(seen(plain(), Remembered::default()).pinned(), None);
+    assert_eq!(seen(Arc::clone(&by_id), looked()).bound_id(), Some(9001));
+    assert_eq!(seen(by_id, Remembered::default()).bound_id(), Some(2));
+    assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).bound_id(), Some(3));
+    assert_eq!(seen(plain(), Remembered::default()).bound_id(), None);
 }
 
 #[test]
@@ -428,7 +439,7 @@ fn what_its_app_or_installation_leaves_behind_takes_its_webhook_along_first() {
         &json!({"id": 9001}),
     );
     let left =
-        |known| Seen { way: barred(true), way_out: Some(granted.clone()), hook: wish(), ..seen(held.clone(), known) };
+        |known| Seen { way: blocked(true), way_out: Some(granted.clone()), hook: wish(), ..seen(held.clone(), known) };
     let mut going = left(looked());
     assert_eq!(does(&going, 1), Step::RemoveHook);
     fail(&mut going, Task::Hook, Standing::reconciling(Reason::ApiUnreachable, "away"));

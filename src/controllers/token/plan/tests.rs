@@ -1,6 +1,7 @@
 //! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
 
-use super::super::seen::{Failed, Failures, Held};
+use super::super::memory::FailedFor;
+use super::super::seen::{Failed, Failures, Held, Tools};
 use super::*;
 use crate::api::GitHubApp;
 use crate::controllers::token::scope::Named;
@@ -37,7 +38,7 @@ fn granted(repositories: &[&str]) -> Access {
     let app: GitHubApp = serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [{
-            "name": "acme", "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
+            "name": "acme", "name": "acme", "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
             "namespaces": {"names": ["team-a"]}}]},
     }))
     .unwrap();
@@ -73,8 +74,8 @@ fn held(stage: Stage) -> Held {
     Held { fingerprint: "00bb".into(), scope: scope(), stage, expires_at: at(60) }
 }
 
-fn seen() -> Gathered {
-    Gathered {
+fn seen() -> Seen {
+    Seen {
         token: Arc::new(object(&json!({}), None)),
         has_finalizer: true,
         is_paused: false,
@@ -85,6 +86,8 @@ fn seen() -> Gathered {
         held: None,
         revoked: None,
         failed: Failures::default(),
+        about: FailedFor::default(),
+        tools: Tools::default(),
     }
 }
 
@@ -104,30 +107,30 @@ use crate::controllers::standing::State::{Ready, ReadyButRetrying, Reconciling, 
 #[test]
 fn the_way_of_a_new_token() {
     let now = at(1);
-    assert_eq!(plan(&Gathered { has_finalizer: false, ..seen() }, now), Plan::Do(Step::AddFinalizer));
+    assert_eq!(plan(&Seen { has_finalizer: false, ..seen() }, now), Plan::Do(Step::AddFinalizer));
     assert_eq!(plan(&seen(), now), mint(&[]));
-    let with = |stage| Gathered { held: Some(held(stage)), ..seen() };
+    let with = |stage| Seen { held: Some(held(stage)), ..seen() };
     assert_eq!(plan(&with(Stage::Minted { refusals: 0 }), now), Plan::Do(Step::Verify));
     assert_eq!(plan(&with(Stage::Verified), now), Plan::Do(Step::Publish));
-    let done = Gathered { secret: SecretSeen::Ours(published()), ..seen() };
+    let done = Seen { secret: SecretSeen::Ours(published()), ..seen() };
     settles(&plan(&done, now), Reason::Published, Ready);
 }
 
 #[test]
 fn nothing_is_published_unverified_and_a_refused_token_is_given_up() {
     for refusals in 0..REFUSALS_UNTIL_GIVEN_UP {
-        let seen = Gathered { held: Some(held(Stage::Minted { refusals })), ..seen() };
+        let seen = Seen { held: Some(held(Stage::Minted { refusals })), ..seen() };
         assert_eq!(plan(&seen, at(1)), Plan::Do(Step::Verify));
     }
-    let tired = Gathered { held: Some(held(Stage::Minted { refusals: REFUSALS_UNTIL_GIVEN_UP })), ..seen() };
+    let tired = Seen { held: Some(held(Stage::Minted { refusals: REFUSALS_UNTIL_GIVEN_UP })), ..seen() };
     assert_eq!(plan(&tired, at(1)), Plan::Do(Step::RevokeHeld));
-    let unfit = Gathered { held: Some(held(Stage::Unfit)), ..seen() };
+    let unfit = Seen { held: Some(held(Stage::Unfit)), ..seen() };
     assert_eq!(plan(&unfit, at(1)), Plan::Do(Step::RevokeHeld));
 }
 
 #[test]
 fn a_good_token_is_adopted_and_renewed_in_time() {
-    let adopted = Gathered { secret: SecretSeen::Ours(published()), ..seen() };
+    let adopted = Seen { secret: SecretSeen::Ours(published()), ..seen() };
     let due = renewal(&adopted, &published()).unwrap();
     assert!(due >= at(45) && due <= at(50), "10 to 15 minutes before expiry: {due}");
     let Plan::Settled { again, .. } = plan(&adopted, at(1)) else { panic!() };
@@ -146,23 +149,23 @@ fn renewal_fits_the_tokens_life() {
 
 #[test]
 fn a_strangers_secret_is_left_alone() {
-    let stranger = Gathered { secret: SecretSeen::Foreign, ..seen() };
+    let stranger = Seen { secret: SecretSeen::Foreign, ..seen() };
     settles(&plan(&stranger, at(1)), Reason::SecretNotOurs, Stalled);
-    let with_token = Gathered { held: Some(held(Stage::Verified)), ..stranger };
+    let with_token = Seen { held: Some(held(Stage::Verified)), ..stranger };
     assert_eq!(plan(&with_token, at(1)), Plan::Do(Step::RevokeHeld));
 }
 
 #[test]
 fn an_edited_or_lost_secret_is_mended_with_another_token() {
     let edited = Published { fingerprint: Some("0bad".into()), ..published() };
-    assert_eq!(plan(&Gathered { secret: SecretSeen::Ours(edited.clone()), ..seen() }, at(1)), mint(&[9001]));
+    assert_eq!(plan(&Seen { secret: SecretSeen::Ours(edited.clone()), ..seen() }, at(1)), mint(&[9001]));
     let ours = Held { fingerprint: "00aa".into(), ..held(Stage::Published) };
     for secret in [SecretSeen::Ours(edited), SecretSeen::Absent] {
-        let seen = Gathered { secret, held: Some(ours.clone()), ..seen() };
+        let seen = Seen { secret, held: Some(ours.clone()), ..seen() };
         assert_eq!(plan(&seen, at(1)), Plan::Do(Step::RevokeHeld), "what was taken away does not come back");
     }
     let relabelled = Published { as_wanted: false, ..published() };
-    assert_eq!(plan(&Gathered { secret: SecretSeen::Ours(relabelled), ..seen() }, at(1)), Plan::Do(Step::Repair));
+    assert_eq!(plan(&Seen { secret: SecretSeen::Ours(relabelled), ..seen() }, at(1)), Plan::Do(Step::Repair));
 }
 
 #[test]
@@ -170,39 +173,35 @@ fn another_scope_kills_the_old_token_before_it_publishes_the_new_one() {
     let wider = Scope { repositories: Repositories::Only(vec![Named::Name("old".into())]), ..scope() };
     let old = Published { scope: Some(wider), ..published() };
     let secret = SecretSeen::Ours(old);
-    assert_eq!(
-        plan(&Gathered { secret: secret.clone(), ..seen() }, at(1)),
-        mint(&[]),
-        "and pins nothing of the old one"
-    );
-    let verified = Gathered { secret, held: Some(held(Stage::Verified)), ..seen() };
+    assert_eq!(plan(&Seen { secret: secret.clone(), ..seen() }, at(1)), mint(&[]), "and pins nothing of the old one");
+    let verified = Seen { secret, held: Some(held(Stage::Verified)), ..seen() };
     assert_eq!(plan(&verified, at(1)), Plan::Do(Step::RevokePublished));
-    let revoked = Gathered { revoked: Some("00aa".into()), ..verified };
+    let revoked = Seen { revoked: Some("00aa".into()), ..verified };
     assert_eq!(plan(&revoked, at(1)), Plan::Do(Step::Publish));
 }
 
 #[test]
 fn a_renewal_leaves_the_old_token_to_those_who_are_using_it() {
-    let due = Gathered { secret: SecretSeen::Ours(published()), held: Some(held(Stage::Verified)), ..seen() };
+    let due = Seen { secret: SecretSeen::Ours(published()), held: Some(held(Stage::Verified)), ..seen() };
     assert_eq!(plan(&due, at(50)), Plan::Do(Step::Publish));
 }
 
 #[test]
 fn what_is_denied_is_taken_back() {
     let standing = Standing::stalled(Reason::AccountNotGranted, "no");
-    let denied = Gathered { access: Access::Denied(standing), secret: SecretSeen::Ours(published()), ..seen() };
+    let denied = Seen { access: Access::Denied(standing), secret: SecretSeen::Ours(published()), ..seen() };
     assert_eq!(plan(&denied, at(1)), Plan::Do(Step::RevokePublished));
-    let revoked = Gathered { revoked: Some("00aa".into()), ..denied.clone() };
+    let revoked = Seen { revoked: Some("00aa".into()), ..denied.clone() };
     assert_eq!(plan(&revoked, at(1)), Plan::Do(Step::DeleteSecret));
-    let gone = Gathered { secret: SecretSeen::Absent, ..denied };
+    let gone = Seen { secret: SecretSeen::Absent, ..denied };
     settles(&plan(&gone, at(1)), Reason::AccountNotGranted, Stalled);
 }
 
 #[test]
 fn a_narrowed_grant_takes_back_what_it_no_longer_covers_and_a_wrong_spec_does_not() {
-    let narrowed = Gathered { access: granted(&["other"]), secret: SecretSeen::Ours(published()), ..seen() };
+    let narrowed = Seen { access: granted(&["other"]), secret: SecretSeen::Ours(published()), ..seen() };
     assert_eq!(plan(&narrowed, at(1)), Plan::Do(Step::RevokePublished));
-    let mistaken = Gathered {
+    let mistaken = Seen {
         token: Arc::new(object(&json!({"repositories": [{"name": "vault"}]}), None)),
         secret: SecretSeen::Ours(published()),
         ..seen()
@@ -218,7 +217,7 @@ fn more_than_the_installation_has_is_not_asked_for() {
     };
     let read_only = [("contents".to_owned(), "read".into())].into();
     let access = Access::Granted { installation, account, account_id, settings_url, grant, permissions: read_only };
-    let message = settles(&plan(&Gathered { access, ..seen() }, at(1)), Reason::InsufficientPermissions, Stalled);
+    let message = settles(&plan(&Seen { access, ..seen() }, at(1)), Reason::InsufficientPermissions, Stalled);
     assert!(message.contains("contents: write (has read)") && message.contains("settings"), "{message}");
 }
 
@@ -226,11 +225,11 @@ fn more_than_the_installation_has_is_not_asked_for() {
 fn a_failed_call_waits_for_its_time_whatever_wakes_the_controller() {
     let failed = Failed { standing: Standing::reconciling(Reason::ApiUnreachable, "away"), until: at(5) };
     let asking = |failed| Failures { asking: Some(failed), revoking: None };
-    let waiting = Gathered { failed: asking(failed.clone()), ..seen() };
+    let waiting = Seen { failed: asking(failed.clone()), ..seen() };
     settles(&plan(&waiting, at(4)), Reason::ApiUnreachable, Reconciling);
     assert_eq!(plan(&waiting, at(5)), mint(&[]));
-    let renewing = Gathered { secret: SecretSeen::Ours(published()), ..waiting };
-    let renewing = Gathered { failed: asking(Failed { until: at(70), ..failed }), ..renewing };
+    let renewing = Seen { secret: SecretSeen::Ours(published()), ..waiting };
+    let renewing = Seen { failed: asking(Failed { until: at(70), ..failed }), ..renewing };
     let plan_then = plan(&renewing, at(55));
     settles(&plan_then, Reason::ApiUnreachable, ReadyButRetrying);
     let Plan::Settled { again, .. } = plan_then else { panic!() };
@@ -240,13 +239,13 @@ fn a_failed_call_waits_for_its_time_whatever_wakes_the_controller() {
 
 #[test]
 fn nothing_is_said_or_done_before_the_app_was_looked_at() {
-    let early = Gathered { access: Access::NotYetKnown, secret: SecretSeen::Ours(published()), ..seen() };
+    let early = Seen { access: Access::NotYetKnown, secret: SecretSeen::Ours(published()), ..seen() };
     assert_eq!(plan(&early, at(1)), Plan::Settled { standing: None, again: None });
 }
 
 #[test]
 fn a_suspension_makes_the_tokens_from_before_doubtful() {
-    let doubted = Gathered {
+    let doubted = Seen {
         token: Arc::new(object(&json!({}), Some(("False", "InstallationSuspended")))),
         secret: SecretSeen::Ours(published()),
         ..seen()
@@ -257,7 +256,7 @@ fn a_suspension_makes_the_tokens_from_before_doubtful() {
 #[test]
 fn paused_renews_what_is_there_and_changes_nothing() {
     let token = object(&json!({"paused": true, "repositories": [{"name": "lib"}]}), None);
-    let paused = Gathered {
+    let paused = Seen {
         token: Arc::new(token),
         is_paused: true,
         access: granted(&["shop", "lib"]),
@@ -272,7 +271,7 @@ fn paused_renews_what_is_there_and_changes_nothing() {
 fn deletion_revokes_everything_then_lets_go() {
     let mut token = object(&json!({}), None);
     token.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
-    let going = Gathered {
+    let going = Seen {
         token: Arc::new(token),
         access: Access::NotYetKnown,
         secret: SecretSeen::Ours(published()),
@@ -281,19 +280,19 @@ fn deletion_revokes_everything_then_lets_go() {
         ..seen()
     };
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::RevokeHeld));
-    let going = Gathered { held: None, ..going };
+    let going = Seen { held: None, ..going };
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::RevokePublished));
     assert_eq!(plan(&going, at(60)), Plan::Do(Step::DeleteSecret), "it has died by itself");
-    let going = Gathered { secret: SecretSeen::Absent, ..going };
+    let going = Seen { secret: SecretSeen::Absent, ..going };
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::DeleteFormer("old".into())));
-    let going = Gathered { former_secrets: Vec::new(), ..going };
+    let going = Seen { former_secrets: Vec::new(), ..going };
     assert_eq!(plan(&going, at(1)), Plan::Do(Step::RemoveFinalizer));
-    let stranger = Gathered { secret: SecretSeen::Foreign, ..going };
+    let stranger = Seen { secret: SecretSeen::Foreign, ..going };
     assert_eq!(plan(&stranger, at(1)), Plan::Do(Step::RemoveFinalizer), "a stranger's Secret stays");
 }
 
 /// Carries plans out on what was seen, as if everything succeeded at once, and says what was done.
-fn walk(mut seen: Gathered, now: Timestamp) -> Vec<&'static str> {
+fn walk(mut seen: Seen, now: Timestamp) -> Vec<&'static str> {
     let mut done = Vec::new();
     let mut serial = 0;
     loop {
@@ -358,25 +357,25 @@ fn walk(mut seen: Gathered, now: Timestamp) -> Vec<&'static str> {
 
 #[test]
 fn every_way_settles_with_one_mint_at_most() {
-    let after = |reason| Gathered { token: Arc::new(object(&json!({}), Some(("False", reason)))), ..seen() };
+    let after = |reason| Seen { token: Arc::new(object(&json!({}), Some(("False", reason)))), ..seen() };
     let there = || SecretSeen::Ours(published());
     let remembered = Held { fingerprint: "00aa".into(), ..held(Stage::Published) };
-    let renamed = Gathered { held: Some(remembered), former_secrets: vec!["old".into()], ..seen() };
-    let going = Gathered { secret: SecretSeen::Ours(Published { going: true, ..published() }), ..seen() };
+    let renamed = Seen { held: Some(remembered), former_secrets: vec!["old".into()], ..seen() };
+    let going = Seen { secret: SecretSeen::Ours(Published { going: true, ..published() }), ..seen() };
     let new = ["mint", "verify", "publish", "Published"].as_slice();
     for (what, seen, now, steps) in [
         ("new", seen(), at(1), new),
         ("installed after the token was asked for", after("NotInstalled"), at(31), new),
         (
             "unsuspended",
-            Gathered { secret: there(), ..after("InstallationSuspended") },
+            Seen { secret: there(), ..after("InstallationSuspended") },
             at(31),
             &["mint", "verify", "revoke published", "publish", "Published"],
         ),
         ("the Secret is held while it goes", going, at(1), &["revoke published", "SecretTerminating"]),
         ("another name", renamed.clone(), at(1), &["mint", "verify", "publish", "delete former", "Published"]),
-        ("a stranger's name", Gathered { secret: SecretSeen::Foreign, ..renamed }, at(1), &["SecretNotOurs"]),
-        ("renewal", Gathered { secret: there(), ..seen() }, at(50), new),
+        ("a stranger's name", Seen { secret: SecretSeen::Foreign, ..renamed }, at(1), &["SecretNotOurs"]),
+        ("renewal", Seen { secret: there(), ..seen() }, at(50), new),
     ] {
         assert_eq!(walk(seen, now), steps, "{what}");
     }

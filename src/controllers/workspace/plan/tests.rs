@@ -1,11 +1,12 @@
 use super::super::memory::{Failed, Remembered, Remote, Safe};
 use super::super::objects::Target;
-use super::super::parting::MOST_CALLS;
 use super::super::pods::{Clone, Cloned, Ended};
-use super::super::seen::{JobEnd, JobSeen, Repository};
+use super::super::release::MOST_CALLS;
+use super::super::seen::{JobEnd, JobSeen, Repository, Tools};
 use super::*;
 use crate::agent::evidence::{Evidence, Listed};
 use crate::api::Workspace;
+use crate::guards::Guards;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -91,8 +92,8 @@ fn seen(spec: &Value, going: bool) -> Seen {
         },
         pod: PodSeen::Ours(Box::new(pod(false))),
         job: None,
-        #[cfg(feature = "sabotage")]
-        believes_status: false,
+        guards: Guards::default(),
+        tools: Tools::default(),
         ended: None,
         saver: None,
         known: Remembered {
@@ -313,7 +314,7 @@ fn what_is_refused_is_not_tried_again() {
 fn where_no_job_can_save_the_volume_is_kept() {
     let standing = Standing::stalled(Reason::Revoked, "uninstalled");
     let mut seen = gone(&json!({"save": {"onFailure": "Retain"}}));
-    seen.way = Way::Barred { standing, for_good: true };
+    seen.way = Way::Blocked { standing, permanent: true };
     assert!(matches!(does(&seen), Step::KeepVolume(why) if why.contains("uninstalled")));
     let mut seen = gone(&json!({"save": {"onFailure": "Block"}}));
     seen.is_namespace_going = true;
@@ -336,7 +337,7 @@ fn where_no_job_can_save_the_volume_is_kept() {
 fn waiting_for_github_has_an_end() {
     let mut seen = gone(&json!({}));
     let standing = Standing::reconciling(Reason::ApiUnreachable, "GitHub is away");
-    seen.way = Way::Barred { standing, for_good: false };
+    seen.way = Way::Blocked { standing, permanent: false };
     assert_eq!(says(&seen, now()).reason, Reason::ApiUnreachable);
     let much_later = now() + SignedDuration::from_hours(2);
     assert!(matches!(plan(&seen, much_later), Plan::Do(Step::KeepVolume(why)) if why.contains("away")));

@@ -29,7 +29,7 @@ struct World {
     handled: u32,
     wish: u32,
     /// In the operator's memory.
-    head: Option<Head>,
+    head: Option<ConfirmedHead>,
     /// How often each commit became the head, or was asked for again.
     reasons: HashMap<String, usize>,
     /// How often each template was changed for a commit, and for a (commit, sequence).
@@ -76,10 +76,10 @@ impl World {
     }
 
     fn look(&mut self) {
-        self.head = Some(Head { sha: self.branch.to_owned(), looked_at: self.now });
+        self.head = Some(ConfirmedHead { sha: self.branch.to_owned(), looked_at: self.now });
     }
 
-    fn write(&mut self, deployment: Option<DeploymentStatus>, answers_wish: bool) {
+    fn write(&mut self, deployment: Option<DeploymentStatus>, handles_redeploy: bool) {
         let sequences = (self.status.as_ref().map(|s| s.sequence), deployment.as_ref().map(|s| s.sequence));
         if let (Some(before), Some(after)) = sequences
             && !self.mishaps.late
@@ -92,7 +92,7 @@ impl World {
         if self.status != deployment {
             self.before = std::mem::replace(&mut self.status, deployment);
         }
-        if answers_wish {
+        if handles_redeploy {
             self.handled = self.wish;
         }
     }
@@ -121,7 +121,7 @@ impl World {
         let mut targets: Option<Targets> = None;
         let mut changed = false;
         for _ in 0..20 {
-            let seen = Seen {
+            let seen = RolloutInput {
                 on_push: &on_push,
                 is_paused: false,
                 head: self.head.as_ref(),
@@ -139,10 +139,10 @@ impl World {
                 Next::LookAtTargets => {
                     targets = Some(Targets { workloads: self.workloads.clone(), troubles: Vec::new() });
                 }
-                Next::Begin { deployment, answers_wish } => {
+                Next::Begin { deployment, handles_redeploy } => {
                     changed = true;
                     stored = Some(deployment.clone());
-                    self.write(Some(deployment), answers_wish);
+                    self.write(Some(deployment), handles_redeploy);
                 }
                 Next::Roll { stamp, workloads } => {
                     changed = true;
@@ -158,8 +158,8 @@ impl World {
                     // What does not differ from what was read is not written.
                     if settlement.deployment != stored {
                         changed = true;
-                        self.write(settlement.deployment, settlement.answers_wish);
-                    } else if settlement.answers_wish {
+                        self.write(settlement.deployment, settlement.handles_redeploy);
+                    } else if settlement.handles_redeploy {
                         self.handled = self.wish;
                     }
                     return changed;

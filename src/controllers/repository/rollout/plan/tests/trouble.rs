@@ -140,15 +140,15 @@ fn a_failed_one_is_done_again_when_somebody_asks() {
     case.targets = Some(targets(&[workload("shop", Some((A, 4)), underway(true))]));
     assert_eq!(case.begins(100).sequence, 4);
     case.is_paused = true;
-    assert!(!case.nothing_happens(100).answers_wish);
+    assert!(!case.nothing_happens(100).handles_redeploy);
     case.is_paused = false;
     case.stored = Some(stored(A, 3, Succeeded, 0));
-    assert!(case.nothing_happens(100).answers_wish);
+    assert!(case.nothing_happens(100).handles_redeploy);
     // While one runs the wish waits for how it ends.
     case.stored = Some(stored(A, 4, Running, 99));
     case.targets = Some(targets(&[workload("shop", Some((A, 4)), Progress::Failed(String::new()))]));
     let settlement = case.settles(100);
-    assert_eq!((result(&settlement).2, settlement.answers_wish, settlement.again), (Failed, false, Some(at(100))));
+    assert_eq!((result(&settlement).2, settlement.handles_redeploy, settlement.again), (Failed, false, Some(at(100))));
 }
 
 #[test]

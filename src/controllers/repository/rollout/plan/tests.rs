@@ -22,8 +22,8 @@ pub(super) fn on_push() -> OnPush {
     }
 }
 
-fn head(sha: &str, second: i64) -> Head {
-    Head { sha: sha.to_owned(), looked_at: at(second) }
+fn head(sha: &str, second: i64) -> ConfirmedHead {
+    ConfirmedHead { sha: sha.to_owned(), looked_at: at(second) }
 }
 
 fn stored(sha: &str, sequence: i64, result: DeploymentResult, second: i64) -> DeploymentStatus {
@@ -46,7 +46,11 @@ fn underway(has_deadline: bool) -> Progress {
     Progress::Underway { what: "1 of 3 pods updated, 1 available".to_owned(), has_deadline }
 }
 
-pub(super) fn workload(name: &str, stamp: Option<(&str, i64)>, progress: Progress) -> Workload {
+pub(in crate::controllers::repository) fn workload(
+    name: &str,
+    stamp: Option<(&str, i64)>,
+    progress: Progress,
+) -> Workload {
     Workload {
         kind: WorkloadKind::Deployment,
         name: name.to_owned(),
@@ -69,7 +73,7 @@ fn targets(workloads: &[Workload]) -> Targets {
 /// One case.
 #[derive(Clone, Default)]
 struct Case {
-    head: Option<Head>,
+    head: Option<ConfirmedHead>,
     stored: Option<DeploymentStatus>,
     targets: Option<Targets>,
     is_paused: bool,
@@ -80,7 +84,7 @@ struct Case {
 impl Case {
     fn plan(&self, second: i64) -> Next {
         let on_push = on_push();
-        let seen = Seen {
+        let seen = RolloutInput {
             on_push: &on_push,
             is_paused: self.is_paused,
             head: self.head.as_ref(),
@@ -134,7 +138,7 @@ fn at_first_sight_the_head_is_where_it_begins() {
     let settlement = case.settles(0);
     assert_eq!(result(&settlement), (A, 0, Succeeded));
     assert_eq!(reason(&settlement), Reason::RolledOut);
-    assert!(settlement.answers_wish, "an annotation that was there before asks for nothing");
+    assert!(settlement.handles_redeploy, "an annotation that was there before asks for nothing");
     // What is not there yet may come.
     case.targets = Some(Targets { workloads: Vec::new(), troubles: vec![trouble(Reason::WaitingForReference)] });
     assert_eq!(result(&case.settles(0)), (A, 0, Succeeded));
@@ -162,7 +166,7 @@ fn the_same_commit_twice_does_nothing() {
     let settlement = case.nothing_happens(100);
     assert_eq!((reason(&settlement), settlement.again), (Reason::RolledOut, None));
     let without_head = Case { head: None, ..case }.nothing_happens(100);
-    assert!(!without_head.answers_wish, "a wish is answered when it is known what it is about");
+    assert!(!without_head.handles_redeploy, "a wish is answered when it is known what it is about");
 }
 
 #[test]
@@ -192,7 +196,7 @@ fn a_new_head_waits_for_more_and_the_newest_wins() {
 fn a_fraction_of_a_second_is_not_taken_from_the_debounce() {
     let case = Case { head: Some(head(B, 10)), stored: Some(stored(A, 3, Succeeded, 0)), ..Case::default() };
     let on_push = on_push();
-    let seen = Seen {
+    let seen = RolloutInput {
         on_push: &on_push,
         is_paused: false,
         head: case.head.as_ref(),
@@ -204,7 +208,7 @@ fn a_fraction_of_a_second_is_not_taken_from_the_debounce() {
     let now = at(10) + SignedDuration::from_millis(700);
     let Next::Settle(settlement) = plan(&seen, now) else { panic!("it waits") };
     assert_eq!(settlement.again, Some(at(13)));
-    let next = Seen { stored: settlement.deployment.as_ref(), ..seen };
+    let next = RolloutInput { stored: settlement.deployment.as_ref(), ..seen };
     let Next::Settle(settlement) = plan(&next, now) else { panic!("it goes on waiting") };
     assert_eq!(settlement.again, Some(at(13)));
 }

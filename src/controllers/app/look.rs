@@ -3,26 +3,23 @@
 //! Invariant: two calls a look, a look each half hour, however many objects depend on it; and a look that failed is not
 //! repeated before its time, whatever wakes the controller up.
 
+use super::AppKind;
+use super::plan::Seen;
 use crate::api::{CredentialsSecretReference, GitHubApp, Reason};
 use crate::controllers::connection::{Connection, Look};
-use crate::controllers::context::Context;
-use crate::controllers::object::requested_look;
+use crate::controllers::shared::Shared;
 use crate::controllers::standing::{Again, Standing, github_failure};
-use crate::controllers::watch::{wake_repositories_of, wake_tokens_of, wake_workspaces_of};
 use crate::github::{self, AppCredentials, Count, Endpoint, GitHub, Transport};
-use crate::runtime::lenient::Lenient;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 
 /// How often GitHub is looked at, less jitter: two calls each time, four an hour, of the six that idleness may cost.
 const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
 
-/// The Secret's keys.
 /// The key of the Secret where the spec names none, and the word for it in messages.
 const PRIVATE_KEY: &str = "private-key.pem";
 const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
@@ -30,78 +27,53 @@ const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
 /// What GitHub says of a JWT whose `iss` is no App's id.
 const UNKNOWN_ISSUER: &str = "Integration not found";
 
-/// The connection after a look, if one was due.
-///
-/// # Errors
-/// When the credentials' Secret cannot be read from Kubernetes.
-pub async fn look(context: &Context, app: &GitHubApp) -> Result<Connection, kube::Error> {
-    let name = app.name_any();
-    let reference = ObjectRef::from_obj(app);
-    connect(context, app).await?;
-    let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
-    if requested_look(app).is_some_and(|request| handled != Some(request)) {
-        context.connections.request_look(&name, context.clock.now());
-    }
-    let Some(connection) = context.connections.get(&name) else { return Ok(Connection::default()) };
-    let now = context.clock.now();
-    let Some(github) = connection.github.as_ref().filter(|_| !connection.is_broken) else {
-        // The trouble that keeps it from being used was noted when it was made.
-        let next_look = Some(context.resolve(&context.due.apps, &reference, Again::Person));
-        return Ok(Connection { next_look, ..connection });
-    };
-    if connection.next_look.is_some_and(|at| at > now) {
-        return Ok(connection);
-    }
+/// Asks GitHub, and notes what it said.
+pub async fn look(kind: &AppKind, seen: &Seen) {
+    let (shared, app) = (&*kind.shared, &*seen.app);
+    let Some(connection) = &seen.connection else { return };
+    let Some(github) = &connection.github else { return };
+    let (name, reference, now) = (app.name_any(), ObjectRef::from_obj(app), shared.now());
     let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
-    match ask(context, github, app, known_bot).await {
+    match ask(shared, github, app, known_bot).await {
         Ok(look) => {
             // After a long pause everybody waits, even if GitHub says what it said before.
             let is_news =
                 |old: &Arc<Look>| !old.says_the_same(&look) || look.at.duration_since(old.at) > LOOK_EVERY * 2;
             let changed = connection.trouble.is_some() || connection.look.as_ref().is_none_or(is_news);
-            let wait = LOOK_EVERY.mul_f64(context.jitter.between(1.0, 1.2));
-            context.connections.update(&name, |connection| {
+            let next = shared.spread(now, LOOK_EVERY);
+            shared.connections.update(&name, |connection| {
                 connection.look = Some(Arc::new(look));
                 connection.trouble = None;
-                connection.next_look = now.checked_add(wait).ok();
+                connection.next_look = next;
+                connection.heard.clone_from(&seen.waiting);
             });
-            context.due.apps.succeeded(&reference);
+            kind.lane.succeeded(&reference);
             if changed {
-                wake_dependents(context, &name);
+                shared.caches.announce(app);
             }
         }
         Err((standing, again)) => {
             tracing::warn!(app = name, reason = %standing.reason, message = standing.message, "the look at GitHub failed");
-            let at = context.resolve(&context.due.apps, &reference, again);
+            let at = shared.resolve(&kind.lane, &reference, again);
             let changed = connection.trouble.as_ref() != Some(&standing);
-            context.connections.update(&name, |connection| {
+            shared.connections.update(&name, |connection| {
                 connection.trouble = Some(standing);
                 connection.next_look = Some(at);
             });
             if changed {
-                wake_dependents(context, &name);
+                shared.caches.announce(app);
             }
         }
     }
-    Ok(context.connections.get(&name).unwrap_or_default())
 }
 
-/// Makes the connection anew if what it was made from has changed.
-///
-/// # Errors
-/// When the credentials' Secret cannot be read from Kubernetes.
-pub async fn connect(context: &Context, app: &GitHubApp) -> Result<(), kube::Error> {
-    let name = app.name_any();
-    let secrets = Api::<Lenient<Secret>>::namespaced(context.client.clone(), &context.settings.namespace);
-    let secret = secrets.get_opt(&app.spec.credentials_secret_ref.name).await?.map(Lenient::read).transpose()?;
-    let (identity, made_from) = made_from(app, secret.as_ref());
-    let before = context.connections.get(&name);
-    if before.as_ref().is_some_and(|connection| connection.made_from == made_from) {
-        return Ok(());
-    }
-    let is_another = before.is_some_and(|connection| connection.identity != identity);
-    let made = client(context, app, secret.as_ref());
-    context.connections.update(&name, |connection| {
+/// Makes the connection anew.
+pub fn connect(shared: &Shared, seen: &Seen) {
+    let (app, secret) = (&*seen.app, seen.secret.as_ref());
+    let (identity, made_from) = seen.made_from.clone();
+    let is_another = seen.connection.as_ref().is_some_and(|connection| connection.identity != identity);
+    let made = client(shared, app, secret);
+    shared.connections.update(&app.name_any(), |connection| {
         if is_another {
             // What another GitHub, or another App, said means nothing here.
             *connection = Connection::default();
@@ -119,12 +91,11 @@ pub async fn connect(context: &Context, app: &GitHubApp) -> Result<(), kube::Err
             Err(standing) => connection.trouble = Some(standing),
         }
     });
-    wake_dependents(context, &name);
-    Ok(())
+    shared.caches.announce(app);
 }
 
 async fn ask(
-    context: &Context,
+    shared: &Shared,
     github: &GitHub,
     app: &GitHubApp,
     known_bot: Option<(String, i64)>,
@@ -156,7 +127,7 @@ async fn ask(
             None => None,
         },
     };
-    Ok(Look { at: context.clock.now(), app: found, bot_user_id, installations })
+    Ok(Look { at: shared.now(), app: found, bot_user_id, installations })
 }
 
 /// What a refused `GET /app` means.
@@ -193,15 +164,15 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
     }
 }
 
-fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
+fn client(shared: &Shared, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
     let spec = &app.spec;
     let CredentialsSecretReference { name, key: private_key } = &spec.credentials_secret_ref;
-    let namespace = &context.settings.namespace;
+    let namespace = &shared.settings.namespace;
     let endpoint = Endpoint::parse(
         &spec.api_url,
         spec.web_url.as_deref(),
         spec.graphql_url.as_deref(),
-        context.settings.plain_http,
+        shared.settings.plain_http,
     )
     .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
     let invalid = |message: String| Standing::stalled(Reason::CredentialsInvalid, message);
@@ -225,18 +196,19 @@ fn client(context: &Context, app: &GitHubApp, secret: Option<&Secret>) -> Result
         };
         invalid(format!("Secret {name} in namespace {namespace}{key}: {error}"))
     })?;
-    let transport = context
+    let transport = shared
         .connect
         .connect(spec.ca_bundle.as_deref().map(str::as_bytes))
         .map_err(|error| Standing::stalled(Reason::InvalidSpec, error.to_string()))?;
-    let observer = Arc::new(Count { metrics: Arc::new(context.metrics.clone()), app: app.name_any() });
+    let observer = Arc::new(Count { metrics: Arc::new(shared.metrics.clone()), app: app.name_any() });
     let git = transport.clone();
-    Ok((GitHub::new(endpoint, transport, credentials, Arc::clone(&context.clock), observer), git))
+    Ok((GitHub::new(endpoint, transport, credentials, Arc::clone(&shared.clock), observer), git))
 }
 
 /// Digests of which App on which GitHub it is, and of all that a connection is made from. The Secret counts by content:
 /// an edit that changes nothing is none.
-fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
+#[must_use]
+pub fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
     let spec = &app.spec;
     let data = secret.and_then(|secret| secret.data.as_ref());
     let key = |key: &str| data.and_then(|data| data.get(key)).map(|bytes| digest(&SHA256, &bytes.0).as_ref().to_vec());
@@ -252,18 +224,6 @@ fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
         secret.is_some(),
     ]);
     (identity, hash(&rest))
-}
-
-/// Whoever depends on the App looks again.
-fn wake_dependents(context: &Context, app: &str) {
-    for installation in context.stores.installations.state() {
-        if installation.spec.app_ref.name == app {
-            context.due.installations.look_now(&ObjectRef::from_obj(&*installation));
-            wake_tokens_of(&context.stores.tokens, &context.due.tokens, &installation);
-            wake_repositories_of(&context.stores.repositories, &context.due.repositories, &installation);
-            wake_workspaces_of(&context.stores.workspaces, &context.due.workspaces, &installation);
-        }
-    }
 }
 
 impl Look {

@@ -1,6 +1,6 @@
 //! The end of a workspace, and of its volume.
 //!
-//! Invariant: [`plan_parting`] says that it is over only where the work was read back from the remote, where there is none, where the
+//! Invariant: [`plan_volume_release`] says that it is over only where the work was read back from the remote, where there is none, where the
 //! volume is kept, or where somebody gave the work up. All else is waiting, with a bound, or a save.
 
 use super::memory::{Failed, Safe, Task};
@@ -11,8 +11,8 @@ use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::agent::save::Outcome;
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason, SaveOnFailure};
-use crate::controllers::context::PERSON_RECHECK;
 use crate::controllers::object::requested_look;
+use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::standing::{Again, Standing, State};
 use jiff::{SignedDuration, Timestamp};
 
@@ -27,9 +27,9 @@ pub const MOST_CALLS: u32 = 5;
 
 /// Whether the volume may go.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Parting {
+pub enum Release {
     /// It may: its work is safe, it is kept, or it was given up.
-    Over,
+    Done,
     /// Not yet.
     Next(Plan),
 }
@@ -39,9 +39,9 @@ pub fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::Settled { standing: None, again: None };
     }
-    match plan_parting(seen, now) {
-        Parting::Next(plan) => return plan,
-        Parting::Over => {}
+    match plan_volume_release(seen, now) {
+        Release::Next(plan) => return plan,
+        Release::Done => {}
     }
     if let Some(plan) = plan_last_pull(seen, now) {
         return plan;
@@ -57,12 +57,12 @@ pub fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
         TokenSeen::Absent | TokenSeen::Foreign => {}
     }
     match seen.volume {
-        VolumeSeen::Ours { is_kept: false, .. } => plan_release(seen),
+        VolumeSeen::Ours { is_kept: false, .. } => plan_claim_release(seen),
         _ => Plan::Do(Step::RemoveFinalizer),
     }
 }
 
-pub fn plan_release(seen: &Seen) -> Plan {
+pub fn plan_claim_release(seen: &Seen) -> Plan {
     match seen.volume {
         VolumeSeen::Ours { is_held: false, is_going: true, .. } => {
             // Kubernetes' own protection: a pod has it mounted.
@@ -77,40 +77,40 @@ pub fn plan_release(seen: &Seen) -> Plan {
 }
 
 /// Sees to it that nothing is lost with the volume.
-pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
+pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
     let volume = match &seen.volume {
         VolumeSeen::Ours { volume, is_kept: false, .. } => volume,
         VolumeSeen::Absent | VolumeSeen::Foreign { .. } | VolumeSeen::Ours { .. } => {
-            return end_pod(seen, now, Parting::Over);
+            return end_pod(seen, now, Release::Done);
         }
     };
     if seen.known.is_parted {
-        return end_pod(seen, now, Parting::Over);
+        return end_pod(seen, now, Release::Done);
     }
     if seen.known.safe.is_some() && !matches!(seen.pod, PodSeen::Ours(_)) {
-        return Parting::Over;
+        return Release::Done;
     }
     if seen.is_going() && seen.is_forced() {
         let why = "the annotation landfall.dev/force-delete gives up what was not pushed";
-        return Parting::Next(Plan::Do(Step::GiveUp(why.to_owned())));
+        return Release::Next(Plan::Do(Step::GiveUp(why.to_owned())));
     }
     match &seen.pod {
         PodSeen::Ours(pod) => match pod.going {
-            None => return Parting::Next(Plan::Do(Step::EndPod)),
+            None => return Release::Next(Plan::Do(Step::EndPod)),
             Some(end) => {
                 let end = end.checked_add(SLACK).unwrap_or(now);
                 if end > now {
                     let message = format!("pod {} saves what is on the volume, and ends", pod.name);
-                    return Parting::Next(wait(Reason::Saving, message, end));
+                    return Release::Next(wait(Reason::Saving, message, end));
                 }
                 // Where no node ever had the volume, nothing was written.
-                return if volume.is_none() { Parting::Over } else { failed(seen, now, &silent(pod), None) };
+                return if volume.is_none() { Release::Done } else { failed(seen, now, &silent(pod), None) };
             }
         },
         PodSeen::Absent | PodSeen::Foreign => {}
     }
     if volume.is_none() {
-        return Parting::Over;
+        return Release::Done;
     }
     if let Some(Ended::Said(evidence)) = &seen.ended
         && evidence.is_whole()
@@ -119,7 +119,7 @@ pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
             Some(failed_look) if is_patient(seen, now) => {
                 let message =
                     format!("what was saved is to be read back from the remote: {}", failed_look.standing.message);
-                Parting::Next(wait(Reason::Saving, message, failed_look.until))
+                Release::Next(wait(Reason::Saving, message, failed_look.until))
             }
             Some(failed_look) => failed(
                 seen,
@@ -128,7 +128,7 @@ pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
                 None,
             ),
             None => match prepared(seen, now) {
-                Ok(()) => Parting::Next(Plan::Do(Step::Believe(evidence.clone().into()))),
+                Ok(()) => Release::Next(Plan::Do(Step::Believe(evidence.clone().into()))),
                 Err(parting) => parting,
             },
         };
@@ -137,14 +137,14 @@ pub fn plan_parting(seen: &Seen, now: Timestamp) -> Parting {
 }
 
 /// Nothing is to be saved: the pod goes, and then it is over.
-fn end_pod(seen: &Seen, now: Timestamp, over: Parting) -> Parting {
+fn end_pod(seen: &Seen, now: Timestamp, over: Release) -> Release {
     match &seen.pod {
         PodSeen::Ours(pod) => match pod.going {
-            None => Parting::Next(Plan::Do(Step::EndPod)),
+            None => Release::Next(Plan::Do(Step::EndPod)),
             // It is its node's business by then.
             Some(end) if end.checked_add(SLACK).is_ok_and(|end| end > now) => {
                 let end = end.checked_add(SLACK).unwrap_or(now);
-                Parting::Next(wait(Reason::Saving, format!("pod {} ends", pod.name), end))
+                Release::Next(wait(Reason::Saving, format!("pod {} ends", pod.name), end))
             }
             Some(_) => over,
         },
@@ -161,9 +161,9 @@ fn is_patient(seen: &Seen, now: Timestamp) -> bool {
 }
 
 /// What a save, and the reading of the remote, need: the way, the token, the address.
-fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Parting> {
+fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Release> {
     let waiting = |message: &str, plan: Plan| {
-        if is_patient(seen, now) { Parting::Next(plan) } else { failed(seen, now, message, None) }
+        if is_patient(seen, now) { Release::Next(plan) } else { failed(seen, now, message, None) }
     };
     if seen.is_namespace_going && seen.token == TokenSeen::Absent {
         return Err(failed(seen, now, "the namespace is being deleted, so its token is gone", None));
@@ -174,9 +174,9 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Parting> {
         return Err(waiting(&message, plan));
     }
     match &seen.way {
-        Way::NotYetKnown => return Err(Parting::Next(Plan::Settled { standing: None, again: None })),
-        Way::Barred { standing, for_good: true } => return Err(failed(seen, now, &standing.message, None)),
-        Way::Barred { standing, for_good: false } => {
+        Way::NotYetKnown => return Err(Release::Next(Plan::Settled { standing: None, again: None })),
+        Way::Blocked { standing, permanent: true } => return Err(failed(seen, now, &standing.message, None)),
+        Way::Blocked { standing, permanent: false } => {
             let message = format!("what is on the volume is to be saved: {}", standing.message);
             return Err(waiting(
                 &message,
@@ -193,7 +193,7 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Parting> {
             Plan::Settled { standing: Some(standing), .. } => {
                 waiting(&standing.message.clone(), settled(standing, Some(Again::Backoff)))
             }
-            plan => Parting::Next(plan),
+            plan => Release::Next(plan),
         });
     }
     match plan_resolve(seen, now) {
@@ -204,12 +204,12 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Parting> {
         Some(Plan::Settled { standing: Some(standing), again }) => {
             Err(waiting(&standing.message.clone(), settled(standing, again)))
         }
-        Some(plan) => Err(Parting::Next(plan)),
+        Some(plan) => Err(Release::Next(plan)),
     }
 }
 
 /// By a Job, for the pod did not say that it saved all.
-fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
+fn plan_save(seen: &Seen, now: Timestamp) -> Release {
     let left = match &seen.ended {
         Some(Ended::Said(evidence)) => left(evidence),
         Some(Ended::Silent(how)) => how.clone(),
@@ -225,12 +225,12 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
             if !is_patient(seen, now) {
                 return failed(seen, now, &format!("Job {} is being deleted, and does not end", job.name), None);
             }
-            return Parting::Next(wait(Reason::Saving, "a Job that saved is still ending", soon(now)));
+            return Release::Next(wait(Reason::Saving, "a Job that saved is still ending", soon(now)));
         }
         Some(job) => match &job.ended {
             None if job.until > now => {
                 let message = format!("Job {} saves what is on the volume (attempt {})", job.name, job.attempt);
-                return Parting::Next(wait(Reason::Saving, message, job.until));
+                return Release::Next(wait(Reason::Saving, message, job.until));
             }
             ended => {
                 let said = ended.as_ref().map_or("it did not end in time", |end| end.message.as_str());
@@ -242,7 +242,7 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
                 let pause = PAUSE * 4_i32.pow(job.attempt.saturating_sub(1));
                 let next = ended.as_ref().and_then(|end| end.at.checked_add(pause).ok());
                 if let Some(next) = next.filter(|next| *next > now) {
-                    return Parting::Next(wait(
+                    return Release::Next(wait(
                         Reason::Saving,
                         format!("{}. It is tried again soon", why.trim().trim_end_matches('.')),
                         next,
@@ -267,7 +267,7 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Parting {
         return failed(seen, now, why.trim(), None);
     }
     match prepared(seen, now) {
-        Ok(()) => Parting::Next(Plan::Do(Step::Save(attempt))),
+        Ok(()) => Release::Next(Plan::Do(Step::Save(attempt))),
         Err(parting) => parting,
     }
 }
@@ -279,7 +279,7 @@ fn left(evidence: &Evidence) -> String {
 }
 
 /// The work cannot be pushed: what then, the spec says.
-fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Parting {
+fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Release {
     let choice = seen.object.spec.save.on_failure;
     // Where nothing can be waited for, the volume is kept.
     let is_blocked = choice == SaveOnFailure::Block && seen.is_going() && !seen.is_namespace_going;
@@ -291,11 +291,11 @@ fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Part
         {
             let can_ask = matches!(seen.way, Way::Open(_)) && plan_token(seen).is_none();
             let again = || plan_resolve(seen, now).unwrap_or(Plan::Do(Step::Save(job.attempt.saturating_add(1))));
-            return Parting::Next(if can_ask { again() } else { blocked(seen, why, None) });
+            return Release::Next(if can_ask { again() } else { blocked(seen, why, None) });
         }
-        return Parting::Next(blocked(seen, why, next));
+        return Release::Next(blocked(seen, why, next));
     }
-    Parting::Next(Plan::Do(match choice {
+    Release::Next(Plan::Do(match choice {
         SaveOnFailure::Discard => Step::GiveUp(why.to_owned()),
         SaveOnFailure::Retain | SaveOnFailure::Block => Step::KeepVolume(why.to_owned()),
     }))
@@ -326,7 +326,7 @@ fn plan_last_pull(seen: &Seen, now: Timestamp) -> Option<Plan> {
     }
     match seen.way {
         Way::NotYetKnown => return Some(Plan::Settled { standing: None, again: None }),
-        Way::Barred { .. } => return None,
+        Way::Blocked { .. } => return None,
         Way::Open(_) => {}
     }
     let (task, step) = match seen.known.repository {

@@ -10,7 +10,7 @@ use std::fmt;
 
 /// The head of the followed branch, as GitHub said it: never as status says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct ConfirmedHead {
     /// The commit.
     pub sha: String,
     /// When the look that found it was begun: what was pushed before is not older than this commit.

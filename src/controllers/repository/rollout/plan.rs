@@ -12,7 +12,7 @@
 //! nothing is rolled; only of the head that was there when the object was made they do not, and that one is rolled then.
 
 use super::progress::Progress;
-use super::seen::{Head, Hindrance, Stamp, Targets, Trouble, Workload};
+use super::seen::{ConfirmedHead, Hindrance, Stamp, Targets, Trouble, Workload};
 use crate::api::{DeploymentResult, DeploymentStatus, OnPush, Reason, SHA_ANNOTATION};
 use crate::controllers::standing::{Standing, whole_second};
 use jiff::{SignedDuration, Timestamp};
@@ -32,13 +32,13 @@ const LONGEST_MESSAGE: usize = 1000;
 
 /// What was seen.
 #[derive(Clone, Debug)]
-pub struct Seen<'a> {
+pub struct RolloutInput<'a> {
     /// What the spec asks for.
     pub on_push: &'a OnPush,
     /// Nothing may be changed.
     pub is_paused: bool,
     /// The head. `None`: not looked at.
-    pub head: Option<&'a Head>,
+    pub head: Option<&'a ConfirmedHead>,
     /// What status says was deployed last.
     pub stored: Option<&'a DeploymentStatus>,
     /// What the condition says of it is that something was forbidden.
@@ -61,7 +61,7 @@ pub enum Next {
         /// It is Running.
         deployment: DeploymentStatus,
         /// The wish for another try is granted by it.
-        answers_wish: bool,
+        handles_redeploy: bool,
     },
     /// Change these templates, then look at the workloads and plan again.
     Roll {
@@ -80,7 +80,7 @@ pub struct Settlement {
     /// What status is to say; the stored one where nothing happened.
     pub deployment: Option<DeploymentStatus>,
     /// The wish for another try is granted, or has no meaning.
-    pub answers_wish: bool,
+    pub handles_redeploy: bool,
     /// What the condition Deployed is to say. `None`: nothing can be said.
     pub standing: Option<Standing>,
     /// When to look again. `None`: at a new head or a new wish.
@@ -89,7 +89,7 @@ pub struct Settlement {
 
 /// The next step.
 #[must_use]
-pub fn plan(seen: &Seen<'_>, now: Timestamp) -> Next {
+pub fn plan(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     match seen.stored {
         None => take_stock(seen, now),
         Some(stored) => match stored.result {
@@ -102,7 +102,7 @@ pub fn plan(seen: &Seen<'_>, now: Timestamp) -> Next {
 
 /// Nothing is known to be deployed: the head is where it begins, and nothing is rolled; unless the templates know of a
 /// deployment, so that status was lost, and it goes on from there.
-fn take_stock(seen: &Seen<'_>, now: Timestamp) -> Next {
+fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     let Some(head) = seen.head else { return Next::LookAtHead };
     let Some(targets) = seen.targets else { return Next::LookAtTargets };
     if targets.newest().is_some() {
@@ -129,12 +129,12 @@ fn take_stock(seen: &Seen<'_>, now: Timestamp) -> Next {
         Some(trouble) => Standing::stalled(Reason::ActionForbidden, trouble.message.clone()),
         None => standing(seen, &deployment),
     };
-    let again = forbidden.map(|_| after(now, crate::controllers::context::PERSON_RECHECK));
-    Next::Settle(Settlement { deployment: Some(deployment), answers_wish: true, standing: Some(standing), again })
+    let again = forbidden.map(|_| after(now, crate::controllers::shared::PERSON_RECHECK));
+    Next::Settle(Settlement { deployment: Some(deployment), handles_redeploy: true, standing: Some(standing), again })
 }
 
 /// The last deployment is over.
-fn at_rest(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
+fn at_rest(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
     let has_failed = stored.result == DeploymentResult::Failed;
     match seen.head {
         Some(head) if head.sha != stored.sha && seen.is_paused => hold(seen, head),
@@ -147,14 +147,14 @@ fn at_rest(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
         Some(_) if has_failed && stored.sequence == 0 => take_stock(seen, now),
         head => {
             let mut settlement = keep(seen, stored);
-            settlement.answers_wish = head.is_some();
+            settlement.handles_redeploy = head.is_some();
             Next::Settle(settlement)
         }
     }
 }
 
 /// Waits for further pushes. The sequence is counted on only when it begins.
-fn wait(seen: &Seen<'_>, stored: &DeploymentStatus, head: &Head, now: Timestamp) -> Next {
+fn wait(seen: &RolloutInput<'_>, stored: &DeploymentStatus, head: &ConfirmedHead, now: Timestamp) -> Next {
     // Times have whole seconds in status; rounded up, it waits at least as long as it was told to.
     let since = whole_second(after(now, SignedDuration::from_nanos(999_999_999)));
     let deployment = DeploymentStatus {
@@ -167,10 +167,10 @@ fn wait(seen: &Seen<'_>, stored: &DeploymentStatus, head: &Head, now: Timestamp)
     };
     let again = Some(after(since, debounce(seen.on_push)));
     let standing = standing(seen, &deployment);
-    Next::Settle(Settlement { deployment: Some(deployment), answers_wish: false, standing: Some(standing), again })
+    Next::Settle(Settlement { deployment: Some(deployment), handles_redeploy: false, standing: Some(standing), again })
 }
 
-fn waiting(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
+fn waiting(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
     let Some(head) = seen.head else { return Next::LookAtHead };
     if seen.is_paused {
         return hold(seen, head);
@@ -181,7 +181,7 @@ fn waiting(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
         let standing = standing(seen, &deployment);
         return Next::Settle(Settlement {
             deployment: Some(deployment),
-            answers_wish: false,
+            handles_redeploy: false,
             standing: Some(standing),
             again: Some(due),
         });
@@ -197,7 +197,7 @@ fn waiting(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
 
 /// Begins to deploy the head; or takes up its deployment, if it is the newest that the templates know of and not older
 /// than `least`.
-fn begin(seen: &Seen<'_>, targets: &Targets, head: &Head, least: i64, now: Timestamp) -> Next {
+fn begin(seen: &RolloutInput<'_>, targets: &Targets, head: &ConfirmedHead, least: i64, now: Timestamp) -> Next {
     let known = seen.stored.map_or(0, counted);
     let sequence = match targets.newest() {
         Some(newest) if newest.sha == head.sha && newest.sequence >= least.max(1) => newest.sequence,
@@ -211,10 +211,10 @@ fn begin(seen: &Seen<'_>, targets: &Targets, head: &Head, least: i64, now: Times
         completion_time: None,
         message: None,
     };
-    Next::Begin { deployment, answers_wish: true }
+    Next::Begin { deployment, handles_redeploy: true }
 }
 
-fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
+fn running(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
     let Some(targets) = seen.targets else { return Next::LookAtTargets };
     let stamp = Stamp { sha: stored.sha.clone(), sequence: stored.sequence };
     let newer = seen.head.filter(|head| head.sha != stored.sha && !seen.is_paused);
@@ -232,7 +232,7 @@ fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
             // The operator was away, and nothing was tried: the time is counted from when it is.
             (None, Some(_)) if is_late && stored.message.is_none() => {
                 let deployment = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
-                Next::Begin { deployment, answers_wish: false }
+                Next::Begin { deployment, handles_redeploy: false }
             }
             (None, Some(_)) => Next::Roll { stamp, workloads },
         };
@@ -258,7 +258,7 @@ fn running(seen: &Seen<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
 }
 
 /// It is looked at again.
-fn go_on(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
+fn go_on(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
     let troubles: Vec<_> = view.troubles.iter().map(|trouble| trouble.message.as_str()).collect();
     let message = Some(bounded(&troubles.join("; "))).filter(|message| !message.is_empty());
     let standing = match (&message, view.reason()) {
@@ -269,7 +269,7 @@ fn go_on(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Times
     };
     Settlement {
         deployment: Some(DeploymentStatus { message, ..stored.clone() }),
-        answers_wish: false,
+        handles_redeploy: false,
         standing: Some(standing),
         again: Some(after(now, pause(stored, now))),
     }
@@ -338,7 +338,7 @@ impl Followed {
     }
 }
 
-fn fail(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
+fn fail(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
     let troubles = view.troubles.iter().map(|trouble| trouble.message.as_str());
     let found: Vec<_> = view.failed.iter().chain(&view.unwatched).map(String::as_str).chain(troubles).collect();
     let message = format!(
@@ -353,10 +353,10 @@ fn fail(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Timest
         message: Some(bounded(&message)),
         ..stored.clone()
     };
-    over(&Seen { was_forbidden: is_forbidden, ..seen.clone() }, deployment, now)
+    over(&RolloutInput { was_forbidden: is_forbidden, ..seen.clone() }, deployment, now)
 }
 
-fn finish(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
+fn finish(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
     let deployment = DeploymentStatus {
         result: DeploymentResult::Succeeded,
         completion_time: Some(Time(whole_second(now))),
@@ -367,31 +367,31 @@ fn finish(seen: &Seen<'_>, stored: &DeploymentStatus, view: &Followed, now: Time
 }
 
 /// A deployment just ended: what came meanwhile has its turn.
-fn over(seen: &Seen<'_>, deployment: DeploymentStatus, now: Timestamp) -> Settlement {
+fn over(seen: &RolloutInput<'_>, deployment: DeploymentStatus, now: Timestamp) -> Settlement {
     let has_next = seen.is_asked_again || seen.head.is_some_and(|head| head.sha != deployment.sha);
     let standing = standing(seen, &deployment);
     Settlement {
         deployment: Some(deployment),
-        answers_wish: false,
+        handles_redeploy: false,
         standing: Some(standing),
         again: has_next.then_some(now),
     }
 }
 
-fn keep(seen: &Seen<'_>, stored: &DeploymentStatus) -> Settlement {
+fn keep(seen: &RolloutInput<'_>, stored: &DeploymentStatus) -> Settlement {
     Settlement {
         deployment: Some(stored.clone()),
-        answers_wish: false,
+        handles_redeploy: false,
         standing: Some(standing(seen, stored)),
         again: None,
     }
 }
 
 /// Something would be begun, were it not for `spec.paused`.
-fn hold(seen: &Seen<'_>, head: &Head) -> Next {
+fn hold(seen: &RolloutInput<'_>, head: &ConfirmedHead) -> Next {
     Next::Settle(Settlement {
         deployment: seen.stored.cloned(),
-        answers_wish: false,
+        handles_redeploy: false,
         standing: Some(paused(&head.sha)),
         again: None,
     })
@@ -407,7 +407,7 @@ fn paused(sha: &str) -> Standing {
 }
 
 /// What the condition says of a deployment.
-fn standing(seen: &Seen<'_>, deployment: &DeploymentStatus) -> Standing {
+fn standing(seen: &RolloutInput<'_>, deployment: &DeploymentStatus) -> Standing {
     let DeploymentStatus { sha, sequence, .. } = deployment;
     let said = deployment.message.clone();
     match deployment.result {
@@ -477,4 +477,4 @@ fn bounded_to(message: &str, most: usize) -> String {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod tests;
+pub(in crate::controllers::repository) mod tests;

@@ -1,18 +1,18 @@
 //! Makes and removes the `GitHubInstallation`s that the grants call for.
 
-use super::plan::Desired;
+use super::desired::Desired;
 use crate::api::{
     APP_LABEL, AppReference, FIELD_MANAGER, GitHubApp, GitHubInstallation, GitHubInstallationSpec, MANAGED_BY,
     MANAGED_BY_LABEL,
 };
-use crate::controllers::context::Context;
+use crate::controllers::shared::Shared;
 use crate::runtime::lenient::Lenient;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 
 /// Makes what is missing and removes what is too much. Gives back what could not be done, each with its place: one
 /// namespace that refuses is not to keep the others waiting. A namespace that began to go meanwhile is no failure.
-pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Vec<String> {
+pub async fn adjust(shared: &Shared, app: &GitHubApp, desired: &Desired) -> Vec<String> {
     let mut failures = Vec::new();
     for (namespace, name, account) in &desired.make {
         let mut installation = GitHubInstallation::new(
@@ -26,7 +26,7 @@ pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Vec
         installation.metadata.labels =
             Some([(APP_LABEL.to_owned(), app.name_any()), (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into());
         installation.metadata.owner_references = app.controller_owner_ref(&()).map(|owner| vec![owner]);
-        let api = Api::<Lenient<GitHubInstallation>>::namespaced(context.client.clone(), namespace);
+        let api = Api::<Lenient<GitHubInstallation>>::namespaced(shared.client.clone(), namespace);
         match api.patch(name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&installation)).await {
             Err(kube::Error::Api(status)) if status.code == 404 || is_terminating(&status) => {
                 tracing::info!(namespace, "the namespace is going, so no GitHubInstallation is made in it");
@@ -36,7 +36,7 @@ pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Vec
         }
     }
     for installation in &desired.remove {
-        if let Err(error) = delete(context, installation).await {
+        if let Err(error) = delete(shared, installation).await {
             let namespace = installation.namespace().unwrap_or_default();
             failures.push(format!("{namespace}/{}: {error}", installation.name_any()));
         }
@@ -48,9 +48,9 @@ pub async fn apply(context: &Context, app: &GitHubApp, desired: &Desired) -> Vec
 ///
 /// # Errors
 /// What Kubernetes refused.
-pub async fn delete(context: &Context, installation: &GitHubInstallation) -> Result<(), kube::Error> {
+pub async fn delete(shared: &Shared, installation: &GitHubInstallation) -> Result<(), kube::Error> {
     let namespace = installation.namespace().unwrap_or_default();
-    let api = Api::<Lenient<GitHubInstallation>>::namespaced(context.client.clone(), &namespace);
+    let api = Api::<Lenient<GitHubInstallation>>::namespaced(shared.client.clone(), &namespace);
     let preconditions = Preconditions { uid: installation.uid(), resource_version: None };
     let delete = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     match api.delete(&installation.name_any(), &delete).await {

@@ -1,0 +1,134 @@
+//! Who needs what is being deleted: an App or an installation waits for them, but not for ever.
+
+use super::caches::Watched;
+use super::object::has_finalizer;
+use super::shared::Shared;
+use super::watches::{Select, Turn, Watches};
+use crate::api::{
+    GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, WEBHOOK_FINALIZER, WORK_FINALIZER, Workspace,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::PartialObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How long something that is being deleted waits for what depends on it.
+pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(15);
+
+/// Until when what is being deleted waits. `None`: it has waited long enough.
+#[must_use]
+pub fn waited_long_enough<K: Resource>(object: &K, now: Timestamp) -> Option<Timestamp> {
+    let until = object.meta().deletion_timestamp.as_ref()?.0.checked_add(LONGEST_WAIT).ok()?;
+    (until > now).then_some(until)
+}
+
+/// Whether a workspace that is going has yet to save its work with this token. Until then neither the token nor what it is made
+/// by goes: when a namespace is deleted, all of them are deleted at once.
+#[must_use]
+pub fn is_needed(shared: &Shared, token: &InstallationToken, is_namespace_going: bool) -> bool {
+    let namespace = token.namespace().unwrap_or_default();
+    let owner = token.owner_references().iter().find(|owner| owner.kind == "Workspace");
+    let workspace = owner.and_then(|owner| {
+        let workspace = shared.caches.named::<Workspace>(&namespace, &owner.name)?;
+        (workspace.uid().as_ref() == Some(&owner.uid)).then_some(workspace)
+    });
+    let is_going = |workspace: &Workspace| workspace.metadata.deletion_timestamp.is_some() || is_namespace_going;
+    has_finalizer(token, WORK_FINALIZER)
+        && workspace.is_some_and(|workspace| is_going(&workspace) && has_finalizer(&*workspace, WORK_FINALIZER))
+}
+
+/// What needs an installation to clean up: tokens that are published for it, by their status, which is a hint, or that are being
+/// revoked, or with which a workspace saves; and repositories whose own webhooks may still be there. The wait for them is bounded.
+#[must_use]
+pub fn dependents_of(shared: &Shared, installation: &GitHubInstallation, is_namespace_going: bool) -> Vec<String> {
+    let namespace = installation.namespace().unwrap_or_default();
+    let name = installation.name_any();
+    let tokens = shared.caches.all::<InstallationToken>();
+    let used = tokens.iter().filter(|token| {
+        let is_its = token.namespace().as_ref() == Some(&namespace) && token.spec.installation_ref.name == name;
+        is_its
+            && (token.metadata.deletion_timestamp.is_some()
+                || token.status.as_ref().is_some_and(|status| status.fingerprint.is_some())
+                || is_needed(shared, token, is_namespace_going))
+    });
+    let repositories = shared.caches.all::<ProjectRepository>();
+    let hooked = repositories.iter().filter(|repository| {
+        repository.namespace().as_ref() == Some(&namespace)
+            && has_finalizer(&***repository, WEBHOOK_FINALIZER)
+            && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == name)
+    });
+    let used = used.map(|token| format!("InstallationToken {namespace}/{}", token.name_any()));
+    used.chain(hooked.map(|repository| format!("ProjectRepository {namespace}/{}", repository.name_any()))).collect()
+}
+
+/// Declares what wakes an object that refers to an installation: the installation, its App, and the namespace, by whose
+/// labels grants select. `refers`: whether an object refers to the installation of this name, in its own namespace.
+pub fn woken_by_access<K: Watched>(watches: &mut Watches<'_, K>, refers: fn(&K, &str) -> bool) {
+    watches.woken_by(Select::All, move |shared, app: &GitHubApp, _| {
+        referring(shared, installations_of(shared, &app.name_any()), refers)
+    });
+    watches.woken_by(Select::All, move |shared, installation: &GitHubInstallation, _| {
+        referring(shared, vec![Arc::new(installation.clone())], refers)
+    });
+    watches.woken_by(Select::All, move |shared, namespace: &PartialObjectMeta<Namespace>, _| {
+        let mut installations = shared.caches.all::<GitHubInstallation>();
+        installations.retain(|installation| installation.namespace() == namespace.metadata.name);
+        referring(shared, installations, refers)
+    });
+}
+
+/// The installations of an App.
+#[must_use]
+pub fn installations_of(shared: &Shared, app: &str) -> Vec<Arc<GitHubInstallation>> {
+    let mut all = shared.caches.all::<GitHubInstallation>();
+    all.retain(|installation| installation.spec.app_ref.name == app);
+    all
+}
+
+fn referring<K: Watched>(
+    shared: &Shared,
+    installations: Vec<Arc<GitHubInstallation>>,
+    refers: fn(&K, &str) -> bool,
+) -> Vec<ObjectRef<K>> {
+    let mut names: HashMap<Option<String>, Vec<String>> = HashMap::new();
+    for installation in installations {
+        names.entry(installation.namespace()).or_default().push(installation.name_any());
+    }
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let is_concerned = |object: &&Arc<K>| {
+        let here = names.get(&object.namespace()).into_iter().flatten();
+        here.into_iter().any(|name| refers(object, name))
+    };
+    shared.caches.all::<K>().iter().filter(is_concerned).map(|object| ObjectRef::from_obj(&**object)).collect()
+}
+
+/// The installation of this name, if it is being deleted: what refers to it is waited for.
+#[must_use]
+pub fn going(shared: &Shared, namespace: Option<String>, installation: &str) -> Vec<ObjectRef<GitHubInstallation>> {
+    let place = ObjectRef::<GitHubInstallation>::new(installation).within(&namespace.unwrap_or_default());
+    let is_going = shared.caches.get(&place).is_some_and(|there| there.metadata.deletion_timestamp.is_some());
+    if is_going { vec![place] } else { Vec::new() }
+}
+
+/// The App of an installation, where something that refers to it went, or the App is being deleted: an App that goes waits
+/// for what refers to its installations, and what was made for a grant that is no more goes with the last that did.
+#[must_use]
+pub fn app_concerned(
+    shared: &Shared,
+    namespace: Option<String>,
+    installation: &str,
+    turn: Turn,
+) -> Vec<ObjectRef<GitHubApp>> {
+    let Some(installation) = shared.caches.named::<GitHubInstallation>(&namespace.unwrap_or_default(), installation)
+    else {
+        return Vec::new();
+    };
+    let app = ObjectRef::<GitHubApp>::new(&installation.spec.app_ref.name);
+    let is_going = || shared.caches.get(&app).is_some_and(|app| app.metadata.deletion_timestamp.is_some());
+    if turn == Turn::Gone || is_going() { vec![app] } else { Vec::new() }
+}

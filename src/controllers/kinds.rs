@@ -1,0 +1,59 @@
+//! What follows from the list of kinds in [`super`]: everything that has to be done once for each.
+
+/// Takes the list of kinds: a name, the type of the kind's controller, and the names of the kinds before it whose memory its
+/// constructor needs.
+macro_rules! kinds {
+    ($($name:ident: $kind:ty $(where $($other:ident),+)?;)+) => {
+        /// The controllers of all kinds.
+        pub struct Kinds {
+            shared: Arc<Shared>,
+            $($name: Controller<$kind>,)+
+        }
+
+        impl Kinds {
+            /// Makes them, and a lane in the queue for each whose feature is on. `shared`: what all work with.
+            #[must_use]
+            pub fn new(queue: &DueQueue, features: &Features, shared: impl FnOnce(Lanes) -> Shared) -> Self {
+                let mut lanes = Lanes::default();
+                $(let $name = lanes.add(queue, features.has(<$kind>::FEATURE));)+
+                let shared = Arc::new(shared(lanes));
+                $(
+                    let (lane, fed) = $name;
+                    let $name = Controller {
+                        kind: Arc::new(<$kind>::new(&shared, lane $($(, &*$other.kind)+)?)),
+                        fed,
+                    };
+                )+
+                Self { shared, $($name,)+ }
+            }
+
+            /// Starts the watches that the kinds declare. They never end by themselves.
+            pub fn watch(&self, secret_namespaces: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
+                let mut watches = AllWatches::new(self.shared.client.clone(), secret_namespaces);
+                $(self.$name.watch(&self.shared, &mut watches);)+
+                watches.start(&self.shared)
+            }
+
+            /// Has the metrics count the objects of each kind of our own.
+            pub fn count(&self) {
+                $(self.$name.count(&self.shared);)+
+            }
+
+            /// Runs all controllers until `shutdown`, then finishes what is under way.
+            pub async fn run(self, in_flight: InFlight, shutdown: CancellationToken) {
+                if let Err(error) = self.shared.ensure_root_keys().await {
+                    // Only webhooks need it. Whoever does tries again, and says so in status.
+                    tracing::warn!(error = &error as &dyn std::error::Error, "there is no root key for webhooks yet");
+                }
+                futures::join!($(drive(self.$name.kind, self.$name.fed, &in_flight, &shutdown)),+);
+            }
+        }
+
+        /// The definition of each kind of our own, in the order in which they are installed.
+        #[must_use]
+        pub fn definitions() -> Vec<CustomResourceDefinition> {
+            [$(<$kind>::DEFINITION),+].into_iter().flatten().map(|definition| definition()).collect()
+        }
+    };
+}
+pub(super) use kinds;

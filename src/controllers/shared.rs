@@ -1,0 +1,263 @@
+//! What the controllers of all kinds work with: the clients, time, the caches, the queue, and what is known of each App.
+//!
+//! Invariant: nothing here belongs to one kind. A kind's own memory is in its folder, and another kind that needs it is
+//! given it when it is made.
+
+use super::caches::Caches;
+use super::connection::Connections;
+use super::lanes::Lanes;
+use super::object::ScopeApi;
+use super::standing::{Again, Standing, State};
+use crate::api::{ConditionType, FIELD_MANAGER, GitHubApp, ProjectRepository, Reason, Reconciled};
+use crate::github::Connect;
+use crate::grant::NamespaceView;
+use crate::guards::Guards;
+use crate::runtime::clock::Clock;
+use crate::runtime::due::Due;
+use crate::runtime::events::Events;
+use crate::runtime::jitter::Jitter;
+use crate::runtime::metrics::{Metrics, ObjectCount, Outcome};
+use crate::settings::Settings;
+use crate::webhook::RootKeys;
+use crate::webhook::root_keys::{self, KnownRootKeys};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// How often something that only a person can mend is looked at all the same, should the news of it have got lost.
+pub const PERSON_RECHECK: SignedDuration = SignedDuration::from_mins(30);
+
+/// What the controllers of all kinds work with.
+pub struct Shared {
+    /// Kubernetes.
+    pub client: Client,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub jitter: Arc<dyn Jitter>,
+    /// The way to GitHub.
+    pub connect: Arc<dyn Connect>,
+    /// The configuration.
+    pub settings: Settings,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Events.
+    pub events: Events,
+    /// What is known of each App.
+    pub connections: Connections,
+    /// The root keys of webhooks.
+    pub root_keys: KnownRootKeys,
+    /// The caches.
+    pub caches: Caches,
+    /// The queue.
+    pub lanes: Lanes,
+    /// The guards that tests take out.
+    pub guards: Guards,
+}
+
+/// Whom to ask whether a namespace is being deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The cache.
+    Cache,
+    /// The API server too: other objects may be being deleted because the namespace is, and be announced before it.
+    ApiServer,
+}
+
+impl Shared {
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A namespace as grants see it.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<NamespaceView> {
+        let reference = ObjectRef::<PartialObjectMeta<Namespace>>::new(name);
+        self.caches.get(&reference).map(|namespace| NamespaceView::of(&namespace))
+    }
+
+    /// All namespaces.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<NamespaceView> {
+        let namespaces = self.caches.all::<PartialObjectMeta<Namespace>>();
+        namespaces.iter().map(|namespace| NamespaceView::of(namespace)).collect()
+    }
+
+    /// Whether a namespace is being deleted.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn is_namespace_going(&self, name: &str, asked: Asked) -> Result<bool, kube::Error> {
+        let known = self.namespace(name).is_some_and(|namespace| namespace.terminating);
+        if known || asked == Asked::Cache {
+            return Ok(known);
+        }
+        let namespace = Api::<Namespace>::all(self.client.clone()).get_metadata_opt(name).await?;
+        Ok(namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
+    }
+
+    /// The `GitHubApp` that a repository is reached by.
+    #[must_use]
+    pub fn app_of(&self, repository: &ProjectRepository) -> Option<String> {
+        let reference = repository.spec.installation_ref.as_ref()?;
+        let place = ObjectRef::<crate::api::GitHubInstallation>::new(&reference.name).within(&repository.namespace()?);
+        Some(self.caches.get(&place)?.spec.app_ref.name.clone())
+    }
+
+    /// Has the App looked at soon: what somebody ran into may be everybody's.
+    pub fn look_at_app(&self, app: &str) {
+        self.connections.request_look(app, self.now());
+        self.lanes.look_now(&ObjectRef::<GitHubApp>::new(app));
+    }
+
+    /// The root keys of webhooks, made if there are none. Whoever listens for them is told when they are others than
+    /// before.
+    ///
+    /// # Errors
+    /// There are none, and none can be made.
+    pub async fn ensure_root_keys(&self) -> Result<Arc<RootKeys>, root_keys::Error> {
+        let (keys, are_others) = self.root_keys.ensure(&self.client, &self.settings.namespace).await?;
+        if are_others {
+            self.caches.announce(&*keys);
+        }
+        Ok(keys)
+    }
+
+    /// The time at which to try or look again.
+    #[must_use]
+    pub fn resolve<K: Resource<DynamicType = ()> + 'static>(
+        &self,
+        lane: &Due<K>,
+        object: &ObjectRef<K>,
+        again: Again,
+    ) -> Timestamp {
+        match again {
+            Again::At(at) => at,
+            Again::Backoff => lane.retry(object).at,
+            Again::Person => {
+                let now = self.now();
+                now.checked_add(PERSON_RECHECK.mul_f64(self.jitter.between(1.0, 1.2))).unwrap_or(now)
+            }
+        }
+    }
+
+    /// A time from now, and up to a fifth longer, so that objects made together do not come back together.
+    #[must_use]
+    pub fn spread(&self, from: Timestamp, wait: SignedDuration) -> Option<Timestamp> {
+        from.checked_add(wait.mul_f64(self.jitter.between(1.0, 1.2))).ok()
+    }
+
+    /// Concludes a reconcile: writes status if it differs, tells of a transition, and queues the next look.
+    ///
+    /// # Errors
+    /// When status could not be written.
+    pub async fn conclude<K>(
+        &self,
+        lane: &Due<K>,
+        object: &K,
+        mut status: K::Status,
+        (standing, again): (Option<&Standing>, Option<Again>),
+    ) -> Result<Outcome, kube::Error>
+    where
+        K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
+    {
+        let reference = ObjectRef::from_obj(object);
+        let Some(standing) = standing else {
+            if let Some(again) = again {
+                lane.look_at(&reference, self.resolve(lane, &reference, again));
+            }
+            return Ok(Outcome::Waiting);
+        };
+        let stored = object.status().map_or(&[][..], K::conditions);
+        let generation = object.meta().generation;
+        let mut conditions = standing.conditions(stored, generation, self.now());
+        // Besides these a kind may have conditions of its own.
+        conditions.extend(K::conditions(&status).iter().filter(|own| !is_of_all(own)).cloned());
+        K::set_conditions(&mut status, generation, conditions);
+        if object.status() != Some(&status) {
+            self.write_status(object, &status).await?;
+            self.tell(object, stored, standing).await;
+        }
+        if matches!(standing.state, State::Ready | State::Suspended) {
+            lane.succeeded(&reference);
+        }
+        match again {
+            Some(again) => lane.look_at(&reference, self.resolve(lane, &reference, again)),
+            None => lane.succeeded(&reference),
+        }
+        Ok(match standing.state {
+            State::Ready | State::Suspended => Outcome::Ok,
+            State::ReadyButRetrying | State::Reconciling => Outcome::Retry,
+            State::Stalled => Outcome::Stalled,
+        })
+    }
+
+    /// Writes status, all of it but what the receiver adds. Gives back the object as it is then.
+    ///
+    /// # Errors
+    /// When Kubernetes did not take it.
+    pub async fn write_status<K>(&self, object: &K, status: &K::Status) -> Result<K, kube::Error>
+    where
+        K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
+    {
+        let mut patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
+        // Applied, it would become ours: what the receiver adds meanwhile would be removed by the next write.
+        patch["status"].as_object_mut().map(|status| status.remove("deliveries"));
+        let api = <K::Scope as ScopeApi<K>>::api(self.client.clone(), object);
+        api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
+            .await?
+            .read()
+    }
+
+    /// An event, when Ready's status or reason is another than before.
+    async fn tell<K: Reconciled>(&self, object: &K, stored: &[Condition], standing: &Standing) {
+        let is_ready = matches!(standing.state, State::Ready | State::ReadyButRetrying);
+        let was = stored.iter().find(|condition| condition.type_ == "Ready");
+        let same = was.is_some_and(|was| was.reason == standing.reason.as_str() && (was.status == "True") == is_ready);
+        if same {
+            return;
+        }
+        let severity = match standing.state {
+            State::Ready | State::Suspended => EventType::Normal,
+            _ if standing.reason.is_progress() => EventType::Normal,
+            _ => EventType::Warning,
+        };
+        self.events.transition(&object.object_ref(&()), severity, standing.reason.as_str(), &standing.message).await;
+    }
+
+    /// A warning event that somebody should see.
+    pub async fn warn<K: Resource<DynamicType = ()>>(&self, object: &K, reason: Reason, message: &str) {
+        self.events.transition(&object.object_ref(&()), EventType::Warning, reason.as_str(), message).await;
+    }
+
+    /// How many objects stand how: what the metric `landfall_objects` shows, counted when it is asked for. Reasons are those
+    /// of this program; a status that says something else was not written by it.
+    #[must_use]
+    pub fn count<K: Reconciled + super::caches::Watched>(&self) -> Vec<ObjectCount> {
+        let mut counts: BTreeMap<(&'static str, &'static str), usize> = BTreeMap::new();
+        for object in self.caches.all::<K>() {
+            let ready = object.status().and_then(|status| K::conditions(status).iter().find(|c| c.type_ == "Ready"));
+            let status = ["True", "False"].into_iter().find(|word| ready.is_some_and(|ready| ready.status == *word));
+            let reason = Reason::ALL.iter().find(|reason| ready.is_some_and(|ready| ready.reason == reason.as_str()));
+            *counts.entry((status.unwrap_or("Unknown"), reason.map_or("", |reason| reason.as_str()))).or_default() += 1;
+        }
+        counts.into_iter().map(|((ready, reason), objects)| ObjectCount { ready, reason, objects }).collect()
+    }
+}
+
+/// Whether a condition is one of those that every kind has.
+#[must_use]
+pub fn is_of_all(condition: &Condition) -> bool {
+    ConditionType::STANDING.iter().any(|kind| kind.as_str() == condition.type_)
+}

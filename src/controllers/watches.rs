@@ -1,0 +1,259 @@
+//! The watches: they keep the caches, and turn each change into a look at whatever it may concern.
+//!
+//! A kind declares in `Kind::watches` by which other objects its own are woken. Invariant: a change is only ever a reason to
+//! look. What is done follows from what is then gathered, so that a change that is announced twice, late, or together with
+//! others does no harm. All looks go through the due queue, in which an object waits once, however many changes concern it.
+
+use super::caches::{Contents, Listener, News, Watched};
+use super::shared::Shared;
+use crate::api::{MANAGED_BY, MANAGED_BY_LABEL};
+use crate::runtime::due::Due;
+use crate::runtime::lenient::{Lenient, readable};
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt, reflector};
+use kube::{Client, ResourceExt};
+use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Secrets, without what is in them.
+pub type SecretMeta = PartialObjectMeta<Secret>;
+
+/// Which objects of a type are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Select {
+    /// All of them.
+    All,
+    /// Those with this label.
+    Labelled(&'static str),
+    /// The Secrets that the operator made, in the namespaces that it is limited to.
+    OurSecrets,
+    /// The Secrets in the operator's own namespace: the credentials of Apps, and the root keys.
+    Credentials,
+}
+
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is there, or is another than before.
+    Changed,
+    /// It is gone.
+    Gone,
+}
+
+/// All watches, while the kinds declare them.
+pub struct AllWatches {
+    client: Client,
+    secret_namespaces: Vec<String>,
+    watches: BTreeMap<(TypeId, Select), Box<dyn Erased>>,
+    contents: Contents,
+}
+
+/// The watches that one kind declares.
+pub struct Watches<'a, K> {
+    all: &'a mut AllWatches,
+    shared: Arc<Shared>,
+    lane: Due<K>,
+}
+
+/// A watch of one type and selection.
+struct Watch<T: Watched> {
+    streams: Vec<(Api<Lenient<T>>, watcher::Config, Store<T>, Writer<T>)>,
+    listeners: Vec<Listener<T>>,
+}
+
+trait Erased: Send {
+    fn as_any(&mut self) -> &mut dyn Any;
+    fn run(self: Box<Self>) -> Vec<BoxFuture<'static, ()>>;
+}
+
+impl<T: Watched> Erased for Watch<T> {
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn run(self: Box<Self>) -> Vec<BoxFuture<'static, ()>> {
+        let listeners: Arc<[Listener<T>]> = self.listeners.into();
+        let streams = self.streams.into_iter();
+        streams
+            .map(|(api, config, store, writer)| -> BoxFuture<'static, ()> {
+                Box::pin(drive(reflected(api, config, writer), store, Arc::clone(&listeners)))
+            })
+            .collect()
+    }
+}
+
+impl AllWatches {
+    /// None yet. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
+    #[must_use]
+    pub fn new(client: Client, secret_namespaces: Vec<String>) -> Self {
+        Self { client, secret_namespaces, watches: BTreeMap::new(), contents: Contents::default() }
+    }
+
+    /// Watches a kind's own objects. `label`: those with this label; none for all.
+    pub fn own<K: Watched>(&mut self, label: Option<&'static str>, lane: &Due<K>) {
+        let lane = lane.clone();
+        let own = move |news: &News<'_, K>| match news {
+            News::Changed(object) => lane.look_now(&ObjectRef::from_obj(*object)),
+            News::Gone(object) => lane.forget(&ObjectRef::from_obj(*object)),
+            News::Listed => {}
+        };
+        self.everywhere(label.map_or(Select::All, Select::Labelled), Arc::new(own));
+    }
+
+    /// For a kind to declare what wakes it.
+    pub fn of<K: Watched>(&mut self, shared: &Arc<Shared>, lane: &Due<K>) -> Watches<'_, K> {
+        Watches { all: self, shared: Arc::clone(shared), lane: lane.clone() }
+    }
+
+    /// Hands the caches over, and gives back what fills them, which never ends by itself.
+    pub fn start(self, shared: &Shared) -> impl Future<Output = ()> + Send + use<> {
+        shared.caches.set(self.contents);
+        let watches: Vec<_> = self.watches.into_values().flat_map(Erased::run).collect();
+        async move {
+            futures::future::join_all(watches).await;
+        }
+    }
+
+    fn everywhere<T: Watched>(&mut self, select: Select, listener: Listener<T>) {
+        let config = match select {
+            Select::Labelled(label) => watcher::Config::default().labels(label),
+            Select::All | Select::OurSecrets | Select::Credentials => watcher::Config::default(),
+        };
+        self.listen(select, |all| vec![(Api::all(all.client.clone()), config)], listener);
+    }
+
+    fn listen<T: Watched>(
+        &mut self,
+        select: Select,
+        places: impl FnOnce(&Self) -> Vec<(Api<Lenient<T>>, watcher::Config)>,
+        listener: Listener<T>,
+    ) {
+        let key = (TypeId::of::<T>(), select);
+        if !self.watches.contains_key(&key) {
+            let mut streams = Vec::new();
+            for (api, config) in places(self) {
+                let (store, writer) = reflector::store();
+                if select != Select::Credentials {
+                    self.contents.add_store(store.clone());
+                }
+                streams.push((api, config, store, writer));
+            }
+            self.watches.insert(key, Box::new(Watch::<T> { streams, listeners: Vec::new() }));
+        }
+        if let Some(watch) = self.watches.get_mut(&key).and_then(|watch| watch.as_any().downcast_mut::<Watch<T>>()) {
+            watch.listeners.push(listener);
+        }
+    }
+}
+
+impl<K: Watched> Watches<'_, K> {
+    /// Has the objects that `concerned` names looked at when a `T` changes or goes, and all of this kind after a listing.
+    pub fn woken_by<T: Watched>(
+        &mut self,
+        select: Select,
+        concerned: impl Fn(&Shared, &T, Turn) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) {
+        let listener = self.waking(concerned);
+        self.all.contents.add_listener(Arc::clone(&listener));
+        self.all.everywhere(select, listener);
+    }
+
+    /// The same for the Secrets that the operator made.
+    pub fn woken_by_our_secrets(
+        &mut self,
+        concerned: impl Fn(&Shared, &SecretMeta, Turn) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) {
+        let listener = self.waking(concerned);
+        let places = |all: &AllWatches| {
+            let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
+            if all.secret_namespaces.is_empty() {
+                return vec![(Api::all(all.client.clone()), ours)];
+            }
+            let namespaces = all.secret_namespaces.iter();
+            namespaces.map(|namespace| (Api::namespaced(all.client.clone(), namespace), ours.clone())).collect()
+        };
+        self.all.listen(Select::OurSecrets, places, listener);
+    }
+
+    /// The same for the Secrets in the operator's own namespace: the credentials of Apps, and the root keys of webhooks.
+    pub fn woken_by_credentials(
+        &mut self,
+        concerned: impl Fn(&Shared, &SecretMeta, Turn) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) {
+        let listener = self.waking(concerned);
+        let namespace = self.shared.settings.namespace.clone();
+        let places =
+            |all: &AllWatches| vec![(Api::namespaced(all.client.clone(), &namespace), watcher::Config::default())];
+        self.all.listen(Select::Credentials, places, listener);
+    }
+
+    /// Has all of this kind looked at when a `T`, which is no object of Kubernetes, is announced.
+    pub fn woken_by_announced<T: 'static>(&mut self) {
+        let (shared, lane) = (Arc::clone(&self.shared), self.lane.clone());
+        self.all.contents.add_listener::<T>(Arc::new(move |_| wake_all(&shared, &lane)));
+    }
+
+    fn waking<T: Watched>(
+        &self,
+        concerned: impl Fn(&Shared, &T, Turn) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) -> Listener<T> {
+        let (shared, lane) = (Arc::clone(&self.shared), self.lane.clone());
+        Arc::new(move |news| {
+            let concerned = match news {
+                News::Changed(object) => concerned(&shared, object, Turn::Changed),
+                News::Gone(object) => concerned(&shared, object, Turn::Gone),
+                News::Listed => return wake_all(&shared, &lane),
+            };
+            for object in concerned {
+                lane.look_now(&object);
+            }
+        })
+    }
+}
+
+fn wake_all<K: Watched>(shared: &Shared, lane: &Due<K>) {
+    for object in shared.caches.all::<K>() {
+        lane.look_now(&ObjectRef::from_obj(&*object));
+    }
+}
+
+/// A watch that keeps a cache, without the managed fields, which are of no use here and most of an object's size.
+fn reflected<T: Watched>(
+    api: Api<Lenient<T>>,
+    config: watcher::Config,
+    writer: Writer<T>,
+) -> impl Stream<Item = watcher::Result<Event<T>>> + Send {
+    readable(watcher(api, config).default_backoff())
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+}
+
+async fn drive<T: Watched>(
+    stream: impl Stream<Item = watcher::Result<Event<T>>>,
+    store: Store<T>,
+    listeners: Arc<[Listener<T>]>,
+) {
+    let tell = |news: News<'_, T>| listeners.iter().for_each(|listener| listener(&news));
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Apply(object)) => tell(News::Changed(&object)),
+            Ok(Event::Delete(object)) => tell(News::Gone(&object)),
+            // kube announces a listing's objects before its cache holds them, so they are announced here at its end.
+            Ok(Event::Init | Event::InitApply(_)) => {}
+            Ok(Event::InitDone) => {
+                for object in store.state() {
+                    tell(News::Changed(&object));
+                }
+                tell(News::Listed);
+            }
+            Err(error) => tracing::warn!(%error, "a watch broke off and is taken up again"),
+        }
+    }
+}

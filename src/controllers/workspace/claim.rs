@@ -1,0 +1,174 @@
+//! The claims of workspaces that are gone: a claim that is held for one is let go, and its volume kept.
+
+use super::gather::noted;
+use super::keep::{let_go, retain};
+use crate::api::{Reconciled, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace};
+use crate::controllers::object::{has_finalizer, set_finalizer};
+use crate::controllers::reconcile::{self, Done, Failure, Kind};
+use crate::controllers::shared::Shared;
+use crate::controllers::standing::{Again, Standing};
+use crate::controllers::watches::{Select, Turn, Watches};
+use crate::features::Feature;
+use crate::runtime::due::Due;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use kube::api::Api;
+use kube::runtime::reflector::ObjectRef;
+use serde_json::json;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// The controller of the claims that were made for workspaces. It remembers nothing.
+pub struct ClaimKind {
+    shared: Arc<Shared>,
+    lane: Due<PersistentVolumeClaim>,
+}
+
+/// What is seen of a claim.
+pub struct Seen {
+    claim: Arc<PersistentVolumeClaim>,
+    /// The workspace that it is held for. `None`: it is not held, or that workspace is there and lets it go itself.
+    gone: Option<Gone>,
+}
+
+/// A workspace that is gone.
+struct Gone {
+    name: String,
+    uid: Option<String>,
+}
+
+/// One step.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Take the finalizer off a claim whose volume nobody misses.
+    Release,
+    /// Keep this volume, and then let the claim go.
+    Keep(String),
+}
+
+/// Kubernetes owns the status of a claim: nothing is written there.
+impl Reconciled for PersistentVolumeClaim {
+    type Status = ();
+
+    fn status(&self) -> Option<&()> {
+        None
+    }
+    fn conditions((): &()) -> &[Condition] {
+        &[]
+    }
+    fn set_conditions((): &mut (), _: Option<i64>, _: Vec<Condition>) {}
+}
+
+impl ClaimKind {
+    /// For these.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, lane: Due<PersistentVolumeClaim>) -> Self {
+        Self { shared: Arc::clone(shared), lane }
+    }
+
+    /// Keeps the volume of a claim whose workspace is gone, and lets the claim go.
+    async fn keep(&self, seen: &Seen, volume: &str) -> Result<(), kube::Error> {
+        let (claim, shared) = (&*seen.claim, &*self.shared);
+        let Some(Gone { name, uid }) = &seen.gone else { return Ok(()) };
+        let namespace = claim.namespace().unwrap_or_default();
+        let why = "its Workspace is gone without its work having been saved";
+        let record = json!({
+            "workspace": name, "namespace": namespace, "uid": uid, "at": shared.now().to_string(), "why": why,
+        });
+        let message = format!(
+            "PersistentVolumeClaim {namespace}/{} is deleted, and {why}: PersistentVolume {volume} is kept until somebody deletes it",
+            claim.name_any()
+        );
+        tracing::warn!(message, "a volume is kept");
+        retain(shared, claim, volume, &record, &message).await?;
+        let_go(shared, claim, &record).await
+    }
+}
+
+/// Whether a claim is being deleted and held for a workspace.
+fn is_held_back(claim: &PersistentVolumeClaim) -> bool {
+    claim.metadata.deletion_timestamp.is_some() && has_finalizer(claim, WORK_FINALIZER)
+}
+
+impl Kind for ClaimKind {
+    type Object = PersistentVolumeClaim;
+    type Seen = Seen;
+    type Step = Step;
+    type Task = Infallible;
+
+    const FEATURE: Feature = Feature::Workspaces;
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = None;
+    const LABEL: Option<&'static str> = Some(WORKSPACE_LABEL);
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn lane(&self) -> &Due<PersistentVolumeClaim> {
+        &self.lane
+    }
+
+    fn watches(self: &Arc<Self>, watches: &mut Watches<'_, PersistentVolumeClaim>) {
+        watches.woken_by(Select::All, |shared, workspace: &Workspace, turn| {
+            if turn == Turn::Changed {
+                return Vec::new();
+            }
+            let claims = shared.caches.all::<PersistentVolumeClaim>();
+            let held = claims.iter().filter(|it| it.namespace() == workspace.namespace() && is_held_back(it));
+            held.map(|claim| ObjectRef::from_obj(&**claim)).collect()
+        });
+    }
+
+    async fn gather(&self, claim: &Arc<PersistentVolumeClaim>) -> Result<Seen, kube::Error> {
+        let named = (claim.labels().get(WORKSPACE_LABEL), claim.annotations().get(WORKSPACE_UID_ANNOTATION));
+        let nobody = Seen { claim: Arc::clone(claim), gone: None };
+        let (Some(name), uid) = named else { return Ok(nobody) };
+        if !is_held_back(claim) {
+            return Ok(nobody);
+        }
+        let namespace = claim.namespace().unwrap_or_default();
+        let workspaces = Api::<Workspace>::namespaced(self.shared.client.clone(), &namespace);
+        let there = workspaces.get_metadata_opt(name).await?;
+        if there.is_some_and(|there| there.metadata.uid.as_ref() == uid) {
+            return Ok(nobody);
+        }
+        Ok(Seen { claim: Arc::clone(claim), gone: Some(Gone { name: name.clone(), uid: uid.cloned() }) })
+    }
+
+    fn plan(seen: &Seen, _: Timestamp) -> reconcile::Plan<Step> {
+        if seen.gone.is_none() {
+            return reconcile::Plan::nothing();
+        }
+        let volume = seen.claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+        // Where nothing was ever on it, or all of it was read back, nothing is kept.
+        match volume.filter(|name| !name.is_empty() && noted(&seen.claim).is_none()) {
+            Some(volume) => reconcile::Plan::Do(Step::Keep(volume.to_owned())),
+            None => reconcile::Plan::Do(Step::Release),
+        }
+    }
+
+    fn task(_: &Step) -> Option<Infallible> {
+        None
+    }
+
+    async fn apply(&self, seen: &Seen, step: Step) -> Result<Done<PersistentVolumeClaim>, Failure> {
+        match step {
+            Step::Release => {
+                set_finalizer(&self.shared.client, &*seen.claim, WORK_FINALIZER, false).await?;
+            }
+            Step::Keep(volume) => self.keep(seen, &volume).await?,
+        }
+        Ok(Done::Finished)
+    }
+
+    fn succeeded(&self, _: &Seen, task: Infallible) {
+        match task {}
+    }
+
+    fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
+
+    fn status(&self, _: &Seen, _: Option<&Standing>) {}
+}
