@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn no_entry_no_access() {
         let app = app(&json!([
-            {"name": "acme", "name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
+            {"name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
         ]));
         assert!(grant(&app, "ACME", &namespace("team-a", &[])).is_some());
         assert!(grant(&app, "acme", &namespace("team-b", &[])).is_none());
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn an_app_that_is_going_grants_nothing() {
         let mut app = app(
-            &json!([{"name": "acme", "name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]),
+            &json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]),
         );
         app.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
@@ -312,7 +312,7 @@ mod tests {
     fn selectors_choose_by_label_and_an_empty_one_chooses_nothing() {
         let with = |selector: serde_json::Value| {
             app(
-                &json!([{"name": "acme", "name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]),
+                &json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]),
             )
         };
         let labelled = namespace("x", &[("team", "a")]);
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn repositories_by_name_pattern_and_id() {
         let app = app(&json!([{
-            "name": "acme", "name": "acme", "account": "acme", "repositories": ["shop", "lib-*", "7"], "namespaces": {"names": ["a"]},
+            "name": "acme", "account": "acme", "repositories": ["shop", "lib-*", "7"], "namespaces": {"names": ["a"]},
         }]));
         let grant = grant(&app, "acme", &namespace("a", &[])).unwrap();
         let read = permissions(&[("contents", "read")]);
@@ -354,8 +354,8 @@ mod tests {
     #[test]
     fn permissions_do_not_add_up_over_entries() {
         let app = app(&json!([
-            {"name": "acme", "name": "acme", "account": "acme", "repositories": ["a", "b"], "namespaces": {"names": ["n"]}},
-            {"name": "acme-2", "name": "acme-2", "account": "acme", "repositories": ["b"], "maxPermissions": {"contents": "write"}, "namespaces": {"names": ["n"]}},
+            {"name": "acme", "account": "acme", "repositories": ["a", "b"], "namespaces": {"names": ["n"]}},
+            {"name": "acme-2", "account": "acme", "repositories": ["b"], "maxPermissions": {"contents": "write"}, "namespaces": {"names": ["n"]}},
         ]));
         let grant = grant(&app, "acme", &namespace("n", &[])).unwrap();
         let write = permissions(&[("contents", "write"), ("metadata", "read")]);

@@ -32,6 +32,7 @@ pub use repository::{
     PasswordSecretReference, ProjectRepository, ProjectRepositorySpec, ProjectRepositoryStatus, PushAction,
     RepositorySource, RepositoryWebhook, RolloutRestart, WebhookMode, WebhookStatus, WorkloadKind,
 };
+pub(crate) use schema::definition;
 pub use token::{
     InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference,
     RepositorySelection, SecretFormat, SecretTemplate,
@@ -134,11 +135,11 @@ pub fn duration(text: &str) -> Option<SignedDuration> {
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![
-        schema::definition::<GitHubApp>(),
-        schema::definition::<GitHubInstallation>(),
-        schema::definition::<InstallationToken>(),
-        schema::definition::<ProjectRepository>(),
-        schema::definition::<Workspace>(),
+        definition::<GitHubApp>(),
+        definition::<GitHubInstallation>(),
+        definition::<InstallationToken>(),
+        definition::<ProjectRepository>(),
+        definition::<Workspace>(),
     ]
 }
 

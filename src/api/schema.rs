@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 mod tests;
 
 /// The definition of a kind.
-pub(super) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceDefinition {
+pub(crate) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceDefinition {
     let settings = SchemaSettings::openapi3().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;

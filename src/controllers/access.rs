@@ -171,7 +171,7 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
             "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [
-                {"name": "acme", "name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
+                {"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
         }))
         .unwrap()
     }

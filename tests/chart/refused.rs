@@ -300,7 +300,8 @@ async fn each_owner_applies_tenants_of_their_own() {
     mine["spec"]["appID"] = app["spec"]["appID"].clone();
     mine["spec"]["credentialsSecretRef"] = app["spec"]["credentialsSecretRef"].clone();
     kubectl(&kubeconfig, &["apply", "--server-side", "-f", "-"], &app.to_string()).expect("the first owner's");
-    mine["spec"]["tenants"] = json!([{"name": "globex", "name": "globex", "account": "globex", "repositories": ["*"], "namespaces": {"names": ["team-b"]}}]);
+    mine["spec"]["tenants"] =
+        json!([{"name": "globex", "account": "globex", "repositories": ["*"], "namespaces": {"names": ["team-b"]}}]);
     let apply = ["apply", "--server-side", "--field-manager", "another", "-f", "-"];
     kubectl(&kubeconfig, &apply, &mine.to_string()).expect("the second owner's");
     let whole = kubectl(&kubeconfig, &["get", "githubapp", "landfall", "-o", "json"], "").expect("both");

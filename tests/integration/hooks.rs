@@ -20,8 +20,8 @@ const APP: &str = "https://landfall.example.com/webhooks/app/landfall";
 fn tenants() -> Value {
     let hooks = json!({"contents": "read", "repository_hooks": "write"});
     json!([
-        {"name": "acme", "name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": hooks, "namespaces": {"names": ["team-a"]}},
-        {"name": "acme-2", "name": "acme-2", "account": "acme", "repositories": ["shop"], "maxPermissions": hooks, "namespaces": {"names": ["team-b"]}},
+        {"name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": hooks, "namespaces": {"names": ["team-a"]}},
+        {"name": "acme-2", "account": "acme", "repositories": ["shop"], "maxPermissions": hooks, "namespaces": {"names": ["team-b"]}},
     ])
 }
 

@@ -114,8 +114,8 @@ async fn reinstalled_between_two_looks_its_tokens_are_minted_anew() {
 async fn not_installed_says_where_to_install_it() {
     let (world, operator) = connected().await;
     let tenants = json!([
-        {"name": "acme", "name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
-        {"name": "globex", "name": "globex", "account": "globex", "repositories": ["plans"], "namespaces": {"names": ["team-a"]}},
+        {"name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
+        {"name": "globex", "account": "globex", "repositories": ["plans"], "namespaces": {"names": ["team-a"]}},
     ]);
     world.apply::<GitHubApp>(&objects::app(&world, &tenants)).await;
     let message = world.until_reason::<GitHubInstallation>("team-a", "globex", "NotInstalled").await;

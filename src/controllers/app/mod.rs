@@ -26,9 +26,9 @@ use hook::HookState;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, ResourceExt};
 use plan::{Seen, Step};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -117,7 +117,7 @@ impl Kind for AppKind {
     type Task = Infallible;
 
     const FEATURE: Feature = Feature::Tokens;
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(GitHubApp::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubApp>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared

@@ -23,9 +23,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, ResourceExt};
 use plan::{Seen, Step};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Kind for InstallationKind {
     type Task = Infallible;
 
     const FEATURE: Feature = Feature::Tokens;
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(GitHubInstallation::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubInstallation>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared

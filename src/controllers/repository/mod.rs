@@ -65,7 +65,7 @@ impl Kind for RepositoryKind {
     type Task = Task;
 
     const FEATURE: Feature = Feature::Repositories;
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(ProjectRepository::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<ProjectRepository>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared

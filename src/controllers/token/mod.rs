@@ -23,8 +23,8 @@ use crate::runtime::due::Due;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, ResourceExt};
 use plan::{Call, Step};
 use seen::{Failed, Stage};
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl Kind for TokenKind {
     type Task = Call;
 
     const FEATURE: Feature = Feature::Tokens;
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(InstallationToken::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<InstallationToken>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared

@@ -43,7 +43,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use memory::{Failed, Task};
 use plan::Step;
 use seen::Seen;
@@ -93,7 +93,7 @@ impl Kind for WorkspaceKind {
     type Task = Task;
 
     const FEATURE: Feature = Feature::Workspaces;
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(Workspace::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<Workspace>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared

@@ -9,8 +9,8 @@ fn cluster() -> Targets {
     for object in [
         json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
             "spec": {"apiURL": "https://ghe.example/api/v3", "clientID": "Iv1", "credentialsSecretRef": {"name": "s"}, "tenants": [
-                {"name": "acme", "name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "namespaces": {"names": ["team-a"]}},
-                {"name": "globex", "name": "globex", "account": "globex", "repositories": ["plans"], "namespaces": {"selector": {"matchLabels": {"team": "b"}}}},
+                {"name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "namespaces": {"names": ["team-a"]}},
+                {"name": "globex", "account": "globex", "repositories": ["plans"], "namespaces": {"selector": {"matchLabels": {"team": "b"}}}},
             ]},
             "status": {"appID": 42, "tenants": [{"account": "acme", "accountID": 7001}, {"account": "globex", "accountID": 7002}]}}),
         json!({"kind": "Namespace", "metadata": {"name": "team-a"}}),
@@ -78,7 +78,7 @@ fn an_account_that_was_never_seen_is_nobody() {
     let targets = cluster();
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
-            {"name": "acme", "name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]}});
+            {"name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]}});
     keep(&targets, &app);
     assert!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).is_empty());
     app["spec"]["tenants"][0]["accountID"] = json!(7001);
@@ -141,7 +141,7 @@ fn a_namespace_with_many_objects_of_a_repository_leaves_room_for_the_others() {
     // One of another namespace, last by name, hears of the same selection.
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
-            {"name": "acme", "name": "acme", "account": "acme", "accountID": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
+            {"name": "acme", "account": "acme", "accountID": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
     app["metadata"]["resourceVersion"] = json!("9");
     keep(&targets, &app);
     keep(&targets, &installation("team-b", "acme", "landfall", "acme"));

@@ -38,7 +38,7 @@ fn granted(repositories: &[&str]) -> Access {
     let app: GitHubApp = serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [{
-            "name": "acme", "name": "acme", "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
+            "name": "acme", "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
             "namespaces": {"names": ["team-a"]}}]},
     }))
     .unwrap();
