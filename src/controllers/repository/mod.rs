@@ -27,7 +27,6 @@ use crate::webhook::RootKeys;
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use memory::{Failed, Task};
 use plan::Step;
