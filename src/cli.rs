@@ -5,6 +5,7 @@
 mod webhook;
 mod workspace;
 
+use crate::features::Features;
 use crate::git::AllowedHosts;
 use crate::github::{HttpsConnect, PlainHttp};
 use crate::guards::Guards;
@@ -16,7 +17,7 @@ use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
 use crate::settings::WorkspaceSettings;
-use crate::{api, manifests};
+use crate::{controllers, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -64,6 +65,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Print the reference of all metrics, in Markdown.
+    #[command(hide = true)]
+    MetricsReference,
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -253,11 +257,15 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             runtime(None)?.block_on(all(args))
         }
         Command::Crds => {
-            print!("{}", manifests::yaml(&api::crds())?);
+            print!("{}", manifests::yaml(&controllers::definitions())?);
             Ok(())
         }
         Command::Rbac { set } => {
-            print!("{}", manifests::yaml(&[set.rules()])?);
+            print!("{}", manifests::yaml(&[set.rules(&Features::default())])?);
+            Ok(())
+        }
+        Command::MetricsReference => {
+            print!("{}", metrics_reference::page()?);
             Ok(())
         }
         Command::Webhook(command) => {

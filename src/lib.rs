@@ -10,6 +10,7 @@ pub mod github;
 pub mod grant;
 pub mod guards;
 pub mod manifests;
+mod metrics_reference;
 pub mod operator;
 pub mod receiver;
 pub mod reports;

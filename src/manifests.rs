@@ -1,8 +1,10 @@
 //! What is generated for installing: definitions and RBAC rules, from the code that needs them.
 //!
-//! Invariant: the one list of what the operator may do stands here, each rule beside its reason; the chart and config/ are
-//! made from it, and a test starts the operator with nothing else.
+//! Invariant: each kind declares its rules beside their reasons, and here they are only collected; the chart and config/ are
+//! made from that, and a test starts the operator with nothing else.
 
+use crate::controllers;
+use crate::features::{Feature, Features};
 use clap::ValueEnum;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde::Serialize;
@@ -26,8 +28,42 @@ pub enum RuleSet {
     Admin,
 }
 
+/// To read objects.
+pub const READ: &[&str] = &["get", "list", "watch"];
 /// All that changes an object; to read it is a right of its own.
-const WRITE: &[&str] = &["create", "update", "patch", "delete", "deletecollection"];
+pub const WRITE: &[&str] = &["create", "update", "patch", "delete", "deletecollection"];
+
+/// A rule, as the kind that needs it declares it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    set: RuleSet,
+    group: &'static str,
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+}
+
+impl Rule {
+    /// One of a set: what may be done to resources of an API group.
+    #[must_use]
+    pub const fn new(
+        set: RuleSet,
+        group: &'static str,
+        resources: &'static [&'static str],
+        verbs: &'static [&'static str],
+    ) -> Self {
+        Self { set, group, resources, verbs }
+    }
+
+    fn policy(&self) -> PolicyRule {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        PolicyRule {
+            api_groups: Some(vec![self.group.to_owned()]),
+            resources: Some(owned(self.resources)),
+            verbs: owned(self.verbs),
+            ..PolicyRule::default()
+        }
+    }
+}
 
 /// A list of rules as a chart includes it.
 #[derive(Serialize)]
@@ -36,109 +72,17 @@ pub struct Rules {
 }
 
 impl RuleSet {
-    /// The rules.
+    /// The rules with these features.
     #[must_use]
-    pub fn rules(self) -> Rules {
-        let rules = match self {
-            Self::Cluster => vec![
-                // The kinds: read, and written where the operator makes, finalizes or removes them.
-                rule(
-                    "landfall.dev",
-                    &["githubapps", "projectrepositories", "workspaces"],
-                    &["get", "list", "watch", "patch"],
-                ),
-                // A workspace's token is made and removed with it.
-                rule("landfall.dev", &["installationtokens"], &["get", "list", "watch", "create", "patch", "delete"]),
-                rule("landfall.dev", &["githubinstallations"], &["get", "list", "watch", "create", "patch", "delete"]),
-                rule(
-                    "landfall.dev",
-                    &[
-                        "githubapps/status",
-                        "githubinstallations/status",
-                        "installationtokens/status",
-                        "projectrepositories/status",
-                        "workspaces/status",
-                    ],
-                    &["patch"],
-                ),
-                // An owner reference with blockOwnerDeletion needs this where OwnerReferencesPermissionEnforcement is on.
-                rule(
-                    "landfall.dev",
-                    &[
-                        "githubapps/finalizers",
-                        "installationtokens/finalizers",
-                        "projectrepositories/finalizers",
-                        "workspaces/finalizers",
-                    ],
-                    &["update"],
-                ),
-                // The pod of a workspace, the Job that saves what is on its volume, and the volume's claim, which is held until
-                // that is done.
-                rule("", &["pods"], &["get", "list", "watch", "create", "delete"]),
-                rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
-                rule("", &["persistentvolumeclaims"], &["get", "list", "watch", "create", "patch", "delete"]),
-                // A volume whose work could not be pushed is set to be kept.
-                rule("", &["persistentvolumes"], &["get", "patch"]),
-                // Who sends a workspace's report.
-                rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
-                // Grants name namespaces, or select them by label.
-                rule("", &["namespaces"], &["get", "list", "watch"]),
-                rule("events.k8s.io", &["events"], &["create", "patch"]),
-                // There is no right here to impersonate, and none to touch workloads: each namespace grants the operator
-                // to act as one of its own ServiceAccounts, by name, where it wants redeploys (config/samples/deployer.yaml).
-            ],
-            Self::Secrets => {
-                vec![rule("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"])]
-            }
-            Self::Own => vec![
-                // The Apps' private keys are read; the root keys of webhooks are made at the first start. They are never
-                // changed by the operator: people exchange them, with rights of their own.
-                rule("", &["secrets"], &["get", "list", "watch", "create"]),
-                rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
-            ],
-            // It faces the internet. It finds out whom a delivery concerns and notes it there; that the note is all it
-            // changes is held by the chart's ValidatingAdmissionPolicy, for RBAC knows no fields. No Secret: the root keys of
-            // webhooks are mounted. No events: who floods the receiver floods no namespace.
-            Self::Receiver => vec![
-                rule(
-                    "landfall.dev",
-                    &["githubapps", "githubinstallations", "projectrepositories"],
-                    &["get", "list", "watch"],
-                ),
-                rule("landfall.dev", &["githubapps/status", "projectrepositories/status"], &["patch"]),
-                // Grants select namespaces by label.
-                rule("", &["namespaces"], &["get", "list", "watch"]),
-            ],
-            // GitHubApps are in none of these three: who connects an App and grants it to namespaces administers the
-            // cluster. Status is in none either: the operator writes it, and people could only falsify it.
-            Self::View => vec![rule(
-                "landfall.dev",
-                &["githubinstallations", "installationtokens", "projectrepositories", "workspaces"],
-                &["get", "list", "watch"],
-            )],
-            // A token puts no more within reach than the namespace was granted, and this role reads Secrets anyway.
-            // A ProjectRepository makes the operator act as the ServiceAccount that it names: by restarting workloads and
-            // nothing else, and only where the namespace let the operator impersonate that account. This role restarts
-            // workloads, and impersonates every account of the namespace, anyway. On GitHub it makes a fork or a webhook,
-            // within what the namespace was granted.
-            // A Workspace makes a pod, which this role makes anyway, with less than it may put into one.
-            Self::Edit => {
-                vec![rule("landfall.dev", &["installationtokens", "projectrepositories", "workspaces"], WRITE)]
-            }
-            // What a declared installation may do is decided by the GitHubApp's tenants, so declaring one grants nothing.
-            Self::Admin => vec![rule("landfall.dev", &["githubinstallations"], WRITE)],
-        };
-        Rules { rules }
+    pub fn rules(self, features: &Features) -> Rules {
+        Rules { rules: features.iter().flat_map(|feature| self.rules_of(feature).rules).collect() }
     }
-}
 
-fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
-    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    PolicyRule {
-        api_groups: Some(vec![group.to_owned()]),
-        resources: Some(owned(resources)),
-        verbs: owned(verbs),
-        ..PolicyRule::default()
+    /// What a feature adds to the set.
+    #[must_use]
+    pub fn rules_of(self, feature: Feature) -> Rules {
+        let its = controllers::rules().filter(|(of, rule)| *of == feature && rule.set == self);
+        Rules { rules: its.map(|(_, rule)| rule.policy()).collect() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::delivery::Deliveries;
 use super::repository::WebhookStatus;
-use super::{PERMISSION_LEVELS, PERMISSION_NAMES, PERMISSION_NAMES_MESSAGE, Permissions, reconciled};
+use super::{PERMISSION_LEVELS, Permissions, permission_names, permission_names_message, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -178,7 +178,7 @@ pub struct TenantGrant {
     #[schemars(extend("maxProperties" = 100))]
     #[x_kube(
         validation = Rule::new(PERMISSION_LEVELS).message("spec.tenants[].maxPermissions takes the levels read, write and admin"),
-        validation = Rule::new(PERMISSION_NAMES).message(Message::Expression(PERMISSION_NAMES_MESSAGE.into()))
+        validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub max_permissions: Permissions,
     /// Which namespaces.

@@ -24,7 +24,7 @@ pub use delivery::{Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES};
 pub use installation::{
     AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
 };
-use permissions::{PERMISSION_LEVELS, PERMISSION_NAMES, PERMISSION_NAMES_MESSAGE};
+use permissions::{PERMISSION_LEVELS, permission_names, permission_names_message};
 pub use permissions::{Permissions, default_permissions};
 pub use reason::{ConditionType, Reason};
 pub use repository::{
@@ -45,7 +45,6 @@ pub use workspace::{
 };
 
 use jiff::SignedDuration;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 /// The API group of all kinds.
@@ -129,18 +128,6 @@ pub fn duration(text: &str) -> Option<SignedDuration> {
         rest = &after[unit..];
     }
     (!text.is_empty()).then_some(sum)
-}
-
-/// Every kind's definition, in the order in which they are installed.
-#[must_use]
-pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![
-        definition::<GitHubApp>(),
-        definition::<GitHubInstallation>(),
-        definition::<InstallationToken>(),
-        definition::<ProjectRepository>(),
-        definition::<Workspace>(),
-    ]
 }
 
 /// What the controllers need from every kind, so that conditions are written in one place.

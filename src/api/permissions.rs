@@ -15,26 +15,44 @@ pub fn default_permissions() -> Permissions {
 /// A CEL rule: the levels are GitHub's.
 pub(super) const PERMISSION_LEVELS: &str = "self.all(p, self[p] in ['read', 'write', 'admin'])";
 
-macro_rules! known {
-    ($($name:literal),+ $(,)?) => {
-        /// A CEL rule: the names are GitHub's.
-        pub(super) const PERMISSION_NAMES: &str = concat!("self.all(p, p in [", $("'", $name, "',",)+ "])");
-
-        /// The message of that rule, which names the first unknown permission, and the known one that was probably meant.
-        pub(super) const PERMISSION_NAMES_MESSAGE: &str = concat!(
-            "[self.filter(p, !(p in [", $("'", $name, "',",)+ "]))[0]].map(p, 'GitHub has no permission ' + p + ",
-            "[p + 's', p.replace('-', '_'), p.replace('-', '_') + 's', 'repository_' + p, 'organization_' + p]",
-            ".filter(c, c in [", $("'", $name, "',",)+ "]).map(c, ': did you mean ' + c + '?').join(''))[0]",
-        );
-
-        #[cfg(test)]
-        const NAMES: &[&str] = &[$($name),+];
-    };
+/// A CEL rule: the names are GitHub's.
+pub(super) fn permission_names() -> String {
+    let quoted: Vec<_> = NAMES.iter().map(|name| format!("'{name}'")).collect();
+    format!("self.all(p, p in [{}])", quoted.join(", "))
 }
 
-// The schema `app-permissions` of GitHub's OpenAPI description, and of GitHub Enterprise Server's.
-// https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app
-known! {
+/// The message of that rule, which names the known permission that was probably meant.
+///
+/// The API server bounds what an expression may cost, and a name that is not known has no bound: so each mistake is looked
+/// up, and none is computed from what stands there.
+pub(super) fn permission_names_message() -> String {
+    let mistakes = mistakes();
+    let hints = mistakes.iter().map(|(wrong, name)| format!("'{wrong}' in self ? '{wrong}: did you mean {name}?' : "));
+    let page = "https://docs.github.com/rest/authentication/permissions-required-for-github-apps";
+    format!("'GitHub has no permission ' + ({}'of this name: {page} lists them')", hints.collect::<String>())
+}
+
+/// Names that are written for a known one: without the plural, with hyphens, without the word in front.
+fn mistakes() -> BTreeMap<String, &'static str> {
+    let singular = |name: &str| name.strip_suffix('s').map(str::to_owned);
+    let hyphened = |name: &str| name.contains('_').then(|| name.replace('_', "-"));
+    let of_repositories = |name: &str| name.strip_prefix("repository_").map(str::to_owned);
+    let of_organizations = |name: &str| name.strip_prefix("organization_").map(str::to_owned);
+    let forms: [&dyn Fn(&str) -> Option<String>; 4] = [&singular, &hyphened, &of_repositories, &of_organizations];
+    let mut mistakes = BTreeMap::new();
+    for form in forms {
+        for name in NAMES {
+            if let Some(wrong) = form(name).filter(|wrong| !NAMES.contains(&wrong.as_str())) {
+                mistakes.entry(wrong).or_insert(*name);
+            }
+        }
+    }
+    mistakes
+}
+
+/// The schema `app-permissions` of GitHub's OpenAPI description, and of GitHub Enterprise Server's.
+/// <https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app>
+const NAMES: &[&str] = &[
     "actions",
     "administration",
     "artifact_metadata",
@@ -90,7 +108,7 @@ known! {
     "team_discussions",
     "vulnerability_alerts",
     "workflows",
-}
+];
 
 #[cfg(test)]
 mod tests {
@@ -102,5 +120,16 @@ mod tests {
             assert!(NAMES.contains(&name.as_str()), "{name}");
         }
         assert!(NAMES.is_sorted());
+    }
+
+    #[test]
+    fn a_mistake_leads_to_the_name_that_was_meant() {
+        let mistakes = mistakes();
+        for (wrong, name) in
+            [("content", "contents"), ("pull-requests", "pull_requests"), ("hooks", "repository_hooks"), ("plan", "organization_plan")]
+        {
+            assert_eq!(mistakes.get(wrong), Some(&name), "{wrong}");
+        }
+        assert!(NAMES.iter().all(|name| !mistakes.contains_key(*name)));
     }
 }

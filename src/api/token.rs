@@ -2,7 +2,7 @@
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
-use super::{PERMISSION_LEVELS, PERMISSION_NAMES, PERMISSION_NAMES_MESSAGE, Permissions, duration_rule, reconciled};
+use super::{PERMISSION_LEVELS, Permissions, duration_rule, permission_names, permission_names_message, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ pub struct InstallationTokenSpec {
     #[schemars(extend("minProperties" = 1, "maxProperties" = 100))]
     #[x_kube(
         validation = Rule::new(PERMISSION_LEVELS).message("spec.permissions takes the levels read, write and admin, e.g. contents: read"),
-        validation = Rule::new(PERMISSION_NAMES).message(Message::Expression(PERMISSION_NAMES_MESSAGE.into()))
+        validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub permissions: Permissions,
     /// The Secret to keep.

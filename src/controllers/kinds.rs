@@ -54,6 +54,12 @@ macro_rules! kinds {
         pub fn definitions() -> Vec<CustomResourceDefinition> {
             [$(<$kind>::DEFINITION),+].into_iter().flatten().map(|definition| definition()).collect()
         }
+
+        /// The RBAC rules, each with the feature that needs it.
+        pub fn rules() -> impl Iterator<Item = (Feature, &'static Rule)> {
+            let shared = shared::RULES.iter().map(|rule| (Feature::Tokens, rule));
+            shared$(.chain(<$kind>::RULES.iter().map(|rule| (<$kind>::FEATURE, rule))))+
+        }
     };
 }
 pub(super) use kinds;

@@ -29,7 +29,8 @@ pub(crate) mod workspace;
 pub use drive::InFlight;
 pub use workspace::WorkspaceReports;
 
-use crate::features::Features;
+use crate::features::{Feature, Features};
+use crate::manifests::Rule;
 use crate::runtime::due::DueQueue;
 use app::AppKind;
 use drive::{drive, kind_name};
@@ -47,7 +48,7 @@ use watches::AllWatches;
 use workspace::WorkspaceKind;
 use workspace::claim::ClaimKind;
 
-// A new kind is its folder and a line here.
+// A new kind is its folder and a line here: docs/src/adding-a-kind.md.
 kinds! {
     apps: AppKind;
     installations: InstallationKind;
@@ -92,3 +93,6 @@ impl Kinds {
         self.workspaces.kind.reports(leads)
     }
 }
+
+#[cfg(test)]
+mod tests;

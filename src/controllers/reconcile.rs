@@ -10,6 +10,7 @@ use super::standing::{Again, Standing, kubernetes_refusal};
 use super::watches::Watches;
 use crate::api::{Reason, Reconciled};
 use crate::features::Feature;
+use crate::manifests::Rule;
 use crate::runtime::due::Due;
 use crate::runtime::metrics::Outcome;
 use jiff::Timestamp;
@@ -117,6 +118,8 @@ pub trait Kind: Send + Sync + Sized + 'static {
 
     /// The feature that the kind belongs to. While that is off, the kind is neither watched nor reconciled.
     const FEATURE: Feature;
+    /// What the operator, the receiver and people may do because of this kind.
+    const RULES: &'static [Rule];
     /// The kind's definition; none for a kind of Kubernetes' own, whose status is not ours to write.
     const DEFINITION: Option<fn() -> CustomResourceDefinition>;
     /// The label that the watched objects have. `None`: all of the kind are watched.

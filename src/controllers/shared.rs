@@ -12,6 +12,7 @@ use crate::api::{ConditionType, FIELD_MANAGER, GitHubApp, ProjectRepository, Rea
 use crate::github::Connect;
 use crate::grant::NamespaceView;
 use crate::guards::Guards;
+use crate::manifests::{READ, Rule, RuleSet};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::Due;
 use crate::runtime::events::Events;
@@ -35,6 +36,17 @@ use std::sync::Arc;
 
 /// How often something that only a person can mend is looked at all the same, should the news of it have got lost.
 pub const PERSON_RECHECK: SignedDuration = SignedDuration::from_mins(30);
+
+/// The rules that no kind needs alone.
+pub const RULES: &[Rule] = &[
+    // Grants name namespaces, or select them by label.
+    Rule::new(RuleSet::Cluster, "", &["namespaces"], READ),
+    Rule::new(RuleSet::Cluster, "events.k8s.io", &["events"], &["create", "patch"]),
+    Rule::new(RuleSet::Own, "coordination.k8s.io", &["leases"], &["get", "create", "update"]),
+    // The receiver faces the internet. It has no right to Secrets: the root keys of webhooks are mounted. It has none to
+    // events: who floods the receiver floods no namespace.
+    Rule::new(RuleSet::Receiver, "", &["namespaces"], READ),
+];
 
 /// What the controllers of all kinds work with.
 pub struct Shared {

@@ -102,6 +102,15 @@ impl Metrics {
         metrics
     }
 
+    /// Counts each of them once: a series is encoded only once it has a value.
+    pub fn count_once(&self) {
+        drop(self.began());
+        self.delivered("push", "accepted");
+        self.refused("signature");
+        self.waiting(0);
+        self.patched("stored", 1, Duration::ZERO);
+    }
+
     /// A request began.
     #[must_use]
     pub fn began(&self) -> InFlight {

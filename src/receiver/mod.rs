@@ -46,6 +46,11 @@ use tokio_util::sync::CancellationToken;
 /// For how long nothing may move before the process counts as dead.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
+/// Adds the receiver's metrics to those of a process, each with a value, for the reference.
+pub(crate) fn count_once(process: &Metrics) {
+    metrics::Metrics::new(process).count_once();
+}
+
 /// What was configured.
 #[derive(Clone, Debug)]
 pub struct Config {

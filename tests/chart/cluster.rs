@@ -143,7 +143,7 @@ async fn config_and_samples_are_accepted() {
         assert_eq!(answer.output.lines().count(), built.len(), "{folder}: {}", answer.output);
     }
     let samples = objects(&kubectl_alone(&["kustomize", &path("config/samples")]).expect("kustomize builds"));
-    for crd in landfall::api::crds() {
+    for crd in landfall::controllers::definitions() {
         only(&samples, &crd.spec.names.kind);
     }
     assert!(of_kind(&samples, "Secret").is_empty());

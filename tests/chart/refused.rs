@@ -55,7 +55,7 @@ fn bad_apps() -> Vec<Bad> {
             tenant("/spec/tenants/0/maxPermissions", json!({"pull-requests": "read"})),
             "GitHub has no permission pull-requests: did you mean pull_requests?",
         ),
-        (tenant("/spec/tenants/0/name", Value::Null), "spec.tenants[0].name: Required value"),
+        (tenant("/spec/tenants/0/name", Value::Null), r#"omits all key fields ["name"]"#),
         (tenant("/spec/tenants/0/name", json!("Team A")), "takes lower-case letters, digits and -"),
         (vec![("/spec/credentialsSecretRef/key", json!("a/b"))], "is a key of the Secret, such as private-key.pem"),
         (
@@ -96,7 +96,7 @@ fn bad_tokens() -> Vec<Bad> {
             "GitHub has no permission content: did you mean contents?",
         ),
         (vec![("/spec/permissions", json!({"hooks": "write"}))], "did you mean repository_hooks?"),
-        (vec![("/spec/permissions", json!({"everything": "write"}))], "GitHub has no permission everything"),
+        (vec![("/spec/permissions", json!({"everything": "write"}))], "GitHub has no permission of this name: https://docs.github.com/"),
         (vec![("/spec/repositorySelection", json!("Some"))], r#"supported values: "Selected", "All""#),
         (vec![("/spec/permissions", json!({}))], "should have at least 1 properties"),
         (vec![("/spec/renewBefore", json!("10s"))], "is a duration between 1m and 1h"),
@@ -178,7 +178,7 @@ fn bad_workspaces() -> Vec<Bad> {
         ),
         (pod(json!({"ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "TCP"}]})), "duplicate"),
         (pod(json!({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]})), "duplicate"),
-        (pod(json!({"imagePullSecrets": [{}]})), "spec.pod.imagePullSecrets[0].name: Required value"),
+        (pod(json!({"imagePullSecrets": [{}]})), r#"omits all key fields ["name"]"#),
         (vec![("/spec/githubTokenInEnvironment", json!(true))], "field not declared in schema"),
         (vec![("/spec/save", json!({"timeout": "10"}))], "is a duration between 10s and 1h"),
     ]

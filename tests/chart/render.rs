@@ -57,7 +57,7 @@ pub fn rendered(values: &[&str]) -> Vec<Value> {
 }
 
 pub fn rules(set: RuleSet) -> Value {
-    serde_json::to_value(set.rules()).unwrap()["rules"].clone()
+    serde_json::to_value(set.rules(&landfall::features::Features::default())).unwrap()["rules"].clone()
 }
 
 #[test]
@@ -76,8 +76,10 @@ fn no_secret_is_made() {
 
 #[test]
 fn definitions_are_those_of_the_source() {
-    let of_source: Vec<Value> =
-        landfall::api::crds().iter().map(|crd| serde_json::to_value(crd).unwrap()["spec"].clone()).collect();
+    let of_source: Vec<Value> = landfall::controllers::definitions()
+        .iter()
+        .map(|crd| serde_json::to_value(crd).unwrap()["spec"].clone())
+        .collect();
     let objects = rendered(&[]);
     let crds = of_kind(&objects, "CustomResourceDefinition");
     assert_eq!(crds.len(), of_source.len());

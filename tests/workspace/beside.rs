@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use landfall_cluster::whole_lines;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -225,7 +226,7 @@ impl Agent {
 
     /// What it said so far, for people.
     pub fn words(&self) -> String {
-        std::fs::read_to_string(&self.words).unwrap()
+        whole_lines(&self.words).unwrap()
     }
 
     /// How it ends.

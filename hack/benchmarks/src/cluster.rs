@@ -57,7 +57,7 @@ pub async fn start() -> Result<(ApiServer, Client), ClusterError> {
     };
     let client = Client::try_from(config).map_err(refused("a client"))?;
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    for definition in landfall::api::crds() {
+    for definition in landfall::controllers::definitions() {
         let name = definition.name_any();
         let applied = definitions.patch(&name, &PatchParams::apply("landfall-bench"), &Patch::Apply(&definition)).await;
         applied.map_err(refused(&name))?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use landfall_cluster::whole_lines;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -65,7 +66,7 @@ impl Program {
         let mut child = command.kill_on_drop(true).spawn().map_err(failed)?;
         let began = Instant::now();
         while began.elapsed() < READY_WITHIN && child.try_wait().map_err(failed)?.is_none() {
-            let said = std::fs::read_to_string(&log).map_err(failed)?;
+            let said = whole_lines(&log).map_err(failed)?;
             let (address, health) = (told(&said, "receiving deliveries"), told(&said, "serving health and metrics"));
             if let (Some(address), Some(health), Some(pid)) = (address, health, child.id())
                 && is_ready(health).await
@@ -74,7 +75,7 @@ impl Program {
             }
             tokio::time::sleep(ASKED_EVERY).await;
         }
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let said = whole_lines(&log).unwrap_or_default();
         Err(ProgramError::NotReady { log: said.lines().last().unwrap_or_default().to_owned() })
     }
 

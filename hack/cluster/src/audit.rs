@@ -3,13 +3,14 @@
 //! Everything is recorded at level Metadata, so a Secret's content never is; one entry per request, when it is complete.
 //! A watch is complete when it ends, so it appears only then.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::growing::{end_of_lines, lines_from};
 
 /// The policy the API server is given.
 pub(crate) fn policy() -> Value {
@@ -31,7 +32,7 @@ pub struct AuditLog {
     path: PathBuf,
 }
 
-/// A place in an audit log.
+/// A place in an audit log: where a line begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
 
@@ -114,25 +115,18 @@ impl AuditLog {
         Self { path: path.to_owned() }
     }
 
-    /// The place behind what is recorded now. A request is recorded when its handler returns: before its answer is sent
-    /// where that fits the server's buffer (4 KiB), just after it where it does not, so poll for what must be there.
+    /// The place behind the last whole line; a line that is being written comes after it. A request is recorded when its
+    /// handler returns: before its answer is sent where that fits the server's buffer (4 KiB), just after it where it does
+    /// not, so poll for what must be there.
     pub fn mark(&self) -> Result<Mark, AuditError> {
-        let metadata = std::fs::metadata(&self.path).map_err(|source| self.unreadable(source))?;
-        Ok(Mark(metadata.len()))
+        end_of_lines(&self.path).map(Mark).map_err(|source| self.unreadable(source))
     }
 
     /// What was recorded behind the mark, in the order in which the requests were completed.
     pub fn since(&self, mark: Mark) -> Result<Vec<Entry>, AuditError> {
-        let mut text = Vec::new();
-        let read = |text: &mut Vec<u8>| {
-            let mut file = File::open(&self.path)?;
-            file.seek(SeekFrom::Start(mark.0))?;
-            file.read_to_end(text)
-        };
-        read(&mut text).map_err(|source| self.unreadable(source))?;
+        let text = lines_from(&self.path, mark.0).map_err(|source| self.unreadable(source))?;
         let mut entries = Vec::new();
-        // What is behind the last line's end is being written.
-        for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
             let event: Event = serde_json::from_slice(line).map_err(|source| AuditError::Line {
                 path: self.path.clone(),
                 line: String::from_utf8_lossy(line).into_owned(),
@@ -243,6 +237,29 @@ mod tests {
         assert_eq!((entry.namespace.as_str(), entry.name.as_str(), entry.code), ("shop", "web", 200));
         assert_eq!(entry.received, "2026-01-02T03:04:05.000006Z".parse().unwrap());
         assert!(entry.is_write() && entry.succeeded());
+    }
+
+    #[test]
+    fn a_mark_within_a_line_that_is_being_written_is_where_it_begins() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let log = AuditLog::at(file.path());
+        writeln!(file, "{}", PATCH.replace("a1", "before")).unwrap();
+        write!(file, "{}", &PATCH[..40]).unwrap();
+        let mark = log.mark().unwrap();
+        assert!(log.since(mark).unwrap().is_empty());
+        writeln!(file, "{}", &PATCH[40..]).unwrap();
+        let entries = log.since(mark).unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["a1"]);
+    }
+
+    #[test]
+    fn a_mark_in_a_log_that_was_rotated_is_an_error() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "{PATCH}").unwrap();
+        let log = AuditLog::at(file.path());
+        let mark = log.mark().unwrap();
+        file.as_file().set_len(0).unwrap();
+        assert!(matches!(log.since(mark), Err(AuditError::Read { .. })));
     }
 
     #[test]

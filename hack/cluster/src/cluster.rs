@@ -18,6 +18,7 @@ use crate::api_server::{hold_port, loopback};
 use crate::audit::AuditLog;
 use crate::cache::Cache;
 use crate::control_plane::{self, StartError};
+use crate::growing::write_whole;
 use crate::namespaces;
 use crate::node::{self, NodeError};
 use crate::process::{Launcher, Process, Tie, log_file};
@@ -194,7 +195,7 @@ impl Cluster {
         }
         let record = self.folder.join(RECORD);
         let content = serde_json::to_vec(&Record { kind }).map_err(io::Error::other);
-        content.and_then(|content| fs::write(&record, content)).map_err(self.in_file(&record))
+        content.and_then(|content| write_whole(&record, &content)).map_err(self.in_file(&record))
     }
 
     async fn start_api_server(&self) -> Result<(), ClusterError> {

@@ -264,8 +264,8 @@ fn api_server_arguments(folder: &Path, serving: &Serving) -> Vec<String> {
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
         format!("--audit-policy-file={}", folder.join("audit-policy.json").display()),
         format!("--audit-log-path={}", audit_log(folder).display()),
-        // A rotated log would lose what was marked.
-        "--audit-log-maxsize=0".to_owned(),
+        // A rotated log would lose what was marked. In megabytes; 0 is the default of 100.
+        "--audit-log-maxsize=1000000".to_owned(),
     ];
     arguments.extend(serving.arguments.iter().cloned());
     arguments

@@ -49,7 +49,8 @@ impl Process {
     pub(crate) fn record(&self, folder: &Path) -> io::Result<()> {
         let part = folder.join(format!("{}.json.part", self.name));
         fs::write(&part, serde_json::to_vec(self)?)?;
-        // Whole or not there: a record that cannot be read would keep the rest from being ended.
+        // Whole or not there: a record that cannot be read would keep the rest from being ended. The part lies outside of
+        // `pids`, where all files are records.
         fs::rename(part, folder.join("pids").join(format!("{}.json", self.name)))
     }
 
@@ -59,7 +60,16 @@ impl Process {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        entries.map(|entry| Ok(serde_json::from_slice(&fs::read(entry?.path())?)?)).collect()
+        let mut processes = Vec::new();
+        for entry in entries {
+            match fs::read(entry?.path()) {
+                Ok(record) => processes.push(serde_json::from_slice(&record)?),
+                // Another command takes the folder down.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(processes)
     }
 
     /// A handle on exactly this process, or none if it has ended.
@@ -257,6 +267,7 @@ fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::growing::whole_lines;
 
     #[test]
     fn a_program_name_cannot_shift_the_fields() {
@@ -294,7 +305,7 @@ mod tests {
         let script = "trap '' TERM; echo ready; while :; do sleep 1; done".to_owned();
         let (process, mut child) = launcher.start("stubborn", Path::new("sh"), &["-c".to_owned(), script]).unwrap();
         let deadline = Instant::now() + Duration::from_mins(1);
-        while fs::read_to_string(launcher.log("stubborn")).unwrap().is_empty() {
+        while whole_lines(&launcher.log("stubborn")).unwrap().is_empty() {
             assert!(Instant::now() < deadline, "not within a minute: it ignores the request");
             std::thread::yield_now();
         }

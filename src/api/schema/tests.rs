@@ -1,4 +1,4 @@
-use crate::api::crds;
+use crate::controllers::definitions as crds;
 use serde_json::Value;
 
 /// Each property of each kind's schema: where it is, its name and its schema.

@@ -18,6 +18,7 @@ use crate::api::{
     ProjectRepository, Reason, WebhookPolicy,
 };
 use crate::features::Feature;
+use crate::manifests::{READ, Rule, RuleSet};
 use crate::runtime::due::Due;
 use crate::runtime::lenient::Lenient;
 use crate::webhook::ROOT_KEYS_SECRET;
@@ -117,6 +118,20 @@ impl Kind for AppKind {
     type Task = Infallible;
 
     const FEATURE: Feature = Feature::Tokens;
+    // Who connects an App and grants it to namespaces administers the cluster: it is in no role for people.
+    const RULES: &'static [Rule] = &[
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["githubapps"], &["get", "list", "watch", "patch"]),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["githubapps/status"], &["patch"]),
+        // An owner reference with blockOwnerDeletion needs this where OwnerReferencesPermissionEnforcement is on.
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["githubapps/finalizers"], &["update"]),
+        // The Apps' private keys are read; the root keys of webhooks are made at the first start. They are never changed by
+        // the operator: people exchange them, with rights of their own.
+        Rule::new(RuleSet::Own, "", &["secrets"], &["get", "list", "watch", "create"]),
+        Rule::new(RuleSet::Receiver, "landfall.dev", &["githubapps"], READ),
+        // The receiver notes deliveries there. The note is all that it changes: the chart's ValidatingAdmissionPolicy holds
+        // that, for RBAC knows no fields.
+        Rule::new(RuleSet::Receiver, "landfall.dev", &["githubapps/status"], &["patch"]),
+    ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubApp>);
 
     fn shared(&self) -> &Arc<Shared> {

@@ -17,7 +17,7 @@ use crate::api::{
     ProjectRepository, Reason, RepositorySelection,
 };
 use crate::features::Feature;
-use crate::github;
+use crate::manifests::{READ, Rule, RuleSet, WRITE};
 use crate::runtime::due::Due;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -51,6 +51,20 @@ impl Kind for InstallationKind {
     type Task = Infallible;
 
     const FEATURE: Feature = Feature::Tokens;
+    const RULES: &'static [Rule] = &[
+        Rule::new(
+            RuleSet::Cluster,
+            "landfall.dev",
+            &["githubinstallations"],
+            // An App's installations are made where its tenants are, and removed with it.
+            &["get", "list", "watch", "create", "patch", "delete"],
+        ),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["githubinstallations/status"], &["patch"]),
+        Rule::new(RuleSet::Receiver, "landfall.dev", &["githubinstallations"], READ),
+        Rule::new(RuleSet::View, "landfall.dev", &["githubinstallations"], READ),
+        // The GitHubApp's tenants decide what an installation may do, so to declare one grants nothing.
+        Rule::new(RuleSet::Admin, "landfall.dev", &["githubinstallations"], WRITE),
+    ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubInstallation>);
 
     fn shared(&self) -> &Arc<Shared> {

@@ -22,6 +22,7 @@ use super::standing::{Again, Standing, matters_to_app};
 use super::watches::Watches;
 use crate::api::{ProjectRepository, ProjectRepositoryStatus, Reason};
 use crate::features::Feature;
+use crate::manifests::{READ, Rule, RuleSet, WRITE};
 use crate::runtime::due::Due;
 use crate::webhook::RootKeys;
 use apply::uid;
@@ -64,6 +65,21 @@ impl Kind for RepositoryKind {
     type Task = Task;
 
     const FEATURE: Feature = Feature::Repositories;
+    // There is no right here to impersonate, and none to touch workloads: each namespace grants the operator to act as one of
+    // its own ServiceAccounts, by name, where it wants redeploys (config/samples/deployer.yaml).
+    const RULES: &'static [Rule] = &[
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["projectrepositories"], &["get", "list", "watch", "patch"]),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["projectrepositories/status"], &["patch"]),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["projectrepositories/finalizers"], &["update"]),
+        Rule::new(RuleSet::Receiver, "landfall.dev", &["projectrepositories"], READ),
+        Rule::new(RuleSet::Receiver, "landfall.dev", &["projectrepositories/status"], &["patch"]),
+        Rule::new(RuleSet::View, "landfall.dev", &["projectrepositories"], READ),
+        // A ProjectRepository makes the operator act as the ServiceAccount that it names: by restarting workloads and
+        // nothing else, and only where the namespace let the operator impersonate that account. This role restarts workloads,
+        // and impersonates every account of the namespace, anyway. On GitHub it makes a fork or a webhook, within what the
+        // namespace was granted.
+        Rule::new(RuleSet::Edit, "landfall.dev", &["projectrepositories"], WRITE),
+    ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<ProjectRepository>);
 
     fn shared(&self) -> &Arc<Shared> {

@@ -19,6 +19,7 @@ use super::standing::{Again, Standing, State, matters_to_app, whole_second};
 use super::watches::{Select, Turn, Watches};
 use crate::api::{InstallationToken, InstallationTokenStatus, Workspace};
 use crate::features::Feature;
+use crate::manifests::{READ, Rule, RuleSet, WRITE};
 use crate::runtime::due::Due;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -85,6 +86,15 @@ impl Kind for TokenKind {
     type Task = Call;
 
     const FEATURE: Feature = Feature::Tokens;
+    const RULES: &'static [Rule] = &[
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["installationtokens"], &["get", "list", "watch", "patch"]),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["installationtokens/status"], &["patch"]),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["installationtokens/finalizers"], &["update"]),
+        Rule::new(RuleSet::Secrets, "", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
+        Rule::new(RuleSet::View, "landfall.dev", &["installationtokens"], READ),
+        // A token puts no more within reach than the namespace was granted, and this role reads Secrets anyway.
+        Rule::new(RuleSet::Edit, "landfall.dev", &["installationtokens"], WRITE),
+    ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<InstallationToken>);
 
     fn shared(&self) -> &Arc<Shared> {

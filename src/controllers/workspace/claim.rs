@@ -9,6 +9,7 @@ use crate::controllers::shared::Shared;
 use crate::controllers::standing::{Again, Standing};
 use crate::controllers::watches::{Select, Turn, Watches};
 use crate::features::Feature;
+use crate::manifests::{Rule, RuleSet};
 use crate::runtime::due::Due;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -100,6 +101,17 @@ impl Kind for ClaimKind {
     type Task = Infallible;
 
     const FEATURE: Feature = Feature::Workspaces;
+    const RULES: &'static [Rule] = &[
+        // The claim of a workspace's volume is held until the work on it is safe.
+        Rule::new(
+            RuleSet::Cluster,
+            "",
+            &["persistentvolumeclaims"],
+            &["get", "list", "watch", "create", "patch", "delete"],
+        ),
+        // A volume whose work could not be pushed is set to be kept.
+        Rule::new(RuleSet::Cluster, "", &["persistentvolumes"], &["get", "patch"]),
+    ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = None;
     const LABEL: Option<&'static str> = Some(WORKSPACE_LABEL);
 

@@ -36,6 +36,7 @@ use super::token::{TokenKind, TokenMemory};
 use super::watches::{Select, Turn, Watches};
 use crate::api::{InstallationToken, ProjectRepository, WORKSPACE_LABEL, Workspace, WorkspaceStatus};
 use crate::features::Feature;
+use crate::manifests::{READ, Rule, RuleSet, WRITE};
 use crate::runtime::due::Due;
 use apply::uid;
 use jiff::Timestamp;
@@ -93,6 +94,21 @@ impl Kind for WorkspaceKind {
     type Task = Task;
 
     const FEATURE: Feature = Feature::Workspaces;
+    const RULES: &'static [Rule] = &[
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["workspaces"], &["get", "list", "watch", "patch"]),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["workspaces/status"], &["patch"]),
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["workspaces/finalizers"], &["update"]),
+        // A workspace's token is made and removed with it.
+        Rule::new(RuleSet::Cluster, "landfall.dev", &["installationtokens"], &["create", "delete"]),
+        // Its pod, and the Job that saves the work on its volume.
+        Rule::new(RuleSet::Cluster, "", &["pods"], &["get", "list", "watch", "create", "delete"]),
+        Rule::new(RuleSet::Cluster, "batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
+        // The API server says which pod sent a report.
+        Rule::new(RuleSet::Cluster, "authentication.k8s.io", &["tokenreviews"], &["create"]),
+        Rule::new(RuleSet::View, "landfall.dev", &["workspaces"], READ),
+        // A Workspace makes a pod, which this role makes anyway, with less than it may put into one.
+        Rule::new(RuleSet::Edit, "landfall.dev", &["workspaces"], WRITE),
+    ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<Workspace>);
 
     fn shared(&self) -> &Arc<Shared> {

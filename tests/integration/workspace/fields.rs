@@ -69,7 +69,7 @@ async fn define(world: &World, definition: &Value) {
 }
 
 fn definition() -> Value {
-    let all = landfall::api::crds().into_iter();
+    let all = landfall::controllers::definitions().into_iter();
     let ours =
         all.map(|crd| serde_json::to_value(crd).expect("json")).find(|crd| crd["metadata"]["name"] == DEFINITION);
     let mut ours = ours.expect("it is ours");

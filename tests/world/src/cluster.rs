@@ -82,7 +82,7 @@ impl Cluster {
         for object in manifests() {
             apply(&client, &object).await;
         }
-        for crd in landfall::api::crds() {
+        for crd in landfall::controllers::definitions() {
             let name = crd.metadata.name.clone().expect("a name");
             super::until("the definition is established", async || {
                 let get = http::Request::get(format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"));
