@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn no_entry_no_access() {
         let app = app(&json!([
-            {"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
+            {"name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
         ]));
         assert!(grant(&app, "ACME", &namespace("team-a", &[])).is_some());
         assert!(grant(&app, "acme", &namespace("team-b", &[])).is_none());
@@ -287,7 +287,9 @@ mod tests {
 
     #[test]
     fn an_app_that_is_going_grants_nothing() {
-        let mut app = app(&json!([{"account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]));
+        let mut app = app(
+            &json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]),
+        );
         app.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         assert!(grant(&app, "acme", &namespace("team-a", &[])).is_none());
@@ -296,7 +298,9 @@ mod tests {
     #[test]
     fn selectors_choose_by_label_and_an_empty_one_chooses_nothing() {
         let with = |selector: serde_json::Value| {
-            app(&json!([{"account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]))
+            app(
+                &json!([{"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"selector": selector}}]),
+            )
         };
         let labelled = namespace("x", &[("team", "a")]);
         let bare = namespace("y", &[]);
@@ -327,7 +331,7 @@ mod tests {
     #[test]
     fn repositories_by_name_pattern_and_id() {
         let app = app(&json!([{
-            "account": "acme", "repositories": ["shop", "lib-*", "7"], "namespaces": {"names": ["a"]},
+            "name": "acme", "account": "acme", "repositories": ["shop", "lib-*", "7"], "namespaces": {"names": ["a"]},
         }]));
         let grant = grant(&app, "acme", &namespace("a", &[])).unwrap();
         let read = permissions(&[("contents", "read")]);
@@ -345,8 +349,8 @@ mod tests {
     #[test]
     fn permissions_do_not_add_up_over_entries() {
         let app = app(&json!([
-            {"account": "acme", "repositories": ["a", "b"], "namespaces": {"names": ["n"]}},
-            {"account": "acme", "repositories": ["b"], "maxPermissions": {"contents": "write"}, "namespaces": {"names": ["n"]}},
+            {"name": "acme", "account": "acme", "repositories": ["a", "b"], "namespaces": {"names": ["n"]}},
+            {"name": "acme-2", "account": "acme", "repositories": ["b"], "maxPermissions": {"contents": "write"}, "namespaces": {"names": ["n"]}},
         ]));
         let grant = grant(&app, "acme", &namespace("n", &[])).unwrap();
         let write = permissions(&[("contents", "write"), ("metadata", "read")]);

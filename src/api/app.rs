@@ -2,7 +2,7 @@
 
 use super::delivery::Deliveries;
 use super::repository::WebhookStatus;
-use super::{Permissions, default_true, reconciled};
+use super::{PERMISSION_LEVELS, Permissions, permission_names, permission_names_message, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "App", type_ = "string", json_path = ".status.slug", description = "the App's name in URLs"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Permissions", type_ = "string", json_path = ".status.permissions", priority = "1"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -46,7 +47,8 @@ pub struct GitHubAppSpec {
     #[serde(default = "default_api_url", rename = "apiURL")]
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(
-        validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')").message("spec.apiURL must be an address that begins with https://"),
+        validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')")
+            .message("spec.apiURL must be an address that begins with https://, or with http:// for a loopback host"),
         validation = Rule::new("self == oldSelf").message("spec.apiURL cannot be changed, for what was made with the old one would be orphaned: make another GitHubApp")
     )]
     pub api_url: String,
@@ -79,10 +81,11 @@ pub struct GitHubAppSpec {
     /// webhook of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<AppWebhook>,
-    /// Who may use the App, for what. No entry, no access.
+    /// Who may use the App, for what. No entry, no access. Each entry has a name, so that several owners can apply
+    /// entries of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tenants: Vec<TenantGrant>,
     /// Stops changes: no installation object is made or removed. Looks at GitHub go on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -102,32 +105,55 @@ pub struct AppWebhook {
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(
         validation = Rule::new("(self.startsWith('https://') || self.startsWith('http://')) && !self.contains('?') && !self.contains('#') && !self.contains('@')")
-            .message("spec.webhook.url must be an address that begins with https://, without a user, a query or a fragment")
+            .message("spec.webhook.url must be an address that begins with https:// (http:// only for tests within a cluster), without a user, a query or a fragment")
     )]
     pub url: String,
-    /// Set address, secret and content type of the App's webhook on GitHub. If false, `landfall webhook show` prints
-    /// what a person has to enter there.
-    #[serde(default = "default_true")]
-    pub manage: bool,
-    /// Take over a webhook that delivers to another address. Without it such a webhook is left alone: `HookForeign`.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub force: bool,
+    /// Who sets address, secret and content type of the App's webhook on GitHub.
+    #[serde(default)]
+    pub policy: WebhookPolicy,
 }
 
-/// A Secret in the operator's namespace with the key `private-key.pem` and, while keys are rotated,
-/// `private-key-next.pem`, which is tried when GitHub refuses the first.
+/// Who sets the App's webhook on GitHub.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WebhookPolicy {
+    /// The operator. A webhook that delivers to another address is left alone: `HookForeign`.
+    #[default]
+    Managed,
+    /// The operator, which also takes over a webhook that delivers to another address.
+    Adopt,
+    /// A person, with the values that `landfall webhook show` prints.
+    Manual,
+}
+
+/// A Secret in the operator's namespace with the App's private key. While keys are rotated, its key
+/// `private-key-next.pem` has the next one, which is tried when GitHub refuses the first.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialsSecretReference {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// The key in the Secret that has the private key.
+    #[serde(default = "default_private_key")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.credentialsSecretRef.key is a key of the Secret, such as private-key.pem"))]
+    pub key: String,
+}
+
+fn default_private_key() -> String {
+    "private-key.pem".to_owned()
 }
 
 /// Gives namespaces access to an account's repositories.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantGrant {
+    /// The entry's own name, by which one owner's entry is told from another's.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("spec.tenants[].name takes lower-case letters, digits and -")
+    )]
+    pub name: String,
     /// The login of the user or organization. At the first look it is pinned to the account's id, so that somebody
     /// who takes the name later gets nothing.
     #[schemars(length(min = 1, max = 39))]
@@ -151,7 +177,8 @@ pub struct TenantGrant {
     #[serde(default = "super::default_permissions")]
     #[schemars(extend("maxProperties" = 100))]
     #[x_kube(
-        validation = Rule::new("self.all(p, self[p] in ['read', 'write', 'admin'])").message("spec.tenants[].maxPermissions takes the levels read, write and admin")
+        validation = Rule::new(PERMISSION_LEVELS).message("spec.tenants[].maxPermissions takes the levels read, write and admin"),
+        validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub max_permissions: Permissions,
     /// Which namespaces.
@@ -184,7 +211,7 @@ pub struct GitHubAppStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, and `Reconciling` or `Stalled` where they hold.
+    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -2,7 +2,7 @@
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
-use super::{Permissions, reconciled};
+use super::{Permissions, RepositorySelection, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Account", type_ = "string", json_path = ".spec.account"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Installation", type_ = "string", json_path = ".status.installationID", priority = "1"),
+    printcolumn(name = "Permissions", type_ = "string", json_path = ".status.granted.permissions", priority = "1"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -65,7 +67,7 @@ pub struct GitHubInstallationStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, and `Reconciling` or `Stalled` where they hold.
+    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -75,9 +77,9 @@ pub struct GitHubInstallationStatus {
     /// The account on which the App is installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountStatus>,
-    /// `all` or `selected`: what the account lets the App see.
+    /// Which repositories the account lets the App see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repository_selection: Option<String>,
+    pub repository_selection: Option<RepositorySelection>,
     /// What the account lets the App do.
     #[serde(default, skip_serializing_if = "Permissions::is_empty")]
     pub permissions: Permissions,

@@ -9,6 +9,7 @@
 mod app;
 mod delivery;
 mod installation;
+mod permissions;
 mod reason;
 mod repository;
 mod schema;
@@ -17,31 +18,35 @@ mod workspace;
 
 pub use app::{
     AppWebhook, CredentialsSecretReference, GitHubApp, GitHubAppSpec, GitHubAppStatus, NamespaceGrant, TenantGrant,
-    TenantStatus,
+    TenantStatus, WebhookPolicy,
 };
 pub use delivery::{Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES};
 pub use installation::{
     AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
 };
+use permissions::{PERMISSION_LEVELS, permission_names, permission_names_message};
+pub use permissions::{Permissions, default_permissions};
 pub use reason::{ConditionType, Reason};
 pub use repository::{
-    DeploymentResult, DeploymentStatus, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush, ProjectRepository,
-    ProjectRepositorySpec, ProjectRepositoryStatus, PushAction, RepositorySource, RepositoryWebhook, RolloutRestart,
-    SecretReference, WebhookMode, WebhookStatus, WorkloadKind,
+    DeploymentResult, DeploymentStatus, ForkBranches, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush,
+    PasswordSecretReference, ProjectRepository, ProjectRepositorySpec, ProjectRepositoryStatus, PushAction,
+    RepositorySource, RepositoryWebhook, RolloutRestart, WebhookMode, WebhookStatus, WorkloadKind,
 };
+pub(crate) use schema::definition;
 pub(crate) use token::default_renew_before;
 pub use token::{
     InstallationReference, InstallationToken, InstallationTokenSpec, InstallationTokenStatus, RepositoryReference,
-    SecretFormat, SecretTemplate,
+    RepositorySelection, SecretFormat, SecretTemplate,
 };
 pub use workspace::{
-    AccessMode, BranchOnExists, CloneFilter, GitAuthor, OperatingMode, ProjectRepositoryReference, PullRequestMode,
-    PullRequestOnDelete, PullRequestOpenOn, PullRequestStatus, SaveOnFailure, SaveStatus, Workspace, WorkspaceGit,
-    WorkspacePodStatus, WorkspaceSpec, WorkspaceStatus, WorkspaceTimings,
+    AccessMode, BranchOnExists, CloneFilter, GitAuthor, OperatingMode, PortProtocol, ProjectRepositoryReference,
+    PullRequestMode, PullRequestOnDelete, PullRequestOpenOn, PullRequestState, PullRequestStatus, PullSecretReference,
+    SaveOnFailure, SaveStatus, Workspace, WorkspaceGit, WorkspacePodStatus, WorkspaceSpec, WorkspaceStatus,
+    WorkspaceTimings,
 };
 
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use std::collections::BTreeMap;
 
 /// The API group of all kinds.
 pub const GROUP: &str = "landfall.dev";
@@ -95,18 +100,35 @@ pub const RETAINED_LABEL: &str = "landfall.dev/retained";
 /// Annotation on a volume that was kept: whose it was, and why it was kept.
 pub const RETAINED_ANNOTATION: &str = "landfall.dev/retained-for";
 
-/// Repository permission names with levels, as GitHub's "Create an installation access token" takes them:
-/// `{"contents": "read", "pull_requests": "write"}`.
-pub type Permissions = BTreeMap<String, String>;
-
-/// What a token may do when nothing is said: read code, and the metadata that GitHub always includes.
-#[must_use]
-pub fn default_permissions() -> Permissions {
-    [("contents", "read"), ("metadata", "read")].map(|(name, level)| (name.to_owned(), level.to_owned())).into()
+/// A CEL rule: a duration as GEP-2257 has it, for which a condition holds.
+/// <https://gateway-api.sigs.k8s.io/geps/gep-2257/>
+macro_rules! duration_rule {
+    ($condition:literal) => {
+        concat!("self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && ", $condition)
+    };
 }
+use duration_rule;
 
-fn default_true() -> bool {
-    true
+/// A duration as GEP-2257 has it: numbers with the units h, m, s and ms, added up. `None`: the text is none.
+#[must_use]
+pub fn duration(text: &str) -> Option<SignedDuration> {
+    let (mut sum, mut rest) = (SignedDuration::ZERO, text);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(end);
+        let number = number.parse::<i64>().ok()?;
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let millis = match &after[..unit] {
+            "h" => 3_600_000,
+            "m" => 60_000,
+            "s" => 1000,
+            "ms" => 1,
+            _ => return None,
+        };
+        sum = sum.checked_add(SignedDuration::from_millis(number.checked_mul(millis)?))?;
+        rest = &after[unit..];
+    }
+    (!text.is_empty()).then_some(sum)
 }
 
 /// What the controllers need from every kind, so that conditions are written in one place.

@@ -7,8 +7,11 @@ use std::fmt;
 pub enum ConditionType {
     /// The object does what its spec asks.
     Ready,
-    /// The operator is still at it, or will try again by itself.
+    /// The operator is still at it, or will try again by itself. Only where `Ready` is not True.
     Reconciling,
+    /// `Ready` is True, and something that will be needed later fails and is tried again. It is a type of its own, for
+    /// kstatus takes an object with `Reconciling` for one in progress, whatever `Ready` says.
+    Retrying,
     /// Nothing will change until a person does something.
     Stalled,
     /// The repository's own webhook is there and as it should be.
@@ -30,12 +33,16 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
+    /// The types that tell how an object stands; a kind may have further ones of its own.
+    pub const STANDING: [Self; 4] = [Self::Ready, Self::Reconciling, Self::Retrying, Self::Stalled];
+
     /// The text in `conditions[].type`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "Ready",
             Self::Reconciling => "Reconciling",
+            Self::Retrying => "Retrying",
             Self::Stalled => "Stalled",
             Self::WebhookReady => "WebhookReady",
             Self::InStep => "InStep",
@@ -93,9 +100,8 @@ reasons! {
     InstallationNotFound,
     /// The App was never installed on the account.
     NotInstalled,
-    /// The installation was suspended, on GitHub, by the account or by the App's owner. Of a workspace: its pod ended because
-    /// it was asked to.
-    Suspended,
+    /// The installation was suspended, on GitHub, by the account or by the App's owner.
+    InstallationSuspended,
     /// The App was installed on the account and no longer is.
     Revoked,
     /// The App's tenants do not give this namespace access to the account.
@@ -146,6 +152,8 @@ reasons! {
     ActionForbidden,
     /// The workspace's pod runs, and can be worked in.
     Running,
+    /// The workspace's pod ended because `spec.operatingMode` asks for it; the volume is kept.
+    WorkspaceSuspended,
     /// The workspace's pod is being started, or a former one is ending.
     PodStarting,
     /// The workspace's pod does not start; the message has Kubernetes' words.

@@ -4,7 +4,7 @@
 
 use super::delivery::Deliveries;
 use super::token::{InstallationReference, RepositoryReference};
-use super::{default_true, reconciled};
+use super::{duration_rule, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
     category = "landfall",
     status = "ProjectRepositoryStatus",
     derive = "PartialEq",
+    selectable = ".spec.installationRef.name",
     doc = "A repository that exists, a fork that is ensured, or a git repository by address. Its head is followed; a new head rolls the workloads under spec.onPush, exactly once.",
     printcolumn(name = "Repository", type_ = "string", json_path = ".status.fullName"),
     printcolumn(name = "Branch", type_ = "string", json_path = ".status.head.branch"),
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Deployed", type_ = "string", json_path = ".status.deployment.result"),
+    printcolumn(name = "Installation", type_ = "string", json_path = ".spec.installationRef.name", priority = "1"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -67,9 +69,9 @@ pub struct ProjectRepositorySpec {
     /// How often the head is looked at without being told of a push: a duration such as `10m`, at least `30s`. Up to a
     /// fifth is added as jitter. It costs nothing of GitHub's REST budget.
     #[serde(default = "default_interval")]
-    #[schemars(length(min = 2, max = 12))]
+    #[schemars(length(min = 2, max = 28))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && duration(self) >= duration('30s') && duration(self) <= duration('24h')")
+        validation = Rule::new(duration_rule!("duration(self) >= duration('30s') && duration(self) <= duration('24h')"))
             .message("spec.pollInterval is a duration between 30s and 24h, such as 10m")
     )]
     pub poll_interval: String,
@@ -114,10 +116,10 @@ pub struct RepositorySource {
         validation = Rule::new("self == oldSelf").message("spec.source.url cannot be changed: make another ProjectRepository")
     )]
     pub url: Option<String>,
-    /// The Secret in this namespace with which `url` is read: the keys `username` and `password`, and `host`, the host
-    /// they are for, which must be the one in `url`.
+    /// The Secret in this namespace with which `url` is read: a password, its key `username`, and `host`, the host they
+    /// are for, which must be the one in `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret_ref: Option<SecretReference>,
+    pub credentials_secret_ref: Option<PasswordSecretReference>,
 }
 
 /// A fork to ensure.
@@ -139,12 +141,22 @@ pub struct ForkSource {
         validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("spec.source.fork.name stands without its owner, which is the installation's account")
     )]
     pub name: Option<String>,
-    /// Fork the default branch only.
-    #[serde(default = "default_true")]
-    pub default_branch_only: bool,
+    /// Which branches are forked.
+    #[serde(default)]
+    pub branches: ForkBranches,
     /// How the fork's branch is kept in step with the same branch of its upstream.
     #[serde(default)]
     pub sync: ForkSync,
+}
+
+/// Which branches are forked.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForkBranches {
+    /// The default branch.
+    #[default]
+    Default,
+    /// All branches that there are when the fork is made.
+    All,
 }
 
 /// How a fork is kept in step.
@@ -154,9 +166,9 @@ pub struct ForkSync {
     /// How often the upstream is looked at: a duration such as `10m`, at least `1m`; `0s` for never. What the fork is
     /// behind is fast-forwarded; a fork with commits of its own is left as it is and says so.
     #[serde(default = "default_interval")]
-    #[schemars(length(min = 2, max = 12))]
+    #[schemars(length(min = 2, max = 28))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && (duration(self) == duration('0s') || (duration(self) >= duration('1m') && duration(self) <= duration('168h')))")
+        validation = Rule::new(duration_rule!("(duration(self) == duration('0s') || (duration(self) >= duration('1m') && duration(self) <= duration('168h')))"))
             .message("spec.source.fork.sync.interval is a duration between 1m and 168h, such as 10m, or 0s for never")
     )]
     pub interval: String,
@@ -168,13 +180,22 @@ impl Default for ForkSync {
     }
 }
 
-/// Names a Secret in the same namespace.
+/// Names a Secret in the same namespace, and the key that has the password.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct SecretReference {
+pub struct PasswordSecretReference {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// The key in the Secret that has the password.
+    #[serde(default = "default_password_key")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.source.credentialsSecretRef.key is a key of the Secret, such as password"))]
+    pub key: String,
+}
+
+fn default_password_key() -> String {
+    "password".to_owned()
 }
 
 /// How pushes are announced.
@@ -213,9 +234,9 @@ pub struct OnPush {
     pub service_account_name: String,
     /// How long to wait for further pushes before anything is done: a duration such as `2s`, at most `10m`.
     #[serde(default = "default_debounce")]
-    #[schemars(length(min = 2, max = 12))]
+    #[schemars(length(min = 2, max = 28))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]+m)?([0-9]+s)?$') && duration(self) <= duration('10m')")
+        validation = Rule::new(duration_rule!("duration(self) <= duration('10m')"))
             .message("spec.onPush.debounce is a duration of at most 10m, such as 2s")
     )]
     pub debounce: String,
@@ -283,7 +304,7 @@ pub struct ProjectRepositoryStatus {
     /// had the name before, and is not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// `Ready`, and `Reconciling` or `Stalled` where they hold; `WebhookReady`, `InStep` and `Deployed` where they
+    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold; `WebhookReady`, `InStep` and `Deployed` where they
     /// apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

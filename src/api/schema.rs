@@ -1,4 +1,136 @@
-//! The rules that every kind's schema keeps.
+//! The definitions of the kinds, from their types.
+//!
+//! Owns what every schema has in common. Invariant: a field that is optional may be omitted, and is never null: null and
+//! server-side apply do not go together, for a null is a value that somebody owns.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceValidation,
+};
+use kube::CustomResourceExt;
+use kube::core::schema::StructuralSchemaRewriter;
+use schemars::generate::SchemaSettings;
+use schemars::transform::transform_subschemas;
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
 
 #[cfg(test)]
 mod tests;
+
+/// The definition of a kind.
+pub(crate) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceDefinition {
+    let settings = SchemaSettings::openapi3().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let generator = settings
+        .with_transform(omit_optional)
+        .with_transform(describe_values)
+        .with_transform(StructuralSchemaRewriter)
+        .with_transform(constrain_conditions);
+    let mut schema = generator.into_generator().into_root_schema_for::<K>();
+    // As long as nobody has looked at an object, its status is of an earlier generation than its spec: kstatus takes one
+    // without a status for current.
+    if let Some(status) = schema.pointer_mut("/properties/status").and_then(Value::as_object_mut) {
+        status.insert("default".to_owned(), json!({"observedGeneration": -1}));
+    }
+    let mut definition = K::crd();
+    for version in &mut definition.spec.versions {
+        version.schema = serde_json::from_value(json!({"openAPIV3Schema": schema}))
+            .ok()
+            .filter(|schema: &CustomResourceValidation| schema.open_api_v3_schema.is_some());
+    }
+    definition
+}
+
+/// `null` is no value of a field: the type alone stays.
+fn omit_optional(schema: &mut Schema) {
+    transform_subschemas(&mut omit_optional, schema);
+    let Some(fields) = schema.as_object_mut() else { return };
+    fields.remove("nullable");
+    if let Some(Value::Array(types)) = fields.get_mut("type") {
+        types.retain(|one| one != "null");
+        if let [one] = types.as_slice() {
+            let one = one.clone();
+            fields.insert("type".to_owned(), one);
+        }
+    }
+    if let Some(Value::Array(values)) = fields.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    let is_null = |choice: &Value| choice["type"] == "null" || choice["enum"] == json!([]);
+    let Some(Value::Array(choices)) = fields.get_mut("anyOf") else { return };
+    choices.retain(|choice| !is_null(choice));
+    if let [Value::Object(only)] = choices.as_slice() {
+        let only = only.clone();
+        fields.remove("anyOf");
+        // What the field says of itself goes before what its type says.
+        for (name, value) in only {
+            fields.entry(name).or_insert(value);
+        }
+    }
+}
+
+/// An enum's values, each with its meaning in the description, for `kubectl explain`.
+fn describe_values(schema: &mut Schema) {
+    transform_subschemas(&mut describe_values, schema);
+    let Some(fields) = schema.as_object_mut() else { return };
+    let Some(Value::Array(choices)) = fields.get("oneOf") else { return };
+    let Some(values) = choices.iter().map(values_of).collect::<Option<Vec<_>>>() else { return };
+    let described = |(value, meaning): &(Value, Option<String>)| {
+        let (value, meaning) = (value.as_str()?, meaning.as_ref()?);
+        Some(format!("\n- `{value}`: {meaning}"))
+    };
+    let values: Vec<_> = values.into_iter().flatten().collect();
+    let meanings: String = values.iter().filter_map(described).collect();
+    let said = fields.get("description").and_then(Value::as_str).unwrap_or_default();
+    let description = format!("{said}\n{meanings}");
+    fields.remove("oneOf");
+    fields.insert("description".to_owned(), json!(description.trim()));
+    fields.insert("type".to_owned(), json!("string"));
+    fields.insert("enum".to_owned(), values.into_iter().map(|(value, _)| value).collect());
+}
+
+/// The values of one choice with their meanings; `None`: it is not one of plain values.
+fn values_of(choice: &Value) -> Option<Vec<(Value, Option<String>)>> {
+    let choice = choice.as_object()?;
+    if choice.get("type")? != "string" {
+        return None;
+    }
+    let meaning = choice.get("description").and_then(Value::as_str).map(|text| text.replace('\n', " "));
+    if let Some(value) = choice.get("const") {
+        return Some(vec![(value.clone(), meaning)]);
+    }
+    let values = choice.get("enum")?.as_array()?;
+    Some(values.iter().map(|value| (value.clone(), meaning.clone())).collect())
+}
+
+/// The constraints that metav1.Condition has on its fields.
+/// <https://github.com/kubernetes/apimachinery/blob/v0.36.3/pkg/apis/meta/v1/types.go>
+fn constrain_conditions(schema: &mut Schema) {
+    transform_subschemas(&mut constrain_conditions, schema);
+    let Some(Value::Object(fields)) = schema.as_object_mut().and_then(|schema| schema.get_mut("properties")) else {
+        return;
+    };
+    if !["type", "status", "reason", "message", "lastTransitionTime"].iter().all(|name| fields.contains_key(*name)) {
+        return;
+    }
+    let mut constrain = |name: &str, constraints: Value| {
+        if let (Some(Value::Object(field)), Value::Object(constraints)) = (fields.get_mut(name), constraints) {
+            field.extend::<Map<_, _>>(constraints);
+        }
+    };
+    constrain(
+        "type",
+        json!({
+            "maxLength": 316,
+            "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+        }),
+    );
+    constrain("status", json!({"enum": ["True", "False", "Unknown"]}));
+    constrain(
+        "reason",
+        json!({"minLength": 1, "maxLength": 1024, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}),
+    );
+    constrain("message", json!({"maxLength": 32768}));
+    constrain("observedGeneration", json!({"minimum": 0}));
+}

@@ -2,7 +2,7 @@
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
-use super::{Permissions, reconciled};
+use super::{PERMISSION_LEVELS, Permissions, duration_rule, permission_names, permission_names_message, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -22,11 +22,14 @@ use std::collections::BTreeMap;
     category = "landfall",
     status = "InstallationTokenStatus",
     derive = "PartialEq",
+    selectable = ".spec.installationRef.name",
     doc = "A GitHub installation token in a Secret that never goes stale: scoped within the namespace's grant, verified before it is published, renewed, repaired, and revoked when this object goes.",
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.secretName"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expirationTime"),
+    printcolumn(name = "Installation", type_ = "string", json_path = ".spec.installationRef.name", priority = "1"),
+    printcolumn(name = "Permissions", type_ = "string", json_path = ".status.permissions", priority = "1"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -37,13 +40,16 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(has(self.repositories) && size(self.repositories) > 0) != (has(self.allRepositories) && self.allRepositories)")
-        .message("say spec.repositories, or spec.allRepositories: true, and not both: a token for every repository must be said")
+    validation = Rule::new("(has(self.repositories) && size(self.repositories) > 0) != (self.repositorySelection == 'All')")
+        .message("say spec.repositories, or spec.repositorySelection: All, and not both: a token for every repository must be said")
 )]
 pub struct InstallationTokenSpec {
     /// The GitHubInstallation in this namespace.
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.installationRef cannot be changed: make another InstallationToken"))]
     pub installation_ref: InstallationReference,
+    /// Whether the token reaches the repositories that are named, or all.
+    #[serde(default)]
+    pub repository_selection: RepositorySelection,
     /// Which repositories, all by name or all by id, within the grant. What a name stood for at first is remembered
     /// with the Secret: a repository made anew under that name is not reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -53,14 +59,12 @@ pub struct InstallationTokenSpec {
         validation = Rule::new("self.all(r, has(r.name)) || self.all(r, has(r.id))").message("spec.repositories takes all by name or all by id: GitHub accepts one or the other")
     )]
     pub repositories: Vec<RepositoryReference>,
-    /// Every repository that the installation can see, now and later. Needs a grant of `*`.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub all_repositories: bool,
     /// What the token may do, within the grant. Default: `contents: read` and `metadata: read`.
     #[serde(default = "super::default_permissions")]
     #[schemars(extend("minProperties" = 1, "maxProperties" = 100))]
     #[x_kube(
-        validation = Rule::new("self.all(p, self[p] in ['read', 'write', 'admin'])").message("spec.permissions takes the levels read, write and admin, e.g. contents: read")
+        validation = Rule::new(PERMISSION_LEVELS).message("spec.permissions takes the levels read, write and admin, e.g. contents: read"),
+        validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub permissions: Permissions,
     /// The Secret to keep.
@@ -68,9 +72,9 @@ pub struct InstallationTokenSpec {
     /// How long before its expiry a token is renewed: a duration such as `10m`. At least `1m`; at most half of the
     /// token's life, whatever is said. Up to half as much again is added as jitter.
     #[serde(default = "default_renew_before")]
-    #[schemars(length(min = 2, max = 8))]
+    #[schemars(length(min = 2, max = 28))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && duration(self) >= duration('1m') && duration(self) <= duration('1h')")
+        validation = Rule::new(duration_rule!("duration(self) >= duration('1m') && duration(self) <= duration('1h')"))
             .message("spec.renewBefore is a duration between 1m and 1h, such as 10m or 90s")
     )]
     pub renew_before: String,
@@ -81,6 +85,16 @@ pub struct InstallationTokenSpec {
 
 pub(crate) fn default_renew_before() -> String {
     "10m".to_owned()
+}
+
+/// Which repositories, in GitHub's own word.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RepositorySelection {
+    /// Those that are named.
+    #[default]
+    Selected,
+    /// Every repository that the installation can see, now and later. A token for them needs a grant of `*`.
+    All,
 }
 
 /// Names a GitHubInstallation in the same namespace.
@@ -95,13 +109,13 @@ pub struct InstallationReference {
 /// A repository by name or by id.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.name) != has(self.id)").message("a repository under spec.repositories is given by name or by id, not both"))]
+#[x_kube(validation = Rule::new("has(self.name) != has(self.id)").message("a repository is given by name or by id, not both"))]
 pub struct RepositoryReference {
     /// The name without its owner, which is the installation's account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("a repository's name under spec.repositories stands without its owner: shop, not acme/shop")
+        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("a repository's name stands without its owner: shop, not acme/shop")
     )]
     pub name: Option<String>,
     /// The id, which stays when the repository is renamed.
@@ -159,7 +173,7 @@ pub struct InstallationTokenStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, and `Reconciling` or `Stalled` where they hold.
+    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -142,7 +142,7 @@ impl AccountAccess {
                 format!("the App is not installed on {account}. Who owns the account can install it: {install_url}"),
             ),
             Self::Suspended(installation, _) => Standing::stalled(
-                Reason::Suspended,
+                Reason::InstallationSuspended,
                 format!(
                     "the installation on {account} was suspended{}; its tokens do not work. It can be unsuspended at {}",
                     installation.suspended_by.as_ref().map(|by| format!(" by {}", by.login)).unwrap_or_default(),
@@ -171,7 +171,7 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
             "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [
-                {"account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
+                {"name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-a"]}}]},
         }))
         .unwrap()
     }

@@ -6,7 +6,7 @@
 
 use super::deliveries::Announced;
 use super::standing::Standing;
-use crate::api::WebhookStatus;
+use crate::api::{WebhookPolicy, WebhookStatus};
 use crate::github::{Account, App, GitHub, Installation, Transport};
 use crate::grant::Pin;
 use crate::runtime::allowance::{Allowance, Rate};
@@ -68,7 +68,7 @@ pub struct AppHook {
     /// What is wrong.
     pub trouble: Option<Standing>,
     /// What was wanted then.
-    pub wanted: Option<(String, bool)>,
+    pub wanted: Option<(String, WebhookPolicy)>,
     /// When the secret was set; or found to be noted as set, by an operator that has just begun.
     pub signed_at: Option<Timestamp>,
     /// The value of the annotation that asks for a look, when it was examined.

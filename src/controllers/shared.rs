@@ -201,7 +201,7 @@ impl Shared {
             self.write_status(object, &status).await?;
             self.tell(object, stored, standing).await;
         }
-        if matches!(standing.state, State::Ready) {
+        if matches!(standing.state, State::Ready | State::Suspended) {
             lane.succeeded(&reference);
         }
         match again {
@@ -209,7 +209,7 @@ impl Shared {
             None => lane.succeeded(&reference),
         }
         Ok(match standing.state {
-            State::Ready => Outcome::Ok,
+            State::Ready | State::Suspended => Outcome::Ok,
             State::ReadyButRetrying | State::Reconciling => Outcome::Retry,
             State::Stalled => Outcome::Stalled,
         })
@@ -241,7 +241,7 @@ impl Shared {
             return;
         }
         let severity = match standing.state {
-            State::Ready => EventType::Normal,
+            State::Ready | State::Suspended => EventType::Normal,
             _ if standing.reason.is_progress() => EventType::Normal,
             _ => EventType::Warning,
         };
@@ -271,7 +271,5 @@ impl Shared {
 /// Whether a condition is one of those that every kind has.
 #[must_use]
 pub fn is_of_all(condition: &Condition) -> bool {
-    [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled]
-        .iter()
-        .any(|kind| kind.as_str() == condition.type_)
+    ConditionType::STANDING.iter().any(|kind| kind.as_str() == condition.type_)
 }

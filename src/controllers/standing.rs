@@ -1,6 +1,6 @@
 //! How an object stands, and what that means for its conditions.
 //!
-//! Owns the one mapping from an outcome to `Ready`, `Reconciling` and `Stalled` (kstatus). Invariant: the same outcome
+//! Owns the one mapping from an outcome to `Ready`, `Reconciling`, `Retrying` and `Stalled` (kstatus). Invariant: the same outcome
 //! twice gives the same conditions, transition times included, so that nothing is written when nothing changed.
 //! Were it broken, an idle cluster would write status for ever.
 
@@ -10,7 +10,7 @@ use crate::github;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// The three ways in which an object can stand, and one in between.
+/// The ways in which an object can stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It does what its spec asks.
@@ -21,6 +21,8 @@ pub enum State {
     Reconciling,
     /// A person has to do something.
     Stalled,
+    /// It does nothing, as its spec asks.
+    Suspended,
 }
 
 /// How an object stands, why, and what to do.
@@ -61,6 +63,11 @@ impl Standing {
         Self { state: State::Stalled, reason, message: message.into() }
     }
 
+    /// It does nothing, as its spec asks.
+    pub fn suspended(reason: Reason, message: impl Into<String>) -> Self {
+        Self { state: State::Suspended, reason, message: message.into() }
+    }
+
     /// The same trouble while what was published before is still good.
     #[must_use]
     pub fn while_still_good(self, good: &str) -> Self {
@@ -74,12 +81,13 @@ impl Standing {
         match self.state {
             State::Ready => vec![say(ConditionType::Ready, Truth::True)],
             State::ReadyButRetrying => {
-                vec![say(ConditionType::Ready, Truth::True), say(ConditionType::Reconciling, Truth::True)]
+                vec![say(ConditionType::Ready, Truth::True), say(ConditionType::Retrying, Truth::True)]
             }
             State::Reconciling => {
                 vec![say(ConditionType::Ready, Truth::False), say(ConditionType::Reconciling, Truth::True)]
             }
             State::Stalled => vec![say(ConditionType::Ready, Truth::False), say(ConditionType::Stalled, Truth::True)],
+            State::Suspended => vec![say(ConditionType::Ready, Truth::False)],
         }
     }
 }
@@ -127,7 +135,7 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
         github::Error::CredentialsRefused { .. } => Reason::CredentialsInvalid,
         github::Error::TokenRefused { .. } => Reason::TokenRefused,
         github::Error::NotFound { .. } => Reason::InstallationNotFound,
-        github::Error::Suspended { .. } => Reason::Suspended,
+        github::Error::Suspended { .. } => Reason::InstallationSuspended,
         github::Error::Forbidden { .. } => Reason::InsufficientPermissions,
         github::Error::Unprocessable { .. } => Reason::RepositoryNotFound,
         github::Error::RateLimited { .. } => Reason::RateLimited,
@@ -163,7 +171,7 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
 /// Whether a failure of one object may be everybody's who uses the App.
 #[must_use]
 pub fn matters_to_app(standing: &Standing) -> bool {
-    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::Suspended]
+    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended]
         .contains(&standing.reason)
 }
 
@@ -236,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_same_outcome_gives_the_same_conditions_at_another_time() {
-        let standing = Standing::stalled(Reason::Suspended, "the account suspended the App");
+        let standing = Standing::stalled(Reason::InstallationSuspended, "the account suspended the App");
         let first = standing.conditions(&[], Some(1), at(100));
         assert_eq!(standing.conditions(&first, Some(1), at(900)), first);
     }
@@ -260,10 +268,11 @@ mod tests {
             types(Standing::reconciling(Reason::RateLimited, "")),
             pairs(&[("Ready", "False"), ("Reconciling", "True")])
         );
+        assert_eq!(types(Standing::suspended(Reason::WorkspaceSuspended, "")), pairs(&[("Ready", "False")]));
         assert_eq!(types(Standing::stalled(Reason::Revoked, "")), pairs(&[("Ready", "False"), ("Stalled", "True")]));
         assert_eq!(
             types(Standing::reconciling(Reason::RateLimited, "").while_still_good("fine")),
-            pairs(&[("Ready", "True"), ("Reconciling", "True")])
+            pairs(&[("Ready", "True"), ("Retrying", "True")])
         );
     }
 }

@@ -1,7 +1,10 @@
 //! The guards in a build for tests: each is left out where a test asks for that.
 
 use crate::agent::store::Store;
-use crate::api::{DeploymentStatus, FORCE_DELETE_ANNOTATION, InstallationToken, ProjectRepositoryStatus, Workspace};
+use crate::api::{
+    DeploymentStatus, FORCE_DELETE_ANNOTATION, InstallationToken, ProjectRepositoryStatus, RepositorySelection,
+    Workspace,
+};
 use crate::controllers::repository::rollout::{self, Stamp};
 use crate::controllers::repository::{self, RepositoryKind};
 use crate::controllers::shared::Shared;
@@ -203,7 +206,7 @@ impl Guards {
     pub(crate) fn token_scope(self, mut token: InstallationToken) -> InstallationToken {
         if self.out.any_repository {
             token.spec.repositories.clear();
-            token.spec.all_repositories = true;
+            token.spec.repository_selection = RepositorySelection::All;
         }
         token
     }

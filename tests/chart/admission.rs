@@ -44,7 +44,9 @@ impl Caller {
 
 /// The properties of a kind's status.
 fn status_of<K: CustomResourceExt>() -> JSONSchemaProps {
-    let version = K::crd().spec.versions.remove(0);
+    let kind = K::crd().spec.names.kind;
+    let definition = landfall::controllers::definitions().into_iter().find(|crd| crd.spec.names.kind == kind);
+    let version = definition.unwrap().spec.versions.remove(0);
     let mut schema = version.schema.unwrap().open_api_v3_schema.unwrap();
     schema.properties.as_mut().unwrap().remove("status").unwrap()
 }

@@ -51,6 +51,17 @@ fn bad_apps() -> Vec<Bad> {
             tenant("/spec/tenants/0/maxPermissions", json!({"contents": "push"})),
             "takes the levels read, write and admin",
         ),
+        (
+            tenant("/spec/tenants/0/maxPermissions", json!({"pull-requests": "read"})),
+            "GitHub has no permission pull-requests: did you mean pull_requests?",
+        ),
+        (tenant("/spec/tenants/0/name", Value::Null), r#"omits all key fields ["name"]"#),
+        (tenant("/spec/tenants/0/name", json!("Team A")), "takes lower-case letters, digits and -"),
+        (vec![("/spec/credentialsSecretRef/key", json!("a/b"))], "is a key of the Secret, such as private-key.pem"),
+        (
+            vec![("/spec/webhook", json!({"url": "https://landfall.example.com", "policy": "Forced"}))],
+            r#"supported values: "Managed", "Adopt", "Manual""#,
+        ),
         (tenant("/spec/tenants/0/namespaces", json!({})), "needs names or a selector"),
         (tenant("/spec/tenants/0/namespaces", json!({"selector": {}})), "would grant every namespace"),
         (tenant("/spec/tenants/0/namespaces", json!({"names": ["team-a", "team-a"]})), "duplicate"),
@@ -75,14 +86,25 @@ fn bad_tokens() -> Vec<Bad> {
     let secret = |field, value| vec![(field, value)];
     vec![
         (repositories(Value::Null), "a token for every repository must be said"),
-        (vec![("/spec/allRepositories", json!(true))], "and not both"),
+        (vec![("/spec/repositorySelection", json!("All"))], "and not both"),
         (repositories(json!([{"name": "shop"}, {"id": 7}])), "takes all by name or all by id"),
         (repositories(json!([{"name": "shop", "id": 7}])), "is given by name or by id, not both"),
         (repositories(json!([{"name": "acme/shop"}])), "stands without its owner: shop, not acme/shop"),
         (vec![("/spec/permissions", json!({"contents": "rw"}))], "takes the levels read, write and admin"),
+        (
+            vec![("/spec/permissions", json!({"content": "read"}))],
+            "GitHub has no permission content: did you mean contents?",
+        ),
+        (vec![("/spec/permissions", json!({"hooks": "write"}))], "did you mean repository_hooks?"),
+        (
+            vec![("/spec/permissions", json!({"everything": "write"}))],
+            "GitHub has no permission of this name: https://docs.github.com/",
+        ),
+        (vec![("/spec/repositorySelection", json!("Some"))], r#"supported values: "Selected", "All""#),
         (vec![("/spec/permissions", json!({}))], "should have at least 1 properties"),
         (vec![("/spec/renewBefore", json!("10s"))], "is a duration between 1m and 1h"),
         (vec![("/spec/renewBefore", json!("soon"))], "is a duration between 1m and 1h"),
+        (vec![("/spec/renewBefore", json!("1.5m"))], "is a duration between 1m and 1h"),
         (secret("/spec/secret/name", json!("Shop_Git")), "must be a DNS name"),
         (secret("/spec/secret/format", json!("Netrc")), r#"supported values: "BasicAuth", "Opaque""#),
         (secret("/spec/secret/labels", json!({"app.kubernetes.io/managed-by": "me"})), "must not use keys under"),
@@ -133,6 +155,7 @@ fn bad_forks() -> Vec<Bad> {
         (fork("/spec/source/fork/of", json!("lib")), "is owner/name, such as upstream/lib"),
         (fork("/spec/source/fork/of", json!("https://github.com/upstream/lib")), "is owner/name"),
         (fork("/spec/source/fork/name", json!("acme/lib")), "stands without its owner"),
+        (fork("/spec/source/fork/branches", json!("Main")), r#"supported values: "Default", "All""#),
         (fork("/spec/source/fork/sync/interval", json!("10s")), "is a duration between 1m and 168h"),
     ]
 }
@@ -141,9 +164,26 @@ fn bad_urls() -> Vec<Bad> {
     let url = |value| vec![("/spec/source/url", value)];
     vec![
         (url(json!("http://git.example.com/team/lib.git")), "must begin with https://"),
+        (vec![("/spec/source/credentialsSecretRef/key", json!("a b"))], "is a key of the Secret, such as password"),
         (url(json!("git@git.example.com:team/lib.git")), "must begin with https://"),
         (vec![("/spec/installationRef", json!({"name": "acme"}))], "has no meaning for source.url"),
         (vec![("/spec/webhook", json!({"mode": "Repository"}))], "needs GitHub's API"),
+    ]
+}
+
+fn bad_workspaces() -> Vec<Bad> {
+    let pod = |value| vec![("/spec/pod", value)];
+    vec![
+        (pod(json!({"env": [{"name": "GITHUB_TOKEN", "value": "x"}]})), "GITHUB_TOKEN would be a credential"),
+        (
+            pod(json!({"ports": [{"containerPort": 80, "protocol": "ICMP"}]})),
+            r#"supported values: "TCP", "UDP", "SCTP""#,
+        ),
+        (pod(json!({"ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "TCP"}]})), "duplicate"),
+        (pod(json!({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]})), "duplicate"),
+        (pod(json!({"imagePullSecrets": [{}]})), r#"omits all key fields ["name"]"#),
+        (vec![("/spec/githubTokenInEnvironment", json!(true))], "field not declared in schema"),
+        (vec![("/spec/save", json!({"timeout": "10"}))], "is a duration between 10s and 1h"),
     ]
 }
 
@@ -160,6 +200,7 @@ async fn bad_inputs_are_told_what_to_do() {
         ("projectrepository", bad_repositories()),
         ("projectrepository-fork", bad_forks()),
         ("projectrepository-url", bad_urls()),
+        ("workspace", bad_workspaces()),
     ] {
         let good = sample(file);
         try_out(&kubeconfig, std::slice::from_ref(&good)).expect("the sample");
@@ -218,6 +259,82 @@ async fn what_cannot_be_changed_says_so() {
         change(&mut object, pointer, value);
         let said = try_out(&kubeconfig, &[object]).refusal(pointer);
         assert!(said.contains(words), "{pointer}: {said}");
+    }
+    server.stop().await;
+}
+
+/// A volume may grow, as a claim may; nothing else of it changes.
+#[tokio::test]
+async fn a_volume_may_grow() {
+    let server = with_definitions().await;
+    let kubeconfig = server.kubeconfig();
+    kubectl(&kubeconfig, &["create", "namespace", "team-a"], "").expect("a namespace");
+    let with = |storage: Value| {
+        let mut object = sample("workspace");
+        change(&mut object, "/spec/storage", storage);
+        object
+    };
+    let apply =
+        |storage: Value| kubectl(&kubeconfig, &["apply", "--server-side", "-f", "-"], &with(storage).to_string());
+    apply(json!({"size": "10Gi"})).expect("the sample");
+    for bigger in [json!({"size": "10240Mi"}), json!({"size": "20Gi"}), json!({"size": "1Ti"})] {
+        apply(bigger).expect("it grows");
+    }
+    let refused = |storage: Value| try_out(&kubeconfig, &[with(storage)]).refusal("/spec/storage");
+    let said = refused(json!({"size": "20Gi"}));
+    assert!(said.contains("spec.storage.size can grow, and cannot shrink"), "{said}");
+    for other in
+        [json!({"size": "1Ti", "storageClassName": "fast"}), json!({"size": "1Ti", "accessMode": "ReadWriteMany"})]
+    {
+        let said = refused(other);
+        assert!(said.contains("spec.storage.storageClassName and spec.storage.accessMode cannot be changed"), "{said}");
+    }
+    server.stop().await;
+}
+
+/// Two owners apply entries of their own.
+#[tokio::test]
+async fn each_owner_applies_tenants_of_their_own() {
+    let server = with_definitions().await;
+    let kubeconfig = server.kubeconfig();
+    let app = sample("githubapp");
+    let mut mine =
+        json!({"apiVersion": app["apiVersion"], "kind": app["kind"], "metadata": app["metadata"], "spec": {}});
+    mine["spec"]["appID"] = app["spec"]["appID"].clone();
+    mine["spec"]["credentialsSecretRef"] = app["spec"]["credentialsSecretRef"].clone();
+    kubectl(&kubeconfig, &["apply", "--server-side", "-f", "-"], &app.to_string()).expect("the first owner's");
+    mine["spec"]["tenants"] =
+        json!([{"name": "globex", "account": "globex", "repositories": ["*"], "namespaces": {"names": ["team-b"]}}]);
+    let apply = ["apply", "--server-side", "--field-manager", "another", "-f", "-"];
+    kubectl(&kubeconfig, &apply, &mine.to_string()).expect("the second owner's");
+    let whole = kubectl(&kubeconfig, &["get", "githubapp", "landfall", "-o", "json"], "").expect("both");
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    let names: Vec<_> = whole["spec"]["tenants"].as_array().unwrap().iter().map(|tenant| &tenant["name"]).collect();
+    assert_eq!(names, ["acme", "globex"]);
+    server.stop().await;
+}
+
+/// Who looks for the dependents of an object asks the API server for them alone.
+#[tokio::test]
+async fn references_are_selectable() {
+    let server = with_definitions().await;
+    let kubeconfig = server.kubeconfig();
+    kubectl(&kubeconfig, &["create", "namespace", "team-a"], "").expect("a namespace");
+    for (file, plural, field) in [
+        ("installationtoken", "installationtokens", "spec.installationRef.name"),
+        ("projectrepository", "projectrepositories", "spec.installationRef.name"),
+        ("workspace", "workspaces.landfall.dev", "spec.repositoryRef.name"),
+    ] {
+        let object = sample(file);
+        let pointer = format!("/{}", field.replace('.', "/"));
+        let name = object.pointer(&pointer).and_then(Value::as_str).unwrap().to_owned();
+        kubectl(&kubeconfig, &["apply", "--server-side", "-f", "-"], &object.to_string()).expect("the sample");
+        let find = |value: &str| {
+            let selector = format!("{field}={value}");
+            kubectl(&kubeconfig, &["get", plural, "-n", "team-a", "-o", "name", "--field-selector", &selector], "")
+        };
+        assert!(!find(&name).expect("selectable").trim().is_empty(), "{plural}");
+        assert!(find("another").expect("selectable").trim().is_empty(), "{plural}");
     }
     server.stop().await;
 }

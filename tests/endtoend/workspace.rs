@@ -71,7 +71,9 @@ impl World {
         self.until(&format!("workspace {name} is Ready"), async || {
             let object = self.get(Kind::WORKSPACE, name).await?;
             let ready = condition(&object, "Ready")?;
-            (ready["status"] == "True" && ready["reason"] != "Suspended" && self.is_ready(&format!("ws-{name}")).await)
+            (ready["status"] == "True"
+                && ready["reason"] != "WorkspaceSuspended"
+                && self.is_ready(&format!("ws-{name}")).await)
                 .then_some(())
         })
         .await;

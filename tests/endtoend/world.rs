@@ -253,7 +253,7 @@ impl World {
                 "apiURL": SHARED.sim.api_url(), "caBundle": SHARED.sim.ca_pem(), "appID": APP,
                 "credentialsSecretRef": {"name": KEY_SECRET},
                 "tenants": [{
-                    "account": self.name, "repositories": ["*"],
+                    "name": self.name, "account": self.name, "repositories": ["*"],
                     "maxPermissions": {"contents": "write", "metadata": "read", "pull_requests": "write"},
                     "namespaces": {"names": [self.name]},
                 }],

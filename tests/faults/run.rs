@@ -345,10 +345,18 @@ impl Run {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
     {
+        self.has_ready::<K>(namespace, name, ("True", reason)).await
+    }
+
+    /// Whether the object's condition Ready has this status and reason, of the newest generation.
+    pub async fn has_ready<K>(&self, namespace: &str, name: &str, (status, reason): (&str, &str)) -> bool
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+    {
         let object = self.world.get::<K>(namespace, name).await;
         let object = serde_json::to_value(object).expect("json");
         let ready = ready(&object);
-        ready["status"] == "True"
+        ready["status"] == status
             && ready["reason"] == reason
             && ready["observedGeneration"] == object["metadata"]["generation"]
     }

@@ -9,7 +9,7 @@ use landfall_world::{KEY, World, objects, ready};
 use serde_json::{Value, json};
 
 fn grant(account: &str, namespaces: &Value) -> Value {
-    json!({"account": account, "repositories": ["shop"], "maxPermissions": {"contents": "write"}, "namespaces": namespaces})
+    json!({"name": account, "account": account, "repositories": ["shop"], "maxPermissions": {"contents": "write"}, "namespaces": namespaces})
 }
 
 #[tokio::test]

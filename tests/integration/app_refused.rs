@@ -179,7 +179,8 @@ async fn while_github_is_away_it_stays_connected_and_says_so() {
 async fn what_makes_no_sense_is_refused_at_once() {
     let world = World::new().await;
     let tenants = |change: Value| {
-        let mut tenant = json!({"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}});
+        let mut tenant =
+            json!({"name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}});
         for (key, value) in change.as_object().unwrap() {
             tenant[key] = value.clone();
         }

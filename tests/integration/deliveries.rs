@@ -111,11 +111,11 @@ async fn the_apps_deliveries(world: &World) {
     world.sim.suspend(501).unwrap();
     let delivery = json!({"event": "installation", "action": "suspend", "attempts": 1, "result": "Pending"});
     world.merge_status::<GitHubApp>("", "landfall", &json!({"deliveries": {"suspended": delivery}})).await.unwrap();
-    world.until_reason::<GitHubInstallation>("team-a", "acme", "Suspended").await;
+    world.until_reason::<GitHubInstallation>("team-a", "acme", "InstallationSuspended").await;
     let is_handled = async || {
         let app = value::<GitHubApp>(world, "", "landfall").await;
         (app["status"]["deliveries"]["suspended"]["result"] == "Handled").then_some(())
     };
     world.until("the App's delivery is handled", is_handled).await;
-    comes_to(world, "shop", "Suspended").await;
+    comes_to(world, "shop", "InstallationSuspended").await;
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 fn tenants(repositories: &[&str]) -> Value {
     let forks = json!({"administration": "write", "contents": "write"});
-    json!([{"account": "acme", "repositories": repositories, "maxPermissions": forks, "namespaces": {"names": ["team-a"]}}])
+    json!([{"name": "acme", "account": "acme", "repositories": repositories, "maxPermissions": forks, "namespaces": {"names": ["team-a"]}}])
 }
 
 /// An App that may fork, and upstreams of others to fork.

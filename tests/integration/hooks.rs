@@ -20,8 +20,8 @@ const APP: &str = "https://landfall.example.com/webhooks/app/landfall";
 fn tenants() -> Value {
     let hooks = json!({"contents": "read", "repository_hooks": "write"});
     json!([
-        {"account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": hooks, "namespaces": {"names": ["team-a"]}},
-        {"account": "acme", "repositories": ["shop"], "maxPermissions": hooks, "namespaces": {"names": ["team-b"]}},
+        {"name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": hooks, "namespaces": {"names": ["team-a"]}},
+        {"name": "acme-2", "account": "acme", "repositories": ["shop"], "maxPermissions": hooks, "namespaces": {"names": ["team-b"]}},
     ])
 }
 
@@ -98,7 +98,7 @@ fn stranger(number: usize) -> NewHook {
 
 #[tokio::test]
 async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
-    let (world, operator) = connected(&json!({"url": BASE, "manage": false})).await;
+    let (world, operator) = connected(&json!({"url": BASE, "policy": "Manual"})).await;
     for number in 0..130 {
         world.sim.create_hook("acme/shop", &stranger(number)).unwrap();
     }
@@ -215,7 +215,7 @@ async fn what_keeps_a_webhook_from_being_made_or_removed_is_said() {
     };
     world.apply::<ProjectRepository>(&objects::repository("shop", &own(&json!({})))).await;
     says_no("shop", "WaitingForReference", &["GitHubApp landfall has no spec.webhook.url"]).await;
-    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "manage": false}))).await;
+    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "policy": "Manual"}))).await;
     ensured(&world, "shop").await;
     comes_to(&world, "shop", "Observed").await;
 
@@ -223,13 +223,13 @@ async fn what_keeps_a_webhook_from_being_made_or_removed_is_said() {
     follow(&world, "lib-core", &own(&json!({"paused": true})), "Paused").await;
     operator.settled().await;
     assert!(ours(&world, "acme/lib-core").is_empty());
-    let mut narrow = app(&world, &json!({"url": BASE, "manage": false}));
+    let mut narrow = app(&world, &json!({"url": BASE, "policy": "Manual"}));
     narrow["spec"]["tenants"][0]["maxPermissions"] = json!({"contents": "read"});
     world.apply::<GitHubApp>(&narrow).await;
     follow(&world, "lib-core", &own(&json!({"paused": false})), "InsufficientPermissions").await;
     says_no("lib-core", "InsufficientPermissions", &["repository_hooks: write", "maxPermissions"]).await;
     assert!(ours(&world, "acme/lib-core").is_empty());
-    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "manage": false}))).await;
+    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "policy": "Manual"}))).await;
     ensured(&world, "lib-core").await;
 
     // The installation did not accept the permission.
@@ -314,17 +314,17 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     change(HookChange { url: Some(foreign.into()), secret: Some("theirs".into()), ..HookChange::default() });
     look(&world).await;
     let message = world.until_reason::<GitHubApp>("", "landfall", "HookForeign").await;
-    says(&message, &["stranger.example.com", "spec.webhook.force", "spec.webhook.manage"]);
+    says(&message, &["stranger.example.com", "spec.webhook.policy: Adopt", "Manual"]);
     let object = value::<GitHubApp>(&world, "", "landfall").await;
     assert!(!object.to_string().contains("hunter2"), "{object}");
     assert_eq!((hook().url.as_deref(), hook().secret_sha256), (Some(foreign), Some(sha256("theirs"))));
     world.until_reason::<GitHubInstallation>("team-a", "acme", "Active").await;
     follow(&world, "shop", &json!({}), "Observed").await;
-    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "manage": false}))).await;
+    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "policy": "Manual"}))).await;
     world.until_reason::<GitHubApp>("", "landfall", "Connected").await;
     operator.settled().await;
     assert_eq!(hook().url.as_deref(), Some(foreign));
-    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "force": true}))).await;
+    world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "policy": "Adopt"}))).await;
     let is_taken = async || (hook().url.as_deref() == Some(APP)).then_some(());
     world.until("force takes it over", is_taken).await;
     operator.settled().await;
@@ -335,8 +335,8 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
 /// A tenant that may write status, whose object is to act on the repository of another.
 #[tokio::test]
 async fn a_forged_status_takes_no_webhook_away() {
-    let (world, operator) = connected(&json!({"url": BASE, "manage": false})).await;
-    let mut only_libraries = app(&world, &json!({"url": BASE, "manage": false}));
+    let (world, operator) = connected(&json!({"url": BASE, "policy": "Manual"})).await;
+    let mut only_libraries = app(&world, &json!({"url": BASE, "policy": "Manual"}));
     only_libraries["spec"]["tenants"][0]["repositories"] = json!(["lib-*"]);
     world.apply::<GitHubApp>(&only_libraries).await;
     let mut victim = objects::repository("shop", &own(&json!({})));

@@ -54,11 +54,11 @@ async fn suspended_and_unsuspended() {
     let (world, operator) = published(&json!({})).await;
     world.sim.suspend(501).unwrap();
     look(&world).await;
-    let message = until(&world, "Suspended").await;
+    let message = until(&world, "InstallationSuspended").await;
     says(&message, &["suspended", "its tokens do not work", "unsuspended at https://"]);
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
     assert!(status["suspensionTime"].is_string() && status["suspendedBy"].is_string(), "{status}");
-    world.until_reason::<InstallationToken>("team-a", "shop", "Suspended").await;
+    world.until_reason::<InstallationToken>("team-a", "shop", "InstallationSuspended").await;
     let mints = world.mints();
     world.live_through(&operator, SignedDuration::from_mins(30)).await;
     assert_eq!(world.mints(), mints, "nothing is minted meanwhile");
@@ -114,8 +114,8 @@ async fn reinstalled_between_two_looks_its_tokens_are_minted_anew() {
 async fn not_installed_says_where_to_install_it() {
     let (world, operator) = connected().await;
     let tenants = json!([
-        {"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
-        {"account": "globex", "repositories": ["plans"], "namespaces": {"names": ["team-a"]}},
+        {"name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}},
+        {"name": "globex", "account": "globex", "repositories": ["plans"], "namespaces": {"names": ["team-a"]}},
     ]);
     world.apply::<GitHubApp>(&objects::app(&world, &tenants)).await;
     let message = world.until_reason::<GitHubInstallation>("team-a", "globex", "NotInstalled").await;
@@ -171,7 +171,7 @@ async fn its_annotation_makes_the_operator_look_now() {
     world.sim.suspend(501).unwrap();
     let wish = json!({"metadata": {"annotations": {"landfall.dev/reconcile": "now"}}});
     world.merge::<GitHubInstallation>("team-a", "acme", &wish).await.unwrap();
-    until(&world, "Suspended").await;
+    until(&world, "InstallationSuspended").await;
     operator.settled().await;
     assert_eq!(world.calls("GET", "/app/installations"), before + 1, "once, not for ever");
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();

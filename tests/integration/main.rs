@@ -11,6 +11,7 @@ mod election;
 mod features;
 mod forks;
 mod forks_taken;
+mod health;
 mod hooks;
 mod installation;
 mod looks;

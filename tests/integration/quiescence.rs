@@ -39,10 +39,10 @@ async fn an_idle_hour_costs_no_write_and_hardly_a_call() {
     let operator = world.start(Start { elects: true, ..Start::default() }).await;
     operator.ready().await;
     let tenants = json!([
-        {"account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": {"contents": "write"},
+        {"name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": {"contents": "write"},
             "namespaces": {"names": ["team-a", "team-b"]}},
-        {"account": "globex", "repositories": ["*"], "namespaces": {"names": ["team-a"]}},
-        {"account": "monalisa", "repositories": ["*"], "namespaces": {"names": ["team-b"]}},
+        {"name": "globex", "account": "globex", "repositories": ["*"], "namespaces": {"names": ["team-a"]}},
+        {"name": "monalisa", "account": "monalisa", "repositories": ["*"], "namespaces": {"names": ["team-b"]}},
     ]);
     world.apply::<GitHubApp>(&objects::app(&world, &tenants)).await;
     world.until_reason::<GitHubInstallation>("team-a", "acme", "Active").await;

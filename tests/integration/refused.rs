@@ -18,8 +18,8 @@ async fn what_makes_no_sense_is_refused_at_once() {
     let world = World::new().await;
     world.namespace("team-a", &[]).await;
     for (spec, words) in [
-        (json!({"allRepositories": true}), "and not both"),
-        (json!({"repositories": null}), "say spec.repositories, or spec.allRepositories: true"),
+        (json!({"repositorySelection": "All"}), "and not both"),
+        (json!({"repositories": null}), "say spec.repositories, or spec.repositorySelection: All"),
         (json!({"repositories": []}), "say spec.repositories"),
         (json!({"repositories": [{"name": "acme/shop"}]}), "without its owner: shop, not acme/shop"),
         (json!({"repositories": [{"name": "shop", "id": 9001}]}), "by name or by id, not both"),
@@ -67,9 +67,9 @@ async fn what_was_not_granted_is_refused_with_whom_to_ask() {
         ),
         (
             "all",
-            json!({"repositories": null, "allRepositories": true}),
+            json!({"repositories": null, "repositorySelection": "All"}),
             "RepositoryNotGranted",
-            &["spec.allRepositories needs a grant of \"*\"", "name spec.repositories"],
+            &["spec.repositorySelection All needs a grant of \"*\"", "name spec.repositories"],
         ),
         (
             "admin",

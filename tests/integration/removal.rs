@@ -74,7 +74,7 @@ async fn a_withdrawn_grant_takes_the_token_back() {
     let (world, operator) = published(&json!({})).await;
     publish(&world, "libs", &json!({"repositories": [{"name": "lib-core"}]})).await;
     let narrower = json!([{
-        "account": "acme", "repositories": ["lib-*"], "maxPermissions": {"contents": "write"},
+        "name": "acme", "account": "acme", "repositories": ["lib-*"], "maxPermissions": {"contents": "write"},
         "namespaces": {"names": ["team-a"]},
     }]);
     world.apply::<GitHubApp>(&objects::app(&world, &narrower)).await;
@@ -102,7 +102,7 @@ async fn less_than_it_may_now_a_token_dies_with_the_grant_for_more() {
     let (world, operator) = published(&json!({})).await;
     let writes = only_token(&world, "shop-git").await;
     let reads = json!([{
-        "account": "acme", "repositories": ["shop"], "maxPermissions": {"contents": "read"},
+        "name": "acme", "account": "acme", "repositories": ["shop"], "maxPermissions": {"contents": "read"},
         "namespaces": {"names": ["team-a"]},
     }]);
     world.apply::<GitHubApp>(&objects::app(&world, &reads)).await;
@@ -178,7 +178,7 @@ async fn a_deleted_namespace_leaves_no_token_behind() {
     let (world, operator) = connected().await;
     world.namespace("team-gone", &[]).await;
     let tenants = json!([{
-        "account": "acme", "repositories": ["shop"], "maxPermissions": {"contents": "write"},
+        "name": "acme", "account": "acme", "repositories": ["shop"], "maxPermissions": {"contents": "write"},
         "namespaces": {"names": ["team-gone"]},
     }]);
     world.apply::<GitHubApp>(&objects::app(&world, &tenants)).await;

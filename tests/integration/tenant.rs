@@ -133,9 +133,9 @@ async fn a_forged_secret_brings_no_token_and_takes_none() {
 async fn what_is_anothers_cannot_be_named() {
     let (world, operator) = connected().await;
     let two = json!([
-        {"account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": {"contents": "write"},
+        {"name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "maxPermissions": {"contents": "write"},
             "namespaces": {"names": ["team-a"]}},
-        {"account": "acme", "repositories": ["*"], "maxPermissions": {"contents": "write"},
+        {"name": "acme-2", "account": "acme", "repositories": ["*"], "maxPermissions": {"contents": "write"},
             "namespaces": {"names": ["team-b"]}},
     ]);
     world.apply::<GitHubApp>(&objects::app(&world, &two)).await;

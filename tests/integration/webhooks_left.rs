@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const SHOP: &str = "https://landfall.example.com/webhooks/repo/landfall/9001";
 
 fn unmanaged() -> Value {
-    json!({"url": BASE, "manage": false})
+    json!({"url": BASE, "policy": "Manual"})
 }
 
 fn left(world: &World) -> usize {

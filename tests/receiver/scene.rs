@@ -88,7 +88,7 @@ impl Scene {
         scene
             .apply("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
             .await;
-        let tenant = json!({"account": "acme", "accountID": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
+        let tenant = json!({"name": "acme", "account": "acme", "accountID": 7001, "repositories": ["shop", "lib-*"], "namespaces": {"names": [name]}});
         scene
             .kind::<GitHubApp>(
                 "",

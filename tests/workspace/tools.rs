@@ -231,9 +231,6 @@ async fn gh_has_the_token_of_the_moment_for_its_host_alone() {
                 expected.sort();
                 assert_eq!(environment, expected, "{name:?} {url}");
             }
-            // Also past an installation's that the container began with.
-            let (_, environment) = run(&[("GITHUB_TOKEN", "ghs_old")]);
-            assert!(environment.contains(&format!("{variable}=ghs_renewed")), "{name:?} {environment:?}");
             // Who has a token, or another host, is let be.
             let other = if variable == "GH_TOKEN" { "GITHUB_TOKEN" } else { "GITHUB_ENTERPRISE_TOKEN" };
             for own in [variable, other] {

@@ -43,7 +43,7 @@ pub async fn run(each: Duration) -> Result<Figures, BenchmarkError> {
     let (server, client) = cluster::start().await?;
     let app = json!({
         "appID": APP_ID, "credentialsSecretRef": {"name": "none"},
-        "tenants": [{"account": "acme", "accountID": ACCOUNT_ID, "repositories": ["*"], "namespaces": {"names": ["default"]}}],
+        "tenants": [{"name": "acme", "account": "acme", "accountID": ACCOUNT_ID, "repositories": ["*"], "namespaces": {"names": ["default"]}}],
     });
     make(&client, "/apis/landfall.dev/v1alpha1/githubapps", "GitHubApp", APP, &app).await?;
     let installation = json!({"appRef": {"name": APP}, "account": "acme"});

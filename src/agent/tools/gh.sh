@@ -27,13 +27,8 @@ if [ -z "$gh" ]; then
   exit 127
 fi
 
-# GITHUB_TOKEN may be an installation token from the container's start, which has expired. gh prefers GH_TOKEN.
-case ${GITHUB_TOKEN-} in
-  ghs_*) theirs='' ;;
-  *) theirs=${GITHUB_TOKEN-} ;;
-esac
 case $host in
-  github.com | *.ghe.com) variable=GH_TOKEN theirs=${GH_TOKEN-}$theirs ;;
+  github.com | *.ghe.com) variable=GH_TOKEN theirs=${GH_TOKEN-}${GITHUB_TOKEN-} ;;
   *) variable=GH_ENTERPRISE_TOKEN theirs=${GH_ENTERPRISE_TOKEN-}${GITHUB_ENTERPRISE_TOKEN-} ;;
 esac
 # A person's own token, or another host, takes precedence over the workspace's token.

@@ -68,3 +68,71 @@ fn names_follow_the_api_conventions() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Null and server-side apply do not go together.
+#[test]
+fn optional_means_omitted() {
+    for crd in crds() {
+        let text = serde_json::to_string(&crd).unwrap();
+        assert!(!text.contains("nullable") && !text.contains("null,"), "{}", crd.spec.names.kind);
+        assert!(!text.contains("\"anyOf\"") && !text.contains("\"oneOf\""), "{}", crd.spec.names.kind);
+    }
+}
+
+#[test]
+fn each_value_is_explained() {
+    let mut enums = 0;
+    for (place, name, schema) in properties() {
+        let of_ours = place.contains(".status.conditions[]") || place.contains("tolerations") || name == "operator";
+        for value in schema["enum"].as_array().into_iter().flatten().filter(|_| !of_ours) {
+            let (value, description) = (value.as_str().unwrap(), schema["description"].as_str().unwrap_or_default());
+            assert!(description.contains(&format!("\n- `{value}`: ")), "{place}: {value}: {description}");
+            enums += 1;
+        }
+    }
+    assert!(enums > 30, "{enums}");
+}
+
+#[test]
+fn a_status_that_nobody_wrote_is_of_no_generation() {
+    for (place, name, schema) in properties() {
+        if name == "status" && place.matches('.').count() == 1 {
+            assert_eq!(schema["default"], serde_json::json!({"observedGeneration": -1}), "{place}");
+        }
+    }
+}
+
+#[test]
+fn conditions_have_the_constraints_of_metav1() {
+    let conditions: Vec<_> = properties().into_iter().filter(|(_, name, _)| name == "conditions").collect();
+    assert_eq!(conditions.len(), 5);
+    for (place, _, schema) in conditions {
+        let fields = &schema["items"]["properties"];
+        assert_eq!(fields["status"]["enum"], serde_json::json!(["True", "False", "Unknown"]), "{place}");
+        assert_eq!(fields["reason"]["maxLength"], 1024, "{place}");
+        assert_eq!(fields["type"]["maxLength"], 316, "{place}");
+        assert_eq!(fields["message"]["maxLength"], 32768, "{place}");
+        assert_eq!(schema["x-kubernetes-list-map-keys"], serde_json::json!(["type"]), "{place}");
+    }
+}
+
+#[test]
+fn columns_have_names_of_one_word() {
+    for crd in crds() {
+        for column in crd.spec.versions[0].additional_printer_columns.iter().flatten() {
+            assert!(!column.name.contains(' '), "{}: {}", crd.spec.names.kind, column.name);
+        }
+    }
+}
+
+#[test]
+fn a_duration_is_what_gep_2257_says() {
+    use crate::api::duration;
+    use jiff::SignedDuration;
+    for (text, millis) in [("0s", 0), ("10m", 600_000), ("1h30m", 5_400_000), ("500ms", 500), ("1s1h", 3_601_000)] {
+        assert_eq!(duration(text), Some(SignedDuration::from_millis(millis)), "{text}");
+    }
+    for text in ["", "10", "m", "1d", "1.5h", "-1s", "1h ", "99999999999999999999h"] {
+        assert_eq!(duration(text), None, "{text}");
+    }
+}

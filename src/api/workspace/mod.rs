@@ -2,9 +2,13 @@
 
 mod status;
 
-pub use status::{PullRequestStatus, SaveStatus, WorkspaceGit, WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings};
+pub use status::{
+    PullRequestState, PullRequestStatus, SaveStatus, WorkspaceGit, WorkspacePodStatus, WorkspaceStatus,
+    WorkspaceTimings,
+};
 
-use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
+use crate::api::duration_rule;
+use k8s_openapi::api::core::v1::Toleration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -19,17 +23,20 @@ use std::collections::BTreeMap;
     kind = "Workspace",
     plural = "workspaces",
     namespaced,
-    shortname = "ws",
+    shortname = "lfws",
     category = "landfall",
     status = "WorkspaceStatus",
     derive = "PartialEq",
+    selectable = ".spec.repositoryRef.name",
     doc = "A pod with a repository's clone at a branch of its own, git that just works inside, and a pull request. Its work is pushed before the workspace goes.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.operatingMode"),
     printcolumn(name = "Branch", type_ = "string", json_path = ".status.git.branch"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Safe", type_ = "string", json_path = ".status.conditions[?(@.type==\"WorkSafe\")].status"),
     printcolumn(name = "Pod", type_ = "string", json_path = ".status.pod.name"),
-    printcolumn(name = "Pull request", type_ = "string", json_path = ".status.pullRequest.url"),
+    printcolumn(name = "PR", type_ = "string", json_path = ".status.pullRequest.url"),
+    printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repositoryRef.name", priority = "1"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -75,10 +82,6 @@ pub struct WorkspaceSpec {
     /// Further fields of the pod. There is no way to name a ServiceAccount, a Secret or a volume.
     #[serde(default)]
     pub pod: WorkspacePod,
-    /// Lets the container's environment have `GITHUB_TOKEN`, as it is when the pod starts: it is not renewed there, and
-    /// whatever runs in the container, and logs its environment, has it. git and gh need no environment.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub github_token_in_environment: bool,
     /// The volume.
     #[serde(default)]
     pub storage: WorkspaceStorage,
@@ -290,8 +293,8 @@ pub struct WorkspacePod {
     /// Secrets of this namespace with which the image is pulled. They are used by the node and do not get into the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub image_pull_secrets: Vec<LocalObjectReference>,
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub image_pull_secrets: Vec<PullSecretReference>,
     /// Environment of the container, literal values only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -300,7 +303,7 @@ pub struct WorkspacePod {
     /// Ports of the container, to be told to others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["containerPort".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["containerPort".into(), "protocol".into()]))]
     pub ports: Vec<WorkspacePort>,
 }
 
@@ -331,7 +334,7 @@ pub struct WorkspaceVariable {
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')").message("spec.pod.env[].name takes letters, digits and _"),
-        validation = Rule::new("!self.startsWith('LANDFALL_') && self != 'GIT_CONFIG_SYSTEM' && self != 'GITHUB_TOKEN'").message("spec.pod.env[].name: LANDFALL_*, GIT_CONFIG_SYSTEM and GITHUB_TOKEN are set by the operator")
+        validation = Rule::new("!self.startsWith('LANDFALL_') && self != 'GIT_CONFIG_SYSTEM' && self != 'GITHUB_TOKEN'").message("spec.pod.env[].name: LANDFALL_* and GIT_CONFIG_SYSTEM are set by the operator, and GITHUB_TOKEN would be a credential that whatever runs in the pod can read; git and gh need none")
     )]
     pub name: String,
     /// Its value, as it stands here: `$(…)` is not replaced.
@@ -347,18 +350,60 @@ pub struct WorkspacePort {
     /// The port.
     #[schemars(range(min = 1, max = 65535))]
     pub container_port: i32,
+    /// Its protocol.
+    #[serde(default)]
+    pub protocol: PortProtocol,
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
     pub name: Option<String>,
 }
 
+/// A port's protocol.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum PortProtocol {
+    /// Transmission Control Protocol.
+    #[default]
+    Tcp,
+    /// User Datagram Protocol.
+    Udp,
+    /// Stream Control Transmission Protocol.
+    Sctp,
+}
+
+impl PortProtocol {
+    /// The protocol's name in a pod's spec.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+/// Names a Secret of this namespace with which an image is pulled.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PullSecretReference {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
 /// The volume.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("spec.storage cannot be changed: the volume is there"))]
+#[x_kube(
+    validation = Rule::new("quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0")
+        .message("spec.storage.size can grow, and cannot shrink: the volume has work on it"),
+    validation = Rule::new("self.accessMode == oldSelf.accessMode && has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("spec.storage.storageClassName and spec.storage.accessMode cannot be changed: the volume is there")
+)]
 pub struct WorkspaceStorage {
-    /// How large.
+    /// How large. It can grow where the storage class allows volumes to be expanded.
     #[serde(default = "default_size")]
     #[schemars(schema_with = "amount")]
     pub size: Quantity,
@@ -404,17 +449,17 @@ pub enum AccessMode {
 pub struct SaveOptions {
     /// How often what is on the volume is pushed to `refs/landfall/wip/<uid>` while the pod runs; `0s`: never.
     #[serde(default = "default_save")]
-    #[schemars(length(min = 2, max = 12))]
+    #[schemars(length(min = 2, max = 28))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && (duration(self) == duration('0s') || duration(self) >= duration('10s')) && duration(self) <= duration('24h')")
+        validation = Rule::new(duration_rule!("(duration(self) == duration('0s') || duration(self) >= duration('10s')) && duration(self) <= duration('24h')"))
             .message("spec.save.interval is 0s, or a duration between 10s and 24h, such as 5m")
     )]
     pub interval: String,
     /// How long a save may take.
     #[serde(default = "default_save")]
-    #[schemars(length(min = 2, max = 12))]
+    #[schemars(length(min = 2, max = 28))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$') && duration(self) >= duration('10s') && duration(self) <= duration('1h')")
+        validation = Rule::new(duration_rule!("duration(self) >= duration('10s') && duration(self) <= duration('1h')"))
             .message("spec.save.timeout is a duration between 10s and 1h, such as 5m")
     )]
     pub timeout: String,

@@ -19,7 +19,7 @@ pub struct WorkspaceStatus {
     /// had the name before, and is not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// `Ready`, and `Reconciling` or `Stalled` where they hold; `CredentialsReady`, `CloneReady`, `PullRequestReady`,
+    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold; `CredentialsReady`, `CloneReady`, `PullRequestReady`,
     /// `Suspended` and `WorkSafe`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -74,6 +74,18 @@ pub struct WorkspaceGit {
     pub unpushed: i64,
 }
 
+/// Whether a pull request is open.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullRequestState {
+    /// It can be merged.
+    #[default]
+    Open,
+    /// It was closed and not merged.
+    Closed,
+    /// It was merged.
+    Merged,
+}
+
 /// A pull request.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -82,8 +94,8 @@ pub struct PullRequestStatus {
     pub number: i64,
     /// Its page.
     pub url: String,
-    /// `open`, `closed` or `merged`.
-    pub state: String,
+    /// Whether it is open.
+    pub state: PullRequestState,
     /// Whether it is a draft.
     #[serde(default)]
     pub draft: bool,

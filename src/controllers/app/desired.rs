@@ -150,9 +150,9 @@ mod tests {
     #[test]
     fn one_object_for_each_account_and_namespace() {
         let app = app(&json!([
-            {"account": "Acme", "repositories": ["a"], "namespaces": {"names": ["team-a", "team-b"]}},
-            {"account": "acme", "repositories": ["b"], "namespaces": {"names": ["team-a"]}},
-            {"account": "octo_corp", "repositories": ["*"], "namespaces": {"names": ["team-a", "not-there"]}},
+            {"name": "acme", "account": "Acme", "repositories": ["a"], "namespaces": {"names": ["team-a", "team-b"]}},
+            {"name": "acme-2", "account": "acme", "repositories": ["b"], "namespaces": {"names": ["team-a"]}},
+            {"name": "octo-corp", "account": "octo_corp", "repositories": ["*"], "namespaces": {"names": ["team-a", "not-there"]}},
         ]));
         let wanted = desired(&app, None, &namespaces(&["team-a", "team-b", "team-c"]), &[], &BTreeSet::new());
         let make = |ns: &str, name: &str, account: &str| (ns.to_owned(), name.to_owned(), account.to_owned());
@@ -185,7 +185,9 @@ mod tests {
 
     #[test]
     fn a_strangers_object_is_left_alone_and_named() {
-        let app = app(&json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]));
+        let app = app(
+            &json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a", "b"]}}]),
+        );
         let stranger = installation("a", "acme", "globex", false);
         let declared = installation("b", "acme", "ACME", false);
         let wanted = desired(&app, None, &namespaces(&["a", "b"]), &[stranger, declared], &BTreeSet::new());
@@ -194,7 +196,8 @@ mod tests {
 
     #[test]
     fn nothing_is_made_in_a_namespace_that_is_going() {
-        let app = app(&json!([{"account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
+        let app =
+            app(&json!([{"name": "acme", "account": "acme", "repositories": ["a"], "namespaces": {"names": ["a"]}}]));
         let mut namespaces = namespaces(&["a"]);
         namespaces[0].terminating = true;
         assert_eq!(desired(&app, None, &namespaces, &[], &BTreeSet::new()).make.len(), 0);

@@ -5,7 +5,7 @@
 
 use super::AppKind;
 use super::plan::Seen;
-use crate::api::{Reason, WebhookStatus};
+use crate::api::{Reason, WebhookPolicy, WebhookStatus};
 use crate::controllers::connection::AppHook;
 use crate::controllers::object::requested_look;
 use crate::controllers::standing::{Again, Standing, github_failure};
@@ -45,11 +45,11 @@ pub fn state(seen: &Seen, now: Timestamp) -> HookState {
         Some(Err(trouble)) => return HookState::Keyless(trouble.clone()),
         None => return HookState::Unmanaged,
     };
-    if connection.github.is_none() || connection.app_identity().is_none() || !webhook.manage {
+    if connection.github.is_none() || connection.app_identity().is_none() || webhook.policy == WebhookPolicy::Manual {
         return HookState::Unmanaged;
     }
     let hook = &connection.hook;
-    let wanted = (Hook::App.url(&webhook.url, &seen.app.name_any()), webhook.force);
+    let wanted = (Hook::App.url(&webhook.url, &seen.app.name_any()), webhook.policy);
     let is_known = match (&hook.ensured, &hook.trouble) {
         (_, Some(_)) => true,
         (Some(ensured), None) => ensured.key_id == keys.current.id(),
@@ -78,7 +78,7 @@ pub async fn ensure(kind: &AppKind, seen: &Seen) {
     let (Some(github), Some(identity)) = (&connection.github, connection.app_identity()) else { return };
     let (name, now) = (app.name_any(), shared.now());
     let url = Hook::App.url(&webhook.url, &name);
-    let wanted = Some((url.clone(), webhook.force));
+    let wanted = Some((url.clone(), webhook.policy));
     let request = requested_look(app).cloned();
     let hook = &connection.hook;
     let stored = app.status.as_ref().and_then(|status| status.webhook.as_ref());
@@ -89,7 +89,7 @@ pub async fn ensure(kind: &AppKind, seen: &Seen) {
         && !hook.signed_at.is_some_and(is_old)
         && before.is_some_and(|before| before.url == url && before.key_id == keys.current.id());
     let signed_at = hook.signed_at.filter(|_| is_signed).or(Some(now));
-    let outcome = settle(github, &config, is_signed, before.map(|before| before.url.as_str()), webhook.force).await;
+    let outcome = settle(github, &config, is_signed, before.map(|before| before.url.as_str()), webhook.policy).await;
     let hook = match outcome {
         Ok(()) => AppHook {
             ensured: Some(WebhookStatus { id: None, url, key_id: keys.current.id().to_owned() }),
@@ -113,7 +113,7 @@ async fn settle(
     wanted: &HookConfigWanted,
     is_signed: bool,
     before: Option<&str>,
-    force: bool,
+    policy: WebhookPolicy,
 ) -> Result<(), (Standing, Again)> {
     let config = match github.app_hook_config().await {
         Ok(config) => config,
@@ -121,12 +121,14 @@ async fn settle(
         Err(error) => return Err(github_failure(&error, "asking where the App's webhook delivers to")),
     };
     let there = config.url.as_deref().filter(|url| !url.is_empty());
-    if let Some(other) = there.filter(|there| *there != wanted.url && Some(*there) != before && !force) {
+    if let Some(other) =
+        there.filter(|there| *there != wanted.url && Some(*there) != before && policy != WebhookPolicy::Adopt)
+    {
         // The address can hold what is nobody's business, so only its host is told.
         let host = url::Url::parse(other).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         let message = format!(
             "the App's webhook delivers to another address, on host {host}, and was left alone. Tokens and polling work without it. If \
-             it is to deliver here, set spec.webhook.force: true; else set spec.webhook.manage: false"
+             it is to deliver here, set spec.webhook.policy: Adopt; else set it to Manual"
         );
         return Err((Standing::stalled(Reason::HookForeign, message), Again::Person));
     }

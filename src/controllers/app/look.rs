@@ -5,7 +5,7 @@
 
 use super::AppKind;
 use super::plan::Seen;
-use crate::api::{GitHubApp, Reason};
+use crate::api::{CredentialsSecretReference, GitHubApp, Reason};
 use crate::controllers::connection::{Connection, Look};
 use crate::controllers::shared::Shared;
 use crate::controllers::standing::{Again, Standing, github_failure};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// How often GitHub is looked at, less jitter: two calls each time, four an hour, of the six that idleness may cost.
 const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
 
-/// The Secret's keys.
+/// The key of the Secret where the spec names none, and the word for it in messages.
 const PRIVATE_KEY: &str = "private-key.pem";
 const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
 
@@ -154,7 +154,8 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
                 Reason::CredentialsInvalid,
                 format!(
                     "{error}. The private key in Secret {secret} was deleted on the App's settings page, or is another App's: \
-                     generate one there and put it into the key {PRIVATE_KEY}"
+                     generate one there and put it into the key {}",
+                    app.spec.credentials_secret_ref.key
                 ),
             ),
             Again::Person,
@@ -165,7 +166,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
 
 fn client(shared: &Shared, app: &GitHubApp, secret: Option<&Secret>) -> Result<(GitHub, Transport), Standing> {
     let spec = &app.spec;
-    let name = &spec.credentials_secret_ref.name;
+    let CredentialsSecretReference { name, key: private_key } = &spec.credentials_secret_ref;
     let namespace = &shared.settings.namespace;
     let endpoint = Endpoint::parse(
         &spec.api_url,
@@ -178,18 +179,23 @@ fn client(shared: &Shared, app: &GitHubApp, secret: Option<&Secret>) -> Result<(
     let secret = secret.ok_or_else(|| {
         invalid(format!(
             "there is no Secret {name} in namespace {namespace}: create it with the App's private key, `kubectl create secret \
-             generic {name} --namespace {namespace} --from-file={PRIVATE_KEY}=FILE`"
+             generic {name} --namespace {namespace} --from-file={private_key}=FILE`"
         ))
     })?;
     let key = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
-    let pem = key(PRIVATE_KEY).ok_or_else(|| {
+    let pem = key(private_key).ok_or_else(|| {
         invalid(format!(
-            "Secret {name} in namespace {namespace} has no key {PRIVATE_KEY}: put the App's private key there"
+            "Secret {name} in namespace {namespace} has no key {private_key}: put the App's private key there"
         ))
     })?;
     let issuer = spec.client_id.clone().or_else(|| spec.app_id.map(|id| id.to_string())).unwrap_or_default();
-    let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY))
-        .map_err(|error| invalid(format!("Secret {name} in namespace {namespace}: {error}")))?;
+    let credentials = AppCredentials::parse(&issuer, pem, key(NEXT_PRIVATE_KEY)).map_err(|error| {
+        let key = match private_key.as_str() {
+            PRIVATE_KEY => String::new(),
+            other => format!(", whose key {other} stands for {PRIVATE_KEY}"),
+        };
+        invalid(format!("Secret {name} in namespace {namespace}{key}: {error}"))
+    })?;
     let transport = shared
         .connect
         .connect(spec.ca_bundle.as_deref().map(str::as_bytes))
@@ -213,7 +219,7 @@ pub fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
         spec.web_url,
         spec.graphql_url,
         spec.ca_bundle,
-        key(PRIVATE_KEY),
+        key(&spec.credentials_secret_ref.key),
         key(NEXT_PRIVATE_KEY),
         secret.is_some(),
     ]);

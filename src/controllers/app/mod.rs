@@ -15,7 +15,7 @@ use super::standing::{Again, Standing};
 use super::watches::{Select, Watches};
 use crate::api::{
     DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, GitHubInstallation, InstallationToken,
-    ProjectRepository, Reason,
+    ProjectRepository, Reason, WebhookPolicy,
 };
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet};
@@ -27,9 +27,9 @@ use hook::HookState;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, ResourceExt};
 use plan::{Seen, Step};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -132,7 +132,7 @@ impl Kind for AppKind {
         // that, for RBAC knows no fields.
         Rule::new(RuleSet::Receiver, "landfall.dev", &["githubapps/status"], &["patch"]),
     ];
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(GitHubApp::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubApp>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -271,7 +271,7 @@ fn status(seen: &Seen, now: Timestamp) -> GitHubAppStatus {
         HookState::Unmanaged | HookState::Keyless(_) | HookState::Due => None,
     };
     let status = GitHubAppStatus {
-        webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.manage) {
+        webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.policy != WebhookPolicy::Manual) {
             // While nothing is known of it, what was stored tells which address was ours.
             ensured.or_else(|| stored.webhook.clone())
         } else {

@@ -14,18 +14,19 @@ use super::standing::{Again, Standing};
 use super::watches::{Select, Watches};
 use crate::api::{
     AccountStatus, DEPENDENTS_FINALIZER, GitHubApp, GitHubInstallation, GitHubInstallationStatus, InstallationToken,
-    ProjectRepository, Reason,
+    ProjectRepository, Reason, RepositorySelection,
 };
 use crate::features::Feature;
+use crate::github;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
 use crate::runtime::due::Due;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, ResourceExt};
 use plan::{Seen, Step};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ impl Kind for InstallationKind {
         // The GitHubApp's tenants decide what an installation may do, so to declare one grants nothing.
         Rule::new(RuleSet::Admin, "landfall.dev", &["githubinstallations"], WRITE),
     ];
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(GitHubInstallation::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubInstallation>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -185,7 +186,11 @@ fn shown(
                     login: account.login.clone(),
                     kind: account.kind.clone(),
                 }),
-                repository_selection: Some(installation.repository_selection.as_str().to_owned()),
+                repository_selection: match &installation.repository_selection {
+                    github::RepositorySelection::All => Some(RepositorySelection::All),
+                    github::RepositorySelection::Selected => Some(RepositorySelection::Selected),
+                    github::RepositorySelection::Other(_) => None,
+                },
                 permissions: installation
                     .permissions
                     .iter()

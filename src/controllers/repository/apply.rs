@@ -466,8 +466,8 @@ async fn credentials(
             address.host()
         )));
     }
-    let (Some(username), Some(password)) = (text("username"), text("password")) else {
-        return Err(invalid("it needs the keys username and password"));
+    let (Some(username), Some(password)) = (text("username"), text(&reference.key)) else {
+        return Err(invalid(&format!("it needs the keys username and {}", reference.key)));
     };
     BasicAuth::new(username, Token::new(password)).map(Some).map_err(|error| invalid(&error.to_string()))
 }

@@ -9,11 +9,11 @@ use super::RepositoryKind;
 use super::apply::{allowed, ask, client, fits, git_failure, read, refs_of, remote, uid};
 use super::memory::{Facts, InStep};
 use super::seen::{Granted, Seen, Way};
-use crate::api::{ForkSource, Permissions, Reason, default_permissions};
+use crate::api::{ForkBranches, ForkSource, Permissions, Reason, default_permissions};
 use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::git;
-use crate::github::{self, ForkBranches, GitHub, Repositories, Repository, Scope};
+use crate::github::{self, GitHub, Repositories, Repository, Scope};
 use crate::grant::Known;
 use jiff::SignedDuration;
 use std::sync::Arc;
@@ -110,7 +110,10 @@ async fn make(
     let organization =
         kind.shared.connections.is_organization(&granted.app, granted.account_id).then_some(granted.account.as_str());
     let (owner, upstream) = source.of.split_once('/').unwrap_or(("", &source.of));
-    let branches = if source.default_branch_only { ForkBranches::Default } else { ForkBranches::All };
+    let branches = match source.branches {
+        ForkBranches::Default => github::ForkBranches::Default,
+        ForkBranches::All => github::ForkBranches::All,
+    };
     let made = github.create_fork(&token, owner, upstream, organization, Some(name), branches).await;
     if let Err(error) = github.revoke(&token).await {
         tracing::info!(%error, "the token for making a fork was not revoked, and expires within the hour");

@@ -28,7 +28,6 @@ use crate::webhook::RootKeys;
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use memory::{Failed, Task};
 use plan::Step;
@@ -81,7 +80,7 @@ impl Kind for RepositoryKind {
         // namespace was granted.
         Rule::new(RuleSet::Edit, "landfall.dev", &["projectrepositories"], WRITE),
     ];
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(ProjectRepository::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<ProjectRepository>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared

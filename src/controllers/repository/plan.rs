@@ -13,7 +13,7 @@ use crate::controllers::reconcile;
 use crate::controllers::standing::{Again, Standing, State};
 use crate::git::Head;
 use crate::webhook::Hook;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 /// What to do.
 pub type Plan = reconcile::Plan<Step>;
@@ -343,7 +343,7 @@ fn plan_hook(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
 
 fn plan_sync(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
     let Some(fork) = &seen.object.spec.source.fork else { return Part::NOTHING };
-    let is_wanted = fork.sync.interval.parse::<SignedDuration>().is_ok_and(|interval| interval.is_positive());
+    let is_wanted = crate::api::duration(&fork.sync.interval).is_some_and(|interval| interval.is_positive());
     let is_readable = seen.known.looked.as_ref().is_some_and(|looked| looked.refs.head.sha().is_some());
     if !is_wanted || !is_readable || seen.is_paused {
         return Part::NOTHING;

@@ -130,7 +130,7 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
         let truth = match standing.state {
             State::Ready | State::ReadyButRetrying => Truth::True,
             State::Reconciling => Truth::Unknown,
-            State::Stalled => Truth::False,
+            State::Stalled | State::Suspended => Truth::False,
         };
         conditions.push(say(ConditionType::Deployed, truth, standing.reason, &standing.message));
     } else if let Some(before) = before(ConditionType::Deployed)

@@ -24,8 +24,8 @@ use crate::runtime::due::Due;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, ResourceExt};
 use plan::{Call, Step};
 use seen::{Failed, Stage};
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Kind for TokenKind {
         // A token puts no more within reach than the namespace was granted, and this role reads Secrets anyway.
         Rule::new(RuleSet::Edit, "landfall.dev", &["installationtokens"], WRITE),
     ];
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(InstallationToken::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<InstallationToken>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared

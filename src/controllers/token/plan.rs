@@ -256,7 +256,9 @@ fn is_doubted(seen: &Seen, published: &Published) -> bool {
         condition.type_ == "Ready"
             && condition.status == "False"
             && published.minted_at.is_none_or(|at| at < condition.last_transition_time.0)
-            && [Reason::Suspended, Reason::Revoked, Reason::NotInstalled].iter().any(|r| r.as_str() == condition.reason)
+            && [Reason::InstallationSuspended, Reason::Revoked, Reason::NotInstalled]
+                .iter()
+                .any(|r| r.as_str() == condition.reason)
     })
 }
 
@@ -348,7 +350,7 @@ pub fn renewal(seen: &Seen, published: &Published) -> Option<Timestamp> {
 
 /// `10m`, `90s`, `1h30m`. The API server refused everything else; should it not have, ten minutes.
 fn parse_duration(text: &str) -> SignedDuration {
-    text.parse::<SignedDuration>().unwrap_or(SignedDuration::from_mins(10))
+    crate::api::duration(text).unwrap_or(SignedDuration::from_mins(10))
 }
 
 /// Trouble, with what was published in mind: while that is good it is said, and looked at again when it ends to be.
@@ -397,7 +399,7 @@ pub fn refused(refusal: &Refusal, account: &str, token: &InstallationToken) -> S
         Refusal::Repositories(missing) if missing == &["*"] => Standing::stalled(
             Reason::RepositoryNotGranted,
             format!(
-                "spec.allRepositories needs a grant of \"*\", and namespace {namespace} has none for {account}: name \
+                "spec.repositorySelection All needs a grant of \"*\", and namespace {namespace} has none for {account}: name \
                  spec.repositories, or ask who administers the GitHubApp"
             ),
         ),

@@ -5,7 +5,7 @@
 //! out what it published. A tenant can edit it; so it is only compared with what is wanted, and what GitHub gave for it is
 //! held against the grant again.
 
-use crate::api::{InstallationToken, Permissions, RepositoryReference};
+use crate::api::{InstallationToken, Permissions, RepositoryReference, RepositorySelection};
 use crate::grant::Known;
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,7 @@ impl Scope {
     /// What the spec asks for.
     #[must_use]
     pub fn wanted(token: &InstallationToken, installation: i64) -> Self {
-        let repositories = if token.spec.all_repositories {
+        let repositories = if token.spec.repository_selection == RepositorySelection::All {
             Repositories::All
         } else {
             let mut named: Vec<_> = token.spec.repositories.iter().filter_map(Named::from_reference).collect();
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn it_reads_back_what_it_wrote() {
-        for spec in [json!({"allRepositories": true}), json!({"repositories": [{"name": "a"}, {"id": 7}]})] {
+        for spec in [json!({"repositorySelection": "All"}), json!({"repositories": [{"name": "a"}, {"id": 7}]})] {
             let scope = Scope::wanted(&token(&spec), 5);
             let text = serde_json::to_string(&scope).unwrap();
             assert_eq!(serde_json::from_str::<Scope>(&text).unwrap(), scope, "{text}");

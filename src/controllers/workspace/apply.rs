@@ -25,6 +25,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::fmt::Debug;
 
 /// Carries it out. Gives back the object where the step changed it.
@@ -70,6 +71,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
                 set_finalizer(&kind.shared.client, &claim, WORK_FINALIZER, true).await?;
             }
         }
+        Step::GrowVolume => grow_volume(kind, object).await?,
         Step::ReleaseVolume => release_volume(kind, object).await?,
         Step::KeepVolume(why) => Box::pin(keep::keep_volume(kind, seen, &why)).await?,
         Step::GiveUp(why) => give_up(kind, seen, &why).await,
@@ -235,6 +237,22 @@ async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
         known.last_pod.clear();
         known.report = None;
     });
+    Ok(())
+}
+
+async fn grow_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Failure> {
+    let size = &object.spec.storage.size;
+    let Some(claim) = claim(kind, object).await? else { return Ok(()) };
+    if objects::asks_for_less(&claim, size) {
+        let change = json!({
+            "metadata": {"resourceVersion": claim.metadata.resource_version},
+            "spec": {"resources": {"requests": {"storage": size}}},
+        });
+        api::<PersistentVolumeClaim>(kind, object)
+            .patch(&objects::name(object), &PatchParams::default(), &Patch::Merge(change))
+            .await?;
+    }
+    kind.memory.update(uid(object), |known| known.grown_to = Some(size.clone()));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt};
@@ -85,7 +86,7 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         way,
         target,
         token: token.map_or(TokenSeen::Absent, |token| token_seen(kind, &token, object)),
-        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(kind, &claim, object)),
+        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(kind, &claim, object, known.grown_to.as_ref())),
         ended: ended.filter(|_| saver.is_none() || known.disbelieved != saver),
         saver,
         pod,
@@ -222,7 +223,12 @@ fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspac
     }
 }
 
-fn volume_seen(kind: &WorkspaceKind, claim: &PersistentVolumeClaim, object: &Workspace) -> VolumeSeen {
+fn volume_seen(
+    kind: &WorkspaceKind,
+    claim: &PersistentVolumeClaim,
+    object: &Workspace,
+    grown_to: Option<&Quantity>,
+) -> VolumeSeen {
     if !kind.shared.guards.owner(objects::is_our_claim(claim, object)) {
         return VolumeSeen::Foreign { is_kept: claim.labels().contains_key(RETAINED_LABEL) };
     }
@@ -233,6 +239,8 @@ fn volume_seen(kind: &WorkspaceKind, claim: &PersistentVolumeClaim, object: &Wor
         is_held,
         // Both are done in one write: a label that somebody else put on keeps nothing.
         is_kept: !is_held && claim.labels().contains_key(RETAINED_LABEL),
+        is_small: grown_to != Some(&object.spec.storage.size)
+            && objects::asks_for_less(claim, &object.spec.storage.size),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::github::{self, PullRequest};
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -38,6 +39,8 @@ pub enum Task {
     Pull,
     /// Making an object.
     Make,
+    /// Growing the volume.
+    Grow,
     /// Running the pod: one that failed is followed by another after a while.
     Run,
 }
@@ -135,6 +138,8 @@ pub struct Remembered {
     pub disbelieved: Option<String>,
     /// The volume was kept, or given up.
     pub is_parted: bool,
+    /// The size for which the volume's claim asks since this process set it; the cache may still show another.
+    pub grown_to: Option<Quantity>,
     /// The value of the annotation that asks for a look, once it was looked after it.
     pub request: Option<String>,
     /// Calls that failed.

@@ -44,7 +44,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::runtime::reflector::ObjectRef;
-use kube::{CustomResourceExt, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use memory::{Failed, Task};
 use plan::Step;
 use seen::Seen;
@@ -109,7 +109,7 @@ impl Kind for WorkspaceKind {
         // A Workspace makes a pod, which this role makes anyway, with less than it may put into one.
         Rule::new(RuleSet::Edit, "landfall.dev", &["workspaces"], WRITE),
     ];
-    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(Workspace::crd);
+    const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<Workspace>);
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -202,7 +202,7 @@ impl Kind for WorkspaceKind {
     }
 
     fn remembers_refusals(task: Option<Task>) -> bool {
-        task == Some(Task::Make)
+        matches!(task, Some(Task::Make | Task::Grow))
     }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> WorkspaceStatus {

@@ -9,22 +9,23 @@ mod container;
 
 use crate::api::{
     AccessMode, BranchOnExists, CloneFilter, InstallationReference, InstallationToken, InstallationTokenSpec,
-    MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RepositoryReference, SecretFormat,
-    SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace, default_renew_before,
+    MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RepositoryReference, RepositorySelection,
+    SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
+    default_renew_before,
 };
 use crate::settings::WorkspaceSettings;
 use container::{
     Access, IDENTITY_FILE, IDENTITY_VOLUME, SCRATCH_VOLUME, TOKEN_VOLUME, TOOLS_VOLUME, WORKSPACE_VOLUME, literal, ours,
 };
-use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, EnvVar, EnvVarSource, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod,
-    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector,
+    Affinity, Container, ContainerPort, EnvVar, LocalObjectReference, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+    Pod, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
     VolumeResourceRequirements,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
@@ -98,7 +99,7 @@ pub fn wanted_branch(workspace: &Workspace) -> String {
 /// A duration of the spec, which the API server has checked.
 #[must_use]
 pub fn seconds(text: &str) -> i64 {
-    text.parse::<SignedDuration>().map_or(300, |duration| duration.as_secs())
+    crate::api::duration(text).map_or(300, |duration| duration.as_secs())
 }
 
 /// How long a pod may take to end.
@@ -142,7 +143,7 @@ pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> Inst
     let spec = InstallationTokenSpec {
         installation_ref: InstallationReference { name: installation.to_owned() },
         repositories: vec![RepositoryReference { name: None, id: i64::try_from(repository).ok() }],
-        all_repositories: false,
+        repository_selection: RepositorySelection::Selected,
         permissions: permissions.into_iter().map(|(name, level)| (name.to_owned(), level.to_owned())).collect(),
         secret: SecretTemplate {
             name,
@@ -181,6 +182,35 @@ pub fn claim(workspace: &Workspace) -> PersistentVolumeClaim {
         }),
         status: None,
     }
+}
+
+/// Whether a claim asks for less than a size.
+#[must_use]
+pub fn asks_for_less(claim: &PersistentVolumeClaim, wanted: &Quantity) -> bool {
+    let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    let asked = requests.and_then(|requests| bytes(requests.get("storage")?));
+    asked.zip(bytes(wanted)).is_some_and(|(asked, wanted)| asked < wanted)
+}
+
+/// A quantity in bytes, as near as makes no difference for a volume.
+fn bytes(quantity: &Quantity) -> Option<f64> {
+    const UNITS: [(&str, f64); 13] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("Ei", 1_152_921_504_606_846_976.0),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+        ("E", 1e18),
+        ("", 1.0),
+    ];
+    let (number, unit) = UNITS.iter().find_map(|(suffix, unit)| Some((quantity.0.strip_suffix(suffix)?, unit)))?;
+    Some(number.parse::<f64>().ok()? * unit)
 }
 
 /// The environment that all our containers have: it says what is worked on, and holds no secret.
@@ -242,6 +272,7 @@ fn unknown(asked: &Value, taken: &Value) -> Option<String> {
 fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
     let (user, pod) = (workspace.spec.run_as_user.or(settings.user), &workspace.spec.pod);
     // The containers' programs are Linux programs.
+    let secrets = pod.image_pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() });
     let mut nodes = BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]);
     nodes.extend(pod.node_selector.clone());
     PodSpec {
@@ -261,7 +292,7 @@ fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
         tolerations: (!pod.tolerations.is_empty()).then(|| pod.tolerations.clone()),
         affinity: affinity(workspace).ok().flatten(),
         runtime_class_name: pod.runtime_class_name.clone(),
-        image_pull_secrets: (!pod.image_pull_secrets.is_empty()).then(|| pod.image_pull_secrets.clone()),
+        image_pull_secrets: (!pod.image_pull_secrets.is_empty()).then(|| secrets.collect()),
         ..PodSpec::default()
     }
 }
@@ -347,11 +378,6 @@ fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
     let spec = &workspace.spec;
     let mut env = vec![literal("GIT_CONFIG_SYSTEM", &format!("{TOOLS}/gitconfig"))];
     env.extend(spec.pod.env.iter().map(|variable| literal(&variable.name, &variable.value)));
-    if spec.github_token_in_environment {
-        let reference = SecretKeySelector { name: name(workspace), key: "password".to_owned(), optional: None };
-        let source = EnvVarSource { secret_key_ref: Some(reference), ..EnvVarSource::default() };
-        env.push(EnvVar { name: "GITHUB_TOKEN".to_owned(), value: None, value_from: Some(source) });
-    }
     let resources = spec.pod.resources.as_ref().map(|asked| ResourceRequirements {
         limits: (!asked.limits.is_empty()).then(|| asked.limits.clone()),
         requests: (!asked.requests.is_empty()).then(|| asked.requests.clone()),
@@ -359,6 +385,7 @@ fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
     });
     let ports = spec.pod.ports.iter().map(|port| ContainerPort {
         container_port: port.container_port,
+        protocol: Some(port.protocol.as_str().to_owned()),
         name: port.name.clone(),
         ..ContainerPort::default()
     });

@@ -39,6 +39,8 @@ pub enum Step {
     MakeVolume,
     /// Put our finalizer on it.
     HoldVolume,
+    /// Have its claim ask for the size that the spec asks for.
+    GrowVolume,
     /// Take our finalizer off it, and delete it.
     ReleaseVolume,
     /// Keep the volume, for its work could not be pushed.
@@ -70,6 +72,7 @@ impl Step {
         match self {
             Self::Resolve => Some(Task::Resolve),
             Self::Look | Self::Believe(_) => Some(Task::Look),
+            Self::GrowVolume => Some(Task::Grow),
             Self::FindPull | Self::OpenPull | Self::FinishPull => Some(Task::Pull),
             Self::MakeToken | Self::RepairToken | Self::MakeVolume | Self::StartPod | Self::Save(_) => Some(Task::Make),
             _ => None,
@@ -113,6 +116,10 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     if seen.is_paused {
         let message = "spec.paused: true, here, at the GitHubInstallation or the GitHubApp, holds back changes";
         return settled(Standing::ready(Reason::Paused, message), None);
+    }
+    let is_small = matches!(seen.volume, VolumeSeen::Ours { is_small: true, is_held: true, .. });
+    if is_small && seen.waits(Task::Grow, now).is_none() {
+        return Plan::Do(Step::GrowVolume);
     }
     if !seen.is_wanted() {
         return plan_rest(seen, now);
@@ -319,6 +326,13 @@ fn plan_running(seen: &Seen, pod: &PodView, now: Timestamp) -> Plan {
             }
         }
     };
+    let standing = match seen.waits(Task::Grow, now) {
+        Some(failed) if standing.state == State::Ready => {
+            again.push(failed.until);
+            failed.standing.while_still_good(&standing.message)
+        }
+        _ => standing,
+    };
     settled(standing, again.into_iter().min().map(Again::At))
 }
 
@@ -447,12 +461,12 @@ fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
                 match seen.waits(task, now) {
                     None => return Plan::Do(step),
                     Some(failed) => {
-                        let standing = Standing::ready(Reason::Suspended, RESTS);
+                        let standing = Standing::suspended(Reason::WorkspaceSuspended, RESTS);
                         return settled(standing, Some(Again::At(failed.until)));
                     }
                 }
             }
-            settled(Standing::ready(Reason::Suspended, RESTS), None)
+            settled(Standing::suspended(Reason::WorkspaceSuspended, RESTS), None)
         }
     }
 }

@@ -84,6 +84,8 @@ pub enum VolumeSeen {
         is_held: bool,
         /// It is kept, for there is work on it that could not be pushed.
         is_kept: bool,
+        /// Its claim asks for less than `spec.storage.size`.
+        is_small: bool,
     },
 }
 

@@ -5,8 +5,8 @@ use super::pods::{Clone, Ended};
 use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen};
 use crate::agent::evidence::autosave_ref;
 use crate::api::{
-    ConditionType, OperatingMode, PullRequestMode, PullRequestStatus, Reason, SaveStatus, WorkspaceGit,
-    WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings,
+    ConditionType, OperatingMode, PullRequestMode, PullRequestState, PullRequestStatus, Reason, SaveStatus,
+    WorkspaceGit, WorkspacePodStatus, WorkspaceStatus, WorkspaceTimings,
 };
 use crate::controllers::standing::{Truth, condition, whole_second};
 use crate::github::PullState;
@@ -75,14 +75,14 @@ fn report(seen: &Seen) -> Option<&crate::agent::report::Report> {
 fn pull(seen: &Seen) -> Option<PullRequestStatus> {
     let Some(Pull::Found(pull)) = &seen.known.pull else { return None };
     let state = match (&pull.state, pull.merged_at) {
-        (_, Some(_)) => "merged",
-        (PullState::Closed, None) => "closed",
-        _ => "open",
+        (_, Some(_)) => PullRequestState::Merged,
+        (PullState::Closed, None) => PullRequestState::Closed,
+        _ => PullRequestState::Open,
     };
     Some(PullRequestStatus {
         number: i64::try_from(pull.number).unwrap_or_default(),
         url: pull.html_url.clone(),
-        state: state.to_owned(),
+        state,
         draft: pull.draft,
     })
 }
@@ -153,11 +153,12 @@ fn pull_request(seen: &Seen) -> Option<Said> {
         return None;
     }
     if let Some(status) = pull(seen) {
-        let (truth, reason) = match status.state.as_str() {
-            "open" => (Truth::True, Reason::PullRequestOpen),
-            _ => (Truth::False, Reason::PullRequestClosed),
+        let (truth, reason, word) = match status.state {
+            PullRequestState::Open => (Truth::True, Reason::PullRequestOpen, "open"),
+            PullRequestState::Closed => (Truth::False, Reason::PullRequestClosed, "closed"),
+            PullRequestState::Merged => (Truth::False, Reason::PullRequestClosed, "merged"),
         };
-        return Some((truth, reason, format!("{} is {}", status.url, status.state)));
+        return Some((truth, reason, format!("{} is {word}", status.url)));
     }
     if let Some(failed) = seen.known.failed.get(&super::memory::Task::Pull) {
         return Some((Truth::False, failed.standing.reason, failed.standing.message.clone()));
@@ -175,7 +176,7 @@ fn suspended(seen: &Seen) -> Said {
     match (is_asked, is_done) {
         (false, _) => (Truth::False, Reason::Running, "spec.operatingMode is Running".to_owned()),
         (true, false) => (Truth::False, Reason::Saving, "the pod is ending".to_owned()),
-        (true, true) => (Truth::True, Reason::Suspended, "the pod ended, the volume is kept".to_owned()),
+        (true, true) => (Truth::True, Reason::WorkspaceSuspended, "the pod ended, the volume is kept".to_owned()),
     }
 }
 

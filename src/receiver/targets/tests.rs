@@ -10,8 +10,8 @@ fn cluster() -> Targets {
     for object in [
         json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
             "spec": {"apiURL": "https://ghe.example/api/v3", "clientID": "Iv1", "credentialsSecretRef": {"name": "s"}, "tenants": [
-                {"account": "acme", "repositories": ["shop", "lib-*"], "namespaces": {"names": ["team-a"]}},
-                {"account": "globex", "repositories": ["plans"], "namespaces": {"selector": {"matchLabels": {"team": "b"}}}},
+                {"name": "acme", "account": "acme", "repositories": ["shop", "lib-*"], "namespaces": {"names": ["team-a"]}},
+                {"name": "globex", "account": "globex", "repositories": ["plans"], "namespaces": {"selector": {"matchLabels": {"team": "b"}}}},
             ]},
             "status": {"appID": 42, "tenants": [{"account": "acme", "accountID": 7001}, {"account": "globex", "accountID": 7002}]}}),
         json!({"kind": "Namespace", "metadata": {"name": "team-a"}}),
@@ -79,7 +79,7 @@ fn an_account_without_a_known_id_matches_nothing() {
     let targets = cluster();
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
-            {"account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]}});
+            {"name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]}});
     insert(&targets, &app);
     assert!(targets.bound_to("landfall", &payload(9001, "shop", 7001)).is_empty());
     app["spec"]["tenants"][0]["accountID"] = json!(7001);
@@ -142,7 +142,7 @@ fn a_namespace_with_many_objects_of_a_repository_leaves_room_for_the_others() {
     // An object of another namespace, last by name, gets the same selection.
     let mut app = json!({"kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 42, "credentialsSecretRef": {"name": "s"}, "tenants": [
-            {"account": "acme", "accountID": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
+            {"name": "acme", "account": "acme", "accountID": 7001, "repositories": ["*"], "namespaces": {"names": ["team-a", "team-b"]}}]}});
     app["metadata"]["resourceVersion"] = json!("9");
     insert(&targets, &app);
     insert(&targets, &installation("team-b", "acme", "landfall", "acme"));

@@ -83,7 +83,7 @@ fn suspended_it_keeps_its_volume_and_goes_on_where_it_was() {
         let state = "git rev-parse HEAD && git status --porcelain && git stash list";
         let before = work.sh(state).await;
         work.mode("Suspended").await;
-        work.until_condition("Suspended", "Suspended").await;
+        work.until_condition("Suspended", "WorkspaceSuspended").await;
         work.pod_is_gone().await;
         // Where nobody looks for it, for nothing is finished.
         work.assert_saved_at(&format!("refs/landfall/wip/{}", work.uid));

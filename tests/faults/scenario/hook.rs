@@ -15,7 +15,7 @@ pub async fn life(run: &Run) -> Told {
     run.begin().await;
     let grant = json!({"contents": "read", "metadata": "read", "repository_hooks": "write"});
     let mut app = objects::app(world, &tenants(&grant));
-    app["spec"]["webhook"] = json!({"url": BASE, "manage": false});
+    app["spec"]["webhook"] = json!({"url": BASE, "policy": "Manual"});
     run.connect(&app).await?;
     run.call(run.root_key().await.0, "the root key");
     run.call(world.sim.head("acme/shop", "main").expect("a head"), "the first commit");

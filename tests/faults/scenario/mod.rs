@@ -96,6 +96,6 @@ fn own_tokens(_: &[(Point, &'static str)], _: usize, fault: Fault) -> Counts {
 /// Team-a may do this with all of acme's repositories.
 fn tenants(permissions: &Value) -> Value {
     json!([{
-        "account": "acme", "repositories": ["*"], "maxPermissions": permissions, "namespaces": {"names": ["team-a"]},
+        "name": "acme", "account": "acme", "repositories": ["*"], "maxPermissions": permissions, "namespaces": {"names": ["team-a"]},
     }])
 }

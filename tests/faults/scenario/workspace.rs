@@ -9,7 +9,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
-use landfall::api::{InstallationToken, OperatingMode, ProjectRepository, Workspace};
+use landfall::api::{InstallationToken, OperatingMode, ProjectRepository, PullRequestState, Workspace};
 use landfall_world::objects;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -93,7 +93,7 @@ pub async fn suspend(run: &Run) -> Told {
     operate(run, "Suspended").await;
     run.reach("it is suspended, and there is an autosave", async || {
         let Some(workspace) = run.world.get::<Workspace>("team-a", "work").await else { return false };
-        run.is_ready::<Workspace>("team-a", "work", "Suspended").await
+        run.has_ready::<Workspace>("team-a", "work", ("False", "WorkspaceSuspended")).await
             && workspace.status.and_then(|status| status.save).is_some_and(|save| save.reference.contains("/wip/"))
     })
     .await?;
@@ -172,7 +172,10 @@ async fn runs(run: &Run) -> Result<(), String> {
         let Some(workspace) = run.world.get::<Workspace>("team-a", "work").await else { return false };
         workspace.spec.operating_mode == OperatingMode::Running
             && run.is_ready::<Workspace>("team-a", "work", "Running").await
-            && workspace.status.and_then(|status| status.pull_request).is_some_and(|pull| pull.state == "open")
+            && workspace
+                .status
+                .and_then(|status| status.pull_request)
+                .is_some_and(|pull| pull.state == PullRequestState::Open)
     })
     .await
 }

@@ -34,7 +34,7 @@ async fn an_archived_repository_and_a_suspended_app_leave_no_rollout_behind() {
     let second = team.push().await;
     team.world.sim.suspend(501).unwrap();
     look(&team.world).await;
-    comes_to(&team.world, "shop", "Suspended").await;
+    comes_to(&team.world, "shop", "InstallationSuspended").await;
     team.world.push("acme/shop", "main");
     team = team.restarted(async |_| ()).await;
     assert_eq!(team.deployment().await.result, DeploymentResult::Running);
@@ -58,7 +58,7 @@ async fn what_was_forbidden_is_said_while_the_app_is_suspended() {
     assert_eq!(said.0, "ActionForbidden");
     team.world.sim.suspend(501).unwrap();
     look(&team.world).await;
-    comes_to(&team.world, "shop", "Suspended").await;
+    comes_to(&team.world, "shop", "InstallationSuspended").await;
     team = team.restarted(async |_| ()).await;
     team.lives(60).await;
     assert_eq!(team.deployed().await, said);

@@ -85,7 +85,7 @@ async fn a_pod_that_was_there_before() {
             if gone().await {
                 return Some(true);
             }
-            (team.reason().await.as_deref() == Some("Suspended")).then_some(false)
+            (team.reason().await.as_deref() == Some("WorkspaceSuspended")).then_some(false)
         };
         let is_ended = team.world.until("it is suspended, or ended another's pod", decided).await;
         team.end().await;
@@ -152,7 +152,7 @@ async fn the_end_of_a_pod_in_another_namespace() {
         let uid = team.works(&json!({})).await.uid().unwrap();
         let change = json!({"spec": {"operatingMode": "Suspended"}});
         team.world.merge::<Workspace>("team-a", "try", &change).await.unwrap();
-        team.world.until_reason::<Workspace>("team-a", "try", "Suspended").await;
+        team.world.until_reason::<Workspace>("team-a", "try", "WorkspaceSuspended").await;
         team.pretender("team-b", OBJECTS, "try", &uid).await;
         team.say("team-b", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
         // Its words arrived where those of this workspace do, which were written later.

@@ -49,7 +49,7 @@ impl Team {
         operator.ready().await;
         // All of acme, so that what is narrowed is narrowed by the workspace.
         let tenants = json!([{
-            "account": "acme", "repositories": ["*"],
+            "name": "acme", "account": "acme", "repositories": ["*"],
             "maxPermissions": {"contents": "write", "metadata": "read", "pull_requests": "write"},
             "namespaces": {"names": ["team-a"]},
         }]);

@@ -17,7 +17,7 @@ pub fn app(world: &World, tenants: &Value) -> Value {
 /// Team-a may write shop and read the libraries of acme.
 pub fn tenants() -> Value {
     json!([{
-        "account": "acme", "repositories": ["shop", "lib-*"],
+        "name": "acme", "account": "acme", "repositories": ["shop", "lib-*"],
         "maxPermissions": {"contents": "write", "metadata": "read", "pull_requests": "write"},
         "namespaces": {"names": ["team-a"]},
     }])

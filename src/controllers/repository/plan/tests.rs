@@ -38,7 +38,7 @@ fn granted() -> Way {
     let app: GitHubApp = serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [{
-            "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]},
+            "name": "acme", "account": "acme", "repositories": ["shop"], "namespaces": {"names": ["team-a"]}}]},
     }))
     .unwrap();
     let namespace = NamespaceView { name: "team-a".into(), labels: [].into(), terminating: false };

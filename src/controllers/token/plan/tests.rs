@@ -38,7 +38,7 @@ fn granted(repositories: &[&str]) -> Access {
     let app: GitHubApp = serde_json::from_value(json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "metadata": {"name": "landfall"},
         "spec": {"appID": 1, "credentialsSecretRef": {"name": "s"}, "tenants": [{
-            "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
+            "name": "acme", "account": "acme", "repositories": repositories, "maxPermissions": {"contents": "write"},
             "namespaces": {"names": ["team-a"]}}]},
     }))
     .unwrap();
@@ -246,7 +246,7 @@ fn nothing_is_said_or_done_before_the_app_was_looked_at() {
 #[test]
 fn a_suspension_makes_the_tokens_from_before_doubtful() {
     let doubted = Seen {
-        token: Arc::new(object(&json!({}), Some(("False", "Suspended")))),
+        token: Arc::new(object(&json!({}), Some(("False", "InstallationSuspended")))),
         secret: SecretSeen::Ours(published()),
         ..seen()
     };
@@ -368,7 +368,7 @@ fn every_way_settles_with_one_mint_at_most() {
         ("installed after the token was asked for", after("NotInstalled"), at(31), new),
         (
             "unsuspended",
-            Seen { secret: there(), ..after("Suspended") },
+            Seen { secret: there(), ..after("InstallationSuspended") },
             at(31),
             &["mint", "verify", "revoke published", "publish", "Published"],
         ),

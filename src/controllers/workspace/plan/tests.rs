@@ -7,6 +7,7 @@ use super::*;
 use crate::agent::evidence::{Evidence, Listed};
 use crate::api::Workspace;
 use crate::guards::Guards;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -82,7 +83,13 @@ fn seen(spec: &Value, going: bool) -> Seen {
             is_held: true,
             is_right: true,
         },
-        volume: VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false },
+        volume: VolumeSeen::Ours {
+            volume: Some("pv".into()),
+            is_going: false,
+            is_held: true,
+            is_kept: false,
+            is_small: false,
+        },
         pod: PodSeen::Ours(Box::new(pod(false))),
         job: None,
         guards: Guards::default(),
@@ -317,7 +324,7 @@ fn where_no_job_can_save_the_volume_is_kept() {
     let later = now() + SLACK + SignedDuration::from_secs(1);
     assert!(matches!(plan(&seen, later), Plan::Do(Step::KeepVolume(why)) if why.contains("does not answer")));
     // Where no node ever had the volume, there is nothing to keep.
-    seen.volume = VolumeSeen::Ours { volume: None, is_going: false, is_held: true, is_kept: false };
+    seen.volume = VolumeSeen::Ours { volume: None, is_going: false, is_held: true, is_kept: false, is_small: false };
     assert_eq!(plan(&seen, later), Plan::Do(Step::DropToken));
     let mut seen = gone(&json!({}));
     seen.job = Some(JobSeen { is_going: true, ..job(1, None) });
@@ -355,7 +362,8 @@ fn work_is_given_up_by_the_uid_alone_and_that_is_told_first() {
 #[test]
 fn a_claim_that_was_deleted_by_hand_is_let_go_when_its_work_is_safe() {
     let mut seen = seen(&json!({}), false);
-    seen.volume = VolumeSeen::Ours { volume: Some("pv".into()), is_going: true, is_held: true, is_kept: false };
+    seen.volume =
+        VolumeSeen::Ours { volume: Some("pv".into()), is_going: true, is_held: true, is_kept: false, is_small: false };
     assert_eq!(does(&seen), Step::EndPod);
     seen.pod = PodSeen::Absent;
     seen.ended = Some(Ended::Said(evidence("NothingToDo")));
@@ -369,7 +377,7 @@ fn suspended_ends_the_pod_and_nothing_else() {
     let mut seen = seen(&json!({"operatingMode": "Suspended"}), false);
     assert_eq!(does(&seen), Step::EndPod);
     seen.pod = PodSeen::Absent;
-    assert_eq!(says(&seen, now()).state, State::Ready);
+    assert_eq!(says(&seen, now()).state, State::Suspended);
 }
 
 #[test]
@@ -431,4 +439,38 @@ fn pods_that_fail_one_after_the_other_are_given_time() {
     seen.known.failed.insert(Task::Run, Failed { standing: standing.clone(), until, times: 3, about: seen.about() });
     assert_eq!(says(&seen, now()), standing);
     assert_eq!(plan(&seen, until), Plan::Do(Step::StartPod));
+}
+
+#[test]
+fn a_volume_grows_while_the_pod_goes_on() {
+    let mut seen = seen(&json!({"storage": {"size": "20Gi"}}), false);
+    seen.volume =
+        VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false, is_small: true };
+    assert_eq!(plan(&seen, now()), Plan::Do(Step::GrowVolume));
+    let standing = Standing::reconciling(Reason::KubernetesRefused, "the storage class cannot");
+    let until = now() + SignedDuration::from_mins(1);
+    let failed = Failed { standing, until, times: 1, about: seen.about() };
+    seen.known.failed.insert(Task::Grow, failed);
+    let Plan::Settled { standing: Some(standing), again } = plan(&seen, now()) else { panic!("it goes on") };
+    assert_eq!((standing.state, standing.reason), (State::ReadyButRetrying, Reason::KubernetesRefused));
+    assert!(matches!(again, Some(Again::At(at)) if at <= until));
+}
+
+#[test]
+fn sizes_are_compared_by_their_bytes() {
+    let claim = |size: &str| {
+        let spec = json!({"resources": {"requests": {"storage": size}}});
+        serde_json::from_value(json!({"spec": spec})).unwrap()
+    };
+    for (asked, wanted, is_less) in [
+        ("10Gi", "20Gi", true),
+        ("10G", "10Gi", true),
+        ("1Ti", "1024Gi", false),
+        ("20Gi", "10Gi", false),
+        ("1.5Gi", "1536Mi", false),
+        ("1073741824", "2Gi", true),
+    ] {
+        let wanted = Quantity(wanted.into());
+        assert_eq!(objects::asks_for_less(&claim(asked), &wanted), is_less, "{asked} {wanted:?}");
+    }
 }
