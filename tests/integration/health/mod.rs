@@ -122,7 +122,7 @@ async fn what_needs_a_person_has_failed() {
     assert_is(&value::<InstallationToken>(&world, "team-a", "vault").await, Status::Failed);
     let repository = objects::repository("gone", &json!({"installationRef": {"name": "nobody"}}));
     world.apply::<ProjectRepository>(&repository).await;
-    world.until_reason::<ProjectRepository>("team-a", "gone", "InstallationNotFound").await;
+    world.until_reason::<ProjectRepository>("team-a", "gone", "WaitingForReference").await;
     assert_is(&value::<ProjectRepository>(&world, "team-a", "gone").await, Status::InProgress);
     operator.stop().await;
 }

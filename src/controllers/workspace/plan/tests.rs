@@ -443,7 +443,7 @@ fn pods_that_fail_one_after_the_other_are_given_time() {
 
 #[test]
 fn a_volume_grows_while_the_pod_goes_on() {
-    let mut seen = seen(&json!({"storage": {"size": "20Gi"}}), false);
+    let mut seen = seen(&json!({"storage": {"size": "20Gi"}, "pullRequest": {"mode": "None"}}), false);
     seen.volume =
         VolumeSeen::Ours { volume: Some("pv".into()), is_going: false, is_held: true, is_kept: false, is_small: true };
     assert_eq!(plan(&seen, now()), Plan::Do(Step::GrowVolume));
