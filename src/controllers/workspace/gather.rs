@@ -5,7 +5,7 @@ use super::WorkspaceKind;
 use super::memory::{Remembered, Safe};
 use super::objects::{self, ROLE_LABEL, Target};
 use super::pods::{self, Ended, PodView};
-use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, Tools, VolumeSeen, Way};
+use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, TokenState, Tools, VolumeSeen, Way};
 use crate::api::{
     GitAuthor, InstallationToken, ProjectRepository, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER,
     Workspace,
@@ -205,6 +205,7 @@ fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspac
     let ready = status.and_then(|status| status.conditions.iter().find(|its| its.type_ == "Ready"));
     let is_stalled =
         status.is_some_and(|status| status.conditions.iter().any(|its| its.type_ == "Stalled" && its.status == "True"));
+    let reason = ready.and_then(|ready| Reason::ALL.iter().find(|reason| reason.as_str() == ready.reason).copied());
     let is_going = token.metadata.deletion_timestamp.is_some();
     // A deletion is another generation, and says nothing else of the spec.
     let is_current = is_going || status.is_some_and(|status| status.observed_generation == token.metadata.generation);
@@ -213,10 +214,13 @@ fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspac
         wanted.spec == token.spec
     });
     TokenSeen::Ours {
-        is_ready: is_current && ready.is_some_and(|ready| ready.status == "True"),
+        state: match reason {
+            _ if is_current && ready.is_some_and(|ready| ready.status == "True") => TokenState::Ready,
+            Some(Reason::SecretNotOurs) => TokenState::SecretNameTaken,
+            Some(reason) if is_current && is_stalled => TokenState::Stalled(reason),
+            _ => TokenState::Pending,
+        },
         message: ready.map_or_else(|| "it was not minted yet".to_owned(), |ready| ready.message.clone()),
-        is_taken: ready.is_some_and(|ready| ready.reason == Reason::SecretNotOurs.as_str()),
-        is_stalled: is_current && is_stalled,
         is_going,
         is_held: has_finalizer(token, WORK_FINALIZER),
         is_right: right.unwrap_or(false),

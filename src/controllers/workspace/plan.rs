@@ -8,7 +8,7 @@ use super::memory::{Pull, Task};
 use super::objects;
 use super::pods::{Clone, PodView};
 use super::release::{Release, plan_claim_release, plan_removal, plan_volume_release};
-use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
+use super::seen::{PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::api::{PullRequestMode, PullRequestOpenOn, Reason};
 use crate::controllers::object::requested_look;
@@ -258,22 +258,24 @@ pub fn plan_token(seen: &Seen) -> Option<Plan> {
         TokenSeen::Absent => Plan::Do(Step::MakeToken),
         TokenSeen::Foreign => is_taken("InstallationToken", seen, false),
         // It is revoked only when the work is dealt with, and whatever else became of it, a save can use it.
-        TokenSeen::Ours { is_ready: true, .. } if seen.is_going() => return None,
+        TokenSeen::Ours { state: TokenState::Ready, .. } if seen.is_going() => return None,
         TokenSeen::Ours { is_going: true, .. } => {
             settled(Standing::reconciling(Reason::WaitingForReference, "the former token is being revoked"), None)
         }
         TokenSeen::Ours { is_right: false, .. } => Plan::Do(Step::RepairToken),
-        TokenSeen::Ours { is_ready: true, .. } => return None,
-        TokenSeen::Ours { is_taken: true, .. } => is_taken("Secret", seen, false),
-        TokenSeen::Ours { message, is_stalled, .. } => {
+        TokenSeen::Ours { state, message, .. } => {
             let message = format!("InstallationToken {}: {message}", objects::name(&seen.object));
+            let asks_for_pull_request = seen.object.spec.pull_request.mode != PullRequestMode::None;
             settled(
-                if *is_stalled {
-                    let remedy = "; or set spec.pullRequest.mode to None";
-                    let remedy = if message.contains("pull_requests") { remedy } else { "" };
-                    Standing::stalled(Reason::InsufficientPermissions, message + remedy)
-                } else {
-                    Standing::reconciling(Reason::WaitingForReference, message)
+                match state {
+                    TokenState::Ready => return None,
+                    TokenState::SecretNameTaken => return Some(is_taken("Secret", seen, false)),
+                    TokenState::Pending => Standing::reconciling(Reason::WaitingForReference, message),
+                    TokenState::Stalled(Reason::InsufficientPermissions) if asks_for_pull_request => Standing::stalled(
+                        Reason::InsufficientPermissions,
+                        message + "; pull_requests: write is not needed if spec.pullRequest.mode is None",
+                    ),
+                    TokenState::Stalled(reason) => Standing::stalled(*reason, message),
                 },
                 None,
             )
@@ -450,7 +452,7 @@ fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
         },
         PodSeen::Absent | PodSeen::Foreign => {
             let can_look =
-                matches!(seen.way, Way::Open(_)) && matches!(seen.token, TokenSeen::Ours { is_ready: true, .. });
+                matches!(seen.way, Way::Open(_)) && matches!(seen.token, TokenSeen::Ours { state: TokenState::Ready, .. });
             let has_work = matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. });
             if can_look && has_work && seen.known.remote.is_none() {
                 let (task, step) = match seen.known.repository {

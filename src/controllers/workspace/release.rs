@@ -7,7 +7,7 @@ use super::memory::{Failed, Safe, Task};
 use super::objects;
 use super::plan::{Plan, SLACK, Step, plan_resolve, plan_token, settled, silent, soon, wait};
 use super::pods::Ended;
-use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen, Way};
+use super::seen::{PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::agent::save::Outcome;
 use crate::api::{PullRequestMode, PullRequestOnDelete, Reason, SaveOnFailure};
@@ -321,7 +321,7 @@ fn plan_last_pull(seen: &Seen, now: Timestamp) -> Option<Plan> {
     if is_nothing || seen.known.is_pull_settled || !seen.known.safe.as_ref().is_some_and(is_fit) {
         return None;
     }
-    if !matches!(seen.token, TokenSeen::Ours { is_held: true, is_ready: true, .. }) {
+    if !matches!(seen.token, TokenSeen::Ours { is_held: true, state: TokenState::Ready, .. }) {
         return None;
     }
     match seen.way {

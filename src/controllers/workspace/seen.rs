@@ -4,7 +4,7 @@ use super::memory::{About, Failed, Remembered, Task, WayKind};
 use super::objects::Target;
 use super::pods::{Ended, PodView};
 use crate::agent::clone::may_choose;
-use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Workspace};
+use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Reason, Workspace};
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};
 use crate::guards::Guards;
@@ -47,21 +47,30 @@ pub enum TokenSeen {
     Foreign,
     /// It is this workspace's.
     Ours {
-        /// Its Secret can be used.
-        is_ready: bool,
-        /// What it says of itself otherwise.
+        /// How far it is.
+        state: TokenState,
+        /// The message of its condition `Ready`.
         message: String,
-        /// Its Secret's name is taken.
-        is_taken: bool,
-        /// That takes a person.
-        is_stalled: bool,
         /// It is being deleted.
         is_going: bool,
         /// The workspace's finalizer is on it.
         is_held: bool,
-        /// It is as it should be.
+        /// Its spec is the one that the workspace needs.
         is_right: bool,
     },
+}
+
+/// How far a workspace's token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// Its Secret can be used.
+    Ready,
+    /// It is being minted, or tried again.
+    Pending,
+    /// A Secret that is not the token's has its name.
+    SecretNameTaken,
+    /// A person has to act, for this reason.
+    Stalled(Reason),
 }
 
 /// The volume's claim.

@@ -2,7 +2,7 @@
 
 use super::memory::Pull;
 use super::pods::{Clone, Ended};
-use super::seen::{PodSeen, Seen, TokenSeen, VolumeSeen};
+use super::seen::{PodSeen, Seen, TokenSeen, TokenState, VolumeSeen};
 use crate::agent::evidence::autosave_ref;
 use crate::api::{
     ConditionType, OperatingMode, PullRequestMode, PullRequestState, PullRequestStatus, Reason, SaveStatus,
@@ -126,7 +126,7 @@ type Said = (Truth, Reason, String);
 
 fn credentials(seen: &Seen) -> Said {
     match &seen.token {
-        TokenSeen::Ours { is_ready: true, .. } => {
+        TokenSeen::Ours { state: TokenState::Ready, .. } => {
             (Truth::True, Reason::Published, "its token can be used and is renewed".to_owned())
         }
         TokenSeen::Ours { message, .. } => (Truth::False, Reason::WaitingForReference, message.clone()),

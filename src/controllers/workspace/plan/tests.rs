@@ -75,10 +75,8 @@ fn seen(spec: &Value, going: bool) -> Seen {
             author_email: "a@b".into(),
         }),
         token: TokenSeen::Ours {
-            is_ready: true,
+            state: TokenState::Ready,
             message: String::new(),
-            is_taken: false,
-            is_stalled: false,
             is_going: false,
             is_held: true,
             is_right: true,
@@ -195,10 +193,8 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
     seen.known.safe = Some(safe);
     assert_eq!(does(&seen), Step::DropToken);
     let token = |is_held| TokenSeen::Ours {
-        is_ready: false,
+        state: TokenState::Pending,
         message: String::new(),
-        is_taken: false,
-        is_stalled: false,
         is_going: true,
         is_held,
         is_right: true,
