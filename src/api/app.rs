@@ -7,9 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-/// A GitHub App that this cluster acts as. Cluster-scoped: only who administers the cluster connects Apps and says,
-/// under `tenants`, which namespaces may use them for which accounts, repositories and permissions.
-/// No entry, no access.
+/// A GitHub App that this cluster acts as. Only a cluster administrator connects Apps. `tenants` lists the namespaces that may
+/// use the App, for which accounts, repositories and permissions. A namespace without an entry has no access.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "landfall.dev",
@@ -52,16 +51,24 @@ pub struct GitHubAppSpec {
         validation = Rule::new("self == oldSelf").message("spec.apiURL cannot be changed, for what was made with the old one would be orphaned: make another GitHubApp")
     )]
     pub api_url: String,
-    /// Where people and git go. Derived from `apiURL` when absent.
+    /// The address of GitHub's web pages and of git over HTTPS. Default: derived from `apiURL`.
     #[serde(default, rename = "webURL", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
+    #[schemars(length(min = 8, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')")
+            .message("spec.webURL must be an address that begins with https://, or with http:// for a loopback host")
+    )]
     pub web_url: Option<String>,
-    /// The GraphQL API's address. Derived from `apiURL` when absent.
+    /// The address of the GraphQL API. Default: derived from `apiURL`.
     #[serde(default, rename = "graphqlURL", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
+    #[schemars(length(min = 8, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.startsWith('https://') || self.startsWith('http://')")
+            .message("spec.graphqlURL must be an address that begins with https://, or with http:// for a loopback host")
+    )]
     pub graphql_url: Option<String>,
-    /// PEM certificates trusted besides the system's, for a GitHub Enterprise Server behind a private CA.
-    /// Handed on as `ca.crt` in the Secrets of tokens.
+    /// Certificates that are trusted besides the system's, as PEM text and not in base64, for a GitHub Enterprise Server behind a
+    /// private certificate authority. The Secrets of tokens have them as `ca.crt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 131_072))]
     pub ca_bundle: Option<String>,
@@ -77,12 +84,12 @@ pub struct GitHubAppSpec {
     pub client_id: Option<String>,
     /// The Secret with the App's private key, in the operator's namespace.
     pub credentials_secret_ref: CredentialsSecretReference,
-    /// Where GitHub delivers the App's events to. Without it pushes are only polled for, unless a repository has a
+    /// The address to which GitHub delivers the App's events. If absent, pushes are found by polling, unless a repository has a
     /// webhook of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<AppWebhook>,
-    /// Who may use the App, for what. No entry, no access. Each entry has a name, so that several owners can apply
-    /// entries of their own.
+    /// The namespaces that may use the App, and for what. A namespace without an entry has no access. Each entry has a name, so
+    /// that several owners can apply entries of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -136,7 +143,7 @@ pub struct CredentialsSecretReference {
     /// The key in the Secret that has the private key.
     #[serde(default = "default_private_key")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.credentialsSecretRef.key is a key of the Secret, such as private-key.pem"))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.credentialsSecretRef.key must be a key of the Secret, such as private-key.pem"))]
     pub key: String,
 }
 
@@ -148,25 +155,24 @@ fn default_private_key() -> String {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantGrant {
-    /// The entry's own name, by which one owner's entry is told from another's.
+    /// The entry's own name. It identifies the entry for server-side apply.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("spec.tenants[].name takes lower-case letters, digits and -")
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("spec.tenants[].name must be lower-case letters, digits and -")
     )]
     pub name: String,
     /// The login of the user or organization. At the first look it is pinned to the account's id, so that somebody
     /// who takes the name later gets nothing.
     #[schemars(length(min = 1, max = 39))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*$')").message("spec.tenants[].account is the login of a user or organization, without @ or a URL")
+        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*$')").message("spec.tenants[].account must be the login of a user or organization, without @ or a URL")
     )]
     pub account: String,
-    /// The account's id, if it shall be pinned before the first look: `GET /users/LOGIN` gives it.
+    /// The account's id. If it is set, the account is pinned to it from the start. `GET /users/LOGIN` returns it.
     #[serde(default, rename = "accountID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub account_id: Option<i64>,
-    /// Which repositories: names (`shop`), patterns with `*` (`lib-*`), or ids in quotes (`"1296269"`).
-    /// All of them, and those to come, must be said as `*`.
+    /// Names (`shop`), patterns (`lib-*`) or ids in quotes (`"1296269"`). `*` means every repository, also future ones.
     #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 100)))]
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
@@ -181,11 +187,12 @@ pub struct TenantGrant {
         validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub max_permissions: Permissions,
-    /// Which namespaces.
+    /// The namespaces that are granted the account.
     pub namespaces: NamespaceGrant,
 }
 
-/// Namespaces by name or by label. Who may label namespaces may then grant access: prefer names where tenants can.
+/// Namespaces by name or by label: a namespace is granted access if `names` lists it or `selector` matches it. A person who may
+/// label namespaces can grant access by `selector`: prefer `names` where tenants can set labels.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -196,7 +203,7 @@ pub struct TenantGrant {
 pub struct NamespaceGrant {
     /// Names of namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 500), inner(length(min = 1, max = 63)))]
+    #[schemars(length(min = 1, max = 500), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub names: Vec<String>,
     /// Labels of namespaces.
@@ -246,8 +253,8 @@ pub struct GitHubAppStatus {
     /// The App's webhook, once it is known to deliver here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookStatus>,
-    /// The newest deliveries that concern the App and its installations. The receiver adds to it and the operator marks
-    /// it, both outside of server-side apply, so it is left out where the rest is written.
+    /// The newest deliveries that concern the App and its installations, by GUID (`X-GitHub-Delivery`). The receiver adds entries,
+    /// and the operator sets their result. Neither uses server-side apply.
     #[serde(default, skip_serializing_if = "Deliveries::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     #[x_kube(merge_strategy = MapMerge::Atomic)]

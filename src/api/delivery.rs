@@ -41,10 +41,10 @@ pub struct Delivery {
     /// How often it was delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i64>,
-    /// What became of it. Only `Pending` makes the operator look, and a look is all it makes it do.
+    /// The state of the delivery. `Pending` makes the operator query GitHub, and does nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<DeliveryResult>,
-    /// Why.
+    /// The reason for `result`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
@@ -65,7 +65,7 @@ impl Delivery {
     }
 }
 
-/// What became of a delivery.
+/// The state of a delivery.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryResult {
     /// The operator has yet to look.

@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-/// What a namespace was granted of one account. The operator makes one in each namespace that a GitHubApp's
-/// `tenants` name, called like the account in lower case; it may as well be declared. Denied if not granted, always.
+/// An account's installation of the App, as one namespace was granted it. The operator creates one in each granted namespace,
+/// named after the account in lower case. You may also create it yourself; without a grant it gives no access.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "landfall.dev",
@@ -43,7 +43,7 @@ pub struct GitHubInstallationSpec {
     #[schemars(length(min = 1, max = 39))]
     #[x_kube(
         validation = Rule::new("self == oldSelf").message("spec.account cannot be changed: make another GitHubInstallation"),
-        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*$')").message("spec.account is the login of a user or organization, without @ or a URL")
+        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*$')").message("spec.account must be the login of a user or organization, without @ or a URL")
     )]
     pub account: String,
     /// Stops changes. What was published before is renewed.
@@ -111,7 +111,10 @@ pub struct AccountStatus {
     pub id: i64,
     /// The login.
     pub login: String,
-    /// `User` or `Organization`.
+    /// The account's type.
+    ///
+    /// - `User`: a person's account.
+    /// - `Organization`: an organization.
     #[serde(rename = "type")]
     pub kind: String,
 }

@@ -50,15 +50,22 @@ fn mistakes() -> BTreeMap<String, &'static str> {
     mistakes
 }
 
-/// The schema `app-permissions` of GitHub's OpenAPI description, and of GitHub Enterprise Server's.
+/// The schema `app-permissions` of GitHub's OpenAPI description and of GitHub Enterprise Server's, and the names that GitHub lists
+/// for tokens and that the schema lacks, such as `actions_variables`.
 /// <https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app>
+/// <https://docs.github.com/en/authentication/keeping-your-account-and-data-secure/managing-your-personal-access-tokens>
 const NAMES: &[&str] = &[
     "actions",
+    "actions_variables",
     "administration",
     "artifact_metadata",
     "attestations",
     "checks",
+    "code_quality",
     "codespaces",
+    "codespaces_lifecycle_admin",
+    "codespaces_metadata",
+    "codespaces_secrets",
     "contents",
     "custom_properties_for_organizations",
     "dependabot_secrets",
@@ -75,19 +82,27 @@ const NAMES: &[&str] = &[
     "members",
     "merge_queues",
     "metadata",
+    "organization_actions_variables",
     "organization_administration",
     "organization_announcement_banners",
+    "organization_api_insights",
+    "organization_code_scanning_dismissal_requests",
+    "organization_codespaces",
+    "organization_codespaces_secrets",
+    "organization_codespaces_settings",
     "organization_copilot_agent_settings",
     "organization_copilot_seat_management",
     "organization_custom_org_roles",
     "organization_custom_properties",
     "organization_custom_roles",
+    "organization_dependabot_secrets",
     "organization_events",
     "organization_hooks",
     "organization_packages",
     "organization_personal_access_token_requests",
     "organization_personal_access_tokens",
     "organization_plan",
+    "organization_private_registries",
     "organization_projects",
     "organization_secrets",
     "organization_self_hosted_runners",
@@ -96,6 +111,7 @@ const NAMES: &[&str] = &[
     "pages",
     "profile",
     "pull_requests",
+    "repository_advisories",
     "repository_custom_properties",
     "repository_hooks",
     "repository_projects",

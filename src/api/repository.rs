@@ -4,6 +4,7 @@
 
 use super::delivery::Deliveries;
 use super::token::{InstallationReference, RepositoryReference};
+use super::workspace::BRANCH_RULE;
 use super::{duration_rule, reconciled};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
@@ -26,10 +27,10 @@ use serde::{Deserialize, Serialize};
     doc = "A repository that exists, a fork that is ensured, or a git repository by address. Its head is followed; a new head rolls the workloads under spec.onPush, exactly once.",
     printcolumn(name = "Repository", type_ = "string", json_path = ".status.fullName"),
     printcolumn(name = "Branch", type_ = "string", json_path = ".status.head.branch"),
-    printcolumn(name = "Head", type_ = "string", json_path = ".status.head.sha", priority = "1"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Deployed", type_ = "string", json_path = ".status.deployment.result"),
+    printcolumn(name = "Head", type_ = "string", json_path = ".status.head.sha", priority = "1"),
     printcolumn(name = "Installation", type_ = "string", json_path = ".spec.installationRef.name", priority = "1"),
     printcolumn(
         name = "Message",
@@ -53,29 +54,29 @@ pub struct ProjectRepositorySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.installationRef cannot be changed: make another ProjectRepository"))]
     pub installation_ref: Option<InstallationReference>,
-    /// Which repository.
+    /// The repository.
     pub source: RepositorySource,
     /// The branch that is followed. Default: the repository's default branch, also when it becomes another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 244))]
     #[x_kube(
-        validation = Rule::new("!self.startsWith('refs/') && !self.startsWith('-') && !self.contains('..') && !self.matches('[ ~^:?*\\\\[\\\\\\\\]')")
-            .message("spec.branch is a branch's name, such as main or release/1.2: without refs/heads/, spaces, .. and ~^:?*[\\\\")
+        validation = Rule::new(BRANCH_RULE)
+            .message("spec.branch must be a branch's name, such as main or release/1.2: without refs/heads/, and as git check-ref-format has it")
     )]
     pub branch: Option<String>,
     /// How pushes are announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<RepositoryWebhook>,
-    /// How often the head is looked at without being told of a push: a duration such as `10m`, at least `30s`. Up to a
-    /// fifth is added as jitter. It costs nothing of GitHub's REST budget.
+    /// The interval at which the head is polled, `30s` to `24h`. Jitter adds up to a fifth. A poll costs nothing of GitHub's REST
+    /// rate limit.
     #[serde(default = "default_interval")]
     #[schemars(length(min = 2, max = 28))]
     #[x_kube(
         validation = Rule::new(duration_rule!("duration(self) >= duration('30s') && duration(self) <= duration('24h')"))
-            .message("spec.pollInterval is a duration between 30s and 24h, such as 10m")
+            .message("spec.pollInterval must be a duration between 30s and 24h, such as 10m")
     )]
     pub poll_interval: String,
-    /// What a new head of the branch does.
+    /// The actions that run when the branch has a new head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_push: Option<OnPush>,
     /// Stops changes: on GitHub (webhooks, forks) and in the cluster (redeploys). The head is still followed.
@@ -87,7 +88,7 @@ fn default_interval() -> String {
     "10m".to_owned()
 }
 
-/// Which repository: exactly one of `existing`, `fork` and `url`.
+/// The repository: exactly one of `existing`, `fork` and `url`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -99,8 +100,8 @@ fn default_interval() -> String {
         .message("spec.source.credentialsSecretRef is for source.url: other sources use the App's tokens")
 )]
 pub struct RepositorySource {
-    /// A repository of the installation's account. The id it has at first is kept: renames are followed, and a
-    /// repository made anew under the name is not taken for it.
+    /// A repository of the installation's account. It is pinned to its id when it is first found: renames are followed, and a new
+    /// repository with the old name is not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.source.existing cannot be changed: make another ProjectRepository"))]
     pub existing: Option<RepositoryReference>,
@@ -113,11 +114,13 @@ pub struct RepositorySource {
     #[schemars(length(min = 9, max = 1024))]
     #[x_kube(
         validation = Rule::new("self.startsWith('https://')").message("spec.source.url must begin with https://"),
+        validation = Rule::new("!self.matches('^https://[^/]*@') && !self.contains('?') && !self.contains('#')")
+            .message("spec.source.url must not hold credentials, a query or a fragment: credentials belong into the Secret of spec.source.credentialsSecretRef"),
         validation = Rule::new("self == oldSelf").message("spec.source.url cannot be changed: make another ProjectRepository")
     )]
     pub url: Option<String>,
-    /// The Secret in this namespace with which `url` is read: a password, its key `username`, and `host`, the host they
-    /// are for, which must be the one in `url`.
+    /// The Secret in this namespace with the credentials for `url`: `username`, the password under `key`, and `host`, which must
+    /// equal the host of `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<PasswordSecretReference>,
 }
@@ -129,19 +132,18 @@ pub struct ForkSource {
     /// The repository to fork, `owner/name`, of another account.
     #[schemars(length(min = 3, max = 140))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9._-]+$')").message("spec.source.fork.of is owner/name, such as upstream/lib"),
+        validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9._-]+$')").message("spec.source.fork.of must be owner/name, such as upstream/lib"),
         validation = Rule::new("self == oldSelf").message("spec.source.fork.of cannot be changed: make another ProjectRepository")
     )]
     pub of: String,
-    /// The fork's name, should it have to be made. Default: that of the repository it is made of. A fork that is there
-    /// already is taken whatever its name.
+    /// The name of the fork if the operator creates it. Default: the upstream's name. An existing fork is used whatever its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("spec.source.fork.name stands without its owner, which is the installation's account")
+        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("spec.source.fork.name must stand without its owner, which is the installation's account")
     )]
     pub name: Option<String>,
-    /// Which branches are forked.
+    /// The branches that the fork is created with. A later change has no effect.
     #[serde(default)]
     pub branches: ForkBranches,
     /// How the fork's branch is kept in step with the same branch of its upstream.
@@ -149,7 +151,7 @@ pub struct ForkSource {
     pub sync: ForkSync,
 }
 
-/// Which branches are forked.
+/// The branches that a fork is created with.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForkBranches {
     /// The default branch.
@@ -163,13 +165,13 @@ pub enum ForkBranches {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ForkSync {
-    /// How often the upstream is looked at: a duration such as `10m`, at least `1m`; `0s` for never. What the fork is
-    /// behind is fast-forwarded; a fork with commits of its own is left as it is and says so.
+    /// The interval at which the upstream is checked: `1m` to `168h`, or `0s` for never. A fork that is only behind is
+    /// fast-forwarded; a fork with commits of its own is left unchanged, and its condition `InStep` says so.
     #[serde(default = "default_interval")]
     #[schemars(length(min = 2, max = 28))]
     #[x_kube(
         validation = Rule::new(duration_rule!("(duration(self) == duration('0s') || (duration(self) >= duration('1m') && duration(self) <= duration('168h')))"))
-            .message("spec.source.fork.sync.interval is a duration between 1m and 168h, such as 10m, or 0s for never")
+            .message("spec.source.fork.sync.interval must be a duration between 1m and 168h, such as 10m, or 0s for never")
     )]
     pub interval: String,
 }
@@ -190,7 +192,7 @@ pub struct PasswordSecretReference {
     /// The key in the Secret that has the password.
     #[serde(default = "default_password_key")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.source.credentialsSecretRef.key is a key of the Secret, such as password"))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.source.credentialsSecretRef.key must be a key of the Secret, such as password"))]
     pub key: String,
 }
 
@@ -202,45 +204,45 @@ fn default_password_key() -> String {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RepositoryWebhook {
-    /// By the App's webhook, by one of the repository's own, or not at all. Polling goes on in any case.
+    /// The webhook by which pushes are announced. The head is also polled in every mode.
     #[serde(default)]
     pub mode: WebhookMode,
 }
 
-/// By which webhook pushes are announced.
+/// The webhook by which pushes are announced.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WebhookMode {
-    /// The App's, which the GitHubApp sees to.
+    /// The App's webhook, which the GitHubApp configures.
     #[default]
     App,
-    /// One of the repository's own, which is made, repaired, and removed when this object goes. Needs a grant of
+    /// A webhook of the repository, which the operator creates, repairs, and removes when this object is deleted. Needs a grant of
     /// `repository_hooks: write`.
     Repository,
-    /// None: the head is polled.
+    /// No webhook.
     None,
 }
 
-/// What a new head does.
+/// The actions for a new head.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OnPush {
-    /// The ServiceAccount of this namespace as which it is done. It needs `get`, `list` and `patch` of the workloads,
+    /// The ServiceAccount in this namespace that the operator impersonates to run the actions. It needs `get`, `list` and `patch` of the workloads,
     /// and its namespace must let the operator impersonate it: a Role with the verb `impersonate` on `serviceaccounts`
     /// of this name, bound to the operator.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.serviceAccountName is the name of a ServiceAccount in this namespace")
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.serviceAccountName must be the name of a ServiceAccount in this namespace")
     )]
     pub service_account_name: String,
-    /// How long to wait for further pushes before anything is done: a duration such as `2s`, at most `10m`.
+    /// The time to wait for further pushes before the actions run: at most `10m`; `0s` runs them at once.
     #[serde(default = "default_debounce")]
     #[schemars(length(min = 2, max = 28))]
     #[x_kube(
         validation = Rule::new(duration_rule!("duration(self) <= duration('10m')"))
-            .message("spec.onPush.debounce is a duration of at most 10m, such as 2s")
+            .message("spec.onPush.debounce must be a duration of at most 10m, such as 2s")
     )]
     pub debounce: String,
-    /// What is done, all at once.
+    /// The actions, which run side by side.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub actions: Vec<PushAction>,
@@ -263,7 +265,7 @@ pub struct PushAction {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.name) != has(self.selector)").message("spec.onPush.actions[].rolloutRestart takes name or selector, not both"),
+    validation = Rule::new("has(self.name) != has(self.selector)").message("spec.onPush.actions[].rolloutRestart must have exactly one of name and selector"),
     validation = Rule::new("!has(self.selector) || (has(self.selector.matchLabels) && size(self.selector.matchLabels) > 0) || (has(self.selector.matchExpressions) && size(self.selector.matchExpressions) > 0)")
         .message("an empty spec.onPush.actions[].rolloutRestart.selector would roll every workload: say matchLabels or matchExpressions")
 )]
@@ -274,7 +276,7 @@ pub struct RolloutRestart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.actions[].rolloutRestart.name is the name of a workload in this namespace")
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.actions[].rolloutRestart.name must be the name of a workload in this namespace")
     )]
     pub name: Option<String>,
     /// Their labels.
@@ -285,11 +287,11 @@ pub struct RolloutRestart {
 /// The kinds of workloads that can be rolled (group `apps`).
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WorkloadKind {
-    /// A Deployment.
+    /// Its pods are replaced as `spec.strategy` says.
     Deployment,
-    /// A StatefulSet.
+    /// Its pods are replaced in order, as `spec.updateStrategy` says.
     StatefulSet,
-    /// A DaemonSet.
+    /// The pod on each node is replaced, as `spec.updateStrategy` says.
     DaemonSet,
 }
 
@@ -300,8 +302,7 @@ pub struct ProjectRepositoryStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `metadata.uid` of the object that this status speaks of. Should it be another, this was written for an object that
-    /// had the name before, and is not read.
+    /// The `metadata.uid` of the object. If it differs, this status belongs to an earlier object of the same name and is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold; `WebhookReady`, `InStep` and `Deployed` where they
@@ -318,7 +319,7 @@ pub struct ProjectRepositoryStatus {
     /// `owner/name`, as it is called now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_name: Option<String>,
-    /// Whether only those who were let in see it.
+    /// Whether the repository is not public.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<bool>,
     /// It is read-only.
@@ -345,8 +346,8 @@ pub struct ProjectRepositoryStatus {
     /// The repository's own webhook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookStatus>,
-    /// The newest deliveries that concern the repository. The receiver adds to it and the operator marks it, both outside
-    /// of server-side apply, so it is left out where the rest is written.
+    /// The newest deliveries that concern the repository, by GUID (`X-GitHub-Delivery`). The receiver adds entries, and the operator
+    /// sets their result. Neither uses server-side apply.
     #[serde(default, skip_serializing_if = "Deliveries::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     #[x_kube(merge_strategy = MapMerge::Atomic)]
@@ -374,10 +375,10 @@ pub struct ForkStatus {
     /// The upstream's head with which the fork was compared last.
     #[serde(default, rename = "upstreamSHA", skip_serializing_if = "Option::is_none")]
     pub upstream_sha: Option<String>,
-    /// How many commits the fork was behind then, and still is.
+    /// The number of upstream commits that the fork lacked at the last comparison.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_by: Option<i64>,
-    /// How many commits of its own it has.
+    /// The number of commits of its own that it had then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ahead_by: Option<i64>,
 }

@@ -26,7 +26,8 @@ pub(crate) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceD
         .with_transform(omit_optional)
         .with_transform(describe_values)
         .with_transform(StructuralSchemaRewriter)
-        .with_transform(constrain_conditions);
+        .with_transform(constrain_conditions)
+        .with_transform(replace_lists_whole);
     let mut schema = generator.into_generator().into_root_schema_for::<K>();
     // As long as nobody has looked at an object, its status is of an earlier generation than its spec: kstatus takes one
     // without a status for current.
@@ -102,6 +103,15 @@ fn values_of(choice: &Value) -> Option<Vec<(Value, Option<String>)>> {
     }
     let values = choice.get("enum")?.as_array()?;
     Some(values.iter().map(|value| (value.clone(), meaning.clone())).collect())
+}
+
+/// A list without a type of its own is atomic: an owner replaces it as a whole.
+fn replace_lists_whole(schema: &mut Schema) {
+    transform_subschemas(&mut replace_lists_whole, schema);
+    let Some(fields) = schema.as_object_mut() else { return };
+    if fields.get("type").is_some_and(|one| one == "array") {
+        fields.entry("x-kubernetes-list-type").or_insert_with(|| json!("atomic"));
+    }
 }
 
 /// The constraints that metav1.Condition has on its fields.

@@ -41,7 +41,7 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(has(self.repositories) && size(self.repositories) > 0) != (self.repositorySelection == 'All')")
-        .message("say spec.repositories, or spec.repositorySelection: All, and not both: a token for every repository must be said")
+        .message("exactly one of spec.repositories and spec.repositorySelection: All must be set: a token for every repository must be asked for")
 )]
 pub struct InstallationTokenSpec {
     /// The GitHubInstallation in this namespace.
@@ -50,8 +50,8 @@ pub struct InstallationTokenSpec {
     /// Whether the token reaches the repositories that are named, or all.
     #[serde(default)]
     pub repository_selection: RepositorySelection,
-    /// Which repositories, all by name or all by id, within the grant. What a name stood for at first is remembered
-    /// with the Secret: a repository made anew under that name is not reached.
+    /// The repositories, all by name or all by id, within the grant. Each name is pinned to its repository's id at the first mint;
+    /// a new repository with the same name is not included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500))]
     #[x_kube(
@@ -69,13 +69,13 @@ pub struct InstallationTokenSpec {
     pub permissions: Permissions,
     /// The Secret to keep.
     pub secret: SecretTemplate,
-    /// How long before its expiry a token is renewed: a duration such as `10m`. At least `1m`; at most half of the
-    /// token's life, whatever is said. Up to half as much again is added as jitter.
+    /// The time before its expiry at which the token is renewed: `1m` to `1h`, in effect at most half of the token's lifetime.
+    /// Jitter adds up to half of it.
     #[serde(default = "default_renew_before")]
     #[schemars(length(min = 2, max = 28))]
     #[x_kube(
         validation = Rule::new(duration_rule!("duration(self) >= duration('1m') && duration(self) <= duration('1h')"))
-            .message("spec.renewBefore is a duration between 1m and 1h, such as 10m or 90s")
+            .message("spec.renewBefore must be a duration between 1m and 1h, such as 10m or 90s")
     )]
     pub renew_before: String,
     /// Stops changes to scope and Secret. The token is still renewed.
@@ -87,13 +87,13 @@ pub(crate) fn default_renew_before() -> String {
     "10m".to_owned()
 }
 
-/// Which repositories, in GitHub's own word.
+/// The repositories that are selected.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RepositorySelection {
-    /// Those that are named.
+    /// The repositories that were selected.
     #[default]
     Selected,
-    /// Every repository that the installation can see, now and later. A token for them needs a grant of `*`.
+    /// Every repository that the installation can see, also future ones. A token for all needs a grant of `*`.
     All,
 }
 
@@ -109,13 +109,13 @@ pub struct InstallationReference {
 /// A repository by name or by id.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.name) != has(self.id)").message("a repository is given by name or by id, not both"))]
+#[x_kube(validation = Rule::new("has(self.name) != has(self.id)").message("exactly one of name and id must be set for a repository"))]
 pub struct RepositoryReference {
     /// The name without its owner, which is the installation's account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("a repository's name stands without its owner: shop, not acme/shop")
+        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("a repository's name must stand without its owner: shop, not acme/shop")
     )]
     pub name: Option<String>,
     /// The id, which stays when the repository is renamed.
@@ -134,8 +134,7 @@ pub struct SecretTemplate {
         validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.secret.name must be a DNS name: lower-case letters, digits, - and .")
     )]
     pub name: String,
-    /// What the Secret looks like. `BasicAuth` (type kubernetes.io/basic-auth: `username` x-access-token, `password`)
-    /// serves git, Flux and Tekton; `Opaque` has the key `token`. Both have `ca.crt` if the GitHubApp has a caBundle.
+    /// The Secret's type and keys. Both formats have `ca.crt` if the GitHubApp has a `caBundle`.
     #[serde(default)]
     pub format: SecretFormat,
     /// Labels for the Secret. Keys under landfall.dev and app.kubernetes.io/managed-by are the operator's.
@@ -156,13 +155,13 @@ pub struct SecretTemplate {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What the Secret looks like.
+/// The type and keys of a token's Secret.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SecretFormat {
-    /// `kubernetes.io/basic-auth`: `username`, `password`.
+    /// Type `kubernetes.io/basic-auth`, keys `username` (`x-access-token`) and `password`. git, Flux and Tekton read it.
     #[default]
     BasicAuth,
-    /// `Opaque`: `token`.
+    /// Type `Opaque`, key `token`.
     Opaque,
 }
 
@@ -177,7 +176,7 @@ pub struct InstallationTokenStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// When the published token ends to be valid.
+    /// The time at which the published token expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<Time>,
     /// When it was minted.

@@ -56,8 +56,13 @@ fn bad_apps() -> Vec<Bad> {
             "GitHub has no permission pull-requests: did you mean pull_requests?",
         ),
         (tenant("/spec/tenants/0/name", Value::Null), r#"omits all key fields ["name"]"#),
-        (tenant("/spec/tenants/0/name", json!("Team A")), "takes lower-case letters, digits and -"),
-        (vec![("/spec/credentialsSecretRef/key", json!("a/b"))], "is a key of the Secret, such as private-key.pem"),
+        (tenant("/spec/tenants/0/name", json!("Team A")), "must be lower-case letters, digits and -"),
+        (
+            vec![("/spec/credentialsSecretRef/key", json!("a/b"))],
+            "must be a key of the Secret, such as private-key.pem",
+        ),
+        (tenant("/spec/tenants/0/namespaces", json!({"names": []})), "should have at least 1 items"),
+        (vec![("/spec/webURL", json!("github.example.com"))], "spec.webURL must be an address"),
         (
             vec![("/spec/webhook", json!({"url": "https://landfall.example.com", "policy": "Forced"}))],
             r#"supported values: "Managed", "Adopt", "Manual""#,
@@ -72,7 +77,7 @@ fn bad_installations() -> Vec<Bad> {
     vec![
         (
             vec![("/spec/account", json!("https://github.com/acme"))],
-            "is the login of a user or organization, without @ or a URL",
+            "must be the login of a user or organization, without @ or a URL",
         ),
         (vec![("/spec/account", Value::Null)], "spec.account: Required value"),
         (vec![("/spec/account", json!("a".repeat(40)))], "may not be more than 39"),
@@ -85,11 +90,14 @@ fn bad_tokens() -> Vec<Bad> {
     let repositories = |repositories: Value| vec![("/spec/repositories", repositories)];
     let secret = |field, value| vec![(field, value)];
     vec![
-        (repositories(Value::Null), "a token for every repository must be said"),
-        (vec![("/spec/repositorySelection", json!("All"))], "and not both"),
+        (repositories(Value::Null), "a token for every repository must be asked for"),
+        (
+            vec![("/spec/repositorySelection", json!("All"))],
+            "exactly one of spec.repositories and spec.repositorySelection: All",
+        ),
         (repositories(json!([{"name": "shop"}, {"id": 7}])), "takes all by name or all by id"),
-        (repositories(json!([{"name": "shop", "id": 7}])), "is given by name or by id, not both"),
-        (repositories(json!([{"name": "acme/shop"}])), "stands without its owner: shop, not acme/shop"),
+        (repositories(json!([{"name": "shop", "id": 7}])), "exactly one of name and id must be set"),
+        (repositories(json!([{"name": "acme/shop"}])), "must stand without its owner: shop, not acme/shop"),
         (vec![("/spec/permissions", json!({"contents": "rw"}))], "takes the levels read, write and admin"),
         (
             vec![("/spec/permissions", json!({"content": "read"}))],
@@ -102,9 +110,9 @@ fn bad_tokens() -> Vec<Bad> {
         ),
         (vec![("/spec/repositorySelection", json!("Some"))], r#"supported values: "Selected", "All""#),
         (vec![("/spec/permissions", json!({}))], "should have at least 1 properties"),
-        (vec![("/spec/renewBefore", json!("10s"))], "is a duration between 1m and 1h"),
-        (vec![("/spec/renewBefore", json!("soon"))], "is a duration between 1m and 1h"),
-        (vec![("/spec/renewBefore", json!("1.5m"))], "is a duration between 1m and 1h"),
+        (vec![("/spec/renewBefore", json!("10s"))], "must be a duration between 1m and 1h"),
+        (vec![("/spec/renewBefore", json!("soon"))], "must be a duration between 1m and 1h"),
+        (vec![("/spec/renewBefore", json!("1.5m"))], "must be a duration between 1m and 1h"),
         (secret("/spec/secret/name", json!("Shop_Git")), "must be a DNS name"),
         (secret("/spec/secret/format", json!("Netrc")), r#"supported values: "BasicAuth", "Opaque""#),
         (secret("/spec/secret/labels", json!({"app.kubernetes.io/managed-by": "me"})), "must not use keys under"),
@@ -119,32 +127,35 @@ fn bad_repositories() -> Vec<Bad> {
     vec![
         (spec("/spec/source/url", json!("https://git.example.com/a")), "takes exactly one of existing, fork and url"),
         (spec("/spec/source/existing", Value::Null), "takes exactly one of existing, fork and url"),
-        (spec("/spec/source/existing", json!({"name": "shop", "id": 7})), "is given by name or by id, not both"),
-        (spec("/spec/source/existing", json!({"name": "acme/shop"})), "stands without its owner"),
+        (spec("/spec/source/existing", json!({"name": "shop", "id": 7})), "exactly one of name and id must be set"),
+        (spec("/spec/source/existing", json!({"name": "acme/shop"})), "must stand without its owner"),
         (spec("/spec/source/credentialsSecretRef", json!({"name": "a"})), "is for source.url"),
         (spec("/spec/installationRef", Value::Null), "spec.installationRef is needed for source.existing"),
         (spec("/spec/branch", json!("refs/heads/main")), "without refs/heads/"),
-        (spec("/spec/branch", json!("a b")), "without refs/heads/, spaces"),
-        (spec("/spec/branch", json!("a\\b")), "without refs/heads/, spaces"),
-        (spec("/spec/pollInterval", json!("1s")), "is a duration between 30s and 24h"),
+        (spec("/spec/branch", json!("a b")), "without refs/heads/, and as git check-ref-format has it"),
+        (spec("/spec/branch", json!("a\\b")), "without refs/heads/, and as git check-ref-format has it"),
+        (spec("/spec/pollInterval", json!("1s")), "must be a duration between 30s and 24h"),
         (spec("/spec/webhook", json!({"mode": "Both"})), r#"supported values: "App", "Repository", "None""#),
         (spec("/spec/onPush/serviceAccountName", Value::Null), "spec.onPush.serviceAccountName: Required value"),
         (
             spec("/spec/onPush/serviceAccountName", json!("system:serviceaccount:team-b:deployer")),
-            "is the name of a ServiceAccount in this namespace",
+            "must be the name of a ServiceAccount in this namespace",
         ),
-        (spec("/spec/onPush/debounce", json!("1h")), "is a duration of at most 10m"),
+        (spec("/spec/onPush/debounce", json!("1h")), "must be a duration of at most 10m"),
         (spec("/spec/onPush/actions", json!([])), "should have at least 1 items"),
-        (vec![("/spec/onPush/actions/0/rolloutRestart", json!({"kind": "Deployment"}))], "takes name or selector"),
+        (
+            vec![("/spec/onPush/actions/0/rolloutRestart", json!({"kind": "Deployment"}))],
+            "must have exactly one of name and selector",
+        ),
         (
             spec(restart, json!({"kind": "Deployment", "name": "a", "selector": {"matchLabels": {"a": "b"}}})),
-            "takes name or selector, not both",
+            "must have exactly one of name and selector",
         ),
         (spec(restart, json!({"kind": "Deployment", "selector": {}})), "would roll every workload"),
         (spec(restart, json!({"kind": "Pod", "name": "a"})), r#"supported values: "Deployment""#),
         (
             spec(restart, json!({"kind": "Deployment", "name": "other/a"})),
-            "is the name of a workload in this namespace",
+            "must be the name of a workload in this namespace",
         ),
     ]
 }
@@ -152,11 +163,11 @@ fn bad_repositories() -> Vec<Bad> {
 fn bad_forks() -> Vec<Bad> {
     let fork = |field: &'static str, value| vec![(field, value)];
     vec![
-        (fork("/spec/source/fork/of", json!("lib")), "is owner/name, such as upstream/lib"),
-        (fork("/spec/source/fork/of", json!("https://github.com/upstream/lib")), "is owner/name"),
-        (fork("/spec/source/fork/name", json!("acme/lib")), "stands without its owner"),
+        (fork("/spec/source/fork/of", json!("lib")), "must be owner/name, such as upstream/lib"),
+        (fork("/spec/source/fork/of", json!("https://github.com/upstream/lib")), "must be owner/name"),
+        (fork("/spec/source/fork/name", json!("acme/lib")), "must stand without its owner"),
         (fork("/spec/source/fork/branches", json!("Main")), r#"supported values: "Default", "All""#),
-        (fork("/spec/source/fork/sync/interval", json!("10s")), "is a duration between 1m and 168h"),
+        (fork("/spec/source/fork/sync/interval", json!("10s")), "must be a duration between 1m and 168h"),
     ]
 }
 
@@ -164,8 +175,12 @@ fn bad_urls() -> Vec<Bad> {
     let url = |value| vec![("/spec/source/url", value)];
     vec![
         (url(json!("http://git.example.com/team/lib.git")), "must begin with https://"),
-        (vec![("/spec/source/credentialsSecretRef/key", json!("a b"))], "is a key of the Secret, such as password"),
+        (
+            vec![("/spec/source/credentialsSecretRef/key", json!("a b"))],
+            "must be a key of the Secret, such as password",
+        ),
         (url(json!("git@git.example.com:team/lib.git")), "must begin with https://"),
+        (url(json!("https://mona:secret@git.example.com/team/lib.git")), "must not hold credentials"),
         (vec![("/spec/installationRef", json!({"name": "acme"}))], "has no meaning for source.url"),
         (vec![("/spec/webhook", json!({"mode": "Repository"}))], "needs GitHub's API"),
     ]
@@ -183,7 +198,10 @@ fn bad_workspaces() -> Vec<Bad> {
         (pod(json!({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]})), "duplicate"),
         (pod(json!({"imagePullSecrets": [{}]})), r#"omits all key fields ["name"]"#),
         (vec![("/spec/githubTokenInEnvironment", json!(true))], "field not declared in schema"),
-        (vec![("/spec/save", json!({"timeout": "10"}))], "is a duration between 10s and 1h"),
+        (vec![("/spec/save", json!({"timeout": "10"}))], "must be a duration between 10s and 1h"),
+        (vec![("/spec/storage/size", json!(0))], "spec.storage.size must be more than 0"),
+        (vec![("/spec/clone", json!({"depth": 0}))], "should be greater than or equal to 1"),
+        (pod(json!({"resources": {"limits": {"cpu": "much"}}})), "should match '^[0-9]+"),
     ]
 }
 

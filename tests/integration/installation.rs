@@ -29,7 +29,7 @@ async fn active_it_shows_what_was_granted() {
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
     assert_eq!(status["installationID"], 501);
     assert_eq!(status["account"], json!({"id": 7001, "login": "acme", "type": "Organization"}));
-    assert_eq!(status["repositorySelection"], "all");
+    assert_eq!(status["repositorySelection"], "All");
     assert_eq!(status["permissions"]["repository_hooks"], "write", "what the account lets the App do");
     assert_eq!(status["granted"]["repositories"], json!(["lib-*", "shop"]), "what this namespace may ask for");
     assert_eq!(status["granted"]["permissions"]["contents"], "write");

@@ -18,11 +18,11 @@ async fn what_makes_no_sense_is_refused_at_once() {
     let world = World::new().await;
     world.namespace("team-a", &[]).await;
     for (spec, words) in [
-        (json!({"repositorySelection": "All"}), "and not both"),
+        (json!({"repositorySelection": "All"}), "exactly one of spec.repositories and spec.repositorySelection: All"),
         (json!({"repositories": null}), "say spec.repositories, or spec.repositorySelection: All"),
         (json!({"repositories": []}), "say spec.repositories"),
         (json!({"repositories": [{"name": "acme/shop"}]}), "without its owner: shop, not acme/shop"),
-        (json!({"repositories": [{"name": "shop", "id": 9001}]}), "by name or by id, not both"),
+        (json!({"repositories": [{"name": "shop", "id": 9001}]}), "exactly one of name and id must be set"),
         (json!({"repositories": [{"name": "shop"}, {"id": 9002}]}), "all by name or all by id"),
         (json!({"permissions": {"contents": "maintain"}}), "takes the levels read, write and admin"),
         (json!({"permissions": {}}), "spec.permissions"),

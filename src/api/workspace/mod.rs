@@ -55,7 +55,7 @@ pub struct WorkspaceSpec {
     /// The ProjectRepository in this namespace that is worked on.
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.repositoryRef cannot be changed: make another Workspace"))]
     pub repository_ref: ProjectRepositoryReference,
-    /// Who commits. Default: the App's bot, by the address under which GitHub knows it.
+    /// The author and committer of commits. Default: the App's bot, by the address under which GitHub knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<GitAuthor>,
     /// The branch that is worked on.
@@ -68,11 +68,11 @@ pub struct WorkspaceSpec {
     /// The pull request.
     #[serde(default)]
     pub pull_request: PullRequestOptions,
-    /// The image that is worked in: any with a shell, `/bin/sh`. Default: the operator's workspace image. It is run with
-    /// `runAsUser`, whatever user it names.
+    /// The image of the main container. It must contain `/bin/sh`. It runs as `runAsUser`, whatever user it names. Default: the
+    /// operator's workspace image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new("!self.matches('[ \\t\\r\\n]')").message("spec.image is an image's reference, such as debian:13, without spaces"))]
+    #[x_kube(validation = Rule::new("!self.matches('[ \\t\\r\\n]')").message("spec.image must be an image's reference, such as debian:13, without spaces"))]
     pub image: Option<String>,
     /// The user and the group that all containers run as, and that own the volume. Never 0. Default: what the administrator
     /// chose for the operator, which is 1000 unless told otherwise.
@@ -112,22 +112,22 @@ pub struct ProjectRepositoryReference {
     pub name: String,
 }
 
-/// Who commits.
+/// The author and committer of commits.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GitAuthor {
     /// `user.name`.
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f<>]')").message("spec.git.name takes no control characters and no < or >"))]
+    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f<>]')").message("spec.git.name must have no control characters and no < or >"))]
     pub name: String,
     /// `user.email`.
     #[schemars(length(min = 3, max = 254))]
-    #[x_kube(validation = Rule::new("self.matches('^[^\\\\x00-\\\\x20<>]+@[^\\\\x00-\\\\x20<>]+$')").message("spec.git.email is an address, such as mona@example.com"))]
+    #[x_kube(validation = Rule::new("self.matches('^[^\\\\x00-\\\\x20<>]+@[^\\\\x00-\\\\x20<>]+$')").message("spec.git.email must be an address, such as mona@example.com"))]
     pub email: String,
 }
 
-/// What git-check-ref-format(1) says of a branch's name; nor is it taken for an option, or a ref's full name.
-const BRANCH_RULE: &str = r"!self.startsWith('refs/') && !self.startsWith('-') && !self.matches('^[/.]|[/.]$|//|/[.]|[.][.]|@[{]|[.]lock(/|$)|[\\x00-\\x20\\x7f~^:?*\\[\\\\]')";
+/// The rules of git-check-ref-format(1) for a branch's name, which must also be no option and no full name of a ref.
+pub(super) const BRANCH_RULE: &str = r"!self.startsWith('refs/') && !self.startsWith('-') && !self.matches('^[/.]|[/.]$|//|/[.]|[.][.]|@[{]|[.]lock(/|$)|[\\x00-\\x20\\x7f~^:?*\\[\\\\]')";
 
 /// The branch that is worked on.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -138,16 +138,16 @@ pub struct WorkspaceBranch {
     #[schemars(length(min = 1, max = 244))]
     #[x_kube(
         validation = Rule::new(BRANCH_RULE)
-            .message("spec.branch.from is a branch's name, such as main or release/1.2: without refs/heads/, and as git check-ref-format has it")
+            .message("spec.branch.from must be a branch's name, such as main or release/1.2: without refs/heads/, and as git check-ref-format has it")
     )]
     pub from: Option<String>,
     /// Its name. Default: `landfall/<name of the Workspace>-<first 5 digits of its uid>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     #[x_kube(
-        validation = Rule::new("!self.startsWith('landfall-wip/')").message("spec.branch.name is not below landfall-wip/, where work goes that has no other place"),
+        validation = Rule::new("!self.startsWith('landfall-wip/')").message("spec.branch.name must not be below landfall-wip/, where work goes that has no other place"),
         validation = Rule::new(BRANCH_RULE)
-            .message("spec.branch.name is a branch's name, such as fix/typo: without refs/heads/, and as git check-ref-format has it")
+            .message("spec.branch.name must be a branch's name, such as fix/typo: without refs/heads/, and as git check-ref-format has it")
     )]
     pub name: Option<String>,
     /// What to do if there is a branch of that name when the workspace begins.
@@ -171,21 +171,16 @@ pub enum BranchOnExists {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CloneOptions {
-    /// Leaves out what can be fetched when it is needed.
+    /// The objects that the clone leaves out and git fetches when it needs them. It takes effect when the volume is cloned to.
     #[serde(default)]
     pub filter: CloneFilter,
-    /// Fetches so many commits of each branch; 0: all.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    #[schemars(range(min = 0, max = 1_000_000))]
-    pub depth: i32,
+    /// The number of commits of each branch that are fetched. Default: all. It takes effect when the volume is cloned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub depth: Option<i32>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_zero(number: &i32) -> bool {
-    *number == 0
-}
-
-/// What a clone leaves out.
+/// The objects that a clone leaves out.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CloneFilter {
     /// Nothing.
@@ -199,7 +194,7 @@ pub enum CloneFilter {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PullRequestOptions {
-    /// Whether there is one, and as what it is opened.
+    /// Whether a pull request is opened, and whether as a draft.
     #[serde(default)]
     pub mode: PullRequestMode,
     /// When it is opened.
@@ -210,15 +205,15 @@ pub struct PullRequestOptions {
     #[schemars(length(min = 1, max = 244))]
     #[x_kube(
         validation = Rule::new(BRANCH_RULE)
-            .message("spec.pullRequest.target is a branch's name, such as main: without refs/heads/, and as git check-ref-format has it")
+            .message("spec.pullRequest.target must be a branch's name, such as main: without refs/heads/, and as git check-ref-format has it")
     )]
     pub target: Option<String>,
     /// Its title. Default: the workspace's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
-    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f]')").message("spec.pullRequest.title is one line"))]
+    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f]')").message("spec.pullRequest.title must be one line"))]
     pub title: Option<String>,
-    /// What stands in it, as Markdown.
+    /// The description of the pull request, in Markdown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub body: Option<String>,
@@ -227,15 +222,15 @@ pub struct PullRequestOptions {
     #[schemars(length(max = 16), inner(length(min = 1, max = 50)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub labels: Vec<String>,
-    /// What becomes of it when the workspace is deleted.
+    /// The change to the pull request when the workspace is deleted.
     #[serde(default)]
     pub on_delete: PullRequestOnDelete,
 }
 
-/// As what a pull request is opened.
+/// Whether a pull request is opened, and whether as a draft.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PullRequestMode {
-    /// None is opened.
+    /// No pull request is opened.
     None,
     /// As a draft. GitHub refuses drafts in private repositories of free plans.
     #[default]
@@ -254,7 +249,7 @@ pub enum PullRequestOpenOn {
     Create,
 }
 
-/// What becomes of a pull request when its workspace is deleted.
+/// The change to a pull request when its workspace is deleted.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PullRequestOnDelete {
     /// It stays as it is.
@@ -270,7 +265,7 @@ pub enum PullRequestOnDelete {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspacePod {
-    /// What the container may use.
+    /// The compute resources of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<WorkspaceResources>,
     /// Labels of the nodes that it may run on.
@@ -282,7 +277,7 @@ pub struct WorkspacePod {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub tolerations: Vec<Toleration>,
-    /// Where it rather runs.
+    /// The affinity of the pod, as in a Pod's spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "opaque")]
     pub affinity: Option<serde_json::Value>,
@@ -300,7 +295,7 @@ pub struct WorkspacePod {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub env: Vec<WorkspaceVariable>,
-    /// Ports of the container, to be told to others.
+    /// The ports of the container, for information only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["containerPort".into(), "protocol".into()]))]
@@ -312,17 +307,17 @@ fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
-/// What a container may use.
+/// The compute resources of a container.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceResources {
-    /// At most.
+    /// The most that the container may use.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(schema_with = "amounts")]
     pub limits: BTreeMap<String, Quantity>,
-    /// At least.
+    /// The least that the container gets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(schema_with = "amounts")]
     pub requests: BTreeMap<String, Quantity>,
 }
 
@@ -399,6 +394,7 @@ pub struct PullSecretReference {
 #[x_kube(
     validation = Rule::new("quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0")
         .message("spec.storage.size can grow, and cannot shrink: the volume has work on it"),
+    validation = Rule::new("quantity(string(self.size)).isGreaterThan(quantity('0'))").message("spec.storage.size must be more than 0"),
     validation = Rule::new("self.accessMode == oldSelf.accessMode && has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
         .message("spec.storage.storageClassName and spec.storage.accessMode cannot be changed: the volume is there")
 )]
@@ -414,6 +410,17 @@ pub struct WorkspaceStorage {
     /// How it is mounted.
     #[serde(default)]
     pub access_mode: AccessMode,
+}
+
+/// Quantities by the name of a resource.
+fn amounts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object", "maxProperties": 16,
+        "additionalProperties": {
+            "description": "A quantity, such as `500m` or `2Gi`.", "x-kubernetes-int-or-string": true,
+            "pattern": "^[0-9]+(\\.[0-9]+)?([numkMGTPE]|[KMGTPE]i)?$",
+        },
+    })
 }
 
 /// A quantity of bytes.
@@ -452,7 +459,7 @@ pub struct SaveOptions {
     #[schemars(length(min = 2, max = 28))]
     #[x_kube(
         validation = Rule::new(duration_rule!("(duration(self) == duration('0s') || duration(self) >= duration('10s')) && duration(self) <= duration('24h')"))
-            .message("spec.save.interval is 0s, or a duration between 10s and 24h, such as 5m")
+            .message("spec.save.interval must be 0s, or a duration between 10s and 24h, such as 5m")
     )]
     pub interval: String,
     /// How long a save may take.
@@ -460,7 +467,7 @@ pub struct SaveOptions {
     #[schemars(length(min = 2, max = 28))]
     #[x_kube(
         validation = Rule::new(duration_rule!("duration(self) >= duration('10s') && duration(self) <= duration('1h')"))
-            .message("spec.save.timeout is a duration between 10s and 1h, such as 5m")
+            .message("spec.save.timeout must be a duration between 10s and 1h, such as 5m")
     )]
     pub timeout: String,
     /// What to do with work that cannot be pushed when the workspace is deleted.

@@ -8,15 +8,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a workspace is.
+/// The observed state of the workspace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `metadata.uid` of the object that this status speaks of. Should it be another, this was written for an object that
-    /// had the name before, and is not read.
+    /// The `metadata.uid` of the object. If it differs, this status belongs to an earlier object of the same name and is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold; `CredentialsReady`, `CloneReady`, `PullRequestReady`,
@@ -24,19 +23,19 @@ pub struct WorkspaceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// How the clone is, as the pod reports it.
+    /// The state of the clone, as the pod reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<WorkspaceGit>,
     /// The pull request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_request: Option<PullRequestStatus>,
-    /// What was saved last.
+    /// The last save.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub save: Option<SaveStatus>,
     /// The pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<WorkspacePodStatus>,
-    /// When the pod came how far.
+    /// The times at which the pod reached each stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<WorkspaceTimings>,
     /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
@@ -44,7 +43,7 @@ pub struct WorkspaceStatus {
     pub last_handled_reconcile: Option<String>,
 }
 
-/// How a clone is, as the pod reports it.
+/// The state of a clone, as the pod reports it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceGit {
@@ -101,7 +100,7 @@ pub struct PullRequestStatus {
     pub draft: bool,
 }
 
-/// What was saved.
+/// A save.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SaveStatus {
@@ -110,7 +109,7 @@ pub struct SaveStatus {
     /// Where it is at the remote.
     #[serde(rename = "ref")]
     pub reference: String,
-    /// When that was seen there first.
+    /// The time at which the commit was first seen at the remote.
     pub time: Time,
 }
 
@@ -123,21 +122,21 @@ pub struct WorkspacePodStatus {
     /// Its uid.
     pub uid: String,
     /// The node that it is on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "nodeName", skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
 }
 
-/// When a pod came how far.
+/// The times at which a pod reached each stage.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceTimings {
-    /// When it had a node.
+    /// The time at which it was assigned to a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduled_time: Option<Time>,
-    /// When the clone was there.
+    pub schedule_time: Option<Time>,
+    /// The time at which the clone was complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cloned_time: Option<Time>,
-    /// When it was ready.
+    pub clone_time: Option<Time>,
+    /// The time at which it was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_time: Option<Time>,
 }

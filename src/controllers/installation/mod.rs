@@ -28,20 +28,31 @@ use kube::ResourceExt;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use plan::{Seen, Step};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The controller of `GitHubInstallation`s.
 pub struct InstallationKind {
     shared: Arc<Shared>,
     lane: Due<GitHubInstallation>,
+    /// By uid, the value of the annotation for which a look was requested. The cache may still hold the object without
+    /// the status that says so.
+    requested: Mutex<BTreeMap<String, String>>,
 }
 
 impl InstallationKind {
-    /// It remembers nothing.
+    /// Starts with no request.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<GitHubInstallation>) -> Self {
-        Self { shared: Arc::clone(shared), lane }
+        Self { shared: Arc::clone(shared), lane, requested: Mutex::default() }
+    }
+
+    /// Notes a request for a look. Returns whether it is new.
+    fn note_request(&self, installation: &GitHubInstallation, request: &str) -> bool {
+        let uid = installation.uid().unwrap_or_default();
+        let mut requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        requested.insert(uid, request.to_owned()).as_deref() != Some(request)
     }
 }
 
@@ -136,6 +147,8 @@ impl Kind for InstallationKind {
                     self.shared.warn(installation, Reason::WaitingForDependents, &note).await;
                 }
                 set_finalizer(client, installation, DEPENDENTS_FINALIZER, false).await?;
+                let uid = installation.uid().unwrap_or_default();
+                self.requested.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
                 Ok(Done::Finished)
             }
         }
@@ -150,12 +163,14 @@ impl Kind for InstallationKind {
     /// Asks for a look at the App, where the annotation does and the account was granted.
     fn settled(&self, seen: &Seen, _: Option<&Standing>) {
         let handled = seen.installation.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
-        let is_asked = requested_look(&*seen.installation).is_some_and(|request| handled != Some(request));
+        let request = requested_look(&*seen.installation).filter(|request| handled != Some(request));
         let is_granted = seen
             .access
             .as_ref()
             .is_some_and(|access| !matches!(access, AccountAccess::NoApp | AccountAccess::NotGranted));
-        if is_asked && is_granted && seen.installation.metadata.deletion_timestamp.is_none() {
+        let is_new = |request| self.note_request(&seen.installation, request);
+        if is_granted && seen.installation.metadata.deletion_timestamp.is_none() && request.is_some_and(|it| is_new(it))
+        {
             self.shared.look_at_app(&seen.installation.spec.app_ref.name);
         }
     }

@@ -219,7 +219,7 @@ pub async fn claim(kind: &WorkspaceKind, object: &Workspace) -> Result<Option<Pe
 
 async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.object;
-    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.cloned_time.as_ref()).is_some();
+    let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.clone_time.as_ref()).is_some();
     let was_parted = seen.known.safe.is_some() || seen.known.is_parted;
     create(kind, object, objects::claim(object), |it| objects::is_our_claim(it, object)).await?;
     if was_cloned && !was_parted {

@@ -315,8 +315,8 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
     if spec.clone.filter == CloneFilter::Blobs {
         clone.extend(words(&["--filter", "blobs"]));
     }
-    if spec.clone.depth > 0 {
-        clone.push(format!("--depth={}", spec.clone.depth));
+    if let Some(depth) = spec.clone.depth {
+        clone.push(format!("--depth={depth}"));
     }
     if spec.pull_request.mode != PullRequestMode::None && spec.pull_request.open_on == PullRequestOpenOn::Create {
         // By its message it is known again, so that it is of this workspace alone.

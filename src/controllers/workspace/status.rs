@@ -23,8 +23,8 @@ pub fn status(seen: &Seen, now: Timestamp) -> WorkspaceStatus {
         |pod| {
             let time = |at: Option<Timestamp>| at.map(Time);
             Some(WorkspaceTimings {
-                scheduled_time: time(pod.scheduled_at),
-                cloned_time: time(pod.cloned_at),
+                schedule_time: time(pod.scheduled_at),
+                clone_time: time(pod.cloned_at),
                 ready_time: time(pod.ready_at),
             })
         },

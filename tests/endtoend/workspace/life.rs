@@ -17,7 +17,7 @@ fn a_workspace_has_a_pull_request_and_git_that_just_works() {
             (&json!(1), &json!(true))
         );
         assert_eq!(object["status"]["git"]["branch"], work.branch().replace("refs/heads/", ""));
-        for at in ["scheduledTime", "clonedTime", "readyTime"] {
+        for at in ["scheduleTime", "cloneTime", "readyTime"] {
             assert!(object["status"]["timings"][at].is_string(), "{object:#}");
         }
 

@@ -6,6 +6,7 @@ mod kstatus;
 use super::scene::{connected, value};
 use github_sim::{Fault, FaultKind};
 use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kstatus::Status;
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository};
 use landfall_world::{World, objects};
@@ -72,9 +73,12 @@ fn a_suspended_workspace_is_not_ready_and_nothing_is_wrong_with_it() {
 #[test]
 fn the_example_for_argo_cd_has_the_script() {
     let example = include_str!("../../../config/argocd/argocd-cm.yaml");
-    let (_, script) = example.split_once("      health.lua: |\n").expect("the script");
-    let lines = script.lines().map(|line| line.strip_prefix("        ").unwrap_or(line));
-    assert_eq!(lines.collect::<Vec<_>>(), SCRIPT.lines().collect::<Vec<_>>());
+    let example: ConfigMap = serde_saphyr::from_str(example).expect("a ConfigMap");
+    let scripts = example.data.expect("scripts");
+    let kinds = ["GitHubApp", "GitHubInstallation", "InstallationToken", "ProjectRepository", "Workspace"];
+    let keys = kinds.map(|kind| format!("resource.customizations.health.landfall.dev_{kind}"));
+    assert_eq!(scripts.keys().collect::<Vec<_>>(), keys.iter().collect::<Vec<_>>());
+    assert!(scripts.values().all(|script| script == SCRIPT));
 }
 
 /// Before the operator has looked at an object, nobody takes it for ready: what depends on it would start too early.

@@ -199,7 +199,7 @@ async fn the_pull_request_of_another_in_status() {
         // There was no clone, so nothing is to be saved.
         team.say("team-a", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
         let forge = async |world: &World| {
-            let pull = json!({"number": theirs, "url": "https://example.com", "state": "open"});
+            let pull = json!({"number": theirs, "url": "https://example.com", "state": "Open"});
             let status = json!({"pullRequest": pull, "git": {"branch": "landfall/other"}});
             world.merge_status::<Workspace>("team-a", "try", &status).await.expect("a tenant may");
             world.delete::<Workspace>("team-a", "try").await;
