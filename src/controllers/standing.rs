@@ -41,7 +41,7 @@ pub enum Again {
     Backoff,
     /// Not before this time.
     At(Timestamp),
-    /// A person has to act; looked at again now and then, in case the news of it got lost.
+    /// When a person has acted, and now and then in case an event was lost.
     Person,
 }
 
