@@ -143,7 +143,7 @@ fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
                 message.push_str("; spec.tenants grants it to nobody yet");
             }
             if !desired.clashes.is_empty() {
-                message.push_str("; not made, for a GitHubInstallation of that name is there already: ");
+                message.push_str("; not created, because a GitHubInstallation with that name already exists: ");
                 message.push_str(&desired.clashes.join(", "));
             }
             if app.spec.paused {

@@ -52,7 +52,8 @@ pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Don
         Step::LeaveHook(why) => {
             let name = object.status.as_ref().and_then(|status| status.full_name.clone()).unwrap_or_default();
             let note = format!(
-                "the webhook of {name} stays on GitHub, for it cannot be removed; delete it in the repository's settings: {why}"
+                "the webhook of {name} stays on GitHub, because it cannot be removed; delete it in the repository's \
+                 settings: {why}"
             );
             kind.shared.warn(object, Reason::HookRefused, &note).await;
             kind.memory.update(uid(object), |known| known.is_hook_removed = true);

@@ -324,7 +324,7 @@ async fn revoke(
             return Err(Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff));
         }
         // Without the App, the GitHub that could revoke it is unknown.
-        let note = "its token was not revoked, for the GitHubApp is gone; it expires within the hour";
+        let note = "its token was not revoked, because the GitHubApp is gone; it expires within the hour";
         kind.shared.warn(&**object, Reason::NotRevoked, note).await;
         kind.memory.revoked(uid(object), token);
         return Ok(());

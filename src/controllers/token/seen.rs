@@ -134,9 +134,9 @@ pub struct Failures {
 /// A call that failed and is not repeated before its time, whatever wakes the controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// How the object stands since.
+    /// The standing of the object since then.
     pub standing: Standing,
-    /// When it is tried again.
+    /// When to retry the call.
     pub until: Timestamp,
 }
 

@@ -42,7 +42,7 @@ pub async fn keep_volume(kind: &WorkspaceKind, seen: &Seen, why: &str) -> Result
         format!("mount its claim {} in a pod", objects::name(object))
     };
     let message = format!(
-        "the volume of Workspace {namespace}/{name} is kept, for what is on it could not be pushed: {why}. It is \
+        "the volume of Workspace {namespace}/{name} is kept, because the work on it could not be pushed: {why}. It is \
          PersistentVolume {volume}, and stays until somebody deletes it. To get at it, {remedy}"
     );
     let claim = claim(kind, object).await?;
