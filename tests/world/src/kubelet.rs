@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// How often the node renews its Lease. After 50 s without that, Kubernetes considers its pods lost.
+/// How often the node reports that it is ready. After 50 s without a report, Kubernetes considers its pods lost.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// Where a container's last message is read from.
 const LAST_MESSAGE: &str = "/dev/termination-log";
@@ -169,7 +169,7 @@ impl Kubelet {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Renews the node's Lease.
+    /// Reports that the node is ready.
     async fn beat(&self) {
         if self.beat.get().is_some_and(|beat| beat.elapsed() < BEAT_EVERY) {
             return;
