@@ -99,7 +99,7 @@ impl fmt::Debug for RootKey {
     }
 }
 
-/// Why root keys cannot be used. The messages contain no part of a key.
+/// The reason why root keys cannot be used. The messages contain no part of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum RootKeyError {
     #[error("{0} is missing; `landfall webhook rotate` completes the Secret {ROOT_KEYS_SECRET}")]

@@ -1,7 +1,7 @@
-//! Whether a namespace may use an account now: grants, pins and the last look, put together in one pure function.
+//! Decides whether a namespace may use an account now, from grants, pins and the last look, in one pure function.
 //!
-//! Invariant: the order of the questions. First who granted what, then what GitHub says; so that somebody who was
-//! granted nothing learns nothing about the account, not even whether the App is installed there.
+//! Invariant: grants are checked before the answer of GitHub. A namespace without a grant therefore learns nothing
+//! about the account, not even whether the App is installed on it.
 
 use super::connection::{AccountFound, Connection, Look};
 use super::standing::{Standing, State};
@@ -11,22 +11,21 @@ use crate::grant::{Grant, NamespaceView, grant, pin};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
-/// For how long what GitHub said is gone by when it cannot be asked again: some looks may fail, but an App whose key was
-/// taken away does not go on for ever.
+/// How long an answer of GitHub is used when GitHub cannot be asked again. Some looks may fail, but access through an
+/// App whose key was taken away ends.
 const LOOK_HOLDS: SignedDuration = SignedDuration::from_hours(2);
 
-/// Whether and how.
 #[derive(Clone, Debug)]
 pub enum AccountAccess {
     /// There is no such `GitHubApp`.
     NoApp,
     /// The `GitHubApp` gives this namespace nothing of this account.
     NotGranted,
-    /// The App was not looked at since this process started.
+    /// This process has not looked at the App yet.
     NotYetKnown,
-    /// The App could not be looked at since this process started.
+    /// No look at the App has succeeded since this process started, or the last successful one is too old.
     NoLook(Standing),
-    /// The account's name was taken over by another account.
+    /// Another account took over the account's name.
     TakenOver {
         /// The id the name is pinned to.
         pinned: i64,
@@ -40,13 +39,13 @@ pub enum AccountAccess {
         /// What was granted.
         grant: Grant,
     },
-    /// It is installed, and suspended.
+    /// The App is installed there, and the installation is suspended.
     Suspended(Installation, Grant),
-    /// It is installed, and works.
+    /// The App is installed there, and the installation works.
     Active(Installation, Grant),
 }
 
-/// Answers for an account, as the object names it, and a namespace.
+/// Decides on an account, by the name that the object uses, for a namespace.
 #[must_use]
 pub fn access(
     app: Option<&GitHubApp>,
@@ -80,7 +79,7 @@ pub fn access(
     }
 }
 
-/// Whom a standing speaks of.
+/// The names that the message of a standing contains.
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
     /// The `GitHubApp`.
@@ -89,12 +88,12 @@ pub struct Names<'a> {
     pub account: &'a str,
     /// The namespace.
     pub namespace: &'a str,
-    /// The App was seen installed there before.
+    /// Whether the App was installed there before.
     pub was_installed: bool,
 }
 
 impl AccountAccess {
-    /// What it means for an object that needs the installation. `None`: nothing can be said yet.
+    /// The standing of an object that needs the installation. `None`: not known yet.
     #[must_use]
     pub fn standing(&self, names: Names<'_>) -> Option<Standing> {
         let Names { app, account, namespace, was_installed } = names;

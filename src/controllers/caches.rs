@@ -1,7 +1,7 @@
-//! The caches of what is watched, found by type.
+//! The caches of the watched objects, found by type.
 //!
-//! Invariant: a type that nobody watches reads as empty, so a kind whose feature is off is to the others as one without
-//! objects. The caches are set once, before anything runs.
+//! Invariant: a type without a watch reads as empty. To the other kinds, a kind whose feature is off is therefore a
+//! kind without objects. The caches are set once, before anything runs.
 
 use futures::future::BoxFuture;
 use kube::Resource;
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
-/// A type of which objects are watched.
+/// A type whose objects can be watched.
 pub trait Watched:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Unpin + Send + Sync + 'static
 {
@@ -23,27 +23,26 @@ impl<T> Watched for T where
 {
 }
 
-/// News of an object.
+/// A change that a watch brings.
 pub enum News<'a, T> {
-    /// The object is there, or is another than before.
+    /// The object was created or changed.
     Changed(&'a T),
-    /// The object is gone.
+    /// The object was deleted.
     Gone(&'a T),
-    /// A whole listing was taken; objects may have gone unseen before it.
+    /// A whole listing was taken. Objects may have been deleted unseen before it.
     Listed,
 }
 
-/// A function that is called with the news of a type.
+/// A function that is called with each change of an object of a type.
 pub type Listener<T> = Arc<dyn Fn(&News<'_, T>) + Send + Sync>;
 
 type ByType = HashMap<TypeId, Box<dyn Any + Send + Sync>>;
 type Filled = Box<dyn Fn() -> BoxFuture<'static, Result<(), WriterDropped>> + Send + Sync>;
 
-/// The caches of all types.
 #[derive(Default)]
 pub struct Caches(OnceLock<Contents>);
 
-/// The caches, while the watches are being declared.
+/// The caches and their listeners, while the watches are being declared.
 #[derive(Default)]
 pub struct Contents {
     /// `Vec<Store<T>>` by `T`.
@@ -54,7 +53,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Adds a cache of a type; of one type there may be several.
+    /// Adds a cache of a type. A type may have several.
     pub fn add_store<T: Watched>(&mut self, store: Store<T>) {
         let copy = store.clone();
         self.filled.push(Box::new(move || {
@@ -95,7 +94,7 @@ impl Caches {
         self.stores::<T>().iter().find_map(|store| store.get(reference))
     }
 
-    /// The object of this name in a namespace.
+    /// The object of this name in this namespace.
     #[must_use]
     pub fn named<T: Watched>(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
         self.get(&ObjectRef::new(name).within(namespace))
@@ -113,7 +112,7 @@ impl Caches {
         self.stores::<T>().iter().map(Store::len).sum()
     }
 
-    /// The cache of a kind, for kube's runner. `None`: the kind is not watched.
+    /// The cache of a kind, for kube's runner. `None`: no watch keeps one.
     #[must_use]
     pub fn store<T: Watched>(&self) -> Option<Store<T>> {
         self.stores::<T>().first().cloned()
@@ -131,7 +130,7 @@ impl Caches {
     /// Resolves when all caches were filled once.
     ///
     /// # Errors
-    /// When a watch ended before.
+    /// A watch ended before that.
     pub async fn wait_until_filled(&self) -> Result<(), WriterDropped> {
         for filled in self.0.get().into_iter().flat_map(|contents| &contents.filled) {
             filled().await?;

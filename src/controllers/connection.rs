@@ -1,8 +1,8 @@
-//! What this process knows of each `GitHubApp`: its client, and what GitHub last said of its installations.
+//! The memory of this process about each `GitHubApp`: its client, and GitHub's last answer about its installations.
 //!
-//! Owned by the App's controller, read by those of installations and tokens: one look serves them all, so REST calls
-//! grow with the number of Apps and not of objects. Invariant: what is here came from GitHub in this process's life;
-//! nothing is read back from status, but for the ids that accounts are pinned to.
+//! The App's controller owns it; the controllers of installations and tokens read it. One look serves them all, so the
+//! number of REST calls grows with the number of Apps and not of objects. Invariant: everything here came from GitHub
+//! while this process ran. Nothing is read back from status, except the ids that accounts are pinned to.
 
 use super::deliveries::Announced;
 use super::standing::Standing;
@@ -15,13 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How often a look may be asked for, besides those that are due.
+/// How often looks may be requested, in addition to those that are due.
 const REQUESTED_LOOKS: Rate = Rate { burst: 5.0, every: SignedDuration::from_secs(30) };
 
-/// What GitHub said at one look.
+/// GitHub's answers at one look.
 #[derive(Debug, PartialEq)]
 pub struct Look {
-    /// When.
+    /// When GitHub answered.
     pub at: Timestamp,
     /// The App.
     pub app: App,
@@ -31,54 +31,54 @@ pub struct Look {
     pub installations: Vec<Installation>,
 }
 
-/// The connection to one App.
 #[derive(Clone, Default)]
 pub struct Connection {
-    /// Which App on which GitHub it is.
+    /// The App and its GitHub, as one string.
     pub identity: String,
-    /// What it was made from; another one makes another connection.
+    /// The input that this connection was made from. Another input makes another connection.
     pub made_from: String,
-    /// The client. None while the credentials cannot be used at all.
+    /// The client. `None` while the credentials cannot be used at all.
     pub github: Option<Arc<GitHub>>,
-    /// The way to the same GitHub for git.
+    /// The transport to the same GitHub for git.
     pub git: Option<Transport>,
     /// The last look that succeeded.
     pub look: Option<Arc<Look>>,
-    /// What is wrong, if the last look failed.
+    /// The problem, if the last look failed.
     pub trouble: Option<Standing>,
-    /// What it is made from cannot be used, as `trouble` says. An older client may still be there.
+    /// The input cannot be used, as `trouble` says. An older client may still be there.
     pub is_broken: bool,
-    /// What is left of the looks that may be asked for.
+    /// The rest of the allowance for requested looks.
     pub requests: Option<Allowance>,
-    /// What is known of the App's webhook.
+    /// The state of the App's webhook.
     pub hook: AppHook,
-    /// The deliveries that a look has covered and that are yet to be marked.
+    /// The deliveries that a look has covered and that are not marked yet.
     pub heard: BTreeSet<Announced>,
     /// While the App is being deleted: the uids of its installations that were deleted, which the cache may still show.
     pub withdrawn: BTreeSet<String>,
-    /// When to look again; a look that failed is not repeated before, whatever else wakes the controller up.
+    /// When to look again. A look that failed is not repeated before this time, even if something else wakes the
+    /// controller.
     pub next_look: Option<Timestamp>,
 }
 
-/// What is known of the App's webhook.
+/// The state of an App's webhook.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AppHook {
-    /// How it was when it was last as it should be.
+    /// The webhook's status when it was last correct.
     pub ensured: Option<WebhookStatus>,
-    /// What is wrong.
+    /// The problem, if there is one.
     pub trouble: Option<Standing>,
-    /// What was wanted then.
+    /// The URL and policy that the webhook was last given.
     pub wanted: Option<(String, WebhookPolicy)>,
-    /// When the secret was set; or found to be noted as set, by an operator that has just begun.
+    /// When the secret was set, or when an operator that had just started found in status that it is set.
     pub signed_at: Option<Timestamp>,
-    /// The value of the annotation that asks for a look, when it was examined.
+    /// The value of the annotation that requests a look, at the last examination.
     pub request: Option<String>,
-    /// When to examine it.
+    /// When to examine the webhook.
     pub next: Option<Timestamp>,
 }
 
 impl Connection {
-    /// Whose webhooks the App's are.
+    /// The identity of the App whose webhooks these are.
     #[must_use]
     pub fn app_identity(&self) -> Option<AppIdentity> {
         let host = self.github.as_ref()?.endpoint().host();
@@ -93,19 +93,19 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// What is known of an App. Nothing is known of one that was not looked at since start.
+    /// The connection of an App. `None` until the first look at it since start.
     #[must_use]
     pub fn get(&self, app: &str) -> Option<Connection> {
         self.lock().get(app).cloned()
     }
 
-    /// Changes what is known of an App.
+    /// Changes the connection of an App.
     pub fn update(&self, app: &str, change: impl FnOnce(&mut Connection)) {
         change(self.lock().entry(app.to_owned()).or_default());
     }
 
-    /// Asks the App's controller to look at GitHub at its next reconcile, as often as [`REQUESTED_LOOKS`] allows: tenants
-    /// can ask too.
+    /// Requests that the App's controller looks at GitHub at its next reconcile, as often as [`REQUESTED_LOOKS`]
+    /// allows, because tenants can cause requests too.
     pub fn request_look(&self, app: &str, now: Timestamp) {
         if let Some(connection) = self.lock().get_mut(app) {
             let allowance = connection.requests.get_or_insert_with(|| Allowance::full(REQUESTED_LOOKS, now));
@@ -114,7 +114,7 @@ impl Connections {
         }
     }
 
-    /// Whether the account is an organization, by the App's last look.
+    /// Whether the account is an organization, according to the App's last look.
     #[must_use]
     pub fn is_organization(&self, app: &str, account_id: u64) -> bool {
         let look = self.get(app).and_then(|connection| connection.look);
@@ -124,23 +124,23 @@ impl Connections {
         })
     }
 
-    /// Forgets an App that is gone.
+    /// Forgets a deleted App.
     pub fn forget(&self, app: &str) {
         self.lock().remove(app);
     }
 
-    // A panic while the lock was held leaves a map that is whole: every change is one insertion or one field.
+    // A panic while the lock was held leaves a consistent map, because every change is one insertion or one field.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Connection>> {
         self.by_app.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the look knows of an account.
+/// The result of searching a look for an account.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum AccountFound<'a> {
     /// The App is installed there.
     Installed(&'a Installation),
-    /// Another account has the name now; it gets nothing.
+    /// Another account has the name now. It gets nothing.
     Another {
         /// The id the name is pinned to.
         pinned: i64,
@@ -152,11 +152,11 @@ pub enum AccountFound<'a> {
 }
 
 impl Look {
-    /// The installation on an account: by the id its name is pinned to, so that renames are followed; by name only
-    /// before there is a pin.
+    /// The installation on an account. It is found by the id that the name is pinned to, so that renames are followed,
+    /// and by name only before there is a pin.
     #[must_use]
     pub fn find(&self, account: &str, pin: Pin) -> AccountFound<'_> {
-        // An enterprise, which has no kind, has ids and names of another realm.
+        // Enterprises, which have no kind, are skipped: their ids and names are unrelated to those of accounts.
         let of = |matches: &dyn Fn(&Account) -> bool| {
             self.installations.iter().find(|installation| {
                 installation.account.as_ref().is_some_and(|account| !account.kind.is_empty() && matches(account))

@@ -1,7 +1,7 @@
-//! Deliveries as the controllers see them: what waits, and marking it.
+//! Deliveries for the controllers: lists those that wait, and marks them.
 //!
-//! Invariant: marking changes the entries that were seen, as they were seen, so that it neither waits for what the receiver
-//! adds meanwhile nor takes it away; and one that came again meanwhile is looked after again.
+//! Invariant: marking changes the entries as they were seen. It does not wait for entries that the receiver adds
+//! meanwhile, and it does not remove them. A delivery that came again meanwhile is handled again.
 
 use super::object::ScopeApi;
 use crate::api::{Deliveries, Delivery, DeliveryResult, FIELD_MANAGER};
@@ -11,23 +11,21 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::fmt::Debug;
 
-/// A delivery that waits, and how often it came: one that comes again waits again.
+/// A delivery that waits, and how often it came. A delivery that comes again waits again.
 pub type Announced = (String, i64);
 
-/// What a delivery is marked as.
+/// The result to write to a delivery.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
-    /// Which.
     pub announced: Announced,
-    /// As it was seen.
+    /// The delivery as it was seen.
     pub delivery: Delivery,
-    /// What became of it.
     pub result: DeliveryResult,
-    /// Why, where that is not plain.
+    /// The reason, where it is not obvious.
     pub message: Option<String>,
 }
 
-/// The deliveries that were not dealt with.
+/// The deliveries that wait.
 pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Delivery)> {
     deliveries
         .iter()
@@ -35,10 +33,10 @@ pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Del
         .map(|(guid, delivery)| ((guid.clone(), delivery.attempts.unwrap_or(1)), delivery))
 }
 
-/// Marks deliveries. Gives back the object as it is then.
+/// Marks deliveries. Returns the object as it is afterwards.
 ///
 /// # Errors
-/// What Kubernetes refused: a conflict, if one of them came again meanwhile or was evicted.
+/// Kubernetes refused the patch. It is a conflict if one of the deliveries came again meanwhile or was evicted.
 pub async fn mark<K>(client: &Client, object: &K, marks: impl IntoIterator<Item = Mark>) -> Result<K, kube::Error>
 where
     K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Debug,
@@ -47,7 +45,7 @@ where
     for Mark { announced: (guid, attempts), delivery: seen, result, message } in marks {
         let sha = seen.sha.as_deref();
         tracing::info!(delivery = guid, attempts, sha, ?result, "a delivery was dealt with");
-        // As a JSON pointer has it (RFC 6901).
+        // Escaped for a JSON pointer (RFC 6901).
         let place = format!("/status/deliveries/{}", guid.replace('~', "~0").replace('/', "~1"));
         if let Some(attempts) = seen.attempts {
             changes.push(json!({"op": "test", "path": format!("{place}/attempts"), "value": attempts}));
@@ -63,7 +61,7 @@ where
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let api = <K::Scope as ScopeApi<K>>::api(client.clone(), object);
     match api.patch_status(&object.name_any(), &params, &Patch::Json::<()>(patch)).await {
-        // What the patch was made for is not there any more. It comes by the watch.
+        // The entry that the patch tests is gone or has changed. The watch brings the new one.
         Err(kube::Error::Api(mut status)) if status.code == 422 => {
             status.code = 409;
             Err(kube::Error::Api(status))

@@ -1,4 +1,4 @@
-//! Who needs what is being deleted: an App or an installation waits for them, but not for ever.
+//! The dependents of an App or installation that is being deleted. The deletion waits for them, but not forever.
 
 use super::caches::Watched;
 use super::object::has_finalizer;
@@ -15,18 +15,18 @@ use kube::{Resource, ResourceExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// How long something that is being deleted waits for what depends on it.
+/// How long the deletion of an object waits for its dependents.
 pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(15);
 
-/// Until when what is being deleted waits. `None`: it has waited long enough.
+/// The time until which a terminating object waits. `None`: it has waited long enough.
 #[must_use]
 pub fn waited_long_enough<K: Resource>(object: &K, now: Timestamp) -> Option<Timestamp> {
     let until = object.meta().deletion_timestamp.as_ref()?.0.checked_add(LONGEST_WAIT).ok()?;
     (until > now).then_some(until)
 }
 
-/// Whether a workspace that is going has yet to save its work with this token. Until then neither the token nor what it is made
-/// by goes: when a namespace is deleted, all of them are deleted at once.
+/// Whether a terminating workspace has yet to save its work with this token. Until then, neither the token nor the
+/// objects that it is minted with are removed, because the deletion of a namespace deletes all of them at once.
 #[must_use]
 pub fn is_needed(shared: &Shared, token: &InstallationToken, is_namespace_going: bool) -> bool {
     let namespace = token.namespace().unwrap_or_default();
@@ -40,8 +40,9 @@ pub fn is_needed(shared: &Shared, token: &InstallationToken, is_namespace_going:
         && workspace.is_some_and(|workspace| is_going(&workspace) && has_finalizer(&*workspace, WORK_FINALIZER))
 }
 
-/// What needs an installation to clean up: tokens that are published for it, by their status, which is a hint, or that are being
-/// revoked, or with which a workspace saves; and repositories whose own webhooks may still be there. The wait for them is bounded.
+/// The objects that need an installation for their cleanup: tokens that are published for it, according to their
+/// status, which is a hint; tokens that are being revoked, or with which a workspace saves; and repositories whose own
+/// webhooks may still exist. The wait for them is bounded.
 #[must_use]
 pub fn dependents_of(shared: &Shared, installation: &GitHubInstallation, is_namespace_going: bool) -> Vec<String> {
     let namespace = installation.namespace().unwrap_or_default();
@@ -64,8 +65,9 @@ pub fn dependents_of(shared: &Shared, installation: &GitHubInstallation, is_name
     used.chain(hooked.map(|repository| format!("ProjectRepository {namespace}/{}", repository.name_any()))).collect()
 }
 
-/// Declares what wakes an object that refers to an installation: the installation, its App, and the namespace, by whose
-/// labels grants select. `refers`: whether an object refers to the installation of this name, in its own namespace.
+/// Declares the objects that wake an object with an installation reference: the installation, its App, and the
+/// namespace, because grants select by its labels. `refers`: whether an object refers to the installation of this name,
+/// in its own namespace.
 pub fn woken_by_access<K: Watched>(watches: &mut Watches<'_, K>, refers: fn(&K, &str) -> bool) {
     watches.woken_by(Select::All, move |shared, app: &GitHubApp, _| {
         referring(shared, installations_of(shared, &app.name_any()), refers)
@@ -107,7 +109,7 @@ fn referring<K: Watched>(
     shared.caches.all::<K>().iter().filter(is_concerned).map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
-/// The installation of this name, if it is being deleted: what refers to it is waited for.
+/// The installation of this name, if it is being deleted and so waits for the objects that refer to it.
 #[must_use]
 pub fn going(shared: &Shared, namespace: Option<String>, installation: &str) -> Vec<ObjectRef<GitHubInstallation>> {
     let place = ObjectRef::<GitHubInstallation>::new(installation).within(&namespace.unwrap_or_default());
@@ -115,8 +117,9 @@ pub fn going(shared: &Shared, namespace: Option<String>, installation: &str) -> 
     if is_going { vec![place] } else { Vec::new() }
 }
 
-/// The App of an installation, where something that refers to it went, or the App is being deleted: an App that goes waits
-/// for what refers to its installations, and what was made for a grant that is no more goes with the last that did.
+/// The App of an installation, if an object that refers to the installation was deleted, or the App is being deleted. A
+/// terminating App waits for the objects that refer to its installations. An installation that was made for a removed
+/// grant is deleted when its last dependent is.
 #[must_use]
 pub fn app_concerned(
     shared: &Shared,

@@ -13,20 +13,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How many objects of a kind are worked on at once. Each may wait for GitHub, so more than there are cores; few enough
-/// to stay far below the 100 requests at once that GitHub's secondary limits allow an App.
+/// How many objects of a kind are reconciled at once. Each may wait for GitHub, so the number is larger than that of
+/// cores. It is small enough to stay far below the 100 concurrent requests that GitHub's secondary limits allow an App.
 const CONCURRENCY: u16 = 8;
 
-/// The longest that one reconcile may take. All calls have limits of their own; this is for an API server that takes
-/// a request and never answers.
+/// The limit of one reconcile. All calls have limits of their own; this one is for an API server that accepts a request
+/// and never answers.
 const LONGEST_RECONCILE: Duration = Duration::from_mins(5);
 
-/// How many reconciles are under way.
+/// The number of reconciles under way.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight(Arc<AtomicUsize>);
 
 impl InFlight {
-    /// The number.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
@@ -46,14 +45,14 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// The name of a kind, as metrics and logs have it. Called once for each kind.
+/// The name of a kind in metrics and logs. Called once for each kind.
 #[must_use]
 pub fn kind_name<K: Kind>() -> &'static str {
     Box::leak(K::Object::kind(&()).into_owned().into_boxed_str())
 }
 
-/// Runs the controller of a kind until `shutdown`, then finishes what is under way. Without objects to be fed with, for its
-/// feature is off, it does nothing.
+/// Runs the controller of a kind until `shutdown`, then finishes the reconciles under way. Without a stream of objects,
+/// because the kind's feature is off, it does nothing.
 pub async fn drive<K: Kind>(
     kind: Arc<K>,
     fed: Option<Fed<K::Object>>,

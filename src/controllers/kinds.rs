@@ -1,7 +1,7 @@
-//! What follows from the list of kinds in [`super`]: everything that has to be done once for each.
+//! The code that is generated from the list of kinds in [`super`]: everything that is done once for each kind.
 
-/// Takes the list of kinds: a name, the type of the kind's controller, and the names of the kinds before it whose memory its
-/// constructor needs.
+/// Takes the list of kinds: a name, the type of the kind's controller, and the names of the earlier kinds whose memory
+/// its constructor needs.
 macro_rules! kinds {
     ($($name:ident: $kind:ty $(where $($other:ident),+)?;)+) => {
         /// The controllers of all kinds.
@@ -11,7 +11,7 @@ macro_rules! kinds {
         }
 
         impl Kinds {
-            /// Makes them, and a lane in the queue for each whose feature is on. `shared`: what all work with.
+            /// Makes the controllers, and a lane in the queue for each kind whose feature is on.
             #[must_use]
             pub fn new(queue: &DueQueue, features: &Features, shared: impl FnOnce(Lanes) -> Shared) -> Self {
                 let mut lanes = Lanes::default();
@@ -35,22 +35,22 @@ macro_rules! kinds {
                 watches.start(&self.shared)
             }
 
-            /// Has the metrics count the objects of each kind of our own.
+            /// Registers a metric that counts the objects of each of our kinds.
             pub fn count(&self) {
                 $(self.$name.count(&self.shared);)+
             }
 
-            /// Runs all controllers until `shutdown`, then finishes what is under way.
+            /// Runs all controllers until `shutdown`, then finishes the reconciles under way.
             pub async fn run(self, in_flight: InFlight, shutdown: CancellationToken) {
                 if let Err(error) = self.shared.ensure_root_keys().await {
-                    // Only webhooks need it. Whoever does tries again, and says so in status.
+                    // Only webhooks need it. A controller that needs it tries again and reports failures in status.
                     tracing::warn!(error = &error as &dyn std::error::Error, "there is no root key for webhooks yet");
                 }
                 futures::join!($(drive(self.$name.kind, self.$name.fed, &in_flight, &shutdown)),+);
             }
         }
 
-        /// The definition of each kind of our own, in the order in which they are installed.
+        /// The definition of each of our kinds, in the order in which they are installed.
         #[must_use]
         pub fn definitions() -> Vec<CustomResourceDefinition> {
             [$(<$kind>::DEFINITION),+].into_iter().flatten().map(|definition| definition()).collect()

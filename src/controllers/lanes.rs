@@ -1,6 +1,6 @@
 //! The lanes of the due queue, found by kind.
 //!
-//! Invariant: to wake a kind that has no lane, for its feature is off, does nothing.
+//! Invariant: waking a kind without a lane, because its feature is off, does nothing.
 
 use crate::runtime::due::{Due, DueQueue};
 use futures::StreamExt;
@@ -13,12 +13,12 @@ use std::collections::HashMap;
 /// The objects of a kind that are due.
 pub type Fed<K> = BoxStream<'static, ObjectRef<K>>;
 
-/// The lanes of all kinds that are on.
+/// The lanes of all kinds whose feature is on.
 #[derive(Default)]
 pub struct Lanes(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
 
 impl Lanes {
-    /// Makes the lane of a kind. Where its feature is off, nobody can wake it, and nothing comes of it.
+    /// Makes the lane of a kind. Without the feature there is no lane and no stream.
     pub fn add<K: Resource<DynamicType = ()> + 'static>(
         &mut self,
         queue: &DueQueue,
@@ -32,7 +32,7 @@ impl Lanes {
         (due, Some(stream.boxed()))
     }
 
-    /// Has an object looked at as soon as its controller is free.
+    /// Queues an object to be looked at as soon as its controller is free.
     pub fn look_now<K: Resource<DynamicType = ()> + 'static>(&self, object: &ObjectRef<K>) {
         if let Some(due) = self.0.get(&TypeId::of::<K>()).and_then(|due| due.downcast_ref::<Due<K>>()) {
             due.look_now(object);

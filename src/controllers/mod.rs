@@ -1,9 +1,10 @@
 //! The controllers: for each kind gather → plan → apply → status.
 //!
-//! Owns how they are fed and run, and the one list of the kinds. Invariant: every reconcile comes from the due queue, one at a
-//! time for an object, and says there when it wants to come again; kube's own requeueing is not used.
+//! This module owns how the controllers are fed and run, and the one list of the kinds. Invariant: every reconcile
+//! comes from the due queue, one at a time for each object, and queues its next look there. kube's own requeueing is
+//! not used.
 //!
-//! Imports go from the top of this list to the bottom, and from the kinds to all of it: `object`, `standing`, `deliveries`;
+//! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`, `deliveries`;
 //! `caches`, `lanes`; `connection`, `access`; `shared`; `watches`, `reference`, `dependents`; `reconcile`; the kinds.
 
 mod access;
@@ -52,7 +53,7 @@ kinds! {
     claims: workspace::claim::ClaimKind;
 }
 
-/// The controller of a kind, and the objects that are due for it; none, where its feature is off.
+/// The controller of a kind, and the stream of the objects that are due. `None` if the kind's feature is off.
 struct Controller<K: Kind> {
     kind: Arc<K>,
     fed: Option<Fed<K::Object>>,
@@ -81,13 +82,13 @@ impl<K: Kind> Controller<K> {
 }
 
 impl Kinds {
-    /// What all kinds work with.
+    /// The resources that all kinds share.
     #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Takes the reports of workspaces' pods. `leads`: whether this process is the one that writes.
+    /// Takes the reports of workspaces' pods. `leads`: whether this process is the leader, which writes.
     #[must_use]
     pub fn reports(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> WorkspaceReports {
         self.workspaces.kind.reports(leads)

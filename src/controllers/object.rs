@@ -1,4 +1,4 @@
-//! Reading and changing one object, whatever its kind.
+//! Reads and changes one object of any kind.
 
 use crate::api::RECONCILE_ANNOTATION;
 use crate::runtime::lenient::Lenient;
@@ -9,13 +9,13 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::fmt::Debug;
 
-/// The value of the annotation that asks for a look now.
+/// The value of the annotation that requests a look now.
 #[must_use]
 pub fn requested_look<K: Resource>(object: &K) -> Option<&String> {
     object.meta().annotations.as_ref()?.get(RECONCILE_ANNOTATION)
 }
 
-/// The API for an object, be its kind namespaced or not.
+/// The API for an object, whether its kind is namespaced or not.
 pub trait ScopeApi<K> {
     /// The API that reaches `object`.
     fn api(client: Client, object: &K) -> Api<Lenient<K>>;
@@ -37,16 +37,15 @@ impl<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>> 
     }
 }
 
-/// Whether this finalizer is on it.
 pub fn has_finalizer<K: Resource>(object: &K, finalizer: &str) -> bool {
     object.finalizers().iter().any(|name| name == finalizer)
 }
 
-/// Adds or removes a finalizer, if it is not so already, against the version that was read: a conflict means somebody was
-/// faster, and the object comes back by its watch.
+/// Adds or removes a finalizer, unless that is done already, with the resource version that was read. On a conflict
+/// another client was faster, and the watch brings the object again.
 ///
 /// # Errors
-/// The API server's, a conflict among them.
+/// The API server's errors, including conflicts.
 pub async fn set_finalizer<K>(client: &Client, object: &K, finalizer: &str, present: bool) -> Result<K, kube::Error>
 where
     K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Serialize + Debug,

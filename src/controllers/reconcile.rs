@@ -1,7 +1,8 @@
-//! The one loop of all kinds: gather, plan, ration, apply, one step at a time, and then status.
+//! The one loop of all kinds: gather, plan, ration and apply, one step at a time, and then status.
 //!
-//! Invariant: a kind decides in [`Kind::plan`] alone, which is pure, and acts in [`Kind::apply`] alone, one effect a step. So
-//! a stop can fall between any two steps and changes nothing about where an object ends.
+//! Invariant: a kind decides only in [`Kind::plan`], which is pure, and acts only in [`Kind::apply`], with one effect a
+//! step. The process can therefore stop between any two steps without a change to the state that the object reaches in
+//! the end.
 
 use super::caches::Watched;
 use super::object::ScopeApi;
@@ -20,17 +21,17 @@ use serde::Serialize;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// More steps than any way has: a plan that never settles is a bug, and must not become a loop.
+/// More steps than any reconcile needs. A plan that never settles is a bug and must not become an endless loop.
 const MOST_STEPS: usize = 32;
 
-/// What to do.
+/// The decision on what to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan<S> {
-    /// This step, and then gather and plan again.
+    /// Do this step, then gather and plan again.
     Do(S),
-    /// Nothing now.
+    /// Do nothing now.
     Settled {
-        /// How the object stands. `None`: nothing can be said, status stays as it is.
+        /// The standing of the object. `None`: not known, and status stays as it is.
         standing: Option<Standing>,
         /// When to look again. `None`: when something changes.
         again: Option<Again>,
@@ -38,42 +39,42 @@ pub enum Plan<S> {
 }
 
 impl<S> Plan<S> {
-    /// Nothing now, and the object stands so.
+    /// Do nothing now; the object has this standing.
     #[must_use]
     pub fn settled(standing: Standing, again: Option<Again>) -> Self {
         Self::Settled { standing: Some(standing), again }
     }
 
-    /// Nothing, and nothing can be said.
+    /// Do nothing, and leave status as it is.
     #[must_use]
     pub fn nothing() -> Self {
         Self::Settled { standing: None, again: None }
     }
 }
 
-/// How a step ended that worked.
+/// The result of a step that worked.
 pub enum Done<K> {
-    /// Gather and plan again, with the object as the step left it, if it changed it.
+    /// Gather and plan again, with the object as the step returned it, if the step changed it.
     Again(Option<K>),
-    /// Nothing more can be done in this reconcile: the object stands so until `again`, or until a watch brings what the step
-    /// made.
+    /// Nothing more can be done in this reconcile. The object has this standing until `again`, or until a watch brings
+    /// the change that the step made.
     Waits {
-        /// How the object stands.
+        /// The standing of the object.
         standing: Standing,
         /// When to look again. `None`: when something changes.
         again: Option<Again>,
     },
-    /// The object was let go, or is no longer this kind's business.
+    /// The finalizer was removed, or the object no longer belongs to this kind.
     Finished,
 }
 
-/// How a step ended that did not work.
+/// The result of a step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// GitHub, or the remote, did not do it. It is not tried again before its time.
+    /// GitHub or the remote failed. The step is not tried again before its time.
     #[error("{}", .0.message)]
     Remote(Standing, Again),
-    /// Kubernetes did not do it.
+    /// Kubernetes failed.
     #[error(transparent)]
     Kubernetes(#[from] kube::Error),
 }
@@ -84,7 +85,7 @@ impl Failure {
         Self::Remote(Standing::stalled(reason, message), Again::Person)
     }
 
-    /// Something is not there yet.
+    /// A referenced object is missing.
     pub fn waiting(message: impl Into<String>) -> Self {
         Self::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff)
     }
@@ -98,40 +99,38 @@ impl From<(Standing, Again)> for Failure {
 
 /// A step that has to wait for its turn.
 pub struct Rationed {
-    /// Until when.
+    /// The end of the wait.
     pub until: Timestamp,
-    /// How the object stands meanwhile. `None`: as it does.
+    /// The standing of the object meanwhile. `None`: unchanged.
     pub standing: Option<Standing>,
 }
 
-/// A kind of object that the operator looks after. Its value is the controller of the kind, and owns what this process
-/// remembers of its objects.
+/// A kind of object that the operator reconciles. Its value is the controller of the kind, and owns the memory of this
+/// process about the kind's objects.
 pub trait Kind: Send + Sync + Sized + 'static {
-    /// The objects.
     type Object: Reconciled<Status: Send + Sync> + Watched + Resource<Scope: ScopeApi<Self::Object>> + Serialize;
-    /// All that a decision about an object needs, and what acting on it takes.
+    /// The state that decisions and steps need.
     type Seen: Send + Sync;
-    /// One step.
     type Step: Debug + Send;
-    /// The calls whose failures are kept apart.
+    /// The calls whose failures are remembered separately.
     type Task: Copy + Send;
 
-    /// The feature that the kind belongs to. While that is off, the kind is neither watched nor reconciled.
+    /// The feature that the kind belongs to. Without it, the kind is neither watched nor reconciled.
     const FEATURE: Feature;
-    /// What the operator, the receiver and people may do because of this kind.
+    /// The permissions that the operator, the receiver and people need because of this kind.
     const RULES: &'static [Rule];
-    /// The kind's definition; none for a kind of Kubernetes' own, whose status is not ours to write.
+    /// The kind's definition. `None` for a kind of Kubernetes, whose status the operator does not write.
     const DEFINITION: Option<fn() -> CustomResourceDefinition>;
-    /// The label that the watched objects have. `None`: all of the kind are watched.
+    /// The label of the watched objects. `None`: all objects of the kind are watched.
     const LABEL: Option<&'static str> = None;
 
-    /// What is shared by all kinds.
+    /// The resources that all kinds share.
     fn shared(&self) -> &Arc<Shared>;
 
     /// The kind's lane in the queue.
     fn lane(&self) -> &Due<Self::Object>;
 
-    /// Declares which other objects wake an object of this kind.
+    /// Declares the other objects that wake an object of this kind.
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, Self::Object>);
 
     /// The object as it is at the beginning of a reconcile.
@@ -139,47 +138,47 @@ pub trait Kind: Send + Sync + Sized + 'static {
         object
     }
 
-    /// Reads all that a decision needs.
+    /// Reads everything that a decision needs.
     ///
     /// # Errors
-    /// Kubernetes did not let it.
+    /// Kubernetes refused a read.
     fn gather(&self, object: &Arc<Self::Object>) -> impl Future<Output = Result<Self::Seen, kube::Error>> + Send;
 
-    /// What to do next.
+    /// Decides what to do next.
     fn plan(seen: &Self::Seen, now: Timestamp) -> Plan<Self::Step>;
 
-    /// The kind of call that a step makes, if it makes one whose failures are remembered.
+    /// The kind of call that a step makes, if its failures are remembered.
     fn task(step: &Self::Step) -> Option<Self::Task>;
 
-    /// Takes a step out of what the object may have done.
+    /// Takes a step out of the object's allowance.
     ///
     /// # Errors
-    /// It has to wait.
+    /// The step has to wait.
     fn ration(&self, _: &Self::Seen, _: &Self::Step) -> Result<(), Rationed> {
         Ok(())
     }
 
-    /// Carries a step out.
+    /// Carries out a step.
     ///
     /// # Errors
-    /// It did not work.
+    /// The step failed.
     fn apply(
         &self,
         seen: &Self::Seen,
         step: Self::Step,
     ) -> impl Future<Output = Result<Done<Self::Object>, Failure>> + Send;
 
-    /// A step of the task worked: what is remembered of its failures is forgotten.
+    /// Called when a step of the task worked: forgets the task's failures.
     fn succeeded(&self, seen: &Self::Seen, task: Self::Task);
 
-    /// A step failed: that is remembered, until it is tried again.
+    /// Called when a step failed: remembers the failure until the step is tried again.
     fn failed(&self, seen: &Self::Seen, task: Option<Self::Task>, standing: Standing, again: Again);
 
-    /// The plan is that nothing is to be done: what was seen may be remembered.
+    /// Called when the plan is to do nothing. The kind may remember what it saw.
     fn settled(&self, _: &Self::Seen, _: Option<&Standing>) {}
 
-    /// Whether a refusal of Kubernetes in a step of this task is remembered like one of GitHub's: what is not admitted may
-    /// never be.
+    /// Whether a refusal by Kubernetes in a step of this task is remembered, like a refusal by GitHub, because an
+    /// object that is not admitted may never be.
     fn remembers_refusals(_: Option<Self::Task>) -> bool {
         false
     }
@@ -191,7 +190,7 @@ pub trait Kind: Send + Sync + Sized + 'static {
 /// One reconcile.
 ///
 /// # Errors
-/// Kubernetes refused something, and will not for ever.
+/// Kubernetes refused a request, and the refusal may pass.
 pub async fn reconcile<K: Kind>(kind: &K, object: Arc<K::Object>) -> Result<Outcome, kube::Error> {
     let shared = kind.shared();
     let mut object = kind.begin(object);
@@ -223,7 +222,8 @@ pub async fn reconcile<K: Kind>(kind: &K, object: Arc<K::Object>) -> Result<Outc
                     Done::Waits { standing, again } => {
                         return stands(kind, &object, standing, again).await;
                     }
-                    // It was made anew meanwhile: what was seen is not of that one.
+                    // The object was deleted and created again meanwhile. The gathered state is not that of the new
+                    // one.
                     Done::Again(Some(changed)) if changed.uid() != object.uid() => return Ok(Outcome::Ok),
                     Done::Again(changed) => object = changed.map_or(object, Arc::new),
                 }
@@ -246,7 +246,7 @@ pub async fn reconcile<K: Kind>(kind: &K, object: Arc<K::Object>) -> Result<Outc
     stands(kind, &object, standing, Some(Again::Backoff)).await
 }
 
-/// What a refusal of Kubernetes means for an object, if it will not pass by itself.
+/// The standing of an object after a refusal by Kubernetes that will not pass by itself.
 fn refusal<K: Kind>(kind: &K, object: &K::Object, error: &kube::Error) -> Option<Standing> {
     K::DEFINITION?;
     let namespace = object.namespace().unwrap_or_else(|| kind.shared().settings.namespace.clone());
@@ -264,7 +264,7 @@ async fn conclude<K: Kind>(
     kind.shared().conclude(kind.lane(), &**object, status, (standing.as_ref(), again)).await
 }
 
-/// Concludes with what is seen by then.
+/// Gathers once more, and concludes with this standing.
 async fn stands<K: Kind>(
     kind: &K,
     object: &Arc<K::Object>,
@@ -275,7 +275,8 @@ async fn stands<K: Kind>(
     conclude(kind, object, &seen, Some(standing), again).await
 }
 
-/// Says in status what Kubernetes refused for good when nothing could be seen; what passes is only tried again.
+/// Writes a permanent refusal by Kubernetes to status when the state could not be gathered. Other refusals are only
+/// retried.
 async fn unseen<K: Kind>(kind: &K, object: &Arc<K::Object>, error: kube::Error) -> Result<Outcome, kube::Error> {
     let Some(standing) = refusal(kind, object, &error) else { return Err(error) };
     let status = object.status().cloned().unwrap_or_default();

@@ -1,6 +1,8 @@
-//! What an object's `installationRef` leads to: the installation, the App, the connection, and whether it may be used.
+//! Follows an object's `installationRef` to the installation, the App and the connection, and decides whether they may
+//! be used.
 //!
-//! Invariant: the one way from a reference to access, for all kinds; what a tenant wrote into status plays no part in it.
+//! Invariant: all kinds get from a reference to access here only. Text that a tenant wrote into status has no
+//! influence.
 
 use super::access::{AccountAccess, Names, access};
 use super::connection::Connection;
@@ -13,47 +15,47 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 
-/// Whether what needs an installation may use it, as far as App, installation and grants say.
+/// Whether an object that needs an installation may use it, according to the App, the installation and the grants.
 #[derive(Clone, Debug)]
 pub enum Access {
-    /// The App was not looked at since this process started. Nothing is known, so nothing is done.
+    /// This process has not looked at the App yet. Nothing is known, so nothing is done.
     NotYetKnown,
-    /// Something referred to is not there or not usable now. What was published stays.
+    /// A referenced object is missing or cannot be used now. A published token stays.
     Unavailable(Standing),
-    /// The installation does not work now, and tokens of it neither.
+    /// The installation does not work now, and neither do its tokens.
     Dead(Standing),
-    /// Not granted: what was published is taken back.
+    /// Not granted. A published token is withdrawn.
     Denied(Standing),
     /// Granted.
     Granted {
         /// The installation's id.
         installation: i64,
-        /// The account's login, as GitHub has it now.
+        /// The account's current login on GitHub.
         account: String,
         /// The account's id.
         account_id: i64,
         /// The installation's settings page.
         settings_url: String,
-        /// What the namespace may ask for.
+        /// The permissions and repositories that the namespace may request.
         grant: Grant,
-        /// What the account lets the App do.
+        /// The permissions that the account gives the App.
         permissions: GitHubPermissions,
     },
 }
 
-/// What of an installation a call depends on. When it is another, a call that failed is tried again at once.
+/// The properties of an installation that a call depends on. When they change, a failed call is retried at once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Terms {
     /// The installation's id.
     pub installation: i64,
-    /// What the account lets the App do.
+    /// The permissions that the account gives the App.
     pub permissions: GitHubPermissions,
-    /// What the namespace may ask for.
+    /// The permissions and repositories that the namespace may request.
     pub grant: Grant,
 }
 
 impl Access {
-    /// The terms, where it is granted.
+    /// The terms, if access is granted.
     #[must_use]
     pub fn terms(&self) -> Option<Terms> {
         let Self::Granted { installation, permissions, grant, .. } = self else { return None };
@@ -61,26 +63,26 @@ impl Access {
     }
 }
 
-/// What a reference leads to.
+/// The objects that a reference leads to.
 pub struct Referred {
     /// The `GitHubInstallation`.
     pub installation: Option<Arc<GitHubInstallation>>,
-    /// The name of its `GitHubApp`, be there one or not.
+    /// The name of its `GitHubApp`, whether that exists or not.
     pub app_name: Option<String>,
     /// The `GitHubApp`.
     pub app: Option<Arc<GitHubApp>>,
-    /// What is known of the App.
+    /// The connection of the App.
     pub connection: Option<Connection>,
-    /// Whether it may be used.
+    /// Whether the reference may be used.
     pub access: Access,
 }
 
-/// What the reference is followed for.
+/// The purpose of following a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// To use the installation.
     Use,
-    /// To remove what was made by it: it, or its App, may be going itself.
+    /// To remove things that were made with it. The installation or its App may be terminating.
     Removal,
 }
 
@@ -132,10 +134,10 @@ fn decide(
             format!("GitHubInstallation {reference} is being deleted, so what was published for it is taken back"),
         ));
     }
-    // Announced by its own watch, which wakes this up. Without labels a selector could grant too much.
+    // The watch of namespaces brings it and wakes this object. Without labels, a selector could grant too much.
     let Some(namespace) = shared.namespace(namespace_name) else { return Access::NotYetKnown };
     let account = &installation.spec.account;
-    // What is going grants no more, but to take away what was made by it.
+    // A terminating object grants nothing more, except the removal of things that were made with it.
     let as_it_was = app.filter(|_| purpose == Purpose::Removal).cloned().map(|mut app| {
         app.metadata.deletion_timestamp = None;
         app

@@ -1,7 +1,8 @@
-//! What the controllers of all kinds work with: the clients, time, the caches, the queue, and what is known of each App.
+//! The resources that the controllers of all kinds share: the clients, time, the caches, the queue, and the state of
+//! each App.
 //!
-//! Invariant: nothing here belongs to one kind. A kind's own memory is in its folder, and another kind that needs it is
-//! given it when it is made.
+//! Invariant: nothing here belongs to one kind. A kind's own memory is in its folder, and another kind that needs it
+//! gets it in its constructor.
 
 use super::caches::Caches;
 use super::connection::Connections;
@@ -34,65 +35,57 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// How often something that only a person can mend is looked at all the same, should the news of it have got lost.
+/// How often an object that only a person can repair is looked at anyway, in case an event was lost.
 pub const PERSON_RECHECK: SignedDuration = SignedDuration::from_mins(30);
 
-/// The rules that no kind needs alone.
+/// The RBAC rules that do not belong to a single kind.
 pub const RULES: &[Rule] = &[
     // Grants name namespaces, or select them by label.
     Rule::new(RuleSet::Cluster, "", &["namespaces"], READ),
     Rule::new(RuleSet::Cluster, "events.k8s.io", &["events"], &["create", "patch"]),
     Rule::new(RuleSet::Own, "coordination.k8s.io", &["leases"], &["get", "create", "update"]),
-    // The receiver faces the internet. It has no right to Secrets: the root keys of webhooks are mounted. It has none to
-    // events: who floods the receiver floods no namespace.
+    // The receiver faces the internet. It has no access to Secrets, because the root keys of webhooks are mounted. It
+    // has no access to events, so that nobody who floods the receiver can flood a namespace with events.
     Rule::new(RuleSet::Receiver, "", &["namespaces"], READ),
 ];
 
-/// What the controllers of all kinds work with.
+/// The resources that the controllers of all kinds share.
 pub struct Shared {
-    /// Kubernetes.
     pub client: Client,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Randomness.
     pub jitter: Arc<dyn Jitter>,
     /// The way to GitHub.
     pub connect: Arc<dyn Connect>,
-    /// The configuration.
     pub settings: Settings,
-    /// Counters.
     pub metrics: Metrics,
-    /// Events.
     pub events: Events,
-    /// What is known of each App.
+    /// The connection of each App.
     pub connections: Connections,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
-    /// The caches.
     pub caches: Caches,
-    /// The queue.
     pub lanes: Lanes,
-    /// The guards that tests take out.
+    /// The guards that tests can remove.
     pub guards: Guards,
 }
 
-/// Whom to ask whether a namespace is being deleted.
+/// Where to find out whether a namespace is being deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// The cache.
+    /// In the cache.
     Cache,
-    /// The API server too: other objects may be being deleted because the namespace is, and be announced before it.
+    /// In the API server too. The deletion of a namespace also deletes its objects, and the watches may bring those
+    /// deletions first.
     ApiServer,
 }
 
 impl Shared {
-    /// Now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// A namespace as grants see it.
+    /// The properties of a namespace that grants select by.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<NamespaceView> {
         let reference = ObjectRef::<PartialObjectMeta<Namespace>>::new(name);
@@ -109,7 +102,7 @@ impl Shared {
     /// Whether a namespace is being deleted.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The namespace cannot be read.
     pub async fn is_namespace_going(&self, name: &str, asked: Asked) -> Result<bool, kube::Error> {
         let known = self.namespace(name).is_some_and(|namespace| namespace.terminating);
         if known || asked == Asked::Cache {
@@ -119,7 +112,7 @@ impl Shared {
         Ok(namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
     }
 
-    /// The `GitHubApp` that a repository is reached by.
+    /// The `GitHubApp` through which a repository is reached.
     #[must_use]
     pub fn app_of(&self, repository: &ProjectRepository) -> Option<String> {
         let reference = repository.spec.installation_ref.as_ref()?;
@@ -127,17 +120,16 @@ impl Shared {
         Some(self.caches.get(&place)?.spec.app_ref.name.clone())
     }
 
-    /// Has the App looked at soon: what somebody ran into may be everybody's.
+    /// Queues a look at the App soon, because a failure of one object may affect all objects of the App.
     pub fn look_at_app(&self, app: &str) {
         self.connections.request_look(app, self.now());
         self.lanes.look_now(&ObjectRef::<GitHubApp>::new(app));
     }
 
-    /// The root keys of webhooks, made if there are none. Whoever listens for them is told when they are others than
-    /// before.
+    /// The root keys of webhooks, which are made if there are none. Announces keys that differ from the last ones.
     ///
     /// # Errors
-    /// There are none, and none can be made.
+    /// There are no root keys, and none can be made.
     pub async fn ensure_root_keys(&self) -> Result<Arc<RootKeys>, root_keys::Error> {
         let (keys, are_others) = self.root_keys.ensure(&self.client, &self.settings.namespace).await?;
         if are_others {
@@ -164,16 +156,18 @@ impl Shared {
         }
     }
 
-    /// A time from now, and up to a fifth longer, so that objects made together do not come back together.
+    /// A time from now, extended by up to a fifth, so that objects that were created together do not come back
+    /// together.
     #[must_use]
     pub fn spread(&self, from: Timestamp, wait: SignedDuration) -> Option<Timestamp> {
         from.checked_add(wait.mul_f64(self.jitter.between(1.0, 1.2))).ok()
     }
 
-    /// Concludes a reconcile: writes status if it differs, tells of a transition, and queues the next look.
+    /// Concludes a reconcile: writes status if it changed, publishes an event on a transition, and queues the next
+    /// look.
     ///
     /// # Errors
-    /// When status could not be written.
+    /// Status could not be written.
     pub async fn conclude<K>(
         &self,
         lane: &Due<K>,
@@ -194,7 +188,7 @@ impl Shared {
         let stored = object.status().map_or(&[][..], K::conditions);
         let generation = object.meta().generation;
         let mut conditions = standing.conditions(stored, generation, self.now());
-        // Besides these a kind may have conditions of its own.
+        // A kind may have conditions of its own in addition.
         conditions.extend(K::conditions(&status).iter().filter(|own| !is_of_all(own)).cloned());
         K::set_conditions(&mut status, generation, conditions);
         if object.status() != Some(&status) {
@@ -215,16 +209,17 @@ impl Shared {
         })
     }
 
-    /// Writes status, all of it but what the receiver adds. Gives back the object as it is then.
+    /// Writes status except the fields that the receiver adds. Returns the object as it is afterwards.
     ///
     /// # Errors
-    /// When Kubernetes did not take it.
+    /// Kubernetes refused the patch.
     pub async fn write_status<K>(&self, object: &K, status: &K::Status) -> Result<K, kube::Error>
     where
         K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
     {
         let mut patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
-        // Applied, it would become ours: what the receiver adds meanwhile would be removed by the next write.
+        // If the deliveries were applied, this field manager would own them, and the next write would remove those that
+        // the receiver adds meanwhile.
         patch["status"].as_object_mut().map(|status| status.remove("deliveries"));
         let api = <K::Scope as ScopeApi<K>>::api(self.client.clone(), object);
         api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
@@ -232,7 +227,7 @@ impl Shared {
             .read()
     }
 
-    /// An event, when Ready's status or reason is another than before.
+    /// Publishes an event when the status or reason of Ready changed.
     async fn tell<K: Reconciled>(&self, object: &K, stored: &[Condition], standing: &Standing) {
         let is_ready = matches!(standing.state, State::Ready | State::ReadyButRetrying);
         let was = stored.iter().find(|condition| condition.type_ == "Ready");
@@ -248,13 +243,13 @@ impl Shared {
         self.events.transition(&object.object_ref(&()), severity, standing.reason.as_str(), &standing.message).await;
     }
 
-    /// A warning event that somebody should see.
+    /// Publishes a warning event.
     pub async fn warn<K: Resource<DynamicType = ()>>(&self, object: &K, reason: Reason, message: &str) {
         self.events.transition(&object.object_ref(&()), EventType::Warning, reason.as_str(), message).await;
     }
 
-    /// How many objects stand how: what the metric `landfall_objects` shows, counted when it is asked for. Reasons are those
-    /// of this program; a status that says something else was not written by it.
+    /// The number of objects by standing, for the metric `landfall_objects`, counted at each scrape. A reason that this
+    /// program does not have counts as empty, because this program did not write that status.
     #[must_use]
     pub fn count<K: Reconciled + super::caches::Watched>(&self) -> Vec<ObjectCount> {
         let mut counts: BTreeMap<(&'static str, &'static str), usize> = BTreeMap::new();
@@ -268,7 +263,7 @@ impl Shared {
     }
 }
 
-/// Whether a condition is one of those that every kind has.
+/// Whether every kind has a condition of this type.
 #[must_use]
 pub fn is_of_all(condition: &Condition) -> bool {
     ConditionType::STANDING.iter().any(|kind| kind.as_str() == condition.type_)

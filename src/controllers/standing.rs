@@ -1,8 +1,8 @@
-//! How an object stands, and what that means for its conditions.
+//! The standing of an object, and the conditions that follow from it.
 //!
-//! Owns the one mapping from an outcome to `Ready`, `Reconciling`, `Retrying` and `Stalled` (kstatus). Invariant: the same outcome
-//! twice gives the same conditions, transition times included, so that nothing is written when nothing changed.
-//! Were it broken, an idle cluster would write status for ever.
+//! This module owns the one mapping from an outcome to `Ready`, `Reconciling`, `Retrying` and `Stalled` (kstatus).
+//! Invariant: the same outcome twice gives the same conditions, including transition times, so that nothing is written
+//! when nothing changed. If it were broken, an idle cluster would write status forever.
 
 use crate::api::{ConditionType, Reason};
 use crate::git;
@@ -10,50 +10,48 @@ use crate::github;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// The ways in which an object can stand.
+/// The possible states of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It does what its spec asks.
+    /// The object does what its spec asks.
     Ready,
-    /// What was published is still good, but something needed for the future is being retried.
+    /// The published token or state is still good, but something needed for the future is being retried.
     ReadyButRetrying,
-    /// It will pass, or is retried.
+    /// The state will pass, or is being retried.
     Reconciling,
     /// A person has to do something.
     Stalled,
-    /// It does nothing, as its spec asks.
+    /// The object does nothing, as its spec asks.
     Suspended,
 }
 
-/// How an object stands, why, and what to do.
+/// The state of an object, the reason, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Which of the ways.
     pub state: State,
-    /// Why.
     pub reason: Reason,
-    /// What happened, to what, what to do. Never a secret, never a time that changes by itself.
+    /// What happened, to what, and what to do. It never contains a secret, and never a time that changes by itself.
     pub message: String,
 }
 
-/// When something that did not work is looked at again.
+/// When to look again after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
-    /// With growing pauses.
+    /// With growing delays.
     Backoff,
     /// Not before this time.
     At(Timestamp),
-    /// A person has to act; looked at again now and then, in case the news of it got lost.
+    /// When a person has acted, and now and then in case an event was lost.
     Person,
 }
 
 impl Standing {
-    /// It does what its spec asks.
+    /// The object does what its spec asks.
     pub fn ready(reason: Reason, message: impl Into<String>) -> Self {
         Self { state: State::Ready, reason, message: message.into() }
     }
 
-    /// It will pass, or is retried.
+    /// The state will pass, or is being retried.
     pub fn reconciling(reason: Reason, message: impl Into<String>) -> Self {
         Self { state: State::Reconciling, reason, message: message.into() }
     }
@@ -63,18 +61,18 @@ impl Standing {
         Self { state: State::Stalled, reason, message: message.into() }
     }
 
-    /// It does nothing, as its spec asks.
+    /// The object does nothing, as its spec asks.
     pub fn suspended(reason: Reason, message: impl Into<String>) -> Self {
         Self { state: State::Suspended, reason, message: message.into() }
     }
 
-    /// The same trouble while what was published before is still good.
+    /// The same problem while the earlier published state is still good.
     #[must_use]
     pub fn while_still_good(self, good: &str) -> Self {
         Self { state: State::ReadyButRetrying, reason: self.reason, message: format!("{good}. But: {}", self.message) }
     }
 
-    /// The conditions that say this, given the stored ones.
+    /// The conditions of this standing, given the stored ones.
     #[must_use]
     pub fn conditions(&self, stored: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
         let say = |kind, truth| condition((kind, truth), (self.reason, &self.message), stored, generation, now);
@@ -92,18 +90,16 @@ impl Standing {
     }
 }
 
-/// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truth {
-    /// It holds.
     True,
-    /// It does not.
     False,
-    /// That is being found out.
+    /// Not known yet.
     Unknown,
 }
 
-/// A condition that holds or not, for a reason, given the stored ones: since when, is kept from there.
+/// A condition with this status, reason and message. Its transition time is that of the stored condition if the status
+/// is the same.
 #[must_use]
 pub fn condition(
     (kind, truth): (ConditionType, Truth),
@@ -128,7 +124,7 @@ pub fn condition(
     }
 }
 
-/// What a failed call to GitHub means for the object that needed it. `what` says what was tried: "minting a token for acme".
+/// The standing of an object after a failed call to GitHub. `what` is the attempt: "minting a token for acme".
 #[must_use]
 pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
     let reason = match error {
@@ -157,7 +153,7 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
             Again::Backoff,
         ),
         github::Outlook::Waits(until) => {
-            // Without the time, which would be another one each time.
+            // The message has no time, because that would be different each time.
             let secondary = matches!(error, github::Error::RateLimited { secondary: true, .. });
             let limit = if secondary { "a secondary rate limit" } else { "the rate limit" };
             let message =
@@ -168,14 +164,14 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
     }
 }
 
-/// Whether a failure of one object may be everybody's who uses the App.
+/// Whether the failure of one object may affect every object that uses the App.
 #[must_use]
 pub fn matters_to_app(standing: &Standing) -> bool {
     [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended]
         .contains(&standing.reason)
 }
 
-/// What it means that a remote could not be read.
+/// The standing of an object after a failure to read a remote.
 #[must_use]
 pub fn git_failure(error: &git::Error) -> (Standing, Again) {
     let reason = match error {
@@ -201,8 +197,8 @@ pub fn git_failure(error: &git::Error) -> (Standing, Again) {
     }
 }
 
-/// What it means that the Kubernetes API refused something, if it will go on to: a conflict, a limit or a failure of its
-/// own passes.
+/// The standing of an object after a refusal by the Kubernetes API that will not pass. Conflicts, limits and failures
+/// of the API server pass.
 #[must_use]
 pub fn kubernetes_refusal(error: &kube::Error, namespace: &str) -> Option<Standing> {
     let kube::Error::Api(status) = error else { return None };

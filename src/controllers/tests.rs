@@ -1,4 +1,4 @@
-//! Holds the imports of the sources to the layout that [`super`] tells of.
+//! Checks that the imports of the sources follow the order that [`super`] describes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ fn module(file: &Path) -> Module {
     module
 }
 
-/// The paths that begin at `text`, in a use or in code: `a::{b, c::d}` is `a::b` and `a::c::d`. Gives back the rest.
+/// The paths that begin at `text`, in a use or in code: `a::{b, c::d}` is `a::b` and `a::c::d`. Returns the rest.
 fn paths<'a>(mut text: &'a str, before: &Module, found: &mut Vec<Module>) -> &'a str {
     let mut path = before.clone();
     loop {
@@ -68,7 +68,7 @@ fn paths<'a>(mut text: &'a str, before: &Module, found: &mut Vec<Module>) -> &'a
     &text[end..]
 }
 
-/// All that a module's code names by a path.
+/// All paths in a module's code.
 fn named(code: &str, module: &Module) -> Vec<Module> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {

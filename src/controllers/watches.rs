@@ -1,8 +1,9 @@
-//! The watches: they keep the caches, and turn each change into a look at whatever it may concern.
+//! The watches: they keep the caches, and turn each change into a look at the objects that it may concern.
 //!
-//! A kind declares in `Kind::watches` by which other objects its own are woken. Invariant: a change is only ever a reason to
-//! look. What is done follows from what is then gathered, so that a change that is announced twice, late, or together with
-//! others does no harm. All looks go through the due queue, in which an object waits once, however many changes concern it.
+//! A kind declares in `Kind::watches` which other objects wake its own. Invariant: a change is only ever a reason to
+//! look. The action follows from the state that is gathered then, so a change that is announced twice, late, or
+//! together with others does no harm. All looks go through the due queue, in which an object waits once, however many
+//! changes concern it.
 
 use super::caches::{Contents, Listener, News, Watched};
 use super::shared::Shared;
@@ -21,28 +22,27 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Secrets, without what is in them.
+/// Secrets without their data.
 pub type SecretMeta = PartialObjectMeta<Secret>;
 
-/// Which objects of a type are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Select {
     /// All of them.
     All,
     /// Those with this label.
     Labelled(&'static str),
-    /// The Secrets that the operator made, in the namespaces that it is limited to.
+    /// The Secrets that the operator made, in the namespaces that it may use.
     OurSecrets,
     /// The Secrets in the operator's own namespace: the credentials of Apps, and the root keys.
     Credentials,
 }
 
-/// What became of an object.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It is there, or is another than before.
+    /// The object was created or changed.
     Changed,
-    /// It is gone.
+    /// The object was deleted.
     Gone,
 }
 
@@ -94,7 +94,7 @@ impl<T: Watched> Erased for Watch<T> {
 }
 
 impl AllWatches {
-    /// None yet. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
+    /// No watches yet. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
     #[must_use]
     pub fn new(client: Client, secret_namespaces: Vec<String>) -> Self {
         Self {
@@ -106,12 +106,12 @@ impl AllWatches {
         }
     }
 
-    /// Never watches this kind, whichever kind asks to be woken by it.
+    /// Excludes this kind from all watches, whichever kind asks to be woken by it.
     pub fn leave_out<K: Watched>(&mut self) {
         self.left_out.insert(TypeId::of::<K>());
     }
 
-    /// Watches a kind's own objects. `label`: those with this label; none for all.
+    /// Watches a kind's own objects. `label`: only those with this label; `None` for all.
     pub fn own<K: Watched>(&mut self, label: Option<&'static str>, lane: &Due<K>) {
         let lane = lane.clone();
         let own = move |news: &News<'_, K>| match news {
@@ -122,12 +122,12 @@ impl AllWatches {
         self.everywhere(label.map_or(Select::All, Select::Labelled), Arc::new(own));
     }
 
-    /// For a kind to declare what wakes it.
+    /// The declarations of one kind.
     pub fn of<K: Watched>(&mut self, shared: &Arc<Shared>, lane: &Due<K>) -> Watches<'_, K> {
         Watches { all: self, shared: Arc::clone(shared), lane: lane.clone() }
     }
 
-    /// Hands the caches over, and gives back what fills them, which never ends by itself.
+    /// Sets the caches, and returns a future that fills them and never ends by itself.
     pub fn start(self, shared: &Shared) -> impl Future<Output = ()> + Send + use<> {
         shared.caches.set(self.contents);
         let watches: Vec<_> = self.watches.into_values().flat_map(Erased::run).collect();
@@ -172,7 +172,8 @@ impl AllWatches {
 }
 
 impl<K: Watched> Watches<'_, K> {
-    /// Has the objects that `concerned` names looked at when a `T` changes or goes, and all of this kind after a listing.
+    /// Queues the objects that `concerned` names when a `T` changes or is deleted, and all objects of this kind after a
+    /// listing.
     pub fn woken_by<T: Watched>(
         &mut self,
         select: Select,
@@ -212,7 +213,7 @@ impl<K: Watched> Watches<'_, K> {
         self.all.listen(Select::Credentials, places, listener);
     }
 
-    /// Has all of this kind looked at when a `T`, which is no object of Kubernetes, is announced.
+    /// Queues all objects of this kind when a `T`, which is not an object of Kubernetes, is announced.
     pub fn woken_by_announced<T: 'static>(&mut self) {
         let (shared, lane) = (Arc::clone(&self.shared), self.lane.clone());
         self.all.contents.add_listener::<T>(Arc::new(move |_| wake_all(&shared, &lane)));
@@ -242,7 +243,8 @@ fn wake_all<K: Watched>(shared: &Shared, lane: &Due<K>) {
     }
 }
 
-/// A watch that keeps a cache, without the managed fields, which are of no use here and most of an object's size.
+/// A watch that keeps a cache. It drops the managed fields, which nothing here uses and which are most of an object's
+/// size.
 fn reflected<T: Watched>(
     api: Api<Lenient<T>>,
     config: watcher::Config,
@@ -264,7 +266,7 @@ async fn drive<T: Watched>(
         match event {
             Ok(Event::Apply(object)) => tell(News::Changed(&object)),
             Ok(Event::Delete(object)) => tell(News::Gone(&object)),
-            // kube announces a listing's objects before its cache holds them, so they are announced here at its end.
+            // kube announces the objects of a listing before its cache has them, so they are announced here at its end.
             Ok(Event::Init | Event::InitApply(_)) => {}
             Ok(Event::InitDone) => {
                 for object in store.state() {

@@ -30,17 +30,17 @@ enum Pattern {
     Below(Authority),
 }
 
-/// An entry of the allowed hosts is no host.
+/// An entry of the allowed hosts is not a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "allowed host {entry:?}: write a host's name, with `*.` before it for every name one label below, and a port where it is not 443"
 )]
 pub struct AllowedHostsError {
-    /// As the administrator wrote it.
+    /// The entry as the administrator wrote it.
     pub entry: String,
 }
 
-/// Why an address may not be used.
+/// The reason why an address may not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// It cannot be parsed. The message does not repeat the text, which may hold credentials.

@@ -14,7 +14,7 @@ const LIMIT: usize = 1000;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchName(String);
 
-/// Why a text is no name of a branch.
+/// The reason why a text is not the name of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BranchError {
     #[error("the branch has no name")]

@@ -12,7 +12,7 @@ use crate::github::redact::shown;
 use crate::github::transport::deeper;
 use crate::github::{Outlook, Unreached};
 
-/// Why a remote gave no answer.
+/// The reason why a remote gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The requested name is invalid, so nothing was sent.
@@ -50,7 +50,7 @@ pub enum Error {
     Moved {
         /// The repository's address.
         remote: String,
-        /// The target, by the server's word; for display only.
+        /// The target, as the server names it. For display only.
         to: Option<String>,
     },
     /// 429, or a 403 that names a wait.
@@ -60,8 +60,8 @@ pub enum Error {
         remote: String,
         until: Timestamp,
     },
-    /// The host is, or its name resolves to, an address to which the operator must not connect. The message does not tell the
-    /// address, so that the author of the host's name cannot probe the cluster's DNS.
+    /// The host is, or its name resolves to, an address to which the operator must not connect. The message does not
+    /// contain the address, so that the author of the host's name cannot probe the cluster's DNS.
     #[error(
         "{remote}: its host has no address to which the operator may connect; private addresses need the permission of the operator's administrator"
     )]
@@ -94,7 +94,7 @@ pub enum Error {
         remote: String,
         message: String,
     },
-    /// The answer is not one of git's.
+    /// The answer is not a git server's.
     #[error(
         "{remote}: {source}; check that it is the address of a repository on a server that speaks git's smart HTTP"
     )]

@@ -49,7 +49,7 @@ pub struct Refs {
     /// The branch to which HEAD points, with or without a commit. None if HEAD is detached, or if the branch has no commit and
     /// the server does not list such a branch.
     pub default_branch: Option<BranchName>,
-    /// Of the requested branch, or of the default branch.
+    /// The head of the requested branch, or of the default branch.
     pub head: Head,
 }
 
@@ -83,7 +83,7 @@ impl Head {
     }
 }
 
-/// Why an answer cannot be used.
+/// The reason why an answer cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// It does not follow the protocol.
@@ -92,7 +92,7 @@ pub enum AnswerError {
     /// It ended early.
     #[error("it ended before it was complete")]
     Cut,
-    /// The server refused; its words, as they came.
+    /// The server refused, with this message.
     #[error("the server refused")]
     Refused(String),
 }
@@ -114,7 +114,7 @@ impl From<NotPackets> for AnswerError {
 
 /// The request for HEAD and, if given, a branch.
 ///
-/// It has no `agent`, which a client may send only to a server that advertised it; `User-Agent` tells the same.
+/// It has no `agent`, which a client may send only to a server that advertised it. `User-Agent` has the same content.
 #[must_use]
 pub fn request(branch: Option<&BranchName>, capabilities: Capabilities) -> String {
     let mut request = encode("command=ls-refs");
@@ -330,7 +330,7 @@ mod tests {
             (None, lines(&[]), None, Head::Empty),
             (Some("main"), lines(&[&main]), None, at("main", B)),
             (None, lines(&[&detached]), None, Head::NoDefaultBranch),
-            // Names that are no branch's: not Unicode would be one more, see below.
+            // Names that are not a branch's. A name that is not Unicode is tested below.
             (None, lines(&[&format!("{A} HEAD symref-target:refs/heads/a..b")]), None, Head::NoDefaultBranch),
             (None, lines(&[&format!("{A} HEAD symref-target:refs/changes/1")]), None, Head::NoDefaultBranch),
         ];
@@ -374,7 +374,7 @@ mod tests {
             let whole = whole.finish();
             assert_eq!(whole, piecemeal.finish());
             assert_eq!(whole.map(|refs| refs.head), if end >= known { Ok(at("x", B)) } else { Err(AnswerError::Cut) });
-            // That a branch is not there is known at the end only.
+            // The absence of a branch is known only at the end.
             let missing = read(Some("y"), &bytes[..end]).map(|refs| refs.head);
             let expected = Head::Missing { branch: branch("y") };
             assert_eq!(missing, if end == bytes.len() { Ok(expected) } else { Err(AnswerError::Cut) }, "{end}");

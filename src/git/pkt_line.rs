@@ -25,7 +25,7 @@ pub enum Packet<'a> {
     Line(&'a [u8]),
 }
 
-/// The bytes are no packet.
+/// The bytes are not a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it does not consist of git's packets")]
 pub struct NotPackets;

@@ -112,8 +112,8 @@ fn kind(address: IpAddr) -> Kind {
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry>
 fn kind_v4(address: Ipv4Addr) -> Kind {
     match address.octets() {
-        // The metadata services: most are link-local, Oracle's is among the protocols' own, Alibaba's among the carriers'
-        // addresses and Azure's among the public ones.
+        // The metadata services. Most are link-local; Oracle's address is among those of protocols, Alibaba's among
+        // those of carriers, and Azure's among the public ones.
         [169, 254, ..] | [192, 0, 0, _] | [100, 100, 100, 200] | [168, 63, 129, 16] => Kind::Never,
         [10 | 127, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] => Kind::Private,
         octets => special_v4(octets),
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(Reach::Public.check_host("git.example.com"), Ok(()));
     }
 
-    /// The system's resolver, as far as a test decides what it says; each question is noted.
+    /// The system's resolver with answers of the test. Each query is recorded.
     async fn resolve(reach: Reach, answer: &'static str) -> (Result<Vec<String>, BoxError>, usize) {
         let asked = Arc::new(Mutex::new(0));
         let noted = Arc::clone(&asked);

@@ -1,8 +1,8 @@
 //! Reads a list of refs as it comes in, for [`super::ls_refs`] and [`super::listing`].
 //!
-//! Pure: bytes in, meaning out. The invariant: memory holds one incomplete packet and the refs that are wanted; an answer that
-//! ends early is an error, unless all that is wanted was known by then. Without that, a ref that was not listed yet would pass
-//! for one that does not exist.
+//! Pure: bytes in, meaning out. The invariant: memory holds one incomplete packet and the wanted refs. An answer that
+//! ends early is an error, unless all wanted refs were known by then. Without that, a ref that was not listed yet would
+//! count as missing.
 use super::ls_refs::{AnswerError, refused};
 use super::pkt_line::{Packet, decode};
 
@@ -66,7 +66,7 @@ impl<W: Selection> Reading<W> {
         Self { form: Form::Advertisement(Position::Start), ..self }
     }
 
-    /// Takes the next bytes. True once all that is wanted is known; the rest need not be read then.
+    /// Takes the next bytes. True once all wanted refs are known; the rest need not be read then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
         let mut pending = std::mem::take(&mut self.pending);
         pending.extend_from_slice(bytes);

@@ -1,14 +1,15 @@
 //! The exchange with a remote over smart HTTP (gitprotocol-http(5)).
 //!
-//! The invariant: credentials go to the remote's own origin and nowhere else, and a token of GitHub's to its one repository
-//! ([`Redirects`]); and an exchange is bounded in time ([`DEADLINE`]), in what is read ([`ANSWER_LIMIT`]) and in what is held
-//! (a packet and a chunk).
+//! The invariant: credentials go to the remote's own origin and nowhere else, and a token of GitHub's to its one
+//! repository ([`Redirects`]). An exchange is limited in time ([`DEADLINE`]), in the bytes that it reads
+//! ([`ANSWER_LIMIT`]) and in those that it holds (a packet and a chunk).
 //!
-//! An exchange is one request where git itself makes two. git first asks what the server can do (`GET info/refs`), then asks
-//! for refs; but over HTTP each request stands alone, so the second needs only the capabilities from the first.
-//! [`Capabilities::ASSUMED`] takes their place, which holds for GitHub. Any other server answers with nothing or an error (a
-//! repository with SHA-256 objects, a server that does not know `unborn`, one that speaks version 0 or 1 alone); then, and
-//! only then, it is asked what it can do. Polling is most of the operator's work: this halves it.
+//! An exchange is one request, while git itself makes two. git first asks for the server's capabilities, by
+//! `GET info/refs`, then for refs. But over HTTP each request is independent, so the second needs only the capabilities
+//! from the first. [`Capabilities::ASSUMED`] replaces them, which is correct for GitHub. Any other server answers with
+//! nothing or an error (a repository with SHA-256 objects, a server that does not know `unborn`, one that speaks only
+//! version 0 or 1). Only then is it asked for its capabilities. Polling is most of the operator's work, and this halves
+//! it.
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -61,17 +62,17 @@ pub struct Remote {
     redirects: Redirects,
 }
 
-/// Which redirects of a remote are followed.
+/// The redirects of a remote that are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Redirects {
     /// None: on GitHub another repository may have taken the name, and the operator finds a repository by its id.
     None,
-    /// One, of the question what the server can do, to the same origin: as git does by default (`http.followRedirects`), and
-    /// as GitLab answers for an address without `.git`.
+    /// One redirect of the request for capabilities, to the same origin: as git does by default
+    /// (`http.followRedirects`), and as GitLab answers for an address without `.git`.
     WithinOrigin,
 }
 
-/// A text is no full name of a repository on GitHub.
+/// A text is not the full name of a repository on GitHub.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the full name of a repository: write owner/name in letters, digits, `.`, `_` and `-`")]
 pub struct FullNameError;
@@ -252,7 +253,7 @@ impl Exchange<'_> {
         };
         let is_not_understood =
             matches!(error, Error::Protocol { source: AnswerError::Cut, .. } | Error::Refused { .. });
-        // To a question at an address without `.git`, some servers answer as if there were no repository.
+        // Some servers answer a request to an address without `.git` as if there were no repository.
         let may_be_elsewhere = self.remote.redirects == Redirects::WithinOrigin
             && matches!(error, Error::NotFound { .. } | Error::Moved { .. });
         if !is_not_understood && !may_be_elsewhere {
@@ -279,7 +280,7 @@ impl Exchange<'_> {
         self.read(reading, Vec::new(), response.body_mut()).await
     }
 
-    /// Reads a list of refs, of which `begun` came already.
+    /// Reads a list of refs. `begun` is the part of it that was already read.
     async fn read<W: Selection>(
         &self,
         mut reading: Reading<W>,
@@ -298,7 +299,7 @@ impl Exchange<'_> {
         reading.finish().map_err(|error| self.protocol(error))
     }
 
-    /// Asks what the server can do.
+    /// Asks for the server's capabilities.
     async fn advertised(&self) -> Result<Place<Response<Body>>, Error> {
         let path = "info/refs?service=git-upload-pack";
         let response = self.send(Method::GET, path, ADVERTISEMENT, String::new()).await?;
@@ -308,7 +309,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Where a redirect that may be followed leads.
+    /// The target of a redirect that may be followed.
     fn redirected(&self, response: &Response<Body>) -> Option<Remote> {
         if !response.status().is_redirection() || self.remote.redirects != Redirects::WithinOrigin {
             return None;
@@ -325,7 +326,7 @@ impl Exchange<'_> {
         Some(Remote { url, redirects: self.remote.redirects })
     }
 
-    /// Reads as much of an advertisement as tells what it is; the bytes that were read, too.
+    /// Reads as much of an advertisement as its classification needs. Returns the bytes as well.
     async fn advertisement(&self, body: &mut Body) -> Result<(Advertisement, Vec<u8>), Error> {
         let mut read = Vec::new();
         loop {
@@ -402,7 +403,7 @@ impl Exchange<'_> {
         let message = if said.is_empty() { status.to_string() } else { said };
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { remote, message },
-            // Without credentials, GitHub does not tell whether the repository exists.
+            // Without credentials, GitHub does not show whether the repository exists.
             StatusCode::UNAUTHORIZED if self.credentials.is_none() => Error::NotFound { remote, message },
             StatusCode::UNAUTHORIZED => Error::CredentialsRefused { remote, message },
             StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Error::Forbidden { remote, message },
@@ -410,7 +411,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// The next bytes of a body; none at its end.
+    /// The next bytes of a body. `None` at its end.
     async fn chunk(&self, body: &mut Body) -> Result<Option<hyper::body::Bytes>, Error> {
         while let Some(frame) = body.frame().await {
             if let Ok(bytes) = frame.map_err(|error| self.unreached(error))?.into_data() {
@@ -447,7 +448,7 @@ impl Exchange<'_> {
         Some(self.said(repository.unwrap_or(url)))
     }
 
-    /// A server's words, redacted and cut.
+    /// A server's message, redacted and cut.
     fn said(&self, text: &str) -> String {
         match self.credentials {
             Some(credentials) => shown(&credentials.cut_from(text)),

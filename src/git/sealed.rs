@@ -93,7 +93,7 @@ pub struct Output<T> {
     pub written: T,
 }
 
-/// Why a git command failed.
+/// The reason why a git command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
     /// It cannot be started.
@@ -128,7 +128,7 @@ pub enum SealedError {
 }
 
 impl SealedError {
-    /// git's own words, or the message if git printed none.
+    /// git's own message, or the error's if git printed none.
     #[must_use]
     pub fn words(&self) -> String {
         match self {
@@ -302,7 +302,7 @@ async fn last_words(mut from: impl AsyncRead + Unpin, words: &mut Vec<u8>) -> io
     }
 }
 
-/// git's words without control characters, secrets, and hints.
+/// git's message without control characters, secrets, and hints.
 fn readable(words: &[u8]) -> String {
     let text = String::from_utf8_lossy(words);
     let line = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>().trim().to_owned();
@@ -361,7 +361,7 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         // The grandchild holds the fifo open for as long as it lives, and git for as long as that does.
         let alias = format!("!exec 3>'{}'; echo >&3; sleep 1000 & wait", fifo.display());
-        // Open at both ends meanwhile, so that no opening blocks, however slow git is.
+        // The fifo is open at both ends meanwhile, so that no opening blocks, however slow git is.
         let held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
         let mut reading = File::open(&fifo).unwrap();
         let reader = std::thread::spawn(move || {
@@ -373,7 +373,7 @@ mod tests {
         let error = git.run(&["wait"]).await.unwrap_err();
         assert!(matches!(error, SealedError::Late { .. }), "{error}");
         drop(held);
-        // Ends only when no process has the fifo open any more.
+        // The read ends only when no process has the fifo open any more.
         let said = reader.join().unwrap();
         assert!(said.len() <= 1, "{said:?}");
     }

@@ -1,7 +1,7 @@
 //! The name of a commit.
 //!
-//! The invariant: 40 (SHA-1) or 64 (SHA-256) hexadecimal digits in lower case, so two are the same commit if and only if
-//! they are equal, and one fits into an annotation, an environment variable and a log line as it is.
+//! The invariant: 40 (SHA-1) or 64 (SHA-256) hexadecimal digits in lower case. Two are therefore the same commit if and
+//! only if they are equal, and one fits into an annotation, an environment variable and a log line without escaping.
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Sha(String);
 
-/// A text that names no git object.
+/// A text that is not the name of a git object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the full name of a commit: that is 40 or 64 hexadecimal digits in lower case")]
 pub struct ShaError;

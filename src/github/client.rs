@@ -155,8 +155,8 @@ impl GitHub {
         }
     }
 
-    /// `GET /users/{slug}[bot]`: the user as which an App commits; its id is not the App's. The call has no credentials, because
-    /// GitHub refuses a JWT here. A GitHub Enterprise Server in private mode answers 401.
+    /// `GET /users/{slug}[bot]`: the user that commits for an App; its id is not the App's. The call has no
+    /// credentials, because GitHub refuses a JWT here. A GitHub Enterprise Server in private mode answers 401.
     pub async fn bot_user(&self, slug: &str) -> Result<Account, Error> {
         let login = format!("{slug}[bot]");
         let path = format!("/users/{}", utf8_percent_encode(&login, SEGMENT));

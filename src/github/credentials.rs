@@ -1,8 +1,9 @@
 //! An App's credentials: its id and the keys that sign its JSON web tokens.
 //!
-//! The invariant: each of the two keys is a [`Signer`] that can sign; a Secret that holds anything else was refused with a
-//! remedy ([`super::private_key`]). There are two keys so that an administrator can replace one without a gap: when GitHub
-//! refuses one key, [`super::stack`] tries the other once, and the key that GitHub accepted is preferred from then on.
+//! The invariant: each of the two keys is a [`Signer`] that can sign. A Secret with any other content was refused with
+//! a remedy ([`super::private_key`]). There are two keys so that an administrator can replace one without a gap: when
+//! GitHub refuses one key, [`super::stack`] tries the other once, and the key that GitHub accepted is preferred from
+//! then on.
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use super::jwt::{CachedSigner, Jwt, PemSigner, SignError, Signer};
 use super::private_key::{self, KeyProblem};
 
-/// Which of an App's two keys.
+/// One of an App's two keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// `private-key.pem`
@@ -30,7 +31,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// Why credentials cannot be used. The message holds nothing of a key.
+/// The reason why credentials cannot be used. The message contains no part of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
     /// Neither an App id nor a client id.
@@ -109,7 +110,7 @@ impl AppCredentials {
         self.prefers_next.store(key == Key::Next, Ordering::Relaxed);
     }
 
-    /// A JWT that is valid at `now`: the one that this key signed last, for as long as it serves, or else a new one.
+    /// A JWT that is valid at `now`: the one that this key signed last, as long as it can be reused, or else a new one.
     pub(super) async fn jwt(&self, key: Key, now: Timestamp) -> Result<Jwt, SignError> {
         self.signer(key)?.jwt(&self.issuer, now).await
     }

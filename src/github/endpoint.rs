@@ -25,7 +25,7 @@ pub struct Endpoint {
     graphql: Url,
 }
 
-/// Why an address in a `GitHubApp`'s spec cannot be used.
+/// The reason why an address in a `GitHubApp`'s spec cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("spec.{field}: {problem}; {remedy}")]
 pub struct EndpointError {

@@ -51,7 +51,7 @@ pub enum Outlook {
     Stalls,
 }
 
-/// Why a call to GitHub failed.
+/// The reason why a call to GitHub failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// 401 to the App's JWT, by the current and the next key.
@@ -120,10 +120,10 @@ pub enum Error {
     /// Any other refusal.
     #[error("{target}: GitHub answered {status}: {message}")]
     Refused { target: Target, status: u16, message: String },
-    /// The answer is not one of GitHub's API.
+    /// The answer does not come from GitHub's API.
     #[error("{target}: {what}; check that spec.apiURL is GitHub's API and that no proxy answers instead")]
     Malformed { target: Target, what: String },
-    /// The request was not sent, because GitHub would read it otherwise than it was meant, or because it could not be signed.
+    /// The request was not sent, because GitHub would misread it, or because it could not be signed.
     #[error("{target}: not sent: {what}")]
     Unsent { target: Target, what: String },
 }
@@ -189,8 +189,8 @@ pub struct FieldError {
     pub resource: String,
     /// The field of that object.
     pub field: String,
-    /// The error, in one of GitHub's words: `missing`, `missing_field`, `invalid`, `already_exists`, `unprocessable`, or
-    /// `custom`, of which only the message tells more.
+    /// The error, as one of GitHub's words: `missing`, `missing_field`, `invalid`, `already_exists`, `unprocessable`,
+    /// or `custom`, for which only the message says more.
     pub code: String,
     /// The error in a sentence.
     pub message: String,

@@ -1,7 +1,7 @@
-//! The JSON web tokens by which an App proves to GitHub who it is, and the signers that make them.
+//! The JSON web tokens with which an App authenticates to GitHub, and the signers that make them.
 //!
 //! A [`Signer`] is a seam: [`PemSigner`] signs with a key in this process, and another implementation can ask a key
-//! management service that never gives its key away. The invariant: one JWT is signed for [`REUSED`] and by one call at a
+//! management service that never exports its key. The invariant: one JWT is signed for [`REUSED`] and by one call at a
 //! time, however many calls need one, because a signature costs milliseconds here and a paid request there.
 //!
 //! Source: <https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/generating-a-json-web-token-jwt-for-a-github-app>
@@ -20,7 +20,7 @@ use super::secret::Token;
 const BACKDATED: SignedDuration = SignedDuration::from_secs(60);
 /// GitHub accepts ten minutes at most, counted by its own clock.
 const LIFE: SignedDuration = SignedDuration::from_mins(9);
-/// For how long a JWT serves. It then has five minutes left, for a clock here that is behind GitHub's.
+/// How long a JWT is reused. It then has five minutes left, for a clock here that is behind GitHub's.
 const REUSED: SignedDuration = SignedDuration::from_mins(4);
 
 /// The claims of an App's JWT.
@@ -41,7 +41,7 @@ impl Claims {
     }
 }
 
-/// Why there is no signature. The message holds nothing of a key.
+/// The reason why there is no signature. The message contains no part of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SignError(pub String);
@@ -79,7 +79,7 @@ pub(super) struct Jwt {
     pub origin: Origin,
 }
 
-/// Where a JWT comes from.
+/// The origin of a JWT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// It was signed for this call.
@@ -102,7 +102,7 @@ impl CachedSigner {
 
     pub async fn jwt(&self, issuer: &str, now: Timestamp) -> Result<Jwt, SignError> {
         let mut last = self.last.lock().await;
-        // A clock that was set back makes the JWT one from the future, which GitHub refuses.
+        // If the clock is set back, the JWT comes from the future, and GitHub refuses it.
         let serves = |signed: Timestamp| signed <= now && now.duration_since(signed) < REUSED;
         if let Some((token, _)) = last.as_ref().filter(|(_, signed)| serves(*signed)) {
             return Ok(Jwt { token: token.clone(), origin: Origin::Cached });
@@ -129,7 +129,7 @@ mod tests {
     impl Signer for Counting {
         fn sign<'a>(&'a self, claims: &'a Claims) -> BoxFuture<'a, Result<Token, SignError>> {
             async move {
-                // Others come in between, as during a request to a key management service.
+                // Other calls run in between, as during a request to a key management service.
                 tokio::task::yield_now().await;
                 self.0.fetch_add(1, Ordering::Relaxed);
                 Ok(Token::new(format!("{}", claims.iat)))

@@ -1,18 +1,18 @@
-//! Reads an App's private key as people's Secrets hold it.
+//! Reads an App's private key from the formats in people's Secrets.
 //!
-//! The invariant: a key that is whole is taken, also if its text was changed in a way that leaves no doubt about its content
-//! (escaped or missing line breaks, an indent, quotes, a byte order mark); for anything else the message names the fault and
-//! the remedy, and holds nothing of the key.
+//! The invariant: a complete key is accepted, even if its text was changed in a way that leaves no doubt about its
+//! content (escaped or missing line breaks, an indent, quotes, a byte order mark). For any other text the message names
+//! the fault and the remedy, and contains no part of the key.
 use aws_lc_rs::rsa::KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::EncodingKey;
 use zeroize::Zeroizing;
 
-/// Why a text is not an App's private key. The messages continue the name of a key.
+/// The reason why a text is not an App's private key. The messages continue the name of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyProblem {
-    /// There is nothing.
+    /// It is empty.
     #[error("is missing or empty; generate a private key in the App's settings and put the whole file there")]
     Missing,
     /// It is not PEM.
@@ -59,8 +59,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<EncodingKey, KeyProblem> {
     EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| KeyProblem::Unusable("its contents do not decode"))
 }
 
-/// The text without what editors, shells and YAML put around it or in it. Neither PEM nor base64 has a backslash, so a literal
-/// `\n` can only be a line break.
+/// The text without additions of editors, shells and YAML. Neither PEM nor base64 has a backslash, so a literal `\n`
+/// can only be a line break.
 fn plain_text(bytes: &[u8]) -> Result<Zeroizing<String>, KeyProblem> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(KeyProblem::NotPem("it is text in UTF-16; save it as UTF-8"));
@@ -84,7 +84,7 @@ fn decode(body: &str) -> Result<Vec<u8>, KeyProblem> {
     })
 }
 
-/// jsonwebtoken reads the key at each signature; here it is read once in advance, by the code that reads it then.
+/// jsonwebtoken parses the key at each signature. It is parsed here once in advance, with the same code.
 fn check(label: &str, der: &[u8]) -> Result<(), KeyProblem> {
     let pair = if label == "PRIVATE KEY" { KeyPair::from_pkcs8(der) } else { KeyPair::from_der(der) };
     pair.map(drop).map_err(|rejected| match rejected.description_() {

@@ -1,9 +1,9 @@
 //! Redacts foreign text for conditions, events and logs.
 //!
-//! The invariant: redacted text has no control characters, a limited length, and nothing that looks like a token of GitHub, a JSON
-//! web token or a webhook's secret as Landfall makes them. Landfall shows GitHub's messages to people, and a proxy that echoes a
-//! request may put anything into them. The redaction is wider than the formats: since October 2026 tokens contain `.` and `-`, so
-//! it removes all such characters after a token's prefix.
+//! The invariant: redacted text has no control characters, a limited length, and nothing that looks like a token of
+//! GitHub, a JSON web token or one of Landfall's webhook secrets. Landfall shows GitHub's messages to people, and a
+//! proxy that echoes a request may put anything into them. The redaction is wider than the formats: since October 2026
+//! tokens contain `.` and `-`, so it removes all such characters after a token's prefix.
 use super::secret::REDACTED;
 
 /// The longest foreign text, in characters.
@@ -52,7 +52,7 @@ fn is_token_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// Where in a run of token characters a secret begins.
+/// The place where a secret begins in a run of token characters.
 fn secret_start(word: &str) -> Option<usize> {
     let token = PREFIXES.iter().filter_map(|prefix| word.find(prefix)).min();
     // A JSON web token is three base64url parts, the first of an object that begins with `{"`.

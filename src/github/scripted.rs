@@ -15,7 +15,7 @@ use crate::runtime::clock::ManualClock;
 
 pub const NOW: &str = "2026-11-21T01:00:00Z";
 
-/// A request as it would have left this machine.
+/// A request that the client sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub method: String,
@@ -30,7 +30,7 @@ impl Sent {
         self.headers.get("authorization")?.to_str().unwrap().strip_prefix("Bearer ")
     }
 
-    /// Which of the two test keys signed it.
+    /// The test key that signed it.
     pub fn key(&self) -> Option<usize> {
         KEYS.iter().position(|key| key.verify(self.bearer().unwrap_or_default()).is_some())
     }
@@ -75,7 +75,7 @@ impl Scripted {
         Self { sent, ..Self::over(transport) }
     }
 
-    /// The same client over another transport; then nothing is noted in `sent`.
+    /// The same client over another transport, which does not record requests in `sent`.
     pub fn over(transport: Transport) -> Self {
         let endpoint = Endpoint::parse("https://h.example/api/v3", None, None, PlainHttp::OnLoopback).unwrap();
         let credentials = AppCredentials::parse("7", &KEYS[0].pkcs1(), Some(&KEYS[1].pkcs1())).unwrap();

@@ -80,7 +80,7 @@ pub trait Connect: Send + Sync {
     fn connect_within(&self, reach: Reach, ca_bundle: Option<&[u8]>) -> Result<Transport, CaBundleError>;
 }
 
-/// Why `spec.caBundle` cannot be used.
+/// The reason why `spec.caBundle` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaBundleError {
     /// No PEM section of a certificate is in it.
@@ -106,7 +106,7 @@ pub enum CaBundleError {
         #[source]
         source: rustls::Error,
     },
-    /// No TLS version could be configured, which is a fault of this build.
+    /// No TLS version could be configured, which is a bug of this build.
     #[error("TLS could not be set up; this is a fault of this build of Landfall, please report it")]
     Tls(#[source] rustls::Error),
 }
@@ -186,7 +186,7 @@ fn add_bundle(roots: &mut RootCertStore, bundle: &[u8]) -> Result<(), CaBundleEr
     if number == 0 { Err(CaBundleError::Empty) } else { Ok(()) }
 }
 
-/// Why an exchange failed, as far as the remedy depends on it.
+/// The reason why an exchange failed, if the remedy depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreached {
     /// No connection: the name does not resolve, nothing listens, no route, a connect timeout.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 
-    /// Resolves once [`now`](Clock::now) is `at` or later; at once if it already is.
+    /// Resolves when [`now`](Clock::now) is `at` or later.
     fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()>;
 }
 

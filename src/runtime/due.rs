@@ -14,13 +14,13 @@
 //!
 //! # Objects that kube does not know
 //!
-//! kube's runner looks a requested object up in the reflector's store. If it is missing, the runner drops the request and
-//! the controller's stream yields `controller::Error::ObjectNotFound`. Usually the object was deleted. But the store may be
-//! behind: the object was created a moment ago; or a broken watch lists again, and kube announces each object before it
-//! puts the whole list into the store, so that the announcement of an object first seen in that list can be dropped as
-//! well, and nothing announces it again. So a controller hands each `ObjectNotFound` to [`Due::unknown`], which asks again
-//! some times (about half a minute in all) and then forgets the object: by then it is known, announced by the watch when
-//! it arrives, or deleted.
+//! kube's runner looks a requested object up in the reflector's store. If it is missing, the runner drops the request
+//! and the controller's stream yields `controller::Error::ObjectNotFound`. Usually the object was deleted. But the
+//! store may be late: the object was created a moment ago; or a broken watch lists again, and kube announces each
+//! object before it puts the whole list into the store, so that the announcement of an object first seen in that list
+//! can be dropped as well, and nothing announces it again. A controller therefore hands each `ObjectNotFound` to
+//! [`Due::unknown`], which asks again a few times (about half a minute in all) and then forgets the object. By then it
+//! is in the store, or the watch announces it later, or it was deleted.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},
@@ -236,7 +236,7 @@ impl<K: Kind> Due<K> {
         })
     }
 
-    /// A reconcile succeeded: the next failure is the first again. The due time stays.
+    /// Called after a success: the next failure counts as the first again. The due time stays.
     pub fn succeeded(&self, object: &ObjectRef<K>) {
         self.shared.set(self.key(object), |entry| {
             entry.attempts = 0;

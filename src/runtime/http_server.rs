@@ -196,15 +196,15 @@ async fn serve_connection(
     timeout(limits.drain, connection).await.unwrap_or(Ok(()))
 }
 
-/// Why a body could not be read.
+/// The reason why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyError {
     TooLarge,
-    /// It ended before its end, or is not HTTP.
+    /// It is incomplete, or is not HTTP.
     Broken,
 }
 
-/// Reads a body of at most `most` bytes. One that announces more is refused before it arrives.
+/// Reads a body of at most `most` bytes. A body that announces more is refused before it arrives.
 pub async fn read_body(body: Incoming, most: usize) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > most as u64 {
         return Err(BodyError::TooLarge);

@@ -76,7 +76,7 @@ impl Default for LeaseTimes {
     }
 }
 
-/// Why the process could not become the leader.
+/// The reason why the process could not become the leader.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     #[error("stopped while waiting for leadership")]
@@ -93,7 +93,7 @@ pub enum LeaseError {
     },
 }
 
-/// Why leadership ended.
+/// The reason why leadership ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseLost {
     #[error("{holder} took over the Lease {lease}")]
@@ -305,8 +305,8 @@ impl Lease {
                     next = since + self.times.pace();
                     continue;
                 }
-                // Another process holds the Lease, or an earlier write of ours arrived although its answer did not, or
-                // somebody changed a label: the record tells which.
+                // Another process holds the Lease, or an earlier write of this process arrived although its answer did
+                // not, or somebody changed a label. The record shows which.
                 Err(error) if error.code() == Some(409) => match self.call(self.api.get_opt(&self.name)).await {
                     Ok(None) => return Some(LeaseLost::Gone { lease }),
                     Ok(Some(record)) => match record::holder(record.spec.as_ref()) {

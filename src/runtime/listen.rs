@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Connections that wait to be accepted, as tokio has it.
+/// The number of connections that may wait to be accepted, as in tokio.
 const BACKLOG: i32 = 1024;
 
 /// Listens on `address`. `[::]` takes IPv4 too, whatever the system's `net.ipv6.bindv6only` says, and IPv4 alone on a machine
@@ -35,7 +35,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
     }
-    // A restart need not wait for the connections of before.
+    // After a restart the port is free at once, even if connections of the earlier process are not closed yet.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -81,7 +81,7 @@ pub enum Answer {
 pub struct ObjectCount {
     /// `True`, `False` or `Unknown`.
     pub ready: &'static str,
-    /// One of our reasons, never a text from the cluster.
+    /// A reason of this program, never a text from the cluster.
     pub reason: &'static str,
     pub objects: usize,
 }

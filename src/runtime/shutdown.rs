@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 /// The error of a background task.
 pub type TaskFailure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why the process ends without being asked to.
+/// The reason why the process ends without a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum ShutdownError {
     #[error("cannot listen for SIGTERM and SIGINT")]

@@ -10,7 +10,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// One JSON object per line.
@@ -20,7 +20,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// Why logging could not start.
+/// The reason why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error(

@@ -1,7 +1,7 @@
-//! The root keys of webhooks: made once, read, and read again when they are changed.
+//! The root keys of webhooks: creates them once, reads them, and reads them again after a change.
 //!
-//! Invariant: a Secret that is there is never overwritten. Were it, every webhook's deliveries would be refused until each
-//! got its new secret, and nobody could tell why.
+//! Invariant: an existing Secret is never overwritten. If it were, GitHub's deliveries would be refused until each
+//! webhook got its new secret, and nothing would show the cause.
 
 use crate::runtime::lenient::Lenient;
 use crate::webhook::{CURRENT, CURRENT_ID, KEY_LENGTH, ROOT_KEYS_SECRET, RootKeyError, RootKeys};
@@ -14,55 +14,54 @@ use kube::api::{Api, PostParams};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The keys as this process knows them.
+/// The last keys that this process read.
 #[derive(Default)]
 pub struct KnownRootKeys(Mutex<Knowledge>);
 
 #[derive(Default)]
 struct Knowledge {
     keys: Option<Arc<RootKeys>>,
-    /// The Secret is as it was read.
+    /// The Secret has not changed since it was read.
     is_fresh: bool,
 }
 
-/// Why there are no keys.
+/// The reason why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Kubernetes refused to give or to make the Secret.
+    /// Kubernetes refused a read or the creation of the Secret.
     #[error("Secret {ROOT_KEYS_SECRET}, from which the secrets of webhooks are derived, cannot be read or made")]
     Kubernetes(#[source] kube::Error),
-    /// What is in it is of no use.
+    /// The Secret has no valid keys.
     #[error("Secret {ROOT_KEYS_SECRET}")]
     Unusable(#[source] RootKeyError),
-    /// The system gave no random bytes.
     #[error("the system gave no random bytes for Secret {ROOT_KEYS_SECRET}")]
     NoRandomness,
 }
 
 impl KnownRootKeys {
-    /// The keys, as they were read last.
+    /// The last keys that this process read.
     #[must_use]
     pub fn known(&self) -> Option<Arc<RootKeys>> {
         self.knowledge().keys.clone()
     }
 
-    /// The Secret was changed: it is read again at the next [`ensure`](Self::ensure).
+    /// Called when the Secret changed: the next [`ensure`](Self::ensure) reads it again.
     pub fn changed(&self) {
         self.knowledge().is_fresh = false;
     }
 
-    /// The keys, read if the Secret was changed, made if there are none. The other answer is whether they are others than
-    /// before.
+    /// The keys, and whether they differ from the last ones. Reads them if the Secret changed, and creates them if
+    /// there are none.
     ///
     /// # Errors
-    /// There are none, and none can be made.
+    /// There are no keys, and none can be created.
     pub async fn ensure(&self, client: &Client, namespace: &str) -> Result<(Arc<RootKeys>, bool), Error> {
         {
             let mut known = self.knowledge();
             if let (Some(keys), true) = (&known.keys, known.is_fresh) {
                 return Ok((Arc::clone(keys), false));
             }
-            // Before it is read: what is changed meanwhile is read again.
+            // Set before the read, so that a change during the read causes another.
             known.is_fresh = true;
         }
         let keys = Arc::new(read_or_make(client, namespace).await.inspect_err(|_| self.changed())?);
@@ -72,7 +71,7 @@ impl KnownRootKeys {
         Ok((keys, is_other))
     }
 
-    // No code that holds the lock can leave it half changed.
+    // A panic while the lock was held leaves a consistent value.
     fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,7 +87,7 @@ async fn read_or_make(client: &Client, namespace: &str) -> Result<RootKeys, Erro
                 tracing::info!(secret = ROOT_KEYS_SECRET, namespace, "made the root key of webhooks");
                 made.read().map_err(Error::Kubernetes)?
             }
-            // Somebody was faster.
+            // Another client was faster.
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let there = read().await.map_err(Error::Kubernetes)?;
                 there.ok_or(Error::Unusable(RootKeyError::Missing(CURRENT)))?
@@ -133,7 +132,7 @@ mod tests {
     use kube::client::Body;
     use std::convert::Infallible;
 
-    /// A Kubernetes that answers each request with the next of these, and what it was asked.
+    /// A Kubernetes API server that answers each request with the next of these, and the requests that it got.
     fn scripted(answers: Vec<(u16, serde_json::Value)>) -> (Client, Arc<Mutex<Vec<String>>>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (log, answers) = (Arc::clone(&asked), Mutex::new(answers.into_iter()));
@@ -184,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_there_is_never_overwritten() {
-        // Somebody was faster; what is there is of no use; Kubernetes is away.
+        // Another client was faster; the existing Secret is invalid; Kubernetes does not answer.
         let (client, _) = scripted(vec![refusal(404, "NotFound"), refusal(409, "AlreadyExists"), secret("theirs", 3)]);
         let (keys, _) = KnownRootKeys::default().ensure(&client, "landfall-system").await.unwrap();
         assert_eq!(keys.current.id(), "theirs");

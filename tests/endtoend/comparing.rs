@@ -1,11 +1,11 @@
-//! `tests/endtoend/compare`: a script of its own that tells a volume from a commit, so that what saves is not asked whether
-//! it saved.
+//! `tests/endtoend/compare`: an independent script that compares a volume with a commit, so that the test does not rely
+//! on the tested save.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-/// What differs between a volume and a commit in a bare repository: nothing, or a line for each path.
+/// The differences between a volume and a commit in a bare repository: none, or a line for each path.
 pub fn differences(volume: &Path, bare: &Path, commit: &str) -> Result<(), String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/endtoend/compare");
     let output = Command::new("python3").arg(script).arg(volume).arg(bare).arg(commit).output().unwrap();

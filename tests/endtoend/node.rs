@@ -1,4 +1,4 @@
-//! The node itself: that it is what the other tests take it for.
+//! Checks that the node has the properties that the other tests rely on.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
@@ -6,18 +6,18 @@ use serde_json::{Value, json};
 
 use super::world::{Kind, World, condition, run, run_alone};
 
-/// Git, a shell and editors; user 1000.
+/// Has git, a shell and editors. The user is 1000.
 pub const WORKSPACE: &str = "localhost/landfall-workspace:dev";
-/// A shell and its commands; no git, and root as its user.
+/// Has a shell and its commands, but no git. The user is root.
 pub const PLAIN: &str = "localhost/plain:dev";
 
 impl World {
-    /// A pod that waits, as restricted pod security has it, with volumes mounted below `/mnt`. It runs as user 1000.
+    /// A pod that waits, under the restricted pod security, with volumes mounted below `/mnt`. It runs as user 1000.
     pub async fn pod(&self, name: &str, image: &str, volumes: &[(&str, Value)]) {
         self.pod_as(name, image, 1000, volumes).await;
     }
 
-    /// The same as another user.
+    /// The same with another user.
     pub async fn pod_as(&self, name: &str, image: &str, user: u32, volumes: &[(&str, Value)]) {
         let mounts: Vec<_> =
             volumes.iter().map(|(name, _)| json!({"name": name, "mountPath": format!("/mnt/{name}")})).collect();
@@ -81,7 +81,7 @@ fn a_volume_is_empty_and_anybodys_whose_group_it_is_given() {
         assert_eq!(world.exec("plain", "ls -A /mnt/work").await, "");
         let said = world.exec("plain", "echo text >/mnt/work/file && id -u && ! command -v git && ! whoami").await;
         assert!(said.starts_with("12345"), "{said}");
-        // What the tests read is what the pod wrote.
+        // The tests read the files that the pod wrote.
         let folder = world.volume("work").await;
         let file = folder.join("file");
         let about = file.metadata().unwrap();
@@ -96,7 +96,7 @@ fn a_volume_is_empty_and_anybodys_whose_group_it_is_given() {
         assert_eq!(volume["spec"]["persistentVolumeReclaimPolicy"], "Delete");
         world.delete(Kind::POD, "plain").await;
         world.delete(Kind::CLAIM, "work").await;
-        // Used once, it is nobody's any more: the next one gets an empty one.
+        // A used volume is not given to another claim: the next claim gets an empty one.
         world
             .until("the volume is not available again", async || {
                 let volume = world.get(Kind::VOLUME, &bound).await?;
@@ -125,7 +125,7 @@ fn pods_outlive_containerd_and_the_kubelet_and_new_ones_come_up() {
             world.cluster.kill(program).unwrap();
             assert!(!world.cluster.status().unwrap().is_up());
             world.cluster.restart(program).unwrap();
-            // The pods that come next tell whether it works again; the one that was there tells whether it was spared.
+            // The new pods show whether it works again; the earlier pod shows whether it was spared.
             world.pod(&format!("after-{program}"), PLAIN, &[]).await;
             world
                 .until("a command can be run in the pod that was there", async || {

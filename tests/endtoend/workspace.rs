@@ -1,7 +1,7 @@
-//! Workspaces: pods whose work is pushed before anything of them goes.
+//! Workspaces: pods whose work is pushed before they are deleted.
 //!
-//! What a workspace had is read from its volume's folder, which nothing wipes, and what the remote has from the simulator's
-//! repository on disk; `compare` tells whether they are the same.
+//! The tests read a workspace's work from its volume's folder, which nothing wipes, and the remote from the simulator's
+//! repository on disk. `compare` decides whether they are the same.
 
 mod ending;
 mod kept;
@@ -37,7 +37,7 @@ impl World {
         .await;
     }
 
-    /// Makes a workspace: without a pull request and without autosaves, but for what is said.
+    /// Makes a workspace without a pull request and without autosaves, unless the spec says otherwise.
     pub async fn make(&self, name: &str, spec: &Value) {
         self.project().await;
         let mut whole = json!({
@@ -57,7 +57,7 @@ impl World {
         .await;
     }
 
-    /// Makes a workspace that can be worked in.
+    /// Makes a workspace, and waits until it is ready.
     pub async fn work(&'static self, name: &str, spec: &Value) -> Work {
         self.make(name, spec).await;
         self.running(name).await;
@@ -66,7 +66,7 @@ impl World {
         Work { world: self, name: name.to_owned(), uid, volume: self.volume(&format!("ws-{name}")).await }
     }
 
-    /// Waits until a workspace can be worked in.
+    /// Waits until a workspace is ready.
     pub async fn running(&self, name: &str) {
         self.until(&format!("workspace {name} is Ready"), async || {
             let object = self.get(Kind::WORKSPACE, name).await?;
@@ -99,7 +99,7 @@ impl Work {
         self.world.exec(&self.pod(), script).await
     }
 
-    /// Work of each kind that a tree has, none of it committed but the first.
+    /// Creates work of each kind, all uncommitted except for the first file.
     pub async fn scribble(&self) {
         let script = "echo committed >committed && git add committed && git commit -qm committed && \
             echo staged >staged && git add staged && echo changed >>README.md && mkdir -p a/b && echo new >a/b/new && \
@@ -113,12 +113,12 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
         format!("refs/heads/landfall/{}-{}", self.name, &self.uid[..5])
     }
 
-    /// Below which work goes that does not go to its branch.
+    /// The prefix of refs for work that does not go to its branch.
     pub fn beside(&self) -> String {
         format!("refs/heads/landfall-wip/{}-{}/", self.name, &self.uid[..5])
     }
 
-    /// What the remote has beside the branch: names behind the prefix, and commits.
+    /// The remote's refs beside the branch: names without the prefix, and commits.
     pub fn found_beside(&self) -> BTreeMap<String, String> {
         let prefix = self.beside();
         let behind = |(name, sha): (String, String)| Some((name.strip_prefix(&prefix)?.to_owned(), sha));
@@ -130,7 +130,7 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
         self.volume.join("shop")
     }
 
-    /// Ends the test unless a commit at the remote has what is on the volume.
+    /// Panics unless a commit on the remote equals the volume.
     pub fn assert_saved_at(&self, reference: &str) {
         let refs = self.world.refs();
         let commit = refs.get(reference).unwrap_or_else(|| panic!("the remote has no {reference}: {refs:#?}"));
@@ -162,7 +162,7 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
             .await;
     }
 
-    /// The object, as it is.
+    /// The current object.
     pub async fn object(&self) -> Value {
         self.world.get(Kind::WORKSPACE, &self.name).await.expect("the workspace is there")
     }
@@ -177,7 +177,7 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
             .await
     }
 
-    /// Waits for an event about it, in its namespace, and returns what it says.
+    /// Waits for an event about it, in its namespace, and returns the message.
     pub async fn event(&self, reason: &str) -> String {
         self.world
             .until(&format!("an event {reason} about workspace {}", self.name), async || {
@@ -188,13 +188,13 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
             .await
     }
 
-    /// The volume, by its name in the cluster.
+    /// The PersistentVolume.
     pub async fn persistent_volume(&self) -> Value {
         let name = self.volume.file_name().unwrap().to_str().unwrap();
         self.world.get(Kind::VOLUME, name).await.expect("the volume is there")
     }
 
-    /// Ends the test unless the volume is kept, with a record of whose it was; gives back why.
+    /// Panics unless the volume is kept, with a record of its workspace. Returns the reason.
     pub async fn assert_kept(&self) -> String {
         let volume = self.persistent_volume().await;
         assert_eq!(volume["spec"]["persistentVolumeReclaimPolicy"], "Retain", "{volume:#}");
@@ -205,7 +205,7 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
         record["why"].as_str().unwrap().to_owned()
     }
 
-    /// Ends the test unless the volume was let go.
+    /// Panics unless the volume was released.
     pub async fn assert_let_go(&self) {
         let volume = self.persistent_volume().await;
         assert_eq!(volume["spec"]["persistentVolumeReclaimPolicy"], "Delete", "{volume:#}");
@@ -214,7 +214,7 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
         assert!(is_gone, "the claim stays");
     }
 
-    /// Makes GitHub hold pushes until it is let go; whoever pushes waits. Gives back how to see that somebody does.
+    /// Makes GitHub hold pushes until they are released. Returns a handle that shows whether one waits.
     pub fn hold_pushes(&self) -> Held {
         let bare = self.world.bare();
         std::fs::write(bare.join("held"), "").unwrap();
@@ -222,7 +222,7 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
         Held { bare }
     }
 
-    /// Kills a container of its pod from outside, as the kernel does for want of memory.
+    /// Kills a container of its pod from outside, like the kernel when memory runs out.
     pub async fn kill(&self, container: &str) {
         let pod = self.world.get(Kind::POD, &self.pod()).await.expect("the pod is there");
         let statuses =
@@ -245,9 +245,9 @@ impl Held {
         world.until("somebody pushes", async || self.bare.join("waits").exists().then_some(())).await;
     }
 
-    /// Lets them go on, and those that come.
+    /// Releases the waiting pushes, and later ones.
     pub fn release(&self) {
-        // Gone before: a hook that is there must be whole.
+        // Removed first, because an existing hook must be complete.
         let _ = std::fs::remove_file(self.bare.join("refuse"));
         let _ = std::fs::remove_file(self.bare.join("held"));
     }

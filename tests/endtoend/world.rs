@@ -1,8 +1,8 @@
-//! What a test on the node has: the cluster, a GitHub that all tests share, and a place of its own in both.
+//! The environment of a test on the node: the cluster, a GitHub that all tests share, and a separate place in both.
 //!
-//! Invariant: the operator is the one that Helm installed, and what a test believes of GitHub it reads from the simulator's
-//! log or from its repositories on disk, and of a volume from the volume's own folder, never from what Landfall says.
-//! When a test fails, what there is to know is written down before its place is cleared.
+//! Invariant: the operator is the one that Helm installed. A test reads the state of GitHub from the simulator's log or
+//! from its repositories on disk, and that of a volume from the volume's own folder, never from Landfall's reports.
+//! When a test fails, the state is recorded before its place is cleared.
 
 mod asking;
 
@@ -27,17 +27,17 @@ use tokio::sync::RwLock;
 
 pub use asking::Kind;
 
-/// How long a condition may take. Far more than it does; only a failing test waits so long.
+/// How long a condition may take. It is far more than needed; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// Where the simulated GitHub listens: the node's address, which pods reach as well.
+/// The address of the simulated GitHub: that of the node, which pods reach as well.
 const GITHUB: &str = "10.99.0.1:8443";
 /// The operator's namespace.
 pub const SYSTEM: &str = "landfall-system";
-/// The App, its key's Secret.
+/// The App's id, and the Secret with its key.
 const APP: u64 = 4242;
 const KEY_SECRET: &str = "github-app";
 
-/// What all tests of the process share.
+/// The resources that all tests of the process share.
 struct Shared {
     runtime: tokio::runtime::Runtime,
     sim: Sim,
@@ -45,11 +45,11 @@ struct Shared {
     github: PathBuf,
     cluster: Cluster,
     client: kube::Client,
-    /// Where a failed test writes down what there is to know.
+    /// The folder in which a failed test records the state.
     logs: PathBuf,
-    /// Held by each test, and alone by one that strikes the node.
+    /// Held by each test, and exclusively by one that disturbs the node.
     node: RwLock<()>,
-    /// Tells the objects of this process from an earlier one's.
+    /// Distinguishes the objects of this process from those of an earlier one.
     run: String,
 }
 
@@ -102,7 +102,7 @@ impl Shared {
     }
 }
 
-/// Lets a repository on GitHub have a script of its own that refuses pushes (pre-receive of githooks(5)).
+/// Lets a repository on GitHub have its own script that refuses pushes (pre-receive of githooks(5)).
 fn write_refusals(github: &Path) {
     let hook = github.join("hooks/pre-receive");
     std::fs::write(&hook, "#!/bin/sh\n[ ! -e refuse ] || exec sh ./refuse\n").unwrap();
@@ -114,7 +114,7 @@ fn executable(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A test's place.
+/// The place of a test.
 pub struct World {
     /// The namespace, the GitHubApp, the account on GitHub and its installation here: all have this name.
     pub name: String,
@@ -136,7 +136,7 @@ pub fn run<F: Future<Output = ()>>(test: &'static str, body: impl FnOnce(&'stati
     });
 }
 
-/// Runs a test that strikes the node, while no other runs.
+/// Runs a test that disturbs the node, while no other test runs.
 pub fn run_alone<F: Future<Output = ()>>(test: &'static str, body: impl FnOnce(&'static World) -> F) {
     SHARED.runtime.block_on(async {
         let _node = SHARED.node.write().await;
@@ -147,7 +147,7 @@ pub fn run_alone<F: Future<Output = ()>>(test: &'static str, body: impl FnOnce(&
 async fn within<F: Future<Output = ()>>(test: &'static str, body: impl FnOnce(&'static World) -> F) {
     let began = Instant::now();
     let name = format!("{test}-{}", SHARED.run);
-    // A place is as long as the process, so that what a test does besides can have it, too.
+    // A place lives as long as the process, so that tasks of a test can use it, too.
     let (sim, cluster) = (&SHARED.sim, &SHARED.cluster);
     let world: &'static World = Box::leak(Box::new(World { name, installation: install(test), sim, cluster, test }));
     let outcome = AssertUnwindSafe(async {
@@ -184,30 +184,30 @@ impl World {
         format!("{}/shop", self.name)
     }
 
-    /// Where pods clone it from.
+    /// The address from which pods clone it.
     pub fn url(&self) -> String {
         format!("https://{GITHUB}/{}", self.shop())
     }
 
-    /// The repository on GitHub's own disk.
+    /// The repository on GitHub's disk.
     pub fn bare(&self) -> PathBuf {
         let id = SHARED.sim.repository_id(&self.shop()).expect("the repository is there");
         SHARED.github.join(format!("repositories/{id}.git"))
     }
 
-    /// A commit by somebody else.
+    /// Pushes a commit of somebody else.
     pub fn push(&self, branch: &str, path: &str, content: &str) -> String {
         let (repository, branch) = (self.shop(), Some(branch.to_owned()));
         let push = Push { repository, branch, path: path.into(), content: content.into(), message: None };
         SHARED.sim.push(&push).unwrap()
     }
 
-    /// Makes GitHub refuse pushes to the repository by a script.
+    /// Makes GitHub refuse pushes to the repository with a script.
     pub fn refuse(&self, script: &str) {
         std::fs::write(self.bare().join("refuse"), script).unwrap();
     }
 
-    /// What the remote has: full names and commits, read from its disk.
+    /// The remote's refs: full names and commits, read from its disk.
     pub fn refs(&self) -> std::collections::BTreeMap<String, String> {
         let mut git = Command::new("git");
         let output = git.arg("--git-dir").arg(self.bare()).arg("show-ref").output().unwrap();
@@ -215,7 +215,7 @@ impl World {
         String::from_utf8(output.stdout).unwrap().lines().map(line).collect()
     }
 
-    /// What git says of the repository on GitHub's own disk.
+    /// The output of git in the repository on GitHub's disk.
     pub fn git(&self, arguments: &[&str]) -> String {
         let mut git = Command::new("git");
         let output = git.arg("--git-dir").arg(self.bare()).args(arguments).output().unwrap();
@@ -223,14 +223,14 @@ impl World {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
-    /// Whether GitHub has a commit, below that one or as that one.
+    /// Whether a commit on GitHub is the other one or its ancestor.
     pub fn is_ancestor(&self, commit: &str, of: &str) -> bool {
         let mut git = Command::new("git");
         git.arg("--git-dir").arg(self.bare()).args(["merge-base", "--is-ancestor", commit, of]);
         git.output().unwrap().status.success()
     }
 
-    /// Kills a container of the node's from outside.
+    /// Kills a container of the node from outside.
     pub async fn kill_container(&self, id: &str) {
         let mut ctr = SHARED.cluster.among_mounts(&SHARED.cluster.programs().join("ctr")).unwrap();
         ctr.args(["--address", "/run/containerd/containerd.sock", "--namespace", "k8s.io"]);
@@ -239,7 +239,7 @@ impl World {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Its namespace, a GitHubApp that is granted to it, and the installation that comes of it.
+    /// Creates its namespace, a GitHubApp that is granted to it, and waits for its installation.
     async fn settle(&self) {
         let restricted = ["enforce", "warn"].map(|mode| (format!("pod-security.kubernetes.io/{mode}"), "restricted"));
         let labels: serde_json::Map<_, _> = restricted.into_iter().map(|(name, value)| (name, json!(value))).collect();
@@ -269,7 +269,7 @@ impl World {
             .await;
     }
 
-    /// Waits for a condition, without which the test fails.
+    /// Waits for a condition, and panics if it does not come true.
     pub async fn until<T>(&self, what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -281,7 +281,7 @@ impl World {
         }
     }
 
-    /// Runs a command in a container of a pod, which must succeed, and returns what it says.
+    /// Runs a command in a container of a pod, which must succeed, and returns its output.
     pub async fn exec(&self, pod: &str, script: &str) -> String {
         let output = self.try_exec(pod, script).await;
         let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
@@ -289,19 +289,19 @@ impl World {
         said
     }
 
-    /// The same, whatever comes of it.
+    /// The same, with any result.
     pub async fn try_exec(&self, pod: &str, script: &str) -> Output {
         kubectl(["exec", "--namespace", &self.name, pod, "--", "sh", "-c", script]).await
     }
 
-    /// The folder of the volume that a claim is bound to, on this machine.
+    /// The folder, on this machine, of the volume that a claim is bound to.
     pub async fn volume(&self, claim: &str) -> PathBuf {
         let claim = self.get(Kind::CLAIM, claim).await.expect("the claim is there");
         let volume = claim["spec"]["volumeName"].as_str().expect("it is bound");
         SHARED.cluster.volume(volume)
     }
 
-    /// Writes down what there is to know about a failed test.
+    /// Records the state after a failed test.
     async fn write_down(&self) {
         let folder = SHARED.logs.join(self.test);
         std::fs::create_dir_all(&folder).unwrap();
@@ -336,21 +336,21 @@ impl World {
         println!("{}: what there is to know about it: {}", self.test, folder.display());
     }
 
-    /// Lets go of what is in the cluster. It is not waited for: nobody else needs the place.
+    /// Deletes its objects in the cluster, without waiting, because nobody else needs the place.
     async fn clear(&self) {
         self.delete(Kind::NAMESPACE, &self.name).await;
         self.delete(Kind::GITHUB_APP, &self.name).await;
     }
 }
 
-/// kubectl, as a person runs it.
+/// Runs kubectl like a person.
 pub async fn kubectl(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     let mut kubectl = Command::new(SHARED.cluster.programs().join("kubectl"));
     kubectl.args(arguments);
     output(kubectl).await
 }
 
-/// Runs a command to its end without holding up the simulator, which runs on these threads as well.
+/// Runs a command to its end without blocking the simulator, which runs on these threads as well.
 pub async fn output(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }

@@ -1,7 +1,7 @@
-//! What stands between an operator and the world: it records the points, and lets one fault happen at one of them.
+//! A layer between an operator and the world. It records the points, and causes one fault at one of them.
 //!
-//! Invariant: exactly one request is interfered with, and the operator can tell it from no such fault in the world. A kill
-//! ends the operator from within that very request, so that nothing of it runs on.
+//! Invariant: exactly one request is affected, and the operator cannot distinguish the fault from a real one. A kill
+//! ends the operator within that request, so that no part of it continues.
 
 use super::point::{self, Fault, Point, Side};
 use futures::FutureExt;
@@ -30,23 +30,23 @@ const RETRY_AFTER: u32 = 30;
 
 /// Shared by all layers of all operators of one run.
 pub struct Between {
-    /// Which points are recorded.
+    /// Whether a point is recorded.
     records: fn(&Point) -> bool,
     state: Mutex<State>,
     operator: Mutex<Option<Operator>>,
-    /// Held by each request to Kubernetes that has no answer yet.
+    /// Each request to Kubernetes without an answer holds a clone of it.
     unanswered: Arc<()>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What is to happen where.
+    /// The planned fault, and its point.
     planned: Option<(Point, Fault)>,
-    /// It happened.
+    /// The fault has happened.
     struck: bool,
-    /// It was a kill, and no operator was started since.
+    /// The fault was a kill, and no operator was started since.
     killed: bool,
-    /// What is being done in the scenario; none when points are not recorded any more.
+    /// The current act of the scenario. `None` when points are no longer recorded.
     act: Option<&'static str>,
     recorded: Vec<(Point, &'static str)>,
     seen: HashMap<String, Seen>,
@@ -58,9 +58,9 @@ struct State {
 pub struct Patch {
     /// As in [`Point::kind`].
     pub kind: String,
-    /// What it said.
+    /// The patch itself.
     pub body: Bytes,
-    /// It took effect; else it sets out.
+    /// Whether it took effect; otherwise it is just being sent.
     pub is_effective: bool,
 }
 
@@ -71,33 +71,33 @@ struct Seen {
 }
 
 impl Between {
-    /// Lets this happen there; nothing, to record the points.
+    /// Causes this fault at this point. With `None` it only records the points.
     pub fn new(planned: Option<(Point, Fault)>, records: fn(&Point) -> bool) -> Arc<Self> {
         let state = State { planned, ..State::default() };
         Arc::new(Self { records, state: Mutex::new(state), operator: Mutex::default(), unanswered: Arc::default() })
     }
 
-    /// Requests belong to this act from now on; to none, when nothing more is to be recorded.
+    /// Sets the act to which requests belong from now on. `None` ends the recording.
     pub fn act(&self, act: Option<&'static str>) {
         self.state().act = act;
     }
 
-    /// The points that were passed, in order, each with its act.
+    /// The recorded points, in order, each with its act.
     pub fn recorded(&self) -> Vec<(Point, &'static str)> {
         self.state().recorded.clone()
     }
 
-    /// The patches, in the order in which they set out and took effect.
+    /// The patches, in the order in which they were sent and took effect.
     pub fn patches(&self) -> Vec<Patch> {
         self.state().patches.clone()
     }
 
-    /// Whether the fault happened.
+    /// Whether the fault has happened.
     pub fn struck(&self) -> bool {
         self.state().struck
     }
 
-    /// How to start an operator with this in its way.
+    /// The options for an operator with this layer.
     pub fn start(self: &Arc<Self>) -> Start {
         let (kube, github) = (Arc::clone(self), Arc::clone(self));
         Start {
@@ -110,7 +110,7 @@ impl Between {
         }
     }
 
-    /// Takes charge of the operator, which may have been killed by one of its first requests already.
+    /// Stores the operator. One of its first requests may have killed it already.
     pub fn put(&self, operator: Operator) {
         *self.operator() = Some(operator);
         if self.state().killed {
@@ -118,22 +118,22 @@ impl Between {
         }
     }
 
-    /// The operator, to be stopped in order.
+    /// Takes the operator out, to be stopped in order.
     pub fn take(&self) -> Option<Operator> {
         self.operator().take()
     }
 
-    /// Looks at the running operator. None: it was killed.
+    /// Inspects the running operator. `None`: it was killed.
     pub fn with<T>(&self, look: impl FnOnce(&Operator) -> T) -> Option<T> {
         self.operator().as_ref().map(look)
     }
 
-    /// Whether Kubernetes has answered all that it was asked. What a watch tells comes after its answer.
+    /// Whether Kubernetes has answered all requests. The events of a watch come after its answer.
     pub fn awaits_nothing(&self) -> bool {
         Arc::strong_count(&self.unanswered) == 1
     }
 
-    /// A new operator is about to be started in place of the killed one.
+    /// Called before a new operator is started in place of the killed one.
     pub fn bury(&self) {
         self.state().killed = false;
     }
@@ -144,13 +144,13 @@ impl Between {
         }
     }
 
-    /// Notes a request, and says what is to happen to it.
+    /// Records a request, and returns its fault.
     fn pass(&self, side: Side, kind: String, body: &Bytes) -> Option<Fault> {
         let mut state = self.state();
         let act = state.act?;
         let seen = state.seen.entry(kind.clone()).or_default();
-        // What is written word for word again, because the cache was a moment behind, is no other point: whether that
-        // happens is a matter of milliseconds.
+        // A repeated identical patch, because the cache was late, is not a separate point. Whether it happens depends
+        // on milliseconds.
         if side == Side::Kubernetes && kind.starts_with("PATCH ") && seen.last == body {
             return None;
         }
@@ -171,7 +171,7 @@ impl Between {
         fault
     }
 
-    /// Lets the request go its way, or not.
+    /// Sends the request, with the fault.
     fn interfere(self: &Arc<Self>, fault: Option<Fault>, side: Side, send: impl FnOnce() -> Answering) -> Answering {
         let between = Arc::clone(self);
         match fault {
@@ -223,7 +223,7 @@ async fn whole(answer: Answer) -> Result<Bytes, BoxError> {
     Ok(answer.into_body().collect().await?.to_bytes())
 }
 
-/// A refusal in the words of who gives it.
+/// A refusal in the format of this side.
 fn refusal(side: Side, status: StatusCode) -> Answer {
     let reason = match status {
         StatusCode::CONFLICT => "Conflict",
@@ -248,7 +248,7 @@ fn refusal(side: Side, status: StatusCode) -> Answer {
     answer.body(body).expect("an answer")
 }
 
-/// On the way to Kubernetes.
+/// The layer on the way to Kubernetes.
 struct Interposed {
     between: Arc<Between>,
 }
@@ -312,7 +312,7 @@ where
     }
 }
 
-/// On the way to GitHub.
+/// The layer on the way to GitHub.
 struct InterposedConnect {
     between: Arc<Between>,
 }
@@ -332,7 +332,7 @@ impl Connect for InterposedConnect {
                 .boxed()
             });
             async move {
-                // The transport wants a body that threads may share; ours is whole after this.
+                // The transport needs a body that threads can share, so the body is read completely.
                 let (head, body) = answering.await?.into_parts();
                 let body = body.collect().await?.to_bytes();
                 Ok::<_, BoxError>(Response::from_parts(head, Full::new(body)))

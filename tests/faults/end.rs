@@ -1,7 +1,7 @@
-//! The end state of a run: everything that lasts, masked for what is another each time.
+//! The end state of a run: all lasting state, with masks for varying values.
 //!
-//! Masked are times, uids, versions, fingerprints and the simulator's address. Not masked is whether a Secret's token
-//! works, and for what: that is asked of the simulator.
+//! Times, uids, versions, fingerprints and the simulator's address are masked. The validity and scope of a Secret's
+//! token are not; the simulator knows them.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::core::v1::Secret;
@@ -16,7 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-/// What differs from run to run and from moment to moment.
+/// The fields that differ from run to run and from moment to moment.
 const VARYING: [&str; 14] = [
     "uid",
     "nodeID",
@@ -34,7 +34,7 @@ const VARYING: [&str; 14] = [
     "caBundle",
 ];
 
-/// The end state, to be masked.
+/// The end state, before masking.
 pub async fn state(world: &World) -> Value {
     let mut secrets = Vec::new();
     for namespace in ["landfall-system", "team-a"] {
@@ -59,7 +59,7 @@ where
     found.iter().map(|object| serde_json::to_value(object).expect("json")).collect()
 }
 
-/// A Secret without its values; of the token in it, what GitHub says of it.
+/// A Secret without its values, and with GitHub's information about its token.
 fn show(world: &World, secret: &Secret) -> Value {
     let metadata = &secret.metadata;
     let print = fingerprint(secret);
@@ -87,9 +87,9 @@ pub fn fingerprint(secret: &Secret) -> Option<String> {
     Some(hex::encode(&digest(&SHA256, &token.0).as_ref()[..8]))
 }
 
-/// Masks a value; what is known to vary gets a name.
+/// Masks a value. Known varying values get names.
 pub fn mask(value: &mut Value, address: &str, names: &[(String, &str)]) {
-    // The longest first: an id's digits may be among those of a commit.
+    // The longest come first, because the digits of an id may be among those of a commit.
     let mut names = names.to_vec();
     names.sort_by_key(|(varying, _)| Reverse(varying.len()));
     mask_by(value, address, &names);
@@ -134,7 +134,7 @@ fn an_id_within_a_commit_is_no_id() {
     );
 }
 
-/// What differs between two end states, value by value.
+/// The differences between two end states, value by value.
 pub fn difference(wanted: &Value, found: &Value) -> String {
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     leaves(wanted, "", &mut before);
@@ -146,7 +146,7 @@ pub fn difference(wanted: &Value, found: &Value) -> String {
     missing.chain(added).take(40).collect::<Vec<_>>().join("\n")
 }
 
-/// The values that have none within them, by where they are.
+/// The values without inner values, by their paths.
 fn leaves<'a>(value: &'a Value, at: &str, found: &mut BTreeMap<String, &'a Value>) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {

@@ -1,14 +1,14 @@
-//! Whether a run ended as the first did, and what a fault may have cost on the way.
+//! Decides whether a run ended like the first one, and within the allowed cost.
 
 use super::end::difference;
 use super::run::Outcome;
 use std::collections::BTreeMap;
 
-/// What a fault can cost, by what it is, and how much of it.
+/// The costs that a fault may have: their names and numbers.
 pub type Counts = BTreeMap<&'static str, usize>;
 
-/// Holds a run against the first, and says all that is wrong with it. Of what is counted there may be as much more as is
-/// allowed.
+/// Compares a run with the first one, and reports all differences. Each count may exceed the first run's by the allowed
+/// number.
 pub fn judge(first: &Outcome, run: &Outcome, allowed: &Counts) -> Result<(), String> {
     let mut wrong = Vec::new();
     if !run.struck {

@@ -1,11 +1,12 @@
-//! One fault at every point: whatever strikes between any two effects, the operator ends where it would have ended.
+//! One fault at every point: whatever fails between any two effects, the operator reaches the same end state.
 //!
-//! Each scenario is played once to record its points: each write to Kubernetes, status and events among them, and each call
-//! to GitHub, git's among them. Then it is played again with one fault at one point, for each point. A run converged when its
-//! end state is that of the first, and when no more was done on the way than the fault explains.
+//! Each scenario is played once to record its points: each write to Kubernetes, including status and events, and each
+//! call to GitHub, including git's. Then it is played again for each point, with one fault at that point. A run has
+//! converged if its end state equals that of the first, and if the effects on the way exceed the first run's only by
+//! the cost that the fault explains.
 //!
-//! In the environment, `LANDFALL_POINT=…`: only at points whose line in the output has this in it; `LANDFALL_TIMES=…`: each run
-//! so often, to find what happens seldom.
+//! Environment: `LANDFALL_POINT=…` selects points whose line in the output contains this text; `LANDFALL_TIMES=…`
+//! repeats each run this often, to find rare failures.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
@@ -27,7 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Plays on a runtime of its own.
+/// Plays a scenario on a runtime of its own.
 fn play_on(
     scenario: &Scenario,
     lane: usize,
@@ -38,7 +39,7 @@ fn play_on(
     runtime.block_on(play(scenario, lane, planned, tampering))
 }
 
-/// The run without a fault, which the others of this scenario are held against.
+/// The run without a fault, with which the others of this scenario are compared.
 fn undisturbed(scenario: usize, lane: usize) -> &'static Outcome {
     static UNDISTURBED: [OnceLock<Outcome>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
     UNDISTURBED[scenario].get_or_init(|| {
@@ -47,7 +48,7 @@ fn undisturbed(scenario: usize, lane: usize) -> &'static Outcome {
     })
 }
 
-/// Does all of this, several side by side, each on a lane: a run waits more than it works.
+/// Processes all items, several at the same time, each on a lane, because a run waits more than it works.
 fn side_by_side<T: Send, R: Send>(work: Vec<T>, each: impl Fn(usize, T) -> R + Sync) -> Vec<R> {
     let (waiting, done) = (Mutex::new(work.into_iter()), Mutex::new(Vec::new()));
     std::thread::scope(|threads| {
@@ -92,7 +93,7 @@ fn strike(lane: usize, strike: Strike) -> Struck {
     Struck { strike, converged: judged.is_ok(), took: began.elapsed() }
 }
 
-/// How many points a scenario has, by `points.txt`.
+/// The number of points of a scenario, from `points.txt`.
 fn expected(scenario: &Scenario) -> usize {
     let mut lines = include_str!("points.txt").lines();
     let count = lines.find_map(|line| line.strip_prefix(scenario.name)?.trim().parse().ok());
@@ -152,7 +153,7 @@ fn the_operator_converges_whatever_strikes_wherever() {
     assert_eq!(failed, 0, "so many runs did not converge; see above");
 }
 
-/// Plays a scenario with a fault at the first point of a kind, tampered with, and gives back what the comparison says.
+/// Plays a scenario with a fault at the first point of a kind and with tampering. Returns the result of the comparison.
 fn tampered(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, tampering: Tampering) -> Result<(), String> {
     let index = ALL.iter().position(|other| other.name == scenario.name).expect("one of all scenarios");
     let first = undisturbed(index, lane);
@@ -163,7 +164,7 @@ fn tampered(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, tamperin
     judge(first, &run, &allowed)
 }
 
-/// The same with a guard taken out: the comparison has something to say.
+/// The same without a guard: the comparison reports a difference. Returns it.
 fn complaint(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, sabotage: Sabotage) -> String {
     let tampering = Tampering { sabotage, ..Tampering::default() };
     tampered(scenario, lane, kind, fault, tampering).expect_err("a guard is gone, so something differs")
@@ -208,8 +209,8 @@ fn a_workload_that_is_rolled_before_status_says_so_is_noticed() {
     assert!(complaint.contains("rolled before status said so"), "status did not say so before: {complaint}");
 }
 
-/// Plays a workspace's deletion with a pod that does what it should not: nothing is lost. Then the same with a guard taken
-/// out, and gives back what the comparison has to say.
+/// Plays a workspace's deletion with a misbehaving pod: nothing is lost. Then plays the same without a guard, and
+/// returns the difference that the comparison reports.
 fn lost_work(lane: usize, mischief: Mischief, sabotage: Sabotage) -> String {
     let kind = "DELETE pods team-a/ws-work";
     let (scenario, fault) = (&scenario::WS_DELETE, Fault::Lost);

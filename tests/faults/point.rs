@@ -1,15 +1,15 @@
-//! The points at which a fault can strike, and the faults.
+//! The points at which a fault can happen, and the faults.
 //!
-//! A point is a write to Kubernetes or a call to GitHub, named by what it is and to what, and counted among its like:
-//! "PATCH installationtokens/status team-a/a #3". Not by its place in the whole order, for controllers run side by side,
-//! and what two of them do at once has no order that holds from run to run.
+//! A point is a write to Kubernetes or a call to GitHub. Its name has the operation, the object and a number: "PATCH
+//! installationtokens/status team-a/a #3". The number counts points of the same kind, because controllers run
+//! concurrently, and their points have no fixed order across kinds.
 
 use http::{Method, Uri};
 use hyper::body::Bytes;
 use serde_json::Value;
 use std::fmt;
 
-/// To whom a request goes.
+/// The receiver of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The API server.
@@ -21,11 +21,11 @@ pub enum Side {
 /// A request that has an effect on Kubernetes, or goes to GitHub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Point {
-    /// To whom.
+    /// The receiver.
     pub side: Side,
     /// Verb, resource, subresource and name, or method and route.
     pub kind: String,
-    /// Which one of its kind, from 1.
+    /// Its number within its kind, from 1.
     pub ordinal: usize,
 }
 
@@ -35,18 +35,18 @@ impl fmt::Display for Point {
     }
 }
 
-/// What can go wrong at a point.
+/// The faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// The operator dies before the request goes out.
     KilledBefore,
     /// The operator dies after the request took effect, before it has the answer.
     KilledAfter,
-    /// The request takes effect, and the connection breaks in place of an answer.
+    /// The request takes effect, and the connection breaks before the answer.
     Lost,
     /// The connection breaks before the request takes effect.
     Cut,
-    /// Kubernetes answers 409. GitHub does not, to any call that is made here.
+    /// Kubernetes answers 409. GitHub does not, for any call in these scenarios.
     Conflict,
     /// 429, with a Retry-After.
     TooMany,
@@ -55,7 +55,6 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::KilledBefore,
         Self::KilledAfter,
@@ -66,17 +65,17 @@ impl Fault {
         Self::Unavailable,
     ];
 
-    /// Whether it can happen on that side.
+    /// Whether it can happen on this side.
     pub fn happens_at(self, side: Side) -> bool {
         self != Self::Conflict || side == Side::Kubernetes
     }
 
-    /// The request takes effect all the same.
+    /// Whether the request takes effect.
     pub fn has_effect(self) -> bool {
         matches!(self, Self::KilledAfter | Self::Lost)
     }
 
-    /// The operator dies of it, and with it all that only it remembered.
+    /// Whether it kills the operator, which then loses its memory.
     pub fn kills(self) -> bool {
         matches!(self, Self::KilledBefore | Self::KilledAfter)
     }
@@ -96,8 +95,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What a request to Kubernetes is, if it is a write. A name is taken from the path, or, where there is none yet, from
-/// the body; an event is named by what it is about, for its own name is random.
+/// The kind of a request to Kubernetes, if it is a write. The name comes from the path, or from the body if the path
+/// has none. An event is named after its object, because its own name is random.
 pub fn kubernetes(method: &Method, uri: &Uri, body: &Bytes) -> Option<String> {
     if method == Method::GET {
         return None;
@@ -117,7 +116,8 @@ pub fn kubernetes(method: &Method, uri: &Uri, body: &Bytes) -> Option<String> {
             let about = &said["regarding"];
             format!("{} {} {}", word(&about["kind"]), word(&about["name"]), word(&said["reason"]))
         }
-        // Named by what it says: how often it says the same again, with more in it, has to do with how quick the caches are.
+        // Named by its reason. How often the same reason is written again, with other fields, depends on the speed of
+        // the caches.
         ("workspaces", Some(name)) if rest.get(2) == Some(&"status") => {
             let conditions = said["status"]["conditions"].as_array();
             let ready = conditions.and_then(|all| all.iter().find(|condition| condition["type"] == "Ready"));
@@ -134,14 +134,14 @@ pub fn kubernetes(method: &Method, uri: &Uri, body: &Bytes) -> Option<String> {
     Some(format!("{method} {resource}{subresource} {namespace}{name}"))
 }
 
-/// Of an object's finalizers those that are ours: when Kubernetes takes its own off has no order that holds.
+/// The finalizers of the operator. The time when Kubernetes removes its own finalizers has no fixed order.
 fn held(finalizers: &[Value]) -> String {
     let ours = finalizers.iter().filter_map(Value::as_str).filter(|name| name.starts_with("landfall.dev/"));
     let ours = ours.collect::<Vec<_>>().join(" ");
     if ours.is_empty() { "let go".to_owned() } else { format!("held by {ours}") }
 }
 
-/// What a call to GitHub is: method and path, with the parts that vary named.
+/// The kind of a call to GitHub: method and path, with names for the varying parts.
 pub fn github(method: &Method, uri: &Uri) -> String {
     let path = uri.path().strip_prefix("/api/v3").unwrap_or(uri.path());
     let mut before = "";

@@ -1,9 +1,9 @@
-//! One run of a scenario: an operator that is started anew when it was killed, and time that passes from try to try.
+//! One run of a scenario: an operator that is started again after a kill, and time that passes from retry to retry.
 //!
-//! Invariant: an act begins only when the one before has come to its end and the operator has nothing to do, and its end
-//! is something that can be seen from outside. So the same acts lead to the same points, and a fault's consequences
-//! are over before the next act, or it did not converge. Time passes only where an act says so, and, after a fault, from
-//! one due time to the next until the act's end is reached.
+//! Invariant: an act begins only when the previous one has reached its end and the operator has nothing to do, and the
+//! end is visible from outside. The same acts therefore lead to the same points, and the consequences of a fault are
+//! over before the next act, or the run has not converged. Time passes only where an act says so, and, after a fault,
+//! from one due time to the next until the end of the act.
 
 use super::between::Between;
 use super::end;
@@ -31,33 +31,33 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// At how many looks in a row the operator must have been at rest.
+/// The number of checks in a row at which the operator must be idle.
 const LOOKS: usize = 6;
-/// How long, in real time, nothing may happen on the way to an act's end.
+/// How long, in real time, nothing may happen on the way to the end of an act.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// A due time that is nearer than this is another try, which pauses for at most five minutes.
+/// A due time within this span is a retry, which is delayed by at most five minutes.
 const NEAR: SignedDuration = SignedDuration::from_mins(6);
-/// How much time all tries within one act may take, by the moved clock.
+/// How much time all retries within one act may take, by the operator's clock.
 const MOST_TRIES: SignedDuration = SignedDuration::from_mins(4);
 
-/// What came of a run.
+/// The result of a run.
 pub struct Outcome {
     /// The points, in order, with their acts.
     pub points: Vec<(Point, &'static str)>,
-    /// The fault happened.
+    /// The fault has happened.
     pub struck: bool,
-    /// What a fault may cost, counted when the last act was over.
+    /// The costs of a fault, counted after the last act.
     pub counts: Counts,
     /// The end state, masked.
     pub end: Value,
 }
 
-/// What is done to a run besides a fault.
+/// The changes to a run in addition to a fault.
 #[derive(Clone, Copy, Default)]
 pub struct Tampering {
-    /// Guards are taken out.
+    /// The guards to remove.
     pub sabotage: Sabotage,
-    /// A pod does what it should not.
+    /// The misbehaviour of pods.
     pub mischief: Mischief,
 }
 
@@ -87,39 +87,38 @@ pub async fn play(
     Ok(Outcome { points: run.between.recorded(), struck: run.between.struck(), counts, end })
 }
 
-/// A run that is under way.
+/// A running scenario.
 pub struct Run {
-    /// Its world.
     pub world: World,
-    /// What stands between its operators and the world.
+    /// The layer between its operators and the world.
     pub between: Arc<Between>,
     tampering: Tampering,
-    /// How often the list of installations must have been asked for, so that the running operator knows GitHub.
+    /// The number of requests for the list of installations after which the running operator knows GitHub.
     looks_wanted: Cell<usize>,
-    /// Kubernetes' own controllers have a part in it, and are waited for.
+    /// Whether Kubernetes' own controllers take part, so that they are waited for.
     pub has_workloads: Cell<bool>,
-    /// What plays the node, where there are pods.
+    /// The simulated node, if there are pods.
     kubelet: OnceCell<Kubelet>,
     names: RefCell<Vec<(String, &'static str)>>,
 }
 
 impl Run {
-    /// The next act begins.
+    /// Begins the next act.
     pub fn act(&self, name: &'static str) {
         self.between.act(Some(name));
     }
 
-    /// In end states this stands for that, which is another in each run: a commit, an id, a key.
+    /// Sets the name that replaces a varying value in end states: a commit, an id, a key.
     pub fn call(&self, varying: impl Into<String>, name: &'static str) {
         self.names.borrow_mut().push((varying.into(), name));
     }
 
-    /// All that lasts, masked.
+    /// All lasting state, masked.
     pub async fn state(&self) -> Value {
         self.masked(end::state(&self.world).await)
     }
 
-    /// What else lasts, masked.
+    /// Another lasting value, masked.
     pub fn masked(&self, value: impl Serialize) -> Value {
         let mut value = serde_json::to_value(value).expect("json");
         end::mask(&mut value, self.world.sim.base_url(), &self.names.borrow());
@@ -141,7 +140,7 @@ impl Run {
         self.world.until("there is a root key", keys).await
     }
 
-    /// A webhook without what varies: its secret as whether it is derived from the root key.
+    /// A webhook without varying parts. Its secret is replaced by whether it is derived from the root key.
     pub async fn show(&self, hook: Hook, info: &HookInfo) -> Value {
         let (id, key) = self.root_key().await;
         let key = hex::decode(key).expect("hexadecimal");
@@ -172,7 +171,7 @@ impl Run {
         .await
     }
 
-    /// Ends the operator in order, and starts another.
+    /// Stops the operator in order, and starts another.
     pub async fn restart(&self) {
         if let Some(operator) = self.between.take() {
             operator.stop().await;
@@ -194,9 +193,9 @@ impl Run {
         self.world.calls("GET", "/app/installations")
     }
 
-    /// Waits until the operator, which is started anew if it was killed, has nothing to do: nothing of it ran over several
-    /// looks in a row, for a watch may still bring something. Between two looks the API server answers: where it is slow to
-    /// tell what happened, they are further apart.
+    /// Waits until the operator, which is started again if it was killed, has nothing to do: it is idle at several
+    /// checks in a row, because a watch may still bring something. The API server answers a request between two checks,
+    /// so they are further apart if it is slow.
     async fn settled(&self) -> Result<(), String> {
         let began = Instant::now();
         let (mut quiet, mut seen) = (0, None);
@@ -204,7 +203,7 @@ impl Run {
             let rest = if let Some(rest) = self.between.with(Operator::rest) {
                 rest.filter(|_| self.between.awaits_nothing())
             } else {
-                // The node does not wait for the operator.
+                // The node continues without the operator.
                 self.node_rests().await?;
                 self.start().await;
                 None
@@ -222,7 +221,7 @@ impl Run {
         Ok(())
     }
 
-    /// From now on there is a node for pods.
+    /// Adds a node for pods.
     pub async fn add_node(&self) {
         let kubelet =
             Kubelet::start(&self.world, "team-a", env!("CARGO_BIN_EXE_landfall"), self.tampering.mischief).await;
@@ -230,12 +229,11 @@ impl Run {
         assert!(self.kubelet.set(kubelet).is_ok(), "there is one already");
     }
 
-    /// The node.
     pub fn node(&self) -> &Kubelet {
         self.kubelet.get().expect("there is a node")
     }
 
-    /// Lets the node do the next thing.
+    /// Lets the node do its next step.
     async fn node_passes(&self) -> Result<Rest, String> {
         match self.kubelet.get() {
             Some(kubelet) => kubelet.pass(&self.world).await,
@@ -243,7 +241,7 @@ impl Run {
         }
     }
 
-    /// Lets the node do all that it finds to do.
+    /// Lets the node do all its steps.
     async fn node_rests(&self) -> Result<(), String> {
         let mut waiting = Instant::now();
         loop {
@@ -258,7 +256,7 @@ impl Run {
         }
     }
 
-    /// Waits until Kubernetes has seen how all workloads are to be.
+    /// Waits until Kubernetes has observed the current generation of all workloads.
     async fn workloads_observed(&self) -> Result<(), String> {
         let api = Api::<Deployment>::namespaced(self.world.admin.clone(), "team-a");
         let began = Instant::now();
@@ -277,7 +275,7 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until an act has come to its end: in real time, and from one of the operator's tries to the next.
+    /// Waits for the end of an act: in real time, and from one retry of the operator to the next.
     pub async fn reach(&self, what: &str, mut end: impl AsyncFnMut() -> bool) -> Result<(), String> {
         let mut waiting = Instant::now();
         let began = self.world.now();
@@ -291,7 +289,7 @@ impl Run {
                     waiting = Instant::now();
                     continue;
                 }
-                // Time stands still meanwhile.
+                // The clock stands still meanwhile.
                 Rest::Waits if waiting.elapsed() <= PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
@@ -331,7 +329,7 @@ impl Run {
         }
     }
 
-    /// How often GitHub did what was asked of it, by method and route.
+    /// How often GitHub carried out a call, by method and route.
     pub fn done(&self, method: &str, route: &str) -> usize {
         let is_it = |entry: &&github_sim::Entry| {
             let is_good = entry.status.is_some_and(|status| (200..300).contains(&status));
@@ -340,7 +338,7 @@ impl Run {
         self.world.sim.requests().iter().filter(is_it).count()
     }
 
-    /// Whether an object is ready for this reason, in its present generation.
+    /// Whether an object is ready with this reason, in its current generation.
     pub async fn is_ready<K>(&self, namespace: &str, name: &str, reason: &str) -> bool
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
@@ -348,7 +346,7 @@ impl Run {
         self.has_ready::<K>(namespace, name, ("True", reason)).await
     }
 
-    /// Whether the object's condition Ready has this status and reason, of the newest generation.
+    /// Whether the object's condition Ready has this status and reason, in its current generation.
     pub async fn has_ready<K>(&self, namespace: &str, name: &str, (status, reason): (&str, &str)) -> bool
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,

@@ -1,4 +1,4 @@
-//! An object that is deleted and made again under its name while something of it is under way.
+//! An object that is deleted and created again under its name while work for it is under way.
 
 use crate::repository::{follow, is_git, status};
 use crate::scene::connected;
@@ -7,18 +7,19 @@ use landfall::api::ProjectRepository;
 use landfall_world::objects;
 use serde_json::{Value, json};
 
-/// The look at shop takes so long that its outcome is written when the name is that of another object, for lib-core.
+/// The look at shop takes so long that its result is written when the name belongs to another object, for lib-core.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_seen_for_the_object_before_is_not_believed() {
     let (world, operator) = connected().await;
-    // So that the token for reading is there.
+    // This creates the token for reading.
     follow(&world, "warm", &json!({"source": {"existing": {"name": "shop"}}}), "Observed").await;
     operator.settled().await;
     world.sim.reset_requests();
     world.sim.inject(Fault::new("POST", "/acme/shop.git/*", FaultKind::Delay { milliseconds: 10_000 }).times(1));
     let source = |name: &str| objects::repository("one", &json!({"source": {"existing": {"name": name}}}));
     world.apply::<ProjectRepository>(&source("shop")).await;
-    // A call is noted when it was answered: the token for the look, which then takes its time.
+    // The simulator records a call when it answers it. It has answered the request for the token, and the look itself
+    // takes longer.
     world.until("the look is under way", async || (world.mints() > 0).then_some(())).await;
     world.delete::<ProjectRepository>("team-a", "one").await;
     world.until_gone::<ProjectRepository>("team-a", "one").await;

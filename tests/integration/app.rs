@@ -1,4 +1,4 @@
-//! `GitHubApp`: connected, changed, its key rotated, deleted; the installations its grants call for.
+//! `GitHubApp`: connection, changes, key rotation, deletion, and the installations that its grants need.
 
 use crate::scene::{connected, granted, look, only_token, publish, says, value};
 use github_sim::AppKey;
@@ -68,7 +68,7 @@ async fn installations_come_and_go_with_the_grants() {
     assert_eq!(made.owner_references()[0].name, "landfall");
     world.until_reason::<GitHubInstallation>("team-a", "mine", "AccountNotGranted").await;
 
-    // Namespaces by label: whoever gets it is granted, whoever loses it is not.
+    // Namespaces by label: a namespace that gets the label is granted the account, and one that loses it is not.
     world.namespace("team-a", &[("reads", "globex")]).await;
     let message = world.until_reason::<GitHubInstallation>("team-a", "globex", "NotInstalled").await;
     says(&message, &["not installed on globex", "/apps/landfall/installations/new"]);
@@ -104,7 +104,7 @@ async fn a_grant_holds_for_the_account_and_not_for_its_name() {
     let (world, operator) = granted(&objects::tenants()).await;
     publish(&world, "shop", &json!({})).await;
     operator.stop().await;
-    // As it is when the name was another account's at the first look: its id is what status remembers.
+    // The state after the name was another account's at the first look: status has that account's id.
     let pinned = json!({"tenants": [{"account": "acme", "accountID": 6999, "namespaces": 1}]});
     world.merge_status::<GitHubApp>("", "landfall", &pinned).await.unwrap();
     let operator = world.operator().await;
@@ -116,7 +116,7 @@ async fn a_grant_holds_for_the_account_and_not_for_its_name() {
     let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
     assert_eq!((&status["installationID"], &status["account"]), (&Value::Null, &Value::Null));
 
-    // A person says that this one is meant.
+    // A person confirms the new account.
     let mut tenants = objects::tenants();
     tenants[0]["accountID"] = 7001.into();
     world.apply::<GitHubApp>(&objects::app(&world, &tenants)).await;
@@ -130,7 +130,7 @@ async fn a_key_is_rotated_without_a_gap() {
     let (world, operator) = connected().await;
     publish(&world, "shop", &json!({})).await;
     let other = AppKey::generate().unwrap();
-    // GitHub accepts only the second: as when the first was deleted on the App's page.
+    // GitHub accepts only the second key, as if the first had been deleted on the App's page.
     let both = [("private-key.pem", other.private_pem()), ("private-key-next.pem", KEY.private_pem())];
     world.put_secret(landfall_world::SYSTEM, "github-app", &both).await;
     operator.settled().await;

@@ -1,4 +1,4 @@
-//! `GitHubApp`s that cannot work: each with its reason, and with words that say what to do.
+//! `GitHubApp`s that cannot work: each has its reason, and a message that says what to do.
 
 use crate::scene::{look, says, value};
 use github_sim::{AppKey, AppSeed, Fault, FaultKind};
@@ -76,7 +76,7 @@ async fn credentials_are_told_apart() {
         let kinds: Vec<_> = object["status"]["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
         assert_eq!(kinds, ["Ready", "Stalled"], "{name} waits for a person");
     }
-    // What a person mends is taken up at once: the Secret is watched.
+    // A correction takes effect at once, because the Secret is watched.
     world.put_secret(SYSTEM, "nowhere", &[("private-key.pem", KEY.private_pem())]).await;
     world.until_reason::<GitHubApp>("", "missing", "Connected").await;
     world.put_secret(SYSTEM, "public", &[("private-key.pem", KEY.private_pem())]).await;
@@ -146,7 +146,7 @@ async fn addresses_and_certificates_are_told_apart() {
         let message = world.until_reason::<GitHubApp>("", name, reason).await;
         says(&message, words);
     }
-    // The right certificate is taken up at once.
+    // The right certificate takes effect at once.
     world.apply::<GitHubApp>(&app(&world, "strange-ca", &json!({}))).await;
     world.until_reason::<GitHubApp>("", "strange-ca", "Connected").await;
     assert!(elsewhere.requests().is_empty(), "nothing was sent where nothing was trusted");

@@ -1,8 +1,10 @@
-//! The canary: key, JSON web tokens, installation tokens and webhooks' secrets of a whole run are searched everywhere but in Secrets.
+//! The canary: searches for the key, JSON web tokens, installation tokens and webhook secrets of a whole run everywhere
+//! except in Secrets.
 //!
-//! What to search for is taken from where it must be: the key from the Secret that a person wrote, everything else from the
-//! `Authorization` headers on their way to GitHub. Each is searched as it is, base64-encoded at any alignment,
-//! percent-encoded, and by its parts between dots. A leak that is planted in each place shows that the search bites.
+//! The search terms come from the places where they must be: the key from the Secret that a person wrote, everything
+//! else from the `Authorization` headers of requests to GitHub. Each is searched in plain form, base64-encoded at any
+//! alignment, percent-encoded, and by its parts between dots. A leak that is planted in each place shows that the
+//! search finds leaks.
 
 use crate::scene::{look, publish, token_in};
 use base64::Engine as _;
@@ -26,10 +28,10 @@ use std::sync::{Arc, Mutex};
 use tower::ServiceExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Shorter parts are words that anybody may say.
+/// Shorter parts are ordinary words.
 const SHORTEST: usize = 16;
 
-/// The way to GitHub, which takes down every credential that passes.
+/// A transport to GitHub that records every credential.
 struct TakesDown {
     real: HttpsConnect,
     seen: Arc<Mutex<BTreeSet<String>>>,
@@ -45,7 +47,7 @@ impl Connect for TakesDown {
                 if scheme != "Basic" {
                     return Some(credential.to_owned());
                 }
-                // As git has it, after the name of a user.
+                // git sends it after a user name.
                 let decoded = String::from_utf8(STANDARD.decode(credential).ok()?).ok()?;
                 Some(decoded.split_once(':')?.1.to_owned())
             });
@@ -56,7 +58,6 @@ impl Connect for TakesDown {
     }
 }
 
-/// A log in memory.
 #[derive(Clone, Default)]
 pub struct Log(pub Arc<Mutex<Vec<u8>>>);
 
@@ -71,20 +72,21 @@ impl std::io::Write for Log {
     }
 }
 
-/// How a secret could be written, each with what it is.
+/// The ways to write a secret, each with a description.
 fn spellings(name: &str, secret: &str) -> Vec<(String, String)> {
     let mut parts: BTreeSet<&str> = secret.split(['.', '\n']).filter(|part| part.len() >= SHORTEST).collect();
     parts.insert(secret);
     let mut spellings = Vec::new();
     for part in parts {
-        // The header of every JSON web token is the same, and the frame of every PEM: that is no secret.
+        // The header of every JSON web token is the same, and so are the first and last lines of every PEM. These are
+        // not secret.
         if part.starts_with("-----") || part == URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"RS256"}"#) {
             continue;
         }
         spellings.push((format!("{name}, as it is"), part.to_owned()));
         spellings.push((format!("{name}, in percents"), utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()));
         for before in 0..3 {
-            // What stands before it shifts it; the characters at the ends depend on their neighbours.
+            // Preceding characters shift the encoding, and the characters at its ends depend on their neighbours.
             let shifted = [&vec![b'x'; before][..], part.as_bytes()].concat();
             for encoded in [STANDARD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)] {
                 let encoded = encoded.trim_end_matches('=');
@@ -95,7 +97,7 @@ fn spellings(name: &str, secret: &str) -> Vec<(String, String)> {
     spellings
 }
 
-/// Where a secret was found: the place, and what it is.
+/// The findings: the place, and the description of the secret.
 fn search(places: &BTreeMap<&str, String>, secrets: &[(String, String)]) -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     for (place, text) in places {
@@ -108,7 +110,7 @@ fn search(places: &BTreeMap<&str, String>, secrets: &[(String, String)]) -> BTre
     found
 }
 
-/// Every object of every kind but Secrets, as the API server gives it, managed fields and all.
+/// All objects of all kinds except Secrets, as the API server returns them, including managed fields.
 async fn objects_of_all_kinds(world: &World) -> String {
     let discovery = Discovery::new(world.admin.clone()).run().await.expect("the kinds");
     let mut text = String::new();
@@ -132,7 +134,7 @@ async fn objects_of_all_kinds(world: &World) -> String {
     text
 }
 
-/// The root key of webhooks, and the secrets that are derived from it for the App and for shop.
+/// The root key of webhooks, and the secrets derived from it for the App and for shop.
 async fn webhook_secrets(world: &World) -> Vec<(String, String)> {
     let secret = world.until("there is a root key", async || world.get::<Secret>(SYSTEM, ROOT_KEYS_SECRET).await).await;
     let data = secret.data.unwrap();
@@ -147,11 +149,11 @@ async fn webhook_secrets(world: &World) -> Vec<(String, String)> {
     secrets
 }
 
-/// Webhooks of the App and of a repository, of which GitHub refuses one at first with its secret in the answer.
+/// Webhooks of the App and of a repository. GitHub refuses one at first, with its secret in the answer.
 async fn webhooks(world: &World, operator: &Operator) {
     let nobody = "127.0.0.1:1".parse().expect("an address");
     world.sim.resolve_webhooks([("landfall.example.com:443".to_owned(), nobody)].into());
-    // GitHub knows what it was sent, and could say it.
+    // GitHub knows the secrets that it was sent, and could repeat them.
     let known = webhook_secrets(world).await.into_iter().filter(|(name, _)| name == "a webhook's secret, as it is");
     let spoken: Vec<String> = known.map(|(_, secret)| secret).collect();
     let body = json!({"message": format!("Validation Failed: {}", spoken.join(" "))});
@@ -170,8 +172,8 @@ async fn webhooks(world: &World, operator: &Operator) {
     assert_eq!(world.sim.hooks("acme/shop").expect("hooks").len(), 1);
 }
 
-/// A whole run: made, renewed, changed, refused, edited, adopted, and taken back, with failures of all sorts. Gives back the
-/// operator that runs at its end, and what the first one served.
+/// A whole run: objects are created, renewed, changed, refused, edited, adopted and deleted, with failures of all
+/// kinds. Returns the operator that runs at its end, and the metrics and health of the first one.
 async fn live(world: &World, start: impl Fn() -> Start) -> (Operator, String) {
     let operator = world.start(start()).await;
     world.apply::<GitHubApp>(&objects::app(world, &objects::tenants())).await;
@@ -227,8 +229,8 @@ async fn no_secret_is_told_anywhere() {
     let writer = log.clone();
     let level = "info,landfall=trace,kube=debug,kube_client=trace,kube_runtime=debug,hyper=debug,hyper_util=debug,octocrab=trace,tower=debug,rustls=debug";
     let dispatch = tracing::Dispatch::new(subscriber(level, LogFormat::Json, move || writer.clone()).unwrap());
-    // Were it the only one, tracing would ask the thread that comes by a line first, which may be another test's without a log,
-    // and leave the line out for all.
+    // If it were the only subscriber, tracing would ask the thread that reaches a line first, which may belong to
+    // another test without a log, and then omit the line for all.
     let _second = tracing::Dispatch::new(subscriber(level, LogFormat::Json, std::io::sink).unwrap());
     // As a side effect, records of the older kind reach the log too, as they do in the operator.
     drop(tracing_subscriber::registry().set_default());
@@ -238,14 +240,14 @@ async fn no_secret_is_told_anywhere() {
 
     let (operator, served) = live(&world, start).await;
 
-    // All that must not be told.
+    // The secrets that must not appear.
     let mut secrets = spellings("the App's key", KEY.private_pem());
     secrets.extend(webhook_secrets(&world).await);
     let credentials: Vec<_> = seen.lock().unwrap().iter().cloned().collect();
     let tokens: Vec<_> = credentials.iter().filter(|credential| credential.starts_with("ghs_")).collect();
     assert!(tokens.len() >= 6 && credentials.len() > tokens.len(), "{} and {}", tokens.len(), credentials.len());
     for alive in world.sim.live_tokens() {
-        // One whose answer was lost is known to nobody, and one that was never used to GitHub alone.
+        // A token whose answer was lost is known to nobody, and one that was never used only to GitHub.
         let is_known = tokens.iter().any(|token| crate::scene::sha256(token) == alive.sha256);
         assert!(is_known || alive.uses == 0, "a token in use was not taken down");
     }
@@ -254,7 +256,6 @@ async fn no_secret_is_told_anywhere() {
         secrets.extend(spellings(name, credential));
     }
 
-    // All places.
     let log_text = || String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     let urls = || format!("{:?}", world.sim.requests());
     let audit = || format!("{:?}", world.audit.since(mark).unwrap());
@@ -273,7 +274,7 @@ async fn no_secret_is_told_anywhere() {
     let found = search(&places, &secrets);
     assert!(found.is_empty(), "{found:?}");
 
-    // Planted: the search finds one in each place, however it is written.
+    // A planted leak is found in each place, in any spelling.
     let token = credentials.iter().find(|credential| credential.starts_with("ghs_")).unwrap();
     let basic = STANDARD.encode(format!("x-access-token:{token}"));
     tracing::dispatcher::with_default(&dispatch, || tracing::info!(header = basic, "planted"));

@@ -1,4 +1,4 @@
-//! Deliveries as the receiver writes them: each makes the operator look, and does nothing else.
+//! Deliveries as the receiver writes them: each makes the operator look, and has no other effect.
 
 use crate::repository::{changes, comes_to, follow, looks, status};
 use crate::scene::{connected, value};
@@ -7,7 +7,7 @@ use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall_world::World;
 use serde_json::{Value, json};
 
-/// What the receiver adds for a delivery.
+/// Adds a delivery, as the receiver does.
 async fn deliver(world: &World, guid: &str, delivery: &Value) {
     let mut whole = json!({"receiptTime": world.now().to_string(), "attempts": 1, "result": "Pending"});
     for (key, value) in delivery.as_object().into_iter().flatten() {
@@ -22,13 +22,13 @@ async fn becomes(world: &World, guid: &str, result: &str) {
     world.until(&format!("{guid} is {result}"), is_marked).await;
 }
 
-/// Deliveries are marked once they were looked after; what was seen is written after that.
+/// A delivery is marked after its look. The result of the look is written after that.
 async fn shows(world: &World, field: &str, expected: &str) {
     let is_shown = async || (status(world, "shop").await.pointer(field)? == expected).then_some(());
     world.until(&format!("{field} is {expected}"), is_shown).await;
 }
 
-/// The clock stands still in all of it but for the end: what happens, happens because of the delivery.
+/// The clock stands still except at the end, so the deliveries cause everything.
 #[tokio::test]
 async fn a_delivery_makes_the_operator_look_and_nothing_else() {
     let (world, operator) = connected().await;
@@ -39,7 +39,7 @@ async fn a_delivery_makes_the_operator_look_and_nothing_else() {
     becomes(&world, "first", "Handled").await;
     shows(&world, "/head/sha", &pushed).await;
 
-    // Of another branch, or a tag, nothing has to be looked at.
+    // A push to another branch, or a tag, needs no look.
     operator.settled().await;
     world.sim.reset_requests();
     deliver(&world, "branch", &json!({"event": "push", "ref": "refs/heads/mainly", "sha": pushed})).await;
@@ -49,7 +49,7 @@ async fn a_delivery_makes_the_operator_look_and_nothing_else() {
     operator.settled().await;
     assert_eq!(world.sim.requests().len(), 0);
 
-    // A push that never was, and one that is delivered again, bring the truth.
+    // A push that never happened, and one that is delivered again, lead to the true state.
     deliver(&world, "forged", &json!({"event": "push", "ref": "refs/heads/main", "sha": "f".repeat(40)})).await;
     becomes(&world, "forged", "Handled").await;
     operator.settled().await;
@@ -59,7 +59,7 @@ async fn a_delivery_makes_the_operator_look_and_nothing_else() {
     becomes(&world, "first", "Handled").await;
     shows(&world, "/head/sha", &second).await;
 
-    // What happens to the repository itself is seen at once.
+    // A change to the repository itself is seen at once.
     world.sim.rename_repository("acme/shop", "lib-shop").unwrap();
     deliver(&world, "renamed", &json!({"event": "repository", "action": "renamed"})).await;
     becomes(&world, "renamed", "Handled").await;
@@ -70,7 +70,7 @@ async fn a_delivery_makes_the_operator_look_and_nothing_else() {
     world.sim.set_archived("acme/lib-shop", false).unwrap();
     deliver(&world, "unarchived", &json!({"event": "repository", "action": "unarchived"})).await;
     comes_to(&world, "shop", "Observed").await;
-    // Fields that are not there, or make no sense, are no reason to stop.
+    // Missing or meaningless fields do not stop the operator.
     deliver(&world, "odd", &json!({"event": "no-such-event", "ref": "", "attempts": null, "receiptTime": null})).await;
     becomes(&world, "odd", "Handled").await;
     assert!(changes(&world).is_empty());
@@ -93,11 +93,11 @@ async fn a_flood_is_rationed(world: &World, operator: &landfall_world::operator:
     }
     let looked = looks(world);
     assert!((2..=20).contains(&looked), "{looked} looks for {FLOOD} deliveries in no time");
-    // Those that were not looked after wait, and one look is for all of them.
+    // The remaining deliveries wait, and one look handles all of them.
     world.live_through(operator, SignedDuration::from_secs(10)).await;
     becomes(world, &format!("flood-{}", FLOOD - 1), "Handled").await;
     assert!(looks(world) <= looked + 3);
-    // An annotation asks no oftener.
+    // The annotation causes no more looks than that.
     world.sim.reset_requests();
     for number in 0..FLOOD {
         let change = json!({"metadata": {"annotations": {"landfall.dev/reconcile": format!("{number}")}}});

@@ -1,4 +1,4 @@
-//! Several operators, health and metrics: who leads, who follows, and what is said to a kubelet and a scraper.
+//! Several operators, health and metrics: which one leads, and the answers for a kubelet and a scraper.
 
 use crate::scene::{only_token, publish};
 use jiff::SignedDuration;
@@ -13,7 +13,7 @@ async fn candidate(world: &World, name: &str) -> Operator {
     world.start(Start { identity: name.into(), elects: true, ..Start::default() }).await
 }
 
-/// Who holds the Lease.
+/// The holder of the Lease.
 async fn holder(world: &World) -> Option<String> {
     world.get::<Lease>(SYSTEM, "landfall-controller").await?.spec?.holder_identity
 }
@@ -37,13 +37,13 @@ async fn one_leads_and_another_takes_over_from_who_stops_or_dies() {
     let token = only_token(&world, "shop-git").await;
     assert!(first.serves("/metrics").await.1.contains("landfall_leader 1"));
 
-    // Who stops gives the Lease back.
+    // An operator that stops releases the Lease.
     first.stop().await;
     until_leads(&world, "second").await;
     publish(&world, "libs", &json!({"repositories": [{"name": "lib-core"}]})).await;
     assert_eq!(world.mints(), 2, "what the other published is taken up, not minted again");
 
-    // Who dies lets it expire.
+    // An operator that is killed lets it expire.
     second.kill();
     let third = candidate(&world, "third").await;
     until_leads(&world, "third").await;
@@ -57,7 +57,7 @@ async fn one_leads_and_another_takes_over_from_who_stops_or_dies() {
 #[tokio::test]
 async fn readiness_tells_the_truth() {
     let world = World::new().await;
-    // An API server that cannot be reached: alive, not ready, and it says why.
+    // If the API server cannot be reached, the operator is alive and not ready, and says why.
     let unreachable = Start {
         kube: Box::new(|config| {
             let mut config = config;

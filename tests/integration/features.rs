@@ -1,4 +1,4 @@
-//! An installation with the feature `tokens` alone: it works, and its account may do nothing else.
+//! An installation with only the feature `tokens`: it works, and its account has no further permissions.
 
 use crate::scene::{only_token, publish};
 use http::{Method, Request};
@@ -17,7 +17,7 @@ async fn with_account() -> (World, Config) {
     world.namespace("team-a", &[]).await;
     let account = world.release(RELEASE, &VALUES).await;
     let client = Client::try_from(account.clone()).unwrap();
-    // The API server sees a binding by a watch of its own.
+    // A watch of the API server brings the binding to its authorizer.
     until("the account has its rights", async || {
         ask(&client, Method::GET, "/apis/landfall.dev/v1alpha1/githubapps", &Value::Null).await.ok()
     })
@@ -70,7 +70,7 @@ async fn the_account_of_tokens_alone_is_refused_everything_else() {
         places.push((Method::POST, place.clone(), named.clone()));
         places.push((Method::DELETE, format!("{place}/a"), Value::Null));
     }
-    // Tokens are what people ask for; the operator makes one itself for a workspace only.
+    // People create tokens. The operator creates one only for a workspace.
     places.push((Method::POST, format!("{ours}/installationtokens"), named.clone()));
     places.push((Method::DELETE, format!("{ours}/installationtokens/a"), Value::Null));
     for (method, path, body) in places {

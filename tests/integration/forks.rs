@@ -1,4 +1,4 @@
-//! Forks: found before one is made, followed once they are there, kept in step, never forced.
+//! Forks: an existing one is found before one is created, is followed and synchronized, and is never forced.
 
 use crate::repository::{changes, comes_to, follow, status};
 use crate::scene::{says, value};
@@ -15,7 +15,7 @@ fn tenants(repositories: &[&str]) -> Value {
     json!([{"name": "acme", "account": "acme", "repositories": repositories, "maxPermissions": forks, "namespaces": {"names": ["team-a"]}}])
 }
 
-/// An App that may fork, and upstreams of others to fork.
+/// An App that may create forks, and upstreams of other accounts.
 pub async fn connected(repositories: &[&str]) -> (World, Operator) {
     let mut seed: Seed = seed();
     let permissions = json!({"administration": "write", "contents": "write", "metadata": "read", "workflows": "write"});
@@ -55,7 +55,7 @@ async fn a_fork_is_made_once_and_kept_in_step_and_never_forced() {
     world.sim.set_fork_delay(Duration::from_hours(1));
     let message = follow(&world, "tools", &fork("globex/tools", &json!({})), "ForkPending").await;
     says(&message, &["acme/tools"]);
-    // A restart meanwhile makes no second one.
+    // A restart meanwhile creates no second fork.
     operator.kill();
     let operator = world.operator().await;
     operator.ready().await;
@@ -74,7 +74,7 @@ async fn a_fork_is_made_once_and_kept_in_step_and_never_forced() {
         "the token for forking is revoked"
     );
 
-    // One that is there under another name is found, and taken as far as it was granted.
+    // An existing fork under another name is found, and used within the grant.
     let other =
         Fork { of: "globex/engine".into(), account: "acme".into(), name: Some("our-engine".into()), ..Fork::default() };
     world.sim.fork(&other).unwrap();
@@ -82,7 +82,7 @@ async fn a_fork_is_made_once_and_kept_in_step_and_never_forced() {
     assert_eq!(status(&world, "engine").await["fullName"], "acme/our-engine");
     assert_eq!(world.sim.forks("globex/engine").unwrap().len(), 1);
 
-    // The upstream goes on.
+    // The upstream gets a commit.
     world.sim.reset_requests();
     let head = world.push("globex/tools", "main");
     world.push("globex/engine", "main");
@@ -93,13 +93,13 @@ async fn a_fork_is_made_once_and_kept_in_step_and_never_forced() {
     assert_eq!((&shown["head"]["sha"], &shown["fork"]["upstreamSHA"]), (&json!(head), &json!(head)));
     let merges = changes(&world);
     assert_eq!(merges.len(), 1, "and engine, whose interval is 0s, is left: {merges:?}");
-    // In step, an hour costs no REST call but the App's looks and tokens.
+    // A synchronized fork causes no REST calls in an hour except the App's looks and tokens.
     world.sim.reset_requests();
     world.live_through(&operator, SignedDuration::from_mins(50)).await;
     assert_eq!(world.calls("GET", "/repos/{owner}/{repo}/compare/{basehead}"), 0);
     assert!(changes(&world).is_empty());
 
-    // Paused, nothing is changed; with commits of its own it is left as it is.
+    // A paused fork is not changed, and one with commits of its own stays as it is.
     let paused = json!({"source": {"fork": {"of": "globex/tools"}}, "paused": true});
     follow(&world, "tools", &paused, "Paused").await;
     let later = world.push("globex/tools", "main");
@@ -137,7 +137,8 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     says(&message, &["acme/shop", "spec.source.existing"]);
     let message = follow(&world, "blank", &fork("globex/blank", &json!({})), "ForkImpossible").await;
     says(&message, &["empty", "push a commit"]);
-    // Under a name that was not granted it is neither looked for nor made; one that is there so is not shown.
+    // A fork under a name that was not granted is neither looked for nor created, and an existing one with such a name
+    // is not shown.
     follow(&world, "vault", &fork("globex/tools", &json!({"name": "vault"})), "RepositoryNotGranted").await;
     let message = follow(&world, "engine", &fork("globex/engine", &json!({})), "RepositoryNotGranted").await;
     says(&message, &["spec.tenants[].repositories"]);
@@ -146,7 +147,7 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
         let object = value::<ProjectRepository>(&world, "team-a", name).await;
         assert_eq!((&object["status"]["id"], &object["status"]["head"]), (&Value::Null, &Value::Null));
     }
-    // GitHub refuses, as it does where the App is not on all repositories.
+    // GitHub refuses, as it does if the App is not installed on all repositories.
     let refusal = FaultKind::Status {
         status: 403,
         body: Some(json!({"message": "Resource not accessible by integration"})),
@@ -163,7 +164,7 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     assert_eq!(forks_made(&world), calls, "only a person can mend it");
     assert!(world.sim.forks("globex/tools").unwrap().is_empty());
 
-    // Without administration in the grant nothing is asked for.
+    // Without administration in the grant, nothing is requested.
     let mut narrow = objects::app(&world, &tenants(&["tools"]));
     narrow["spec"]["tenants"][0]["maxPermissions"] = json!({"contents": "write"});
     world.apply::<GitHubApp>(&narrow).await;
@@ -171,7 +172,8 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     says(&message, &["administration: write", "maxPermissions"]);
     assert_eq!(forks_made(&world), calls);
 
-    // A status that says which repository it is spares no proof that it is a fork: of what the spec names nothing is read.
+    // An id in status does not replace the check that the repository is a fork: nothing is read from the upstream in
+    // the spec.
     world.apply::<GitHubApp>(&objects::app(&world, &tenants(&["shop"]))).await;
     world.merge_status::<ProjectRepository>("team-a", "own", &json!({"id": 9001})).await.unwrap();
     let lie = fork("globex/plans", &json!({"name": "shop"}));

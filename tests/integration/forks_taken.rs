@@ -1,4 +1,4 @@
-//! Forks that are not the ones that were meant, names that are taken, and copies that take long.
+//! Forks with another parent than the wanted one, names that are taken, and copies that take long.
 
 use crate::forks::{connected, fork, forks_made};
 use crate::repository::{changes, comes_to, follow, status};
@@ -18,12 +18,13 @@ fn fork_by_hand(world: &World, of: &str, account: &str, name: &str) {
 #[tokio::test]
 async fn a_fork_of_a_fork_is_not_taken_for_one_of_the_first() {
     let (world, operator) = connected(&["tools", "engine", "bench"]).await;
-    // acme/tools is of monalisa's, which is of globex's: whoever has it in step with monalisa's runs her code.
+    // acme/tools is a fork of monalisa's, which is a fork of globex's. Synchronizing it with monalisa's would run her
+    // code.
     fork_by_hand(&world, "globex/tools", "monalisa", "tools");
     fork_by_hand(&world, "monalisa/tools", "acme", "tools");
     let message = follow(&world, "tools", &fork("globex/tools", &json!({})), "ForkImpossible").await;
     says(&message, &["acme/tools", "monalisa/tools", "globex/tools", "spec.source.fork.of"]);
-    // Nor where GitHub answers with it when it is asked for one of another name.
+    // The same holds if GitHub returns it for a request with another name.
     let message = follow(&world, "bench", &fork("globex/tools", &json!({"name": "bench"})), "ForkImpossible").await;
     says(&message, &["acme/tools", "monalisa/tools"]);
     operator.settled().await;
@@ -81,7 +82,7 @@ async fn one_that_takes_long_stays_pending_and_is_asked_for_with_growing_pauses(
     says(&message, &["acme/tools", "since 20", "support"]);
     let looks = crate::repository::looks(&world);
     assert!((8..=50).contains(&looks), "{looks} looks in an hour");
-    // A restart knows it as well, and writes nothing about it.
+    // After a restart the operator knows it again, and writes nothing about it.
     operator.kill();
     let before = status(&world, "tools").await;
     let operator = world.operator().await;

@@ -1,4 +1,4 @@
-//! Webhooks: exactly one where one is wanted, as it should be, and none where none is.
+//! Webhooks: exactly one where one is wanted, with the right configuration, and none elsewhere.
 
 use crate::repository::{A_POLL, ask, changes, comes_to, follow, is_git, status};
 use crate::scene::{granted, look, says, sha256, value};
@@ -16,7 +16,7 @@ pub const BASE: &str = "https://landfall.example.com";
 const SHOP: &str = "https://landfall.example.com/webhooks/repo/landfall/9001";
 const APP: &str = "https://landfall.example.com/webhooks/app/landfall";
 
-/// Team-a may have webhooks for shop and the libraries, team-b for the shop.
+/// Team-a may have webhooks for shop and the libraries, and team-b for shop.
 fn tenants() -> Value {
     let hooks = json!({"contents": "read", "repository_hooks": "write"});
     json!([
@@ -31,7 +31,7 @@ pub fn app(world: &World, webhook: &Value) -> Value {
     app
 }
 
-/// A world in which deliveries reach nobody, with this `spec.webhook` of the App.
+/// A world in which deliveries reach no receiver, with this `spec.webhook` of the App.
 pub async fn connected(webhook: &Value) -> (World, Operator) {
     let (world, operator) = granted(&tenants()).await;
     let nobody = "127.0.0.1:1".parse().expect("an address");
@@ -44,7 +44,7 @@ pub async fn connected(webhook: &Value) -> (World, Operator) {
     (world, operator)
 }
 
-/// A spec with a webhook of the repository's own.
+/// A spec with a webhook of its own.
 pub fn own(spec: &Value) -> Value {
     let mut whole = json!({"webhook": {"mode": "Repository"}});
     for (key, value) in spec.as_object().into_iter().flatten() {
@@ -73,7 +73,7 @@ pub fn ours(world: &World, repository: &str) -> Vec<HookInfo> {
     hooks
 }
 
-/// The digest of the secret that a hook is to have, derived as the receiver does.
+/// The digest of the secret that a hook should have, derived as in the receiver.
 async fn secret(world: &World, hook: Hook) -> Option<String> {
     let keys = world.get::<Secret>("landfall-system", "landfall-webhook-keys").await.expect("the root keys").data?;
     let keys = RootKeys::read(|name| keys.get(name).map(|value| value.0.as_slice())).expect("keys");
@@ -102,7 +102,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
     for number in 0..130 {
         world.sim.create_hook("acme/shop", &stranger(number)).unwrap();
     }
-    // One of another cluster, for the same App and repository.
+    // A webhook of another cluster, for the same App and repository.
     let elsewhere = "https://elsewhere.example.com/webhooks/repo/landfall/9001".to_owned();
     let elsewhere = world.sim.create_hook("acme/shop", &NewHook { url: elsewhere, ..NewHook::default() }).unwrap();
     world.sim.reset_requests();
@@ -121,7 +121,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
     let stored = status(&world, "shop").await["webhook"].clone();
     assert_eq!((&stored["id"], &stored["url"]), (&json!(hook.id), &json!(SHOP)));
 
-    // Whatever a person does to it, one who asks finds it repaired; a duplicate goes.
+    // After any change by a person, a requested look repairs it. A duplicate is deleted.
     let duplicate = NewHook { url: SHOP.to_owned(), events: Some(vec!["push".into()]), ..NewHook::default() };
     for change in [
         HookChange { url: Some("https://stranger.example.com/x".into()), ..HookChange::default() },
@@ -139,7 +139,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
         assert_eq!(repaired.id, hook.id, "after {change:?}");
         is_as_it_should_be(&world, &repaired, SHOP, Hook::Repository(9001)).await;
     }
-    // Nobody asks: within a day, or as soon as a poll finds what no delivery told.
+    // Without a request, it is repaired within a day, or when a poll finds a push that no delivery announced.
     world.sim.delete_hook(hook.id).unwrap();
     world.push("acme/shop", "main");
     world.live_through(&operator, A_POLL).await;
@@ -159,7 +159,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
     assert!(world.writes_since(mark).is_empty(), "{:?}", world.writes_since(mark));
     assert!(changes(&world).is_empty(), "{:?}", changes(&world));
 
-    // Another root key, another secret.
+    // Another root key gives another secret.
     let before = find();
     let keys = world.get::<Secret>("landfall-system", "landfall-webhook-keys").await.unwrap().data.unwrap();
     let old = |key: &str| serde_json::to_value(&keys[key]).unwrap();
@@ -196,7 +196,7 @@ async fn kept_while_it_is_wanted(world: &World, operator: &Operator) {
     operator.settled().await;
     let object = value::<ProjectRepository>(world, "team-b", "shop").await;
     assert_eq!((&object["status"]["webhook"], &object["metadata"]["finalizers"]), (&Value::Null, &Value::Null));
-    // And back, and away with the object.
+    // It is created again, and then deleted with the object.
     second["spec"]["webhook"]["mode"] = json!("Repository");
     world.apply::<ProjectRepository>(&second).await;
     world.until("it is made again", async || (count() == 1).then_some(())).await;
@@ -219,7 +219,7 @@ async fn what_keeps_a_webhook_from_being_made_or_removed_is_said() {
     ensured(&world, "shop").await;
     comes_to(&world, "shop", "Observed").await;
 
-    // Paused, nothing is changed; archived, nothing can be; a grant without hooks is named.
+    // A paused webhook is not changed, an archived one cannot be, and a grant without hooks is reported.
     follow(&world, "lib-core", &own(&json!({"paused": true})), "Paused").await;
     operator.settled().await;
     assert!(ours(&world, "acme/lib-core").is_empty());
@@ -232,7 +232,7 @@ async fn what_keeps_a_webhook_from_being_made_or_removed_is_said() {
     world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE, "policy": "Manual"}))).await;
     ensured(&world, "lib-core").await;
 
-    // The installation did not accept the permission.
+    // The account did not accept the permission.
     let without = serde_json::from_value(json!({"contents": "write", "metadata": "read"})).unwrap();
     world.sim.grant(501, without).unwrap();
     look(&world).await;
@@ -241,14 +241,14 @@ async fn what_keeps_a_webhook_from_being_made_or_removed_is_said() {
     let pushed = world.push("acme/lib-core", "main");
     world.live_through(&operator, A_POLL).await;
     assert_eq!(status(&world, "lib-core").await["head"]["sha"], json!(pushed), "it is polled meanwhile");
-    // Being deleted it is tried for a while, and told what stays.
+    // During a deletion it is tried for a while, and the remaining webhook is reported.
     world.delete::<ProjectRepository>("team-a", "lib-core").await;
     says(&comes_to(&world, "lib-core", "WaitingForDependents").await, &["15 minutes at most", "webhook"]);
     world.live_through(&operator, SignedDuration::from_mins(16)).await;
     world.until_gone::<ProjectRepository>("team-a", "lib-core").await;
     assert_eq!(ours(&world, "acme/lib-core").len(), 1);
 
-    // Uninstalled, nothing can be cleaned up: the object goes at once.
+    // After an uninstallation nothing can be cleaned up, so the object is removed at once.
     world.sim.uninstall(501).unwrap();
     look(&world).await;
     comes_to(&world, "shop", "Revoked").await;
@@ -287,7 +287,7 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     ensured(APP).await;
     let change = |change: HookChange| world.sim.change_hook(hook().id, change).unwrap();
 
-    // A person changes it: repaired within the hour, or at once where somebody asks. Left alone it costs one call.
+    // A change by a person is repaired within the hour, or at once on request. An unchanged webhook costs one call.
     change(HookChange { content_type: Some("form".into()), ..HookChange::default() });
     world.sim.reset_requests();
     world.live_through(&operator, SignedDuration::from_mins(73)).await;
@@ -296,7 +296,7 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     change(HookChange { secret: Some(String::new()), ..HookChange::default() });
     look(&world).await;
     ensured(APP).await;
-    // The same address in another spelling of the spec, and another address.
+    // The same address with another spelling in the spec, and another address.
     world.apply::<GitHubApp>(&app(&world, &json!({"url": "https://landfall.example.com/base"}))).await;
     ensured("https://landfall.example.com/base/webhooks/app/landfall").await;
     world.apply::<GitHubApp>(&app(&world, &json!({"url": BASE}))).await;
@@ -309,7 +309,8 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     operator.settled().await;
     assert_eq!(world.calls("PATCH", "/app/hook/config"), 0, "a restart changes nothing");
 
-    // Somebody else's is named by its host alone, and left alone; force takes it over.
+    // A webhook with somebody else's address is reported with its host only, and not changed. With force it is taken
+    // over.
     let foreign = "https://stranger.example.com/hook?token=hunter2";
     change(HookChange { url: Some(foreign.into()), secret: Some("theirs".into()), ..HookChange::default() });
     look(&world).await;
@@ -332,7 +333,7 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     operator.stop().await;
 }
 
-/// A tenant that may write status, whose object is to act on the repository of another.
+/// A tenant that may write status makes its object act on another repository.
 #[tokio::test]
 async fn a_forged_status_takes_no_webhook_away() {
     let (world, operator) = connected(&json!({"url": BASE, "policy": "Manual"})).await;
@@ -355,7 +356,7 @@ async fn a_forged_status_takes_no_webhook_away() {
         "webhook": {"id": victims, "url": SHOP, "keyID": "forged"},
     });
 
-    // While the operator knows better, it says so, and asks for nothing of the victim's.
+    // As long as the operator knows the true id, it shows that, and requests nothing about the victim's repository.
     let truth = status(&world, "lib-core").await;
     world.sim.reset_requests();
     world.merge_status::<ProjectRepository>("team-a", "lib-core", &lie).await.unwrap();
@@ -367,7 +368,7 @@ async fn a_forged_status_takes_no_webhook_away() {
     };
     assert_eq!((about_it(), changes(&world).len()), (0, 0));
 
-    // One that starts anew knows nothing else, and the grant decides: nothing is read, changed or removed there.
+    // A new operator knows only status, and the grant decides: nothing is read, changed or removed there.
     operator.kill();
     world.delete::<ProjectRepository>("team-b", "shop").await;
     world.merge::<ProjectRepository>("team-b", "shop", &json!({"metadata": {"finalizers": null}})).await.unwrap();
@@ -383,7 +384,7 @@ async fn a_forged_status_takes_no_webhook_away() {
     world.until_gone::<ProjectRepository>("team-a", "lib-core").await;
     assert_eq!(hooks(), (1, 1));
     assert_eq!(ours(&world, "acme/shop")[0].id, victims);
-    // By its id it was asked what it is called, for the grant decides by that; that is all.
+    // The only request is by id, for the current name, because the grant is decided by name.
     let asked = |name: &str| world.sim.requests().iter().filter(|asked| asked.path.contains(name)).count();
     assert_eq!((asked("shop"), changes(&world).len()), (0, 0), "{:?}", world.sim.requests());
     assert!(!world.sim.requests().iter().any(is_git));

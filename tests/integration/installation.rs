@@ -1,4 +1,4 @@
-//! `GitHubInstallation`: what a namespace was granted of an account, in each of its states.
+//! `GitHubInstallation`: the grant of an account to a namespace, in each of its states.
 
 use crate::scene::{connected, is_alive, look, only_token, publish, published, says, token_in, value};
 use github_sim::{Install, Selection};
@@ -34,7 +34,7 @@ async fn active_it_shows_what_was_granted() {
     assert_eq!(status["granted"]["repositories"], json!(["lib-*", "shop"]), "what this namespace may ask for");
     assert_eq!(status["granted"]["permissions"]["contents"], "write");
 
-    // The account chooses some: the next look finds it.
+    // The account selects repositories. The next look finds that.
     world.sim.select_repositories(501, &Selection::Selected(vec!["shop".into()])).unwrap();
     look(&world).await;
     world
@@ -125,7 +125,7 @@ async fn not_installed_says_where_to_install_it() {
     world.apply::<InstallationToken>(&objects::token("plans", &spec)).await;
     world.until_reason::<InstallationToken>("team-a", "plans", "NotInstalled").await;
 
-    // Nobody has to say so: the look of every half hour finds it.
+    // The look of every half hour finds it without a request.
     world.sim.install(&Install { account: "globex".into(), ..again() }).unwrap();
     world.live_through(&operator, SignedDuration::from_mins(40)).await;
     world.until_reason::<GitHubInstallation>("team-a", "globex", "Active").await;
@@ -144,7 +144,7 @@ async fn who_was_not_granted_learns_nothing() {
     let status = status.as_object_mut().unwrap();
     status.retain(|key, _| key != "conditions" && key != "observedGeneration");
     assert!(status.is_empty(), "{status:?}");
-    // Nor whether the account exists at all: the same words.
+    // The message does not reveal whether the account exists: it is the same.
     world.apply::<GitHubInstallation>(&declared("team-b", "none", "no-such-account")).await;
     let other = world.until_reason::<GitHubInstallation>("team-b", "none", "AccountNotGranted").await;
     assert_eq!(other.replace("no-such-account", "acme"), message);

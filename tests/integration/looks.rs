@@ -1,5 +1,5 @@
-//! When the operator looks at a repository, and how often: at once where there is news, and never so often that one
-//! namespace uses up what GitHub allows the App.
+//! When and how often the operator looks at a repository: at once after news, but never so often that one namespace
+//! uses up the App's limits.
 
 use crate::repository::{A_POLL, comes_to, follow, looks, status};
 use crate::scene::{connected, says, value};
@@ -17,7 +17,7 @@ fn make(world: &World, name: &str, private: bool) -> u64 {
     world.sim.create_repository(&seed).expect("a repository")
 }
 
-/// What the receiver adds for a delivery.
+/// Adds a delivery, as the receiver does.
 async fn deliver(world: &World, name: &str, guid: &str, delivery: &Value) {
     let mut whole = json!({"receiptTime": world.now().to_string(), "attempts": 1, "result": "Pending"});
     for (key, value) in delivery.as_object().into_iter().flatten() {
@@ -35,12 +35,12 @@ async fn becomes(world: &World, name: &str, guid: &str, result: &str) -> Value {
     world.until(&format!("{guid} is {result}"), marked).await
 }
 
-/// The clock stands still: what happens, happens because of the delivery.
+/// The clock stands still, so the deliveries cause everything.
 #[tokio::test]
 async fn news_of_a_repository_that_was_lost_are_looked_after_at_once() {
     let (world, operator) = connected().await;
     follow(&world, "lib-new", &json!({}), "RepositoryNotFound").await;
-    // It is not there yet, which is what the delivery comes to.
+    // The repository does not exist yet, and the delivery's result says so.
     deliver(&world, "lib-new", "early", &json!({"event": "repository", "action": "created"})).await;
     says(becomes(&world, "lib-new", "early", "Failed").await["message"].as_str().unwrap(), &["acme/lib-new"]);
     make(&world, "lib-new", true);
@@ -48,7 +48,7 @@ async fn news_of_a_repository_that_was_lost_are_looked_after_at_once() {
     comes_to(&world, "lib-new", "Observed").await;
     becomes(&world, "lib-new", "created", "Handled").await;
 
-    // Out of the grant by a new name, and in again.
+    // A rename takes it out of the grant, and another one back in.
     world.sim.rename_repository("acme/lib-new", "secret-plans").unwrap();
     deliver(&world, "lib-new", "out", &json!({"event": "repository", "action": "renamed"})).await;
     comes_to(&world, "lib-new", "RepositoryNotGranted").await;
@@ -87,7 +87,7 @@ async fn a_grant_that_is_withdrawn_is_seen_before_the_next_poll() {
     narrow["spec"]["tenants"][0]["repositories"] = json!(["lib-*"]);
     world.apply::<GitHubApp>(&narrow).await;
     comes_to(&world, "shop", "RepositoryNotGranted").await;
-    // A grant that says the same in other words costs one look.
+    // A grant with another spelling of the same costs one look.
     world.apply::<GitHubApp>(&objects::app(&world, &objects::tenants())).await;
     comes_to(&world, "shop", "Observed").await;
     operator.settled().await;
@@ -101,7 +101,8 @@ async fn a_grant_that_is_withdrawn_is_seen_before_the_next_poll() {
     operator.stop().await;
 }
 
-/// Whoever may read the one that was deleted may read the one that has its name: nothing on the way says that it is another.
+/// Everyone who may read the deleted repository may read the new one with its name. No error shows that it is another
+/// one.
 #[tokio::test]
 async fn a_public_repository_made_anew_under_the_name_is_not_taken_for_it() {
     let (world, operator) = connected().await;
@@ -127,7 +128,7 @@ async fn a_public_repository_made_anew_under_the_name_is_not_taken_for_it() {
     operator.stop().await;
 }
 
-/// The same delivery again, in the moment in which the first is marked.
+/// The same delivery comes again at the moment in which the first is marked.
 #[tokio::test]
 async fn a_delivery_that_comes_again_while_it_is_marked_is_looked_after_again() {
     let (world, operator) = connected().await;

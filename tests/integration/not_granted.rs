@@ -1,4 +1,4 @@
-//! What others' objects, and grants that are gone, cost those who were granted something.
+//! The cost of other tenants' objects and of removed grants for tenants with a grant.
 
 use crate::repository::{comes_to, follow};
 use crate::scene::{connected, says};
@@ -32,7 +32,7 @@ async fn an_id_written_into_status_where_nothing_was_granted_costs_nobody_anythi
     let operator = world.operator().await;
     world.until("it has begun", async || (world.mints() > 0).then_some(())).await;
     world.live_through(&operator, SignedDuration::from_hours(3)).await;
-    // One for all each 55 minutes.
+    // One token for all, every 55 minutes.
     assert!((1..=4).contains(&world.mints()), "{} mints", world.mints());
     operator.stop().await;
 }
@@ -45,7 +45,7 @@ async fn an_account_that_is_granted_no_more_is_said_as_such() {
     says(&comes_to(&world, "shop", "AccountNotGranted").await, &["account acme", "spec.tenants"]);
     operator.settled().await;
     comes_to(&world, "shop", "AccountNotGranted").await;
-    // What was made for the grant goes with the last that refers to it.
+    // The installation that was made for the grant is removed with the last object that refers to it.
     assert!(world.get::<GitHubInstallation>("team-a", "acme").await.is_some());
     world.delete::<ProjectRepository>("team-a", "shop").await;
     world.until_gone::<GitHubInstallation>("team-a", "acme").await;

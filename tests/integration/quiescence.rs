@@ -1,4 +1,4 @@
-//! An hour in which nothing happens: what it costs, by the API server's and by GitHub's own records.
+//! The cost of an hour in which nothing happens, in the records of the API server and of GitHub.
 
 use crate::scene::{connected, only_token, publish, sha256, token_in};
 use github_sim::{Entry, Install};
@@ -8,7 +8,7 @@ use landfall_world::operator::Start;
 use landfall_world::{OPERATOR, World, objects};
 use serde_json::json;
 
-/// Routes that belong to a token's renewal.
+/// Routes of a token's renewal.
 const MINT: &str = "/app/installations/{installation_id}/access_tokens";
 const VERIFY: &str = "/installation/repositories";
 
@@ -16,8 +16,8 @@ fn count(requests: &[Entry], route: &str) -> usize {
     requests.iter().filter(|request| request.route.as_deref() == Some(route)).count()
 }
 
-/// That nothing was written but what a renewal writes: the Secret once, and status. A look that begins before the cache has
-/// seen the new status says the same once more, which changes nothing.
+/// Checks that only renewals wrote: the Secret once, and status. A look that begins before the cache has the new status
+/// may write the same status again, which changes nothing.
 fn only_renewed(writes: &[landfall_cluster::Entry], renewals: usize) {
     let of = |resource: &str, subresource: &str| {
         writes.iter().filter(|write| write.resource == resource && write.subresource == subresource).count()
@@ -48,7 +48,7 @@ async fn an_idle_hour_costs_no_write_and_hardly_a_call() {
     world.until_reason::<GitHubInstallation>("team-a", "acme", "Active").await;
     world.until_reason::<GitHubInstallation>("team-a", "globex", "Active").await;
     world.until_reason::<GitHubInstallation>("team-b", "monalisa", "NotInstalled").await;
-    // All kinds are there, in all that they can be for long: good, denied, waiting.
+    // Objects of all kinds, in all lasting states: ready, denied, waiting.
     publish(&world, "shop", &json!({})).await;
     let opaque = json!({"repositories": [{"name": "lib-core"}], "secret": {"name": "libs-git", "format": "Opaque"}});
     publish(&world, "libs", &opaque).await;
@@ -64,7 +64,7 @@ async fn an_idle_hour_costs_no_write_and_hardly_a_call() {
     let mark = world.audit.mark().unwrap();
     world.sim.reset_requests();
     world.live_through(&operator, SignedDuration::from_mins(40)).await;
-    // Tokens are renewed ten to fifteen minutes before their hour is over: none was due.
+    // Tokens are renewed ten to fifteen minutes before the end of their hour, so no renewal was due.
     let (writes, calls) = (world.writes_since(mark), world.sim.requests());
     let but_leases: Vec<_> = writes.iter().filter(|write| write.resource != "leases").collect();
     assert!(but_leases.is_empty(), "{but_leases:?}");
@@ -79,7 +79,7 @@ async fn an_idle_hour_costs_no_write_and_hardly_a_call() {
         "both were due, and the clock ticks"
     );
     let looks = calls.len() - 2 * renewals;
-    // Six for the App, one for each of the two installations.
+    // Six calls for the App, and one for each of the two installations.
     assert!((2..=8).contains(&looks), "{looks} calls in an hour: {calls:?}");
     only_renewed(&writes, renewals);
     world
@@ -95,7 +95,7 @@ async fn a_token_due_at_minute_thirty_is_renewed_then_and_nothing_else_happens()
     let (world, operator) = connected().await;
     world.sim.set_token_life(std::time::Duration::from_mins(45));
     publish(&world, "shop", &json!({"renewBefore": "12m"})).await;
-    // Half as much again is the most that jitter adds: 45 - 18 = 27 minutes at the earliest, 33 at the latest.
+    // Jitter adds at most half as much again: 45 - 18 = 27 minutes at the earliest, 33 at the latest.
     operator.settled().await;
     let first = only_token(&world, "shop-git").await;
     let mark = world.audit.mark().unwrap();
@@ -107,7 +107,7 @@ async fn a_token_due_at_minute_thirty_is_renewed_then_and_nothing_else_happens()
     let second = token_in(&world, "shop-git").await.unwrap();
     assert_ne!(sha256(&second), sha256(&first));
     world.live_through(&operator, SignedDuration::from_mins(26)).await;
-    // In the hour: this renewal, and perhaps the next one, which is due from minute 54 on.
+    // The hour contains this renewal, and perhaps the next one, which is due from minute 54 on.
     let calls = world.sim.requests();
     let renewals = count(&calls, MINT);
     assert!((1..=2).contains(&renewals), "{renewals}");

@@ -1,11 +1,11 @@
-//! `InstallationToken`s that cannot be: each with its reason, and with words that say what to do.
+//! `InstallationToken`s that cannot be published: each has its reason, and a message that says what to do.
 
 use crate::scene::{connected, only_token, publish, says};
 use landfall::api::InstallationToken;
 use landfall_world::{World, objects};
 use serde_json::{Value, json};
 
-/// Applies what the API server must refuse, and gives back what it says.
+/// Applies an object that the API server must refuse, and returns the message.
 async fn refused(world: &World, spec: &Value) -> String {
     match world.try_apply::<InstallationToken>(&objects::token("bad", spec)).await {
         Ok(_) => panic!("{spec} was accepted"),
@@ -92,7 +92,7 @@ async fn what_was_not_granted_is_refused_with_whom_to_ask() {
     operator.settled().await;
     assert!(world.sim.live_tokens().is_empty());
 
-    // What a person corrects is taken up at once.
+    // A correction takes effect at once.
     publish(&world, "unknown", &json!({"repositories": [{"name": "lib-core"}]})).await;
     publish(&world, "vault", &json!({})).await;
     operator.stop().await;
@@ -112,7 +112,7 @@ async fn beyond_the_installation_there_is_nothing_to_grant() {
     says(&message, &["the installation on acme does not have contents: write (has read)", "accept it at https://"]);
     assert_eq!(world.mints(), 0, "what GitHub would refuse is not asked for");
 
-    // The account accepts: the next look finds it.
+    // The account accepts the permissions. The next look finds that.
     let accepted = serde_json::from_value(json!({"contents": "write", "metadata": "read"})).unwrap();
     world.sim.grant(501, accepted).unwrap();
     crate::scene::look(&world).await;

@@ -1,4 +1,5 @@
-//! What goes takes its tokens with it: deletion, withdrawn grants, namespaces, and GitHub away meanwhile.
+//! Tokens are revoked with their objects: after deletions, withdrawn grants and deleted namespaces, also while GitHub
+//! does not answer.
 
 use crate::scene::{connected, is_alive, only_token, publish, published, says, token_in, value};
 use github_sim::{Fault, FaultKind};
@@ -133,7 +134,7 @@ async fn a_deleted_installation_takes_its_tokens_along() {
     let message = world.until_reason::<InstallationToken>("team-a", "libs", "WaitingForReference").await;
     says(&message, &["there is no GitHubInstallation ours", "there are: acme"]);
 
-    // The one that the grants call for is made anew, and its token too.
+    // The installation that the grants need is created again, and so is its token.
     let first = value::<GitHubInstallation>(&world, "team-a", "acme").await["metadata"]["uid"].clone();
     let token = only_token(&world, "shop-git").await;
     world.delete::<GitHubInstallation>("team-a", "acme").await;
@@ -190,7 +191,7 @@ async fn a_deleted_namespace_leaves_no_token_behind() {
     world.delete::<Namespace>("", "team-gone").await;
     world.until_gone::<Namespace>("", "team-gone").await;
     operator.settled().await;
-    // Its Secret may go first; that the token is dead is what counts.
+    // Its Secret may be deleted first, as long as the token is revoked.
     assert!(world.sim.live_tokens().is_empty());
     let app = value::<GitHubApp>(&world, "", "landfall").await;
     assert_eq!(ready(&app)["reason"], "Connected");

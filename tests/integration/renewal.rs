@@ -1,4 +1,4 @@
-//! Renewal: by the clock, in time, and without a gap for whoever uses the Secret.
+//! Renewal: on time, by the clock, and without a gap for users of the Secret.
 
 use crate::scene::{connected, is_alive, only_token, publish, published, says, token_in, value};
 use github_sim::{Fault, FaultKind};
@@ -32,7 +32,8 @@ async fn a_short_life_is_renewed_at_half_time_and_for_ever() {
     world.live_through(&operator, SignedDuration::from_mins(30)).await;
     let token = token_in(&world, "shop-git").await.unwrap();
     assert!(is_alive(&world, &token));
-    // Half of five minutes before its end, and up to half as much again: each lives from 75 to 150 seconds.
+    // Five minutes are renewed at half of them before their end, or up to half as much again earlier, so each lives
+    // from 75 to 150 seconds.
     assert!((12..=25).contains(&world.mints()), "{}", world.mints());
     operator.stop().await;
 }

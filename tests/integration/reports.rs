@@ -1,4 +1,4 @@
-//! The reports of workspaces' agents: taken from the pod whose token comes with them, and from nobody else.
+//! The reports of workspaces' agents: accepted from the pod whose token they have, and from nobody else.
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 const SPACE: &str = "team-a";
 const FINE: &str = r#"{"branch":"landfall/try","changed":3}"#;
 
-/// Writes down what it takes.
+/// Records the accepted reports.
 #[derive(Default)]
 struct Book {
     taken: Mutex<Vec<(PodIdentity, Report)>>,
@@ -33,7 +33,7 @@ impl ReportHandler for Book {
     }
 }
 
-/// A namespace, and where reports are taken.
+/// A namespace, and the address for reports.
 struct Scene {
     world: World,
     book: Arc<Book>,
@@ -49,7 +49,7 @@ impl Scene {
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": SPACE},
         });
         world.apply::<ServiceAccount>(&account).await;
-        // With the chart's rules.
+        // With the permissions of the chart.
         let client = kube::Client::try_from(world.user(OPERATOR).await).unwrap();
         let mut scene = Self {
             world,
@@ -61,7 +61,7 @@ impl Scene {
         scene
     }
 
-    /// Takes reports, and has tokens reviewed by way of this client.
+    /// Accepts reports, and reviews their tokens with this client.
     async fn listen(&mut self, client: kube::Client) {
         let clock = Arc::<ManualClock>::clone(&self.world.clock);
         let book = Arc::<Book>::clone(&self.book);
@@ -70,7 +70,7 @@ impl Scene {
         tokio::spawn(reports.serve(self.shutdown.clone()));
     }
 
-    /// Makes a pod, which never runs.
+    /// Creates a pod, which never runs.
     async fn pod(&self, name: &str) -> PodIdentity {
         let pod: Pod = self
             .world
@@ -83,7 +83,7 @@ impl Scene {
         PodIdentity { namespace: SPACE.into(), name: name.into(), uid: pod.metadata.uid.unwrap() }
     }
 
-    /// A token of the pod's, as its kubelet asks for it.
+    /// A token of the pod, as its kubelet requests it.
     async fn token(&self, pod: Option<&PodIdentity>, audience: &str) -> String {
         let bound = pod.map(|pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}));
         let body = json!({
@@ -97,10 +97,10 @@ impl Scene {
         answer["status"]["token"].as_str().unwrap().to_owned()
     }
 
-    /// Status and body of what is answered to these words.
+    /// Status and body of the answer to this request.
     async fn say(&self, words: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        // Whoever is refused may be cut off before all was said.
+        // A refused client may be disconnected before it has sent everything.
         let _ = stream.write_all(words.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
@@ -150,7 +150,7 @@ async fn a_report_is_that_of_the_pod_whose_token_came_with_it() {
     let reviews = scene.world.audit.since(before).unwrap().into_iter().filter(|entry| entry.resource == "tokenreviews");
     assert!(reviews.count() <= 1, "an answer is remembered");
 
-    // Whatever else is said of whose it is.
+    // Any other claim about the sender is ignored.
     let claims =
         format!("x-landfall-pod: {uid}\r\nx-remote-user: system:serviceaccount:{SPACE}:default\r\n", uid = other.uid);
     let body = json!({"branch": "b", "pod": other.name, "uid": other.uid, "namespace": "kube-system"}).to_string();
@@ -169,7 +169,7 @@ async fn no_other_token_is_taken() {
     let fine = scene.token(Some(&pod), "landfall").await;
     let kubernetes = scene.token(Some(&pod), "https://kubernetes.default.svc").await;
     let no_pods = scene.token(None, "landfall").await;
-    // Its first character: of the last, bits are left over that nobody looks at.
+    // The first character is changed, because the last one has unused bits.
     let (signed, signature) = fine.rsplit_once('.').unwrap();
     let other = if signature.starts_with('x') { 'y' } else { 'x' };
     let forged = format!("{signed}.{other}{}", &signature[1..]);
@@ -184,7 +184,7 @@ async fn no_other_token_is_taken() {
     assert_eq!(scene.report(&fine, FINE).await, 200, "among all of these, the good one is");
     scene.taken();
 
-    // A pod that is gone is remembered for a minute here, and for some seconds by the API server.
+    // A deleted pod is remembered for a minute here, and for some seconds by the API server.
     scene.world.delete::<Pod>(SPACE, &pod.name).await;
     scene.world.until_gone::<Pod>(SPACE, &pod.name).await;
     let refused = async || {
@@ -192,7 +192,7 @@ async fn no_other_token_is_taken() {
         (scene.report(&fine, FINE).await == 401).then_some(())
     };
     scene.world.until("its token is refused", refused).await;
-    // One of the same name is another.
+    // A new pod with the same name is another one.
     let again = scene.pod("ws-one").await;
     scene.taken();
     scene.world.clock.advance(SignedDuration::from_mins(10));
@@ -227,14 +227,14 @@ async fn what_is_no_report_is_refused() {
     for body in ["", "{", "null", "7", "\"x\"", "{\"branch\":\"\u{1}\"}"] {
         assert_eq!(scene.report(&token, body).await, 400, "{body}");
     }
-    // What is nonsense in it is as if it were not there.
+    // Meaningless fields count as missing.
     assert_eq!(scene.report(&token, r#"{"branch":7,"changed":-1,"head":"x","more":[]}"#).await, 200);
     assert_eq!(scene.taken()[0].1, Report::default());
     let most = landfall::reports::server::LARGEST;
     let padded = |length: usize| format!("{{}}{}", " ".repeat(length - 2));
     assert_eq!(scene.report(&token, &padded(most)).await, 200);
     assert_eq!(scene.report(&token, &padded(most + 1)).await, 413);
-    // Nor is a length believed that is not said.
+    // A body without a stated length is limited, too.
     let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", most + 1, padded(most + 1));
     let head = format!("host: landfall\r\nauthorization: Bearer {token}\r\ntransfer-encoding: chunked\r\n\r\n");
     assert_eq!(scene.say(&format!("POST /v1/report HTTP/1.1\r\n{head}{chunk}")).await.0, 413);
@@ -255,7 +255,7 @@ async fn an_api_server_that_does_not_answer_is_not_taken_for_a_yes() {
     let mut scene = Scene::new().await;
     let pod = scene.pod("ws-one").await;
     let token = scene.token(Some(&pod), "landfall").await;
-    // One whose word is not heard, and one that may not ask.
+    // One client cannot reach the API server, and one may not request reviews.
     let nobody = scene.world.user("system:serviceaccount:team-a:nobody").await;
     let mut unreachable = nobody.clone();
     unreachable.cluster_url = "https://127.0.0.1:1".parse().unwrap();

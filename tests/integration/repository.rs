@@ -1,4 +1,4 @@
-//! `ProjectRepository`: found, pinned by id, its head followed.
+//! `ProjectRepository`: found, pinned by id, and its head followed.
 
 use crate::scene::{connected, says, value};
 use github_sim::{Entry, RepositorySeed, Selection};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Longer than a poll's interval, jitter included.
 pub const A_POLL: SignedDuration = SignedDuration::from_mins(13);
-/// Longer than what only a person can mend is left alone.
+/// Longer than a problem that only a person can repair is left alone.
 const A_RECHECK: SignedDuration = SignedDuration::from_mins(37);
 
 /// Applies a ProjectRepository of team-a and waits for this reason.
@@ -19,17 +19,16 @@ pub async fn follow(world: &World, name: &str, spec: &Value, reason: &str) -> St
     comes_to(world, name, reason).await
 }
 
-/// Waits until one has this reason.
+/// Waits until the ProjectRepository has this reason.
 pub async fn comes_to(world: &World, name: &str, reason: &str) -> String {
     world.until_reason::<ProjectRepository>("team-a", name, reason).await
 }
 
-/// Its status.
 pub async fn status(world: &World, name: &str) -> Value {
     value::<ProjectRepository>(world, "team-a", name).await["status"].clone()
 }
 
-/// Asks for a look by annotation and waits until there was one.
+/// Requests a look by annotation and waits for it.
 pub async fn ask(world: &World, name: &str) {
     let wish = format!("{:016x}", rand::random::<u64>());
     let change = json!({"metadata": {"annotations": {"landfall.dev/reconcile": wish}}});
@@ -43,12 +42,12 @@ pub fn is_git(request: &Entry) -> bool {
     request.path.contains(".git/")
 }
 
-/// How often heads were asked for.
+/// The number of requests for heads.
 pub fn looks(world: &World) -> usize {
     world.sim.requests().iter().filter(|request| is_git(request)).count()
 }
 
-/// What would change something on GitHub, the minting and revoking of tokens apart.
+/// The requests that change something on GitHub, except for minting and revoking tokens.
 pub fn changes(world: &World) -> Vec<Entry> {
     let is_token = |path: &str| path.ends_with("/access_tokens") || path.ends_with("/installation/token");
     let changes = |request: &Entry| request.method != "GET" && !is_git(request) && !is_token(&request.path);
@@ -70,13 +69,14 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     let first = status(&world, "shop").await;
     assert_eq!((&first["id"], &first["fullName"]), (&json!(9001), &json!("acme/shop")));
     assert_eq!(first["head"]["sha"], json!(world.sim.head("acme/shop", "main").unwrap()));
-    // Once, and perhaps the same once more by a look that begins before the cache has seen the first.
+    // One write, and perhaps the same one again by a look that begins before the cache has the first.
     let writes = world.writes_since(mark).iter().filter(|write| write.resource == "projectrepositories").count();
     assert!((1..=2).contains(&writes), "{writes}");
     follow(&world, "by-id", &json!({"source": {"existing": {"id": 9002}}}), "Observed").await;
     assert_eq!(status(&world, "by-id").await["fullName"], "acme/lib-core");
 
-    // What was not granted shows no name to whoever guessed the id, and what is not there is said to be gone.
+    // A repository that was not granted shows no name to a tenant that guessed the id, and a missing one is reported as
+    // gone.
     let message =
         follow(&world, "guessed", &json!({"source": {"existing": {"id": 9003}}}), "RepositoryNotGranted").await;
     says(&message, &["id 9003", "spec.tenants[].repositories"]);
@@ -87,7 +87,7 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     let message = follow(&world, "lib-none", &json!({}), "RepositoryNotFound").await;
     says(&message, &["acme/lib-none", "settings/installations"]);
 
-    // The head is found by polling, which takes a REST call when it is another; names are followed.
+    // Polling finds the head, with a REST call when it has changed. Names are followed.
     world.sim.reset_requests();
     let pushed = world.push("acme/shop", "main");
     world.sim.rename_repository("acme/lib-core", "lib-base").unwrap();
@@ -103,11 +103,11 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     let renamed = status(&world, "by-id").await;
     assert_eq!((&renamed["fullName"], &renamed["id"]), (&json!("acme/lib-base"), &json!(9002)));
 
-    // Out of the grant by a new name, which is not shown; and in again.
+    // A rename takes it out of the grant, and the new name is not shown. Another rename brings it back in.
     world.sim.rename_repository("acme/lib-base", "secret-plans").unwrap();
     world.live_through(&operator, A_POLL).await;
     says(&comes_to(&world, "by-id", "RepositoryNotGranted").await, &["id 9002", "by a new name"]);
-    // Another's token tells the new name to the operator, and not to the tenant.
+    // Another token's answer shows the new name to the operator, and not to the tenant.
     follow(&world, "again", &json!({"source": {"existing": {"name": "shop"}}}), "Observed").await;
     world.live_through(&operator, SignedDuration::from_mins(61)).await;
     let hidden = value::<ProjectRepository>(&world, "team-a", "by-id").await;
@@ -129,7 +129,8 @@ async fn archived_and_deleted(world: World, operator: Operator) {
     ask(&world, "shop").await;
     comes_to(&world, "shop", "Observed").await;
 
-    // Deleted, and made anew under its name: another id, which is not taken for it.
+    // The repository is deleted and created again under its name. The new one has another id and is not taken for the
+    // old one.
     world.sim.delete_repository("acme/shop").unwrap();
     let new = new_repository(&world, "shop", false);
     world.live_through(&operator, A_POLL).await;
@@ -173,12 +174,12 @@ async fn branches_and_selections_are_followed() {
     assert_eq!(status(&world, "shop").await["defaultBranch"], "release");
     says(&comes_to(&world, "lib-going", "RepositoryNotFound").await, &["transferred"]);
 
-    // Another branch in the spec is looked at at once.
+    // A change of the branch in the spec causes a look at once.
     follow(&world, "shop", &json!({"branch": "main"}), "Observed").await;
     let is_main = async || (status(&world, "shop").await["head"]["branch"] == "main").then_some(());
     world.until("the branch of the spec is followed", is_main).await;
 
-    // Out of the installation's selection, and in again. The others are followed meanwhile.
+    // It leaves the installation's selection, and comes back. The others are followed meanwhile.
     world.sim.select_repositories(501, &Selection::Selected(vec!["lib-core".into(), "lib-empty".into()])).unwrap();
     let pushed = world.push("acme/lib-core", "next");
     world.live_through(&operator, SignedDuration::from_mins(61)).await;
@@ -200,7 +201,7 @@ async fn twenty_idle_repositories_cost_next_to_nothing() {
         new_repository(&world, &name, false);
         world.apply::<ProjectRepository>(&objects::repository(&name, &json!({}))).await;
     }
-    // One that is gone costs the others nothing.
+    // A missing repository costs the others nothing.
     new_repository(&world, "lib-gone", false);
     follow(&world, "lib-gone", &json!({}), "Observed").await;
     for number in 0..MANY {
@@ -218,12 +219,12 @@ async fn twenty_idle_repositories_cost_next_to_nothing() {
     let (git, rest): (Vec<_>, Vec<_>) = world.sim.requests().into_iter().partition(is_git);
     assert!((5 * MANY..=6 * MANY).contains(&git.len()), "{} looks", git.len());
     let mints = world.mints();
-    // One for all, and two tries of the one that is gone.
+    // One token for all, and two tries for the missing one.
     assert!(mints <= 4, "{mints} tokens minted");
-    // Six for the App, one for the installation, one a day for each repository.
+    // Six calls for the App, one for the installation, and one a day for each repository.
     assert!(rest.len() - mints <= 6 + 1 + MANY.div_ceil(24), "{rest:?}");
 
-    // A restart looks at each, and writes nothing.
+    // After a restart, each repository is looked at, and nothing is written.
     operator.kill();
     let mark = world.audit.mark().unwrap();
     world.sim.reset_requests();

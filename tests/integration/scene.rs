@@ -1,4 +1,4 @@
-//! What most tests begin with, and the questions that most of them ask.
+//! The common beginning of most tests, and the checks that most of them use.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::core::v1::Secret;
@@ -15,7 +15,7 @@ pub async fn connected() -> (World, Operator) {
     granted(&objects::tenants()).await
 }
 
-/// The same with these grants, of which one must give acme to team-a.
+/// The same with these grants, one of which must give acme to team-a.
 pub async fn granted(tenants: &Value) -> (World, Operator) {
     let world = World::new().await;
     world.namespace("team-a", &[]).await;
@@ -40,7 +40,7 @@ pub async fn publish(world: &World, name: &str, spec: &Value) {
     world.until_reason::<InstallationToken>("team-a", name, "Published").await;
 }
 
-/// Asks the operator to look at GitHub now, by the annotation on the GitHubApp, and waits until it did.
+/// Requests a look at GitHub by the annotation on the GitHubApp, and waits for it.
 pub async fn look(world: &World) {
     let wish = format!("{:016x}", rand::random::<u64>());
     let change = json!({"metadata": {"annotations": {"landfall.dev/reconcile": wish}}});
@@ -68,7 +68,7 @@ pub async fn token_in(world: &World, secret: &str) -> Option<String> {
     text(&secret, "password").or_else(|| text(&secret, "token"))
 }
 
-/// The digest by which the simulator names a token.
+/// The digest that the simulator uses to name a token.
 pub fn sha256(token: &str) -> String {
     hex::encode(digest(&SHA256, token.as_bytes()))
 }
@@ -78,7 +78,7 @@ pub fn is_alive(world: &World, token: &str) -> bool {
     world.sim.live_tokens().iter().any(|alive| alive.sha256 == sha256(token))
 }
 
-/// That the token in this Secret of team-a is good, and the only one alive; gives it back.
+/// Checks that the token in this Secret of team-a is good and the only live one. Returns it.
 pub async fn only_token(world: &World, secret: &str) -> String {
     let token = token_in(world, secret).await.unwrap_or_else(|| panic!("there is no token in {secret}"));
     let alive: Vec<_> = world.sim.live_tokens().into_iter().map(|alive| alive.sha256).collect();
@@ -86,7 +86,7 @@ pub async fn only_token(world: &World, secret: &str) -> String {
     token
 }
 
-/// That a message tells what happened and what to do.
+/// Checks that a message contains these words.
 pub fn says(message: &str, words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "{word:?} is not in {message:?}");

@@ -1,5 +1,5 @@
-//! What a tenant may try: to write status, to edit its Secrets, to name what is another's. Nothing of it may bring a token
-//! for what was not granted; the simulator knows what each living token reaches.
+//! Attempts of a tenant: it writes status, edits its Secrets, and names objects of others. None may lead to a token
+//! beyond the grant; the simulator knows the reach of each live token.
 
 use crate::scene::{connected, publish, published, token_in, value};
 use jiff::SignedDuration;
@@ -9,10 +9,10 @@ use landfall_world::operator::Operator;
 use landfall_world::{World, objects, ready};
 use serde_json::{Value, json};
 
-/// What the tenant was granted: shop and the libraries.
+/// The tenant's grant: shop and the libraries.
 const GRANTED: [u64; 2] = [9001, 9002];
 
-/// That no living token reaches anything else.
+/// Checks that no live token reaches anything else.
 fn nothing_else_is_reached(world: &World, after: &str) {
     for token in world.sim.live_tokens() {
         let reached = token.repository_ids.unwrap_or_else(|| panic!("after {after}: a token for everything"));
@@ -20,7 +20,7 @@ fn nothing_else_is_reached(world: &World, after: &str) {
     }
 }
 
-/// The same over all that the next hours bring, renewals and a restart among them.
+/// The same over the next hours, with renewals and a restart.
 async fn nothing_comes_of_it(world: &World, operator: Operator, after: &str) {
     operator.settled().await;
     nothing_else_is_reached(world, after);
@@ -75,7 +75,7 @@ async fn what_a_secret_notes_is_held_against_the_grant() {
         json!({"landfall.dev/scope": none, "landfall.dev/repository-ids": ""}),
         json!({"landfall.dev/expiration-time": "2099-01-01T00:00:00Z"}),
     ];
-    // Paused, the noted scope is what is renewed: the most that a note can bring about.
+    // Paused, the noted scope is renewed. That is the most that a forged note can cause.
     for paused in [false, true] {
         let (world, operator) = connected().await;
         let edit = async || {
@@ -96,7 +96,7 @@ async fn what_a_secret_notes_is_held_against_the_grant() {
         operator.settled().await;
         nothing_else_is_reached(&world, "notes were edited");
         operator.kill();
-        // The one that reads the notes next remembers nothing.
+        // The next operator, which reads the notes, has no memory.
         edit().await;
         nothing_comes_of_it(&world, world.operator().await, &format!("notes were edited, paused: {paused}")).await;
     }
@@ -107,7 +107,7 @@ async fn a_forged_secret_brings_no_token_and_takes_none() {
     let (world, operator) = published(&json!({})).await;
     let object = value::<InstallationToken>(&world, "team-a", "shop").await;
     let token = token_in(&world, "shop-git").await.unwrap();
-    // One that claims to belong to the object, under a name that the spec then takes.
+    // A Secret that claims to belong to the object, under a name that the spec then uses.
     let forged = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth",
         "metadata": {
@@ -158,7 +158,7 @@ async fn what_is_anothers_cannot_be_named() {
         world.apply::<InstallationToken>(&objects::token(name, &spec)).await;
         world.until_reason::<InstallationToken>("team-a", name, "AccountNotGranted").await;
     }
-    // team-a's own names reach as far as its own grant, whatever others were granted of the same account.
+    // The names of team-a reach no further than its own grant, whatever others were granted of the same account.
     world.apply::<InstallationToken>(&objects::token("vault", &json!({"repositories": [{"name": "vault"}]}))).await;
     world.until_reason::<InstallationToken>("team-a", "vault", "RepositoryNotGranted").await;
     assert!(world.sim.live_tokens().is_empty());
@@ -166,8 +166,8 @@ async fn what_is_anothers_cannot_be_named() {
     nothing_comes_of_it(&world, operator, "names of others").await;
 }
 
-/// A time in `managedFields` that no parser of ours takes, on every object that a tenant can write: the API server lets
-/// it through.
+/// A time in `managedFields` that none of the operator's parsers accepts, on every object that a tenant can write. The
+/// API server accepts it.
 #[tokio::test]
 async fn an_object_that_cannot_be_parsed_stops_nobody_and_is_not_logged() {
     async fn spoil<K: kube::Resource<DynamicType = ()>>(world: &World, name: &str) {
@@ -195,7 +195,7 @@ async fn an_object_that_cannot_be_parsed_stops_nobody_and_is_not_logged() {
     operator.ready().await;
     world.live_through(&operator, SignedDuration::from_mins(61)).await;
     assert!(world.mints() >= 4, "both tokens were renewed, not only {} mints", world.mints());
-    // Nothing of it is left behind, for nobody else can read it either.
+    // It is removed, because no other client can read it either.
     world.delete::<InstallationToken>("team-a", "libs").await;
     world.delete::<InstallationToken>("team-a", "shop").await;
     world.delete::<GitHubApp>("", "landfall").await;
@@ -205,7 +205,8 @@ async fn an_object_that_cannot_be_parsed_stops_nobody_and_is_not_logged() {
     operator.stop().await;
 }
 
-/// Somebody's finalizer keeps the Secret while it goes: no storm of mints, and all is well when it is gone.
+/// Somebody's finalizer keeps the terminating Secret: tokens are not minted again and again, and a new Secret is made
+/// when it is gone.
 #[tokio::test]
 async fn a_secret_that_does_not_go_makes_no_storm() {
     let (world, operator) = published(&json!({})).await;

@@ -1,4 +1,4 @@
-//! `InstallationToken`: created, changed, repaired, taken up after a restart.
+//! `InstallationToken`: created, changed, repaired, and continued after a restart.
 
 use crate::scene::{connected, is_alive, look, only_token, publish, published, says, sha256, token_in, value};
 use github_sim::{Fault, FaultKind};
@@ -47,7 +47,7 @@ async fn the_secrets_format_labels_and_annotations_follow_the_spec() {
     assert_eq!(secret.metadata.annotations.as_ref().unwrap()["note"], "x");
     let token = only_token(&world, "shop-git").await;
 
-    // Other words on the Secret need no other token.
+    // Another format and labels of the Secret need no other token.
     let other = json!({"name": "shop-git", "format": "Opaque", "labels": {"team": "b"}});
     world.apply::<InstallationToken>(&objects::token("shop", &json!({"secret": other}))).await;
     world
@@ -61,7 +61,7 @@ async fn the_secrets_format_labels_and_annotations_follow_the_spec() {
     assert_eq!(only_token(&world, "shop-git").await, token);
     assert_eq!(world.mints(), 1);
 
-    // A Secret's type cannot be changed, so it is made anew, with a good token in it.
+    // The type of a Secret cannot be changed, so it is replaced, with a good token in it.
     let basic = json!({"name": "shop-git", "format": "BasicAuth"});
     world.apply::<InstallationToken>(&objects::token("shop", &json!({"secret": basic}))).await;
     world
@@ -130,7 +130,7 @@ async fn a_secret_that_was_deleted_comes_back_with_another_token() {
 async fn a_secret_that_was_edited_is_repaired() {
     let (world, operator) = published(&json!({})).await;
     let token = only_token(&world, "shop-git").await;
-    // What stands beside the token is put back, and needs no call.
+    // The other keys are restored without a call.
     let calls = world.sim.requests().len();
     let edit =
         json!({"data": {"username": "bm9ib2R5"}, "metadata": {"labels": {"app.kubernetes.io/managed-by": null}}});
@@ -146,7 +146,7 @@ async fn a_secret_that_was_edited_is_repaired() {
     assert_eq!(only_token(&world, "shop-git").await, token);
     assert_eq!(world.sim.requests().len(), calls);
 
-    // Without the token there is another.
+    // Without the token, another one is minted.
     for edit in [
         json!({"data": {"password": "Z29uZQ=="}}),
         json!({"data": {"password": "bm8KdG9rZW4="}}),
@@ -154,7 +154,7 @@ async fn a_secret_that_was_edited_is_repaired() {
     ] {
         another_comes_after(&world, &operator, &edit).await;
     }
-    // What is noted of it the operator knows itself, as long as it runs, and puts back.
+    // A running operator knows the notes about the token itself, and restores them.
     let notes = [
         json!({"landfall.dev/mint-time": null}),
         json!({"landfall.dev/scope": "{}"}),
@@ -172,7 +172,7 @@ async fn a_secret_that_was_edited_is_repaired() {
             })
             .await;
     }
-    // After a restart the notes are all there is. Where they make no sense there is another token.
+    // After a restart only the notes are left. If they are invalid, another token is minted.
     let mut operator = operator;
     for note in &notes {
         operator.kill();
@@ -215,12 +215,12 @@ async fn a_secret_of_somebody_else_is_left_alone() {
     assert_eq!(world.get::<Secret>("team-a", "shop-git").await.unwrap(), before);
     assert_eq!((world.mints(), world.sim.live_tokens().len()), (0, 0), "nothing is minted that has no place");
 
-    // The object goes, the Secret stays.
+    // The object is deleted, and the Secret stays.
     world.delete::<InstallationToken>("team-a", "shop").await;
     world.until_gone::<InstallationToken>("team-a", "shop").await;
     assert_eq!(world.get::<Secret>("team-a", "shop-git").await.unwrap(), before);
 
-    // Once it is out of the way, its place is taken without anybody asking.
+    // Once the foreign Secret is gone, the operator creates its own without a request.
     world.apply::<InstallationToken>(&objects::token("shop", &json!({}))).await;
     world.until_reason::<InstallationToken>("team-a", "shop", "SecretNotOurs").await;
     world.delete::<Secret>("team-a", "shop-git").await;
@@ -244,7 +244,7 @@ async fn a_fresh_token_that_is_refused_is_tried_again_before_it_is_published() {
     only_token(&world, "shop-git").await;
     assert_eq!((world.mints(), world.calls("GET", "/installation/repositories")), (1, 3));
 
-    // One that is refused for ever is given up, revoked, and another is asked for.
+    // A token that is refused again and again is given up and revoked, and another is minted.
     let refused = FaultKind::FreshToken { uses: 1000, status: 401 };
     world.sim.inject(Fault::new("POST", "/app/installations/*/access_tokens", refused));
     world.apply::<InstallationToken>(&objects::token("libs", &json!({"repositories": [{"name": "lib-core"}]}))).await;
@@ -275,7 +275,7 @@ async fn a_restart_mints_nothing_and_writes_nothing() {
 
 #[tokio::test]
 async fn killed_between_any_two_steps_it_ends_with_one_live_token() {
-    // The kill falls where it falls: each round a bit later than the one before.
+    // The operator is killed at any point, in each round a bit later than in the one before.
     for later in 0..4 {
         let (world, operator) = connected().await;
         world.apply::<InstallationToken>(&objects::token("shop", &json!({}))).await;

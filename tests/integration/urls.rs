@@ -1,4 +1,4 @@
-//! `source.url`: repositories by their address alone, on the hosts that whoever runs the operator allows.
+//! `source.url`: repositories by their address alone, on the hosts that the operator's administrator allows.
 
 use crate::repository::{comes_to, follow};
 use crate::scene::{connected, says};
@@ -20,7 +20,7 @@ fn by_url(url: &str, secret: Option<&str>) -> Value {
     json!({"installationRef": null, "source": source})
 }
 
-/// A server that counts who comes.
+/// A server that counts its connections.
 async fn listener() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (port, came) = (listener.local_addr().expect("an address").port(), Arc::new(AtomicUsize::new(0)));
@@ -63,7 +63,7 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     assert_eq!(came.load(Ordering::SeqCst), 0, "nothing was asked");
     operator.stop().await;
 
-    // Where private addresses are allowed it is asked, but with credentials for another host, or for none, it is not.
+    // If private addresses are allowed, the server is asked, but not with credentials for another host, or for none.
     world.delete::<ProjectRepository>("team-a", "literal").await;
     world.until_gone::<ProjectRepository>("team-a", "literal").await;
     let private = Start { git_hosts: AllowedHosts::parse(&hosts, Reach::Private).unwrap(), ..Start::default() };
@@ -89,7 +89,7 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     says(&message, &["no Secret missing"]);
     world.live_through(&operator, SignedDuration::from_mins(40)).await;
     assert_eq!(came.load(Ordering::SeqCst), before, "nothing was asked with them");
-    // The listener speaks no TLS: that it was asked at all is what tells leave from none.
+    // The listener does not speak TLS. The connection itself shows that it was allowed.
     follow(&world, "allowed", &by_url(&url, None), "ApiUnreachable").await;
     assert!(came.load(Ordering::SeqCst) > before);
     assert_eq!(world.sim.requests().iter().filter(|request| request.path.contains("/team/lib")).count(), 0);

@@ -1,4 +1,5 @@
-//! Webhooks of repositories whose objects, installations or Apps go, in whatever order, and those that others touch.
+//! Webhooks of repositories whose objects, installations or Apps are deleted, in any order, and webhooks that others
+//! change.
 
 use crate::hooks::{BASE, app, connected, ensured, is_as_it_should_be, ours, own};
 use crate::repository::{ask, comes_to, follow, status};
@@ -32,7 +33,7 @@ async fn one_that_status_does_not_know_of_yet_goes_with_its_object() {
     has_one(&world).await;
     operator.settled().await;
     operator.kill();
-    // As a stop between making it and writing status leaves it.
+    // The state after a stop between creating the webhook and writing status.
     let nothing = json!({"id": null, "nodeID": null, "fullName": null, "webhook": null});
     world.merge_status::<ProjectRepository>("team-a", "shop", &nothing).await.unwrap();
     world.delete::<ProjectRepository>("team-a", "shop").await;
@@ -53,7 +54,7 @@ async fn it_goes_first_when_its_installation_or_its_app_goes() {
     world.until_reason::<GitHubInstallation>("team-a", "mine", "Active").await;
     let of_mine = own(&json!({"installationRef": {"name": "mine"}}));
 
-    // The installation alone: the webhook is taken away, and the object stays.
+    // Only the installation is deleted: the webhook is removed, and the object stays.
     follow(&world, "shop", &of_mine, "Observed").await;
     ensured(&world, "shop").await;
     world.delete::<GitHubInstallation>("team-a", "mine").await;
@@ -62,7 +63,7 @@ async fn it_goes_first_when_its_installation_or_its_app_goes() {
     comes_to(&world, "shop", "WaitingForReference").await;
     assert_eq!(status(&world, "shop").await["webhook"], Value::Null);
 
-    // It is back, and goes before the object, as when a namespace is deleted.
+    // The installation is created again, and is deleted before the object, as in the deletion of a namespace.
     world.apply::<GitHubInstallation>(&mine).await;
     ensured(&world, "shop").await;
     comes_to(&world, "shop", "Observed").await;
@@ -74,7 +75,7 @@ async fn it_goes_first_when_its_installation_or_its_app_goes() {
     world.until_gone::<GitHubInstallation>("team-a", "mine").await;
     assert_eq!(left(&world), 0);
 
-    // The App waits for it, and for no longer than 15 minutes.
+    // The App waits for the webhook, at most 15 minutes.
     has_one(&world).await;
     operator.settled().await;
     operator.kill();
@@ -113,7 +114,7 @@ async fn of_a_repository_that_is_gone_nothing_is_waited_for() {
     operator.settled().await;
     world.sim.delete_repository("acme/shop").unwrap();
     world.delete::<ProjectRepository>("team-a", "shop").await;
-    // The clock stands still: what waits for a time waits for ever.
+    // The clock stands still, so anything that waits for a time would wait forever.
     world.until_gone::<ProjectRepository>("team-a", "shop").await;
     operator.stop().await;
 }
@@ -129,7 +130,7 @@ async fn two_objects_that_want_it_at_once_have_one() {
         world.until_reason::<ProjectRepository>(namespace, "shop", "WaitingForReference").await;
     }
     operator.settled().await;
-    // Whoever is first makes it only after the other has found none.
+    // The first one creates the webhook only after the other has found none.
     world.sim.inject(Fault::new("POST", "/repos/acme/shop/hooks", FaultKind::Delay { milliseconds: 1500 }).times(1));
     world.apply::<GitHubApp>(&app(&world, &unmanaged())).await;
     world

@@ -1,4 +1,4 @@
-//! A token that expires again and again under a shell in which a person works: the operator renews it, a kubelet puts it into
+//! A token expires again and again in a shell in which a person works: the operator renews it, a kubelet writes it into
 //! its file, and git's helper reads it there.
 
 use crate::scene::{connected, is_alive, publish, sha256, token_in};
@@ -13,10 +13,11 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// How many tokens expire.
 const EXPIRIES: usize = 30;
-/// How often a machine may stand still for longer than a token lives.
+/// How often a machine may stall for longer than a token lives.
 const STALLS: usize = 20;
 
-/// What git shows of itself while it talks to GitHub: all that the person's shell started, with its words and environment.
+/// Records what is visible of git while it talks to GitHub: all processes that the person's shell started, with their
+/// arguments and environment.
 const PRE_PUSH: &str = "#!/bin/sh
 walk() {
   tr '\\0' '\\n' <\"/proc/$1/cmdline\"
@@ -27,7 +28,7 @@ walk \"$SHELL_PID\" >>\"$SEEN\" 2>/dev/null
 exit 0
 ";
 
-/// A volume, and a shell that is open all the time.
+/// A volume, and a shell that stays open.
 struct Workspace {
     directory: tempfile::TempDir,
     _shell: Child,
@@ -36,7 +37,7 @@ struct Workspace {
 }
 
 impl Workspace {
-    /// Clones, as a pod's first container does, and opens the shell.
+    /// Clones, like a pod's first container, and opens the shell.
     async fn new(world: &World) -> Self {
         let directory = tempfile::Builder::new().prefix("workspace-").tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
@@ -61,7 +62,7 @@ impl Workspace {
         let done = clone.env("no_proxy", "*").output().await.unwrap();
         assert!(done.status.success(), "{done:?}");
         let hook = at("volume/shop/.git/hooks/pre-push");
-        // By another process, for no child of this one may have a program open that is to run.
+        // Another process writes it, because no child of this process may have a program open that is to run.
         let mut install = Command::new("install");
         install.args(["-D", "-m", "755", "/dev/stdin"]).arg(&hook).stdin(Stdio::piped());
         let mut install = install.spawn().unwrap();
@@ -84,7 +85,7 @@ impl Workspace {
         self.directory.path().join(name)
     }
 
-    /// Has the shell run a command; whether it succeeded. What it says is in the file `said`.
+    /// Runs a command in the shell. Returns whether it succeeded. Its output is in the file `said`.
     async fn run(&mut self, command: &str) -> bool {
         let said = self.at("said");
         let line = format!("{{ {command}; }} >>'{}' 2>&1; echo $?\n", said.display());
@@ -93,7 +94,7 @@ impl Workspace {
         ended.expect("the shell answers").unwrap().expect("the shell is open") == "0"
     }
 
-    /// The kubelet's part.
+    /// Writes the token's file, like a kubelet.
     async fn mounted(&self, world: &World) -> String {
         let token = token_in(world, "shop-git").await.unwrap();
         put(&self.at("token"), &token);
@@ -107,7 +108,7 @@ fn put(file: &Path, token: &str) {
     std::fs::rename(new, file).unwrap();
 }
 
-/// The operator's clock stands while GitHub's goes on: they must not be a token's life apart.
+/// The operator's clock stands while GitHub's continues. They must not differ by a token's life.
 fn same_time(world: &World) {
     let behind = world.sim.now().duration_since(world.now());
     if behind > SignedDuration::ZERO {
@@ -115,7 +116,7 @@ fn same_time(world: &World) {
     }
 }
 
-/// Lets time go by until the next thing is due, and what is due be done.
+/// Lets time pass until the next due time, and lets the due work be done.
 async fn step(world: &World, operator: &Operator) {
     same_time(world);
     operator.settled().await;
@@ -142,7 +143,7 @@ async fn thirty_expiries_go_by_a_shell_that_fetches_and_pushes() {
             used.len()
         );
         if !workspace.run(&command).await {
-            // Not the renewal's fault where the machine stood still for as long as a token lives.
+            // It is not the fault of the renewal if the machine stalled for as long as a token lives.
             let said = std::fs::read_to_string(workspace.at("said")).unwrap();
             assert!(!is_alive(&world, &token) && stalls < STALLS, "expiry {}: {said}", used.len());
             stalls += 1;
@@ -157,12 +158,12 @@ async fn thirty_expiries_go_by_a_shell_that_fetches_and_pushes() {
         assert!(!used.contains(&token), "it was renewed");
         used.push(token);
     }
-    // GitHub had it all.
+    // GitHub received everything.
     let head = world.sim.head("acme/shop", "landfall/try").unwrap();
     assert!(workspace.run(&format!("[ \"$(git rev-parse HEAD)\" = {head} ]")).await);
     operator.stop().await;
 
-    // None of them was to be seen, where there was much to be seen.
+    // No token was visible, although there was much to see.
     let said = std::fs::read_to_string(workspace.at("said")).unwrap();
     let trace = std::fs::read_to_string(workspace.at("trace")).unwrap();
     let seen = std::fs::read_to_string(workspace.at("seen")).unwrap();
@@ -171,7 +172,7 @@ async fn thirty_expiries_go_by_a_shell_that_fetches_and_pushes() {
     assert!(asked.count() >= 2 * EXPIRIES, "{trace}");
     assert!(seen.matches("remote-https").count() >= EXPIRIES && seen.contains("GIT_CONFIG_SYSTEM="), "{seen}");
     for token in used {
-        // As it is, and as a header has it.
+        // In plain form, and as in a header.
         let header =
             base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("x-access-token:{token}"));
         for text in [&said, &trace, &seen] {
@@ -183,7 +184,7 @@ async fn thirty_expiries_go_by_a_shell_that_fetches_and_pushes() {
     }
 }
 
-/// The files below a directory in which there is a text.
+/// The files below a directory that contain a text.
 fn holding(directory: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {

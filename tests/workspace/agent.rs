@@ -1,4 +1,4 @@
-//! The agent beside a person's work: what it reports, what it saves meanwhile, and what when the pod ends.
+//! The agent beside a person's work: its reports, its autosaves, and its save when the pod ends.
 
 use landfall::agent::evidence::Evidence;
 use landfall::agent::save::Outcome;
@@ -16,17 +16,17 @@ const SAVE: &str = r#"{"onStop":"Save"}"#;
 const AUTOSAVE: &str = r#"{"onStop":"Autosave"}"#;
 
 impl Scene {
-    /// The tree of the newest autosave is that of the volume.
+    /// Checks that the tree of the newest autosave equals that of the volume.
     fn compare_autosave(&self) {
         assert_same(&committed(&self.bare("shop"), &self.autosaved().unwrap()), &on_disk(&self.shop()));
     }
 
-    /// What a container says last.
+    /// The last message of the container.
     fn last_message(&self) -> Evidence {
         serde_json::from_str(&std::fs::read_to_string(self.at("last-message")).unwrap()).unwrap()
     }
 
-    /// All files of the clone's git directory but objects.
+    /// All files of the clone's git directory except objects.
     fn git_files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut rest = vec![self.shop().join(".git")];
         let mut files = BTreeMap::new();
@@ -42,7 +42,7 @@ impl Scene {
     }
 }
 
-/// It ended well, and only at the place of autosaves is there something new.
+/// Checks that the command succeeded and that only the ref of autosaves is new.
 fn autosaved_only(scene: &Scene, done: &Done) {
     assert_eq!((done.code, done.outcome()), (Some(0), "Saved"), "{done:?}");
     scene.compare_autosave();
@@ -96,13 +96,13 @@ async fn what_changes_is_reported_and_nothing_else() {
     let left = controller.until("another branch's commit is not pushed", |report| report["branch"].is_null()).await;
     assert_eq!((count(&left), &left["head"]), ([0, 1, 1], &json!(head)));
 
-    // A look that finds what the last one found is not reported: git writes the index, and nothing is new.
+    // A look with the same result as the last one is not reported: git writes the index, and nothing else changes.
     scene.git(&["update-index", "--really-refresh"]).await;
     scene.write("new too", "as new as before");
     std::fs::write(scene.shop().join("newest"), "").unwrap();
     controller.until("something else", |report| count(report) == [0, 2, 1]).await;
     let taken: Vec<_> = controller.heard().into_iter().filter(|(_, _, status)| *status == 200).collect();
-    // One whose answer came too late, on a machine that stood still, is sent again, and that is told.
+    // On a machine that stalled, a report whose answer came too late is sent again, and the agent says so.
     let is_repeated = taken.windows(2).any(|pair| pair[0].1 == pair[1].1);
     assert!(!is_repeated || agent.words().contains("no answer in time"), "{taken:?}");
     assert_eq!((&*taken[0].0, &*taken.last().unwrap().0), ("identity.one.x", "identity.two.x"));
@@ -142,7 +142,7 @@ async fn an_autosave_leaves_the_clone_alone() {
     assert!(!witness.ran());
     assert_eq!(scene.refs().len(), 2, "nothing of it is where people look");
 
-    // What cannot be saved is told, and is saved when it can.
+    // A failed save is reported, and is repeated when it can succeed.
     scene.refuse("echo 'error: GH013: Repository rule violations found' >&2; exit 1");
     scene.write("new", "3");
     let told = controller.until("a refusal", |report| report["trouble"].is_string()).await;
@@ -169,7 +169,7 @@ async fn at_the_end_all_work_is_saved_if_the_controller_says_so() {
     let evidence = scene.last_message();
     assert_eq!((evidence.outcome, evidence.remote.branch), (Outcome::Saved, scene.refs().remove(&heads_branch())));
 
-    // Again there is nothing to do, which is a success as well.
+    // Now there is nothing to do, which is a success as well.
     let mut agent = scene.agent(Some(&controller.url), &[]);
     let done = agent.stop().await;
     assert_eq!((done.code, scene.last_message().outcome), (Some(0), Outcome::NothingToDo), "{done:?}");
@@ -210,7 +210,7 @@ async fn nothing_is_left_of_a_git_that_took_too_long() {
 async fn at_the_end_work_is_autosaved_unless_the_controller_says_more() {
     let scene = Scene::cloned().await;
     scene.write("new", "new");
-    // Bound, so that nobody else is given the port; it does not listen.
+    // The port is bound, so that no other process gets it, but nobody listens on it.
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let gone = format!("http://{}/v1/report", nobody.local_addr().unwrap());
@@ -236,7 +236,7 @@ async fn at_the_end_work_is_autosaved_unless_the_controller_says_more() {
     ] {
         scene.write("new", format!("new {number}"));
         match answer {
-            // What was said before is not what is said at the end.
+            // The last answer decides, not an earlier one.
             Some((status, answer)) => controller.answer(status, answer),
             None => controller.answer(200, SAVE),
         }
@@ -276,7 +276,7 @@ async fn a_save_is_not_cut_short_by_further_signals() {
     assert_eq!((done.code, done.outcome()), (Some(0), "Saved"), "{done:?}");
     scene.compare(&heads_branch());
 
-    // What cuts it short is its time.
+    // Only its timeout ends it early.
     for file in [&begun, &go] {
         std::fs::remove_file(file).unwrap();
     }
@@ -340,7 +340,7 @@ async fn a_hostile_clone_is_neither_obeyed_nor_followed() {
     let mut agent = scene.agent(Some(&controller.url), &["--interval", "1"]);
     controller.until("an autosave", |report| !report["autosave"].is_null()).await;
     scene.compare_autosave();
-    // A reference that leads out, and a git directory that does.
+    // A ref that leads out of the clone, and a git directory that does.
     symlink(outside.join("secret"), scene.shop().join(".git/refs/heads/evil")).unwrap();
     let told = controller.until("it is told", |report| report["trouble"].is_string()).await;
     std::fs::remove_file(scene.shop().join(".git/refs/heads/evil")).unwrap();
@@ -358,7 +358,7 @@ async fn a_hostile_clone_is_neither_obeyed_nor_followed() {
 async fn no_token_is_in_what_it_says() {
     let scene = Scene::cloned().await;
     scene.write("new", "new");
-    // Says back what it was told.
+    // The answer repeats the token.
     let controller = Controller::answering(401, "the token identity.one.x is not known").await;
     let mut agent = scene.agent(Some(&controller.url), &["--interval", "1"]);
     until("a refusal is told", || agent.words().contains("401").then_some(())).await;

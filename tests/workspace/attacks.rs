@@ -1,5 +1,5 @@
-//! What a workspace's volume, and whoever works there, may try on what Landfall runs in its pod: each attack fails, and succeeds
-//! when its guards are taken out.
+//! Attacks on Landfall's programs in a workspace's pod, by the files on the volume or by a person who works there: each
+//! fails, and succeeds without its guards.
 
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -26,7 +26,7 @@ async fn save(scene: &Scene, without: &str, programs: Option<&Path>) -> Done {
     done
 }
 
-/// Whether a text is in any commit that the remote has, or in the one before it.
+/// Whether a text is in any commit of the remote, or in its parents.
 fn has(scene: &Scene, text: &str) -> bool {
     let is_in = |commit: &String| {
         committed(&scene.bare("shop"), commit).values().any(|(_, contents)| contents == text.as_bytes())
@@ -34,21 +34,21 @@ fn has(scene: &Scene, text: &str) -> bool {
     scene.refs().values().any(|commit| is_in(commit) || scene.parents(commit).iter().any(is_in))
 }
 
-/// What somebody else's program asks the helpers for the token.
+/// Somebody else's program asks the helpers for the token.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_token_for_another_host_or_repository() {
     async fn asked(scene: &Scene, mut command: Command, question: String) -> bool {
         command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let said = tokio::task::spawn_blocking(move || {
             let mut child = command.spawn().unwrap();
-            // It may have ended without listening.
+            // It may have ended without reading.
             let _ = child.stdin.take().unwrap().write_all(question.as_bytes());
             child.wait_with_output().unwrap().stdout
         });
         String::from_utf8(said.await.unwrap()).unwrap().contains(&scene.token())
     }
     let attack = async |scene: &Scene, guards: &str| {
-        // The person's helper is written by the clone.
+        // The clone writes the person's helper.
         let done = scene.landfall_without(guards, None, scene.clone_arguments("shop", &[])).await;
         assert_eq!(done.code, Some(0), "{done:?}");
         let host = scene.sim.address();
@@ -73,7 +73,7 @@ async fn the_token_for_another_host_or_repository() {
     needs("address", attack).await;
 }
 
-/// The clone's configuration has all addresses begin elsewhere.
+/// The clone's configuration redirects all addresses to another host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_host_by_instead_of() {
     let attack = async |scene: &Scene, guards: &str| {
@@ -83,7 +83,7 @@ async fn another_host_by_instead_of() {
         let call = called.clone();
         let listening = heard.clone().drop_guard();
         tokio::spawn(heard.run_until_cancelled_owned(async move {
-            // Whoever calls hangs up: one call is enough.
+            // The server closes the connection: one call is enough.
             while let Ok((stream, _)) = elsewhere.accept().await {
                 call.cancel();
                 drop(stream);
@@ -101,7 +101,7 @@ async fn another_host_by_instead_of() {
     needs("own-directory", attack).await;
 }
 
-/// Hooks in the clone that a save would run.
+/// Hooks in the clone that run during a save.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hook_that_a_save_runs() {
     for hook in ["post-index-change", "reference-transaction"] {
@@ -118,7 +118,7 @@ async fn a_hook_that_a_save_runs() {
     }
 }
 
-/// Programs of the clone's configuration that a save would start.
+/// Programs in the clone's configuration that a save would start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_filter_or_monitor_that_a_save_starts() {
     for (key, guards) in [
@@ -130,7 +130,7 @@ async fn a_filter_or_monitor_that_a_save_starts() {
             let witness = Witness::new(scene);
             scene.write(".gitattributes", "* filter=evil\n");
             scene.git(&["config", key, witness.path()]).await;
-            // What has another time is compared, which is when a filter is asked.
+            // git compares a file with another time, and starts a filter for that.
             let touched = std::fs::OpenOptions::new().write(true).open(scene.shop().join("README.md")).unwrap();
             touched.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_hours(1)).unwrap();
             witness.ran();
@@ -141,14 +141,14 @@ async fn a_filter_or_monitor_that_a_save_starts() {
     }
 }
 
-/// A directory that is exchanged for a link between the moment in which it is listed and that in which it is read.
+/// A directory is replaced by a link between its listing and its reading.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_exchanged_for_a_link() {
     let attack = async |scene: &Scene, guards: &str| {
         std::fs::create_dir(scene.at("home/etc")).unwrap();
         std::fs::write(scene.at("home/etc/secret"), "secret").unwrap();
         scene.write("dir/secret", "none");
-        // The machine's git, and beside it whoever runs in the workspace, with the best timing that there is.
+        // The machine's git, and a process of the workspace with the best possible timing.
         let git =
             String::from_utf8(Command::new("sh").args(["-c", "command -v git"]).output().unwrap().stdout).unwrap();
         let (dir, etc) = (scene.shop().join("dir"), scene.at("home/etc"));
@@ -166,7 +166,7 @@ async fn a_directory_exchanged_for_a_link() {
     needs("links", attack).await;
 }
 
-/// The clone's `.git` is a link to that of another's repository, and so is what is read there.
+/// The clone's `.git` is a link to that of somebody else's repository, and so are the files that are read there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_git_directory_that_is_a_link() {
     let attack = async |scene: &Scene, guards: &str| {
@@ -201,7 +201,7 @@ async fn the_objects_of_another_workspace() {
     needs("volume", attack).await;
 }
 
-/// The person was at a branch of somebody else's when the pod moved: what they left uncommitted is not committed to that.
+/// A branch of somebody else's was checked out when the pod moved. The uncommitted changes are not committed to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_for_the_branch_that_happens_to_be_checked_out() {
     let attack = async |scene: &Scene, guards: &str| {

@@ -1,4 +1,4 @@
-//! An agent that runs, and what stands where the controller would.
+//! A running agent, and a server in place of the controller.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,23 +28,23 @@ pub async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T
     }
 }
 
-/// Takes reports, believes all of them, and writes them down.
+/// Accepts all reports, and records them.
 pub struct Controller {
     pub url: String,
     book: Arc<Mutex<Book>>,
 }
 
 struct Book {
-    /// Whose word came with it, it, and with which status it was answered.
+    /// The bearer token, the report, and the status of the answer.
     heard: Vec<(String, Value, u16)>,
-    /// None: never.
+    /// `None`: it never answers.
     answer: Option<(u16, String)>,
-    /// Whether another replica answers every other time.
+    /// Whether another replica answers every other request.
     has_standby: bool,
 }
 
 impl Controller {
-    /// One that answers with this.
+    /// A controller with this answer.
     pub async fn answering(status: u16, body: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/report", listener.local_addr().unwrap());
@@ -66,12 +66,12 @@ impl Controller {
         self.book.lock().unwrap().answer = Some((status, body.to_owned()));
     }
 
-    /// Every other time one answers that does not lead.
+    /// From now on, every other request is answered by a replica that is not the leader.
     pub fn stand_by(&self) {
         self.book.lock().unwrap().has_standby = true;
     }
 
-    /// It hears, and says nothing.
+    /// From now on, it reads reports and does not answer.
     pub fn be_silent(&self) {
         self.book.lock().unwrap().answer = None;
     }
@@ -80,7 +80,7 @@ impl Controller {
         self.book.lock().unwrap().heard.clone()
     }
 
-    /// Waits until the newest report is like this.
+    /// Waits until the newest report satisfies a condition.
     pub async fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let mut newest = None;
         let began = Instant::now();
@@ -121,7 +121,7 @@ async fn take(mut stream: TcpStream, book: Arc<Mutex<Book>>) -> Option<()> {
         answer
     };
     let Some((status, body)) = answer else {
-        // For as long as the other bears with it.
+        // Until the client closes the connection.
         let _ = stream.read_u8().await;
         return None;
     };
@@ -130,7 +130,7 @@ async fn take(mut stream: TcpStream, book: Arc<Mutex<Book>>) -> Option<()> {
     Some(())
 }
 
-/// An agent that runs. Dropped, it is killed.
+/// A running agent. It is killed when it is dropped.
 pub struct Agent {
     child: Child,
     said: PathBuf,
@@ -176,7 +176,7 @@ impl Scene {
         Agent { child, said, words }
     }
 
-    /// Puts another token for reports into its file, as a kubelet does.
+    /// Writes another token for reports into its file, like a kubelet.
     pub fn identify(&self, token: &str) {
         std::fs::write(self.at("identity.new"), format!("identity.{token}.x\n")).unwrap();
         std::fs::rename(self.at("identity.new"), self.at("identity")).unwrap();
@@ -186,7 +186,7 @@ impl Scene {
         format!("refs/landfall/wip/{UID}")
     }
 
-    /// The newest autosave at the remote.
+    /// The newest autosave on the remote.
     pub fn autosaved(&self) -> Option<String> {
         self.refs().remove(&Self::autosave_ref())
     }
@@ -197,7 +197,7 @@ impl Agent {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Processes that have ended and that it has yet to let go of.
+    /// Its children that have ended and that it has not reaped yet.
     pub fn left(&self) -> usize {
         let id = self.child.id().to_string();
         let is_left = |stat: &str| {
@@ -212,7 +212,7 @@ impl Agent {
             .count()
     }
 
-    /// Waits until it would hear SIGTERM; before, it would end of it.
+    /// Waits until it handles SIGTERM. Before that, the signal would kill it.
     pub async fn hears(&self) {
         let file = format!("/proc/{}/status", self.child.id());
         let caught = || {
@@ -224,12 +224,12 @@ impl Agent {
         until("the agent hears signals", caught).await;
     }
 
-    /// What it said so far, for people.
+    /// Its output for people so far.
     pub fn words(&self) -> String {
         whole_lines(&self.words).unwrap()
     }
 
-    /// How it ends.
+    /// Waits for its end, and returns the result.
     pub async fn ended(&mut self) -> Done {
         let mut status = None;
         until("the agent ends", || {

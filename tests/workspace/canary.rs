@@ -1,4 +1,4 @@
-//! The token is in its file and in git's hands, and nowhere else: whatever the commands say or write, also when they fail.
+//! The token is only in its file and in git's memory, whatever the commands print or write, even when they fail.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,19 +10,19 @@ use serde_json::json;
 
 use crate::scene::{Done, Scene, holding};
 
-/// The ways in which a token is written.
+/// The spellings of a token.
 fn spellings(token: &str) -> [String; 3] {
     [token.to_owned(), STANDARD.encode(format!("x-access-token:{token}")), STANDARD.encode(token)]
 }
 
-/// What was said so far, and what with.
+/// The output so far, and the tokens that were used.
 struct Said {
     texts: Vec<String>,
     tokens: Vec<String>,
 }
 
 impl Said {
-    /// That a command ended with this status, and what it said.
+    /// Checks the status of a command, and stores its output.
     fn heard(&mut self, scene: &Scene, done: Done, code: u8) {
         assert_eq!(done.code, Some(code.into()), "{done:?}");
         self.tokens.push(scene.token());
@@ -42,13 +42,13 @@ async fn the_token_is_nowhere_but_in_its_file() {
     let told = ["--first-commit", "Begin try", "--record", &record, "--termination-log", &log, "--attempts", "1"];
     let mut said = Said { texts: Vec::new(), tokens: Vec::new() };
 
-    // What does not succeed speaks most.
+    // Failures print the most.
     let refused =
         |message: &str| FaultKind::Status { status: 403, body: Some(json!({"message": message})), headers: [].into() };
     scene.sim.inject(Fault::new("GET", "/acme/shop.git/info/refs", refused("Forbidden")));
     said.heard(&scene, scene.clone(&told).await, 20);
     said.heard(&scene, scene.landfall(None, scene.clone_arguments("other", &told)).await, 20);
-    // A host that repeats what it was sent.
+    // A host that repeats the token.
     scene.refuse(&format!("cat '{}' >&2; exit 1", scene.at("token").display()));
     said.heard(&scene, scene.clone(&told).await, 20);
     assert!(said.has("[redacted]"), "{:?}", said.texts);
@@ -66,7 +66,7 @@ async fn the_token_is_nowhere_but_in_its_file() {
     said.heard(&scene, scene.save(&["--termination-log", &log]).await, 0);
     scene.git(&["fetch", "--quiet"]).await;
 
-    // One that GitHub does not know any more.
+    // A token that GitHub no longer knows.
     scene.sim.advance(std::time::Duration::from_secs(3700));
     said.heard(&scene, scene.save(&[]).await, 75);
     scene.person(&scene.shop(), &["fetch"]).await;
@@ -74,7 +74,7 @@ async fn the_token_is_nowhere_but_in_its_file() {
     said.heard(&scene, scene.clone(&told).await, 75);
     assert!(said.has("Authentication failed"));
 
-    // The helper's answer is for git; what it says besides is for people.
+    // The helper's answer is for git; its other output is for people.
     let question = format!("protocol=https\nhost=127.0.0.1:{}\npath=acme/shop.git\n", scene.sim.address().port());
     let asked = |file: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_landfall"));
@@ -104,7 +104,7 @@ async fn the_token_is_nowhere_but_in_its_file() {
     }
 }
 
-/// The files outside of the simulated GitHub in which one of the tokens is.
+/// The files outside of the simulated GitHub that contain one of the tokens.
 fn held(scene: &Scene, tokens: &[String]) -> Vec<std::path::PathBuf> {
     let mut found: Vec<_> =
         tokens.iter().flat_map(|token| spellings(token)).flat_map(|text| holding(&scene.at(""), &text)).collect();

@@ -1,4 +1,4 @@
-//! The clone that a workspace begins with.
+//! The clone at the beginning of a workspace.
 
 use std::os::unix::fs::symlink;
 
@@ -49,7 +49,7 @@ async fn a_person_works_in_it_with_plain_git() {
     assert_eq!(scene.git(&["rev-parse", "HEAD"]).await, theirs);
     scene.git(&["fetch"]).await;
 
-    // The secret is in its file, and nowhere else.
+    // The token is only in its file.
     let token = scene.token();
     for place in ["volume", "scratch", "home"] {
         assert_eq!(holding(&scene.at(place), &token), Vec::<std::path::PathBuf>::new());
@@ -65,7 +65,7 @@ async fn the_token_is_in_no_argument_and_no_environment() {
     let scene = Scene::new().await;
     let programs = scene.at("programs");
     let log = scene.at("called");
-    // Every git that is started, also by git itself, says how.
+    // Every git process, including those that git starts, records its arguments and environment.
     let git =
         String::from_utf8(std::process::Command::new("sh").args(["-c", "command -v git"]).output().unwrap().stdout)
             .unwrap();
@@ -80,7 +80,7 @@ async fn the_token_is_in_no_argument_and_no_environment() {
     let called = std::fs::read_to_string(&log).unwrap();
     assert!(called.contains("called: clone") && called.contains("called: push"), "{called}");
     assert!(!called.contains(&scene.token()) && !done.words.contains(&scene.token()));
-    // Nothing of Landfall's own environment but what git needs to find programs and the network.
+    // git gets only those variables of Landfall's environment that it needs to find programs and the network.
     assert!(!called.lines().any(|line| line.starts_with("CARGO_")), "{called}");
 }
 
@@ -151,7 +151,7 @@ async fn what_an_earlier_attempt_left_is_removed_and_what_others_put_there_is_no
     let scene = Scene::new().await;
     let left = scene.at("volume/.shop.landfall-clone");
     std::fs::create_dir_all(left.join(".git/objects")).unwrap();
-    // An empty directory may be where something is mounted.
+    // An empty directory may be a mount point.
     std::fs::create_dir(scene.shop()).unwrap();
     assert_eq!(scene.clone(&[]).await.code, Some(0));
     assert!(!left.exists());
@@ -190,7 +190,7 @@ async fn trouble_that_passes_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trouble_that_stays_is_told_in_gits_own_words() {
     let scene = Scene::new().await;
-    // Not among the token's repositories.
+    // The repository is not among the token's repositories.
     let done = scene.landfall(None, scene.clone_arguments("other", &["--attempts", "2"])).await;
     assert_eq!(done.code, Some(20), "{done:?}");
     assert!(done.words.contains("Repository not found"), "{done:?}");
@@ -220,7 +220,7 @@ async fn less_can_be_fetched() {
     assert_eq!(done.code, Some(0), "{done:?}");
     assert_same(&committed(&scene.bare("shop"), "main"), &on_disk(&scene.shop()));
     assert!(!scene.git(&["rev-list", "--objects", "--missing=print", "origin/dev"]).await.is_empty());
-    // What was left out comes when it is needed, with the person's credentials.
+    // Omitted objects are fetched when they are needed, with the person's credentials.
     scene.git(&["switch", "--quiet", "dev"]).await;
     assert!(scene.shop().join("dev").exists());
 }

@@ -1,4 +1,4 @@
-//! Two trees side by side: what a commit of the remote has, and what is on the volume. Modes, targets of links, bytes.
+//! Compares two trees: that of a commit on the remote, and that on the volume. Modes, targets of links, bytes.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-/// Files by their paths: git's mode, and what is in them.
+/// Files by their paths: git's mode, and the content.
 pub type Tree = BTreeMap<Vec<u8>, (String, Vec<u8>)>;
 
-/// What a commit in a bare repository has.
+/// The tree of a commit in a bare repository.
 pub fn committed(bare: &Path, commit: &str) -> Tree {
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
@@ -29,7 +29,7 @@ pub fn committed(bare: &Path, commit: &str) -> Tree {
     tree
 }
 
-/// What is in a directory, but for `.git`, submodules included as files.
+/// The tree of a directory without `.git`. Submodules are included as files.
 pub fn on_disk(directory: &Path) -> Tree {
     let mut tree = Tree::new();
     walk(directory, b"", &mut tree);
@@ -57,7 +57,7 @@ fn walk(directory: &Path, prefix: &[u8], tree: &mut Tree) {
     }
 }
 
-/// Ends the test if they differ, and says where.
+/// Panics if they differ, and says where.
 pub fn assert_same(committed: &Tree, on_disk: &Tree) {
     let names = committed.keys().chain(on_disk.keys());
     let differ: Vec<_> = names

@@ -1,4 +1,4 @@
-//! git's credentials, as git asks for them.
+//! git's credentials, through its credential protocol.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn a_token_that_expires_again_and_again_is_not_noticed() {
         scene.git(&["fetch", "--quiet"]).await;
     }
     assert_eq!(scene.sim.head("acme/shop", BRANCH).unwrap(), scene.git(&["rev-parse", "HEAD"]).await);
-    // And when it is not renewed, it is over.
+    // Without renewal, the access ends.
     scene.sim.advance(Duration::from_secs(3601));
     let refused = scene.person(&scene.shop(), &["fetch"]).await;
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Authentication failed"));
@@ -55,7 +55,7 @@ async fn the_token_goes_to_the_repository_and_nowhere_else() {
     ] {
         assert!(!ask(url).await.contains("password"), "{url}");
     }
-    // git tells helpers of success and failure; the file is not theirs to change.
+    // git reports success and failure to helpers, which must not change the file.
     for operation in ["store", "erase", "what"] {
         let token = scene.at("token");
         let arguments = ["credential", "--url", &shop, "--token-file", token.to_str().unwrap(), operation];

@@ -1,4 +1,4 @@
-//! What a save says to those who see nothing but how it ended.
+//! The last message of a save, for programs that see only how its container ended.
 
 use landfall::agent::evidence::{Evidence, MOST_MESSAGE, wip_digest};
 use landfall::agent::save::Outcome;
@@ -6,7 +6,7 @@ use landfall::agent::save::Outcome;
 use crate::scene::{Scene, UID, WIP, heads_branch};
 
 impl Scene {
-    /// A save, and what its container says last.
+    /// Saves, and returns the status and the container's last message.
     async fn last_words(&self, further: &[&str]) -> (Option<i32>, Evidence) {
         let file = self.at("message");
         let done = self.save(&[&["--termination-log", file.to_str().unwrap()], further].concat()).await;
@@ -16,7 +16,7 @@ impl Scene {
         (done.code, serde_json::from_str(&message).unwrap())
     }
 
-    /// What stands for the remote's refs of the workspace beside its branch.
+    /// The digest of the remote's refs of the workspace beside its branch.
     fn wip(&self) -> Option<String> {
         let refs = self.refs();
         wip_digest(
@@ -53,7 +53,7 @@ async fn the_last_message_can_be_compared_with_the_remote() {
     let (_, again) = scene.last_words(&[]).await;
     assert_eq!((again.outcome, &again.remote), (Outcome::NothingToDo, &evidence.remote));
 
-    // Nothing that was asked earlier is said of a remote that does not answer.
+    // A message about a remote that does not answer contains no earlier answers.
     std::fs::write(scene.at("token"), "ghs_x").unwrap();
     let (code, evidence) = scene.last_words(&[]).await;
     assert_eq!((code, evidence.outcome, evidence.left.len()), (Some(75), Outcome::TryAgain, 1));
@@ -79,14 +79,14 @@ async fn a_clone_that_was_never_made_has_no_work() {
         assert_eq!(scene.save(&["--clean-is-success"]).await.code, Some(0));
     };
     nothing().await;
-    // What a clone leaves that was cut short.
+    // The remains of an interrupted clone.
     std::fs::create_dir_all(scene.at("volume/.shop.landfall-clone/.git/objects")).unwrap();
     std::fs::create_dir_all(scene.at("volume/lost+found")).unwrap();
     nothing().await;
     std::fs::create_dir(scene.shop()).unwrap();
     nothing().await;
 
-    // Whatever is there was put there.
+    // Any file there was put there by somebody.
     scene.write("file", "x");
     assert_eq!(scene.save(&[]).await.code, Some(20));
     std::fs::remove_dir_all(scene.shop()).unwrap();

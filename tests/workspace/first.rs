@@ -1,4 +1,4 @@
-//! What a clone leaves besides itself: a branch that has begun at the remote, and word of what came of it.
+//! The results of a clone besides itself: a branch that has begun on the remote, and a message about it.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +18,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// That the branch has begun with one commit, and the clone is there.
+/// Checks that the branch has begun with one commit, and that the clone exists.
 async fn begun(scene: &Scene, done: &Done) {
     let main = scene.sim.head("acme/shop", "main").unwrap();
     let head = scene.sim.head("acme/shop", BRANCH).unwrap();
@@ -44,7 +44,7 @@ async fn a_branch_begins_at_the_remote_with_a_commit_without_changes() {
     begun(&scene, &done).await;
     assert_eq!((read(&record), read(&log)), (done.said.clone(), done.said.clone()));
 
-    // Another volume goes on with it, and begins nothing.
+    // Another volume continues with it, and begins nothing.
     scene.commit("work").await;
     scene.git(&["push", "--quiet"]).await;
     let refs = scene.refs();
@@ -52,7 +52,7 @@ async fn a_branch_begins_at_the_remote_with_a_commit_without_changes() {
     let done = scene.clone(&[FIRST, &further].concat()).await;
     assert_eq!((&done.said["begun"], &done.said["head"]), (&json!(false), &json!(refs[&heads_branch()])), "{done:?}");
     assert_eq!(scene.refs(), refs);
-    // And so does one that finds the clone.
+    // So does a clone that finds the directory.
     let done = scene.clone(&[FIRST, &further].concat()).await;
     assert_eq!((&done.said["cloned"], scene.refs()), (&json!(false), refs));
     assert_eq!((read(&record), read(&log)), (done.said.clone(), done.said));
@@ -64,7 +64,7 @@ async fn a_clone_that_was_stopped_behind_its_push_begins_nothing_twice() {
         [&["--on-exists", "resume"][..], &["--on-exists", "fail"], &["--on-exists", "suffix", "--depth", "1"]]
     {
         let scene = Scene::new().await;
-        // What git does next ends the process that asked for it.
+        // git's next step kills the process that started it.
         let programs = scene.at("programs");
         let git = Command::new("sh").args(["-c", "command -v git"]).output().unwrap().stdout;
         let git = String::from_utf8(git).unwrap();
@@ -79,7 +79,7 @@ async fn a_clone_that_was_stopped_behind_its_push_begins_nothing_twice() {
         let refs = scene.refs();
         assert!(refs.contains_key(&heads_branch()) && !scene.shop().exists());
 
-        // Not for another workspace of the same branch.
+        // Another workspace with the same branch does not continue with it.
         let other = scene.clone(&["--first-commit", "Begin another", "--on-exists", "fail"]).await;
         assert_eq!((other.code, scene.refs()), (Some(21), refs.clone()), "{other:?}");
 
@@ -105,7 +105,7 @@ async fn a_push_whose_answer_is_lost_is_not_pushed_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_branch_that_may_not_begin_is_said_in_the_hosts_words() {
     let scene = Scene::new().await;
-    // More than Kubernetes takes, with the reason at its end.
+    // A message that is longer than Kubernetes permits, with the reason at its end.
     scene.refuse("i=0; while [ $i -lt 200 ]; do echo 'much is said here' >&2; i=$((i+1)); done; echo 'GH013: rule violations' >&2; exit 1");
     let log = scene.at("termination-log");
     let done = scene.clone(&[FIRST, &["--termination-log", log.to_str().unwrap()]].concat()).await;
@@ -117,7 +117,7 @@ async fn a_branch_that_may_not_begin_is_said_in_the_hosts_words() {
     assert!(!words.contains(&scene.token()) && !log.exists() && !scene.shop().exists());
     assert_eq!(std::fs::read_dir(scene.at("volume")).unwrap().count(), 0);
 
-    // A token that may not.
+    // A token without the permission.
     std::fs::remove_file(scene.at("github/hooks/pre-receive")).unwrap();
     scene.renew("read").await;
     let done = scene.clone(FIRST).await;
@@ -137,9 +137,9 @@ async fn a_repository_without_a_commit_has_nothing_to_begin_from() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_needed_but_the_volume_and_two_directories() {
-    // Whoever that is, /etc/passwd does not know.
+    // /etc/passwd does not contain this user.
     const SOMEBODY: u32 = 23457;
-    // Otherwise as who runs the tests, and with a disk that can be written.
+    // Without root, the test runs as its own user, with a writable disk.
     let mounts = Command::new("unshare").args(["--mount", "true"]).output().is_ok_and(|done| done.status.success());
     let root = rustix::process::geteuid().is_root() && mounts;
     let scene = Scene::new().await;
@@ -157,7 +157,7 @@ async fn nothing_is_needed_but_the_volume_and_two_directories() {
         for path in &writable {
             std::os::unix::fs::chown(path, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
         }
-        // Mounts of its own: all of the disk is read-only, but for the three.
+        // It has its own mounts: the whole disk is read-only except for the three directories.
         let script = "set -e
             for path; do [ \"$path\" = -- ] && break; mount --bind \"$path\" \"$path\"; done
             mount -o remount,bind,ro /

@@ -1,5 +1,5 @@
-//! Repositories that want to run something, or to be followed. Each trick is shown to work on plain git first, and then that ours
-//! neither runs it nor follows it, and saves what is there nevertheless.
+//! Repositories that try to run a program, or to be followed elsewhere. Each trick first works on plain git. Then
+//! Landfall neither runs nor follows it, and still saves the work.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::compare::{assert_same, committed, on_disk};
 use crate::scene::{BRANCH, Done, Scene, executable, output};
 
-/// A program that leaves a file behind when it runs.
+/// A program that leaves a file when it runs.
 pub struct Witness {
     pub program: PathBuf,
     mark: PathBuf,
@@ -17,7 +17,7 @@ pub struct Witness {
 impl Witness {
     pub fn new(scene: &Scene) -> Self {
         let (program, mark) = (scene.at("witness"), scene.at("mark"));
-        // Also good as a filter, a helper and an editor.
+        // It also works as a filter, a helper and an editor.
         executable(&program, &format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\n[ $# -gt 0 ] || cat\n", mark.display()));
         Self { program, mark }
     }
@@ -26,13 +26,13 @@ impl Witness {
         self.program.to_str().unwrap()
     }
 
-    /// Whether it ran since it was asked last.
+    /// Whether it ran since the last call.
     pub fn ran(&self) -> bool {
         std::fs::remove_file(&self.mark).is_ok()
     }
 }
 
-/// git as a sidecar without precautions would run it: in the clone.
+/// Runs git in the clone, like a sidecar without precautions.
 async fn plain(scene: &Scene, directory: &Path, arguments: &[&str]) {
     let mut git = Command::new("git");
     git.current_dir(directory)
@@ -43,12 +43,12 @@ async fn plain(scene: &Scene, directory: &Path, arguments: &[&str]) {
         .env("HOME", scene.at("home"))
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_CONFIG_SYSTEM", scene.at("tools/gitconfig"));
-    // Whether it succeeds is not what is asked; it is shown when a test fails.
+    // Its success does not matter, but helps when a test fails.
     let output = output(git).await;
     println!("git {arguments:?}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
 }
 
-/// What a save by means of plain git comes to.
+/// A save with plain git.
 async fn plain_save(scene: &Scene) {
     let shop = scene.shop();
     let index = scene.at("plain-index");
@@ -61,7 +61,7 @@ async fn plain_save(scene: &Scene) {
     ] {
         plain(scene, &shop, arguments).await;
     }
-    // As it was before.
+    // Restores the state.
     plain(scene, &shop, &["-c", "core.fsmonitor=false", "reset", "--quiet", "--soft", "main"]).await;
     std::fs::rename(&index, shop.join(".git/index")).unwrap();
 }
@@ -91,7 +91,7 @@ async fn no_hook_runs() {
     assert!(!witness.ran());
 }
 
-/// Settings of a repository's that make git start a program, with what makes them take effect.
+/// Settings of a repository that make git start a program, with the attributes that make them effective.
 const STARTERS: &[(&str, &str)] = &[
     ("core.fsmonitor", ""),
     ("core.hooksPath", ""),
@@ -116,13 +116,14 @@ async fn no_program_of_the_configuration_runs() {
     symlink(&witness.program, hooks.join("pre-push")).unwrap();
     for (number, (key, attributes)) in STARTERS.iter().enumerate() {
         std::fs::write(&config, &before).unwrap();
-        // One tree for each, so that there is something to save.
+        // A different tree for each, so that there is something to save.
         scene.write("new", format!("for {key} {number}"));
         scene.write(".gitattributes", attributes);
-        // What has another time is compared, which is when a filter is asked.
+        // git compares a file with another time, and starts a filter for that.
         let touched = std::fs::OpenOptions::new().write(true).open(scene.shop().join("README.md")).unwrap();
         touched.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_hours(number as u64)).unwrap();
-        // How each is reached by plain git: the address, and how a commit is made, are the person's as well.
+        // The further settings with which plain git uses each of them. The person also controls the address and how a
+        // commit is made.
         let (value, others): (_, &[(&str, &str)]) = match *key {
             "core.hooksPath" => (hooks.to_str().unwrap(), &[]),
             "core.sshCommand" => (witness.path(), &[("remote.origin.pushurl", "ssh://nowhere.invalid/x")]),
@@ -140,7 +141,7 @@ async fn no_program_of_the_configuration_runs() {
             scene.git(&["config", key, value]).await;
         }
         if *key == "credential.helper" {
-            // The person's own helper is asked for addresses that ours does not answer for.
+            // The person's own helper is used for addresses that Landfall's does not answer.
             scene.git(&["config", "remote.origin.pushurl", &scene.url("other")]).await;
         }
         if *key == "core.alternateRefsCommand" {
@@ -176,7 +177,7 @@ async fn no_included_configuration_is_read() {
         scene.git(&["-c", "core.fsmonitor=false", "config", "--unset", key]).await;
         witness.ran();
     }
-    // The configuration of a worktree is a file of its own.
+    // The configuration of a worktree is a separate file.
     scene.git(&["config", "extensions.worktreeConfig", "true"]).await;
     scene.git(&["config", "--worktree", "core.fsmonitor", witness.path()]).await;
     scene.write("new", "worktree");
@@ -217,7 +218,7 @@ async fn no_token_goes_where_the_configuration_points() {
         ("remote.origin.proxy", &*address),
     ] {
         scene.git(&["config", key, value]).await;
-        // The proxy is asked for by plain git only where no variable says otherwise.
+        // Plain git uses the proxy only if no variable overrides it.
         let mut git = Command::new("git");
         git.current_dir(scene.shop()).args(["push", "--quiet", "origin", "HEAD:refs/heads/plain"]);
         git.env("GIT_CONFIG_SYSTEM", scene.at("tools/gitconfig"))
@@ -243,7 +244,7 @@ async fn no_configuration_of_a_repository_within_takes_effect() {
     scene.git(&["commit", "--quiet", "--message", "submodule"]).await;
     let sub = scene.shop().join("sub");
     scene.git_in(&sub, &["config", "core.fsmonitor", witness.path()]).await;
-    // Untracked as well, and with hooks.
+    // An untracked repository, with hooks.
     scene.git(&["init", "--quiet", "own"]).await;
     scene.write("own/file", "x");
     scene.git_in(&scene.shop().join("own"), &["config", "core.fsmonitor", witness.path()]).await;
@@ -271,7 +272,7 @@ async fn no_submodule_is_fetched_whatever_its_address_is() {
         };
         scene.sim.push(&push).unwrap()
     };
-    // git runs what stands behind ext:: (gitremote-helpers(7)).
+    // git runs the command after ext:: (gitremote-helpers(7)).
     let address = format!("ext::{} %S", witness.path());
     push(".gitmodules", format!("[submodule \"sub\"]\n\tpath = sub\n\turl = {address}\n"));
     let main = scene.sim.head("acme/shop", "main").unwrap();
@@ -325,7 +326,7 @@ async fn what_a_repository_brings_does_not_run_in_the_clone() {
         scene.sim.push(&push).unwrap()
     };
     push(".gitattributes", "* filter=evil\n");
-    // Settings in the homes of whoever runs it, as an image could bring them.
+    // Settings in the home directories of its user, as an image could have them.
     let config = format!(
         "[filter \"evil\"]\n\tsmudge = {0}\n\tclean = {0}\n[core]\n\tfsmonitor = {0}\n\thooksPath = {1}\n[init]\n\ttemplateDir = {1}\n",
         witness.path(),
@@ -347,7 +348,7 @@ async fn objects_outside_of_the_volume_are_not_borrowed() {
     let scene = Scene::cloned().await;
     let refs = scene.refs();
     let alternates = ".git/objects/info/alternates";
-    // A blob of another repository on this machine, named in a commit of ours: plain git pushes it.
+    // A blob of another repository on this machine, named in a commit of the clone: plain git pushes it.
     let secret = scene.at("home/secret");
     scene.git(&["init", "--quiet", "--bare", secret.to_str().unwrap()]).await;
     std::fs::write(scene.at("home/file"), "secret").unwrap();
@@ -369,7 +370,7 @@ async fn objects_outside_of_the_volume_are_not_borrowed() {
         assert_eq!(scene.refs(), refs);
     };
     refused().await;
-    // The same by links.
+    // The same with links.
     std::fs::remove_file(scene.shop().join(alternates)).unwrap();
     let objects = scene.shop().join(".git/objects");
     std::fs::rename(objects.join("pack"), scene.at("home/pack")).unwrap();
@@ -378,7 +379,7 @@ async fn objects_outside_of_the_volume_are_not_borrowed() {
     std::fs::rename(&objects, scene.at("home/objects")).unwrap();
     symlink(scene.at("home/objects"), &objects).unwrap();
     refused().await;
-    // And the whole of it: .git is elsewhere.
+    // The whole git directory is elsewhere.
     std::fs::rename(scene.shop().join(".git"), scene.at("home/dot-git")).unwrap();
     symlink(scene.at("home/dot-git"), scene.shop().join(".git")).unwrap();
     let done = scene.save(&[]).await;
@@ -399,12 +400,12 @@ async fn no_link_out_of_the_tree_is_followed() {
     std::fs::create_dir(scene.at("home/dir")).unwrap();
     std::fs::write(scene.at("home/dir/secret"), "secret").unwrap();
     symlink(scene.at("home/dir"), scene.shop().join("out")).unwrap();
-    // Tracked below a directory which is a link by now: git calls the file there, were it not for the link.
+    // A tracked file below a directory that is now a link: git would find the file there if it followed the link.
     std::fs::remove_dir_all(scene.shop().join("src")).unwrap();
     std::fs::write(scene.at("home/dir/main.rs"), "secret").unwrap();
     symlink(scene.at("home/dir"), scene.shop().join("src")).unwrap();
     assert!(std::fs::read(scene.shop().join("src/main.rs")).is_ok());
-    // What git reads of its own that is a link.
+    // Links in place of files that git reads itself.
     symlink(scene.at("home/dir/secret"), scene.shop().join(".gitignore")).unwrap();
     symlink(scene.at("home/dir/secret"), scene.shop().join(".gitattributes")).unwrap();
     let done = saved(&scene).await;
@@ -417,7 +418,7 @@ async fn no_link_out_of_the_tree_is_followed() {
 async fn a_branch_that_looks_like_an_option_is_a_branch() {
     let scene = Scene::new().await;
     let witness = Witness::new(&scene);
-    // The option itself does run it.
+    // As an option, it does run.
     let url = scene.bare("shop");
     let option = format!("--upload-pack={}", witness.path());
     plain(&scene, &scene.at("home"), &["ls-remote", &option, url.to_str().unwrap()]).await;
@@ -445,7 +446,7 @@ async fn a_branch_that_looks_like_an_option_is_a_branch() {
         );
         std::fs::remove_dir_all(scene.shop()).unwrap();
     }
-    // As another local branch, below a name of ours.
+    // Another local branch has the option as its name.
     assert_eq!(scene.clone(&[]).await.code, Some(0));
     scene.git(&["commit", "--quiet", "--allow-empty", "--message", "x"]).await;
     let commit = scene.git(&["rev-parse", "HEAD"]).await;
@@ -454,7 +455,7 @@ async fn a_branch_that_looks_like_an_option_is_a_branch() {
     assert_eq!(scene.save(&[]).await.outcome(), "Saved");
     assert!(scene.refs().values().any(|sha| *sha == commit));
     assert!(!witness.ran());
-    // What is none to git is none to us.
+    // A name that is invalid for git is invalid for Landfall.
     for name in ["a..b", "a b", "a\nb", "a:b", "+a", "x.lock", "@{-1}"] {
         let done = scene.clone(&["--branch", name]).await;
         assert_eq!(done.code, if name == "+a" { Some(0) } else { Some(2) }, "{name}: {done:?}");
@@ -465,7 +466,7 @@ async fn a_branch_that_looks_like_an_option_is_a_branch() {
 async fn an_index_with_what_no_tree_may_have_makes_none() {
     let scene = Scene::cloned().await;
     let index = scene.shop().join(".git/index");
-    // Entries of the index that git itself would not make: a part called .git.
+    // Entries of the index that git itself would not create: a path component named .git.
     scene.write("xgit/hooks/pre-commit", "exit 1");
     scene.git(&["add", "xgit"]).await;
     let mut bytes = std::fs::read(&index).unwrap();

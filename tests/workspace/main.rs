@@ -1,6 +1,6 @@
-//! What runs inside of a workspace's pod, as programs: our binary, the machine's git, and a simulated GitHub behind TLS.
+//! The programs in a workspace's pod: Landfall's binary, the machine's git, and a simulated GitHub with TLS.
 //!
-//! What a remote has is read by a comparison of the tests' own, not by what is tested.
+//! The tests read the remote with a comparison of their own, not with the tested code.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 

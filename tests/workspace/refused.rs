@@ -1,4 +1,4 @@
-//! What cannot be saved, or not now: told apart, and in the words of who refuses it.
+//! Work that cannot be saved, or not now: the two are distinguished, and the message is that of the refusing side.
 
 use github_sim::{Fault, FaultKind};
 
@@ -17,7 +17,7 @@ async fn what_git_cannot_keep_is_said() {
     }
     let done = scene.save(&[]).await;
     assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
-    // git itself does not speak of a pipe that it does not track.
+    // git itself ignores an untracked pipe.
     assert_eq!(done.left(), [("tracked".to_owned(), "NotForGit".to_owned())]);
 }
 
@@ -38,7 +38,7 @@ async fn a_protected_branch_sends_the_work_beside_it() {
 async fn what_the_host_refuses_is_said_in_its_words() {
     let scene = Scene::cloned().await;
     let refs = scene.refs();
-    // GitHub's own rule of the simulator: workflows take a permission that this token does not have.
+    // A rule of GitHub that the simulator has: workflows need a permission that this token does not have.
     scene.write(".github/workflows/ci.yaml", "on: push\n");
     let done = scene.save(&[]).await;
     assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
@@ -98,7 +98,7 @@ async fn what_may_succeed_later_is_told_apart() {
     let done = scene.save(&["--timeout", "0"]).await;
     assert_eq!((done.outcome(), done.left()[0].1.as_str()), ("TryAgain", "Late"), "{done:?}");
     assert_eq!(std::fs::read_dir(scene.at("scratch")).unwrap().count(), 0);
-    // The answer to a push that succeeded gets lost.
+    // The answer to a successful push is lost.
     scene.sim.inject(Fault::new("POST", "/acme/shop.git/git-receive-pack", FaultKind::LoseResponse));
     let done = scene.save(&[]).await;
     assert_eq!(done.code, Some(0), "{done:?}");

@@ -1,4 +1,5 @@
-//! The saving of work in further repositories on the volume: worktrees, submodules, and what a person cloned or made there.
+//! Saves the work in further repositories on the volume: worktrees, submodules, and repositories that a person cloned
+//! or created there.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use crate::compare::{assert_same, committed, on_disk};
 use crate::scene::{Scene, WIP, heads_branch};
 
 impl Scene {
-    /// Clones another repository of GitHub's, or adds it as a submodule.
+    /// Clones another repository on GitHub, or adds it as a submodule.
     async fn take_other(&self, how: &[&str], to: &Path) {
         let url = format!("file://{}", self.bare("other").display());
         let mut arguments = vec!["-c", "protocol.file.allow=always"];
@@ -22,7 +23,7 @@ impl Scene {
         self.git_in(directory, &["commit", "--quiet", "--allow-empty", "--message", "own"]).await;
     }
 
-    /// A clone whose remote has a submodule of it, which is checked out.
+    /// A clone whose remote has a submodule that is checked out.
     async fn with_submodule(&self, how: &[&str], name: &str) -> PathBuf {
         let how: Vec<_> = ["submodule", "add"].iter().chain(how).copied().collect();
         self.take_other(&how, Path::new(name)).await;
@@ -31,7 +32,7 @@ impl Scene {
         self.shop().join(name)
     }
 
-    /// Saves, of which nothing can come but this one complaint.
+    /// Saves, and checks that it is refused with exactly this complaint.
     async fn refused_for(&self, what: &str) {
         let refs = self.refs();
         let done = self.save(&[]).await;
@@ -73,7 +74,8 @@ async fn a_repository_in_the_repository_is_saved_if_it_is_nobody_elses() {
     assert_eq!(name, format!("{WIP}/nested/own/head"));
     assert_same(&committed(&scene.bare("shop"), &commit), &on_disk(&own));
 
-    // One with a remote of its own is not pushed to ours: nobody said that who reads ours may read that.
+    // A repository with a remote of its own is not pushed to the workspace's, whose readers may not be permitted to
+    // read it.
     let foreign = scene.shop().join("foreign");
     scene.take_other(&["clone"], &foreign).await;
     scene.nothing_to_do().await;
@@ -109,7 +111,7 @@ async fn a_submodule_is_looked_into() {
     std::fs::write(sub.join("README.md"), "changed").unwrap();
     scene.refused_for("sub").await;
     scene.git_in(&sub, &["checkout", "--quiet", "."]).await;
-    // Another commit of it is work in the outer one.
+    // Another commit in the submodule is work in the outer repository.
     scene.commit_in(&sub).await;
     let new = scene.git_in(&sub, &["rev-parse", "HEAD"]).await;
     let done = scene.save(&[]).await;
@@ -131,7 +133,7 @@ async fn a_submodule_that_is_no_longer_checked_out_is_looked_into() {
     scene.git_in(&sub, &["branch", "mine"]).await;
     scene.git(&["submodule", "--quiet", "deinit", "--force", "sub"]).await;
     scene.refused_for(".git/modules/libs/sub").await;
-    // What is there and is no repository is not taken for nothing either.
+    // A broken repository does not count as empty either.
     let module = scene.shop().join(".git/modules/libs/sub");
     std::fs::remove_dir_all(module.join("refs")).unwrap();
     scene.refused_for(".git/modules/libs/sub").await;
@@ -143,11 +145,11 @@ async fn a_submodule_that_is_no_longer_checked_out_is_looked_into() {
 async fn a_submodule_of_a_submodule_that_is_no_longer_checked_out_is_looked_into() {
     let scene = Scene::cloned().await;
     let sub = scene.with_submodule(&[], "sub").await;
-    // One that another one has brought, as git keeps it.
+    // A repository that a submodule has brought, in git's layout.
     let inner = scene.shop().join(".git/modules/sub/modules/inner");
     scene.take_other(&["clone", "--bare"], &inner).await;
     scene.refused_for(".git/modules/sub/modules/inner").await;
-    // Its remote has it all, as far as it knows.
+    // As far as it knows, its remote has everything.
     scene.git_in(&inner, &["update-ref", "refs/remotes/origin/main", "HEAD"]).await;
     scene.nothing_to_do().await;
     std::fs::remove_dir_all(&sub).unwrap();
@@ -161,7 +163,7 @@ async fn a_worktree_in_the_clone_is_saved_once() {
     scene.git(&["worktree", "add", "--quiet", "-b", "inner", "inner"]).await;
     let inner = scene.shop().join("inner");
     std::fs::write(inner.join("new"), "in the inner one").unwrap();
-    // As git writes it from 2.48 on, where it is told to.
+    // In the format of git 2.48 and later, if it is configured so.
     std::fs::write(scene.shop().join(".git/worktrees/inner/gitdir"), "../../../inner/.git\n").unwrap();
     let done = scene.save_twice().await;
     let (_, commit) = done.saved_as("worktree/inner/working tree");
@@ -246,7 +248,7 @@ async fn a_bare_repository_beside_the_clone_is_looked_into() {
     let scene = Scene::cloned().await;
     let bare = scene.at("volume/other.git");
     scene.take_other(&["clone", "--bare"], &bare).await;
-    // git keeps what it takes from elsewhere as its own branches here, and nobody knows whose they are.
+    // In this clone, git stores the remote's branches as local ones, so nobody knows whose they are.
     scene.refused_for("other.git").await;
 }
 
@@ -334,7 +336,7 @@ async fn what_came_from_a_remote_without_a_branch_is_not_taken_for_work() {
     let sub = scene.with_submodule(&[], "sub").await;
     scene.git_in(&sub, &["checkout", "--quiet", "v1"]).await;
     scene.git(&["commit", "--quiet", "--all", "--message", "pinned"]).await;
-    // The outer one's remote does not have it yet, so nobody but the person says whose it is.
+    // The remote of the outer repository does not have it yet, so only the person says whose it is.
     assert_eq!(scene.save(&[]).await.left(), [("sub".to_owned(), "Nested".to_owned())]);
     scene.git(&["fetch", "--quiet"]).await;
     scene.nothing_to_do().await;
@@ -390,6 +392,6 @@ async fn a_file_that_leads_to_no_repository_is_said() {
     std::fs::copy(odd.join(".git"), beside.join(".git")).unwrap();
     let done = scene.save(&[]).await;
     assert_eq!(done.left(), [("beside".to_owned(), "Unreadable".to_owned())], "{done:?}");
-    // What git takes for a directory like any other is saved with it.
+    // A directory that git treats as ordinary is saved as such.
     assert!(committed(&scene.bare("shop"), &heads_branch()).contains_key(&b"odd/file"[..]));
 }

@@ -1,4 +1,4 @@
-//! The saving of work: all of it, once, and said.
+//! Saves the work: all of it, once, with a report.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -27,7 +27,7 @@ async fn the_tree_is_saved_as_it_is_on_the_volume() {
     let shop = scene.shop();
     std::fs::remove_file(shop.join("src/lib.rs")).unwrap();
     scene.write("src/main.rs", b"\0binary\xff\r\n");
-    // A file where there was a directory, and the other way around.
+    // A file in place of a directory, and a directory in place of a file.
     scene.commit("was-a-file").await;
     scene.commit("was-a-directory/file").await;
     std::fs::remove_file(shop.join("was-a-file")).unwrap();
@@ -67,14 +67,15 @@ async fn the_tree_is_saved_as_it_is_on_the_volume() {
     assert_eq!(scene.parents(&commit), [head.as_str()]);
     scene.compare(&heads_branch());
     assert!(done.said["untracked"].as_u64().unwrap() > 10 && done.left().is_empty(), "{done:?}");
-    // Nothing of it is noticed in the clone.
+    // Nothing changes in the clone.
     assert_eq!(std::fs::read(shop.join(".git/index")).unwrap(), index);
     assert_eq!(scene.git(&["rev-parse", "HEAD"]).await, head);
     assert_eq!(scene.git(&["status", "--porcelain"]).await, status);
     assert_eq!(scene.git(&["count-objects", "--verbose"]).await, objects);
 }
 
-/// A volume of SMB, for example: every file is executable, a link is a file with its target, and git was told so.
+/// A volume over SMB, for example: every file is executable, a link is a file with its target, and git is configured
+/// for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_without_modes_and_links_changes_none() {
     let scene = Scene::cloned().await;
@@ -122,7 +123,7 @@ async fn attributes_change_no_byte_and_what_is_unchanged_stays_so() {
     scene.git(&["add", "--all"]).await;
     scene.git(&["commit", "--quiet", "--message", "attributes"]).await;
     scene.git(&["push", "--quiet"]).await;
-    // Rewritten by a checkout, as after any switch of branches.
+    // A checkout writes it again, as after any switch of branches.
     std::fs::remove_file(scene.shop().join("unchanged.bat")).unwrap();
     scene.git(&["checkout", "--", "unchanged.bat"]).await;
     assert_eq!(std::fs::read(scene.shop().join("unchanged.bat")).unwrap(), b"a\r\nb\r\n");
@@ -149,7 +150,8 @@ async fn a_change_within_the_second_of_the_index_is_seen() {
     let at = std::fs::metadata(&file).unwrap().modified().unwrap() - std::time::Duration::from_secs(100);
     let set = |path: &Path| std::fs::OpenOptions::new().write(true).open(path).unwrap().set_modified(at).unwrap();
     let changed = || std::os::unix::fs::MetadataExt::ctime(&std::fs::metadata(&file).unwrap());
-    // Of the same length, and of the same second as far as the index tells: the one of its change cannot be set, only met.
+    // The change has the same length and second as the entry in the index. The time of a change (ctime) cannot be set,
+    // so the test repeats until it fits.
     for _ in 0..50 {
         scene.write("README.md", "shop\n");
         set(&file);
@@ -191,7 +193,7 @@ async fn what_git_was_told_not_to_look_at_is_looked_at() {
     scene.git(&["update-index", "--split-index"]).await;
     scene.save_twice().await;
     scene.compare(&heads_branch());
-    // A sparse checkout is no deletion; a file that is there although it should not be, is work.
+    // A sparse checkout is not a deletion. A file that exists outside of it is work.
     scene.git(&["update-index", "--no-assume-unchanged", "README.md"]).await;
     scene.git(&["checkout", "--", "README.md"]).await;
     scene.git(&["pull", "--quiet"]).await;
@@ -239,7 +241,7 @@ async fn every_ref_and_everything_stashed_or_staged_is_saved() {
     assert!(name.starts_with("refs/tags/landfall-wip/"), "{name}");
     assert_eq!(tag, scene.git(&["rev-parse", "heavy"]).await);
     assert!(done.saved("refs/notes/commits").is_some());
-    // Reached already from where the branch went.
+    // The branch that was pushed contains these commits already.
     assert!(done.saved("refs/tags/light").is_none() && done.saved("refs/heads/main").is_none(), "{done:?}");
     assert_eq!(scene.sim.head("acme/shop", "main"), Some(scene.git(&["rev-parse", "main"]).await));
 }
@@ -262,7 +264,7 @@ async fn a_branch_that_went_another_way_is_not_forced() {
     assert_eq!(done.saved_as("working tree").0, format!("{WIP}/head"));
     assert!(done.saved("working tree").unwrap()["notOnBranch"].as_str().unwrap().contains("[rejected]"), "{done:?}");
     scene.compare(&format!("{WIP}/head"));
-    // What cannot follow what is there already goes beside it.
+    // Work that cannot follow the branch, and not the earlier work beside it, gets a ref of its own.
     scene.git(&["reset", "--quiet", "--hard", "main"]).await;
     scene.git(&["clean", "--quiet", "--force"]).await;
     scene.write("quite", "different");
@@ -276,7 +278,7 @@ async fn work_that_others_pushed_meanwhile_is_not_pushed_again() {
     let scene = Scene::cloned().await;
     scene.commit("mine").await;
     scene.git(&["push", "--quiet"]).await;
-    // On top of it, and unknown to the clone.
+    // A commit on top of it that the clone does not have.
     let push = Push {
         repository: "acme/shop".into(),
         branch: Some(BRANCH.into()),
@@ -309,9 +311,9 @@ async fn a_merge_in_conflict_is_saved_beside_the_branch() {
     assert_eq!(done.saved_as("working tree").0, format!("{WIP}/head"));
     scene.compare(&format!("{WIP}/head"));
     assert!(refs.values().any(|commit| *commit == theirs));
-    // Of what is in conflict, the index has nothing that the two do not have.
+    // For the conflicting file, the index has no content that the two branches do not have.
     assert!(!refs.contains_key(&format!("{WIP}/index")));
-    // As it was.
+    // The clone is unchanged.
     assert!(scene.git(&["status", "--porcelain"]).await.contains("UU README.md"));
 }
 
@@ -327,7 +329,7 @@ async fn a_rebase_is_saved_with_what_it_began_from() {
     scene.git(&["switch", "--quiet", BRANCH]).await;
     assert!(!scene.person(&scene.shop(), &["rebase", "base"]).await.status.success());
     let done = scene.save_twice().await;
-    // The branch's own ref is where it was; the half-done rebase goes beside it.
+    // The branch's own ref stays, and the unfinished rebase goes beside it.
     assert_eq!(scene.refs()[&heads_branch()], before);
     assert_eq!(done.saved_as("working tree").0, format!("{WIP}/head"));
     scene.compare(&format!("{WIP}/head"));
@@ -388,7 +390,7 @@ async fn an_autosave_is_one_commit_that_follows_the_one_before() {
     assert_eq!(scene.parents(&second), [head.clone(), first]);
     scene.compare(&name);
     assert_eq!(scene.refs().len(), 2, "{:?}", scene.refs());
-    // What is only autosaved is not where people look.
+    // An autosave is not on a branch that people look at.
     scene.git(&["fetch", "--quiet", "origin", &name]).await;
     let done = scene.save_twice().await;
     assert_eq!(done.saved_as("working tree").0, heads_branch());

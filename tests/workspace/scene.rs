@@ -24,7 +24,7 @@ pub const NAME: &str = "try";
 pub const UID: &str = "0a1b2c3d-4e5f-6789-abcd-ef0123456789";
 /// Its branch.
 pub const BRANCH: &str = "landfall/try-0a1b2";
-/// Below which its other work goes.
+/// The prefix of refs for the workspace's other work.
 pub const WIP: &str = "refs/heads/landfall-wip/try-0a1b2";
 
 pub struct Scene {
@@ -35,7 +35,7 @@ pub struct Scene {
     directory: tempfile::TempDir,
 }
 
-/// What a command of ours said.
+/// The result of a Landfall command.
 #[derive(Debug)]
 pub struct Done {
     pub code: Option<i32>,
@@ -72,7 +72,7 @@ impl Scene {
             repositories: vec![repository("shop", false), repository("other", false), repository("blank", true)],
             ..Seed::default()
         };
-        // No name with a dot: branches are called after paths in it.
+        // The name has no dot, because branches are named after paths in it.
         let directory = tempfile::Builder::new().prefix("workspace-").tempdir().unwrap();
         let site = Site { state_dir: Some(directory.path().join("github")), ..Site::default() };
         let options = Options { listen: "127.0.0.1:0".parse().unwrap(), tls: true, seed };
@@ -110,7 +110,6 @@ impl Scene {
         self.directory.path().join(name)
     }
 
-    /// The clone.
     pub fn shop(&self) -> PathBuf {
         self.at("volume/shop")
     }
@@ -119,12 +118,12 @@ impl Scene {
         format!("{}/acme/{name}.git", self.sim.base_url())
     }
 
-    /// Where the simulator keeps a repository.
+    /// The directory in which the simulator stores a repository.
     pub fn bare(&self, name: &str) -> PathBuf {
         self.at(&format!("github/repositories/{}.git", self.sim.repository_id(&format!("acme/{name}")).unwrap()))
     }
 
-    /// Has a token made for acme/shop, and puts it into its file as a kubelet does: by a rename.
+    /// Mints a token for acme/shop, and writes it into its file like a kubelet: by a rename.
     pub async fn renew(&self, contents: &str) -> Token {
         self.clock.set(self.sim.now());
         let repositories = Repositories::Names(vec!["shop".into(), "blank".into()]);
@@ -150,7 +149,7 @@ impl Scene {
         all.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
     }
 
-    /// Runs our binary, with the path of programs that is given.
+    /// Runs Landfall's binary, with this search path for programs.
     pub async fn landfall(&self, path: Option<&Path>, arguments: Vec<String>) -> Done {
         self.landfall_without("", path, arguments).await
     }
@@ -206,7 +205,7 @@ impl Scene {
         self.landfall(None, self.save_arguments(further)).await
     }
 
-    /// The person's git, in a directory of the volume.
+    /// Runs the person's git in a directory of the volume.
     pub async fn person(&self, directory: &Path, arguments: &[&str]) -> Output {
         let mut git = Command::new("git");
         git.current_dir(directory)
@@ -220,7 +219,7 @@ impl Scene {
         output(git).await
     }
 
-    /// The same, in the clone, which must succeed; what it says.
+    /// The same in the clone. It must succeed. Returns the output.
     pub async fn git(&self, arguments: &[&str]) -> String {
         self.git_in(&self.shop(), arguments).await
     }
@@ -240,7 +239,7 @@ impl Scene {
         String::from_utf8(output.stdout).unwrap().lines().map(line).collect()
     }
 
-    /// The parents of a commit of the remote's.
+    /// The parents of a commit on the remote.
     pub fn parents(&self, commit: &str) -> Vec<String> {
         let mut git = Command::new("git");
         git.arg("--git-dir").arg(self.bare("shop")).args(["log", "-1", "--format=%P", commit]);
@@ -248,7 +247,7 @@ impl Scene {
         said.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Writes a file. One that is there is not emptied before, for an agent may be about to save it.
+    /// Writes a file. An existing file is not emptied first, because an agent may be saving it.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         let path = self.shop().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -264,7 +263,7 @@ impl Scene {
 }
 
 impl Scene {
-    /// Saves, and again, which must find nothing new; what the first one said.
+    /// Saves twice. The second save must find nothing new. Returns the result of the first.
     pub async fn save_twice(&self) -> Done {
         let done = self.save(&[]).await;
         assert_eq!((done.outcome(), done.code), ("Saved", Some(0)), "{done:?}");
@@ -287,8 +286,8 @@ impl Scene {
     }
 }
 
-/// Writes a program. Another process does: what this one has open for writing, a child that another test is just starting has open
-/// as well, and Linux runs no program that somebody has open for writing.
+/// Writes a program, through another process: if this process had it open for writing, a child that another test is
+/// starting would inherit that, and Linux does not run a program that is open for writing.
 pub fn executable(path: &Path, text: &str) {
     let mut install = Command::new("install");
     install.args(["-D", "-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
@@ -297,7 +296,7 @@ pub fn executable(path: &Path, text: &str) {
     assert!(install.wait().unwrap().success());
 }
 
-/// The files below a directory in which there is a text.
+/// The files below a directory that contain a text.
 pub fn holding(directory: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -319,7 +318,7 @@ pub fn heads_branch() -> String {
     format!("refs/heads/{BRANCH}")
 }
 
-/// The simulator runs on these threads as well: a program that talks to it is waited for elsewhere.
+/// The simulator runs on these threads, so a program that talks to it is waited for on another thread.
 pub async fn output(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
@@ -329,7 +328,7 @@ impl Done {
         self.said["outcome"].as_str().unwrap_or_else(|| panic!("{self:?}"))
     }
 
-    /// Where a piece of work is said to be.
+    /// The reported location of a piece of work.
     pub fn saved(&self, what: &str) -> Option<&Value> {
         self.said["saved"].as_array().unwrap_or_else(|| panic!("{self:?}")).iter().find(|saved| saved["what"] == what)
     }

@@ -1,4 +1,4 @@
-//! What a person's container is given: scripts, under each shell that such a container may have.
+//! The scripts in a person's container, under each shell that such a container may have.
 
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -9,12 +9,12 @@ use github_sim::{Fault, FaultKind};
 
 use crate::scene::{BRANCH, Scene, executable, output};
 
-/// Debian's, Red Hat's, Alpine's.
+/// The shells of Debian, Red Hat and Alpine.
 const SHELLS: &[&[&str]] = &[&["dash"], &["bash", "--posix"], &["busybox", "sh"]];
 
-/// A shell that is to run a script, with nothing in its environment.
+/// A shell that runs a script with an empty environment.
 fn shell(shell: &[&str], script: &Path) -> Command {
-    // Found by our own PATH, not by the one that it is given.
+    // The shell itself is found through this process's PATH, not through its own.
     let path = std::env::var_os("PATH").unwrap();
     let program = std::env::split_paths(&path).map(|directory| directory.join(shell[0])).find(|path| path.is_file());
     let mut command = Command::new(program.unwrap_or_else(|| panic!("{} is missing: install it", shell[0])));
@@ -22,7 +22,7 @@ fn shell(shell: &[&str], script: &Path) -> Command {
     command
 }
 
-/// Runs a command that is told something.
+/// Runs a command with this input.
 fn told(mut command: Command, text: &[u8]) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -30,12 +30,12 @@ fn told(mut command: Command, text: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the shell is there");
-    // It may have ended without listening.
+    // It may have ended without reading.
     let _ = child.stdin.take().unwrap().write_all(text);
     child.wait_with_output().unwrap()
 }
 
-/// Tools for a repository that is not there: a clone that is there is asked for nothing.
+/// The tools for a repository that does not exist. That works because no request is made for an existing clone.
 async fn tools_for(url: &str, token_file: &Path, further: &[&str]) -> (Scene, PathBuf) {
     let scene = Scene::new().await;
     let git = std::process::Command::new("git").args(["init", "--quiet"]).arg(scene.shop()).status().unwrap();
@@ -54,7 +54,7 @@ async fn tools_for(url: &str, token_file: &Path, further: &[&str]) -> (Scene, Pa
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_helper_answers_about_the_repository_alone_under_every_shell() {
     let place = tempfile::tempdir().unwrap();
-    // A name that would say something to a shell that took it apart.
+    // A name with a meaning to a shell that evaluates it.
     let token_file = place.path().join("a 'token' $(echo x) `y` \"z\"\\n");
     let (_scene, tools) = tools_for("https://Git.example.com/acme/shop.git", &token_file, &[]).await;
     let script = tools.join("git-credential-landfall");
@@ -110,7 +110,7 @@ async fn the_helper_answers_about_the_repository_alone_under_every_shell() {
         for operation in ["store", "erase", "", "what"] {
             assert_eq!(ask(operation, question), (String::new(), String::new(), Some(0)), "{name:?} {operation}");
         }
-        // What is renewed between two questions is in the second answer; what is no token is none.
+        // A token that is renewed between two requests is in the second answer. An invalid token is not given.
         for text in ["ghs_4.5-6\n", " ghs_4.5-6 \n\n"] {
             std::fs::write(&token_file, text).unwrap();
             assert_eq!(ask("get", question).0, given.replace("1.2-3", "4.5-6"), "{name:?}");
@@ -176,10 +176,10 @@ async fn a_shell_that_shows_what_it_does_does_not_show_the_token() {
     }
 }
 
-/// A gh that tells how it was called: a word of its arguments a line, and then its environment.
+/// A gh that prints how it was called: one argument a line, and then its environment.
 const FAKE: &str = "#!/bin/sh\nfor word; do printf '<%s>\\n' \"$word\"; done\n/usr/bin/env | /usr/bin/sort\n";
 
-/// What the wrapper's gh was called with: its words, and what it found of these variables.
+/// The arguments of the wrapper's gh, and the values of these variables.
 fn called(command: Command) -> (Vec<String>, Vec<String>) {
     let output = told(command, b"");
     assert!(output.status.success(), "{output:?}");
@@ -220,7 +220,7 @@ async fn gh_has_the_token_of_the_moment_for_its_host_alone() {
             };
             for token in ["ghs_first", "ghs_renewed"] {
                 std::fs::write(&token_file, token).unwrap();
-                // Also where such a variable of a shell's was exported before.
+                // This holds even if such a variable of the shell was exported before.
                 let (words, environment) = run(&[("token", "x"), ("more", "x"), ("gh", "x")]);
                 assert_eq!(words, ["<pr>", "<create>", "<--title>", "<a  'b' $c *", "<>"], "{name:?}");
                 let mut expected = vec![
@@ -231,14 +231,14 @@ async fn gh_has_the_token_of_the_moment_for_its_host_alone() {
                 expected.sort();
                 assert_eq!(environment, expected, "{name:?} {url}");
             }
-            // Who has a token, or another host, is let be.
+            // The wrapper does not change a token or another host that is set already.
             let other = if variable == "GH_TOKEN" { "GITHUB_TOKEN" } else { "GITHUB_ENTERPRISE_TOKEN" };
             for own in [variable, other] {
                 assert_eq!(run(&[(own, "mine")]).1, [format!("{own}=mine")], "{name:?} {url}");
             }
             assert_eq!(run(&[("GH_HOST", "evil.example")]).1, ["GH_HOST=evil.example"], "{name:?} {url}");
             assert_eq!(run(&[("GH_HOST", host), ("SSL_CERT_FILE", "/mine")]).1.len(), 3, "{name:?} {url}");
-            // Without a token it says so, and gh has the word.
+            // Without a token it says so, and calls gh.
             std::fs::remove_file(&token_file).unwrap();
             assert_eq!(run(&[]).1, Vec::<String>::new(), "{name:?}");
         }
@@ -262,7 +262,7 @@ async fn gh_is_found_past_the_wrapper_and_all_its_names() {
     executable(&at("repository/gh"), "#!/bin/sh\necho hijacked\n");
     let names =
         ["linked", "copied", "plain", "a directory", "nowhere"].map(|name| at(name).to_str().unwrap().to_owned());
-    // A relative directory may be a repository's.
+    // A relative directory may belong to a repository.
     let path = format!("{}:.::../repository:{}:", tools.display(), names.join(":"));
     for name in SHELLS {
         for script in [tools.join("gh"), at("linked/gh"), at("copied/gh")] {
@@ -295,7 +295,7 @@ async fn git_works_with_nothing_but_the_configuration() {
     let run = async |arguments: &[&str]| {
         let mut git = Command::new("git");
         git.current_dir(scene.at("volume")).args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-        // Whatever a shell of the person's is told to show.
+        // The person's shell may have any of these debug settings.
         git.env("SHELLOPTS", "xtrace").env("GIT_TRACE", "1");
         git.env("GIT_CONFIG_SYSTEM", scene.at("tools/gitconfig")).env("no_proxy", "*").env("GIT_TERMINAL_PROMPT", "0");
         let output = output(git).await;
@@ -309,10 +309,10 @@ async fn git_works_with_nothing_but_the_configuration() {
         &["-C", "second", "commit", "--allow-empty", "--message", "x"][..],
         &["-C", "second", "push", "origin", &format!("HEAD:{BRANCH}")],
         &["-C", "shop", "fetch"],
-        // Names of repositories are the same without .git, and hosts in capitals.
+        // The name of a repository is the same without .git, and hosts are not case-sensitive.
         &["ls-remote", scene.url("shop").trim_end_matches(".git")],
     ] {
-        // A short life is over for each of them but for the renewal.
+        // For each command, the old token has expired, and the renewed one works.
         scene.sim.advance(std::time::Duration::from_secs(3700));
         scene.renew("write").await;
         let done = run(arguments).await;
@@ -329,7 +329,7 @@ async fn git_works_with_nothing_but_the_configuration() {
 async fn neither_a_submodule_nor_a_redirect_leads_the_token_elsewhere() {
     let scene = Scene::cloned().await;
     let token = scene.token();
-    // Somebody else's server: it writes down what it is sent.
+    // A server of somebody else that records requests.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let elsewhere = listener.local_addr().unwrap();
     let heard = tokio::spawn(async move {
@@ -340,7 +340,7 @@ async fn neither_a_submodule_nor_a_redirect_leads_the_token_elsewhere() {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.unwrap() > 0 {}
-            // It asks for a password, as who is after one would.
+            // It asks for a password, like an attacker.
             let answer = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"GitHub\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
             let _ = stream.write_all(answer.as_bytes()).await;
             all += &String::from_utf8_lossy(&request);
@@ -348,7 +348,7 @@ async fn neither_a_submodule_nor_a_redirect_leads_the_token_elsewhere() {
         }
         all
     });
-    // A submodule at another host, and one at another repository of the same.
+    // A submodule on another host, and one in another repository on the same host.
     let theirs = format!("http://{elsewhere}/acme/shop.git");
     for (path, url) in [("elsewhere", &*theirs), ("beside", "../other.git")] {
         let modules = format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = {url}\n");
@@ -360,7 +360,7 @@ async fn neither_a_submodule_nor_a_redirect_leads_the_token_elsewhere() {
         assert!(!output.status.success() && !words.contains(&token), "{words}");
         assert!(words.contains("could not read Username"), "{words}");
     }
-    // A redirect of our own repository's address.
+    // A redirect from the repository's own address.
     let headers = [("location".to_owned(), format!("{theirs}/info/refs?service=git-upload-pack"))].into();
     let answer = FaultKind::Status { status: 302, body: None, headers };
     scene.sim.inject(Fault::new("GET", "/acme/shop.git/info/refs", answer));

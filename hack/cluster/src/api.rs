@@ -1,7 +1,7 @@
-//! The few requests the cluster itself makes of its API server: is it ready, create this, show that.
+//! The few requests of the cluster itself to its API server: for readiness, creation and reading.
 //!
-//! A Kubernetes client would take longer to build than everything else here, and the first thing a clean checkout does
-//! is to build this crate.
+//! A Kubernetes client would take longer to build than everything else here, and a clean checkout builds this crate
+//! first.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::certificates::Identity;
 
-/// How long one request may take. The API server of an idle machine answers within milliseconds; one that starts on a busy
-/// machine takes its time for the first.
+/// The limit of one request. The API server of an idle machine answers within milliseconds; on a busy machine, the
+/// first request to a new one takes longer.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// A client of one API server.
@@ -28,7 +28,6 @@ pub(crate) struct Api {
     connector: TlsConnector,
 }
 
-/// What was answered.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
@@ -53,7 +52,7 @@ impl Api {
         self.request("GET", path, "").await
     }
 
-    /// Creates an object; one that is there already is left as it is.
+    /// Creates an object. An existing one is left unchanged.
     pub(crate) async fn create(&self, collection: &str, object: &Value) -> io::Result<()> {
         let answer = self.request("POST", collection, &object.to_string()).await?;
         match answer.status {
@@ -74,7 +73,7 @@ impl Api {
     async fn exchange(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
         let stream = TcpStream::connect(self.address).await?;
         let mut stream = self.connector.connect(ServerName::from(self.address.ip()), stream).await?;
-        // HTTP/1.0: the answer is neither in chunks nor followed by another, it ends with the connection.
+        // HTTP/1.0: the answer has no chunks and no successor, and ends with the connection.
         let request = format!(
             "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Type: application/json\r\nUser-Agent: landfall-cluster\r\nContent-Length: {}\r\n\r\n{body}",
             self.address,

@@ -1,7 +1,7 @@
-//! An API server within a test: real, its own, and gone with the test.
+//! An API server within a test: a real one for the test alone, which ends with the test.
 //!
-//! Its processes are killed by the kernel when the test's process ends, however it ends; what a killed test leaves on
-//! disk is removed by the next one. Without that, every interrupted run would leave three servers behind.
+//! The kernel kills its processes when the test's process ends for any reason. The next test removes the files that a
+//! killed test leaves on disk. Without that, every interrupted run would leave three servers behind.
 
 use std::fs;
 use std::io;
@@ -21,33 +21,31 @@ use crate::process::{Launcher, Process, Tie, log_file};
 use crate::programs::{ProgramError, Programs};
 use crate::tools::{self, MissingTools};
 
-/// How an API server is started.
+/// The options of an API server.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Further arguments of kube-apiserver.
     pub api_server_arguments: Vec<String>,
-    /// etcd syncs each write to disk before it answers, as it does in a real cluster: for benchmarks.
+    /// etcd syncs each write to disk before it answers, as in a real cluster. This is for benchmarks.
     pub durable: bool,
 }
 
-/// An API server could not be had.
+/// The reason why there is no API server.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiServerError {
-    /// There is no place for its state.
+    /// There is no directory for its state.
     #[error(transparent)]
     Cache(#[from] NoCache),
     /// The machine lacks tools.
     #[error(transparent)]
     Tools(#[from] MissingTools),
-    /// Its programs could not be had.
+    /// Its programs cannot be found or built.
     #[error(transparent)]
     Programs(#[from] ProgramError),
-    /// Its folder could not be made.
+    /// Its folder cannot be created.
     #[error("no folder for the state of an API server could be made in {}", folder.display())]
     Folder {
-        /// Where.
         folder: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -62,13 +60,13 @@ pub struct ApiServer {
     url: String,
     children: Vec<Child>,
     folder: TempDir,
-    /// Keeps the port ours; none listens on it.
+    /// Keeps the port reserved. Nothing listens on it.
     _port: TcpSocket,
 }
 
 impl ApiServer {
-    /// Starts one on a free port of the loopback interface and returns when it is ready. The first call on a machine
-    /// builds the programs, which takes minutes and is shown on standard error.
+    /// Starts an API server on a free port of the loopback interface, and returns when it is ready. The first call on a
+    /// machine builds the programs, which takes minutes, with progress on standard error.
     pub async fn start(options: Options) -> Result<Self, ApiServerError> {
         let cache = Cache::from_environment()?;
         tools::require(&tools::API)?;
@@ -101,20 +99,20 @@ impl ApiServer {
         control_plane::admin_kubeconfig(self.folder.path())
     }
 
-    /// The content of a kubeconfig for a user of any name, who may what RBAC grants them: also for a service account,
-    /// `system:serviceaccount:NAMESPACE:NAME`, whether or not it exists.
+    /// The content of a kubeconfig for a user of any name, with the permissions that RBAC grants them. A service
+    /// account, `system:serviceaccount:NAMESPACE:NAME`, need not exist.
     pub fn kubeconfig_of(&self, user: &str, group: Option<&str>) -> Result<String, CertificateError> {
         let identity = self.authority.client(user, group)?;
         Ok(kubeconfig::render("test", &self.url, &self.authority.certificate(), &identity))
     }
 
-    /// What it was asked.
+    /// The requests to it.
     #[must_use]
     pub fn audit_log(&self) -> AuditLog {
         AuditLog::at(&control_plane::audit_log(self.folder.path()))
     }
 
-    /// What its programs wrote; the file is gone with the server.
+    /// The output of one of its programs. The file is removed with the server.
     #[must_use]
     pub fn log(&self, program: &str) -> PathBuf {
         log_file(self.folder.path(), program)
@@ -126,9 +124,9 @@ impl ApiServer {
         self.children.iter().map(Child::id).collect()
     }
 
-    /// Ends it and removes its state. Dropping does the same, and holds up the thread for it.
+    /// Stops it and removes its state. Dropping does the same, and blocks the thread meanwhile.
     pub async fn stop(self) {
-        // The task only panics if dropping does, and then the test should see it.
+        // The task panics only if dropping does, and then the test should see the panic.
         if let Err(error) = tokio::task::spawn_blocking(move || drop(self)).await
             && let Ok(panic) = error.try_into_panic()
         {
@@ -141,7 +139,7 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         control_plane::end(self.folder.path());
         for child in &mut self.children {
-            // It has ended; this only lets the kernel forget it.
+            // It has ended. This only reaps it.
             let _ = child.wait();
         }
     }
@@ -150,7 +148,7 @@ impl Drop for ApiServer {
 /// An API server that only this machine reaches.
 pub(crate) fn loopback(port: u16, mut arguments: Vec<String>) -> Serving {
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    // Others may share the port that we hold; the Service `kubernetes` cannot have a loopback address as its endpoint.
+    // Others may share the reserved port. The Service `kubernetes` cannot have a loopback address as its endpoint.
     let own = ["--permit-port-sharing", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"];
     arguments.splice(0..0, own.map(str::to_owned));
     Serving {
@@ -164,8 +162,8 @@ pub(crate) fn loopback(port: u16, mut arguments: Vec<String>) -> Serving {
     }
 }
 
-/// A free port, and the socket that keeps it free: bound with `SO_REUSEPORT` and never listening, it lets the API
-/// server have the port and nobody else, so that two servers which start at once cannot be given the same.
+/// A free port, and the socket that reserves it. The socket is bound with `SO_REUSEPORT` and never listens, so only the
+/// API server can use the port, and two servers that start at the same time cannot get the same one.
 pub(crate) fn hold_port() -> io::Result<(u16, TcpSocket)> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseport(true)?;
@@ -175,17 +173,17 @@ pub(crate) fn hold_port() -> io::Result<(u16, TcpSocket)> {
 
 const OWNER: &str = "owner.json";
 
-/// Says whose a folder is.
+/// Records the process that owns a folder.
 fn claim(folder: &Path) -> io::Result<()> {
     let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     fs::write(folder.join(OWNER), serde_json::to_vec(&Process::observe("test", pid)?)?)
 }
 
-/// Removes the folders of those who have ended without doing so.
+/// Removes the folders of processes that ended without doing so.
 fn remove_abandoned(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let folder = entry?.path();
-        // One without an owner is being made, or being removed by another.
+        // A folder without an owner is being created, or removed by another process.
         let Ok(owner) = fs::read(folder.join(OWNER)) else { continue };
         if serde_json::from_slice::<Process>(&owner).is_ok_and(|owner| !owner.is_running()) {
             control_plane::end(&folder);

@@ -1,4 +1,4 @@
-//! The API server's audit log: who asked it for what, and what it answered. The witness for every test that counts.
+//! The API server's audit log: the user, request and answer. Every test that counts requests relies on it.
 //!
 //! Everything is recorded at level Metadata, so a Secret's content never is; one entry per request, when it is complete.
 //! A watch is complete when it ends, so it appears only then.
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use crate::growing::{end_of_lines, lines_from};
 
-/// The policy the API server is given.
+/// The audit policy of the API server.
 pub(crate) fn policy() -> Value {
     json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived", "ResponseStarted"],
         "rules": [
-            // Asked by whoever waits for the server, as often as they like.
+            // Clients that wait for the server send these, as often as they like.
             {"level": "None", "nonResourceURLs": ["/healthz*", "/livez*", "/readyz*"]},
             {"level": "Metadata"},
         ],
@@ -32,30 +32,25 @@ pub struct AuditLog {
     path: PathBuf,
 }
 
-/// A place in an audit log: where a line begins.
+/// A position in an audit log: the beginning of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
 
-/// The audit log could not be read.
+/// The reason why the audit log cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// The file could not be read.
     #[error("the audit log {} could not be read: is its API server still up?", path.display())]
     Read {
-        /// Which file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A line is not an audit event.
     #[error("the audit log {} holds a line that is no event: {line}", path.display())]
     Line {
-        /// Which file.
         path: PathBuf,
         /// The line.
         line: String,
-        /// Why.
         #[source]
         source: serde_json::Error,
     },
@@ -64,36 +59,36 @@ pub enum AuditError {
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The id the server gave it, also in the answer's header `Audit-Id`.
+    /// The id that the server assigned, also in the answer's header `Audit-Id`.
     pub id: String,
     /// When it was received.
     pub received: Timestamp,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or the HTTP method in small letters.
     pub verb: String,
-    /// Who asked.
+    /// The user.
     pub user: String,
-    /// As whom, where the request impersonated.
+    /// The impersonated user, if there is one.
     pub impersonated: Option<String>,
     /// The API group of the resource; empty for the core group.
     pub group: String,
-    /// The resource in the plural, such as `secrets`; empty where the request is about none, such as `/version`.
+    /// The resource in the plural, such as `secrets`; empty for a request without one, such as `/version`.
     pub resource: String,
     /// Such as `status`; else empty.
     pub subresource: String,
-    /// Empty for what has none.
+    /// Empty for requests without a namespace.
     pub namespace: String,
-    /// Empty for lists and for objects whose name the server makes.
+    /// Empty for lists, and for objects whose name the server generates.
     pub name: String,
-    /// The HTTP status that was answered.
+    /// The HTTP status of the answer.
     pub code: u16,
-    /// What the client calls itself.
+    /// The client's name for itself.
     pub user_agent: String,
     /// Path and query.
     pub uri: String,
 }
 
 impl Entry {
-    /// Whether it asks for a change, granted or not. Reviews (who am I, may I) are created but change nothing.
+    /// Whether it requests a change, successful or not. Reviews (who am I, may I) are created but change nothing.
     #[must_use]
     pub fn is_write(&self) -> bool {
         matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
@@ -101,7 +96,7 @@ impl Entry {
             && !self.resource.is_empty()
     }
 
-    /// Whether it was carried out.
+    /// Whether it succeeded.
     #[must_use]
     pub fn succeeded(&self) -> bool {
         (200..300).contains(&self.code)
@@ -115,14 +110,14 @@ impl AuditLog {
         Self { path: path.to_owned() }
     }
 
-    /// The place behind the last whole line; a line that is being written comes after it. A request is recorded when its
-    /// handler returns: before its answer is sent where that fits the server's buffer (4 KiB), just after it where it does
-    /// not, so poll for what must be there.
+    /// The position after the last complete line. A line that is being written comes after it. A request is recorded
+    /// when its handler returns: before its answer is sent if that fits the server's buffer (4 KiB), otherwise just
+    /// after it, so poll for expected entries.
     pub fn mark(&self) -> Result<Mark, AuditError> {
         end_of_lines(&self.path).map(Mark).map_err(|source| self.unreadable(source))
     }
 
-    /// What was recorded behind the mark, in the order in which the requests were completed.
+    /// The requests that were recorded after the mark, in the order of their completion.
     pub fn since(&self, mark: Mark) -> Result<Vec<Entry>, AuditError> {
         let text = lines_from(&self.path, mark.0).map_err(|source| self.unreadable(source))?;
         let mut entries = Vec::new();

@@ -1,11 +1,11 @@
-//! Where things are kept: programs and images that outlive a checkout, and the state of what is up.
+//! The directories for everything: programs and images that outlive a checkout, and the state of running clusters.
 //!
-//! Everything lies under one folder, so that removing it is always safe once nothing is up; a second place would be
-//! forgotten by whoever cleans.
+//! Everything is in one folder, so that removing it is always safe when no cluster is up. People who clean up would
+//! forget a second folder.
 
 use std::path::{Path, PathBuf};
 
-/// The folder all of it lies in.
+/// The folder that contains everything.
 #[derive(Debug, Clone)]
 pub struct Cache(PathBuf);
 
@@ -36,19 +36,19 @@ impl Cache {
         self.0.join("bin")
     }
 
-    /// Images as OCI tars, and what they are made from.
+    /// Images as OCI tars, and their layers.
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.0.join("images")
     }
 
-    /// The state of what is up, a folder per cluster.
+    /// The state of running clusters, a folder for each.
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.0.join("run")
     }
 
-    /// Whether a path lies in the state of something that was started here.
+    /// Whether a path is in the state of something that was started here.
     #[must_use]
     pub fn owns(&self, path: &Path) -> bool {
         path.starts_with(self.run())

@@ -1,7 +1,7 @@
-//! The cluster's own authority, and what it signs: who the programs and the admin are to each other.
+//! The cluster's own certificate authority, and its certificates for the programs and the admin.
 //!
-//! One authority per cluster, made when it comes up and gone with it; a key that outlived its cluster would be an
-//! admin of the next one. All keys are P-256.
+//! Each cluster has its own authority, which is created at its start and removed with it. A key that outlived its
+//! cluster would be an admin's key for the next one. All keys are P-256.
 
 use std::fs;
 use std::io;
@@ -13,24 +13,20 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
-/// A certificate could not be made or written.
+/// The reason why a certificate cannot be made or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The cryptography refused.
     #[error("the certificate of {subject} could not be made")]
     Make {
-        /// Whose certificate.
+        /// The subject of the certificate.
         subject: String,
-        /// Why.
         #[source]
         source: rcgen::Error,
     },
     /// The file could not be written.
     #[error("{} could not be written: look at its folder's permissions and the free space", path.display())]
     Write {
-        /// Which file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -49,7 +45,7 @@ pub(crate) struct Identity {
 }
 
 impl Authority {
-    /// Makes the authority, and with it the key that signs service accounts' tokens.
+    /// Creates the authority, and the key that signs service accounts' tokens.
     pub(crate) fn create(folder: &Path) -> Result<Self, CertificateError> {
         let make = |source| CertificateError::Make { subject: "the authority".to_owned(), source };
         let mut parameters = parameters("landfall-cluster", None);
@@ -70,14 +66,14 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A client: its name and its group as Kubernetes reads them, the common name and the organization.
+    /// A client certificate. Its common name and organization are the user and group for Kubernetes.
     pub(crate) fn client(&self, user: &str, group: Option<&str>) -> Result<Identity, CertificateError> {
         let mut parameters = parameters(user, group);
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(user, &parameters)
     }
 
-    /// A server, by the names and addresses under which it is called; written as `NAME.crt` and `NAME.key`.
+    /// A server certificate for these names and addresses, written as `NAME.crt` and `NAME.key`.
     pub(crate) fn write_server(&self, name: &str, hosts: &[&str], ips: &[IpAddr]) -> Result<(), CertificateError> {
         let make = |source| CertificateError::Make { subject: name.to_owned(), source };
         let mut parameters = parameters(name, None);
@@ -118,7 +114,7 @@ fn parameters(name: &str, organization: Option<&str>) -> CertificateParams {
     parameters
 }
 
-/// Writes a file that only its owner reads.
+/// Writes a file that only its owner can read.
 pub(crate) fn write_private(path: &Path, content: &str) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;

@@ -1,4 +1,4 @@
-//! The command line: what a person types, and what it prints. Results go to standard output, all else to standard error.
+//! The command line. Results go to standard output, everything else to standard error.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -181,7 +181,7 @@ fn named(cache: &Cache, name: Option<Name>) -> Result<Cluster, Box<dyn Error>> {
     Ok(Cluster::named(cache, name))
 }
 
-/// A kubeconfig that the environment names and that is none of ours.
+/// A kubeconfig in the environment that does not belong to a cluster of this program.
 fn foreign_kubeconfig(cache: &Cache) -> Option<PathBuf> {
     let path = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)?;
     (!cache.owns(&path)).then_some(path)
@@ -198,7 +198,7 @@ async fn up(cluster: &Cluster, kind: Kind) -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     tokio::select! {
         result = cluster.up(kind) => result?,
-        // What was started is recorded; the next `up` or `down` ends it.
+        // Started processes are recorded. The next `up` or `down` ends them.
         _ = tokio::signal::ctrl_c() => return Err("interrupted: `cargo cluster down` removes what was started".into()),
     }
     eprintln!("cluster {} is up after {:.1} s", cluster.name(), started.elapsed().as_secs_f32());
@@ -270,7 +270,7 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-/// Becomes the program; returns only why it could not.
+/// Replaces this process by the program. Returns only an error.
 fn exec(cluster: &Cluster, command: &[OsString]) -> Result<io::Error, Box<dyn Error>> {
     let (program, arguments) = command.split_first().ok_or("no program")?;
     Ok(cluster.in_network(program)?.args(arguments).exec())

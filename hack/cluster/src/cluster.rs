@@ -1,7 +1,7 @@
-//! Clusters that have a name and outlive the command that brought them up.
+//! Clusters that have a name and outlive the command that started them.
 //!
-//! A cluster is its folder: what it was made as, the record of each process, logs, keys. `down` ends what is recorded
-//! there and removes it last, so that whatever interrupts a command, the next one finds what is left.
+//! A cluster is its folder: its kind, the record of each process, logs and keys. `down` ends the recorded processes and
+//! removes the folder last, so that after an interrupted command the next one finds the rest.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -25,11 +25,11 @@ use crate::process::{Launcher, Process, Tie, log_file};
 use crate::programs::{ProgramError, Programs};
 use crate::tools::{self, MissingTools};
 
-/// The name of a cluster: a DNS label of at most 30 characters, for it names the node, too.
+/// The name of a cluster: a DNS label of at most 30 characters, because the node has it, too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name(String);
 
-/// A name that no cluster can have.
+/// A name that is not allowed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} names no cluster: take at most 30 small letters, digits and hyphens, a letter first and no hyphen last")]
 pub struct InvalidName(String);
@@ -53,7 +53,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// What a cluster consists of.
+/// The parts of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// etcd, the API server and the controllers.
@@ -62,79 +62,72 @@ pub enum Kind {
     Node,
 }
 
-/// Something about a cluster did not work.
+/// The reason why a command about a cluster failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The machine lacks tools.
     #[error(transparent)]
     Tools(#[from] MissingTools),
-    /// Its programs could not be had.
+    /// Its programs cannot be found or built.
     #[error(transparent)]
     Programs(#[from] ProgramError),
     /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Its node did not start, or could not do what was asked.
+    /// Its node did not start, or a command in it failed.
     #[error(transparent)]
     Node(#[from] NodeError),
     /// There is no cluster of this name.
     #[error("no cluster {0} is up: `cargo cluster up {0}` starts it, `cargo cluster status` lists those that are")]
     NotUp(Name),
-    /// What was asked for takes a node.
+    /// The command needs a node.
     #[error("cluster {0} has no node: `cargo cluster down {0}`, then `cargo cluster up {0}` without --api-only")]
     NoNode(Name),
     /// It has no such program.
     #[error("cluster {cluster} has no program {program}: `cargo cluster status {cluster}` lists those it has")]
     NoProgram {
-        /// Which cluster.
         cluster: Name,
-        /// What it was asked for.
+        /// The requested program.
         program: String,
     },
-    /// A program could not be started again.
+    /// A program cannot be started again.
     #[error("{program} of cluster {cluster} could not be started again")]
     Restart {
-        /// Which cluster.
         cluster: Name,
-        /// Which program.
         program: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// It is up in the other form.
+    /// It is up as another kind.
     #[error("cluster {0} is up in another form: `cargo cluster down {0}` first, or take another name")]
     OtherKind(Name),
-    /// A file of the cluster could not be used.
+    /// A file of the cluster cannot be used.
     #[error("{} of cluster {name} could not be used", path.display())]
     File {
-        /// Which cluster.
         name: Name,
-        /// Which file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
 }
 
-/// What a cluster was made as.
+/// The stored kind of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     kind: Kind,
 }
 
-/// How a cluster is.
+/// The status of a cluster.
 #[derive(Debug, Clone)]
 pub struct Status {
-    /// What it was made as; none if it was never completely up.
+    /// Its kind. `None` if it was never completely up.
     pub kind: Option<Kind>,
-    /// Its processes, and whether each runs.
+    /// Its processes, and whether each is running.
     pub processes: Vec<(Process, bool)>,
 }
 
 impl Status {
-    /// Whether it came up and all of it runs.
+    /// Whether it is completely up.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.kind.is_some() && self.processes.iter().all(|(_, runs)| *runs)
@@ -150,13 +143,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster of this name.
+    /// The cluster with this name.
     #[must_use]
     pub fn named(cache: &Cache, name: Name) -> Self {
         Self { folder: parent(cache).join(&name.0), name, cache: cache.clone() }
     }
 
-    /// All that have a folder: those that are up, and those of which something is left.
+    /// All clusters with a folder: those that are up, and the remains of others.
     pub fn all(cache: &Cache) -> io::Result<Vec<Self>> {
         let entries = match fs::read_dir(parent(cache)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -168,14 +161,13 @@ impl Cluster {
         Ok(names.into_iter().map(|name| Self::named(cache, name)).collect())
     }
 
-    /// Its name.
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
     }
 
-    /// Brings it up and returns when it is ready. One that is up already is left as it is; what is left of one that came
-    /// to harm is taken down first.
+    /// Starts it and returns when it is ready. A running cluster is left unchanged; the remains of a broken one are
+    /// taken down first.
     pub async fn up(&self, kind: Kind) -> Result<(), ClusterError> {
         let _lock = self.lock()?;
         let status = self.status()?;
@@ -188,7 +180,7 @@ impl Cluster {
             Kind::ApiOnly => self.start_api_server().await,
             Kind::Node => node::start(&self.cache, &self.name.0, &self.folder).await.map_err(Into::into),
         };
-        // The logs say what went wrong, so what failed is ended and its folder stays until the next `up` or `down`.
+        // The logs show the cause. The processes are ended, and the folder stays until the next `up` or `down`.
         if let Err(error) = started {
             self.end()?;
             return Err(error);
@@ -202,14 +194,14 @@ impl Cluster {
         tools::require(&tools::API)?;
         let programs = Programs::api(&self.cache)?;
         let launcher = Launcher { tie: Tie::Detached, folder: self.folder.clone() };
-        // Let go of when the server has it.
+        // The reserved port is released after the server has it.
         let (port, _held) = hold_port().map_err(StartError::Port)?;
         control_plane::start(&launcher, &programs, &loopback(port, Vec::new()), &self.name.0).await?;
         let folder = self.programs();
         programs.with_kubectl(&self.cache)?.link_into(&folder).map_err(self.in_file(&folder))
     }
 
-    /// Ends it and removes all of it.
+    /// Ends its processes and removes all its files.
     pub fn down(&self) -> Result<(), ClusterError> {
         let _lock = self.lock()?;
         self.remove()
@@ -224,7 +216,7 @@ impl Cluster {
         }
     }
 
-    /// Ends all of it. Of a node, ending the first process ends the rest.
+    /// Ends its processes. On a node, the end of the first process ends the rest.
     fn end(&self) -> Result<(), ClusterError> {
         if let Some(first) = node::first(&self.folder).map_err(self.in_file(&self.folder))? {
             namespaces::end(&first).map_err(NodeError::from)?;
@@ -233,7 +225,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// How it is.
     pub fn status(&self) -> Result<Status, ClusterError> {
         let processes = Process::recorded(&self.folder).map_err(self.in_file(&self.folder.join("pids")))?;
         let kind =
@@ -250,50 +241,50 @@ impl Cluster {
         Ok(control_plane::admin_kubeconfig(&self.folder))
     }
 
-    /// What its API server was asked.
+    /// The requests to its API server.
     #[must_use]
     pub fn audit_log(&self) -> AuditLog {
         AuditLog::at(&control_plane::audit_log(&self.folder))
     }
 
-    /// The folder in which its programs lie under their own names, kubectl among them.
+    /// The folder that contains its programs under their own names, including kubectl.
     #[must_use]
     pub fn programs(&self) -> PathBuf {
         self.folder.join("bin")
     }
 
-    /// The folder, on this machine, of one of the volumes that wait to be claimed.
+    /// The folder, on this machine, of one of the volumes for claims.
     #[must_use]
     pub fn volume(&self, name: &str) -> PathBuf {
         node::volume(&self.folder, name)
     }
 
-    /// Makes the image in an OCI tar known to the node.
+    /// Imports the image in an OCI tar into the node.
     pub fn load(&self, image: &Path) -> Result<(), ClusterError> {
         Ok(node::import(&self.first()?, &self.programs().join("ctr"), image)?)
     }
 
-    /// A command in the network of the node; its files and processes are the machine's.
+    /// A command in the network of the node. Its files and processes are the machine's.
     pub fn in_network(&self, program: &OsStr) -> Result<Command, ClusterError> {
         let mut command = namespaces::network_of(&self.first()?, program, &[]);
         command.env("KUBECONFIG", self.kubeconfig()?);
         Ok(command)
     }
 
-    /// A command in the network and among the mounts of the node, where containerd's socket is.
+    /// A command in the network and the mounts of the node, which include containerd's socket.
     pub fn among_mounts(&self, program: &Path) -> Result<Command, ClusterError> {
         Ok(namespaces::mounts_of(&self.first()?, program))
     }
 
-    /// Kills one of its programs, as the kernel would for want of memory. The cluster is then not up any more, but all the
-    /// rest of it runs. Blocks until it is gone.
+    /// Kills one of its programs, like the kernel when memory runs out. The cluster then counts as not up, but the rest
+    /// runs. Blocks until the program is gone.
     pub fn kill(&self, program: &str) -> Result<(), ClusterError> {
         self.program(program)?.end(Duration::ZERO);
         Ok(())
     }
 
-    /// Kills one of its programs if it runs, and starts it as it was started first. Returns when it is started, and when
-    /// containerd answers: a kubelet that is started before ends. Blocks.
+    /// Kills one of its programs if it runs, and starts it again with the same command. Returns when it is started and
+    /// containerd answers, because a kubelet that starts before that exits. Blocks.
     pub fn restart(&self, program: &str) -> Result<(), ClusterError> {
         let process = self.program(program)?;
         process.end(Duration::ZERO);
@@ -303,7 +294,7 @@ impl Cluster {
         let failed = |source| ClusterError::Restart { cluster: self.name.clone(), program: program.to_owned(), source };
         let (command, arguments) = process.command().ok_or_else(|| self.no_program(program))?;
         let (_, mut child) = launcher.start(program, command, arguments).map_err(failed)?;
-        // Whoever started it collects it, should it end before them.
+        // This process started it, so it reaps it if it ends first.
         std::thread::spawn(move || child.wait());
         match &launcher.tie {
             Tie::Inside(first) if program == "containerd" => node::answers(*first).map_err(failed),
@@ -327,7 +318,7 @@ impl Cluster {
         first.ok_or_else(|| ClusterError::NoNode(self.name.clone()))
     }
 
-    /// The programs that have a log.
+    /// The logs of its programs.
     pub fn logs(&self) -> Result<Vec<PathBuf>, ClusterError> {
         let folder = self.folder.join("logs");
         let entries = fs::read_dir(&folder).map_err(|_| ClusterError::NotUp(self.name.clone()))?;
@@ -347,7 +338,7 @@ impl Cluster {
         status.kind.filter(|_| status.is_up()).ok_or_else(|| ClusterError::NotUp(self.name.clone()))
     }
 
-    /// Held while the cluster changes, so that two commands do not bring up the same one.
+    /// Held while the cluster changes, so that two commands do not start the same one.
     fn lock(&self) -> Result<File, ClusterError> {
         let parent = parent(&self.cache);
         fs::create_dir_all(&parent).map_err(self.in_file(&parent))?;

@@ -1,4 +1,4 @@
-//! A command of the machine that is run to its end.
+//! Runs a command of the machine to its end.
 
 use std::process::Command;
 
@@ -8,11 +8,11 @@ use std::process::Command;
 pub struct CommandError {
     /// The command, as typed.
     pub command: String,
-    /// What it wrote to its standard error, or why it could not be run.
+    /// Its standard error, or the reason why it could not run.
     pub message: String,
 }
 
-/// Runs a command to its end, without input but what it was given.
+/// Runs a command to its end, without any other input.
 pub(crate) fn run(command: &mut Command) -> Result<(), CommandError> {
     let message = match command.output() {
         Ok(output) if output.status.success() => return Ok(()),

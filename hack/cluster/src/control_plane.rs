@@ -1,7 +1,8 @@
-//! etcd, the API server with its audit log, and the controllers: the part that `up`, `up --api-only` and the tests share.
+//! etcd, the API server with its audit log, and the controllers: the common part of `up`, `up --api-only` and the
+//! tests.
 //!
-//! etcd is reached through a socket in the cluster's own folder, so that it takes no port and nobody else talks to it.
-//! The API server has to end before etcd: without etcd it hangs in its shutdown and keeps its port.
+//! etcd listens on a socket in the cluster's own folder, so that it takes no port and nobody else can reach it. The API
+//! server has to end before etcd, because without etcd its shutdown hangs and it keeps its port.
 
 use std::fs;
 use std::io;
@@ -19,81 +20,76 @@ use crate::kubeconfig;
 use crate::process::{Launcher, Process};
 use crate::programs::Programs;
 
-/// How long a program may take until it serves. A warm start takes about 2 s; the machine may be doing much else.
+/// How long a program may take until it serves. A warm start takes about 2 s, but the machine may be busy.
 const START_LIMIT: Duration = Duration::from_mins(4);
 
-/// A cluster did not start.
+/// The reason why a cluster did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Certificates could not be made.
+    /// Certificates cannot be made.
     #[error(transparent)]
     Certificates(#[from] CertificateError),
-    /// A file of the cluster could not be written.
+    /// A file of the cluster cannot be written.
     #[error("{} could not be written: look at its folder's permissions and the free space", path.display())]
     File {
-        /// Which file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// A program could not be started.
+    /// A program cannot be started.
     #[error("{program} could not be started")]
     Spawn {
-        /// Which program.
         program: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// A program ended while others waited for it.
+    /// A program ended during the start.
     #[error("{program} ended while it was waited for; the end of its log {}:\n{tail}", log.display())]
     Ended {
-        /// Which program.
         program: String,
         /// Its log.
         log: PathBuf,
         /// The log's last lines.
         tail: String,
     },
-    /// A program did not get ready in time.
+    /// A program was not ready in time.
     #[error("{what} took more than {} s; the end of the log {}:\n{tail}", START_LIMIT.as_secs(), log.display())]
     Late {
-        /// What was waited for.
+        /// The condition that was waited for.
         what: String,
-        /// The log of the program that was waited for.
+        /// The log of that program.
         log: PathBuf,
         /// The log's last lines.
         tail: String,
     },
-    /// The API server refused what a new cluster begins with.
+    /// The API server refused an object of a new cluster.
     #[error("the API server refused a request of its own cluster")]
     Request(#[source] io::Error),
-    /// No port of the loopback interface could be had.
+    /// There is no free port on the loopback interface.
     #[error("no free port on 127.0.0.1")]
     Port(#[source] io::Error),
 }
 
-/// Where an API server listens, and what it has to know of the rest.
+/// The address of an API server, and its other settings.
 pub(crate) struct Serving {
-    /// Listened on.
+    /// The address to listen on.
     pub(crate) bind: IpAddr,
     pub(crate) port: u16,
-    /// Under which clients of the machine reach it.
+    /// The address for clients on the machine.
     pub(crate) reach: IpAddr,
-    /// Further addresses of it, for its certificate.
+    /// Further addresses in its certificate.
     pub(crate) others: Vec<IpAddr>,
-    /// What only this kind of cluster passes.
+    /// Further arguments for this kind of cluster.
     pub(crate) arguments: Vec<String>,
     /// Further programs that get a kubeconfig: each one's name, user and group.
     pub(crate) identities: Vec<(&'static str, String, Option<&'static str>)>,
-    /// etcd syncs each write to disk. Nothing of a cluster for tests has to survive the machine, and a sync is most of a
-    /// write's time on a laptop.
+    /// etcd syncs each write to disk. The data of a test cluster need not survive a crash of the machine, and a sync is
+    /// most of a write's time on a laptop.
     pub(crate) durable: bool,
 }
 
 impl Serving {
-    /// Under which clients of the machine reach it.
+    /// The URL for clients on the machine.
     pub(crate) fn url(&self) -> String {
         format!("https://{}", SocketAddr::new(self.reach, self.port))
     }
@@ -103,25 +99,25 @@ impl Serving {
 pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
 const SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
-/// A control plane that runs.
+/// A running control plane.
 pub(crate) struct ControlPlane {
     pub(crate) authority: Authority,
     pub(crate) api: Api,
-    /// In the order in which they were started, with our own children's handles.
+    /// The processes in the order of their start, with the handles of our own children.
     pub(crate) processes: Vec<(Process, Child)>,
 }
 
-/// The admin's kubeconfig, below the folder of its cluster.
+/// The admin's kubeconfig in the folder of its cluster.
 pub(crate) fn admin_kubeconfig(folder: &Path) -> PathBuf {
     folder.join("kubeconfig")
 }
 
-/// The audit log, below the folder of its cluster.
+/// The audit log in the folder of its cluster.
 pub(crate) fn audit_log(folder: &Path) -> PathBuf {
     folder.join("audit.log")
 }
 
-/// Starts a control plane and returns when it serves. What was started when an error is returned is recorded.
+/// Starts a control plane and returns when it serves. Processes that were started before an error are recorded.
 pub(crate) async fn start(
     launcher: &Launcher,
     programs: &Programs,
@@ -167,7 +163,7 @@ pub(crate) async fn start(
         })
         .await?;
     plane.start(launcher, programs, "kube-controller-manager", &controller_arguments(folder))?;
-    // The API server refuses pods until their namespace has an account for them.
+    // The API server refuses pods until their namespace has a service account for them.
     plane
         .wait(launcher, "kube-controller-manager", "the first service account", async |api| {
             let account = api.get("/api/v1/namespaces/default/serviceaccounts/default").await;
@@ -191,7 +187,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Waits until a condition holds that the named program brings about, as long as all programs run.
+    /// Waits, while all programs run, until a condition is true that the named program causes.
     pub(crate) async fn wait(
         &self,
         launcher: &Launcher,
@@ -215,10 +211,10 @@ impl ControlPlane {
     }
 }
 
-/// Ends what was recorded below a cluster's folder. Nothing is asked to end in order, for its state goes with it, but
-/// etcd is taken from under no one: the API server ends before it. Blocks.
+/// Ends the processes that are recorded in a cluster's folder, without a graceful stop, because their state is removed
+/// with them. The API server ends before etcd, which it needs. Blocks.
 pub(crate) fn end(folder: &Path) {
-    // A folder whose records cannot be read holds none of a process that could still run: they are written at once.
+    // Records are complete, so an unreadable one does not belong to a process that could still run.
     let mut processes = Process::recorded(folder).unwrap_or_default();
     processes.sort_by_key(|process| match process.name.as_str() {
         "etcd" => 2,
@@ -241,7 +237,7 @@ fn etcd_arguments(durable: bool) -> Vec<String> {
         "--initial-advertise-peer-urls=unix://etcd-peer.sock",
         "--initial-cluster=etcd=unix://etcd-peer.sock",
     ];
-    // Neither is a commit of what changed due every 100 ms, where nothing is to outlive a crash.
+    // Without durability, changes need not be committed every 100 ms either.
     let unsynced: &[_] = if durable { &[] } else { &["--unsafe-no-fsync", "--backend-batch-interval=1s"] };
     arguments.iter().chain(unsynced).map(|argument| (*argument).to_owned()).collect()
 }
@@ -264,7 +260,7 @@ fn api_server_arguments(folder: &Path, serving: &Serving) -> Vec<String> {
         format!("--service-cluster-ip-range={SERVICE_RANGE}"),
         format!("--audit-policy-file={}", folder.join("audit-policy.json").display()),
         format!("--audit-log-path={}", audit_log(folder).display()),
-        // A rotated log would lose what was marked. In megabytes; 0 is the default of 100.
+        // Marks in a rotated log would be lost. In megabytes; 0 is the default of 100.
         "--audit-log-maxsize=1000000".to_owned(),
     ];
     arguments.extend(serving.arguments.iter().cloned());
@@ -275,12 +271,12 @@ fn controller_arguments(folder: &Path) -> Vec<String> {
     let pki = |file: &str| folder.join("pki").join(file).display().to_string();
     vec![
         format!("--kubeconfig={}", component_kubeconfig(folder, "kube-controller-manager").display()),
-        // Its own health is not asked for, so it takes no port.
+        // Nobody asks for its health, so it takes no port.
         "--secure-port=0".to_owned(),
         "--leader-elect=false".to_owned(),
-        // So that the audit log tells the garbage collector from the rest.
+        // With these, the audit log distinguishes the garbage collector from the rest.
         "--use-service-account-credentials".to_owned(),
-        // Each controller begins by making its account; at the default 20 requests per second that takes 5 s.
+        // Each controller first creates its service account. At the default of 20 requests per second that takes 5 s.
         "--kube-api-qps=500".to_owned(),
         "--kube-api-burst=1000".to_owned(),
         format!("--service-account-private-key-file={}", pki("service-accounts.key")),
@@ -288,7 +284,7 @@ fn controller_arguments(folder: &Path) -> Vec<String> {
     ]
 }
 
-/// The kubeconfig of a part of the cluster.
+/// The kubeconfig of a component.
 pub(crate) fn component_kubeconfig(folder: &Path, component: &str) -> PathBuf {
     folder.join("pki").join(format!("{component}.kubeconfig"))
 }

@@ -1,8 +1,8 @@
-//! The Debian that the images are made of, from this machine's own package sources: packages, trimmed, packed as a layer
-//! and kept, so that only a first image takes a minute.
+//! The Debian system of the images, from this machine's own package sources: installed, trimmed, packed as a layer and
+//! cached, so that only the first image takes a minute.
 //!
-//! What is in a layer is decided by what is written here and by the sources; a layer is made anew when this changes, not
-//! when a package does: remove it from the cache for that.
+//! This module and the sources determine a layer. A layer is built again when this module changes, but not when a
+//! package does: remove it from the cache for that.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,22 +13,22 @@ use crate::command::run;
 use crate::image::{ImageError, in_file, pack, packing};
 use crate::tools;
 
-/// The file system of an image before anything of ours is in it.
+/// The file system of an image, without our programs.
 pub(crate) struct Root {
     /// Names the layer in the cache.
     pub(crate) name: &'static str,
     packages: &'static [&'static str],
-    /// The one user, by name and number, and its home.
+    /// The only user: name, number and home.
     user: &'static str,
     number: u32,
     home: &'static str,
 }
 
-/// What the operator needs: git, and the authorities that sign servers.
+/// The operator's packages: git, and the certificate authorities of servers.
 pub(crate) const OPERATOR: Root =
     Root { name: "operator", packages: &["ca-certificates", "git"], user: "landfall", number: 65532, home: "/tmp" };
 
-/// What a person needs to work on a branch in a terminal.
+/// The packages that a person needs to work on a branch in a terminal.
 pub(crate) const WORKSPACE: Root = Root {
     name: "workspace",
     packages: &["ca-certificates", "curl", "gh", "git", "less", "nano", "openssh-client", "vim-tiny"],
@@ -37,7 +37,7 @@ pub(crate) const WORKSPACE: Root = Root {
     home: "/home/dev",
 };
 
-/// Makes the base. Certificates come first, for sources that are read over TLS.
+/// Installs the base. Certificates come first, for sources that are read over TLS.
 const BOOTSTRAP: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 root "$ROOT"
@@ -46,7 +46,7 @@ printf %s "$SOURCES" > "$ROOT/etc/apt/sources.list"
 exec "$@"
 "#;
 
-/// Makes an image's system from the base.
+/// Makes the system of an image from the base.
 const EXTEND: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 root "$ROOT"
@@ -57,7 +57,7 @@ chroot "$ROOT" /bin/sh -c "$FINISH" sh "$NAME" "$NUMBER" "$PLACE" >&2
 exec "$@"
 "#;
 
-/// Brings the system up to date and installs packages; within the new system.
+/// Updates the system and installs packages. Runs in the new system.
 const INSTALL: &str = r#"
 set -eu
 export DEBIAN_FRONTEND=noninteractive
@@ -66,7 +66,8 @@ apt-get -qq -y --no-install-recommends upgrade
 apt-get -qq -y --no-install-recommends install "$@"
 "#;
 
-/// Makes the user and removes what a container does not read or must not know, but not the licences; within the new system.
+/// Creates the user, and removes files that a container does not read or must not have, except licences. Runs in the
+/// new system.
 const FINISH: &str = r#"
 set -eu
 printf '%s:x:%s:\n' "$1" "$2" >> /etc/group
@@ -90,7 +91,7 @@ struct Source {
 }
 
 impl Root {
-    /// The layer, from the cache or made now, which takes a minute or two.
+    /// The layer, from the cache or built now, which takes a minute or two.
     pub(crate) fn layer(&self, cache: &Cache) -> Result<PathBuf, ImageError> {
         let folder = cache.images();
         fs::create_dir_all(&folder).map_err(in_file(&folder))?;
@@ -113,15 +114,15 @@ impl Root {
         Ok(layer)
     }
 
-    /// All that is decided here.
+    /// Everything in this module that determines the layer.
     fn inputs(&self) -> String {
         format!("{:?}\n{} {} {}\n{INSTALL}{FINISH}", self.packages, self.user, self.number, self.home)
     }
 
-    /// Installs the packages on the base and packs what comes of it.
+    /// Installs the packages on the base, and packs the result.
     fn make(&self, folder: &Path, layer: &Path) -> Result<(), ImageError> {
         let base = base(folder)?;
-        // A container gets its own of these.
+        // A container gets its own of these directories.
         let without = ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./run/*"];
         let root = tempfile::tempdir_in(folder).map_err(in_file(folder))?;
         let pack = packing(root.path(), layer, &["."], &without);
@@ -136,7 +137,7 @@ impl Root {
     }
 }
 
-/// The smallest Debian of this machine's release, packed; what all images begin with.
+/// The smallest Debian of this machine's release, packed. All images are based on it.
 fn base(folder: &Path) -> Result<PathBuf, ImageError> {
     let release = fs::read_to_string("/etc/os-release").map_err(in_file(Path::new("/etc/os-release")))?;
     let codename = codename(&release).ok_or(ImageError::NoSource)?;
@@ -158,12 +159,12 @@ fn base(folder: &Path) -> Result<PathBuf, ImageError> {
     Ok(packed)
 }
 
-/// A script that makes a system in `root`, followed by the command that packs it. The system is in memory and mounted for
-/// the script alone: dpkg asks for every file to be on the disk, which takes minutes, and nothing is left mounted.
+/// A script that makes a system in `root`, followed by the command that packs it. The system is in memory, and mounted
+/// only for the script: dpkg syncs every file to the disk, which takes minutes, and no mount is left behind.
 fn in_memory(root: &Path, script: &str, pack: &Command) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(pack.get_program()).args(pack.get_args());
-    // The machine's language is not in the new system, and its PATH may not lead to what is.
+    // The new system lacks the machine's locale, and the machine's PATH may not contain the new system's programs.
     command.env("LC_ALL", "C.UTF-8").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("ROOT", root);
     command
 }
@@ -189,7 +190,7 @@ fn codename(release: &str) -> Option<&str> {
     release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).map(|name| name.trim_matches('"'))
 }
 
-/// Packs the operator's program, and the one beside it that pods run, as the layer on top of its Debian.
+/// Packs the operator's program, and the one that pods run, as the layer on top of its Debian.
 pub(crate) fn program_layer(program: &Path, output: &Path) -> Result<(), ImageError> {
     use std::os::unix::fs::PermissionsExt;
     let parent = output.parent().unwrap_or(Path::new("."));
@@ -221,7 +222,7 @@ pub(crate) fn link_layer(link: &str, target: &str, output: &Path) -> Result<(), 
     pack(folder.path(), output, &[link], &["--owner=0", "--group=0"])
 }
 
-/// Makes a system of one program, which is a shell and all of its commands.
+/// Makes a system with one program, which contains a shell and all its commands.
 const BUSYBOX: &str = r#"
 set -eu
 cd "$ROOT"
@@ -237,7 +238,7 @@ printf 'root:x:0:0::/root:/bin/sh\n' > etc/passwd
 exec "$@"
 "#;
 
-/// The layer of a system that is busybox and nothing else, from the cache or made now.
+/// The layer of a system with only busybox, from the cache or built now.
 pub(crate) fn busybox_layer(cache: &Cache) -> Result<PathBuf, ImageError> {
     let folder = cache.images();
     fs::create_dir_all(&folder).map_err(in_file(&folder))?;

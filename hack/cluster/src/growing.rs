@@ -1,7 +1,7 @@
-//! Files that another process is still writing: only their whole lines are read.
+//! Files that another process is still writing: only their complete lines are read.
 //!
-//! A write of several KiB becomes visible piece by piece, so a reader can find half a line, or half a character, at the
-//! end. Files that are written once and then read go to a name of their own first and are renamed.
+//! A write of several KiB becomes visible in pieces, so a reader can find half a line, or half a character, at the end.
+//! Files that are written once and then read are written under another name first and renamed.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,12 +10,12 @@ use std::path::Path;
 /// How much is read at a time, backwards from the end.
 const CHUNK: u64 = 8 * 1024;
 
-/// The whole lines of a file.
+/// The complete lines of a file.
 pub fn whole_lines(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&lines_from(path, 0)?).into_owned())
 }
 
-/// The whole lines of a file that begin at an offset or after it. The offset is where a line begins.
+/// The complete lines of a file from an offset on. The offset has to be the beginning of a line.
 pub(crate) fn lines_from(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     if file.metadata()?.len() < offset {
@@ -28,7 +28,7 @@ pub(crate) fn lines_from(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The offset behind the last whole line of a file.
+/// The offset after the last complete line of a file.
 pub(crate) fn end_of_lines(path: &Path) -> io::Result<u64> {
     let mut file = File::open(path)?;
     let mut end = file.metadata()?.len();
@@ -45,7 +45,7 @@ pub(crate) fn end_of_lines(path: &Path) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Writes a file of which readers see all or nothing.
+/// Writes a file so that readers see all of it or nothing.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");

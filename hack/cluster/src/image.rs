@@ -1,7 +1,7 @@
-//! OCI images written without an engine: an image layout in a tar, as the OCI image specification has it, of layers that
-//! are tars already.
+//! Writes OCI images without an engine: an image layout in a tar, according to the OCI image specification, from layers
+//! that are tars already.
 //!
-//! The same layers and configuration give the same bytes, so that an image's digest says whether anything changed.
+//! The same layers and configuration give the same bytes, so an image's digest shows whether anything changed.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,19 +16,17 @@ use crate::command::{CommandError, run};
 use crate::debian;
 use crate::tools::MissingTools;
 
-/// An image could not be made.
+/// The reason why an image cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// A file could not be read or written.
+    /// A file cannot be read or written.
     #[error("{} could not be used to make an image", path.display())]
     File {
-        /// Which file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The user may not make a system.
+    /// The user is not permitted to make a system.
     #[error("making an image's Debian takes root, for chroot: run it with sudo, or use the Dockerfile with an engine")]
     NotRoot,
     /// The machine has no package sources of its own release.
@@ -44,13 +42,13 @@ pub enum ImageError {
     Command(#[from] CommandError),
 }
 
-/// What an image is made of.
+/// The input of an image.
 pub(crate) struct Image<'a> {
     /// Its reference with registry and tag, as the node's store names it.
     pub(crate) name: &'a str,
     /// The tars of its layers, the lowest first.
     pub(crate) layers: &'a [PathBuf],
-    /// What a container of it runs: the specification's `config`.
+    /// The configuration of its containers: the specification's `config`.
     pub(crate) config: Value,
 }
 
@@ -103,7 +101,7 @@ pub(crate) fn pack(folder: &Path, output: &Path, entries: &[&str], options: &[&s
     Ok(run(&mut packing(folder, output, entries, options))?)
 }
 
-/// The command that packs entries of a folder as a layer: sorted, without times, owned by the numbers they have.
+/// The command that packs entries of a folder as a layer: sorted, without times, with numeric owners.
 pub(crate) fn packing(folder: &Path, output: &Path, entries: &[&str], options: &[&str]) -> Command {
     let mut tar = Command::new("tar");
     tar.args(["--create", "--sort=name", "--mtime=@0", "--numeric-owner", "--format=gnu", "--file"]).arg(output);
@@ -121,7 +119,7 @@ pub(crate) fn write_pause(name: &str, folder: &Path, output: &Path) -> Result<()
     write(&Image { name, layers: &[layer], config }, output)
 }
 
-/// The operator's image: its program on Debian with git, as a user that is not root.
+/// The operator's image: its program on Debian with git, with a user that is not root.
 pub fn write_operator(cache: &Cache, name: &str, program: &Path, output: &Path) -> Result<(), ImageError> {
     let root = debian::OPERATOR.layer(cache)?;
     let layer = cache.images().join("operator-program.tar");
@@ -135,8 +133,8 @@ pub fn write_operator(cache: &Cache, name: &str, program: &Path, output: &Path) 
     write(&Image { name, layers: &[root, layer], config }, output)
 }
 
-/// The workspaces' image: git, gh, ssh, editors. `gh` is first of all what a workspace's pod mounts under that name, if it
-/// does: that one reads the workspace's token.
+/// The workspaces' image: git, gh, ssh, editors. Its `gh` is a link to the one that a workspace's pod may mount, which
+/// reads the workspace's token.
 pub fn write_workspace(cache: &Cache, name: &str, output: &Path) -> Result<(), ImageError> {
     let root = debian::WORKSPACE.layer(cache)?;
     let layer = cache.images().join("workspace-tools.tar");
@@ -150,7 +148,7 @@ pub fn write_workspace(cache: &Cache, name: &str, output: &Path) -> Result<(), I
     write(&Image { name, layers: &[root, layer], config }, output)
 }
 
-/// An image of somebody who knows nothing of Landfall: a shell and its commands, no git, and root as its user.
+/// An image without any knowledge of Landfall: a shell and its commands, no git, and root as its user.
 pub fn write_plain(cache: &Cache, name: &str, output: &Path) -> Result<(), ImageError> {
     let layer = debian::busybox_layer(cache)?;
     let config = json!({"User": "0:0", "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]});
@@ -170,7 +168,7 @@ fn add(blobs: &Path, content: &Value) -> Result<Blob, ImageError> {
 fn add_file(blobs: &Path, file: &Path) -> Result<Blob, ImageError> {
     let (hash, size) = hash(file).map_err(in_file(file))?;
     let path = blobs.join(&hash);
-    // A second name for the same bytes where the file system allows it.
+    // A hard link if the file system permits it, else a copy.
     fs::hard_link(file, &path).or_else(|_| fs::copy(file, &path).map(drop)).map_err(in_file(&path))?;
     Ok(Blob { digest: format!("sha256:{hash}"), size })
 }
@@ -189,7 +187,7 @@ fn hash(file: &Path) -> io::Result<(String, u64)> {
     }
 }
 
-/// The machine's architecture in Go's words, which OCI uses.
+/// The machine's architecture in Go's terms, which OCI uses.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

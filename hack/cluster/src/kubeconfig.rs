@@ -1,6 +1,6 @@
-//! Kubeconfig files: how a program reaches the API server, and as whom.
+//! Kubeconfig files: the address of the API server and the credentials of a user.
 //!
-//! Keys and certificates are within the file, so that a copy of it is enough. JSON is YAML, so no YAML is written.
+//! Keys and certificates are embedded, so that a copy of the file is enough. JSON is YAML, so the files are JSON.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

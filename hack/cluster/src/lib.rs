@@ -1,6 +1,6 @@
 //! A real one-node Kubernetes, built from source, for the demo and the tests.
 //!
-//! Two forms: [`ApiServer`], an API server with etcd and controllers that lives within a test, and named clusters that
+//! There are two forms: [`ApiServer`], an API server with etcd and controllers for one test, and named clusters that
 //! outlive the command that started them (`cargo cluster up`). Both start the same programs in the same way.
 
 mod api;

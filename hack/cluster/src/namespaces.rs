@@ -1,7 +1,8 @@
-//! The namespaces a node lives in: processes, mounts and network of its own, and one cable to the machine.
+//! The namespaces of a node: its own processes, mounts and network, and one virtual cable to the machine.
 //!
-//! All of a node's processes are in one pid namespace below its first process. When that one ends, the kernel ends the
-//! rest, and with the last of them the mounts and the network go. So `down` leaves nothing, whatever state the node is in.
+//! All of a node's processes are in one pid namespace below its first process. When that ends, the kernel ends the
+//! rest, and with the last of them the mounts and the network disappear. `down` therefore leaves nothing behind, in any
+//! state of the node.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,17 +14,18 @@ use std::time::{Duration, Instant};
 use crate::command::{CommandError, run};
 use crate::process::{Process, log_file, only_child, pids};
 
-/// The node's address, in the network of its namespace and nowhere else.
+/// The node's address, which exists only in its network namespace.
 pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
-/// The name under which the first process is recorded.
+/// The recorded name of the first process.
 pub(crate) const FIRST: &str = "init";
 
-/// Where the node's folder lies within its namespaces. Short, for sockets below it have at most 107 characters.
+/// The path of the node's folder within its namespaces. It is short, because the path of a socket may have at most 107
+/// characters.
 pub(crate) const INSIDE: &str = "/run/node";
 
-/// What the first process does. `/run` is the node's own, so that containerd's state and the pods' network namespaces
-/// are there and vanish with it; then it collects orphans for as long as the node lives.
+/// The script of the first process. `/run` is the node's own, so that containerd's state and the pods' network
+/// namespaces are there and disappear with it. Then the process reaps orphans for as long as the node lives.
 const FIRST_PROCESS: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 run /run
@@ -41,29 +43,29 @@ ip route add default dev n0
 while :; do sleep 3600 & wait; done
 "#;
 
-/// The namespaces could not be made.
+/// The reason why the namespaces cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
     /// A command failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// The first process did not get to its end.
+    /// The first process failed.
     #[error("the node's namespaces could not be made; see {}: {message}", log.display())]
     First {
         /// Its log.
         log: PathBuf,
-        /// What it wrote.
+        /// Its output.
         message: String,
     },
-    /// Files or processes could not be read.
+    /// Files or processes cannot be read.
     #[error("the node's processes could not be looked at")]
     Io(#[from] io::Error),
-    /// All addresses for cables are taken.
+    /// All addresses for cables are in use.
     #[error("256 nodes are up: take one down")]
     Full,
 }
 
-/// Makes the namespaces and returns the first process, recorded. `folder` has `node/log`, `logs` and `pids`.
+/// Makes the namespaces and returns the recorded first process. `folder` has `node/log`, `logs` and `pids`.
 pub(crate) fn create(folder: &Path) -> Result<Process, NamespaceError> {
     let log = log_file(folder, FIRST);
     let output = File::create(&log)?;
@@ -90,10 +92,10 @@ pub(crate) fn create(folder: &Path) -> Result<Process, NamespaceError> {
     Ok(first)
 }
 
-/// Lays a cable from the machine to the node and returns the node's address at its end, under which the machine reaches
+/// Makes a cable from the machine to the node. Returns the node's address at its end, under which the machine reaches
 /// the API server. The kernel removes the cable with the node's network.
 ///
-/// The addresses are from 198.18.0.0/15, which no network routes (RFC 2544); the number is free if the name is.
+/// The addresses are from 198.18.0.0/15, which no network routes (RFC 2544). A number is free if the cable's name is.
 pub(crate) fn connect(first: &Process) -> Result<IpAddr, NamespaceError> {
     let pid = first.pid.to_string();
     for number in 0..=u8::MAX {
@@ -103,7 +105,7 @@ pub(crate) fn connect(first: &Process) -> Result<IpAddr, NamespaceError> {
         }
         let added = run(&mut ip(&["link", "add", &cable, "type", "veth", "peer", "name", "machine", "netns", &pid]));
         match added {
-            // Another node took the number in between.
+            // Another node took the number in the meantime.
             Err(error) if error.message.contains("File exists") => continue,
             other => other?,
         }
@@ -117,23 +119,23 @@ pub(crate) fn connect(first: &Process) -> Result<IpAddr, NamespaceError> {
     Err(NamespaceError::Full)
 }
 
-/// A command in the network of a node, else as on the machine: same files, same processes.
+/// A command in the network of a node, with the machine's files and processes.
 pub(crate) fn network_of(first: &Process, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/proc/{}/ns/net", first.pid)).arg("--").arg(program).args(arguments);
     command
 }
 
-/// A command in the network and among the mounts of a node.
+/// A command in the network and the mounts of a node.
 pub(crate) fn mounts_of(first: &Process, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("nsenter");
     command.args(["--target", &first.pid.to_string(), "--net", "--mount", "--"]).arg(program);
     command
 }
 
-/// Ends the first process and with it all of the node, and then what others started in its network. Blocks.
+/// Ends the first process and with it the whole node, and then other processes in its network. Blocks.
 pub(crate) fn end(first: &Process) -> Result<(), NamespaceError> {
-    // Open, so that the number of the namespace cannot come to mean another.
+    // An open file keeps the number of the namespace from being reused.
     let path = format!("/proc/{}/ns/net", first.pid);
     let (Ok(_network), Ok(number)) = (File::open(&path), fs::read_link(&path)) else { return Ok(()) };
     if !first.is_running() {
@@ -141,7 +143,7 @@ pub(crate) fn end(first: &Process) -> Result<(), NamespaceError> {
     }
     first.end(Duration::ZERO);
     for pid in pids()?.filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|other| other == number)) {
-        // One that has ended meanwhile cannot be observed.
+        // A process that has ended meanwhile cannot be observed.
         if let Ok(guest) = Process::observe("guest", pid) {
             guest.end(Duration::from_secs(2));
         }

@@ -1,6 +1,7 @@
-//! A whole cluster on one node: the control plane, containerd, kubelet, kube-proxy and DNS, in namespaces of their own.
+//! A complete cluster on one node: the control plane, containerd, kubelet, kube-proxy and DNS, in separate namespaces.
 //!
-//! The node has the same addresses in every cluster; only the cable to the machine differs, so clusters never meet.
+//! The node has the same addresses in every cluster. Only the cable to the machine differs, so clusters cannot reach
+//! each other.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,51 +23,47 @@ use crate::process::{Launcher, Process, Tie};
 use crate::programs::{ProgramError, Programs};
 use crate::tools::{self, MissingTools};
 
-/// A node could not be had, or could not do what was asked.
+/// The reason why a node failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The user may not make namespaces.
+    /// The user is not permitted to make namespaces.
     #[error("a node takes root, for namespaces and mounts: run it with sudo, or take --api-only")]
     NotRoot,
     /// The machine lacks tools.
     #[error(transparent)]
     Tools(#[from] MissingTools),
-    /// Its programs could not be had.
+    /// Its programs cannot be found or built.
     #[error(transparent)]
     Programs(#[from] ProgramError),
-    /// Its namespaces could not be made.
+    /// Its namespaces cannot be made.
     #[error(transparent)]
     Namespaces(#[from] NamespaceError),
     /// Its programs did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The pause image could not be made.
+    /// The pause image cannot be made.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A command failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// The file of an image could not be opened.
+    /// The file of an image cannot be opened.
     #[error("the image {} could not be opened", path.display())]
     ImageFile {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// A control group could not be made or removed.
+    /// A control group cannot be made or removed.
     #[error("the control group {} could not be made or removed", path.display())]
     ControlGroup {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
 }
 
-/// Brings a node up below `folder`, where `bin` will hold its programs, and returns when it is ready for pods.
+/// Starts a node in `folder`, where `bin` will contain its programs, and returns when it is ready for pods.
 pub(crate) async fn start(cache: &Cache, name: &str, folder: &Path) -> Result<(), NodeError> {
     if !rustix::process::geteuid().is_root() {
         return Err(NodeError::NotRoot);
@@ -107,7 +104,7 @@ pub(crate) async fn start(cache: &Cache, name: &str, folder: &Path) -> Result<()
     Ok(())
 }
 
-/// What runs pods, finds them by Service and by name.
+/// Starts the programs that run pods, and route to them by Service and by name.
 fn start_pods_programs(
     plane: &mut ControlPlane,
     launcher: &Launcher,
@@ -152,7 +149,7 @@ fn serving(name: &str, address: IpAddr) -> Serving {
     }
 }
 
-/// Who the node's own programs are to the API server.
+/// The identities of the node's programs for the API server.
 fn identities(name: &str) -> Vec<(&'static str, String, Option<&'static str>)> {
     vec![
         ("kube-scheduler", "system:kube-scheduler".to_owned(), None),
@@ -194,14 +191,14 @@ async fn is_ready(api: &Api, name: &str) -> bool {
     conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Makes an image known to the node.
+/// Imports an image into the node.
 pub(crate) fn import(first: &Process, ctr: &Path, image: &Path) -> Result<(), NodeError> {
     let file = File::open(image).map_err(|source| NodeError::ImageFile { path: image.to_owned(), source })?;
     let mut command = namespaces::mounts_of(first, ctr);
     command.args(["--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import"]);
-    // Unpacked it is all that is needed, and it is in memory.
+    // The unpacked image is enough, and it is in memory.
     command.args(["--local", "--discard-unpacked-layers", "-"]);
-    // Read by us: among the node's mounts the path may lead elsewhere.
+    // This process reads the file, because the path may lead elsewhere in the node's mounts.
     Ok(run(command.stdin(file))?)
 }
 
@@ -218,14 +215,14 @@ pub(crate) fn answers(first: i32) -> io::Result<()> {
     }
 }
 
-/// The first process of the node below a folder, if it runs.
+/// The first process of the node in a folder, if it runs.
 pub(crate) fn first(folder: &Path) -> io::Result<Option<Process>> {
     Ok(Process::recorded(folder)?.into_iter().find(|process| process.name == FIRST && process.is_running()))
 }
 
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
-/// Where the control groups of this machine begin: one folder under version 2, one per controller under version 1.
+/// The roots of this machine's control groups: one folder under version 2, one for each controller under version 1.
 fn control_group_roots() -> Vec<PathBuf> {
     let root = Path::new(CONTROL_GROUPS);
     if root.join("cgroup.controllers").exists() {
@@ -233,13 +230,13 @@ fn control_group_roots() -> Vec<PathBuf> {
     }
     let entries = fs::read_dir(root).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
     let roots: Vec<PathBuf> = entries.unwrap_or_default();
-    // Two controllers that are one folder have a link for each name.
+    // Two controllers that share a folder have a link for each name.
     roots.into_iter().filter(|path| path.is_dir() && !path.is_symlink()).collect()
 }
 
 fn make_control_groups(name: &str) -> Result<(), NodeError> {
-    // Under version 2 a group has the controllers that its parent hands down, and the kubelet refuses one that lacks any.
-    // One that cannot be handed down is none that containers here need.
+    // Under version 2, a group has the controllers that its parent delegates, and the kubelet refuses a group that
+    // lacks one. A controller that cannot be delegated is not needed by these containers.
     let root = Path::new(CONTROL_GROUPS);
     for controller in fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default().split_whitespace() {
         let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
@@ -247,7 +244,7 @@ fn make_control_groups(name: &str) -> Result<(), NodeError> {
     for root in control_group_roots() {
         let path = root.join(control_group(name));
         fs::create_dir_all(&path).map_err(|source| NodeError::ControlGroup { path: path.clone(), source })?;
-        // A set of processors may only be used once it names some; a new one names none.
+        // A set of processors can be used only after it names some, and a new set names none.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if let (Ok(parent), true) = (fs::read_to_string(root.join(file)), path.join("tasks").exists()) {
                 fs::write(path.join(file), parent)
@@ -258,7 +255,7 @@ fn make_control_groups(name: &str) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Removes what is left on the machine when the node's processes have ended.
+/// Removes the remains on the machine after the node's processes have ended.
 pub(crate) fn remove_remains(name: &str) -> Result<(), NodeError> {
     for root in control_group_roots() {
         let path = root.join(control_group(name));
@@ -267,7 +264,7 @@ pub(crate) fn remove_remains(name: &str) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// A control group is removed when those below it are; its files are not files.
+/// Removes a control group after the groups below it. The files in it need not be removed.
 fn remove_control_group(path: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

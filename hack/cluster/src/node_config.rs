@@ -1,4 +1,4 @@
-//! What the programs of a node are told: their configuration files, and the objects a new cluster begins with.
+//! The configuration files of a node's programs, and the initial objects of a new cluster.
 //!
 //! Paths are those within the node's namespaces.
 
@@ -12,20 +12,21 @@ use crate::namespaces::{INSIDE, NODE_ADDRESS};
 pub(crate) const PAUSE: &str = "localhost/pause:landfall";
 /// The addresses of pods.
 const POD_RANGE: &str = "10.88.0.0/16";
-/// As whom coredns reads Services.
+/// The user with which coredns reads Services.
 pub(crate) const DNS_USER: &str = "landfall-cluster-dns";
-/// How many volumes wait to be claimed, and how large each says it is. Enough for two runs of all tests: one that was
-/// released is not claimed again, nor wiped.
+/// The number of volumes for claims, and the size that each declares. They are enough for two runs of all tests,
+/// because a released volume is neither bound again nor wiped.
 const VOLUMES: u8 = 128;
 const VOLUME_SIZE: &str = "20Gi";
 
 pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// containerd's, in version 3 of its form.
+/// The configuration of containerd, in version 3 of its format.
 pub(crate) fn containerd(shim: &Path, runc: &Path, plugins: &[&str]) -> String {
-    // Images are in memory, below the node's own /run: unpacked to a disk, thousands of files are written and removed again
+    // Images are in memory, in the node's own /run. On a disk, thousands of files would be written and removed again
     // for each cluster, which took up to 20 s beside a busy compiler.
-    // restrict_oom_score_adj: without CAP_SYS_RESOURCE, as in a container, runc could not lower the score and would die.
+    // restrict_oom_score_adj: without CAP_SYS_RESOURCE, as in a container, runc could not lower the score and would
+    // fail.
     format!(
         r#"version = 3
 root = "/run/images"
@@ -52,7 +53,7 @@ SystemdCgroup = false
     )
 }
 
-/// The pods' network: a bridge, its addresses, host ports.
+/// The pods' network: a bridge, addresses, host ports.
 pub(crate) fn network() -> Value {
     json!({
         "cniVersion": "1.0.0",
@@ -75,7 +76,7 @@ pub(crate) fn network() -> Value {
     })
 }
 
-/// The control group below which the node's containers are.
+/// The control group that contains those of the node's containers.
 pub(crate) fn control_group(name: &str) -> String {
     format!("landfall-{name}")
 }
@@ -90,7 +91,7 @@ pub(crate) fn kubelet(name: &str, authority: &Path) -> Value {
         "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": "cluster.local",
         "resolvConf": "",
-        // The machine's control groups are its own: the node limits containers and nothing else, also under version 1.
+        // The machine manages its own control groups. The node limits only its containers, also under version 1.
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": format!("/{}", control_group(name)),
         "cgroupsPerQOS": false,
@@ -98,13 +99,14 @@ pub(crate) fn kubelet(name: &str, authority: &Path) -> Value {
         "failCgroupV1": false,
         "failSwapOn": false,
         "localStorageCapacityIsolation": false,
-        // The disk is the machine's: a full one must not evict what a test looks at, nor remove images that came as files.
+        // The disk is the machine's. A full disk must not evict the pods of a test, nor remove images that were
+        // imported from files.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "makeIPTablesUtilChains": false,
         "serializeImagePulls": false,
-        // How soon a Secret that changed is in the pods that mount it; a minute, otherwise.
+        // How soon a changed Secret appears in the pods that mount it. The default is a minute.
         "syncFrequency": "5s",
     })
 }
@@ -117,7 +119,7 @@ pub(crate) fn kube_proxy(name: &str, kubeconfig: &Path) -> Value {
         "clusterCIDR": POD_RANGE,
         "hostnameOverride": name,
         "mode": "nftables",
-        // The table of connections is the machine's, and its size not the node's to set.
+        // The connection table belongs to the machine, so the node must not set its size.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
     })
 }
@@ -129,7 +131,7 @@ pub(crate) fn coredns(kubeconfig: &Path, context: &str) -> String {
     )
 }
 
-/// What a new cluster begins with, each with the collection it is created in: volumes to claim, and what DNS may read.
+/// The initial objects of a new cluster, each with its collection: volumes for claims, and the permissions of DNS.
 pub(crate) fn objects(name: &str) -> Vec<(&'static str, Value)> {
     let mut objects = vec![
         (
@@ -169,7 +171,8 @@ pub(crate) fn objects(name: &str) -> Vec<(&'static str, Value)> {
             "spec": {
                 "capacity": {"storage": VOLUME_SIZE},
                 "accessModes": ["ReadWriteOnce"],
-                // As of the classes that clouds have. Nothing deletes a folder of this machine: the volume becomes Failed.
+                // Like the storage classes of clouds. Nothing deletes a folder of this machine, so the volume becomes
+                // Failed.
                 "persistentVolumeReclaimPolicy": "Delete",
                 "storageClassName": "standard",
                 "local": {"path": format!("{INSIDE}/volumes/{volume}")},
@@ -181,7 +184,7 @@ pub(crate) fn objects(name: &str) -> Vec<(&'static str, Value)> {
     objects
 }
 
-/// The names of the volumes, which are the names of their folders.
+/// The names of the volumes, which are also those of their folders.
 pub(crate) fn volumes() -> impl Iterator<Item = String> {
     (0..VOLUMES).map(|number| format!("local-{number}"))
 }

@@ -1,8 +1,8 @@
-//! A process of ours: started so that it outlives us or so that it cannot, recorded, ended, and waited for.
+//! A process that was started here: detached from this process or tied to it, recorded, ended, and waited for.
 //!
-//! A pid alone names whoever has it now. A [`Process`] is a pid, its start time and the boot it belongs to, and it is
-//! signalled through a pidfd that was checked against both: without that, ending yesterday's cluster could end a
-//! stranger's process.
+//! A pid alone names the process that has it now. A [`Process`] is a pid, its start time and its boot, and it is
+//! signalled through a pidfd that was checked against both. Without that, ending yesterday's cluster could end somebody
+//! else's process.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ use crate::tools;
 /// A process that was started here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// What it is, for people: `etcd`.
+    /// Its name for people: `etcd`.
     pub name: String,
     /// Its id in the machine's own pid namespace.
     pub pid: i32,
@@ -29,7 +29,7 @@ pub struct Process {
     started: u64,
     /// The boot in which it was started.
     boot: String,
-    /// What to start for another like it: the program and its arguments. None if it was not started by a [`Launcher`].
+    /// The command that starts it again: the program and its arguments. `None` if it was not started by a [`Launcher`].
     #[serde(default)]
     command: Option<(PathBuf, Vec<String>)>,
 }
@@ -45,16 +45,16 @@ impl Process {
         self.command.as_ref().map(|(program, arguments)| (program.as_path(), arguments.as_slice()))
     }
 
-    /// Records it below the folder of what it belongs to, so that whoever comes later can end it.
+    /// Records it in the folder of its cluster, so that a later command can end it.
     pub(crate) fn record(&self, folder: &Path) -> io::Result<()> {
         let part = folder.join(format!("{}.json.part", self.name));
         fs::write(&part, serde_json::to_vec(self)?)?;
-        // Whole or not there: a record that cannot be read would keep the rest from being ended. The part lies outside of
-        // `pids`, where all files are records.
+        // The record appears complete: an unreadable record would keep the rest from being ended. The temporary file is
+        // outside of `pids`, where all files are records.
         fs::rename(part, folder.join("pids").join(format!("{}.json", self.name)))
     }
 
-    /// All that were recorded below a folder, in no order.
+    /// All recorded processes in a folder, in no order.
     pub(crate) fn recorded(folder: &Path) -> io::Result<Vec<Self>> {
         let entries = match fs::read_dir(folder.join("pids")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -64,7 +64,7 @@ impl Process {
         for entry in entries {
             match fs::read(entry?.path()) {
                 Ok(record) => processes.push(serde_json::from_slice(&record)?),
-                // Another command takes the folder down.
+                // Another command is taking the folder down.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -72,34 +72,35 @@ impl Process {
         Ok(processes)
     }
 
-    /// A handle on exactly this process, or none if it has ended.
+    /// A handle on exactly this process, or `None` if it has ended.
     fn open(&self) -> Option<OwnedFd> {
         let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
-        // Opened first, compared after: from here on the handle cannot come to mean another process.
+        // The comparison comes after the opening: from then on the handle cannot refer to another process.
         let same = Stat::read(self.pid).ok()?.started == self.started && boot_id().is_ok_and(|boot| boot == self.boot);
-        // Asked of the handle: in `stat` a process counts as ended with its first thread, while others still write files.
+        // The handle is asked, because in `stat` a process counts as ended with its first thread, while others still
+        // write files.
         (same && !gone_within(&pidfd, Duration::ZERO)).then_some(pidfd)
     }
 
-    /// Whether any of it still runs; one that has ended but was not collected does not.
+    /// Whether any thread of it still runs. A process that has ended but was not reaped does not count.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.open().is_some()
     }
 
-    /// Asks it to end, kills it when `grace` is over, and returns when it is gone. Blocks.
+    /// Asks it to end, kills it after `grace`, and returns when it is gone. Blocks.
     pub fn end(&self, grace: Duration) {
         let Some(pidfd) = self.open() else { return };
         if !grace.is_zero() {
-            // It may end by itself between the check and the signal, which is what was asked for.
+            // It may end by itself between the check and the signal, which is fine.
             let _ = pidfd_send_signal(&pidfd, Signal::TERM);
             if gone_within(&pidfd, grace) {
                 return;
             }
         }
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-        // A killed process ends as soon as the kernel has taken it apart; the first process of a pid namespace takes
-        // all the others with it, which can be a hundred.
+        // A killed process ends when the kernel has released its resources. The first process of a pid namespace ends
+        // all the others, which can be a hundred.
         gone_within(&pidfd, Duration::from_mins(1));
     }
 }
@@ -119,7 +120,7 @@ fn gone_within(pidfd: &OwnedFd, limit: Duration) -> bool {
     }
 }
 
-/// The fields of `/proc/PID/stat` that matter here.
+/// The relevant fields of `/proc/PID/stat`.
 struct Stat {
     parent: i32,
     started: u64,
@@ -132,7 +133,8 @@ impl Stat {
     }
 
     fn parse(line: &str) -> Option<Self> {
-        // The second field is the program's name in parentheses and may hold any character, so count from its end.
+        // The second field is the program's name in parentheses and may contain any character, so the fields count from
+        // its end.
         let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
         let parent = fields.nth(1)?.parse().ok()?;
         Some(Self { parent, started: fields.nth(17)?.parse().ok()? })
@@ -144,7 +146,7 @@ fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(pids()?.filter(|child| Stat::read(*child).is_ok_and(|stat| stat.parent == pid)).collect())
 }
 
-/// Every process of the machine.
+/// All processes of the machine.
 pub(crate) fn pids() -> io::Result<impl Iterator<Item = i32>> {
     Ok(fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
@@ -153,14 +155,15 @@ fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// How long a process may live.
+/// The lifetime of a process.
 #[derive(Debug, Clone)]
 pub(crate) enum Tie {
-    /// It outlives us: it has a session of its own, so that neither a closed terminal nor an interrupt reaches it.
+    /// It outlives this process: it has its own session, so that neither a closed terminal nor an interrupt reaches it.
     Detached,
-    /// It is killed when we end, however we end.
+    /// It is killed when this process ends for any reason.
     Tied,
-    /// It outlives us and runs in the namespaces of the process with this id, which is the first of its pid namespace.
+    /// It outlives this process, and runs in the namespaces of the process with this id, which is the first of its pid
+    /// namespace.
     Inside(i32),
 }
 
@@ -168,32 +171,32 @@ pub(crate) enum Tie {
 #[derive(Debug, Clone)]
 pub(crate) struct Launcher {
     pub(crate) tie: Tie,
-    /// Where they run, and below which their logs are.
+    /// The working directory, which also contains the logs.
     pub(crate) folder: PathBuf,
 }
 
 impl Launcher {
-    /// The log of the process of this name: what it wrote to its standard output and error.
+    /// The log of the process with this name: its standard output and error.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         log_file(&self.folder, name)
     }
 
-    /// Starts `program` and returns it together with the handle by which our own child is collected.
+    /// Starts `program` and returns it together with the handle that reaps our own child.
     pub(crate) fn start(&self, name: &str, program: &Path, arguments: &[String]) -> io::Result<(Process, Child)> {
         let mut command = match &self.tie {
             Tie::Detached => Command::new("setsid"),
             Tie::Tied => {
                 let mut command = Command::new("setpriv");
                 command.args(["--pdeathsig", "KILL"]);
-                // It lives for minutes, and little of what it holds lasts: memory for less garbage collection (Go's
-                // default is 100).
+                // It lives for minutes, and little of its memory lasts, so it trades memory for less garbage collection
+                // (Go's default is 100).
                 command.env("GOGC", "400");
                 command
             }
             Tie::Inside(first) => {
                 let mut command = Command::new("setsid");
                 command.args(["nsenter", "--target", &first.to_string(), "--net", "--mount", "--pid"]);
-                // To enter mounts leaves the working folder behind, so it is entered once more.
+                // Entering mounts leaves the working directory, so it is entered again.
                 command.args(["--", "sh", "-c", r#"cd "$0" && exec "$@""#]).arg(&self.folder);
                 command
             }
@@ -211,7 +214,7 @@ impl Launcher {
         let own = i32::try_from(child.id()).map_err(io::Error::other)?;
         let pid = match self.tie {
             Tie::Detached | Tie::Tied => own,
-            // To enter a pid namespace takes a fork, so what we started is the parent of what we want.
+            // Entering a pid namespace needs a fork, so the started process is the parent of the wanted one.
             Tie::Inside(_) => only_child(&mut child, own)?,
         };
         let command = Some((program.to_owned(), arguments.to_vec()));
@@ -221,12 +224,12 @@ impl Launcher {
     }
 }
 
-/// The log of a process, below the folder of what it belongs to.
+/// The log of a process in the folder of its cluster.
 pub(crate) fn log_file(folder: &Path, name: &str) -> PathBuf {
     folder.join("logs").join(format!("{name}.log"))
 }
 
-/// Waits until a process that is about to fork has done so.
+/// Waits until a process has forked.
 pub(crate) fn only_child(parent: &mut Child, pid: i32) -> io::Result<i32> {
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {

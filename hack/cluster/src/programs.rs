@@ -1,7 +1,7 @@
-//! The programs a cluster is made of: found where somebody else put them, or built from source once and kept by version.
+//! The programs of a cluster: found on the machine, or built from source once and cached by version.
 //!
-//! What was built is kept together with all that decided it (the module's files, the arguments), so that a changed
-//! version or flag builds again and nothing else does.
+//! A built program is stored with all inputs of its build (the module's files, the arguments), so that only a changed
+//! version or flag causes another build.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,10 +14,10 @@ use crate::cache::Cache;
 use crate::cluster::Kind;
 use crate::tools::{self, MissingTools};
 
-/// A module folder under `programs/`, pinned to one version of what it is for.
+/// A module folder in `programs/`, which pins one version of its main dependency.
 struct Module {
     folder: &'static str,
-    /// Whose version is the programs' version.
+    /// The module whose version is that of the programs.
     pins: &'static str,
 }
 
@@ -34,7 +34,7 @@ struct Program {
     package: &'static str,
 }
 
-/// What `--api-only` needs: the first three.
+/// The programs for `--api-only`: the first three.
 const API: usize = 3;
 const KUBECTL: usize = 3;
 const HELM_PROGRAM: usize = 11;
@@ -62,48 +62,43 @@ const PROGRAMS: [Program; 12] = [
     Program { name: "helm", module: &HELM, package: "helm.sh/helm/v4/cmd/helm" },
 ];
 
-/// A program could not be had.
+/// The reason why a program is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// What builds it is missing.
+    /// A tool for its build is missing.
     #[error(transparent)]
     Tools(#[from] MissingTools),
-    /// A file of the build could not be read or written.
+    /// A file of the build cannot be read or written.
     #[error("{} could not be used for the build of {program}", path.display())]
     File {
-        /// Which program.
         program: &'static str,
-        /// Which file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The module's `go.mod` names no version of what it is for.
+    /// The module's `go.mod` pins no version of its main dependency.
     #[error("{} requires no version of {module}: add it", path.display())]
     Unpinned {
-        /// The `go.mod`.
         path: PathBuf,
-        /// What it should pin.
+        /// The module that it should pin.
         module: &'static str,
     },
-    /// The compiler refused.
+    /// The build failed.
     #[error("{program} could not be built; Go says:\n{output}")]
     Build {
-        /// Which program.
         program: &'static str,
-        /// The last lines of what Go wrote.
+        /// The last lines of Go's output.
         output: String,
     },
 }
 
-/// Where programs are, by name.
+/// The paths of programs, by name.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs(BTreeMap<&'static str, PathBuf>);
 
 impl Programs {
-    /// What an API server needs: those of `KUBEBUILDER_ASSETS`, else those on `PATH`, else those built here. Assets
-    /// without a controller manager do not suffice: deletion waits for its garbage collector.
+    /// The programs of an API server: those of `KUBEBUILDER_ASSETS`, else those on `PATH`, else those built here.
+    /// Assets without a controller manager are not enough, because deletions wait for its garbage collector.
     pub(crate) fn api(cache: &Cache) -> Result<Self, ProgramError> {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let in_assets = |name| Some(assets.as_ref()?.join(name)).filter(|path| tools::is_program(path));
@@ -111,18 +106,18 @@ impl Programs {
         found.map_or_else(|| Self::built_api(cache), Ok)
     }
 
-    /// What an API server needs, built here.
+    /// The programs of an API server, built here.
     pub(crate) fn built_api(cache: &Cache) -> Result<Self, ProgramError> {
         build(cache, &PROGRAMS[..API])
     }
 
-    /// These and kubectl.
+    /// The same with kubectl.
     pub(crate) fn with_kubectl(mut self, cache: &Cache) -> Result<Self, ProgramError> {
         self.0.insert("kubectl", kubectl(cache)?);
         Ok(self)
     }
 
-    /// All programs, built here: a node's parts must be of one version.
+    /// All programs, built here, because the parts of a node must have the same version.
     pub(crate) fn node(cache: &Cache) -> Result<Self, ProgramError> {
         build(cache, &PROGRAMS)
     }
@@ -131,13 +126,13 @@ impl Programs {
         PROGRAMS[..API].iter().map(|program| Some((program.name, find(program.name)?))).collect::<Option<_>>().map(Self)
     }
 
-    /// The path of a program; one that is not kept here is called by its name.
+    /// The path of a program. A program that is not stored here is called by its name.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.get(name).cloned().unwrap_or_else(|| PathBuf::from(name))
     }
 
-    /// Makes a folder for a person's PATH, with the programs a person calls. The others are not in it: the next cluster
-    /// would find them on PATH and lose them with this one.
+    /// Makes a folder for a person's PATH, with the programs for people. It does not contain the others: the next
+    /// cluster would find them on PATH, and lose them with this one.
     pub(crate) fn link_into(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         let called = ["ctr", "helm", "kubectl"].into_iter().filter_map(|name| Some((name, self.0.get(name)?)));
@@ -145,7 +140,7 @@ impl Programs {
     }
 }
 
-/// Builds all that is not kept yet of what a cluster of this kind needs.
+/// Builds the missing programs of a cluster of this kind.
 pub(crate) fn build_all(cache: &Cache, kind: Kind) -> Result<(), ProgramError> {
     match kind {
         Kind::ApiOnly => Programs::built_api(cache),
@@ -154,17 +149,17 @@ pub(crate) fn build_all(cache: &Cache, kind: Kind) -> Result<(), ProgramError> {
     .map(drop)
 }
 
-/// kubectl of the version of the cluster, built if it is not kept yet.
+/// kubectl in the version of the cluster, built if it is missing.
 pub fn kubectl(cache: &Cache) -> Result<PathBuf, ProgramError> {
     PROGRAMS[KUBECTL].build(cache)
 }
 
-/// Helm, built if it is not kept yet.
+/// Helm, built if it is missing.
 pub fn helm(cache: &Cache) -> Result<PathBuf, ProgramError> {
     PROGRAMS[HELM_PROGRAM].build(cache)
 }
 
-/// Builds what is not kept yet and says where all of it is.
+/// Builds the missing programs and returns the paths of all.
 fn build(cache: &Cache, programs: &[Program]) -> Result<Programs, ProgramError> {
     programs.iter().map(|program| Ok((program.name, program.build(cache)?))).collect::<Result<_, _>>().map(Programs)
 }
@@ -207,7 +202,7 @@ impl Program {
     fn arguments(&self, version: &str) -> Vec<String> {
         let mut linker = "-s -w".to_owned();
         if self.module.folder == KUBERNETES.folder {
-            // Without these the programs call themselves v0.0.0, and clients and the kubelet refuse such a server.
+            // Without these the programs report version v0.0.0, which clients and the kubelet refuse.
             let numbers: Vec<_> = version.trim_start_matches('v').split('.').collect();
             for (name, value) in [("gitVersion", version), ("gitMajor", numbers[0]), ("gitMinor", numbers[1])] {
                 linker = format!("{linker} -X k8s.io/component-base/version.{name}={value}");
@@ -216,7 +211,7 @@ impl Program {
         vec!["-mod=readonly".to_owned(), "-trimpath".to_owned(), format!("-ldflags={linker}")]
     }
 
-    /// Compiles, showing how many packages of how many are done.
+    /// Compiles, and shows the number of finished packages.
     fn compile(&self, source: &Path, arguments: &[String], output: &Path, version: &str) -> Result<(), ProgramError> {
         let failed = |output: String| ProgramError::Build { program: self.name, output };
         let go = |arguments: &[&str]| {
@@ -249,7 +244,7 @@ impl Program {
     }
 }
 
-/// All that decides what is built, as text.
+/// All inputs of the build, as text.
 fn inputs(source: &Path, arguments: &[String]) -> io::Result<String> {
     let mut files: Vec<_> = fs::read_dir(source)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     files.sort();
@@ -269,7 +264,7 @@ fn required_version<'a>(manifest: &'a str, module: &str) -> Option<&'a str> {
     })
 }
 
-/// A line that says how far a build is: rewritten on a terminal, else written anew every few seconds.
+/// A line that shows the progress of a build: rewritten on a terminal, else printed every few seconds.
 struct Progress {
     what: String,
     started: Instant,
@@ -289,7 +284,7 @@ impl Progress {
         }
         self.shown = Some(Instant::now());
         let (start, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        // Progress that cannot be written is no reason not to build.
+        // A build continues if its progress cannot be printed.
         let _ = write!(io::stderr(), "{start}{}: {state}{end}", self.what);
     }
 

@@ -1,6 +1,7 @@
-//! The machine's own tools that are needed, and how to get those that are missing.
+//! The required tools of the machine, and how to get missing ones.
 //!
-//! All that is missing is said at once, a line for each: whoever installs one to be told of the next gives up.
+//! All missing tools are reported at once, a line for each, because people give up if each attempt reports only the
+//! next one.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,13 +11,13 @@ use std::process::Command;
 /// A program of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tool {
-    /// The program, or the path of a file where it is not on the path.
+    /// The program, or the path of a file if it is not on the path.
     program: &'static str,
-    /// Where else it may lie.
+    /// Further folders that may contain it.
     folders: &'static [&'static str],
-    /// What it is needed for.
+    /// Its purpose.
     purpose: &'static str,
-    /// The Debian package, where Debian's is good enough.
+    /// The Debian package, if Debian's version is good enough.
     package: Option<&'static str>,
 }
 
@@ -24,7 +25,7 @@ const fn tool(program: &'static str, package: &'static str, purpose: &'static st
     Tool { program, folders: &[], purpose, package: Some(package) }
 }
 
-/// Builds the programs; Debian's Go is too old for them.
+/// Builds the programs. Debian's Go is too old for them.
 pub(crate) const GO: Tool = Tool {
     program: "go",
     folders: &["/usr/local/go/bin"],
@@ -32,16 +33,16 @@ pub(crate) const GO: Tool = Tool {
     package: None,
 };
 
-/// What starts an API server and sees to its end.
+/// The tools that start an API server and end it.
 pub(crate) const API: [Tool; 2] = [
     tool("setpriv", "util-linux", "ends the API server with the test that started it"),
     tool("setsid", "util-linux", "keeps the API server when the terminal closes"),
 ];
 
-/// Where Debian and where the project's own archives put the network plugins.
+/// The folders in which Debian and the project's own archives put the network plugins.
 pub(crate) const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
-/// What a node needs besides.
+/// The further tools of a node.
 pub(crate) const NODE: [Tool; 9] = [
     tool("unshare", "util-linux", "makes the node's namespaces"),
     tool("nsenter", "util-linux", "starts programs in the node's namespaces"),
@@ -59,7 +60,7 @@ pub(crate) const NODE: [Tool; 9] = [
     },
 ];
 
-/// What makes images.
+/// The tools that make images.
 pub(crate) const IMAGES: [Tool; 3] = [
     tool("debootstrap", "debootstrap", "makes the images' Debian"),
     tool("tar", "tar", "packs the images' layers"),
@@ -81,13 +82,13 @@ fn lines(missing: &[Tool]) -> String {
     missing.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Sees to it that the tools are there: on Debian and as root, what is missing is installed.
+/// Checks that the tools exist. On Debian and as root, missing ones are installed.
 pub(crate) fn require(tools: &[Tool]) -> Result<(), MissingTools> {
     let missing = missing(tools);
     let packages: Vec<_> = missing.iter().filter_map(|tool| tool.package).collect();
     if !packages.is_empty() && Path::new("/etc/debian_version").exists() && rustix::process::geteuid().is_root() {
         eprintln!("installing {} with apt-get", packages.join(", "));
-        // What could not be installed is found missing below, and apt-get has said why.
+        // A failed installation is noticed below, and apt-get has printed the reason.
         let _ = apt_get(&["update", "-qq"]);
         let _ = apt_get(&[&["install", "-y", "-qq", "--no-install-recommends"], packages.as_slice()].concat());
     }
@@ -100,14 +101,14 @@ fn missing(tools: &[Tool]) -> Vec<Tool> {
 }
 
 fn apt_get(arguments: &[&str]) -> std::io::Result<std::process::ExitStatus> {
-    // Standard output belongs to what the command was asked for.
+    // Standard output is for the result of the command.
     Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::io::stderr()).status()
 }
 
-/// What a user's `PATH` may lack.
+/// The folders that a user's `PATH` may lack.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// Where a program is, by `PATH` and the folders of the system's programs, which a user's `PATH` may lack.
+/// The path of a program, from `PATH` and the system's folders, which a user's `PATH` may lack.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     find_in(program, &[])
 }
@@ -123,7 +124,7 @@ pub(crate) fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// `PATH` and the folders of the system's programs, for programs that look for others.
+/// `PATH` and the system's folders, for programs that look for others.
 pub(crate) fn search_path() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let all: Vec<_> = env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from)).collect();

@@ -1,4 +1,5 @@
-//! Which `GitHubInstallation`s an App's grants call for: a pure function of the App, the last look and the cluster.
+//! Computes the `GitHubInstallation`s that an App's grants need, as a pure function of the App, the last look and the
+//! cluster.
 
 use crate::api::{APP_LABEL, GitHubApp, GitHubInstallation, TenantStatus};
 use crate::controllers::connection::{AccountFound, Look};
@@ -7,28 +8,28 @@ use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What the grants call for.
+/// The result of the grants.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// To be made: namespace, name, account.
+    /// To be created: namespace, name, account.
     pub make: Vec<(String, String, String)>,
-    /// To be removed: made for a grant that is no more, and referred to by nothing.
+    /// To be removed: made for a removed grant, and not referenced.
     pub remove: Vec<Arc<GitHubInstallation>>,
-    /// Not made because an object of that name, not made for this App, is there: `namespace/name`.
+    /// Not created, because an object with that name exists that was not made for this App: `namespace/name`.
     pub clashes: Vec<String>,
     /// The accounts, with their pins.
     pub tenants: Vec<TenantStatus>,
 }
 
 impl Desired {
-    /// There is nothing to make or to remove.
+    /// Whether there is nothing to create or to remove.
     #[must_use]
     pub fn is_met(&self) -> bool {
         self.make.is_empty() && self.remove.is_empty()
     }
 }
 
-/// Works it out. `in_use`: namespace and name of what tokens and repositories refer to.
+/// Computes the result. `in_use`: namespace and name of the installations that tokens and repositories refer to.
 #[must_use]
 pub fn desired(
     app: &GitHubApp,
@@ -56,13 +57,13 @@ pub fn desired(
         for namespace in granted {
             let place = (namespace.name.clone(), object_name(&account));
             if wanted.contains(&place) {
-                // Two accounts whose names differ only where names of objects may not.
+                // Two accounts whose names differ only in characters that names of objects cannot have.
                 desired.clashes.push(format!("{}/{} for {account}", place.0, place.1));
                 continue;
             }
             match by_place.get(&place) {
                 Some(there) if is_made_for(there, &app_name) && there.spec.account.eq_ignore_ascii_case(&account) => {}
-                // Declared by somebody for the same App and account: just as good.
+                // Somebody declared it for the same App and account, which is just as good.
                 Some(there)
                     if there.spec.app_ref.name == app_name && there.spec.account.eq_ignore_ascii_case(&account) => {}
                 Some(_) => desired.clashes.push(format!("{}/{}", place.0, place.1)),
@@ -85,14 +86,14 @@ pub fn desired(
     desired
 }
 
-/// The accounts of the grants, each once, as first written.
+/// The accounts of the grants, each once, with the spelling of its first entry.
 fn accounts(app: &GitHubApp) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let tenants = app.spec.tenants.iter().filter(|tenant| seen.insert(tenant.account.to_ascii_lowercase()));
     tenants.map(|tenant| tenant.account.clone()).collect()
 }
 
-/// The pin that holds from now on: the known one, else the account that has the name and the App installed.
+/// The pin from now on: the known one, else the account that has the name and on which the App is installed.
 fn pinned(app: &GitHubApp, look: Option<&Look>, account: &str) -> Option<i64> {
     let mut entries = app.spec.tenants.iter().filter(|tenant| tenant.account.eq_ignore_ascii_case(account));
     match (pin(app, account, entries.find_map(|tenant| tenant.account_id)), look) {
@@ -107,13 +108,14 @@ fn pinned(app: &GitHubApp, look: Option<&Look>, account: &str) -> Option<i64> {
     }
 }
 
-/// Made by the operator for this App.
+/// Whether the operator made it for this App.
 #[must_use]
 pub fn is_made_for(installation: &GitHubInstallation, app: &str) -> bool {
     installation.labels().get(APP_LABEL).is_some_and(|label| label == app) && installation.spec.app_ref.name == app
 }
 
-/// The account's name as an object's: logins of enterprise-managed users have an underscore, names of objects may not.
+/// The name of an account's object. Logins of enterprise-managed users have an underscore, which names of objects
+/// cannot have.
 fn object_name(account: &str) -> String {
     account.to_ascii_lowercase().replace('_', "-").trim_end_matches('-').to_owned()
 }

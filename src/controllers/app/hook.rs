@@ -1,7 +1,7 @@
-//! The App's webhook: that it delivers here, signed with our secret.
+//! Ensures that the App's webhook delivers here, signed with the operator's secret.
 //!
-//! Invariant: a webhook that delivers to somebody else is not taken over unless that was said, for an App may serve others
-//! than this cluster. One call an hour finds out what a person changed on GitHub.
+//! Invariant: a webhook that delivers elsewhere is taken over only if the policy says so, because an App may serve more
+//! than this cluster. One call an hour detects changes that a person made on GitHub.
 
 use super::AppKind;
 use super::plan::Seen;
@@ -16,25 +16,25 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
-/// How often the webhook is examined although nothing is known to be wrong, less jitter.
+/// How often the webhook is examined although no problem is known, less jitter.
 const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
-/// How often its secret is set anew, for a person may have exchanged it, and GitHub does not tell which it is.
+/// How often its secret is set again. A person may have changed the secret, and GitHub does not show it.
 const SIGN_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
-/// How the webhook is, and what is to be done about it.
+/// The state of the webhook, and the action that it needs.
 pub enum HookState {
-    /// It is not ours to look after, or nothing can be said of it yet.
+    /// The operator does not manage it, or nothing is known of it yet.
     Unmanaged,
     /// There is no root key to sign with.
     Keyless(Standing),
-    /// It is to be examined.
+    /// An examination is due.
     Due,
-    /// It is as it was seen last.
+    /// It is unchanged since the last examination.
     Rests(AppHook),
 }
 
-/// How the webhook is: a pure function of what was seen and of `now`.
+/// Decides the state of the webhook, as a pure function of the gathered state and of `now`.
 #[must_use]
 pub fn state(seen: &Seen, now: Timestamp) -> HookState {
     let (Some(webhook), Some(connection)) = (&seen.app.spec.webhook, &seen.connection) else {
@@ -62,14 +62,14 @@ pub fn state(seen: &Seen, now: Timestamp) -> HookState {
     if rests || seen.app.spec.paused { HookState::Rests(hook.clone()) } else { HookState::Due }
 }
 
-/// Somebody asks for a look, and the webhook was not examined for that yet.
+/// Whether a look is requested and the webhook was not examined for it yet.
 fn is_asked(seen: &Seen) -> bool {
     let handled = seen.app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
     let examined = seen.connection.as_ref().and_then(|connection| connection.hook.request.as_ref());
     requested_look(&*seen.app).is_some_and(|request| handled != Some(request) && examined != Some(request))
 }
 
-/// Examines it, and makes it what it should be.
+/// Examines the webhook, and corrects it.
 pub async fn ensure(kind: &AppKind, seen: &Seen) {
     let (shared, app) = (&*kind.shared, &*seen.app);
     let (Some(webhook), Some(connection), Some(Ok(keys))) = (&app.spec.webhook, &seen.connection, &seen.keys) else {
@@ -124,7 +124,7 @@ async fn settle(
     if let Some(other) =
         there.filter(|there| *there != wanted.url && Some(*there) != before && policy != WebhookPolicy::Adopt)
     {
-        // The address can hold what is nobody's business, so only its host is told.
+        // The address may contain private parts, so the message has only its host.
         let host = url::Url::parse(other).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         let message = format!(
             "the App's webhook delivers to another address, on host {host}, and was left alone. Tokens and polling work without it. If \
@@ -152,7 +152,7 @@ async fn settle(
     }
 }
 
-/// What it means that there are no root keys.
+/// The standing without root keys.
 #[must_use]
 pub fn keyless(error: &root_keys::Error) -> Standing {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Looks at GitHub for an App: credentials, the App itself, its installations.
+//! Looks at GitHub for an App: checks the credentials, the App itself, and its installations.
 //!
-//! Invariant: two calls a look, a look each half hour, however many objects depend on it; and a look that failed is not
-//! repeated before its time, whatever wakes the controller up.
+//! Invariant: a look takes two calls and happens each half hour, however many objects depend on it. A look that failed
+//! is not repeated before its time, whatever wakes the controller.
 
 use super::AppKind;
 use super::plan::Seen;
@@ -17,17 +17,18 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 
-/// How often GitHub is looked at, less jitter: two calls each time, four an hour, of the six that idleness may cost.
+/// How often GitHub is looked at, less jitter. Two calls each time are four an hour; the limit for an idle operator is
+/// six.
 const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(30);
 
-/// The key of the Secret where the spec names none, and the word for it in messages.
+/// The key in the Secret if the spec names none, and its name in messages.
 const PRIVATE_KEY: &str = "private-key.pem";
 const NEXT_PRIVATE_KEY: &str = "private-key-next.pem";
 
-/// What GitHub says of a JWT whose `iss` is no App's id.
+/// GitHub's message about a JWT whose `iss` is not the id of an App.
 const UNKNOWN_ISSUER: &str = "Integration not found";
 
-/// Asks GitHub, and notes what it said.
+/// Asks GitHub, and stores the answers.
 pub async fn look(kind: &AppKind, seen: &Seen) {
     let (shared, app) = (&*kind.shared, &*seen.app);
     let Some(connection) = &seen.connection else { return };
@@ -36,7 +37,8 @@ pub async fn look(kind: &AppKind, seen: &Seen) {
     let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
     match ask(shared, github, app, known_bot).await {
         Ok(look) => {
-            // After a long pause everybody waits, even if GitHub says what it said before.
+            // After a long pause all objects of the App wait, so they are woken even if the answers are the same as
+            // before.
             let is_news =
                 |old: &Arc<Look>| !old.says_the_same(&look) || look.at.duration_since(old.at) > LOOK_EVERY * 2;
             let changed = connection.trouble.is_some() || connection.look.as_ref().is_none_or(is_news);
@@ -67,7 +69,7 @@ pub async fn look(kind: &AppKind, seen: &Seen) {
     }
 }
 
-/// Makes the connection anew.
+/// Creates the connection again.
 pub fn connect(shared: &Shared, seen: &Seen) {
     let (app, secret) = (&*seen.app, seen.secret.as_ref());
     let (identity, made_from) = seen.made_from.clone();
@@ -75,7 +77,7 @@ pub fn connect(shared: &Shared, seen: &Seen) {
     let made = client(shared, app, secret);
     shared.connections.update(&app.name_any(), |connection| {
         if is_another {
-            // What another GitHub, or another App, said means nothing here.
+            // Answers of another GitHub, or about another App, do not apply here.
             *connection = Connection::default();
         }
         connection.identity = identity;
@@ -87,7 +89,7 @@ pub fn connect(shared: &Shared, seen: &Seen) {
                 connection.github = Some(Arc::new(github));
                 connection.git = Some(git);
             }
-            // The old client goes on: what it can revoke or renew is better revoked and renewed.
+            // The old client stays, so that tokens can still be revoked and renewed with it.
             Err(standing) => connection.trouble = Some(standing),
         }
     });
@@ -130,7 +132,7 @@ async fn ask(
     Ok(Look { at: shared.now(), app: found, bot_user_id, installations })
 }
 
-/// What a refused `GET /app` means.
+/// The standing after a refused `GET /app`.
 fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
     let secret = &app.spec.credentials_secret_ref.name;
     let is_unknown = match error {
@@ -205,8 +207,8 @@ fn client(shared: &Shared, app: &GitHubApp, secret: Option<&Secret>) -> Result<(
     Ok((GitHub::new(endpoint, transport, credentials, Arc::clone(&shared.clock), observer), git))
 }
 
-/// Digests of which App on which GitHub it is, and of all that a connection is made from. The Secret counts by content:
-/// an edit that changes nothing is none.
+/// Digests of the App and its GitHub, and of everything that a connection is made from. The Secret counts by content,
+/// so an edit without a change has no effect.
 #[must_use]
 pub fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
     let spec = &app.spec;
@@ -227,7 +229,7 @@ pub fn made_from(app: &GitHubApp, secret: Option<&Secret>) -> (String, String) {
 }
 
 impl Look {
-    /// GitHub said the same at another time.
+    /// Whether another look had the same answers.
     fn says_the_same(&self, other: &Self) -> bool {
         self.app == other.app && self.installations == other.installations && self.bot_user_id == other.bot_user_id
     }

@@ -1,4 +1,4 @@
-//! Makes and removes the `GitHubInstallation`s that the grants call for.
+//! Creates and removes the `GitHubInstallation`s that the grants need.
 
 use super::desired::Desired;
 use crate::api::{
@@ -10,8 +10,9 @@ use crate::runtime::lenient::Lenient;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 
-/// Makes what is missing and removes what is too much. Gives back what could not be done, each with its place: one
-/// namespace that refuses is not to keep the others waiting. A namespace that began to go meanwhile is no failure.
+/// Creates the missing installations and removes the superfluous ones. Returns the failures, each with its namespace,
+/// so that a namespace that refuses does not delay the others. A namespace that has begun to terminate is not a
+/// failure.
 pub async fn adjust(shared: &Shared, app: &GitHubApp, desired: &Desired) -> Vec<String> {
     let mut failures = Vec::new();
     for (namespace, name, account) in &desired.make {
@@ -44,10 +45,10 @@ pub async fn adjust(shared: &Shared, app: &GitHubApp, desired: &Desired) -> Vec<
     failures
 }
 
-/// Removes this very object. That it is gone already is as good.
+/// Deletes the object with this uid. It is a success if the object is already deleted.
 ///
 /// # Errors
-/// What Kubernetes refused.
+/// Kubernetes refused the deletion.
 pub async fn delete(shared: &Shared, installation: &GitHubInstallation) -> Result<(), kube::Error> {
     let namespace = installation.namespace().unwrap_or_default();
     let api = Api::<Lenient<GitHubInstallation>>::namespaced(shared.client.clone(), &namespace);

@@ -1,4 +1,4 @@
-//! `GitHubApp`: keeps the connection, looks at GitHub for all that depend on it, and makes the installations' objects.
+//! `GitHubApp`: keeps the connection, looks at GitHub for all dependents, and creates the objects of its installations.
 
 mod desired;
 mod hook;
@@ -35,15 +35,13 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-/// The controller of `GitHubApp`s. It remembers what it knows of each in [`Shared::connections`], for the other kinds read
-/// that.
+/// The controller of `GitHubApp`s. Its memory is in [`Shared::connections`], because the other kinds read it.
 pub struct AppKind {
     shared: Arc<Shared>,
     lane: Due<GitHubApp>,
 }
 
 impl AppKind {
-    /// For these.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<GitHubApp>) -> Self {
         Self { shared: Arc::clone(shared), lane }
@@ -60,7 +58,7 @@ impl AppKind {
         tokens.chain(repositories).map(|(namespace, name)| (namespace.unwrap_or_default(), name)).collect()
     }
 
-    /// Who needs the App while it is being deleted.
+    /// The objects that need the App while it is being deleted.
     async fn dependents(&self, installations: &[Arc<GitHubInstallation>]) -> Result<Vec<String>, kube::Error> {
         let mut dependents = Vec::new();
         for installation in installations {
@@ -83,7 +81,7 @@ impl AppKind {
     async fn adjust(&self, seen: &Seen) -> Done<GitHubApp> {
         let failures = made::adjust(&self.shared, &seen.app, &seen.desired).await;
         if failures.is_empty() {
-            // What was made comes by its watch.
+            // The watch brings the created objects.
             let (standing, again) = plan::settled(seen, self.shared.now());
             return Done::Waits { standing, again };
         }
@@ -118,18 +116,19 @@ impl Kind for AppKind {
     type Task = Infallible;
 
     const FEATURE: Feature = Feature::Tokens;
-    // Who connects an App and grants it to namespaces administers the cluster: it is in no role for people.
+    // Connecting an App and granting it to namespaces is the task of the cluster's administrators, so no role for
+    // people has it.
     const RULES: &'static [Rule] = &[
         Rule::new(RuleSet::Cluster, "landfall.dev", &["githubapps"], &["get", "list", "watch", "patch"]),
         Rule::new(RuleSet::Cluster, "landfall.dev", &["githubapps/status"], &["patch"]),
-        // An owner reference with blockOwnerDeletion needs this where OwnerReferencesPermissionEnforcement is on.
+        // An owner reference with blockOwnerDeletion needs this if OwnerReferencesPermissionEnforcement is on.
         Rule::new(RuleSet::Cluster, "landfall.dev", &["githubapps/finalizers"], &["update"]),
-        // The Apps' private keys are read; the root keys of webhooks are made at the first start. They are never changed by
-        // the operator: people exchange them, with rights of their own.
+        // The operator reads the Apps' private keys, and creates the root keys of webhooks at its first start. It never
+        // changes them: people replace them, with permissions of their own.
         Rule::new(RuleSet::Own, "", &["secrets"], &["get", "list", "watch", "create"]),
         Rule::new(RuleSet::Receiver, "landfall.dev", &["githubapps"], READ),
-        // The receiver notes deliveries there. The note is all that it changes: the chart's ValidatingAdmissionPolicy holds
-        // that, for RBAC knows no fields.
+        // The receiver stores deliveries there, and changes nothing else. RBAC cannot restrict fields, so the chart's
+        // ValidatingAdmissionPolicy ensures that.
         Rule::new(RuleSet::Receiver, "landfall.dev", &["githubapps/status"], &["patch"]),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubApp>);
@@ -170,7 +169,7 @@ impl Kind for AppKind {
         });
     }
 
-    /// Asks for a look, where a delivery or the annotation does.
+    /// Requests a look if a delivery or the annotation does.
     fn begin(&self, app: Arc<GitHubApp>) -> Arc<GitHubApp> {
         let name = app.name_any();
         let heard = self.shared.connections.get(&name).map(|connection| connection.heard).unwrap_or_default();
@@ -188,7 +187,7 @@ impl Kind for AppKind {
         let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &shared.settings.namespace);
         let secret = secrets.get_opt(&app.spec.credentials_secret_ref.name).await?.map(Lenient::read).transpose()?;
         let connection = shared.connections.get(&name);
-        // They are made if there are none: all that is decided about webhooks follows from them.
+        // They are created if there are none, because everything about webhooks depends on them.
         let keys = match &app.spec.webhook {
             Some(_) => Some(shared.ensure_root_keys().await.map_err(|error| hook::keyless(&error))),
             None => None,
@@ -272,7 +271,7 @@ fn status(seen: &Seen, now: Timestamp) -> GitHubAppStatus {
     };
     let status = GitHubAppStatus {
         webhook: if app.spec.webhook.as_ref().is_some_and(|webhook| webhook.policy != WebhookPolicy::Manual) {
-            // While nothing is known of it, what was stored tells which address was ours.
+            // As long as the state of the webhook is unknown, the stored address shows which one was the operator's.
             ensured.or_else(|| stored.webhook.clone())
         } else {
             None

@@ -1,4 +1,4 @@
-//! What to do next for a `GitHubApp`: a pure function of what was seen and of `now`.
+//! Decides what to do next for a `GitHubApp`, as a pure function of the gathered state and of `now`.
 
 use super::desired::{Desired, is_made_for};
 use super::hook::{self, HookState};
@@ -16,41 +16,41 @@ use kube::ResourceExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What is seen of an App and around it.
+/// The gathered state of an App and its surroundings.
 pub struct Seen {
     /// The object.
     pub app: Arc<GitHubApp>,
-    /// It holds the finalizer.
+    /// It has the finalizer.
     pub has_finalizer: bool,
     /// The Secret with its credentials.
     pub secret: Option<Secret>,
-    /// Digests of which App on which GitHub it is, and of all that a connection is made from.
+    /// Digests of the App and its GitHub, and of everything that a connection is made from.
     pub made_from: (String, String),
-    /// What is known of the App.
+    /// The connection of the App.
     pub connection: Option<Connection>,
-    /// The root keys of webhooks, or why there are none. `None`: the App has no webhook.
+    /// The root keys of webhooks, or the reason why there are none. `None`: the App has no webhook.
     pub keys: Option<Result<Arc<RootKeys>, Standing>>,
     /// The deliveries that wait for a look.
     pub waiting: BTreeSet<Announced>,
     /// Its installations.
     pub installations: Vec<Arc<GitHubInstallation>>,
-    /// What its grants call for.
+    /// The result of its grants.
     pub desired: Desired,
-    /// While it is being deleted: who still needs it.
+    /// The objects that still need it while it is being deleted.
     pub dependents: Vec<String>,
 }
 
 /// One step.
 #[derive(Debug)]
 pub enum Step {
-    /// Hold the object for what depends on it.
+    /// Add the finalizer, which keeps the object while others depend on it.
     AddFinalizer,
-    /// Let it go.
+    /// Remove the finalizer.
     RemoveFinalizer {
-        /// Those that still needed it.
+        /// The objects that still needed it.
         forsaken: Vec<String>,
     },
-    /// Make the connection to GitHub from the spec and the credentials.
+    /// Create the connection to GitHub from the spec and the credentials.
     Connect,
     /// Look at GitHub.
     Look,
@@ -58,16 +58,14 @@ pub enum Step {
     Mark(BTreeSet<Announced>),
     /// Examine the webhook.
     EnsureHook,
-    /// Make and remove `GitHubInstallation`s.
+    /// Create and remove `GitHubInstallation`s.
     Adjust,
-    /// Delete the `GitHubInstallation`s that were made for an App that is going.
+    /// Delete the `GitHubInstallation`s that were made for a terminating App.
     Withdraw(Vec<Arc<GitHubInstallation>>),
 }
 
-/// What to do.
 pub type Plan = reconcile::Plan<Step>;
 
-/// Works it out.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let is_going = seen.app.metadata.deletion_timestamp.is_some();
@@ -96,12 +94,12 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     Plan::settled(standing, again)
 }
 
-/// Why it cannot be was noted when the connection was made.
+/// The reason is stored when the connection is made.
 fn can_look(connection: &Connection) -> bool {
     connection.github.is_some() && !connection.is_broken
 }
 
-/// How the object stands when there is nothing to do, and when to look again.
+/// The standing of the object when there is nothing to do, and when to look again.
 #[must_use]
 pub fn settled(seen: &Seen, now: Timestamp) -> (Standing, Option<Again>) {
     let (trouble, next_hook) = match hook::state(seen, now) {
@@ -145,7 +143,7 @@ fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
                 message.push_str("; spec.tenants grants it to nobody yet");
             }
             if !desired.clashes.is_empty() {
-                message.push_str("; not made, for a GitHubInstallation of that name is there already: ");
+                message.push_str("; not created, because a GitHubInstallation with that name already exists: ");
                 message.push_str(&desired.clashes.join(", "));
             }
             if app.spec.paused {
@@ -157,8 +155,8 @@ fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
     }
 }
 
-/// Withdraws the grants (an App that is going grants nothing, so tokens are revoked, Secrets and webhooks removed), then
-/// removes the objects that were made for it, then goes.
+/// Withdraws the grants: a terminating App grants nothing, so tokens are revoked, and Secrets and webhooks removed.
+/// Then removes the objects that were made for the App, and finally its finalizer.
 fn plan_removal(seen: &Seen, connection: &Connection, now: Timestamp) -> Plan {
     let name = seen.app.name_any();
     let is_left = |installation: &&Arc<GitHubInstallation>| {

@@ -1,7 +1,7 @@
-//! `GitHubInstallation`: shows what a namespace was granted of an account, and waits for its tokens when it goes.
+//! `GitHubInstallation`: shows the grant of an account to a namespace, and waits for its tokens when it is deleted.
 //!
-//! It makes no call of its own: all it needs is the App's last look. Invariant: who was not granted the account sees
-//! nothing of it in status.
+//! It makes no calls of its own, because the App's last look contains everything. Invariant: without a grant, status
+//! shows nothing of the account.
 
 mod plan;
 
@@ -32,7 +32,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The controller of `GitHubInstallation`s.
 pub struct InstallationKind {
     shared: Arc<Shared>,
     lane: Due<GitHubInstallation>,
@@ -42,7 +41,7 @@ pub struct InstallationKind {
 }
 
 impl InstallationKind {
-    /// Starts with no request.
+    /// A controller that has noted no request.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<GitHubInstallation>) -> Self {
         Self { shared: Arc::clone(shared), lane, requested: Mutex::default() }
@@ -68,13 +67,13 @@ impl Kind for InstallationKind {
             RuleSet::Cluster,
             "landfall.dev",
             &["githubinstallations"],
-            // An App's installations are made where its tenants are, and removed with it.
+            // An App's installations are created in the namespaces of its tenants, and removed with the App.
             &["get", "list", "watch", "create", "patch", "delete"],
         ),
         Rule::new(RuleSet::Cluster, "landfall.dev", &["githubinstallations/status"], &["patch"]),
         Rule::new(RuleSet::Receiver, "landfall.dev", &["githubinstallations"], READ),
         Rule::new(RuleSet::View, "landfall.dev", &["githubinstallations"], READ),
-        // The GitHubApp's tenants decide what an installation may do, so to declare one grants nothing.
+        // Declaring an installation grants nothing, because the GitHubApp's tenants decide what it may do.
         Rule::new(RuleSet::Admin, "landfall.dev", &["githubinstallations"], WRITE),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubInstallation>);
@@ -160,7 +159,7 @@ impl Kind for InstallationKind {
 
     fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
 
-    /// Asks for a look at the App, where the annotation does and the account was granted.
+    /// Requests a look at the App, if the annotation does and the account is granted.
     fn settled(&self, seen: &Seen, _: Option<&Standing>) {
         let handled = seen.installation.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
         let request = requested_look(&*seen.installation).filter(|request| handled != Some(request));
@@ -186,7 +185,7 @@ impl Kind for InstallationKind {
     }
 }
 
-/// What to show.
+/// The fields to show in status.
 fn shown(
     access: &AccountAccess,
     stored: GitHubInstallationStatus,
@@ -219,7 +218,7 @@ fn shown(
                 ..GitHubInstallationStatus::default()
             }
         }
-        // The old id stays, as the sign that it was installed once.
+        // The old id stays, because it shows that the App was installed there before.
         AccountAccess::NotInstalled { grant, .. } => GitHubInstallationStatus {
             installation_id: stored.installation_id,
             account: stored.account,

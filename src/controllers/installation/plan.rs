@@ -1,4 +1,4 @@
-//! What to do next for a `GitHubInstallation`: a pure function of what was seen and of `now`.
+//! Decides what to do next for a `GitHubInstallation`, as a pure function of the gathered state and of `now`.
 
 use super::super::access::{AccountAccess, Names};
 use super::super::dependents::waited_long_enough;
@@ -9,35 +9,33 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
 
-/// What is seen of an installation and around it.
+/// The gathered state of an installation and its surroundings.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The object.
     pub installation: Arc<GitHubInstallation>,
-    /// It holds the finalizer.
+    /// It has the finalizer.
     pub has_finalizer: bool,
-    /// Whether its namespace may use the account. `None`: its namespace is not known yet, and announced by its own watch.
+    /// Whether its namespace may use the account. `None`: the namespace is not known yet, and its watch will bring it.
     pub access: Option<AccountAccess>,
-    /// While it is being deleted: who still needs it.
+    /// The objects that still need it while it is being deleted.
     pub dependents: Vec<String>,
 }
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Hold the object for what depends on it.
+    /// Add the finalizer, which keeps the object while others depend on it.
     AddFinalizer,
-    /// Let it go.
+    /// Remove the finalizer.
     RemoveFinalizer {
-        /// Those that still needed it.
+        /// The objects that still needed it.
         forsaken: Vec<String>,
     },
 }
 
-/// What to do.
 pub type Plan = reconcile::Plan<Step>;
 
-/// Works it out.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     if seen.installation.metadata.deletion_timestamp.is_some() {
@@ -56,7 +54,7 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     Plan::Settled { standing: access.standing(names), again: None }
 }
 
-/// Waits until no token published for it is left, which its tokens see to, then lets it go.
+/// Waits until its tokens have withdrawn everything that was published for it, then removes the finalizer.
 fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::nothing();

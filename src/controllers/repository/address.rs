@@ -1,7 +1,7 @@
-//! What a failed question means where a repository is followed by its address alone.
+//! The failures of repositories that are followed by their address alone.
 //!
-//! Invariant: who is refused there has the wrong password. By the App it may be a token that is too fresh, which passes;
-//! said of an address, that would have nobody correct the Secret.
+//! Invariant: a refusal by an address means a wrong password. A refusal through the App may mean a token that is too
+//! fresh, which passes; with that message for an address, nobody would correct the Secret.
 
 use super::apply::git_failure;
 use crate::api::{ProjectRepository, Reason};
@@ -9,7 +9,7 @@ use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing};
 use crate::git;
 
-/// What it means. Secrets of tenants are not watched, so one that was corrected is found by trying again.
+/// The failure of a read. Secrets of tenants are not watched, so a corrected one is found by trying again.
 pub fn failure(error: &git::Error, object: &ProjectRepository) -> Failure {
     match (error, &object.spec.source.credentials_secret_ref) {
         (git::Error::CredentialsRefused { .. }, Some(reference)) => {

@@ -1,4 +1,4 @@
-//! Carries out one step. What GitHub said goes into [`super::memory`], where the next plan finds it.
+//! Carries out one step. GitHub's answers go into [`super::memory`], where the next plan finds them.
 
 use super::RepositoryKind;
 use super::memory::{Facts, Looked};
@@ -22,20 +22,20 @@ use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 
-/// How long what GitHub said of a repository is good without asking again: one call a day.
+/// How long GitHub's answer about a repository is used without asking again: one call a day.
 const FACTS_HOLD: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long a fork takes before that is told: GitHub says five minutes, and to ask its support after that.
-/// <https://docs.github.com/en/rest/repos/forks#create-a-fork>
+/// How long a fork may take before it is reported. GitHub says to wait five minutes, and to contact its support after
+/// that. <https://docs.github.com/en/rest/repos/forks#create-a-fork>
 const FORK_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// Carries it out. Gives back the object where the step changed it.
+/// Carries out a step. Returns the object if the step changed it.
 ///
 /// # Errors
-/// Why it did not work, and when to try again.
+/// The reason why it failed, and when to try again.
 pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Done<ProjectRepository>, Failure> {
     let (object, client) = (&*seen.object, &kind.shared.client);
-    // How workloads were is known only for the step that follows the look at them.
+    // The state of workloads is known only in the step after the look at them.
     kind.memory.update(uid(object), |known| known.rollout.go_on(&step));
     match step {
         Step::AddFinalizer => {
@@ -52,7 +52,8 @@ pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Don
         Step::LeaveHook(why) => {
             let name = object.status.as_ref().and_then(|status| status.full_name.clone()).unwrap_or_default();
             let note = format!(
-                "the webhook of {name} stays on GitHub, for it cannot be removed; delete it in the repository's settings: {why}"
+                "the webhook of {name} stays on GitHub, because it cannot be removed; delete it in the repository's \
+                 settings: {why}"
             );
             kind.shared.warn(object, Reason::HookRefused, &note).await;
             kind.memory.update(uid(object), |known| known.is_hook_removed = true);
@@ -80,12 +81,11 @@ pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Don
     Ok(Done::Again(None))
 }
 
-/// The object's uid.
 pub fn uid(object: &ProjectRepository) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
 
-/// The client.
+/// The client of the App's GitHub.
 ///
 /// # Errors
 /// The App's credentials cannot be used.
@@ -97,7 +97,7 @@ pub fn client(seen: &Seen) -> Result<&Arc<GitHub>, Failure> {
     })
 }
 
-/// Finds the repository, if it is not known, and reads its head.
+/// Finds the repository, if it is unknown, and reads its head.
 async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let now = kind.shared.now();
     let (refs, name, facts) = match &seen.way {
@@ -156,7 +156,7 @@ fn remember(kind: &RepositoryKind, seen: &Seen, (refs, name, facts): (Refs, Stri
         known.heard = heard.collect();
         known.request = requested_look(&*seen.object).cloned();
         if matches!(&head, Some((_, true))) || seen.is_asked() {
-            // A poll found what no delivery announced, so the webhook may be gone; or somebody wants to know.
+            // A poll found a push that no delivery announced, so the webhook may be gone; or a person requested a look.
             known.examine_hook_at = Some(began);
         }
         if seen.is_asked() {
@@ -176,7 +176,7 @@ async fn by_app(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result
     match refs(kind, seen, &facts.repository, &token).await {
         Ok(refs) => Ok((refs, facts)),
         Err(git::Error::Moved { .. } | git::Error::NotFound { .. }) => {
-            // By its id it is found under any name.
+            // The id finds the repository under any name.
             let now = ask(kind, seen, granted, &token, facts.repository.id).await?;
             let refs = refs(kind, seen, &now.repository, &token).await.map_err(|error| match error {
                 error if is_on_its_way(seen, &error) => pending(seen, &now.repository, kind.shared.now()),
@@ -198,7 +198,7 @@ async fn by_app(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result
     }
 }
 
-/// A fork that nobody has read yet is on its way, as long as it is only the fork that cannot be read.
+/// Whether GitHub may still be making the fork: nobody has read it yet, and the error concerns the fork itself.
 fn is_on_its_way(seen: &Seen, error: &git::Error) -> bool {
     let was_read = seen.known.looked.is_some() || seen.object.status.as_ref().is_some_and(|it| it.head.is_some());
     let is_its_own = !matches!(
@@ -212,7 +212,7 @@ fn is_on_its_way(seen: &Seen, error: &git::Error) -> bool {
     seen.object.spec.source.fork.is_some() && !was_read && is_its_own
 }
 
-/// Since when is what `Ready` says, so that the same is said after a restart.
+/// The time of the fork comes from `Ready`'s transition time, so that the message is the same after a restart.
 fn pending(seen: &Seen, repository: &Repository, now: Timestamp) -> Failure {
     let name = &repository.full_name;
     let mut message = format!("GitHub is still making {name}; it is looked at again by itself, with growing pauses");
@@ -231,16 +231,16 @@ fn moved(repository: &Repository) -> Failure {
     Failure::Remote(Standing::reconciling(Reason::RepositoryNotFound, message), Again::Backoff)
 }
 
-/// A token that reads the repository, and what GitHub said of it last. It is within the grant.
+/// A token that reads the repository, within the grant, and GitHub's last answer about it.
 ///
 /// # Errors
-/// The repository is not there, or not granted.
+/// The repository is missing or not granted.
 pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<(Token, Facts), Failure> {
     let github = client(seen)?;
     let now = kind.shared.now();
     let key = (seen.tools.identity.as_str(), granted.installation);
     let (read, id) = if let Some(id) = seen.bound_id() {
-        // One that was refused is asked for alone, for it would have all refused.
+        // A repository that was refused is requested alone, because GitHub would refuse the token for all of them.
         let is_lost = seen.known.is_lost();
         let others = || if is_lost { Vec::new() } else { kind.followed_by(&granted.app, granted.installation) };
         let read = kind.readers.by_id(github, key, id, others, now).await;
@@ -259,7 +259,7 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
     let said = read.said.into_iter().find(|repository| repository.id == id);
     let facts = match (said, &seen.known.facts) {
         (Some(mut repository), before) => {
-            // What only the longer answers tell is kept.
+            // Only the longer answers have these fields, so they are kept.
             if let Some(before) = before.as_ref().filter(|before| before.repository.id == id) {
                 repository.parent = repository.parent.or_else(|| before.repository.parent.clone());
                 repository.source = repository.source.or_else(|| before.repository.source.clone());
@@ -273,10 +273,10 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
     Ok((read.token, facts))
 }
 
-/// Asks GitHub what the repository with this id is now.
+/// Asks GitHub for the repository with this id.
 ///
 /// # Errors
-/// It is not there, or not granted.
+/// The repository is missing or not granted.
 pub async fn ask(
     kind: &RepositoryKind,
     seen: &Seen,
@@ -286,7 +286,7 @@ pub async fn ask(
 ) -> Result<Facts, Failure> {
     let asked = client(seen)?.repository(token, id).await;
     if let Err(github::Error::TokenRefused { .. } | github::Error::NotFound { .. }) = &asked {
-        // It may be the token's fault, which may be older than what the installation sees now.
+        // The cause may be the token, which may be older than the current selection of the installation.
         kind.readers.refused((&seen.tools.identity, granted.installation), token).await;
     }
     let repository = asked.map_err(|error| match error {
@@ -299,7 +299,7 @@ pub async fn ask(
     Ok(facts)
 }
 
-/// The repository is the account's, and granted, by what it is called now.
+/// Checks that the repository belongs to the account, and that its current name is granted.
 pub fn fits(granted: &Granted, repository: &Repository, seen: &Seen) -> Result<(), Failure> {
     if repository.owner.as_ref().is_some_and(|owner| owner.id != granted.account_id) {
         return Err(gone(granted, &format!("id {}", repository.id)));
@@ -307,7 +307,7 @@ pub fn fits(granted: &Granted, repository: &Repository, seen: &Seen) -> Result<(
     let said = seen.object.spec.source.existing.as_ref().and_then(|existing| existing.name.as_ref());
     let known = Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() };
     allowed(granted, known, &default_permissions()).map_err(|failure| match (failure, said) {
-        // Who named another, or an id, learns no name from it.
+        // A spec with another name, or with an id, must not learn the name from the message.
         (Failure::Remote(standing, again), said) if said.is_none_or(|said| !said.eq_ignore_ascii_case(&repository.name)) => {
             let message = format!(
                 "the repository with id {} is not, or by a new name no longer, within what GitHubApp {} grants this namespace of {}: \
@@ -320,10 +320,10 @@ pub fn fits(granted: &Granted, repository: &Repository, seen: &Seen) -> Result<(
     })
 }
 
-/// The grant has the repository and the permissions.
+/// Checks that the grant has the repository and the permissions.
 ///
 /// # Errors
-/// What is missing, and where it is granted.
+/// The missing part, and where it is granted.
 pub fn allowed(granted: &Granted, known: Known, permissions: &crate::api::Permissions) -> Result<(), Failure> {
     use crate::grant::Refusal;
     let name = known.name.clone().unwrap_or_default();
@@ -379,7 +379,7 @@ fn unread(error: &github::Error, granted: &Granted, what: &str) -> Failure {
     }
 }
 
-/// A failed call to GitHub.
+/// The failure of a call to GitHub.
 pub fn remote(failure: (Standing, Again)) -> Failure {
     failure.into()
 }
@@ -392,7 +392,7 @@ async fn refs(kind: &RepositoryKind, seen: &Seen, repository: &Repository, token
 /// The refs of a repository on the App's GitHub, by a name that GitHub gave.
 ///
 /// # Errors
-/// The remote's.
+/// The remote's errors.
 pub async fn refs_of(
     kind: &RepositoryKind,
     seen: &Seen,
@@ -408,13 +408,13 @@ pub async fn refs_of(
     git::refs(transport, &remote, Some(&BasicAuth::installation(token.clone())), branch, &*kind.shared.clock).await
 }
 
-/// What a failed question to a remote means.
+/// The failure of a request to a remote.
 pub fn git_failure(error: &git::Error) -> Failure {
     let (standing, again) = standing::git_failure(error);
     Failure::Remote(standing, again)
 }
 
-/// Asks by id whether what the head was read from is still that repository.
+/// Asks by id whether the head was read from the same repository.
 async fn confirm(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let known = &seen.known;
     let (Some(looked), Some(head)) = (&known.looked, &known.head) else { return Ok(()) };
@@ -422,7 +422,7 @@ async fn confirm(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
         let (token, before) = read(kind, seen, granted).await?;
         let facts = ask(kind, seen, granted, &token, before.repository.id).await?;
         if facts.repository.full_name != looked.name {
-            // What the name stands for is another now: the head is read again, by the new one.
+            // The name belongs to another repository now. The head is read again, by the new name.
             let now = kind.shared.now();
             kind.memory.update(uid(&seen.object), |known| {
                 if let Some(looked) = &mut known.looked {
@@ -437,7 +437,7 @@ async fn confirm(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The credentials for an address, if there are any: for its host and no other.
+/// The credentials for an address, if there are any. They are used for its host and no other.
 async fn credentials(
     kind: &RepositoryKind,
     object: &ProjectRepository,

@@ -1,4 +1,4 @@
-//! Which repositories are followed through an App's installation.
+//! Lists the repositories that are followed through an App's installation.
 
 use super::RepositoryKind;
 use crate::api::{ProjectRepository, Reason, default_permissions};
@@ -8,9 +8,9 @@ use kube::ResourceExt;
 use std::collections::BTreeSet;
 
 impl RepositoryKind {
-    /// The ids of the repositories that are followed through an App's installation and granted to who follows them, but
-    /// for those that are lost, by what this process knows or by what status says: one of them would have a token for all
-    /// of them refused.
+    /// The ids of the repositories that are followed through an App's installation, and granted to the namespaces that
+    /// follow them. Lost repositories, according to this process's memory or to status, are left out, because GitHub
+    /// would refuse a token for all if it had one of them.
     #[must_use]
     pub fn followed_by(&self, app: &str, installation: u64) -> Vec<u64> {
         let repositories = self.shared.caches.all::<ProjectRepository>();

@@ -1,9 +1,9 @@
-//! Ensures a fork, and keeps it in step with its upstream.
+//! Ensures a fork, and synchronizes it with its upstream.
 //!
-//! Invariant: a fork that is there is found, under whatever name, before one is asked for; what is taken for it has as its
-//! parent what the spec names; and a fork that has commits of its own is never changed. GitHub answers a second request with the fork of the first, so an answer that got lost makes
-//! no second one either. What a fork is in step with is the upstream that GitHub says it has, not what the spec says: the
-//! token that reads it may reach repositories of others.
+//! Invariant: an existing fork is found, under any name, before one is created; the parent of the fork that is used is
+//! the one in the spec; and a fork with commits of its own is never changed. GitHub answers a second request with the
+//! fork of the first, so a lost answer makes no second fork. The fork is compared with the upstream that GitHub
+//! reports, not the one in the spec, because the token that reads it may reach repositories of others.
 
 use super::RepositoryKind;
 use super::apply::{allowed, ask, client, fits, git_failure, read, refs_of, remote, uid};
@@ -22,10 +22,10 @@ fn permissions(list: &[(&str, &str)]) -> Permissions {
     list.iter().map(|(name, level)| ((*name).to_owned(), (*level).to_owned())).collect()
 }
 
-/// Finds the fork, or makes it.
+/// Finds the fork, or creates it.
 ///
 /// # Errors
-/// It cannot be made.
+/// It cannot be created.
 pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let (Way::GitHub(granted), Some(source)) = (&seen.way, &seen.object.spec.source.fork) else {
         return Ok(());
@@ -40,13 +40,13 @@ pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let github = client(seen)?;
     let name = source.name.as_deref().unwrap_or(upstream);
     let known = Known { name: Some(name.to_owned()), id: None };
-    // Of what was not granted it is not even asked whether it is there.
+    // Without a grant, GitHub is not even asked whether the repository exists.
     allowed(granted, known.clone(), &default_permissions())?;
     let fork = match existing(kind, seen, granted, github, name).await? {
         Some(there) => there,
         None => make(kind, granted, github, (source, name), known).await?,
     };
-    // Found under another name, it may be one that was not granted.
+    // A fork that was found under another name may not be granted.
     fits(granted, &fork, seen)?;
     held_against(&fork, &source.of)?;
     let now = kind.shared.now();
@@ -57,7 +57,7 @@ pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The repository of the fork's name, if there is one.
+/// The repository with the fork's name, if there is one.
 async fn existing(
     kind: &RepositoryKind,
     seen: &Seen,
@@ -76,7 +76,7 @@ async fn existing(
     asked.map(Some).map_err(|error| remote(github_failure(&error, "asking what a repository is a fork of")))
 }
 
-/// A fork of another fork is another: it has that one's commits, and is kept in step with it.
+/// Refuses a fork of another fork: it would have that fork's commits, and be synchronized with it.
 fn held_against(fork: &Repository, of: &str) -> Result<(), Failure> {
     let what = match &fork.parent {
         Some(parent) if parent.full_name.eq_ignore_ascii_case(of) => return Ok(()),
@@ -103,7 +103,7 @@ async fn make(
 ) -> Result<Repository, Failure> {
     let needed = permissions(&[("administration", "write"), ("contents", "write"), ("metadata", "read")]);
     allowed(granted, known, &needed)?;
-    // For what is not there yet a token cannot be narrowed; so it is let go of at once.
+    // A token cannot be limited to a repository that does not exist yet, so it is revoked at once.
     let scope = Scope { repositories: Repositories::All, permissions: needed };
     let minted = github.mint(granted.installation, &scope).await;
     let token = minted.map_err(|error| forbidden(&error, granted, github, source))?.token;
@@ -155,10 +155,10 @@ fn forbidden(error: &github::Error, granted: &Granted, github: &GitHub, source: 
     }
 }
 
-/// Looks whether the fork lacks commits, and fast-forwards it if it has none of its own.
+/// Checks whether the fork lacks commits, and fast-forwards it if it has none of its own.
 ///
 /// # Errors
-/// GitHub did not say, or did not do it.
+/// GitHub failed.
 pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let (Way::GitHub(granted), Some(source)) = (&seen.way, &seen.object.spec.source.fork) else { return Ok(()) };
     let Some(head) = &seen.known.head else { return Ok(()) };
@@ -198,8 +198,8 @@ pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     if is_behind {
         merge(seen, granted, github, fork, &head.branch).await?;
     }
-    // Nothing between two different commits: the head known here is not the fork's any more. It was merged before, and the
-    // answer got lost, or somebody else did it.
+    // No commit lies between the two different heads, so the known head of the fork is outdated. It was merged before
+    // and the answer was lost, or somebody else merged it.
     let has_moved = in_step.behind_by == 0 && in_step.ahead_by == 0 && in_step.upstream != head.sha;
     let now = kind.shared.now();
     let interval = source.sync.interval.parse().unwrap_or(SignedDuration::from_mins(10));
@@ -207,7 +207,7 @@ pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     kind.memory.update(uid(&seen.object), |known| {
         known.next_sync = next;
         if is_behind || has_moved {
-            // The head is another now; what it is compared with is seen the next time.
+            // The fork has another head now. The next look shows the head that it is compared with.
             known.in_step = Some(InStep { own: in_step.upstream.clone(), behind_by: 0, ..in_step });
             if let Some(looked) = &mut known.looked {
                 looked.next = now;

@@ -1,4 +1,4 @@
-//! Reads all that a decision about a `ProjectRepository` needs, from caches and memory: it calls nobody.
+//! Reads everything that a decision about a `ProjectRepository` needs, from caches and memory. It makes no calls.
 
 use super::RepositoryKind;
 use super::seen::{Granted, HookWish, Pending, Seen, Tools, Way};
@@ -14,7 +14,6 @@ use crate::controllers::standing::Standing;
 use kube::ResourceExt;
 use std::sync::Arc;
 
-/// Gathers it.
 #[must_use]
 pub fn gather(kind: &RepositoryKind, object: &Arc<ProjectRepository>) -> Seen {
     let shared = &*kind.shared;
@@ -32,7 +31,7 @@ pub fn gather(kind: &RepositoryKind, object: &Arc<ProjectRepository>) -> Seen {
                 permanent: true,
             },
         },
-        // Not let through by the API server.
+        // The API server's validation refuses this.
         (None, None) => Way::NotYetKnown,
     };
     let way_out = referred.as_ref().and_then(|referred| {
@@ -96,14 +95,14 @@ fn by_app(referred: &Referred) -> Way {
     }
 }
 
-/// Where all that are kept wait, another may have been put out before anybody saw it: then each may stand for one that
-/// concerns the branch.
+/// When as many deliveries wait as are kept, another may have been evicted before the operator saw it. Then each of
+/// them may stand for one that concerns the branch.
 fn all_pending(deliveries: &Deliveries, branch: Option<&str>) -> Vec<Pending> {
     let branch = branch.filter(|_| waiting(deliveries).count() < KEPT_DELIVERIES);
     waiting(deliveries).map(|(announced, delivery)| pending(announced, delivery, branch)).collect()
 }
 
-/// A push to another branch needs no look. Whatever else came may concern anything.
+/// A push to another branch needs no look. Any other event may concern anything.
 fn pending(announced: Announced, delivery: &Delivery, branch: Option<&str>) -> Pending {
     let elsewhere = delivery.event.as_deref() == Some("push")
         && delivery.reference.as_deref().zip(branch).is_some_and(|(reference, branch)| {

@@ -1,9 +1,10 @@
-//! Ensures a repository's own webhook: found, made once, repaired, removed.
+//! Ensures a repository's own webhook: finds it, creates it once, repairs it and removes it.
 //!
-//! Invariant: every page of webhooks was looked at before one is made, so that an answer that got lost, or a status that
-//! did, makes no second one. What is ours is known by its address, all of it, for another cluster may have one for the same
-//! App and repository; or by the id that was noted, which a person's change of the address leaves. That note may be a
-//! tenant's: the grant of `repository_hooks: write`, without which nothing is touched, allows as much without us.
+//! Invariant: every page of webhooks is read before one is created, so that a lost answer or a lost status makes no
+//! second webhook. The operator recognizes its own webhook by the whole address, because another cluster may have one
+//! for the same App and repository, or by the id in status, which stays when a person changes the address. A tenant may
+//! have written that id. The grant of `repository_hooks: write`, without which nothing is touched, allows the tenant as
+//! much without the operator.
 
 use super::RepositoryKind;
 use super::apply::{allowed, client, gone, remote, uid};
@@ -21,14 +22,14 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 
-/// How often a webhook is examined although nothing is known to be wrong: a token, a list, the configuration with its
-/// secret, which GitHub does not tell and a person may have exchanged, and the token's end. Four calls a day.
+/// How often a webhook is examined although no problem is known. It takes four calls: a token, a list, the
+/// configuration with its secret, which GitHub does not show and a person may have changed, and the token's revocation.
 const EXAMINE_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
-/// Makes it what it is to be.
+/// Creates or repairs the webhook.
 ///
 /// # Errors
-/// GitHub did not let it.
+/// GitHub refused.
 pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let (Way::GitHub(granted), HookWish::Own { base, .. }) = (&seen.way, &seen.hook) else { return Ok(()) };
     let (Some(keys), Some(app)) = (kind.shared.root_keys.known(), &seen.tools.app) else { return Ok(()) };
@@ -67,7 +68,7 @@ async fn settle(
     let id = match ours.next() {
         None => match github.create_hook(token, owner, name, &wanted).await {
             Ok(made) => made.id,
-            // Another object of the same repository was faster: it is found when this is tried again.
+            // Another object of the same repository was faster. The retry finds its webhook.
             Err(error) if error.already_exists() => {
                 let message = format!(
                     "the webhook of {} was made by another meanwhile; it is looked for again",
@@ -88,7 +89,8 @@ async fn settle(
                 Some(seen) => seen.id == first.id && seen.key_id == keys.current.id(),
                 None => stored.is_some_and(|stored| is_signed(stored.id, &stored.key_id)),
             };
-            // GitHub tells that there is a secret, not which: one that was not noted is set anew, and one that is examined.
+            // GitHub shows that there is a secret, but not which. The secret is set again for a webhook that was not
+            // known, and at each examination.
             if !is_known || seen.known.examine_hook_at.is_some() || !wanted.config.is_met_by(&first.config) {
                 github.update_hook_config(token, owner, name, first.id, &wanted.config).await.map_err(failed)?;
             }
@@ -101,14 +103,14 @@ async fn settle(
     Ok(HookSeen { id, url: wanted.config.url.clone(), key_id: keys.current.id().to_owned() })
 }
 
-/// Removes it, unless another object of this App still wants it.
+/// Removes the webhook, unless another object of this App still needs it.
 ///
 /// # Errors
-/// GitHub did not let it.
+/// GitHub refused.
 pub async fn remove(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let ((Way::GitHub(granted), _) | (_, Some(granted))) = (&seen.way, &seen.way_out) else { return Ok(()) };
     let repository = match repository(kind, seen, granted).await {
-        // With the repository its webhooks are gone.
+        // The webhooks of a deleted repository are deleted too.
         Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
             kind.memory.update(uid(&seen.object), forget);
             return Ok(());
@@ -145,7 +147,7 @@ async fn remove_ours(
     Ok(())
 }
 
-/// Ends the token of [`enter`].
+/// Revokes the token of [`enter`].
 async fn leave(github: &GitHub, token: &Token) {
     if let Err(error) = github.revoke(token).await {
         tracing::info!(%error, "the token for webhooks was not revoked, and expires within the hour");
@@ -158,7 +160,7 @@ fn forget(known: &mut super::memory::Remembered) {
     known.examine_hook_at = None;
 }
 
-/// Another object has the same webhook, which is one for the App and the repository, and was granted it.
+/// Whether another object uses the same webhook, of the App and the repository, and is granted it.
 fn is_shared(kind: &RepositoryKind, seen: &Seen, granted: &Granted, repository: &Repository) -> bool {
     let allows = |other: &ProjectRepository| {
         let (Some(namespace), Some(reference)) = (other.namespace(), &other.spec.installation_ref) else {
@@ -183,7 +185,7 @@ fn is_shared(kind: &RepositoryKind, seen: &Seen, granted: &Granted, repository: 
     })
 }
 
-/// What the calls about webhooks take.
+/// The permissions for calls about webhooks.
 fn permissions() -> Permissions {
     [("metadata", "read"), ("repository_hooks", "write")].map(|(a, b)| (a.to_owned(), b.to_owned())).into()
 }
@@ -192,7 +194,7 @@ fn known(repository: &Repository) -> Known {
     Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() }
 }
 
-/// The repository by its name of now.
+/// The repository under its current name.
 async fn repository(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<Arc<Repository>, Failure> {
     Ok(super::apply::read(kind, seen, granted).await?.1.repository)
 }
@@ -208,7 +210,7 @@ async fn enter<'a>(
     let scope = Scope { repositories: Repositories::Ids(vec![repository.id]), permissions: permissions() };
     let minted = github.mint(granted.installation, &scope).await;
     let minted = minted.map_err(|error| match &error {
-        // It is not the permission that is lacking: the repository is gone, or out of the installation's sight.
+        // The permission is not missing: the repository was deleted, or the installation cannot see it.
         github::Error::Unprocessable { .. } if !error.lacks_permissions() => {
             gone(granted, &format!("id {}", repository.id))
         }
@@ -217,7 +219,7 @@ async fn enter<'a>(
     Ok((github, minted.token))
 }
 
-/// The webhooks that are ours, the oldest first.
+/// The operator's webhooks, the oldest first.
 async fn ours(
     kind: &RepositoryKind,
     seen: &Seen,
@@ -235,7 +237,7 @@ async fn ours(
         Some(seen) => (Some(seen.id), Some(&seen.url)),
         None => (stored.and_then(|stored| u64::try_from(stored.id?).ok()), stored.map(|stored| &stored.url)),
     };
-    // The address may have become another since.
+    // The address may have changed since.
     let former = address.filter(|address| address.ends_with(&hook.path(&granted.app))).cloned();
     let addresses = [base.map(|base| hook.url(&base.url, &granted.app)), former];
     let mut hooks = github.hooks(token, owner, name).await?;

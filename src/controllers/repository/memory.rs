@@ -1,7 +1,8 @@
-//! What this process knows of each repository: what GitHub answered, and what failed.
+//! The memory of this process about each repository: GitHub's answers, and failures.
 //!
-//! Invariant: it is a convenience, never the truth; all of it can be lost at any moment, and a look brings it back. But
-//! while it is there it goes before status, which a tenant may be able to write: a token goes to an address from here only.
+//! Invariant: the memory is a convenience, never the truth. All of it can be lost at any moment, and a look restores
+//! it. But it takes precedence over status, which a tenant may be able to write: the address that a token is sent to
+//! comes only from here.
 
 use super::rollout::RolloutMemory;
 use super::seen::HookWish;
@@ -18,44 +19,44 @@ use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What GitHub says of a repository.
+/// GitHub's answer about a repository.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
     /// The repository.
     pub repository: Arc<Repository>,
-    /// When it said so.
+    /// When GitHub gave the answer.
     pub at: Timestamp,
 }
 
-/// What a remote said of its refs.
+/// A remote's answer about its refs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Looked {
     /// The refs.
     pub refs: Refs,
-    /// The branch that was asked for; none: the default branch.
+    /// The requested branch. `None`: the default branch.
     pub asked: Option<String>,
-    /// What the way to it depended on.
+    /// The terms of the access.
     pub access: Option<Terms>,
-    /// What the repository was called, or its address.
+    /// The repository's name at that time, or its address.
     pub name: String,
-    /// When it was asked: what was pushed before is in it.
+    /// When the remote was asked. Earlier pushes are in the answer.
     pub at: Timestamp,
-    /// When to look again without being told.
+    /// When to look again without a delivery or request.
     pub next: Timestamp,
 }
 
-/// The webhook after it was last examined.
+/// The webhook at its last examination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookSeen {
     /// Its id.
     pub id: u64,
-    /// Where it delivers to.
+    /// The address that it delivers to.
     pub url: String,
     /// The id of the root key that its secret is derived from.
     pub key_id: String,
 }
 
-/// How a fork stands to its upstream.
+/// A comparison of a fork with its upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InStep {
     /// The upstream's head then.
@@ -68,112 +69,111 @@ pub struct InStep {
     pub ahead_by: u64,
 }
 
-/// A kind of call, as far as failures are kept apart: a webhook that cannot be made does not keep the head from being
-/// followed.
+/// A kind of call whose failures are remembered separately, so that the head is followed even if a webhook cannot be
+/// created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
     /// Finding the repository, and reading its head.
     Look,
-    /// Its webhook.
+    /// The webhook.
     Hook,
-    /// Making the fork.
+    /// Creating the fork.
     Fork,
-    /// Keeping the fork in step.
+    /// Synchronizing the fork.
     Sync,
 }
 
-/// What a failure is about. The same call is tried again at once when one of these is another.
+/// The circumstances of a failure. When one of these changes, the call is retried at once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct About {
     /// The generation of the spec.
     pub generation: Option<i64>,
-    /// The value of the annotation that asks for a look.
+    /// The value of the annotation that requests a look.
     pub request: Option<String>,
-    /// Which webhook it is to have.
+    /// The webhook that the repository should have.
     pub hook: HookWish,
-    /// What the way to it depends on.
+    /// The terms of the access.
     pub access: Option<Terms>,
 }
 
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failed {
-    /// What it means.
+    /// The standing that the failure causes.
     pub standing: Standing,
-    /// It is not tried again before.
+    /// The call is not retried before this time.
     pub until: Timestamp,
-    /// What it is about: when that is another, it is tried again at once.
+    /// The circumstances of the failure. When they change, the call is retried at once.
     pub about: About,
-    /// The deliveries that waited for a look then: it was made for them as well.
+    /// The deliveries that waited for a look then. The failed call was made for them as well.
     pub heard: BTreeSet<Announced>,
 }
 
-/// What is known of one repository.
+/// The memory about one repository.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
-    /// What GitHub says of it.
+    /// GitHub's answer about it.
     pub facts: Option<Facts>,
     /// Its refs.
     pub looked: Option<Looked>,
-    /// The head, since when it is there.
+    /// The head, with the time since when it is the head.
     pub head: Option<HeadStatus>,
     /// The head that was confirmed by id, and when.
     pub confirmed: Option<(String, Timestamp)>,
-    /// The deliveries that a look has covered and that are yet to be marked.
+    /// The deliveries that a look has covered and that are not marked yet.
     pub heard: BTreeSet<Announced>,
-    /// The value of the annotation that asks for a look, once it was looked after it.
+    /// The last value of the annotation that requests a look, after a look covered it.
     pub request: Option<String>,
     /// The webhook.
     pub hook: Option<HookSeen>,
-    /// When the webhook is to be examined although nothing is known to be wrong.
+    /// When to examine the webhook although no problem is known.
     pub examine_hook_at: Option<Timestamp>,
     /// The webhook was removed.
     pub is_hook_removed: bool,
-    /// How the fork stands to its upstream.
+    /// The comparison of the fork with its upstream.
     pub in_step: Option<InStep>,
-    /// When the upstream is looked at next.
+    /// When to look at the upstream next.
     pub next_sync: Option<Timestamp>,
-    /// What was deployed last, as this process wrote it to status.
+    /// The last deployment, as this process wrote it to status.
     pub deployment: Option<DeploymentStatus>,
-    /// The value of the annotation that asks for a deployment again, as this process wrote it to status.
+    /// The value of the annotation that requests another deployment, as this process wrote it to status.
     pub redeploy: Option<String>,
-    /// What the condition `Deployed` is to say.
+    /// The standing for the condition `Deployed`.
     pub deployed: Option<Standing>,
     /// The rollout that is under way.
     pub rollout: RolloutMemory,
-    /// What failed.
     pub failed: BTreeMap<Task, Failed>,
-    /// What is left of [`OBJECT`].
+    /// The rest of the allowance [`OBJECT`].
     pub pace: Option<Allowance>,
-    /// What is left of [`SHARE`].
+    /// The rest of the allowance [`SHARE`].
     pub share: Option<Allowance>,
 }
 
-/// The steps that an object may take: who can push, edit it, or write its status, can have it take some.
+/// The steps that an object may take. Everyone who can push, edit the object, or write its status can cause steps.
 const OBJECT: Rate = Rate { burst: 20.0, every: SignedDuration::from_secs(3) };
-/// Of these, what each object has for itself: its retries, its webhook, its first look after a restart. It is earned with
-/// age, so that nothing is gained by making objects anew.
+/// The part of these that each object has for itself: for its retries, its webhook, and its first look after a restart.
+/// It grows with the object's age, so that nobody gains by creating objects again.
 const SHARE: Rate = Rate { burst: 10.0, every: SignedDuration::from_mins(3) };
-/// What the objects of a namespace have together besides, polls not counted, which ask git and not the REST API. A step
-/// makes one call or two, so this is about half of the 5,000 that GitHub allows an installation in an hour, and at once
-/// not more than the 900 points that it allows in a minute.
+/// The steps that the objects of a namespace share in addition. Polls do not count, because they ask git and not the
+/// REST API. A step makes one or two calls, so this is about half of the 5,000 that GitHub allows an installation in an
+/// hour. The burst is within the 900 points that GitHub allows in a minute.
 /// <https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api>
 const NAMESPACE: Rate = Rate { burst: 500.0, every: SignedDuration::from_secs(2) };
 
 impl Remembered {
-    /// GitHub refused to give it when it was last asked for, until a person does something.
+    /// Whether the last look at GitHub was refused until a person does something.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.failed.get(&Task::Look).is_some_and(|failed| failed.standing.state == State::Stalled)
     }
 }
 
-/// What an object earned since it was made, which only the API server says.
+/// The allowance that an object has earned since its creation, whose time only the API server sets.
 fn share(object: &ProjectRepository, now: Timestamp) -> Allowance {
     Allowance::earned(SHARE, object.metadata.creation_timestamp.as_ref().map_or(now, |made| made.0))
 }
 
-/// What is known of all repositories, by uid of their objects.
+/// The memory about all repositories, by the uid of their objects.
 #[derive(Default)]
 pub struct RepositoryMemory {
     by_uid: Mutex<HashMap<String, Remembered>>,
@@ -181,14 +181,14 @@ pub struct RepositoryMemory {
 }
 
 impl RepositoryMemory {
-    /// What is known of one.
+    /// The memory about one repository.
     #[must_use]
     pub fn get(&self, uid: &str) -> Remembered {
         self.lock().get(uid).cloned().unwrap_or_default()
     }
 
-    /// The id of the repository on GitHub that an object is bound to, as far as is known: a hint, for it may come from
-    /// status.
+    /// The id of the repository on GitHub that an object is bound to, if it is known. It is a hint, because it may come
+    /// from status.
     #[must_use]
     pub fn known_id(&self, repository: &ProjectRepository) -> Option<u64> {
         let known = self.get(repository.metadata.uid.as_deref().unwrap_or_default());
@@ -196,13 +196,13 @@ impl RepositoryMemory {
         known.facts.map(|facts| facts.repository.id).or_else(stored)
     }
 
-    /// Changes what is known of one.
+    /// Changes the memory about one repository.
     pub fn update(&self, uid: &str, change: impl FnOnce(&mut Remembered)) {
         change(self.lock().entry(uid.to_owned()).or_default());
     }
 
-    /// GitHub said this of repositories. Of one with another name it is only noted that it is to be asked for: whether it
-    /// may still be shown is decided then.
+    /// Stores GitHub's answers about repositories. A repository with a new name is only marked to be asked for, and
+    /// that look decides whether the new name may be shown.
     pub fn heard_of(&self, said: &[Repository], now: Timestamp) {
         for known in self.lock().values_mut() {
             if let Some(facts) = &mut known.facts
@@ -212,7 +212,7 @@ impl RepositoryMemory {
                     facts.at = Timestamp::MIN;
                     continue;
                 }
-                // What only the longer answers tell is kept.
+                // Only the longer answers have these fields, so they are kept.
                 let parents = (facts.repository.parent.clone(), facts.repository.source.clone());
                 let mut repository = repository.clone();
                 repository.parent = repository.parent.or(parents.0);
@@ -222,7 +222,7 @@ impl RepositoryMemory {
         }
     }
 
-    /// When an object may take a step out of its turn: `now`, or later.
+    /// The time when an object may take an extra step: `now`, or later.
     #[must_use]
     pub fn allowed_at(&self, object: &ProjectRepository, now: Timestamp) -> Timestamp {
         let known = self.get(object.metadata.uid.as_deref().unwrap_or_default());
@@ -233,8 +233,8 @@ impl RepositoryMemory {
         next(known.pace.as_ref()).max(share.min(together))
     }
 
-    /// Takes a step out of what an object may take, and out of what its namespace may, unless it has one of its own or it is
-    /// its turn. GitHub's limits are the App's, and so every tenant's.
+    /// Takes a step from the allowance of an object, and from that of its namespace, unless the object has a share of
+    /// its own left or the step is due anyway. GitHub's limits belong to the App, and so to all tenants.
     ///
     /// # Errors
     /// When to try again.
@@ -251,12 +251,12 @@ impl RepositoryMemory {
         of.or_insert_with(|| Allowance::full(NAMESPACE, now)).take(now)
     }
 
-    /// Forgets one that is gone.
+    /// Forgets a deleted object.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
     }
 
-    /// Forgets those that went without a word, once there are more of them than of those that are there.
+    /// Forgets objects whose deletion was not seen, once there are more of them than existing objects.
     pub fn prune(&self, caches: &Caches) {
         let mut known = self.lock();
         if known.len() > 2 * caches.count::<ProjectRepository>() + 16 {
@@ -266,7 +266,7 @@ impl RepositoryMemory {
         }
     }
 
-    // A panic while the lock was held leaves a map that is whole: every change sets fields of one entry.
+    // A panic while the lock was held leaves a consistent map, because every change sets fields of one entry.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! `ProjectRepository`: a repository is found or forked, its head is followed, its webhook kept, and a push rolled out.
+//! `ProjectRepository`: finds or forks a repository, follows its head, keeps its webhook, and rolls out pushes.
 
 mod address;
 mod apply;
@@ -35,23 +35,22 @@ use readers::ReadTokens;
 use seen::Seen;
 use std::sync::Arc;
 
-/// The controller of `ProjectRepository`s.
 pub struct RepositoryKind {
     shared: Arc<Shared>,
     lane: Due<ProjectRepository>,
     memory: Arc<RepositoryMemory>,
-    /// The tokens by which repositories are read.
+    /// The tokens that read repositories.
     readers: ReadTokens,
 }
 
 impl RepositoryKind {
-    /// With an empty memory.
+    /// A controller with an empty memory.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<ProjectRepository>) -> Self {
         Self { shared: Arc::clone(shared), lane, memory: Arc::default(), readers: ReadTokens::default() }
     }
 
-    /// What this process knows of each repository.
+    /// The memory of this process about each repository.
     #[must_use]
     pub fn memory(&self) -> &Arc<RepositoryMemory> {
         &self.memory
@@ -65,8 +64,8 @@ impl Kind for RepositoryKind {
     type Task = Task;
 
     const FEATURE: Feature = Feature::Repositories;
-    // There is no right here to impersonate, and none to touch workloads: each namespace grants the operator to act as one of
-    // its own ServiceAccounts, by name, where it wants redeploys (config/samples/deployer.yaml).
+    // The operator has no permission to impersonate, and none to change workloads. A namespace that wants redeploys
+    // grants the operator to act as one of its own ServiceAccounts, by name (config/samples/deployer.yaml).
     const RULES: &'static [Rule] = &[
         Rule::new(RuleSet::Cluster, "landfall.dev", &["projectrepositories"], &["get", "list", "watch", "patch"]),
         Rule::new(RuleSet::Cluster, "landfall.dev", &["projectrepositories/status"], &["patch"]),
@@ -74,10 +73,10 @@ impl Kind for RepositoryKind {
         Rule::new(RuleSet::Receiver, "landfall.dev", &["projectrepositories"], READ),
         Rule::new(RuleSet::Receiver, "landfall.dev", &["projectrepositories/status"], &["patch"]),
         Rule::new(RuleSet::View, "landfall.dev", &["projectrepositories"], READ),
-        // A ProjectRepository makes the operator act as the ServiceAccount that it names: by restarting workloads and
-        // nothing else, and only where the namespace let the operator impersonate that account. This role restarts workloads,
-        // and impersonates every account of the namespace, anyway. On GitHub it makes a fork or a webhook, within what the
-        // namespace was granted.
+        // A ProjectRepository makes the operator act as the ServiceAccount that the object names: the operator only
+        // restarts workloads, and only where the namespace let it impersonate that account. This role may restart
+        // workloads, and impersonate every account of the namespace, anyway. On GitHub the object creates a fork or a
+        // webhook, within the grant of the namespace.
         Rule::new(RuleSet::Edit, "landfall.dev", &["projectrepositories"], WRITE),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<ProjectRepository>);
@@ -94,14 +93,14 @@ impl Kind for RepositoryKind {
         woken_by_access(watches, |repository: &ProjectRepository, name| {
             repository.spec.installation_ref.as_ref().is_some_and(|reference| reference.name == name)
         });
-        // Webhooks are signed anew.
+        // New root keys change the secrets of webhooks.
         watches.woken_by_announced::<RootKeys>();
     }
 
-    /// The object without a status that was written for another.
+    /// The object without a status that was written for its predecessor.
     ///
-    /// Status is written without asking which object has the name by then, so what came to one that was deleted meanwhile may
-    /// be written into its successor: another repository's id, and what was deployed from it.
+    /// Status is written by name. A write for a deleted object may therefore reach its successor: another repository's
+    /// id, and the deployment from it.
     fn begin(&self, object: Arc<ProjectRepository>) -> Arc<ProjectRepository> {
         self.memory.prune(&self.shared.caches);
         self.memory.update(uid(&object), |known| known.rollout.begin());
@@ -129,13 +128,13 @@ impl Kind for RepositoryKind {
         step.task()
     }
 
-    /// Takes a step that calls somebody out of what the object and its namespace may take.
+    /// Takes a step that makes calls from the allowance of the object and its namespace.
     fn ration(&self, seen: &Seen, step: &Step) -> Result<(), Rationed> {
         let Some(task) = step.task() else { return Ok(()) };
         let (known, now) = (&seen.known, self.shared.now());
         let has_failed = known.failed.contains_key(&task);
         if *step == Step::Confirm && !has_failed {
-            // It follows a look, which was counted.
+            // This step follows a look, which was counted.
             return Ok(());
         }
         let is_polled = known.looked.as_ref().is_some_and(|looked| looked.next <= now);

@@ -1,7 +1,7 @@
-//! What to do next about a `ProjectRepository`: a pure function of what was seen and of `now`.
+//! Decides what to do next about a `ProjectRepository`, as a pure function of the gathered state and of `now`.
 //!
-//! Invariant: one step at a time, each of them good to be repeated; a failed call waits for its time and keeps nothing
-//! else waiting. What follows from a delivery is a look, and nothing but what was looked at decides.
+//! Invariant: one step at a time, and each step can be repeated. A failed call waits for its time and delays nothing
+//! else. A delivery causes a look, and only the result of the look decides.
 
 use super::memory::{Failed, Task};
 use super::rollout::plan::Next;
@@ -15,55 +15,53 @@ use crate::git::Head;
 use crate::webhook::Hook;
 use jiff::Timestamp;
 
-/// What to do.
 pub type Plan = reconcile::Plan<Step>;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Hold the object until its webhook is removed.
+    /// Add the finalizer, which keeps the object until its webhook is removed.
     AddFinalizer,
-    /// Let it go.
+    /// Remove the finalizer.
     RemoveFinalizer,
-    /// Tell that a webhook stays, for it cannot be removed.
+    /// Report that the webhook stays, because it cannot be removed.
     LeaveHook(String),
-    /// Make the fork, or find it.
+    /// Find the fork, or create it.
     Fork,
-    /// Ask for the head.
+    /// Read the head.
     Look,
-    /// Ask by id whether it is still that repository whose head was seen.
+    /// Ask GitHub by id whether the head belongs to the same repository.
     Confirm,
     /// Mark deliveries.
     Mark(Vec<Pending>),
-    /// Find, make or repair the webhook.
+    /// Find, create or repair the webhook.
     EnsureHook,
     /// Remove the webhook.
     RemoveHook,
-    /// Bring the fork in step.
+    /// Synchronize the fork.
     Sync,
-    /// Write this to status, before anything is done about it.
+    /// Write this to status, before acting on it.
     Record {
-        /// What is being deployed.
+        /// The deployment that begins.
         deployment: DeploymentStatus,
-        /// The value of the annotation that asks for a deployment again, once it was granted.
+        /// The handled value of the annotation that requests another deployment.
         handled: Option<String>,
     },
-    /// Look at the workloads that a push rolls.
+    /// Look at the workloads that a push restarts.
     LookAtWorkloads,
     /// Change the templates of workloads.
     Roll {
-        /// What they are to say.
+        /// The stamp to write into them.
         stamp: Stamp,
-        /// As they were seen.
+        /// The workloads as they were seen.
         workloads: Vec<Workload>,
     },
-    /// Remember how the deployment stands, and conclude.
+    /// Remember the standing of the deployment, and conclude.
     Settle {
-        /// How it stands.
         settlement: Box<Settlement>,
-        /// The value of the annotation that asks for a deployment again, once it was granted.
+        /// The handled value of the annotation that requests another deployment.
         handled: Option<String>,
-        /// How the object stands.
+        /// The standing of the object.
         standing: Standing,
         /// When to look again.
         again: Option<Again>,
@@ -71,7 +69,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Which failures it has.
+    /// The task that failures of this step belong to.
     #[must_use]
     pub fn task(&self) -> Option<Task> {
         match self {
@@ -91,7 +89,6 @@ impl Step {
     }
 }
 
-/// Works it out.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     if seen.object.metadata.deletion_timestamp.is_some() {
@@ -158,7 +155,7 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     settled_or_followed(seen, (standing, again), now)
 }
 
-/// Nothing is done; only what is being rolled out goes on, and is told of.
+/// Nothing is done now, except that a running rollout is followed and reported.
 fn settled_or_followed(seen: &Seen, (standing, again): (Standing, Option<Again>), now: Timestamp) -> Plan {
     let is_under_way = seen.deployment().is_some_and(|deployment| deployment.result == DeploymentResult::Running);
     if is_under_way && seen.object.spec.on_push.is_some() {
@@ -170,21 +167,21 @@ fn settled_or_followed(seen: &Seen, (standing, again): (Standing, Option<Again>)
 /// Whether the repository can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// It can.
+    /// It can be read.
     AtHand,
-    /// It cannot: there is no head, and nothing is begun. A rollout that is under way is followed.
+    /// It cannot be read: there is no head, and no rollout begins. A running rollout is followed.
     Lost,
 }
 
-/// What a push does, with the head as it was confirmed, if it was. `rest`: how the object stands, and when to look again, for
-/// the rest of it.
+/// Plans the effects of a push, with the confirmed head, if there is one. `rest`: the standing of the other parts of
+/// the object, and when to look again for them.
 fn plan_rollout(seen: &Seen, rest: (Standing, Option<Again>), source: Source, now: Timestamp) -> Plan {
     let Some(on_push) = &seen.object.spec.on_push else { return Plan::settled(rest.0, rest.1) };
     let is_lost = source == Source::Lost;
     let head = seen.confirmed_head().filter(|_| !is_lost);
     let failed_look = || seen.waits(Task::Look, now);
     if !is_lost && head.is_none() && seen.known.head.is_some() && failed_look().is_none() {
-        // Another head than the one that is deployed: before anything is done about it, whose it is.
+        // The head is not the deployed commit. Before acting on it, confirm which repository it belongs to.
         return Plan::Do(Step::Confirm);
     }
     let input = RolloutInput {
@@ -200,7 +197,7 @@ fn plan_rollout(seen: &Seen, rest: (Standing, Option<Again>), source: Source, no
     match rollout::plan::plan(&input, now) {
         Next::LookAtHead => match failed_look() {
             Some(failed) => Plan::settled(rest.0, sooner(rest.1, Some(failed.until))),
-            // There is no commit yet.
+            // The repository has no commit yet.
             None if seen.known.head.is_none() => Plan::settled(rest.0, rest.1),
             None if seen.is_confirmed() => Plan::Do(Step::Look),
             None => Plan::Do(Step::Confirm),
@@ -226,7 +223,7 @@ fn sooner(again: Option<Again>, at: Option<Timestamp>) -> Option<Again> {
     }
 }
 
-/// What one part of the object comes to.
+/// The result for one part of the object.
 enum Part {
     Do(Step),
     Rests { until: Option<Timestamp>, trouble: Option<Standing> },
@@ -251,7 +248,7 @@ fn paused() -> Standing {
     )
 }
 
-/// When to look: at once where there is something new to see, and not more often than may be asked for.
+/// When to look: at once if there may be something new, but not more often than the allowance permits.
 fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     let known = &seen.known;
     let Some(looked) = &known.looked else { return now };
@@ -265,7 +262,7 @@ fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     seen.allowed_at.min(looked.next.max(now))
 }
 
-/// How the repository and its branch are.
+/// The standing of the repository and its branch.
 fn source(seen: &Seen, failed: Option<&Failed>) -> Standing {
     let known = &seen.known;
     let Some(looked) = &known.looked else {
@@ -295,7 +292,7 @@ fn source(seen: &Seen, failed: Option<&Failed>) -> Standing {
             Reason::BranchNotFound,
             format!("{name} has no branch {branch}: push it, or correct spec.branch; it is picked up when it is there"),
         ),
-        // What is empty is not forked.
+        // Empty repositories cannot be forked.
         Head::Empty if seen.object.spec.source.fork.is_some() => {
             Standing::reconciling(Reason::ForkPending, format!("GitHub is still copying what {name} is a fork of"))
         }
@@ -323,7 +320,7 @@ fn plan_hook(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
         HookWish::Unknown(standing) => Part::Rests { until: None, trouble: Some(standing.clone()) },
         HookWish::None if seen.has_finalizer && seen.known.is_hook_removed => Part::Do(Step::RemoveFinalizer),
         _ if seen.is_paused || (seen.hook == HookWish::None && !seen.has_finalizer) => Part::NOTHING,
-        // One may be there that status does not know of.
+        // There may be a webhook that status does not have.
         HookWish::None => failed.map_or(Part::Do(Step::RemoveHook), Part::failed),
         HookWish::Own { .. } if !seen.has_finalizer => Part::Do(Step::AddFinalizer),
         HookWish::Own { base, key_id } => {
@@ -355,7 +352,7 @@ fn plan_sync(seen: &Seen, failed: Option<&Failed>, now: Timestamp) -> Part {
     }
 }
 
-/// The object as a whole: what is wrong with its source, else with a part of it.
+/// The standing of the whole object: that of its source if it has a problem, else that of a part with a problem.
 fn summary(seen: &Seen, source: Standing, troubles: Vec<Standing>) -> Standing {
     if source.state != State::Ready {
         return source;
@@ -367,7 +364,7 @@ fn summary(seen: &Seen, source: Standing, troubles: Vec<Standing>) -> Standing {
     }
 }
 
-/// Takes the webhook away, as long as that can be done, and lets the object go.
+/// Removes the webhook, if that is possible, and then the finalizer.
 fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::Settled { standing: None, again: None };

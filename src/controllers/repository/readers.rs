@@ -1,8 +1,9 @@
-//! The operator's own tokens for reading: one for all repositories of an installation that are followed, an hour long.
+//! The operator's own tokens for reading: one for all followed repositories of an installation, valid for an hour.
 //!
-//! Invariant: they are in this process's memory alone, never published, and read code and metadata, nothing else. Whether
-//! a repository may be read for a namespace is decided before one is used, by the grant. One for all, because a token each
-//! would cost a call an hour for each repository; what GitHub answers with it says of each what it is called now.
+//! Invariant: these tokens exist only in this process's memory, are never published, and read only code and metadata.
+//! The grant decides whether a repository may be read for a namespace, before a token is used. One token serves all,
+//! because a token for each repository would cost one call an hour for each; GitHub's answer also has the current name
+//! of each repository.
 
 use crate::github::{Error, GitHub, Minted, Repositories, Repository, Scope, Token};
 use jiff::{SignedDuration, Timestamp};
@@ -10,45 +11,46 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Mutex as Turn;
 
-/// Before its end a token is not used any more; of one that lives shorter than an hour, a quarter of its life.
+/// How long before its end a token is no longer used. For a token that lives shorter than an hour, it is a quarter of
+/// its life.
 const MARGIN: SignedDuration = SignedDuration::from_mins(5);
-/// What GitHub takes in one request for a token.
+/// The most repositories that GitHub accepts in one token request.
 const MOST: usize = 500;
-/// How long a repository that had a token for many refused is left out of such.
+/// How long a repository is left out of shared tokens after GitHub refused a shared token because of it.
 const APART: SignedDuration = SignedDuration::from_mins(30);
-/// How often GitHub may be asked at once to find out which ones had a token for many refused: enough for two among the
-/// most there can be. The others are asked for when they are needed.
+/// The most calls at once to find the repositories that made GitHub refuse a shared token. It is enough for two among
+/// the largest number. The others are requested when they are needed.
 const MOST_TRIES: usize = 36;
 
-/// A token and what it reads.
+/// A token and the repositories that it reads.
 struct Reader {
     token: Token,
     ids: BTreeSet<u64>,
     good_until: Timestamp,
 }
 
-/// Of one installation.
+/// The tokens of one installation.
 #[derive(Default)]
 struct Readers {
     live: Vec<Reader>,
-    /// Those that had a token refused, and until when they are left out.
+    /// The repositories that made GitHub refuse a token, and until when they are left out.
     apart: HashMap<u64, Timestamp>,
 }
 
-/// What the connection is identified by, and the installation's id.
+/// The identity of the connection, and the installation's id.
 type Key = (String, u64);
 
-/// Of all installations.
+/// The tokens of all installations.
 #[derive(Default)]
 pub struct ReadTokens {
     by_installation: Mutex<HashMap<Key, Arc<Turn<Readers>>>>,
 }
 
-/// A token that reads a repository, and what GitHub said of repositories when it gave it.
+/// A token that reads a repository, and the repositories in GitHub's answer to the token request.
 pub struct Read {
     /// The token.
     pub token: Token,
-    /// What GitHub said, if it was asked just now.
+    /// The repositories in GitHub's answer, if it was asked just now.
     pub said: Vec<Repository>,
 }
 
@@ -58,11 +60,11 @@ impl ReadTokens {
         Arc::clone(all.entry((identity.to_owned(), installation)).or_default())
     }
 
-    /// A token that reads the repository with this id; a new one is minted for it together with `others`. Should GitHub
-    /// refuse them, for one of them is gone, they are asked for by halves, until it is known which.
+    /// A token that reads the repository with this id. A new one is minted for it together with `others`. If GitHub
+    /// refuses them because one of them is gone, they are requested by halves, until that one is found.
     ///
     /// # Errors
-    /// GitHub gave none.
+    /// GitHub gave no token.
     pub async fn by_id(
         &self,
         github: &GitHub,
@@ -72,7 +74,7 @@ impl ReadTokens {
         now: Timestamp,
     ) -> Result<Read, Error> {
         let of = self.of(identity, installation);
-        // Held while GitHub is asked: whoever needs one meanwhile gets this one.
+        // Held while GitHub is asked, so that another caller gets this token.
         let mut readers = of.lock().await;
         readers.live.retain(|reader| reader.good_until > now);
         if let Some(reader) = readers.live.iter().find(|reader| reader.ids.contains(&id)) {
@@ -104,17 +106,17 @@ impl ReadTokens {
                 Err(Error::Unprocessable { .. }) => {
                     readers.apart.extend(group.into_iter().zip(now.checked_add(APART).ok()));
                 }
-                // They are asked for when they are needed.
+                // The rest are requested when they are needed.
                 Err(_) => break,
             }
         }
         Ok(read)
     }
 
-    /// A token that reads the repository that is called so now. What it is comes with it.
+    /// A token that reads the repository with this current name, and GitHub's answer about it.
     ///
     /// # Errors
-    /// GitHub gave none.
+    /// GitHub gave no token.
     pub async fn by_name(
         &self,
         github: &GitHub,
@@ -126,14 +128,14 @@ impl ReadTokens {
         Ok(self.of(identity, installation).lock().await.keep(minted, now))
     }
 
-    /// GitHub refused a token: it is not used again.
+    /// Forgets a token that GitHub refused.
     pub async fn refused(&self, (identity, installation): (&str, u64), token: &Token) {
         self.of(identity, installation).lock().await.live.retain(|reader| reader.token != *token);
     }
 }
 
 impl Readers {
-    /// It is read already, or cannot be.
+    /// Whether the id needs no token: it is read already, or is left out.
     fn is_settled(&self, id: u64) -> bool {
         self.apart.contains_key(&id) || self.live.iter().any(|reader| reader.ids.contains(&id))
     }
@@ -160,7 +162,7 @@ mod tests {
     use crate::github::scripted::{NOW, Scripted, answer, refusal};
     use serde_json::{Value, json};
 
-    /// A GitHub that mints for any repositories but these.
+    /// A GitHub that mints for all repositories except these.
     fn without(gone: &'static [u64]) -> Scripted {
         Scripted::new(move |asked| {
             let body: Value = serde_json::from_str(&asked.body).unwrap();
@@ -195,7 +197,7 @@ mod tests {
         assert_eq!(asked(), before, "each has a token");
         assert!(matches!(read(7, now).await, Err(Error::Unprocessable { .. })));
         assert_eq!(asked(), before + 1, "who asks for one of the two asks for it alone");
-        // The next hour's token is asked for with all the others, and the two once more.
+        // The next hour's token is requested with all the others, and with the two again.
         let later = now.checked_add(SignedDuration::from_mins(58)).unwrap();
         assert_eq!(read(1, later).await.unwrap().said.len(), 98);
         assert!(asked() - before <= 2 * 2 * 7 + 2, "{} calls", asked());

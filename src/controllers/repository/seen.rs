@@ -1,7 +1,7 @@
-//! What is seen of a `ProjectRepository` and around it: all that a decision needs, and no more.
+//! The gathered state of a `ProjectRepository` and its surroundings: all that a decision needs, and no more.
 //!
-//! Invariant: what is here is what was found, with nothing decided yet; the plan is a pure function of it and of `now`.
-//! What GitHub said comes from [`super::memory`], never from status: a tenant may be able to write status.
+//! Invariant: the state contains findings and no decisions; the plan is a pure function of it and of `now`. GitHub's
+//! answers come from [`super::memory`], never from status, because a tenant may be able to write status.
 
 use super::memory::{About, Failed, Remembered, Task};
 use super::rollout;
@@ -18,19 +18,19 @@ use jiff::Timestamp;
 use std::fmt;
 use std::sync::Arc;
 
-/// Which way leads to the repository.
+/// The way to the repository.
 #[derive(Clone, Debug)]
 pub enum Way {
     /// Nothing is known yet, so nothing is done.
     NotYetKnown,
-    /// There is none now, or not for this namespace.
+    /// There is no way now, or not for this namespace.
     Blocked {
-        /// Why.
+        /// The standing that says why.
         standing: Standing,
-        /// It will not open by itself.
+        /// It will not pass by itself.
         permanent: bool,
     },
-    /// By the App.
+    /// Through the App.
     GitHub(Granted),
     /// By its address alone.
     Address(Address),
@@ -49,74 +49,73 @@ pub struct Granted {
     pub account_id: u64,
     /// The installation's settings page.
     pub settings_url: String,
-    /// What the namespace may ask for.
+    /// The permissions and repositories that the namespace may request.
     pub grant: Grant,
-    /// What the account lets the App do.
+    /// The permissions that the account gives the App.
     pub permissions: GitHubPermissions,
 }
 
-/// Which webhook of its own the repository is to have.
+/// The webhook of its own that the repository should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookWish {
-    /// None.
+    /// No webhook.
     None,
-    /// One that delivers below this address, signed with a secret from the root key of this id.
+    /// A webhook that delivers below this address, signed with a secret from the root key with this id.
     Own {
         /// `spec.webhook.url` of the `GitHubApp`.
         base: String,
         /// The root key's id.
         key_id: String,
     },
-    /// One, but where it is to deliver to, or what is to sign, is not known.
+    /// A webhook, but its address or its root key is not known.
     Unknown(Standing),
 }
 
-/// A delivery that was not marked yet.
+/// A delivery that is not marked yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pending {
-    /// What it is marked as, once it was looked after it, or at once if that is not needed.
+    /// The mark, for after the look, or for now if no look is needed.
     pub mark: Mark,
     /// It may concern the branch, or the repository.
     pub needs_look: bool,
 }
 
-/// All of it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The object.
     pub object: Arc<ProjectRepository>,
-    /// It holds the finalizer.
+    /// It has the finalizer.
     pub has_finalizer: bool,
     /// It, its installation or its App is paused.
     pub is_paused: bool,
-    /// Which way leads to the repository.
+    /// The way to the repository.
     pub way: Way,
-    /// The way that is left to take its webhook away, where its installation or its App is being deleted.
+    /// The remaining way to remove its webhook, if its installation or its App is being deleted.
     pub way_out: Option<Granted>,
-    /// Which webhook it is to have.
+    /// The webhook that it should have.
     pub hook: HookWish,
     /// The deliveries that wait.
     pub pending: Vec<Pending>,
-    /// A waiting delivery says that the repository itself is another than before.
+    /// A waiting delivery says that the repository itself changed.
     pub is_repository_news: bool,
-    /// When it may take a step out of its turn.
+    /// When it may take an extra step.
     pub allowed_at: Timestamp,
-    /// What this process knows.
+    /// The memory of this process about it.
     pub known: Remembered,
-    /// What acting takes, and no decision.
+    /// The clients and data that steps need, and decisions do not.
     pub tools: Tools,
 }
 
-/// What acting takes.
+/// The clients and data that steps need.
 #[derive(Clone, Default)]
 pub struct Tools {
-    /// The client, where the way leads through GitHub and the App's credentials can be used.
+    /// The client, if the way leads through GitHub and the App's credentials can be used.
     pub github: Option<Arc<GitHub>>,
-    /// What tells the App's connection from others.
+    /// The identity of the App's connection.
     pub identity: String,
-    /// The App whose webhooks are meant, if it was looked at.
+    /// The App whose webhooks are meant, if this process has looked at it.
     pub app: Option<AppIdentity>,
-    /// The way to the App's GitHub, for git.
+    /// The transport to the App's GitHub, for git.
     pub git: Option<Transport>,
 }
 
@@ -126,12 +125,12 @@ impl fmt::Debug for Tools {
     }
 }
 
-/// The most that is shown of why a delivery came to nothing, in characters: the API takes some more.
+/// The most characters of the reason why a delivery had no effect. The API's limit is a little higher.
 const LONGEST_MESSAGE: usize = 1000;
 
 impl Seen {
-    /// The id the object is bound to: what GitHub answered to this process, else what the spec says, else what status
-    /// remembers. That last is believed as far as the grant reaches, for a tenant may have written it.
+    /// The id that the object is bound to: from GitHub's answer to this process, else from the spec, else from status.
+    /// The id from status is used only within the grant, because a tenant may have written it.
     #[must_use]
     pub fn bound_id(&self) -> Option<u64> {
         let said = self.object.spec.source.existing.as_ref().and_then(|existing| existing.id);
@@ -140,21 +139,21 @@ impl Seen {
         remembered.or_else(|| said.or_else(stored).and_then(|id| u64::try_from(id).ok()))
     }
 
-    /// The branch the spec names.
+    /// The branch in the spec.
     #[must_use]
     pub fn branch(&self) -> Option<&str> {
         self.object.spec.branch.as_deref()
     }
 
-    /// The head was confirmed by id since it was looked at.
+    /// Whether the head was confirmed by id since the last look.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return false };
         self.known.confirmed.as_ref().is_some_and(|(sha, at)| *sha == head.sha && *at == looked.at)
     }
 
-    /// Another head than is shown was read from what has the name now, and nobody asked whose it is: neither before it was
-    /// read nor since.
+    /// Whether the repository that has the name now has another head than the shown one, and nobody asked which
+    /// repository it is, neither before the read nor since.
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         let (Way::GitHub(_), Some(looked), Some(head)) = (&self.way, &self.known.looked, &self.known.head) else {
@@ -167,7 +166,7 @@ impl Seen {
             && confirmed != Some(&head.sha)
     }
 
-    /// The head as it may be acted on: confirmed, or the one that is deployed anyway.
+    /// The head, if it may be acted on: it is confirmed, or is the deployed one anyway.
     #[must_use]
     pub fn confirmed_head(&self) -> Option<rollout::ConfirmedHead> {
         let (Some(head), Some(looked)) = (&self.known.head, &self.known.looked) else { return None };
@@ -182,15 +181,15 @@ impl Seen {
             .then(|| rollout::ConfirmedHead { sha: head.sha.clone(), looked_at: looked.at })
     }
 
-    /// What was deployed last.
+    /// The last deployment.
     #[must_use]
     pub fn deployment(&self) -> Option<&DeploymentStatus> {
         let stored = self.object.status.as_ref().and_then(|status| status.deployment.as_ref());
         self.known.deployment.as_ref().or(stored)
     }
 
-    /// What a rollout says of whose it is: the repository's id, or its address. As long as it was not looked at, what status
-    /// says, for nothing is rolled then.
+    /// The source that a rollout records: the repository's id, or its address. Before the first look the id may come
+    /// from status, which is harmless because nothing is rolled out then.
     #[must_use]
     pub fn source(&self) -> Option<String> {
         match &self.way {
@@ -199,13 +198,13 @@ impl Seen {
         }
     }
 
-    /// Somebody asks for a failed deployment to be done again.
+    /// Whether another try of a failed deployment is requested.
     #[must_use]
     pub fn is_redeploy_asked(&self) -> bool {
         self.redeploy_wish().is_some_and(|wish| self.handled_redeploy() != Some(wish))
     }
 
-    /// The annotation asks for a look, and none has covered it yet.
+    /// Whether the annotation requests a look that has not happened yet.
     #[must_use]
     pub fn is_asked(&self) -> bool {
         let handled = self.object.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
@@ -237,13 +236,13 @@ impl Seen {
         self.pending.iter().filter_map(marked).collect()
     }
 
-    /// It failed, and only a person can mend it.
+    /// The failure of this task, if only a person can repair it.
     fn lost(&self, task: Task) -> Option<&Failed> {
         self.known.failed.get(&task).filter(|failed| failed.standing.state == State::Stalled)
     }
 
-    /// A failure of this task that is still to be waited for, and until when: a delivery that came since may tell that it
-    /// was mended, and so may another spec, as often as the object may take steps out of its turn.
+    /// The failure of this task that has to be waited for. A later delivery, or a changed spec, may mean that the
+    /// problem was repaired, so they cause a retry as often as the object may take extra steps.
     #[must_use]
     pub fn waits(&self, task: Task, now: Timestamp) -> Option<Failed> {
         let failed = self.known.failed.get(&task)?;
@@ -256,7 +255,7 @@ impl Seen {
         (until > now).then(|| Failed { until, ..failed.clone() })
     }
 
-    /// What the way to it depends on.
+    /// The terms of the access.
     #[must_use]
     pub fn access(&self) -> Option<Terms> {
         let Way::GitHub(granted) = &self.way else { return None };
@@ -267,7 +266,7 @@ impl Seen {
         })
     }
 
-    /// What failures are about.
+    /// The circumstances of a failure now.
     #[must_use]
     pub fn about(&self) -> About {
         About {
@@ -278,14 +277,14 @@ impl Seen {
         }
     }
 
-    /// The value of the annotation that asks for a failed deployment to be done again, as it was handled last.
+    /// The last handled value of the annotation that requests another try of a failed deployment.
     #[must_use]
     pub fn handled_redeploy(&self) -> Option<&String> {
         let stored = || self.object.status.as_ref().and_then(|status| status.last_handled_redeploy.as_ref());
         self.known.redeploy.as_ref().or_else(stored)
     }
 
-    /// The value of that annotation.
+    /// The current value of that annotation.
     #[must_use]
     pub fn redeploy_wish(&self) -> Option<&String> {
         self.object.metadata.annotations.as_ref().and_then(|all| all.get(REDEPLOY_ANNOTATION))

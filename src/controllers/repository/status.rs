@@ -1,4 +1,5 @@
-//! What to show of a `ProjectRepository`: what this process knows, and where it knows nothing yet, what was stored.
+//! The status of a `ProjectRepository`: from this process's memory, and where that has nothing yet, from the stored
+//! status.
 
 use super::memory::Task;
 use super::seen::{HookWish, Seen, Way};
@@ -10,7 +11,7 @@ use crate::git::Head;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// The status, with the conditions that are besides `Ready`.
+/// The status, with the conditions other than those that every kind has.
 #[must_use]
 pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
     let stored = seen.object.status.clone().unwrap_or_default();
@@ -80,7 +81,7 @@ fn webhook(seen: &Seen, stored: &ProjectRepositoryStatus) -> Option<WebhookStatu
     }
 }
 
-/// The same with `Ready` and its like as they are stored: for a write in the middle of a reconcile.
+/// The same with the stored conditions that every kind has, for a write in the middle of a reconcile.
 #[must_use]
 pub fn with_conditions(seen: &Seen, mut status: ProjectRepositoryStatus) -> ProjectRepositoryStatus {
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -93,7 +94,7 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let generation = seen.object.metadata.generation;
     let say = |kind, truth, reason, message: &str| condition((kind, truth), (reason, message), stored, generation, now);
-    // What this process knows nothing of yet stays as it was said.
+    // A condition about which this process knows nothing yet stays as it is.
     let before = |kind: ConditionType| stored.iter().find(|stored| stored.type_ == kind.as_str()).cloned();
     let mut conditions = Vec::new();
     let failed = seen.waits(Task::Hook, now);

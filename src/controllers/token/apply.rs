@@ -1,7 +1,8 @@
 //! Carries out one step for an `InstallationToken`.
 //!
-//! Each step is one effect on GitHub or on Kubernetes, so that a stop can fall between any two. A Secret is created by
-//! POST, which never overwrites, and changed only with the uid of the one that was found to be ours.
+//! Each step has one effect on GitHub or on Kubernetes, so that the process can stop between any two. A Secret is
+//! created with POST, which never overwrites. It is changed only with the uid of the Secret that was found to be the
+//! operator's.
 
 use super::TokenKind;
 use super::plan::{Step, good_words, refused};
@@ -23,13 +24,13 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use std::sync::Arc;
 
-/// For how long after a mint GitHub's word that a token is unknown is not taken for its death.
+/// How long after a mint an answer of GitHub that the token is unknown does not count as revoked.
 const GETS_KNOWN: SignedDuration = SignedDuration::from_mins(1);
 
-/// Carries it out. Gives back the object where the step changed it.
+/// Carries out a step. Returns the object if the step changed it.
 ///
 /// # Errors
-/// Why it did not work, and when to try again.
+/// The reason why it failed, and when to try again.
 pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<InstallationToken>, Failure> {
     let object = &seen.token;
     match step {
@@ -38,7 +39,8 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
         }
         Step::RemoveFinalizer => {
             match let_go(kind, object).await {
-                // Gone already: the Secret's end was announced before the object's, and the cache still had it.
+                // It is already deleted: the deletion of the Secret was announced first, and the cache still had the
+                // object.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 other => other?,
             }
@@ -115,17 +117,19 @@ async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[i64]) -> R
         minted_at,
     };
     kind.memory.minted(uid(object), content, stage);
-    // The plan revokes it next; the failure to be remembered is why it was unfit.
+    // The plan revokes it next. The remembered failure is the reason why it was unfit.
     unfit.map_or(Ok(()), |standing| Err(Failure::Remote(standing, Again::Person)))
 }
 
-/// The finalizer of a workspace that does not need it any more goes first: without ours, nobody would look after it.
+/// The finalizer of a workspace that no longer needs the token is removed first. Without the operator's own, no
+/// controller would remove it.
 async fn let_go(kind: &TokenKind, token: &InstallationToken) -> Result<(), kube::Error> {
     let token = set_finalizer(&kind.shared.client, token, WORK_FINALIZER, false).await?;
     set_finalizer(&kind.shared.client, &token, REVOKE_FINALIZER, false).await.map(drop)
 }
 
-/// The refusal without names that the spec does not say: who asks for an id learns nothing about what it stands for.
+/// The refusal without names that are not in the spec, so that a request for an id does not reveal the repository's
+/// name.
 fn discreet(refusal: Refusal, grant: &Grant, reached: Option<&[Known]>, scope: &Scope) -> Refusal {
     let (Refusal::Repositories(_), Some(reached)) = (&refusal, reached) else { return refusal };
     let said = scope.known().unwrap_or_default();
@@ -147,7 +151,7 @@ fn discreet(refusal: Refusal, grant: &Grant, reached: Option<&[Known]>, scope: &
     )
 }
 
-/// Takes a call out of what the object and its namespace may make.
+/// Takes a call from the allowances of the object and its namespace.
 fn spend(kind: &TokenKind, object: &InstallationToken, now: Timestamp) -> Result<(), Failure> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     kind.memory.spend(uid(object), namespace, now).map_err(|until| {
@@ -159,14 +163,14 @@ fn spend(kind: &TokenKind, object: &InstallationToken, now: Timestamp) -> Result
     })
 }
 
-/// What to ask for: by the ids the names had, once they are known.
+/// The repositories to request: by id, once the ids of the names are known.
 fn request(scope: &Scope, pinned: &[i64]) -> Repositories {
     let Asked::Only(named) = &scope.repositories else { return Repositories::All };
     let ids = |ids: Vec<i64>| Repositories::Ids(ids.into_iter().filter_map(|id| u64::try_from(id).ok()).collect());
     if !pinned.is_empty() {
         return ids(pinned.to_vec());
     }
-    // The API server let through only lists in which all are named, or all are given by id: GitHub takes one or the other.
+    // The API server permits only lists with all names or all ids, because GitHub takes only one of them.
     let mut names = Vec::new();
     let mut given = Vec::new();
     for named in named {
@@ -178,7 +182,7 @@ fn request(scope: &Scope, pinned: &[i64]) -> Repositories {
     if names.is_empty() { ids(given) } else { Repositories::Names(names) }
 }
 
-/// What GitHub gave, unless it is more than was asked for.
+/// The repositories of the minted token, unless GitHub gave more than was requested.
 fn fitness(scope: &Scope, pinned: &[i64], minted: &Minted) -> Result<Option<Vec<Known>>, Standing> {
     let given = minted.permissions.iter().map(|(name, level)| (name.clone(), level.as_str().to_owned())).collect();
     let more = excess(&given, &scope.permissions);
@@ -218,7 +222,7 @@ fn fitness(scope: &Scope, pinned: &[i64], minted: &Minted) -> Result<Option<Vec<
     }
 }
 
-/// What a failed mint means. GitHub answers 422 both for repositories and for permissions.
+/// The failure of a mint. GitHub answers 422 both for repositories and for permissions.
 fn mint_failure(error: &github::Error, doing: &str, account: &str, object: &InstallationToken) -> Failure {
     let (standing, again) = match error {
         error if error.lacks_permissions() => (
@@ -280,8 +284,8 @@ async fn publish(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the Secret: created where there is none, changed where it is ours, made anew where its type, which cannot be
-/// changed, is another.
+/// Writes the Secret. Creates it if there is none, changes it if it is the operator's, and replaces it if its type,
+/// which cannot be changed, differs.
 async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<(), kube::Error> {
     let object = &seen.token;
     let secrets = secrets(kind, object);
@@ -303,8 +307,8 @@ async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<(), k
     Ok(())
 }
 
-/// `minted_at`: when the token was minted, if it was a moment ago. GitHub may then say that it does not know it, because
-/// not all of GitHub does yet.
+/// `minted_at`: when the token was minted, if that was a moment ago. GitHub may then answer that the token is unknown,
+/// because the token has not reached all of GitHub yet.
 async fn revoke(
     kind: &TokenKind,
     seen: &Seen,
@@ -319,8 +323,8 @@ async fn revoke(
                 format!("{doing} waits until the GitHubApp's credentials can be used, or until the token expires");
             return Err(Failure::Remote(Standing::reconciling(Reason::WaitingForReference, message), Again::Backoff));
         }
-        // Without the App there is no telling where to revoke it.
-        let note = "its token was not revoked, for the GitHubApp is gone; it expires within the hour";
+        // Without the App, the GitHub that could revoke it is unknown.
+        let note = "its token was not revoked, because the GitHubApp is gone; it expires within the hour";
         kind.shared.warn(&**object, Reason::NotRevoked, note).await;
         kind.memory.revoked(uid(object), token);
         return Ok(());
@@ -334,7 +338,7 @@ async fn revoke(
             let message = format!("{doing}: GitHub does not know the fresh token yet; it is tried again by itself");
             Err(Failure::Remote(Standing::reconciling(Reason::TokenRefused, message), Again::Backoff))
         }
-        // A token that cannot even be sent was never one.
+        // A token that cannot be sent was never valid.
         Ok(_) | Err(github::Error::Unsent { .. }) => {
             kind.shared.metrics.token(TokenEvent::Revoked);
             kind.memory.revoked(uid(object), token);
@@ -343,7 +347,7 @@ async fn revoke(
         Err(error) => {
             let (mut standing, again) = github_failure(&error, doing);
             standing.message.push_str("; at the latest when the token expires, this goes on without");
-            // Nobody has to act: time will do it.
+            // No person has to act, because it passes with time.
             let again = if matches!(again, Again::Person) { Again::Backoff } else { again };
             Err(Failure::Remote(standing, again))
         }
@@ -370,7 +374,8 @@ async fn delete_former(kind: &TokenKind, seen: &Seen, name: &str) -> Result<(), 
     Ok(())
 }
 
-/// The Secret of an object that waited as long as a token can live goes with one that could not be revoked.
+/// Reports a token that could not be revoked. Its object has waited longer than a token lives, and its Secret is
+/// deleted now.
 async fn tell_of_what_lives_on(kind: &TokenKind, seen: &Seen, secret: &Secret) {
     let object = &seen.token;
     let print = secret::token(secret).map(|token| token.fingerprint());
@@ -381,7 +386,7 @@ async fn tell_of_what_lives_on(kind: &TokenKind, seen: &Seen, secret: &Secret) {
     }
 }
 
-/// Removes this very Secret. That it is gone already is as good.
+/// Deletes the Secret with this uid. It is a success if the Secret is already deleted.
 async fn remove(secrets: &Api<Lenient<Secret>>, secret: &Secret) -> Result<(), kube::Error> {
     let preconditions = Preconditions { uid: secret.metadata.uid.clone(), resource_version: None };
     let delete = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };

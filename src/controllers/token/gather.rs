@@ -1,7 +1,7 @@
-//! Reads all that a decision about an `InstallationToken` needs.
+//! Reads everything that a decision about an `InstallationToken` needs.
 //!
-//! The Secret is read from the API server and not from a cache: a cache that is a moment behind would have a second
-//! token minted. Everything else comes from caches and memory.
+//! The Secret is read from the API server and not from a cache, because a late cache would cause a second token to be
+//! minted. Everything else comes from caches and memory.
 
 use super::TokenKind;
 use super::memory::FailedFor;
@@ -22,10 +22,10 @@ use kube::ResourceExt;
 use kube::api::Api;
 use std::sync::Arc;
 
-/// Reads it.
+/// Gathers the state.
 ///
 /// # Errors
-/// When the Secret cannot be read.
+/// The Secret cannot be read.
 pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<Seen, kube::Error> {
     let shared = &*kind.shared;
     let namespace = token.namespace().unwrap_or_default();
@@ -80,8 +80,8 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
     Ok(shared.guards.token(seen))
 }
 
-/// The calls that failed, and those that would: while the App itself does not work, its tokens do not try each for
-/// itself. The look that succeeds wakes them.
+/// The failed calls, and those that would fail: while the App itself does not work, its tokens make no calls of their
+/// own. The next successful look wakes them.
 fn failures(
     kind: &TokenKind,
     uid: &str,
@@ -106,7 +106,7 @@ fn failures(
     Failures { asking: own.asking.or(Some(failed.clone())), revoking: own.revoking.or(Some(failed)) }
 }
 
-/// Secrets that were made for this object under a name that its spec no longer has.
+/// The names of Secrets that were made for this object under a name that its spec no longer has.
 fn former_secrets(shared: &Shared, token: &InstallationToken, namespace: &str) -> Vec<String> {
     let secrets = shared.caches.all::<SecretMeta>();
     let mut names: Vec<_> = secrets

@@ -1,8 +1,8 @@
-//! The tokens this process minted: those on their way into a Secret, and those that are in one.
+//! The tokens that this process minted: those that are not in a Secret yet, and those that are.
 //!
-//! Owns the only copies outside of Secrets. Invariant: it is a convenience, never the truth; all of it can be lost at any
-//! moment, and what is then not known any more dies by itself within the hour. It lets a token be revoked although its
-//! Secret went first, and a call that failed be spared until its time.
+//! This module owns the only copies outside of Secrets. Invariant: the memory is a convenience, never the truth. All of
+//! it can be lost at any moment, and lost tokens expire within the hour. With the memory, a token can be revoked
+//! although its Secret was deleted first, and a failed call waits for its time.
 
 use super::plan::Call;
 use super::scope::Scope;
@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is remembered for one object.
+/// The memory about one object.
 #[derive(Default)]
 struct Entry {
     held: Option<(Content, Stage)>,
@@ -32,38 +32,38 @@ impl Entry {
         }
     }
 
-    /// Nothing in it matters any more.
+    /// Whether nothing in it matters any more.
     fn is_over(&self, now: Timestamp) -> bool {
         self.held.as_ref().is_none_or(|(content, _)| content.expires_at <= now)
             && [&self.asking, &self.revoking].into_iter().flatten().all(|(failed, _)| failed.until <= now)
     }
 }
 
-/// What a failure is about. When it is another, the call is tried again at once.
+/// The circumstances of a failure. When one of these changes, the call is retried at once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FailedFor {
     /// The generation of the spec.
     pub generation: Option<i64>,
-    /// The value of the annotation that asks for a look.
+    /// The value of the annotation that requests a look.
     pub request: Option<String>,
-    /// What the installation was known to be, what it may do, and what is granted of it.
+    /// The installation, its permissions, and the grant.
     pub access: Option<Terms>,
 }
 
-/// What is remembered for all objects, by uid.
+/// The memory about all objects, by uid.
 #[derive(Default)]
 pub struct TokenMemory {
     entries: Mutex<HashMap<String, Entry>>,
     allowances: Mutex<HashMap<String, Allowance>>,
 }
 
-/// What an object may have minted: enough for tokens that live for half a minute.
+/// How many calls an object may cause: enough for tokens that live for half a minute.
 const OBJECT: Rate = Rate { burst: 10.0, every: SignedDuration::from_secs(10) };
-/// The objects of a namespace together; 1,200 an hour, of the 5,000 that an App may.
+/// How many calls the objects of a namespace may cause together: 1,200 an hour, of the 5,000 of an App.
 const NAMESPACE: Rate = Rate { burst: 200.0, every: SignedDuration::from_secs(3) };
 
 impl TokenMemory {
-    /// A minted token begins its way. What is over, of objects that went without a word among others, is dropped.
+    /// Stores a minted token. Drops entries that are over, including those of objects whose deletion was not seen.
     pub fn minted(&self, uid: &str, content: Content, stage: Stage) {
         let mut entries = self.lock();
         let now = content.minted_at;
@@ -71,14 +71,14 @@ impl TokenMemory {
         entries.entry(uid.to_owned()).or_default().held = Some((content, stage));
     }
 
-    /// The token moved on.
+    /// Sets the stage of the held token.
     pub fn moved(&self, uid: &str, stage: Stage) {
         if let Some((_, at)) = self.lock().get_mut(uid).and_then(|entry| entry.held.as_mut()) {
             *at = stage;
         }
     }
 
-    /// What a plan needs to know of the held token.
+    /// The properties of the held token that a plan needs.
     #[must_use]
     pub fn held(&self, uid: &str) -> Option<Held> {
         let entries = self.lock();
@@ -92,13 +92,13 @@ impl TokenMemory {
         })
     }
 
-    /// The held token with all that its Secret will say.
+    /// The held token with all the content of its Secret.
     #[must_use]
     pub fn content(&self, uid: &str) -> Option<Content> {
         self.lock().get(uid)?.held.as_ref().map(|(content, _)| content.clone())
     }
 
-    /// A token is dead.
+    /// Remembers that a token was revoked.
     pub fn revoked(&self, uid: &str, token: &Token) {
         let mut entries = self.lock();
         let entry = entries.entry(uid.to_owned()).or_default();
@@ -108,18 +108,18 @@ impl TokenMemory {
         }
     }
 
-    /// The token that was revoked last.
+    /// The fingerprint of the token that was revoked last.
     #[must_use]
     pub fn last_revoked(&self, uid: &str) -> Option<String> {
         self.lock().get(uid)?.revoked.clone()
     }
 
-    /// A call failed.
+    /// Remembers a failed call.
     pub fn failed(&self, uid: &str, call: Call, failed: Failed, about: FailedFor) {
         *self.lock().entry(uid.to_owned()).or_default().failed(call) = Some((failed, about));
     }
 
-    /// The calls that failed, if they still are about the same.
+    /// The failed calls whose circumstances are still the same.
     #[must_use]
     pub fn failures(&self, uid: &str, about: &FailedFor) -> Failures {
         let entries = self.lock();
@@ -133,17 +133,17 @@ impl TokenMemory {
         }
     }
 
-    /// A call succeeded.
+    /// Forgets the failure of a call.
     pub fn succeeded(&self, uid: &str, call: Call) {
         if let Some(entry) = self.lock().get_mut(uid) {
             *entry.failed(call) = None;
         }
     }
 
-    /// Takes one call out of what an object and its namespace may make, or says when there is one again.
+    /// Takes one call from the allowances of an object and its namespace.
     ///
-    /// A tenant can have tokens minted and revoked by editing objects; GitHub's limits are the App's, and so every
-    /// tenant's.
+    /// A tenant can have tokens minted and revoked by editing objects, and GitHub's limits belong to the App, and so to
+    /// all tenants.
     ///
     /// # Errors
     /// When to try again.
@@ -156,12 +156,12 @@ impl TokenMemory {
         take(format!("namespace {namespace}"), NAMESPACE)
     }
 
-    /// The object is gone.
+    /// Forgets a deleted object.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(uid);
     }
 
-    // A panic while the lock was held leaves a map that is whole: every change is one insertion or one field.
+    // A panic while the lock was held leaves a consistent map, because every change is one insertion or one field.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

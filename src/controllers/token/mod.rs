@@ -1,4 +1,4 @@
-//! `InstallationToken`: a token is minted, tried out, published into a Secret, renewed, and revoked at its end.
+//! `InstallationToken`: mints a token, tries it, publishes it in a Secret, renews it, and revokes it in the end.
 
 mod apply;
 mod gather;
@@ -30,7 +30,6 @@ use plan::{Call, Step};
 use seen::{Failed, Stage};
 use std::sync::Arc;
 
-/// The controller of `InstallationToken`s.
 pub struct TokenKind {
     shared: Arc<Shared>,
     lane: Due<InstallationToken>,
@@ -38,7 +37,7 @@ pub struct TokenKind {
 }
 
 impl TokenKind {
-    /// With an empty memory.
+    /// A controller with an empty memory.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<InstallationToken>) -> Self {
         Self { shared: Arc::clone(shared), lane, memory: Arc::default() }
@@ -50,9 +49,9 @@ impl TokenKind {
         &self.memory
     }
 
-    /// When a failed call is tried again. What only a person can mend is tried again soon for some times, for a single odd
-    /// answer is not to cost half an hour; and while a published token is running out, never later than a third of what is
-    /// left of it.
+    /// When to retry a failed call. A failure that only a person can repair is retried soon for a few times, because a
+    /// single odd answer should not cost half an hour. While a published token runs out, the wait is at most a third of
+    /// its remaining life.
     fn again_at(&self, seen: &Seen, again: Again) -> Timestamp {
         const SOON: u32 = 3;
         let reference = ObjectRef::from_obj(&*seen.token);
@@ -68,7 +67,7 @@ impl TokenKind {
         let left = published.expires_at.map(|end| end.duration_since(now)).filter(SignedDuration::is_positive);
         let soonest = left.map(|left| now + (left / 3).max(SignedDuration::from_secs(5)));
         match (again, soonest) {
-            // Not before GitHub allows it.
+            // GitHub allows no earlier retry.
             (Again::At(_), _) | (_, None) => at,
             (_, Some(soonest)) => at.min(soonest),
         }
@@ -92,7 +91,7 @@ impl Kind for TokenKind {
         Rule::new(RuleSet::Cluster, "landfall.dev", &["installationtokens/finalizers"], &["update"]),
         Rule::new(RuleSet::Secrets, "", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
         Rule::new(RuleSet::View, "landfall.dev", &["installationtokens"], READ),
-        // A token puts no more within reach than the namespace was granted, and this role reads Secrets anyway.
+        // A token gives no more access than the namespace was granted, and this role reads Secrets anyway.
         Rule::new(RuleSet::Edit, "landfall.dev", &["installationtokens"], WRITE),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<InstallationToken>);
@@ -112,7 +111,7 @@ impl Kind for TokenKind {
             let owners = secret.owner_references().iter().filter(|owner| owner.kind == "InstallationToken");
             owners.map(|owner| ObjectRef::new(&owner.name).within(&namespace)).collect()
         });
-        // The token of a workspace may wait for the workspace's end.
+        // The token of a terminating workspace may wait for it.
         watches.woken_by(Select::All, |shared, workspace: &Workspace, turn| {
             if turn == Turn::Changed {
                 return Vec::new();
@@ -148,7 +147,7 @@ impl Kind for TokenKind {
     }
 
     fn failed(&self, seen: &Seen, call: Option<Call>, standing: Standing, again: Again) {
-        // While the App does not work, no token calls.
+        // While the App does not work, its tokens make no calls.
         if matters_to_app(&standing)
             && let Some(app) = &seen.tools.app
         {
@@ -159,8 +158,8 @@ impl Kind for TokenKind {
         self.memory.failed(uid(&seen.token), call.unwrap_or(Call::Asks), failed, seen.about.clone());
     }
 
-    /// Remembers the good token in the Secret, should another process have minted it, so that it can be revoked when the
-    /// Secret goes first.
+    /// Remembers the good token in the Secret, even if another process minted it, so that it can be revoked when the
+    /// Secret is deleted first.
     fn settled(&self, seen: &Seen, standing: Option<&Standing>) {
         if standing.is_some_and(|standing| standing.state == State::Ready)
             && seen.held.is_none()
@@ -170,7 +169,7 @@ impl Kind for TokenKind {
         }
     }
 
-    /// What is known of the published token, read from the Secret and not from what was planned.
+    /// The properties of the published token, read from the Secret and not from the plan.
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> InstallationTokenStatus {
         let last_handled_reconcile = requested_look(&*seen.token).cloned();
         let SecretSeen::Ours(published) = &seen.secret else {

@@ -1,9 +1,9 @@
-//! What to do next for an `InstallationToken`: a pure function of what was gathered and of `now`.
+//! Decides what to do next for an `InstallationToken`, as a pure function of the gathered state and of `now`.
 //!
-//! Invariants: a token is published only after it was used once with success; a Secret that is not ours is never
-//! touched; a token whose scope is no longer wanted or granted is revoked before another takes its place; one that is
-//! good is kept. One step at a time, each gathered anew, so that a stop between any two of them changes nothing about
-//! where it ends.
+//! Invariants: a token is published only after it was used once with success; a Secret that is not the operator's is
+//! never touched; a token whose scope is no longer wanted or granted is revoked before another takes its place; a good
+//! token is kept. The plan has one step at a time, each with newly gathered state. The process can therefore stop
+//! between any two steps without a change to the state that the object reaches in the end.
 
 use super::scope::{Repositories, Scope};
 use super::seen::{Published, SecretSeen, Seen, Stage};
@@ -20,44 +20,43 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make sure we are asked before the object goes.
+    /// Add the finalizer, so that the operator can revoke the token before the object is deleted.
     AddFinalizer,
     /// Ask GitHub for a token.
     Mint {
-        /// What to ask for.
+        /// The scope to request.
         scope: Scope,
-        /// The ids the names had when they were first resolved, so that a repository made anew under an old name is
-        /// not taken for the old one.
+        /// The ids of the names when they were first resolved, so that a repository that was created again under an old
+        /// name is not taken for the old one.
         pinned: Vec<i64>,
     },
     /// Use the minted token once.
     Verify,
-    /// Put the verified token into the Secret.
+    /// Write the verified token into the Secret.
     Publish,
-    /// The Secret holds the right token but looks different from what the spec wants.
+    /// Correct the Secret, which has the right token but differs from the spec.
     Repair,
-    /// Make the minted token worthless.
+    /// Revoke the minted token.
     RevokeHeld,
-    /// Make the token in the Secret worthless.
+    /// Revoke the token in the Secret.
     RevokePublished,
-    /// Remove the Secret.
+    /// Delete the Secret.
     DeleteSecret,
-    /// Remove a Secret of ours under a name that the spec no longer has, and make the token in it worthless.
+    /// Delete a Secret of the operator under a name that the spec no longer has, and revoke the token in it.
     DeleteFormer(String),
-    /// Let the object go.
+    /// Remove the finalizer.
     RemoveFinalizer,
 }
 
-/// What to do.
 pub type Plan = reconcile::Plan<Step>;
 
-/// How often a fresh token may be refused before it is given up: with the due queue's pauses about two minutes.
+/// How often a fresh token may be refused before it is given up: about two minutes with the delays of the due queue.
 pub const REFUSALS_UNTIL_GIVEN_UP: u32 = 6;
 
-/// No token lives longer: GitHub gives them an hour, and another is for clocks that differ.
+/// The longest life of a token: GitHub gives them an hour, and another hour allows for clocks that differ.
 const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(2);
 
-/// The next step.
+/// Decides the next step.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let plan = next(seen, now);
@@ -74,17 +73,17 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
 }
 
-/// What a step asks of GitHub.
+/// The kind of call to GitHub that a step makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// For a token.
+    /// It requests a token.
     Asks,
-    /// To revoke one.
+    /// It revokes a token.
     Revokes,
 }
 
 impl Step {
-    /// What it asks of GitHub, if anything.
+    /// The kind of call that the step makes, if it makes one.
     #[must_use]
     pub fn call(&self) -> Option<Call> {
         match self {
@@ -113,7 +112,7 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
         Access::Granted { installation, account, settings_url, grant, permissions, .. } => {
             let spec_scope = Scope::wanted(&seen.token, *installation);
             let wanted = match &seen.secret {
-                // Paused: what was published is renewed, whatever the spec says meanwhile.
+                // Paused: the published token is renewed, even if the spec changes meanwhile.
                 SecretSeen::Ours(Published { scope: Some(scope), .. })
                     if seen.is_paused && scope.installation == *installation =>
                 {
@@ -123,7 +122,7 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
             };
             if let Err(refusal) = allows(grant, &wanted) {
                 let standing = refused(&refusal, account, &seen.token);
-                // What the old scope gave may still be granted: a mistake in the spec does not take it away at once.
+                // The old scope may still be granted. A mistake in the spec does not withdraw its token at once.
                 let keeps = published(seen)
                     .and_then(|published| published.scope.as_ref())
                     .is_some_and(|scope| scope.installation == *installation && allows(grant, scope).is_ok());
@@ -151,7 +150,7 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     }
 }
 
-/// The way to a good token in the Secret.
+/// Plans the steps up to a good token in the Secret.
 fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
     let name = &seen.token.spec.secret.name;
     if let SecretSeen::Foreign = seen.secret {
@@ -186,8 +185,8 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
                     _ => Step::Publish,
                 });
             }
-            // The Secret lost it: whoever took it away may have had a reason, so it does not come back.
-            // Under a former name it serves until its successor is published.
+            // The Secret lost it. Whoever removed it may have had a reason, so it is not written again. A Secret under
+            // a former name keeps the token until its successor is published.
             Stage::Published
                 if published.is_none_or(|p| p.fingerprint.as_ref() != Some(&held.fingerprint))
                     && seen.former_secrets.is_empty() =>
@@ -228,20 +227,20 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
     }
 }
 
-/// The published token is what is wanted and lives long enough.
+/// Whether the published token has the wanted scope and lives long enough.
 fn is_good(seen: &Seen, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
     published.is_intact()
         && !is_doubted(seen, published)
         && published.scope.as_ref() == Some(wanted)
         && published.fingerprint != seen.revoked
-        // Without its date a token could not be written anew, and one that lives longer than tokens do was not GitHub's word.
+        // Without its date a token could not be written again. A date beyond the longest life did not come from GitHub.
         && published.minted_at.is_some()
         && published.expires_at.is_some_and(|at| at.duration_since(now) <= LONGEST_LIFE)
         && renewal(seen, published).is_some_and(|due| due > now)
 }
 
-/// A published token that reaches what is no longer wanted dies before its successor is published: otherwise a stop
-/// between the two would leave it alive and nobody would know it any more.
+/// Whether a published token must be revoked before its successor is published, because it reaches more than is wanted
+/// now. Otherwise, a stop between the two steps would leave it alive and unknown.
 fn must_die_first(seen: &Seen, published: &Published, wanted: &Scope, now: Timestamp) -> bool {
     published.is_intact()
         && (published.scope.as_ref() != Some(wanted) || is_doubted(seen, published))
@@ -249,7 +248,7 @@ fn must_die_first(seen: &Seen, published: &Published, wanted: &Scope, now: Times
         && published.expires_at.is_some_and(|at| at > now)
 }
 
-/// The token is from before the installation was seen not to work: it may be dead.
+/// Whether the token may be dead, because it was minted before the installation was seen not to work.
 fn is_doubted(seen: &Seen, published: &Published) -> bool {
     let conditions: &[Condition] = seen.token.status().map_or(&[], InstallationToken::conditions);
     conditions.iter().any(|condition| {
@@ -262,7 +261,7 @@ fn is_doubted(seen: &Seen, published: &Published) -> bool {
     })
 }
 
-/// Takes everything back.
+/// Plans the withdrawal of everything.
 fn plan_denial(seen: &Seen, standing: &Standing, now: Timestamp) -> Plan {
     match take_back(seen, now) {
         Some(step) => Plan::Do(step),
@@ -271,7 +270,7 @@ fn plan_denial(seen: &Seen, standing: &Standing, now: Timestamp) -> Plan {
 }
 
 fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
-    // The second is that of the workspace it is made for.
+    // The second finalizer is that of the workspace that the token is made for.
     if ![REVOKE_FINALIZER, WORK_FINALIZER].iter().any(|name| has_finalizer(&*seen.token, name)) {
         return Plan::Settled { standing: None, again: None };
     }
@@ -285,7 +284,7 @@ fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     Plan::Do(take_back(seen, now).unwrap_or(Step::RemoveFinalizer))
 }
 
-/// Our Secret is being deleted, and something holds it. Nothing is put into it any more.
+/// Plans for a Secret of the operator that is being deleted and has a finalizer. Nothing more is written into it.
 fn plan_while_going(seen: &Seen, now: Timestamp) -> Plan {
     if let Some(step @ (Step::RevokeHeld | Step::RevokePublished)) = take_back(seen, now) {
         return Plan::Do(step);
@@ -299,10 +298,11 @@ fn plan_while_going(seen: &Seen, now: Timestamp) -> Plan {
     Plan::Settled { standing: Some(standing), again: Some(Again::Person) }
 }
 
-/// The next step towards no live token and no Secret.
+/// The next step of a withdrawal, which ends without a live token and without a Secret.
 fn take_back(seen: &Seen, now: Timestamp) -> Option<Step> {
     let published = published(seen);
-    // What is noted of the expiry can be edited, and must not hold the object for ever: nothing is minted for one that goes.
+    // The noted expiry can be edited, and must not hold the object forever. No token is minted for a terminating
+    // object.
     let deleted = seen.token.metadata.deletion_timestamp.as_ref();
     let outlived = deleted.is_some_and(|deleted| now.duration_since(deleted.0) > LONGEST_LIFE);
     let published_print = published.and_then(|published| published.fingerprint.clone());
@@ -324,12 +324,12 @@ fn take_back(seen: &Seen, now: Timestamp) -> Option<Step> {
             return Some(Step::DeleteSecret);
         }
     }
-    // Kubernetes removes them with their owner.
+    // Kubernetes deletes them with their owner.
     seen.former_secrets.first().filter(|_| !outlived).cloned().map(Step::DeleteFormer)
 }
 
-/// When the published token is renewed: `renewBefore` and up to half as much before its expiry. Which part of that half
-/// follows from the token's fingerprint, so that it needs no memory and does not change at a restart.
+/// When the published token is renewed: `renewBefore`, and up to half as much, before its expiry. The token's
+/// fingerprint determines the part of that half, so it needs no memory and does not change at a restart.
 #[must_use]
 pub fn renewal(seen: &Seen, published: &Published) -> Option<Timestamp> {
     let expires_at = published.expires_at?;
@@ -348,12 +348,13 @@ pub fn renewal(seen: &Seen, published: &Published) -> Option<Timestamp> {
     expires_at.checked_sub(before.checked_add(jitter).unwrap_or(before)).ok()
 }
 
-/// `10m`, `90s`, `1h30m`. The API server refused everything else; should it not have, ten minutes.
+/// `10m`, `90s`, `1h30m`. The API server refuses everything else; if it did not, the result is ten minutes.
 fn parse_duration(text: &str) -> SignedDuration {
     crate::api::duration(text).unwrap_or(SignedDuration::from_mins(10))
 }
 
-/// Trouble, with what was published in mind: while that is good it is said, and looked at again when it ends to be.
+/// The settled plan for a failure. While the published token is good, the standing says so, and the object is looked at
+/// again when the token expires.
 fn retrying(seen: &Seen, standing: &Standing, until: Timestamp, now: Timestamp) -> Plan {
     let good_until = published(seen)
         .filter(|published| published.is_intact() && published.fingerprint != seen.revoked)
@@ -366,13 +367,13 @@ fn retrying(seen: &Seen, standing: &Standing, until: Timestamp, now: Timestamp) 
     Plan::Settled { standing: Some(standing), again: Some(Again::At(at)) }
 }
 
-/// What to say of a Secret whose token still works.
+/// The message about a Secret whose token still works.
 #[must_use]
 pub fn good_words(token: &InstallationToken) -> String {
     format!("Secret {} holds a token that is good until status.expirationTime", token.spec.secret.name)
 }
 
-/// The Secret, if it is ours.
+/// The Secret, if it is the operator's.
 fn published(seen: &Seen) -> Option<&Published> {
     match &seen.secret {
         SecretSeen::Ours(published) => Some(published),
@@ -383,7 +384,8 @@ fn published(seen: &Seen) -> Option<&Published> {
 fn allows(grant: &Grant, scope: &Scope) -> Result<(), Refusal> {
     match (&scope.repositories, scope.known()) {
         (Repositories::Only(_), Some(known)) => {
-            // Ids cannot be told from names before GitHub was asked; what it gives is held against the grant then.
+            // Ids cannot be matched with names before GitHub was asked. The minted token is then compared with the
+            // grant.
             let named: Vec<_> = known.into_iter().filter(|known| known.name.is_some()).collect();
             grant.allows(&Reach::Only(&named), &scope.permissions)
         }
@@ -391,7 +393,7 @@ fn allows(grant: &Grant, scope: &Scope) -> Result<(), Refusal> {
     }
 }
 
-/// What to say when the grant does not allow it.
+/// The standing when the grant does not allow the scope.
 #[must_use]
 pub fn refused(refusal: &Refusal, account: &str, token: &InstallationToken) -> Standing {
     let namespace = token.metadata.namespace.as_deref().unwrap_or_default();

@@ -1,19 +1,18 @@
-//! What a token was asked for, as it is remembered on the Secret that holds it.
+//! The scope that a token was requested for, as it is stored on the Secret with the token.
 //!
-//! Invariant: two scopes are equal exactly when a token minted for one serves the other. It stands in an annotation of
-//! the Secret, written in the same request as the token, so that a restart between publishing and writing status finds
-//! out what it published. A tenant can edit it; so it is only compared with what is wanted, and what GitHub gave for it is
-//! held against the grant again.
+//! Invariant: two scopes are equal exactly when a token minted for one serves the other. The scope is an annotation of
+//! the Secret, written in the same request as the token, so that after a restart between publishing and writing status
+//! the operator knows the scope of the published token. A tenant can edit it. It is therefore only compared with the
+//! wanted scope, and GitHub's answer to it is compared with the grant again.
 
 use crate::api::{InstallationToken, Permissions, RepositoryReference, RepositorySelection};
 use crate::grant::Known;
 use serde::{Deserialize, Serialize};
 
-/// Which repositories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Repositories {
-    /// All that the installation can see.
+    /// All repositories that the installation can see.
     All,
     /// These, by name or id, sorted.
     Only(Vec<Named>),
@@ -29,20 +28,18 @@ pub enum Named {
     Name(String),
 }
 
-/// What a token was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Scope {
-    /// The installation's id: after a reinstallation every token is another.
+    /// The installation's id. Another installation after a reinstallation needs another token.
     pub installation: i64,
-    /// Which repositories.
     pub repositories: Repositories,
-    /// What may be done. Always with `metadata: read`, which GitHub gives with every token.
+    /// The permissions. They always include `metadata: read`, which GitHub gives with every token.
     pub permissions: Permissions,
 }
 
 impl Scope {
-    /// What the spec asks for.
+    /// The scope in the spec.
     #[must_use]
     pub fn wanted(token: &InstallationToken, installation: i64) -> Self {
         let repositories = if token.spec.repository_selection == RepositorySelection::All {
@@ -58,7 +55,7 @@ impl Scope {
         Self { installation, repositories, permissions }
     }
 
-    /// The repositories as a grant is asked about them.
+    /// The repositories, for the check against a grant.
     #[must_use]
     pub fn known(&self) -> Option<Vec<Known>> {
         match &self.repositories {
@@ -67,7 +64,7 @@ impl Scope {
         }
     }
 
-    /// For people: "shop, id 7 with contents: read".
+    /// A description for people: "shop, id 7 with contents: read".
     #[must_use]
     pub fn describe(&self) -> String {
         let repositories = match &self.repositories {

@@ -1,7 +1,7 @@
-//! The Secret that holds a token: how it is built, and how it is read back.
+//! The Secret with a token: builds it, and reads it.
 //!
-//! Invariant: whatever is needed to go on after a restart is in the Secret itself, written in the one request that
-//! publishes the token. Ours is a Secret whose controller reference has the object's uid; no other is read or written.
+//! Invariant: the Secret contains everything that a new process needs, written in the one request that publishes the
+//! token. A Secret is the operator's if its controller reference has the object's uid; no other is read or written.
 
 use super::scope::Scope;
 use super::seen::Published;
@@ -18,25 +18,25 @@ use kube::api::ObjectMeta;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The user that git is given besides a token: GitHub's "Authenticating as a GitHub App installation".
+/// The user name that git needs with a token: GitHub's "Authenticating as a GitHub App installation".
 const GIT_USER: &str = "x-access-token";
 
-/// A token with all that its Secret says of it.
+/// A token with all the content of its Secret.
 #[derive(Clone, Debug)]
 pub struct Content {
     /// The token.
     pub token: Token,
-    /// What it was asked for.
+    /// The scope that was requested.
     pub scope: Scope,
-    /// The repositories it reaches; none for all.
+    /// The repositories that it reaches. Empty for all.
     pub repository_ids: Vec<i64>,
-    /// When it ends to be valid.
+    /// When it expires.
     pub expires_at: Timestamp,
     /// When it was minted.
     pub minted_at: Timestamp,
 }
 
-/// The Secret as it shall be.
+/// The wanted Secret.
 #[must_use]
 pub fn build(object: &InstallationToken, content: &Content, ca_bundle: Option<&str>) -> Secret {
     let template = &object.spec.secret;
@@ -94,7 +94,7 @@ pub fn is_ours(metadata: &ObjectMeta, object: &InstallationToken) -> bool {
         .any(|owner| owner.controller == Some(true) && Some(&owner.uid) == object.metadata.uid.as_ref())
 }
 
-/// The token in the Secret, whatever its format, with what is noted of it. `None` where a part is missing or unreadable.
+/// The token in the Secret, in any format, with the notes about it. `None` if a part is missing or unreadable.
 #[must_use]
 pub fn content(secret: &Secret) -> Option<Content> {
     let note = |key: &str| secret.metadata.annotations.as_ref()?.get(key).map(String::as_str);
@@ -113,12 +113,12 @@ pub fn token(secret: &Secret) -> Option<Token> {
     let data = secret.data.as_ref()?;
     let key = if secret.type_.as_deref() == Some("kubernetes.io/basic-auth") { "password" } else { "token" };
     let text = std::str::from_utf8(&data.get(key)?.0).ok()?;
-    // What cannot stand in a header is no token, and could not be revoked either.
+    // A text that cannot be sent in a header is not a token, and could not be revoked either.
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Token::new(text.to_owned()))
 }
 
-/// What a Secret of ours says. Of a token that this process minted it knows better than the annotations, which a tenant can
-/// edit.
+/// Reads a Secret of the operator. For a token that this process minted, the memory takes precedence over the
+/// annotations, which a tenant can edit.
 #[must_use]
 pub fn published(
     secret: &Secret,
@@ -154,8 +154,9 @@ pub fn published(
     }
 }
 
-/// What makes an existing Secret of ours the wanted one: sets what is wanted, removes what we wrote and is not wanted any
-/// more, leaves what others wrote. Only for that very Secret.
+/// The patch that turns an existing Secret of the operator into the wanted one. It sets the wanted keys, removes those
+/// that the operator wrote and that are no longer wanted, and leaves those of others. It applies only to the Secret
+/// with this uid.
 #[must_use]
 pub fn change(existing: &Secret, wanted: &Secret) -> Value {
     let mut change = json!({
@@ -179,7 +180,7 @@ pub fn change(existing: &Secret, wanted: &Secret) -> Value {
     change
 }
 
-/// The keys of data, labels and annotations that we wrote and that are not wanted any more.
+/// The keys of data, labels and annotations that the operator wrote and that are no longer wanted.
 fn left_over<'a>(secret: &'a Secret, wanted: &Secret) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
     fn of<'a, V>(secret: &'a Secret, path: &[&str], wanted: Option<&BTreeMap<String, V>>) -> Vec<&'a str> {
         let managers = secret.metadata.managed_fields.iter().flatten();
@@ -197,7 +198,8 @@ fn left_over<'a>(secret: &'a Secret, wanted: &Secret) -> (Vec<&'a str>, Vec<&'a 
     )
 }
 
-/// Everything wanted is there, and nothing that we wrote before and is not wanted any more. What others added stays theirs.
+/// Whether all wanted keys are there, and none that the operator wrote before and are no longer wanted. Keys of others
+/// stay.
 fn looks_like(secret: &Secret, wanted: &Secret) -> bool {
     fn has_all<V: PartialEq>(has: Option<&BTreeMap<String, V>>, wanted: Option<&BTreeMap<String, V>>) -> bool {
         wanted.is_none_or(|wanted| wanted.iter().all(|(k, v)| has.and_then(|has| has.get(k)) == Some(v)))

@@ -1,4 +1,4 @@
-//! Carries out one step. What was made, or said, goes into [`super::memory`], where the next plan finds it.
+//! Carries out one step. Created objects and answers go into [`super::memory`], where the next plan finds them.
 
 use super::WorkspaceKind;
 use super::gather::{api, live};
@@ -28,13 +28,13 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::fmt::Debug;
 
-/// Carries it out. Gives back the object where the step changed it.
+/// Carries out a step. Returns the object if the step changed it.
 ///
 /// # Errors
-/// Why it did not work, and when to try again.
+/// The reason why it failed, and when to try again.
 pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done<Workspace>, Failure> {
     let object = &seen.object;
-    // What is made or deleted comes by its watch; until then the caches show what was.
+    // Watches bring creations and deletions. Until then, the caches have the earlier state.
     let waits = makes_others(&step) || (step == Step::ReleaseVolume && !seen.is_going());
     match step {
         Step::AddFinalizer => {
@@ -42,8 +42,8 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
         }
         Step::RemoveFinalizer => {
             set_finalizer(&kind.shared.client, &**object, WORK_FINALIZER, false).await?;
-            // What is known of it stays until the cache has forgotten it, too: a look that is due already still finds it
-            // there, without its volume, and would take its work for lost.
+            // The memory about the object stays until the cache no longer has the object. A queued reconcile may still
+            // find it there, without its volume, and would otherwise report its work as lost.
             return Ok(Done::Finished);
         }
         Step::Resolve => resolve(kind, seen).await?,
@@ -55,7 +55,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
         Step::RepairToken => {
             let Way::Open(repository) = &seen.way else { return Ok(Done::Again(None)) };
             let wanted = token(kind, object, repository);
-            // The whole of it: what a merge does not name stays.
+            // The whole spec is replaced, because a merge would keep fields that it does not name.
             let value = serde_json::to_value(wanted.spec).map_err(kube::Error::SerdeError)?;
             let path = PointerBuf::from_tokens(["spec"]);
             let change = json_patch::Patch(vec![PatchOperation::Replace(ReplaceOperation { path, value })]);
@@ -81,7 +81,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
             if let Some(trouble) = pod.failed.as_ref().filter(|_| seen.is_wanted()) {
                 pod_failed(kind, seen, &pod.name, trouble).await;
             }
-            // What the remote has by then is another thing than what it had.
+            // The remote's branches may change until then.
             kind.memory.update(uid(object), |known| known.remote = None);
             delete::<Pod>(kind, object, &pod.name, Some(pod.uid.clone())).await?;
         }
@@ -91,7 +91,8 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
             create(kind, object, job, |it| objects::is_ours(it, object)).await?;
             let request = requested_look(&**object).cloned();
             kind.memory.update(uid(object), |known| known.request = request);
-            // The last two are there for who wants to know; with spec.save.onFailure: Block there is one each half hour.
+            // The last two Jobs stay for people who look for the cause. With spec.save.onFailure: Block there is one
+            // each half hour.
             if let Some(old) = attempt.checked_sub(2).filter(|old| *old > 0) {
                 delete::<Job>(kind, object, &objects::job_name(object, old), None).await?;
             }
@@ -102,7 +103,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
             kind.memory.update(uid(object), |known| {
                 let before = known.remote.as_ref().and_then(|before| before.listed.branch.as_ref());
                 if known.request != request || before != remote.listed.branch.as_ref() {
-                    // It may have been merged or closed: looked for again, which costs a call.
+                    // The pull request may have been merged or closed, so it is looked for again, which costs a call.
                     known.pull = known.pull.take().filter(|pull| matches!(pull, Pull::None { .. }));
                 }
                 known.remote = Some(remote);
@@ -121,7 +122,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
     Ok(Done::Again(None))
 }
 
-/// It makes or deletes an object whose cache has yet to show it.
+/// Whether a step creates or deletes an object whose cache does not have the change yet.
 fn makes_others(step: &Step) -> bool {
     matches!(
         step,
@@ -146,7 +147,6 @@ fn progress(seen: &Seen) -> &'static str {
     }
 }
 
-/// The object's uid.
 pub fn uid(object: &Workspace) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
@@ -155,7 +155,8 @@ fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> I
     kind.shared.guards.token_scope(objects::token(object, &repository.installation, repository.id))
 }
 
-/// Makes an object. Should it be there by now, the cache was behind: the next look finds it. What is not ours, no look finds.
+/// Creates an object. If it exists by now, the cache was late, and the next reconcile finds it, unless it belongs to
+/// somebody else.
 async fn create<K>(
     kind: &WorkspaceKind,
     object: &Workspace,
@@ -187,7 +188,7 @@ where
     }
 }
 
-/// Deletes an object, if it is still that one.
+/// Deletes an object, if it still has this uid.
 async fn delete<K>(kind: &WorkspaceKind, object: &Workspace, name: &str, uid: Option<String>) -> Result<(), Failure>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
@@ -260,7 +261,7 @@ async fn start_pod(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.object;
     let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
     kind.memory.update(uid(object), |known| {
-        // What an earlier pod saved says nothing of what this one's will have to.
+        // The new pod will have other work to save than an earlier one.
         known.safe = None;
         known.is_parted = false;
         known.ended.clear();
@@ -273,10 +274,10 @@ async fn start_pod(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     create(kind, object, pod, |it| objects::is_ours(it, object)).await
 }
 
-/// The longest wait before a pod that failed is followed by another.
+/// The longest wait before a failed pod is replaced.
 const LONGEST_REST: SignedDuration = SignedDuration::from_mins(5);
 
-/// Says why a pod failed, and lets some time pass before the next: a node that refuses it would have one a second.
+/// Reports why a pod failed, and delays the next one: a node that refuses the pod would otherwise get one each second.
 async fn pod_failed(kind: &WorkspaceKind, seen: &Seen, pod: &str, trouble: &Trouble) {
     let (object, now) = (&seen.object, kind.shared.now());
     let about = seen.about();
@@ -301,14 +302,14 @@ async fn release_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), 
     if claim.metadata.deletion_timestamp.is_none() {
         delete::<PersistentVolumeClaim>(kind, object, &claim.name_any(), claim.uid()).await?;
     }
-    // With the finalizer on, it is still there.
+    // Because of the finalizer, the claim still exists.
     if let Some(claim) = self::claim(kind, object).await? {
         set_finalizer(&kind.shared.client, &claim, WORK_FINALIZER, false).await?;
     }
     Ok(())
 }
 
-/// Says what is given up, before it is.
+/// Reports the work that is given up, before it is.
 async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
     let object = &seen.object;
     let reported = object.status.as_ref().and_then(|status| status.git.as_ref());
@@ -330,7 +331,7 @@ async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
     kind.memory.update(uid(object), |known| known.is_parted = true);
 }
 
-/// Remembers what became of the pull request.
+/// Remembers the result for the pull request.
 pub fn remember(kind: &WorkspaceKind, object: &Workspace, pull: Pull) {
     kind.memory.update(uid(object), |known| known.pull = Some(pull));
 }

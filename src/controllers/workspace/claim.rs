@@ -1,4 +1,4 @@
-//! The claims of workspaces that are gone: a claim that is held for one is let go, and its volume kept.
+//! The claims of deleted workspaces: removes the finalizer of such a claim, and keeps its volume.
 
 use super::gather::noted;
 use super::keep::{let_go, retain};
@@ -22,20 +22,21 @@ use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-/// The controller of the claims that were made for workspaces. It remembers nothing.
+/// The controller of the claims of workspaces. It has no memory.
 pub struct ClaimKind {
     shared: Arc<Shared>,
     lane: Due<PersistentVolumeClaim>,
 }
 
-/// What is seen of a claim.
+/// The gathered state of a claim.
 pub struct Seen {
     claim: Arc<PersistentVolumeClaim>,
-    /// The workspace that it is held for. `None`: it is not held, or that workspace is there and lets it go itself.
+    /// The deleted workspace that the finalizer is for. `None`: there is no finalizer, or the workspace exists and
+    /// removes it itself.
     gone: Option<Gone>,
 }
 
-/// A workspace that is gone.
+/// A deleted workspace.
 struct Gone {
     name: String,
     uid: Option<String>,
@@ -44,9 +45,9 @@ struct Gone {
 /// One step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Take the finalizer off a claim whose volume nobody misses.
+    /// Remove the finalizer of a claim whose volume nobody needs.
     Release,
-    /// Keep this volume, and then let the claim go.
+    /// Keep this volume, and then remove the claim's finalizer.
     Keep(String),
 }
 
@@ -64,13 +65,13 @@ impl Reconciled for PersistentVolumeClaim {
 }
 
 impl ClaimKind {
-    /// For these.
+    /// A controller with this lane.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<PersistentVolumeClaim>) -> Self {
         Self { shared: Arc::clone(shared), lane }
     }
 
-    /// Keeps the volume of a claim whose workspace is gone, and lets the claim go.
+    /// Keeps the volume of a claim whose workspace was deleted, and removes the claim's finalizer.
     async fn keep(&self, seen: &Seen, volume: &str) -> Result<(), kube::Error> {
         let (claim, shared) = (&*seen.claim, &*self.shared);
         let Some(Gone { name, uid }) = &seen.gone else { return Ok(()) };
@@ -89,7 +90,7 @@ impl ClaimKind {
     }
 }
 
-/// Whether a claim is being deleted and held for a workspace.
+/// Whether a claim is being deleted and has the finalizer.
 fn is_held_back(claim: &PersistentVolumeClaim) -> bool {
     claim.metadata.deletion_timestamp.is_some() && has_finalizer(claim, WORK_FINALIZER)
 }
@@ -102,14 +103,14 @@ impl Kind for ClaimKind {
 
     const FEATURE: Feature = Feature::Workspaces;
     const RULES: &'static [Rule] = &[
-        // The claim of a workspace's volume is held until the work on it is safe.
+        // The claim of a workspace's volume has a finalizer until the work on it is safe.
         Rule::new(
             RuleSet::Cluster,
             "",
             &["persistentvolumeclaims"],
             &["get", "list", "watch", "create", "patch", "delete"],
         ),
-        // A volume whose work could not be pushed is set to be kept.
+        // A volume is retained if its work could not be pushed.
         Rule::new(RuleSet::Cluster, "", &["persistentvolumes"], &["get", "patch"]),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = None;
@@ -155,7 +156,7 @@ impl Kind for ClaimKind {
             return reconcile::Plan::nothing();
         }
         let volume = seen.claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-        // Where nothing was ever on it, or all of it was read back, nothing is kept.
+        // An empty volume, or one whose work was read back from the remote, is not kept.
         match volume.filter(|name| !name.is_empty() && noted(&seen.claim).is_none()) {
             Some(volume) => reconcile::Plan::Do(Step::Keep(volume.to_owned())),
             None => reconcile::Plan::Do(Step::Release),

@@ -1,5 +1,6 @@
-//! Reads all that a decision about a `Workspace` needs, from caches and memory; while it is being deleted, its volume's claim
-//! from the API server, for a cache that is a moment behind would have work that it does not show.
+//! Reads everything that a decision about a `Workspace` needs, from caches and memory. While the workspace is being
+//! deleted, it reads the volume's claim from the API server, because a late cache may not have the volume and its work
+//! yet.
 
 use super::WorkspaceKind;
 use super::memory::{Remembered, Safe};
@@ -27,7 +28,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// Gathers it.
+/// Gathers the state.
 ///
 /// # Errors
 /// The volume's claim cannot be read.
@@ -65,7 +66,7 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
     });
     let mut pod = shared.caches.named::<Pod>(&namespace, &name);
     if pod.is_none() && object.metadata.deletion_timestamp.is_some() {
-        // It may not be in the cache yet, or not any more for want of its label.
+        // The cache may not have it yet, or no longer, if its label was removed.
         pod = live::<Pod>(kind, object).await?.map(Arc::new);
     }
     let pod = match pod {
@@ -107,7 +108,7 @@ where
     Api::namespaced(kind.shared.client.clone(), &object.namespace().unwrap_or_default())
 }
 
-/// What has the name of the workspace's objects, as the API server has it now.
+/// The object with the name of the workspace's objects, from the API server.
 ///
 /// # Errors
 /// It cannot be read.
@@ -118,8 +119,8 @@ where
     api::<K>(kind, object).get_opt(&objects::name(object)).await?.map(Lenient::read).transpose()
 }
 
-/// The repository that is worked on: the one that the workspace's token was asked for, so that it stays the same whatever
-/// becomes of the `ProjectRepository`; before there is one, the `ProjectRepository`'s.
+/// The repository of the workspace: that of the workspace's token, so that it stays the same whatever happens to the
+/// `ProjectRepository`; before there is a token, that of the `ProjectRepository`.
 fn repository(
     kind: &WorkspaceKind,
     object: &Workspace,
@@ -169,7 +170,7 @@ fn way(referred: &Referred, repository: Repository) -> Way {
     }
 }
 
-/// What the containers are told, once GitHub said what the repository is called.
+/// The parameters of the containers, once the repository's name is known from GitHub.
 fn target(
     object: &Workspace,
     known: &Remembered,
@@ -183,7 +184,7 @@ fn target(
     Some(Target { url: remote.to_string(), has_ca, author_name: author.name, author_email: author.email })
 }
 
-/// The App's bot, by the address under which GitHub knows it.
+/// The App's bot, with the email address that GitHub assigns to it.
 /// <https://docs.github.com/en/account-and-profile/reference/email-addresses-reference>
 fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
     let look = connection.look.as_ref()?;
@@ -207,7 +208,7 @@ fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspac
         status.is_some_and(|status| status.conditions.iter().any(|its| its.type_ == "Stalled" && its.status == "True"));
     let reason = ready.and_then(|ready| Reason::ALL.iter().find(|reason| reason.as_str() == ready.reason).copied());
     let is_going = token.metadata.deletion_timestamp.is_some();
-    // A deletion is another generation, and says nothing else of the spec.
+    // A deletion increases the generation without a change to the spec.
     let is_current = is_going || status.is_some_and(|status| status.observed_generation == token.metadata.generation);
     let right = token.spec.repositories.first().and_then(|it| it.id).and_then(|id| u64::try_from(id).ok()).map(|id| {
         let wanted = objects::token(object, &token.spec.installation_ref.name, id);
@@ -241,20 +242,20 @@ fn volume_seen(
         volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty()),
         is_going: claim.metadata.deletion_timestamp.is_some(),
         is_held,
-        // Both are done in one write: a label that somebody else put on keeps nothing.
+        // One write removes the finalizer and adds the label. A label that somebody else added keeps nothing.
         is_kept: !is_held && claim.labels().contains_key(RETAINED_LABEL),
         is_small: grown_to != Some(&object.spec.storage.size)
             && objects::asks_for_less(claim, &object.spec.storage.size),
     }
 }
 
-/// What was noted on a claim: its work was read back.
+/// The note on a claim that its work was read back from the remote.
 #[must_use]
 pub fn noted(claim: &PersistentVolumeClaim) -> Option<Safe> {
     serde_json::from_str(claim.annotations().get(SAVED_ANNOTATION)?).ok()
 }
 
-/// On a claim that is in use, such a note says nothing.
+/// Whether the claim may be deleted. The note means nothing on a claim that is in use.
 fn is_to_go(object: &Workspace, claim: Option<&PersistentVolumeClaim>) -> bool {
     object.metadata.deletion_timestamp.is_some()
         || claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
@@ -286,7 +287,8 @@ fn job_end(job: &Job) -> Option<JobEnd> {
     Some(JobEnd { is_success: ended.type_ == "Complete", message: words.join(": "), at })
 }
 
-/// The pod that was to save last: the newest Job's newest, else the one in which work was done. Its uid, and how it ended.
+/// The uid of the pod that should have saved last, and how it ended: the newest pod of the newest Job, else the pod in
+/// which work was done.
 fn last_saver(
     kind: &WorkspaceKind,
     object: &Workspace,

@@ -1,7 +1,8 @@
-//! Volumes that outlive their workspace, for what is on them could not be pushed.
+//! Volumes that are kept after their workspace, because the work on them could not be pushed.
 //!
-//! Invariant: a volume whose claim goes while nobody knows that its work is elsewhere is set to be kept first. So is that of a
-//! claim whose workspace is gone, which nobody else would let go of: the finalizer was taken off the workspace by hand, say.
+//! Invariant: a volume whose claim is deleted while its work is not known to be on the remote is retained first. The
+//! same holds for the claim of a deleted workspace, whose finalizer nobody else would remove. That happens, for
+//! example, if somebody removed the workspace's finalizer by hand.
 
 use super::WorkspaceKind;
 use super::apply::{claim, uid};
@@ -18,10 +19,11 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Keeps the volume and says on it whose it was and why: the claim may go with its namespace, the volume does not.
+/// Retains the volume, and notes on it which workspace it belonged to and why it is kept. The claim may be deleted with
+/// its namespace; the volume stays.
 ///
 /// # Errors
-/// What Kubernetes refused.
+/// Kubernetes refused a request.
 pub async fn keep_volume(kind: &WorkspaceKind, seen: &Seen, why: &str) -> Result<(), Failure> {
     let object = &seen.object;
     let name = object.name_any();
@@ -33,14 +35,14 @@ pub async fn keep_volume(kind: &WorkspaceKind, seen: &Seen, why: &str) -> Result
         "at": kind.shared.now().to_string(), "why": why,
     });
     let why = why.trim_end_matches('.');
-    // The claim goes with its namespace.
+    // The claim is deleted with its namespace.
     let remedy = if seen.is_namespace_going {
         "remove its spec.claimRef, bind it to another claim, and mount that".to_owned()
     } else {
         format!("mount its claim {} in a pod", objects::name(object))
     };
     let message = format!(
-        "the volume of Workspace {namespace}/{name} is kept, for what is on it could not be pushed: {why}. It is \
+        "the volume of Workspace {namespace}/{name} is kept, because the work on it could not be pushed: {why}. It is \
          PersistentVolume {volume}, and stays until somebody deletes it. To get at it, {remedy}"
     );
     let claim = claim(kind, object).await?;
@@ -55,7 +57,7 @@ pub async fn keep_volume(kind: &WorkspaceKind, seen: &Seen, why: &str) -> Result
             "the volume of Workspace {namespace}/{name} is gone, or another claim's, and what was on it was not pushed: {why}"
         )
     };
-    // Before the last write, after which nobody comes back to it.
+    // The event comes before the last write, because no reconcile follows that.
     let reason = if is_kept { Reason::VolumeKept } else { Reason::VolumeLost };
     kind.shared.warn(&**object, reason, &message).await;
     if let Some(claim) = claim {
@@ -65,7 +67,7 @@ pub async fn keep_volume(kind: &WorkspaceKind, seen: &Seen, why: &str) -> Result
     Ok(())
 }
 
-/// Sets a claim's volume to be kept; false, if there is none, or it is another's.
+/// Retains a claim's volume. Returns false if there is none, or it belongs to another claim.
 pub async fn retain(
     shared: &Shared,
     claim: &PersistentVolumeClaim,
@@ -80,7 +82,8 @@ pub async fn retain(
     let change = PersistentVolume { metadata: retained(record), spec: Some(spec), status: None };
     let volumes = Api::<Lenient<PersistentVolume>>::all(shared.client.clone());
     let bound = volumes.get_opt(volume).await?.map(Lenient::read).transpose()?;
-    // A claim names its volume; whose the volume is, it says itself. Who can make claims could have another's kept.
+    // A claim names its volume, but only the volume's claimRef is proof. Otherwise everyone who can create claims could
+    // have the volume of another claim retained.
     let is_its = |volume: &PersistentVolume| {
         let of = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
         shared.guards.volume(of.is_some() && of == claim.uid())
@@ -91,7 +94,7 @@ pub async fn retain(
     Ok(true)
 }
 
-/// What says of an object that it was kept, and for what.
+/// The label and annotation of an object that was kept, with the reason.
 fn retained(record: &Value) -> ObjectMeta {
     let pair = |key: &str, value: String| Some(BTreeMap::from([(key.to_owned(), value)]));
     ObjectMeta {
@@ -101,7 +104,7 @@ fn retained(record: &Value) -> ObjectMeta {
     }
 }
 
-/// Takes the finalizer off a claim whose volume is kept, and says on it why.
+/// Removes the finalizer of a claim whose volume is kept, and notes the reason on it.
 pub async fn let_go(shared: &Shared, claim: &PersistentVolumeClaim, record: &Value) -> Result<(), kube::Error> {
     let finalizers: Vec<_> = claim.finalizers().iter().filter(|name| *name != WORK_FINALIZER).cloned().collect();
     let metadata =

@@ -1,7 +1,7 @@
-//! What this process knows of each workspace: what GitHub and the remote answered, what the pod reported, what failed.
+//! The memory of this process about each workspace: answers of GitHub and the remote, reports of the pod, and failures.
 //!
-//! Invariant: it is a convenience, never the truth; all of it can be lost at any moment. Lost, the remote is asked again, a
-//! pull request is looked for again, and a save that nobody remembers is done again, which pushes nothing twice.
+//! Invariant: the memory is a convenience, never the truth, and all of it can be lost at any moment. Then the remote is
+//! asked again, the pull request is looked for again, and a save is repeated, which pushes nothing twice.
 
 use super::objects::{ROLE_LABEL, workspace_of};
 use super::pods::{self, Ended};
@@ -22,13 +22,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a workspace may have GitHub and the remote asked.
+/// How many calls to GitHub and the remote a workspace may cause.
 const OBJECT: Rate = Rate { burst: 30.0, every: SignedDuration::from_secs(5) };
 
-/// How often the report of a workspace's pod is taken: an agent reports every few seconds at most.
+/// How often the report of a workspace's pod is accepted. An agent reports every few seconds at most.
 const REPORTS: Rate = Rate { burst: 20.0, every: SignedDuration::from_secs(2) };
 
-/// A kind of call, as far as failures are kept apart.
+/// A kind of call whose failures are remembered separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
     /// Finding the repository by its id.
@@ -37,68 +37,68 @@ pub enum Task {
     Look,
     /// The pull request.
     Pull,
-    /// Making an object.
+    /// Creating an object.
     Make,
-    /// Growing the volume.
+    /// Enlarging the volume.
     Grow,
-    /// Running the pod: one that failed is followed by another after a while.
+    /// Running the pod. A failed pod is replaced after a while.
     Run,
 }
 
-/// What a failure is about. When one of these is another, the call is tried again at once.
+/// The circumstances of a failure. When one of these changes, the call is retried at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
     /// The generation of the spec.
     pub generation: Option<i64>,
-    /// The value of the annotation that asks for a look.
+    /// The value of the annotation that requests a look.
     pub request: Option<String>,
-    /// How the repository is reached.
+    /// The access to the repository.
     pub way: WayKind,
     /// The workspace is being deleted.
     pub is_going: bool,
 }
 
-/// How the repository is reached, as far as it matters to a failure.
+/// The part of the access to the repository that matters to a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WayKind {
-    /// Nothing is known since this process started.
+    /// This process knows nothing yet.
     NotYetKnown,
-    /// It is not, and whether it takes somebody's doing to change that.
+    /// There is no access.
     Blocked {
-        /// It does.
+        /// Only a person can change that.
         permanent: bool,
     },
-    /// It is.
+    /// There is access.
     Open(Repository),
 }
 
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// What it means.
+    /// The standing that the failure causes.
     pub standing: Standing,
-    /// It is not tried again before.
+    /// The call is not retried before this time.
     pub until: Timestamp,
     /// How often it failed.
     pub times: u32,
-    /// What it is about: when that is another, it is tried again at once.
+    /// The circumstances of the failure. When they change, the call is retried at once.
     pub about: About,
 }
 
-/// What the remote said of the workspace's branches.
+/// The remote's answer about the workspace's branches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
-    /// Its own.
+    /// The workspace's own branches.
     pub listed: Listed,
-    /// The branch that it is to be merged into.
+    /// The target branch of the pull request.
     pub target: Option<String>,
-    /// Which branch was asked for.
+    /// The requested branch.
     pub asked: String,
-    /// What the pod had reported of the branch by then.
+    /// The branch's commit in the pod's report at that time.
     pub heard: Option<String>,
-    /// What the pod had reported of its autosaves by then.
+    /// The autosave's commit in the pod's report at that time.
     pub heard_save: Option<Sha>,
-    /// When it was asked.
+    /// When the remote was asked.
     pub at: Timestamp,
 }
 
@@ -109,81 +109,81 @@ pub enum Pull {
     Found(Box<PullRequest>),
     /// There is none.
     None {
-        /// The branch's commit when GitHub said that there is nothing to open one for.
+        /// The branch's commit when GitHub said that there is nothing to open a pull request for.
         tried: Option<String>,
     },
 }
 
-/// What is known of one workspace.
+/// The memory about one workspace.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
-    /// What the pod reported, and which pod.
+    /// The last report, and the pod that sent it.
     pub report: Option<(String, Report)>,
-    /// The repository, as GitHub answered for its id, and when.
+    /// GitHub's answer about the repository's id, and when it came.
     pub repository: Option<(Arc<github::Repository>, Timestamp)>,
     /// The remote's branches.
     pub remote: Option<Remote>,
     /// The pull request.
     pub pull: Option<Pull>,
-    /// It was closed or marked, as the spec wants at the end, or that was given up.
+    /// The pull request was closed or marked, as the spec wants at the end, or the attempts were given up.
     pub is_pull_settled: bool,
-    /// The pod in which work was done last, by its uid, in each namespace: whoever makes pods elsewhere can write this
-    /// workspace's uid on them.
+    /// The uid of the pod in which work was done last, in each namespace. Everyone who can create pods in another
+    /// namespace can write this workspace's uid on them.
     pub last_pod: BTreeMap<String, String>,
     /// How pods that save ended, by their uid.
     pub ended: BTreeMap<String, Ended>,
-    /// How the work was saved, as the remote confirmed.
+    /// How the work was saved, after the remote confirmed it.
     pub safe: Option<Safe>,
-    /// The pod, by its uid, whose word was held against the remote and did not hold.
+    /// The uid of the pod whose evidence of a save differed from the remote.
     pub disbelieved: Option<String>,
-    /// The volume was kept, or given up.
+    /// The volume was kept, or its work was given up.
     pub is_parted: bool,
-    /// The size for which the volume's claim asks since this process set it; the cache may still show another.
+    /// The size that this process requested in the volume's claim. The cache may still have another.
     pub grown_to: Option<Quantity>,
-    /// The value of the annotation that asks for a look, once it was looked after it.
+    /// The last value of the annotation that requests a look, after a look covered it.
     pub request: Option<String>,
     /// Calls that failed.
     pub failed: BTreeMap<Task, Failed>,
-    /// What is left of what it may have asked.
+    /// The rest of the allowance for calls.
     pub allowance: Option<Allowance>,
-    /// What is left of what it may report.
+    /// The rest of the allowance for reports.
     pub reports: Option<Allowance>,
 }
 
-/// How the work was saved, as the remote confirmed. It is noted on the claim, too: a process that begins anew has it from there.
+/// How the work was saved, after the remote confirmed it. It is noted on the claim, too, where a new process finds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Safe {
     /// The commit.
     pub commit: Option<String>,
-    /// Where it is.
+    /// The ref that has it.
     pub reference: String,
     /// All of it is in the workspace's branch.
     pub is_on_branch: bool,
-    /// When the remote said so.
+    /// When the remote confirmed it.
     pub at: Timestamp,
-    /// What was done, in words.
+    /// A description for people.
     pub message: String,
 }
 
-/// What is known of all workspaces, by uid.
+/// The memory about all workspaces, by uid.
 #[derive(Default)]
 pub struct WorkspaceMemory {
     by_uid: Mutex<HashMap<String, Remembered>>,
 }
 
 impl WorkspaceMemory {
-    /// What is known of one.
+    /// The memory about one workspace.
     #[must_use]
     pub fn get(&self, uid: &str) -> Remembered {
         self.lock().get(uid).cloned().unwrap_or_default()
     }
 
-    /// Changes what is known of one.
+    /// Changes the memory about one workspace.
     pub fn update(&self, uid: &str, change: impl FnOnce(&mut Remembered)) {
         change(self.lock().entry(uid.to_owned()).or_default());
     }
 
-    /// Keeps what a pod reported; false, if it reports too often.
+    /// Stores a pod's report. Returns false if the pod reports too often.
     pub fn heard(&self, uid: &str, pod: &str, report: Report, now: Timestamp) -> bool {
         let mut all = self.lock();
         let known = all.entry(uid.to_owned()).or_default();
@@ -194,7 +194,7 @@ impl WorkspaceMemory {
         is_allowed
     }
 
-    /// A pod was seen, maybe for the last time: how it ended is remembered.
+    /// Remembers how a pod ended, when a watch brings it, maybe for the last time.
     pub fn saw(&self, pod: &Pod, is_gone: bool) {
         let Some((name, uid)) = workspace_of(pod) else { return };
         let (uid, pod_uid) = (uid.to_owned(), pod.uid().unwrap_or_default());
@@ -215,12 +215,12 @@ impl WorkspaceMemory {
                 let unseen = || Ended::Silent("how it ended was not seen".to_owned());
                 known.ended.entry(pod_uid).or_insert_with(unseen);
             }
-            // It runs, again maybe: what an earlier run of it said does not hold.
+            // It runs, maybe again. The result of an earlier run no longer counts.
             None => drop(known.ended.remove(&pod_uid)),
         }
     }
 
-    /// Forgets all that are gone.
+    /// Forgets all deleted workspaces.
     pub fn prune(&self, caches: &Caches) {
         let mut all = self.lock();
         if all.len() > 2 * caches.count::<Workspace>() + 16 {
@@ -229,17 +229,17 @@ impl WorkspaceMemory {
         }
     }
 
-    /// Takes a call out of what the object may have.
+    /// Takes a call from the object's allowance.
     ///
     /// # Errors
-    /// When it may have the next one.
+    /// The time of the next allowed call.
     pub fn spend(&self, uid: &str, now: Timestamp) -> Result<(), Timestamp> {
         let mut all = self.lock();
         let known = all.entry(uid.to_owned()).or_default();
         known.allowance.get_or_insert_with(|| Allowance::full(OBJECT, now)).take(now)
     }
 
-    // A panic while the lock was held leaves a map that is whole.
+    // A panic while the lock was held leaves a consistent map.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
     }

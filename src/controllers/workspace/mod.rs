@@ -6,8 +6,9 @@
 //!                                              └── Job, where the pod did not ─▶ what was said is read back from the remote
 //! ```
 //!
-//! Invariant: the volume goes when its work was read back from the remote, when it has none, or when somebody gave it up; else it
-//! is kept. What pods say is a reason to look, and what is looked at decides ([`plan`]).
+//! Invariant: the volume is deleted when its work was read back from the remote, when it has none, or when somebody
+//! gave it up; otherwise it is kept. Reports of pods are a reason to look, and only the result of the look decides
+//! ([`plan`]).
 
 mod apply;
 pub mod claim;
@@ -51,7 +52,6 @@ use seen::Seen;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// The controller of `Workspace`s.
 pub struct WorkspaceKind {
     shared: Arc<Shared>,
     lane: Due<Workspace>,
@@ -61,8 +61,8 @@ pub struct WorkspaceKind {
 }
 
 impl WorkspaceKind {
-    /// With an empty memory. Of the other kinds it needs the tokens that were minted, for a Secret may go first, and the ids of
-    /// the repositories.
+    /// A controller with an empty memory. From other kinds it needs the minted tokens, because a Secret may be deleted
+    /// first, and the ids of the repositories.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<Workspace>, tokens: &TokenKind, repositories: &RepositoryKind) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl WorkspaceKind {
         }
     }
 
-    /// Takes the reports of pods. `leads`: whether this process is the one that writes.
+    /// Takes the reports of pods. `leads`: whether this process is the leader, which writes.
     #[must_use]
     pub fn reports(&self, leads: Arc<AtomicBool>) -> WorkspaceReports {
         WorkspaceReports::new(&self.shared, &self.memory, leads)
@@ -98,15 +98,15 @@ impl Kind for WorkspaceKind {
         Rule::new(RuleSet::Cluster, "landfall.dev", &["workspaces"], &["get", "list", "watch", "patch"]),
         Rule::new(RuleSet::Cluster, "landfall.dev", &["workspaces/status"], &["patch"]),
         Rule::new(RuleSet::Cluster, "landfall.dev", &["workspaces/finalizers"], &["update"]),
-        // A workspace's token is made and removed with it.
+        // A workspace's token is created and deleted with it.
         Rule::new(RuleSet::Cluster, "landfall.dev", &["installationtokens"], &["create", "delete"]),
-        // Its pod, and the Job that saves the work on its volume.
+        // The pod of a workspace, and the Job that saves the work on its volume.
         Rule::new(RuleSet::Cluster, "", &["pods"], &["get", "list", "watch", "create", "delete"]),
         Rule::new(RuleSet::Cluster, "batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
-        // The API server says which pod sent a report.
+        // A token review shows which pod sent a report.
         Rule::new(RuleSet::Cluster, "authentication.k8s.io", &["tokenreviews"], &["create"]),
         Rule::new(RuleSet::View, "landfall.dev", &["workspaces"], READ),
-        // A Workspace makes a pod, which this role makes anyway, with less than it may put into one.
+        // A Workspace creates a pod. This role may create pods anyway, with more than a Workspace may put into one.
         Rule::new(RuleSet::Edit, "landfall.dev", &["workspaces"], WRITE),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<Workspace>);
@@ -120,10 +120,11 @@ impl Kind for WorkspaceKind {
     }
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, Workspace>) {
-        // Which installation a workspace uses, its repository or its token says: all of the namespace look.
+        // The installation of a workspace follows from its repository or its token, so all workspaces of the namespace
+        // are queued.
         woken_by_access(watches, |_: &Workspace, _| true);
         watches.woken_by(Select::All, |_, token: &InstallationToken, _| {
-            // Be it made for that workspace, or in its way.
+            // The token may have been made for that workspace, or have its name by accident.
             let workspace = objects::named(&token.name_any()).map(ObjectRef::new);
             workspace.map(|it| it.within(&token.namespace().unwrap_or_default())).into_iter().collect()
         });
@@ -131,7 +132,7 @@ impl Kind for WorkspaceKind {
             let is_concerned = |workspace: &&Arc<Workspace>| {
                 workspace.namespace() == repository.namespace()
                     && workspace.spec.repository_ref.name == repository.name_any()
-                    // Once it has a token, it is bound to what that is for.
+                    // Once it has a token, it is bound to the token's repository.
                     && workspace.status.as_ref().is_none_or(|status| status.pod.is_none())
             };
             let workspaces = shared.caches.all::<Workspace>();
@@ -140,7 +141,8 @@ impl Kind for WorkspaceKind {
         let select = Select::Labelled(WORKSPACE_LABEL);
         let memory = Arc::clone(&self.memory);
         watches.woken_by(select, move |_, pod: &Pod, turn| {
-            // How it ended is remembered: the last of it is seen as it goes.
+            // The end of a pod is remembered here, because the last state of a deleted pod comes only with its
+            // deletion.
             memory.saw(pod, turn == Turn::Gone);
             of_part(pod)
         });
@@ -148,7 +150,7 @@ impl Kind for WorkspaceKind {
         watches.woken_by(select, |_, job: &Job, _| of_part(job));
     }
 
-    /// The object without a status that was written for another of its name.
+    /// The object without a status that was written for its predecessor of the same name.
     fn begin(&self, object: Arc<Workspace>) -> Arc<Workspace> {
         self.memory.prune(&self.shared.caches);
         let writes_for = object.status.as_ref().and_then(|status| status.uid.as_ref());

@@ -1,7 +1,7 @@
-//! What is made for a workspace: its token, its volume, its pod, and the Job that saves.
+//! The objects of a workspace: its token, its volume, its pod, and the Job that saves.
 //!
-//! Pure. Invariant: of what a tenant wrote, only the fields of [`crate::api::WorkspaceSpec`] get into a pod, each as a value
-//! of its own: there is no way to name a Secret, a ServiceAccount or a volume, and nothing that a tenant wrote is part of a
+//! Pure. Invariant: of a tenant's text, only the fields of [`crate::api::WorkspaceSpec`] get into a pod, each as a
+//! separate value. A tenant cannot name a Secret, a ServiceAccount or a volume, and no text of a tenant is part of a
 //! command line. Every container meets the restricted Pod Security Standard.
 //! <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
 
@@ -32,13 +32,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Label: what a pod is for, `work` or `save`.
+/// Label with the role of a pod, `work` or `save`.
 pub const ROLE_LABEL: &str = "landfall.dev/role";
 /// The container in which the person works.
 pub const MAIN: &str = "main";
 /// The container that clones.
 pub const CLONE: &str = "clone";
-/// The container that reports, and saves at the end.
+/// The container that reports, and saves when the pod ends.
 pub const AGENT: &str = "agent";
 /// The container of a Job that saves.
 pub const SAVE: &str = "save";
@@ -47,18 +47,18 @@ pub const SAVE: &str = "save";
 const VOLUME: &str = "/workspace";
 /// Where the token's Secret is mounted.
 const TOKEN: &str = "/run/landfall/token";
-/// Where what a person's git needs is mounted.
+/// Where the files for a person's git are mounted.
 const TOOLS: &str = "/run/landfall/tools";
-/// Where the agent's proof of who it is is mounted.
+/// Where the agent's identity token is mounted.
 const IDENTITY: &str = "/run/landfall/identity";
-/// Where our containers may write.
+/// Where the operator's containers may write.
 const SCRATCH: &str = "/scratch";
-/// How long a clone may take. One that does not move ends sooner, by git's own measure.
+/// How long a clone may take. A clone without progress ends sooner, by git's own limit.
 const CLONE_SECONDS: u32 = 3600;
-/// What a pod's end takes besides the save.
+/// How many seconds the end of a pod takes in addition to the save.
 const MARGIN: i64 = 60;
 
-/// What a workspace's containers are told of the repository.
+/// The parameters of a workspace's containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The address that git clones from, without credentials.
@@ -71,13 +71,13 @@ pub struct Target {
     pub author_email: String,
 }
 
-/// The name of everything that is made for a workspace.
+/// The name of all objects of a workspace.
 #[must_use]
 pub fn name(workspace: &Workspace) -> String {
     format!("ws-{}", workspace.name_any())
 }
 
-/// The workspace that what has this name is made for, if it is.
+/// The workspace whose objects have this name, if it is the name of such an object.
 #[must_use]
 pub fn named(object: &str) -> Option<&str> {
     object.strip_prefix("ws-")
@@ -89,14 +89,14 @@ pub fn short_uid(workspace: &Workspace) -> String {
     workspace.uid().unwrap_or_default().chars().take(5).collect()
 }
 
-/// The branch that is asked for.
+/// The branch in the spec, or the default one.
 #[must_use]
 pub fn wanted_branch(workspace: &Workspace) -> String {
     let given = workspace.spec.branch.name.clone();
     given.unwrap_or_else(|| format!("landfall/{}-{}", workspace.name_any(), short_uid(workspace)))
 }
 
-/// A duration of the spec, which the API server has checked.
+/// The seconds of a duration in the spec, which the API server has validated.
 #[must_use]
 pub fn seconds(text: &str) -> i64 {
     crate::api::duration(text).map_or(300, |duration| duration.as_secs())
@@ -138,7 +138,7 @@ pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> Inst
         permissions.push(("pull_requests", "write"));
     }
     let name = name(workspace);
-    // It goes when the work is dealt with, and not because its namespace goes.
+    // It is deleted after the work is saved or kept, and not when its namespace is deleted.
     let metadata = ObjectMeta { finalizers: Some(vec![WORK_FINALIZER.to_owned()]), ..owned(workspace, &name, None) };
     let spec = InstallationTokenSpec {
         installation_ref: InstallationReference { name: installation.to_owned() },
@@ -157,7 +157,8 @@ pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> Inst
     InstallationToken { metadata, spec, status: None }
 }
 
-/// The volume's claim. Nobody owns it: it goes when its work is safe, and not because something else went.
+/// The volume's claim. It has no owner: it is deleted when its work is safe, and not because another object was
+/// deleted.
 #[must_use]
 pub fn claim(workspace: &Workspace) -> PersistentVolumeClaim {
     let storage = &workspace.spec.storage;
@@ -184,7 +185,7 @@ pub fn claim(workspace: &Workspace) -> PersistentVolumeClaim {
     }
 }
 
-/// Whether a claim asks for less than a size.
+/// Whether a claim requests less than a size.
 #[must_use]
 pub fn asks_for_less(claim: &PersistentVolumeClaim, wanted: &Quantity) -> bool {
     let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
@@ -192,7 +193,7 @@ pub fn asks_for_less(claim: &PersistentVolumeClaim, wanted: &Quantity) -> bool {
     asked.zip(bytes(wanted)).is_some_and(|(asked, wanted)| asked < wanted)
 }
 
-/// A quantity in bytes, as near as makes no difference for a volume.
+/// A quantity in bytes, with the precision of a float, which is enough for a volume.
 fn bytes(quantity: &Quantity) -> Option<f64> {
     const UNITS: [(&str, f64); 13] = [
         ("Ki", 1024.0),
@@ -213,7 +214,7 @@ fn bytes(quantity: &Quantity) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * unit)
 }
 
-/// The environment that all our containers have: it says what is worked on, and holds no secret.
+/// The environment of all the operator's containers. It describes the work and contains no secret.
 fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<EnvVar> {
     let mut pairs = vec![
         ("LANDFALL_REPOSITORY_URL", target.url.clone()),
@@ -233,16 +234,17 @@ fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<EnvV
     pairs.into_iter().map(|(name, value)| literal(name, &value)).collect()
 }
 
-/// The clone: a directory of the volume. It has the name of the `ProjectRepository`, which stays when the repository is renamed.
+/// The directory of the clone on the volume. It has the name of the `ProjectRepository`, which stays when the
+/// repository is renamed.
 #[must_use]
 pub fn directory(workspace: &Workspace) -> String {
     format!("{VOLUME}/{}", workspace.spec.repository_ref.name)
 }
 
-/// The affinity that is asked for.
+/// The affinity in the spec.
 ///
 /// # Errors
-/// It is of another shape, or has a field that a pod does not have.
+/// It has another shape, or a field that a pod does not have.
 pub fn affinity(workspace: &Workspace) -> Result<Option<Affinity>, String> {
     let Some(asked) = &workspace.spec.pod.affinity else { return Ok(None) };
     let affinity = Affinity::deserialize(asked).map_err(|error| error.to_string())?;
@@ -252,7 +254,7 @@ pub fn affinity(workspace: &Workspace) -> Result<Option<Affinity>, String> {
     }
 }
 
-/// The first field that was not taken over.
+/// The first field that is missing from the parsed value.
 fn unknown(asked: &Value, taken: &Value) -> Option<String> {
     match (asked, taken) {
         (Value::Object(asked), taken) => {
@@ -268,7 +270,7 @@ fn unknown(asked: &Value, taken: &Value) -> Option<String> {
     }
 }
 
-/// The `PodSpec` that the pod and the Job's pod have in common.
+/// The common part of the `PodSpec` of the pod and of the Job's pod.
 fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
     let (user, pod) = (workspace.spec.run_as_user.or(settings.user), &workspace.spec.pod);
     // The containers' programs are Linux programs.
@@ -297,7 +299,7 @@ fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
     }
 }
 
-/// What the person's container runs: it waits, and ends at once when it is told to.
+/// The command of the person's container: it waits, and ends at once on a signal.
 const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
 
 /// The pod.
@@ -319,7 +321,7 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
         clone.push(format!("--depth={depth}"));
     }
     if spec.pull_request.mode != PullRequestMode::None && spec.pull_request.open_on == PullRequestOpenOn::Create {
-        // By its message it is known again, so that it is of this workspace alone.
+        // The message contains the uid, so the commit belongs to this workspace alone and is recognized later.
         let uid = workspace.uid().unwrap_or_default();
         clone.push(format!("--first-commit=Begin workspace {}\n\nLandfall-Workspace: {uid}", workspace.name_any()));
     }
@@ -356,7 +358,7 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
     Pod { metadata: owned(workspace, &name(workspace), Some("work")), spec: Some(pod_spec), status: None }
 }
 
-/// Where the clone notes which branch it is at.
+/// Where the clone writes its branch.
 const RECORD: &str = "/run/landfall/tools/clone.json";
 /// Where a container's last message is read from.
 const LAST_MESSAGE: &str = "/dev/termination-log";
@@ -373,7 +375,7 @@ fn on_exists(wish: BranchOnExists) -> &'static str {
     }
 }
 
-/// The container in which the person works: it sees the volume, the token, and what its git needs.
+/// The container in which the person works. It has the volume, the token, and the files for git.
 fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
     let spec = &workspace.spec;
     let mut env = vec![literal("GIT_CONFIG_SYSTEM", &format!("{TOOLS}/gitconfig"))];
@@ -408,7 +410,7 @@ fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
     }
 }
 
-/// The Job that saves what is on the volume when the pod did not. It is tried again where that may help.
+/// The Job that saves the work on the volume when the pod did not. Kubernetes retries it where that may help.
 #[must_use]
 pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Job {
     let env = environment(workspace, branch, target);
@@ -448,25 +450,25 @@ pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, s
     Job { metadata: owned(workspace, &job_name(workspace, attempt), Some("save")), spec: Some(spec), status: None }
 }
 
-/// The name of the Job that is this attempt.
+/// The name of the Job of this attempt.
 #[must_use]
 pub fn job_name(workspace: &Workspace, attempt: u32) -> String {
     format!("{}-save-{attempt}", name(workspace))
 }
 
-/// How long a Job may take, with the pulling of its image.
+/// How long a Job may take, including the pull of its image.
 #[must_use]
 pub fn job_seconds(workspace: &Workspace) -> i64 {
     seconds(&workspace.spec.save.timeout) + 2 * MARGIN
 }
 
-/// The attempt that a Job is.
+/// The number of a Job's attempt.
 #[must_use]
 pub fn attempt(job: &Job) -> u32 {
     job.name_any().rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
-/// Whether an object was made for this very workspace.
+/// Whether an object was made for this workspace, with this uid.
 #[must_use]
 pub fn is_ours<K: Resource>(object: &K, workspace: &Workspace) -> bool {
     let uid = workspace.metadata.uid.as_deref();
@@ -474,14 +476,14 @@ pub fn is_ours<K: Resource>(object: &K, workspace: &Workspace) -> bool {
     uid.is_some() && owners.iter().any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid)
 }
 
-/// Whether a claim was made for this very workspace.
+/// Whether a claim was made for this workspace, with this uid.
 #[must_use]
 pub fn is_our_claim(claim: &PersistentVolumeClaim, workspace: &Workspace) -> bool {
     let uid = workspace.metadata.uid.as_ref();
     uid.is_some() && claim.annotations().get(WORKSPACE_UID_ANNOTATION) == uid
 }
 
-/// The workspace that a pod is for: name and uid, as its controller or its Job says.
+/// The name and uid of a pod's workspace, from its controller or its Job.
 #[must_use]
 pub fn workspace_of(pod: &Pod) -> Option<(&str, &str)> {
     let name = pod.labels().get(WORKSPACE_LABEL)?;

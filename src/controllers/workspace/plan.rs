@@ -1,8 +1,8 @@
-//! What to do next about a `Workspace`: a pure function of what was seen and of `now`.
+//! Decides what to do next about a `Workspace`, as a pure function of the gathered state and of `now`.
 //!
-//! Invariant: one step at a time, each of them good to be repeated. A volume is let go of for one of four reasons: its work
-//! was read back from the remote, there is none on it, it is kept, or a person gave it up. [`plan_volume_release`] is the one place
-//! where that is decided.
+//! Invariant: one step at a time, and each step can be repeated. A volume is released for one of four reasons: its work
+//! was read back from the remote, it has no work, it is kept, or a person gave the work up. Only
+//! [`plan_volume_release`] decides that.
 
 use super::memory::{Pull, Task};
 use super::objects;
@@ -17,56 +17,55 @@ use crate::controllers::standing::{Again, Standing, State};
 use crate::git::BranchName;
 use jiff::{SignedDuration, Timestamp};
 
-/// What to do.
 pub type Plan = reconcile::Plan<Step>;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Hold the object until its work is safe.
+    /// Add the finalizer, which keeps the object until its work is safe.
     AddFinalizer,
-    /// Let it go.
+    /// Remove the finalizer.
     RemoveFinalizer,
-    /// Ask GitHub what the repository is called now.
+    /// Ask GitHub for the repository's current name.
     Resolve,
-    /// Make the `InstallationToken`.
+    /// Create the `InstallationToken`.
     MakeToken,
-    /// Make its spec what it should be.
+    /// Correct the spec of the `InstallationToken`.
     RepairToken,
-    /// Take the workspace's finalizer off it, and delete it: it is revoked, and its Secret goes.
+    /// Remove the workspace's finalizer from the token, and delete it. It is then revoked, and its Secret is deleted.
     DropToken,
-    /// Make the volume's claim.
+    /// Create the volume's claim.
     MakeVolume,
-    /// Put our finalizer on it.
+    /// Add the finalizer to the claim.
     HoldVolume,
-    /// Have its claim ask for the size that the spec asks for.
+    /// Set the claim's requested size to that of the spec.
     GrowVolume,
-    /// Take our finalizer off it, and delete it.
+    /// Delete the claim, and remove its finalizer.
     ReleaseVolume,
-    /// Keep the volume, for its work could not be pushed.
+    /// Keep the volume, because its work could not be pushed.
     KeepVolume(String),
-    /// Tell that the work is given up.
+    /// Report that the work is given up.
     GiveUp(String),
     /// Start the pod.
     StartPod,
-    /// End it.
+    /// Delete the pod.
     EndPod,
     /// Start a Job that saves.
     Save(u32),
-    /// List the workspace's branches at the remote.
+    /// List the workspace's branches on the remote.
     Look,
-    /// Hold what was said to be saved against the remote.
+    /// Compare the evidence of a save with the remote.
     Believe(Box<Evidence>),
     /// Look for the pull request.
     FindPull,
-    /// Open it.
+    /// Open the pull request.
     OpenPull,
-    /// Do with it what is to be done at the end.
+    /// Close or mark the pull request, as the spec wants at the end.
     FinishPull,
 }
 
 impl Step {
-    /// Which failures it has.
+    /// The task that failures of this step belong to.
     #[must_use]
     pub fn task(&self) -> Option<Task> {
         match self {
@@ -80,14 +79,13 @@ impl Step {
     }
 }
 
-/// How long what GitHub said of the repository is good for.
+/// How long GitHub's answer about the repository is used.
 const RESOLVED_FOR: SignedDuration = SignedDuration::from_mins(5);
-/// How often the remote is looked at while nobody says that something changed.
+/// How often the remote is looked at without a report of a change.
 const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(10);
-/// How long after its time a pod that is being deleted may still be there.
+/// How long after its deadline a pod that is being deleted may still exist.
 pub const SLACK: SignedDuration = SignedDuration::from_secs(60);
 
-/// Works it out.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let plan = next(seen, now);
@@ -126,7 +124,7 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     }
     match &seen.way {
         Way::NotYetKnown => return Plan::Settled { standing: None, again: None },
-        // What runs, runs on.
+        // A running pod keeps running.
         Way::Blocked { standing, .. } => return settled(standing.clone(), Some(Again::Person)),
         Way::Open(_) => {}
     }
@@ -139,7 +137,7 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     plan_start(seen, now).unwrap_or_else(|pod| plan_running(seen, &pod, now))
 }
 
-/// What the API server did not check.
+/// The part of the spec that the API server does not validate.
 fn invalid(seen: &Seen) -> Option<String> {
     let spec = &seen.object.spec;
     let branch = |field: &str, name: &str| {
@@ -162,7 +160,8 @@ pub fn wait(reason: Reason, message: impl Into<String>, until: Timestamp) -> Pla
     settled(Standing::reconciling(reason, message), Some(Again::At(until)))
 }
 
-/// There is an object of this name, and it is not the workspace's; `is_kept`: it holds what an earlier one could not push.
+/// The standing when an object with this name does not belong to the workspace. `is_kept`: it has work that an earlier
+/// workspace could not push.
 pub fn taken(what: &str, name: &str, is_kept: bool) -> Standing {
     let message = if is_kept {
         format!(
@@ -183,13 +182,13 @@ fn is_taken(what: &str, seen: &Seen, is_kept: bool) -> Plan {
     settled(taken(what, &objects::name(&seen.object), is_kept), Some(Again::Person))
 }
 
-/// The way to a running pod; `Err`: it is there.
+/// Plans the steps up to a running pod. `Err`: the pod exists.
 fn plan_start(seen: &Seen, now: Timestamp) -> Result<Plan, Box<PodView>> {
     if let Some(plan) = plan_token(seen) {
         if let PodSeen::Ours(pod) = &seen.pod
             && !matches!(plan, Plan::Do(_))
         {
-            // It goes on with the token it has.
+            // The pod continues with its current token.
             return Err(pod.clone());
         }
         return Ok(plan);
@@ -204,7 +203,7 @@ fn plan_start(seen: &Seen, now: Timestamp) -> Result<Plan, Box<PodView>> {
         PodSeen::Foreign => is_taken("Pod", seen, false),
         PodSeen::Ours(pod) if pod.going.is_some() => ending(pod, now, Reason::PodStarting),
         PodSeen::Ours(pod) if pod.failed.is_some() => Plan::Do(Step::EndPod),
-        // Nobody worked in it, and nobody will.
+        // Nobody has worked in this pod, and nobody will.
         PodSeen::Ours(pod)
             if !pod.has_run && seen.object.spec.image.is_some() && pod.image != seen.object.spec.image =>
         {
@@ -225,7 +224,8 @@ pub fn soon(now: Timestamp) -> Timestamp {
     now.checked_add(SLACK).unwrap_or(now)
 }
 
-/// A branch cannot be merged into itself, and what is left uncommitted at the end would go to where others work.
+/// A branch cannot be merged into itself, and at the end uncommitted changes would be pushed to a branch where others
+/// work.
 fn shares_branch(seen: &Seen) -> Option<Standing> {
     let wish = &seen.object.spec.pull_request;
     let branch = seen.branch();
@@ -238,7 +238,7 @@ fn shares_branch(seen: &Seen) -> Option<Standing> {
     })
 }
 
-/// A pod that was told to end.
+/// Waits for a terminating pod.
 fn ending(pod: &PodView, now: Timestamp, reason: Reason) -> Plan {
     let end = pod.going.and_then(|end| end.checked_add(SLACK).ok()).unwrap_or(now);
     if end > now {
@@ -247,17 +247,17 @@ fn ending(pod: &PodView, now: Timestamp, reason: Reason) -> Plan {
     wait(Reason::PodFailed, format!("{}: see to the node, or delete its Node object", silent(pod)), soon(now))
 }
 
-/// A pod whose time to end is over.
+/// The message for a pod that exceeded its time to end.
 pub fn silent(pod: &PodView) -> String {
     format!("node {} does not answer, so pod {} does not end", pod.node.as_deref().unwrap_or("unknown"), pod.name)
 }
 
-/// A token that can be used; `None`: it is there.
+/// Plans the steps up to a usable token. `None`: it is ready.
 pub fn plan_token(seen: &Seen) -> Option<Plan> {
     Some(match &seen.token {
         TokenSeen::Absent => Plan::Do(Step::MakeToken),
         TokenSeen::Foreign => is_taken("InstallationToken", seen, false),
-        // It is revoked only when the work is dealt with, and whatever else became of it, a save can use it.
+        // It is revoked only after the work is saved or kept. Until then a save can use it in any state.
         TokenSeen::Ours { state: TokenState::Ready, .. } if seen.is_going() => return None,
         TokenSeen::Ours { is_going: true, .. } => {
             settled(Standing::reconciling(Reason::WaitingForReference, "the former token is being revoked"), None)
@@ -283,7 +283,7 @@ pub fn plan_token(seen: &Seen) -> Option<Plan> {
     })
 }
 
-/// What the repository is called now; `None`: that is known.
+/// Plans a look for the repository's current name. `None`: it is known.
 pub fn plan_resolve(seen: &Seen, now: Timestamp) -> Option<Plan> {
     let is_known =
         seen.known.repository.as_ref().is_some_and(|(_, at)| at.checked_add(RESOLVED_FOR).is_ok_and(|end| end > now));
@@ -300,7 +300,7 @@ pub fn plan_resolve(seen: &Seen, now: Timestamp) -> Option<Plan> {
     })
 }
 
-/// The pod is there: how it is, and what the remote and the pull request want.
+/// Plans for an existing pod: its state, the remote, and the pull request.
 fn plan_running(seen: &Seen, pod: &PodView, now: Timestamp) -> Plan {
     if let Some(standing) = unready(seen, pod) {
         return settled(standing, None);
@@ -308,7 +308,7 @@ fn plan_running(seen: &Seen, pod: &PodView, now: Timestamp) -> Plan {
     let mut again = Vec::new();
     match (seen.waits(Task::Look, now), look_due(seen, now)) {
         (Some(failed), _) => again.push(failed.until),
-        // After a start of this process, or where it moved.
+        // After a start of this process, or when the repository was renamed.
         (None, at) if at <= now && seen.known.repository.is_none() => match seen.waits(Task::Resolve, now) {
             Some(failed) => again.push(failed.until),
             None => return Plan::Do(Step::Resolve),
@@ -338,7 +338,7 @@ fn plan_running(seen: &Seen, pod: &PodView, now: Timestamp) -> Plan {
     settled(standing, again.into_iter().min().map(Again::At))
 }
 
-/// Why the pod cannot be worked in.
+/// The reason why nobody can work in the pod.
 fn unready(seen: &Seen, pod: &PodView) -> Option<Standing> {
     let name = &pod.name;
     Some(match &pod.clone {
@@ -372,7 +372,7 @@ fn unready(seen: &Seen, pod: &PodView) -> Option<Standing> {
     })
 }
 
-/// A failed clone in git's own words, and what to do.
+/// The standing after a failed clone: git's message, and what to do.
 fn clone_failed(code: i32, words: &str) -> Standing {
     use crate::agent::exit;
     let is = |known: u8| code == i32::from(known);
@@ -395,7 +395,7 @@ fn clone_failed(code: i32, words: &str) -> Standing {
     }
 }
 
-/// When to list the workspace's branches: at once where the pod says that something was pushed, or somebody asks.
+/// When to list the workspace's branches: at once if the pod reports a push, or a person requests it.
 fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     let Some(remote) = &seen.known.remote else { return now };
     let is_asked = seen.known.request.as_ref() != requested_look(&*seen.object);
@@ -411,7 +411,7 @@ fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     remote.at.checked_add(LOOK_EVERY).unwrap_or(now)
 }
 
-/// What one part of the object comes to.
+/// The result for one part of the object.
 enum Part {
     Do(Step),
     Rests { until: Option<Timestamp>, trouble: Option<Standing> },
@@ -426,7 +426,7 @@ fn plan_pull(seen: &Seen, now: Timestamp) -> Part {
     let waiting = |message: &str| Part::Rests {
         until: None,
         trouble: Some(match wish.open_on {
-            // That nothing was pushed yet is how it should be.
+            // It is normal that nothing was pushed yet.
             PullRequestOpenOn::FirstPush => Standing::ready(Reason::PullRequestPending, message),
             PullRequestOpenOn::Create => Standing::reconciling(Reason::PullRequestPending, message),
         }),
@@ -443,7 +443,7 @@ fn plan_pull(seen: &Seen, now: Timestamp) -> Part {
     }
 }
 
-/// Suspended: the pod ends, the volume stays.
+/// Plans for a suspended workspace: the pod ends, the volume stays.
 fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
     match &seen.pod {
         PodSeen::Ours(pod) => match pod.going {

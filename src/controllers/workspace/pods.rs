@@ -1,4 +1,4 @@
-//! What a workspace's pods say of themselves, in the words of Kubernetes.
+//! Reads the status of a workspace's pods.
 
 use super::objects::{AGENT, CLONE, MAIN, SAVE};
 use crate::agent::evidence::Evidence;
@@ -7,51 +7,51 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 use kube::ResourceExt;
 use serde::Deserialize;
 
-/// How the clone is.
+/// The state of the clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Clone {
-    /// It was not begun, or is being made.
+    /// It has not begun, or is running.
     Pending(Option<Trouble>),
-    /// It is there.
+    /// It is complete.
     Done(Cloned),
-    /// It could not be made; it is tried again by the kubelet.
+    /// It failed; the kubelet tries it again.
     Failed {
-        /// How the command ended.
+        /// The exit code of the command.
         code: i32,
-        /// git's own words.
+        /// git's own message.
         words: String,
     },
 }
 
-/// Why a container does not start.
+/// The reason why a container does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Kubernetes' word, such as `ImagePullBackOff`.
+    /// The reason from Kubernetes, such as `ImagePullBackOff`.
     pub reason: String,
     /// Its message.
     pub message: String,
 }
 
-/// What `landfall workspace clone` says of a clone.
+/// The result of `landfall workspace clone`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cloned {
-    /// The branch that it is at.
+    /// The branch of the clone.
     pub branch: String,
     /// Its commit.
     pub head: String,
 }
 
-/// How a pod that saves ended.
+/// The end of a pod that saves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It says what it saved.
+    /// It left evidence of its save.
     Said(Evidence),
-    /// It does not: it was killed, or could not.
+    /// It left none: it was killed, or failed.
     Silent(String),
 }
 
-/// What is seen of the pod in which work is done.
+/// The state of the pod in which work is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodView {
     /// Its uid.
@@ -60,27 +60,27 @@ pub struct PodView {
     pub name: String,
     /// Its node.
     pub node: Option<String>,
-    /// When it is to be gone at the latest, if it is being deleted.
+    /// The deadline of its deletion, if it is being deleted.
     pub going: Option<Timestamp>,
-    /// It ended, and will not start again: evicted, for one.
+    /// It failed and will not start again, for example after an eviction.
     pub failed: Option<Trouble>,
-    /// How the clone is.
+    /// The state of the clone.
     pub clone: Clone,
     /// The person's container runs, and is ready.
     pub is_ready: bool,
-    /// Why the person's container, or the agent, does not run.
+    /// The reason why the person's container, or the agent, does not run.
     pub trouble: Option<Trouble>,
     /// The image of the person's container.
     pub image: Option<String>,
-    /// The person's container was started once.
+    /// The person's container has started at least once.
     pub has_run: bool,
-    /// Why it has no node.
+    /// The reason why it has no node.
     pub unscheduled: Option<String>,
-    /// When it had a node.
+    /// When it was scheduled.
     pub scheduled_at: Option<Timestamp>,
-    /// When the clone was there.
+    /// When the clone was complete.
     pub cloned_at: Option<Timestamp>,
-    /// When it was ready.
+    /// When it became ready.
     pub ready_at: Option<Timestamp>,
 }
 
@@ -93,7 +93,7 @@ fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
 fn waiting(state: Option<&ContainerState>) -> Option<Trouble> {
     let waiting = state?.waiting.as_ref()?;
     let reason = waiting.reason.clone()?;
-    // These are the way of every container.
+    // Every container has these reasons at first.
     (!["ContainerCreating", "PodInitializing"].contains(&reason.as_str()))
         .then(|| Trouble { reason, message: waiting.message.clone().unwrap_or_default() })
 }
@@ -169,7 +169,7 @@ fn clone_of(pod: &Pod) -> Clone {
     }
 }
 
-/// A container's last message, else how Kubernetes says that it ended.
+/// A container's last message, else the reason from Kubernetes why it ended.
 fn words(ended: &ContainerStateTerminated) -> String {
     let said = ended.message.as_deref().unwrap_or_default().trim();
     let reason = ended.reason.as_deref().unwrap_or("Error");
@@ -180,7 +180,7 @@ fn words(ended: &ContainerStateTerminated) -> String {
     said.to_owned()
 }
 
-/// How the container that saves ended, in the pod or in a Job's; nothing while it runs.
+/// How the container that saves ended, in the pod or in a Job's pod. `None` while it runs.
 #[must_use]
 pub fn ended(pod: &Pod) -> Option<Ended> {
     let status = container(pod, AGENT).or_else(|| container(pod, SAVE))?;

@@ -1,4 +1,4 @@
-//! The pull request: looked for by its branch before one is opened, so that there is never a second.
+//! The pull request. The operator looks for one by its branch before it opens one, so that there is never a second.
 
 use super::WorkspaceKind;
 use super::apply::{remember, uid};
@@ -12,7 +12,7 @@ use crate::github::{Error, GitHub, NewPull, NotOpened, PullState, Repository, To
 use kube::ResourceExt;
 use std::sync::Arc;
 
-/// What all calls need.
+/// The parameters of all calls.
 pub(crate) struct Asking<'a> {
     pub(crate) github: &'a Arc<GitHub>,
     pub(crate) token: Token,
@@ -37,7 +37,7 @@ fn refused(error: &Error, what: &str) -> Failure {
     github_failure(error, what).into()
 }
 
-/// Looks for it: one that is open, else the newest of those that were.
+/// Looks for the pull request: an open one, else the newest closed one.
 pub async fn find(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let asking = asking(kind, seen).await?;
     remember(kind, &seen.object, look(seen, &asking).await?);
@@ -53,7 +53,7 @@ async fn look(seen: &Seen, asking: &Asking<'_>) -> Result<Pull, Failure> {
     Ok(all.pop().map_or(Pull::None { tried: None }, |pull| Pull::Found(Box::new(pull))))
 }
 
-/// Opens it.
+/// Opens the pull request.
 pub async fn open(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let asking = asking(kind, seen).await?;
     let object = &seen.object;
@@ -78,7 +78,7 @@ pub async fn open(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
                 && let Err(error) =
                     asking.github.add_labels(&asking.token, asking.owner, asking.name, number, &labels).await
             {
-                // The pull request is there; labels are put on by anybody.
+                // The pull request exists, and anybody can add the labels.
                 tracing::warn!(%error, number, "the pull request's labels were not put on");
             }
             Ok(())
@@ -111,7 +111,7 @@ pub async fn open(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
                 Again::Person,
             )),
             Some(NotOpened::HeadInvalid) | None => {
-                // It may have happened, or the branch went: looked for again before another attempt.
+                // GitHub may have opened it, or the branch was deleted. It is looked for again before another attempt.
                 kind.memory.update(uid(object), |known| {
                     known.pull = None;
                     known.remote = None;
@@ -122,7 +122,7 @@ pub async fn open(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     }
 }
 
-/// What becomes of it when the workspace goes.
+/// Closes or marks the pull request when the workspace is deleted.
 pub async fn finish(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let asking = asking(kind, seen).await?;
     let object = &seen.object;

@@ -1,7 +1,7 @@
 //! The end of a workspace, and of its volume.
 //!
-//! Invariant: [`plan_volume_release`] says that it is over only where the work was read back from the remote, where there is none, where the
-//! volume is kept, or where somebody gave the work up. All else is waiting, with a bound, or a save.
+//! Invariant: [`plan_volume_release`] is [`Release::Done`] only if the work was read back from the remote, if there is
+//! none, if the volume is kept, or if somebody gave the work up. Otherwise it waits, with a limit, or saves.
 
 use super::memory::{Failed, Safe, Task};
 use super::objects;
@@ -16,25 +16,25 @@ use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::standing::{Again, Standing, State};
 use jiff::{SignedDuration, Timestamp};
 
-/// How often a save is tried by a Job, where trying again may help.
+/// How many Jobs may try to save, if another try may help.
 const MOST_SAVES: u32 = 3;
-/// How long is waited before the second save; before each further one four times as long.
+/// The delay before the second save. Each further delay is four times as long.
 const PAUSE: SignedDuration = SignedDuration::from_secs(15);
-/// How long is waited, at the end, for what may come back by itself.
+/// How long to wait, at the end, for a problem that may pass by itself.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
-/// How often a call is tried for closing or marking a pull request at the end.
+/// How many calls may try to close or mark a pull request at the end.
 pub const MOST_CALLS: u32 = 5;
 
-/// Whether the volume may go.
+/// Whether the volume may be deleted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Release {
-    /// It may: its work is safe, it is kept, or it was given up.
+    /// Yes: its work is safe, it is kept, or the work was given up.
     Done,
     /// Not yet.
     Next(Plan),
 }
 
-/// The end of a workspace.
+/// Plans the deletion of a workspace.
 pub fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     if !seen.has_finalizer {
         return Plan::Settled { standing: None, again: None };
@@ -65,7 +65,7 @@ pub fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
 pub fn plan_claim_release(seen: &Seen) -> Plan {
     match seen.volume {
         VolumeSeen::Ours { is_held: false, is_going: true, .. } => {
-            // Kubernetes' own protection: a pod has it mounted.
+            // Kubernetes' own finalizer: a pod mounts the volume.
             if seen.is_going() {
                 Plan::Do(Step::RemoveFinalizer)
             } else {
@@ -76,7 +76,7 @@ pub fn plan_claim_release(seen: &Seen) -> Plan {
     }
 }
 
-/// Sees to it that nothing is lost with the volume.
+/// Plans the steps that save or keep the work before the volume is deleted.
 pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
     let volume = match &seen.volume {
         VolumeSeen::Ours { volume, is_kept: false, .. } => volume,
@@ -103,7 +103,7 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
                     let message = format!("pod {} saves what is on the volume, and ends", pod.name);
                     return Release::Next(wait(Reason::Saving, message, end));
                 }
-                // Where no node ever had the volume, nothing was written.
+                // If no node ever had the volume, nothing was written.
                 return if volume.is_none() { Release::Done } else { failed(seen, now, &silent(pod), None) };
             }
         },
@@ -136,12 +136,12 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
     plan_save(seen, now)
 }
 
-/// Nothing is to be saved: the pod goes, and then it is over.
+/// Plans the end of the pod when there is nothing to save; then returns `over`.
 fn end_pod(seen: &Seen, now: Timestamp, over: Release) -> Release {
     match &seen.pod {
         PodSeen::Ours(pod) => match pod.going {
             None => Release::Next(Plan::Do(Step::EndPod)),
-            // It is its node's business by then.
+            // After that, only the node can end it.
             Some(end) if end.checked_add(SLACK).is_ok_and(|end| end > now) => {
                 let end = end.checked_add(SLACK).unwrap_or(now);
                 Release::Next(wait(Reason::Saving, format!("pod {} ends", pod.name), end))
@@ -152,7 +152,7 @@ fn end_pod(seen: &Seen, now: Timestamp, over: Release) -> Release {
     }
 }
 
-/// Whether what may come back by itself is still waited for.
+/// Whether to wait longer for a problem that may pass by itself.
 fn is_patient(seen: &Seen, now: Timestamp) -> bool {
     let since = seen.object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
     let saves = i64::from(MOST_SAVES) * objects::job_seconds(&seen.object) + objects::grace(&seen.object);
@@ -160,7 +160,7 @@ fn is_patient(seen: &Seen, now: Timestamp) -> bool {
     since.checked_add(patience).is_ok_and(|end| end > now)
 }
 
-/// What a save, and the reading of the remote, need: the way, the token, the address.
+/// Checks the requirements of a save and of reading the remote: access, the token, and the address.
 fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Release> {
     let waiting = |message: &str, plan: Plan| {
         if is_patient(seen, now) { Release::Next(plan) } else { failed(seen, now, message, None) }
@@ -208,7 +208,7 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Release> {
     }
 }
 
-/// By a Job, for the pod did not say that it saved all.
+/// Plans a save by a Job, because the pod did not report a complete save.
 fn plan_save(seen: &Seen, now: Timestamp) -> Release {
     let left = match &seen.ended {
         Some(Ended::Said(evidence)) => left(evidence),
@@ -272,16 +272,16 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Release {
     }
 }
 
-/// What a save says of what it could not push.
+/// The part of the evidence that lists work that could not be pushed.
 fn left(evidence: &Evidence) -> String {
     let left = evidence.left.iter().map(|left| format!("{} ({:?}: {})", left.what, left.reason, left.message));
     left.collect::<Vec<_>>().join("; ")
 }
 
-/// The work cannot be pushed: what then, the spec says.
+/// Plans for work that cannot be pushed, as the spec says.
 fn failed(seen: &Seen, now: Timestamp, why: &str, at: Option<Timestamp>) -> Release {
     let choice = seen.object.spec.save.on_failure;
-    // Where nothing can be waited for, the volume is kept.
+    // When waiting is impossible, the volume is kept.
     let is_blocked = choice == SaveOnFailure::Block && seen.is_going() && !seen.is_namespace_going;
     if is_blocked {
         let next = at.and_then(|at| at.checked_add(PERSON_RECHECK).ok());
@@ -312,11 +312,11 @@ fn blocked(seen: &Seen, why: &str, next: Option<Timestamp>) -> Plan {
     settled(Standing::stalled(Reason::SaveFailed, message), Some(next.map_or(Again::Person, Again::At)))
 }
 
-/// What becomes of the pull request; `None`: nothing, or it is done.
+/// Plans the end of the pull request. `None`: nothing to do, or done.
 fn plan_last_pull(seen: &Seen, now: Timestamp) -> Option<Plan> {
     let wish = &seen.object.spec.pull_request;
     let is_nothing = wish.on_delete == PullRequestOnDelete::Keep || wish.mode == PullRequestMode::None;
-    // Work that is elsewhere is not what would be reviewed.
+    // If work is elsewhere, the branch is not complete and should not be reviewed.
     let is_fit = |safe: &Safe| safe.is_on_branch || wish.on_delete != PullRequestOnDelete::MarkReady;
     if is_nothing || seen.known.is_pull_settled || !seen.known.safe.as_ref().is_some_and(is_fit) {
         return None;

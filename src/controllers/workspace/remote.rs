@@ -1,7 +1,8 @@
-//! What is asked of GitHub and of the remote, and what is believed of a save.
+//! Calls to GitHub and the remote, and the check of a save.
 //!
-//! All calls are made with the workspace's own token, from its Secret: what the workspace may not do, is not done for it. Work is
-//! safe when the remote lists what the save said; what was said alone is never enough.
+//! All calls use the workspace's own token, from its Secret, so the operator does nothing for a workspace that its
+//! token does not permit. Work is safe when the remote lists the commits of the save. The evidence of a save alone is
+//! never enough.
 
 use super::WorkspaceKind;
 use super::apply::{claim, uid};
@@ -22,7 +23,7 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 use std::sync::Arc;
 
-/// The client.
+/// The client of the App's GitHub.
 ///
 /// # Errors
 /// The App's credentials cannot be used.
@@ -37,7 +38,7 @@ pub fn client(seen: &Seen) -> Result<&Arc<GitHub>, Failure> {
 /// The workspace's token, from its Secret.
 ///
 /// # Errors
-/// It is not there.
+/// It does not exist.
 pub async fn own_token(kind: &WorkspaceKind, object: &Workspace) -> Result<Token, Failure> {
     let name = objects::name(object);
     let secret = live::<Secret>(kind, object).await?;
@@ -49,7 +50,7 @@ pub async fn own_token(kind: &WorkspaceKind, object: &Workspace) -> Result<Token
             && secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
     };
     let Some(secret) = secret.filter(|secret| kind.shared.guards.owner(is_ours(secret))) else {
-        // A namespace that is being deleted takes Secrets first. This process may have minted what was in it.
+        // The deletion of a namespace deletes Secrets first. This process may have minted the token in it.
         let minted = uid.as_ref().and_then(|uid| kind.tokens.content(uid));
         return minted
             .map(|minted| minted.token)
@@ -60,7 +61,7 @@ pub async fn own_token(kind: &WorkspaceKind, object: &Workspace) -> Result<Token
     password.map(Token::new).ok_or_else(|| Failure::waiting(format!("Secret {name} has no password")))
 }
 
-/// What the repository is called now.
+/// Asks GitHub for the repository's current name.
 pub async fn resolve(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let Way::Open(repository) = &seen.way else { return Ok(()) };
     let (github, object) = (client(seen)?, &seen.object);
@@ -97,7 +98,7 @@ pub async fn look(kind: &WorkspaceKind, seen: &Seen) -> Result<Remote, Failure> 
     let refs = git::listed(transport, &remote, Some(&credentials), &prefixes, &*kind.shared.clock).await;
     let refs = refs.map_err(|error| {
         if matches!(error, git::Error::Moved { .. }) {
-            // By its id it is found under any name.
+            // The id finds the repository under any name.
             kind.memory.update(uid, |known| known.repository = None);
         }
         Failure::from(git_failure(&error))
@@ -119,7 +120,7 @@ pub async fn look(kind: &WorkspaceKind, seen: &Seen) -> Result<Remote, Failure> 
     })
 }
 
-/// Holds what a save said of the remote against the remote. Only then is the work safe.
+/// Compares the evidence of a save with the remote. Only if they agree is the work safe.
 pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> Result<(), Failure> {
     let object = &seen.object;
     let remote = look(kind, seen).await?;
@@ -139,7 +140,7 @@ pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> 
     });
     if let Some(safe) = &safe {
         note(kind, object, safe).await?;
-        // The object will be gone, and this stays for a while.
+        // The event stays for a while after the object is deleted.
         let commit = safe.commit.as_deref().map(|commit| format!(" ({commit})")).unwrap_or_default();
         let message = format!("read back at the end: {}{commit}", safe.message);
         kind.shared
@@ -149,7 +150,7 @@ pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> 
     }
     kind.memory.update(uid(object), |known| {
         if safe.is_none() {
-            // Somebody pushed meanwhile, or it was not said by our save: a Job saves again.
+            // Somebody pushed meanwhile, or the evidence is not from the operator's save. A Job saves again.
             known.disbelieved.clone_from(&seen.saver);
         }
         known.remote = Some(remote);
@@ -167,7 +168,7 @@ pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> 
     Ok(())
 }
 
-/// Notes on the claim that its work was read back, so that it goes should this process end before it does.
+/// Notes on the claim that its work was read back, so that it is deleted even if this process ends before that.
 async fn note(kind: &WorkspaceKind, object: &Workspace, safe: &Safe) -> Result<(), Failure> {
     let Some(claim) = claim(kind, object).await? else { return Ok(()) };
     let note = serde_json::to_string(safe).map_err(kube::Error::SerdeError)?;
@@ -177,7 +178,7 @@ async fn note(kind: &WorkspaceKind, object: &Workspace, safe: &Safe) -> Result<(
     Ok(())
 }
 
-/// In words, where the work is.
+/// A description of where the work is.
 fn saved(evidence: &Evidence) -> String {
     let places = evidence.saved.iter().map(|place| format!("{} at {}", place.what, place.name));
     let places = places.collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! The reports of pods. They are shown in status and cause a reconcile; nothing is decided by them.
+//! The reports of pods. They go into status and cause a reconcile. No decision depends on them.
 
 use super::memory::WorkspaceMemory;
 use super::objects;
@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Handles reports for the workspaces' controller, while it leads.
+/// Handles reports for the workspace controller, while this process is the leader.
 pub struct WorkspaceReports {
     shared: Arc<Shared>,
     memory: Arc<WorkspaceMemory>,
@@ -20,7 +20,7 @@ pub struct WorkspaceReports {
 }
 
 impl WorkspaceReports {
-    /// `memory`: where reports are kept. `leads`: whether this process is the one that writes.
+    /// `memory`: where reports are stored. `leads`: whether this process is the leader, which writes.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, memory: &Arc<WorkspaceMemory>, leads: Arc<AtomicBool>) -> Self {
         Self { shared: Arc::clone(shared), memory: Arc::clone(memory), leads }
@@ -38,7 +38,7 @@ impl ReportHandler for WorkspaceReports {
         let (name, _) = objects::workspace_of(&pod).ok_or(Refused::Unknown)?;
         let reference = ObjectRef::<Workspace>::new(name).within(&from.namespace);
         let workspace = caches.get(&reference).ok_or(Refused::Unknown)?;
-        // The one pod of this workspace: its owner, and its name.
+        // It has to be the only pod of this workspace, by its owner and its name.
         let is_its = is_that_pod && objects::is_ours(&*pod, &workspace) && pod.name_any() == objects::name(&workspace);
         if !self.shared.guards.reporter(is_its) {
             return Err(Refused::Unknown);

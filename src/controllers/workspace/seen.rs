@@ -1,4 +1,4 @@
-//! What is known of a workspace at one moment: all that a plan may follow from.
+//! The gathered state of a workspace: all that a plan depends on.
 
 use super::memory::{About, Failed, Remembered, Task, WayKind};
 use super::objects::Target;
@@ -13,37 +13,37 @@ use kube::ResourceExt;
 use std::fmt;
 use std::sync::Arc;
 
-/// Whether and how GitHub may be asked.
+/// The access to GitHub.
 #[derive(Clone, Debug)]
 pub enum Way {
-    /// Nothing is known since this process started.
+    /// This process knows nothing yet.
     NotYetKnown,
-    /// It may not, or cannot, now.
+    /// There is no access now.
     Blocked {
-        /// Why.
+        /// The standing that says why.
         standing: Standing,
-        /// It takes somebody's doing to change that.
+        /// Only a person can change that.
         permanent: bool,
     },
-    /// It may.
+    /// There is access.
     Open(Repository),
 }
 
-/// The repository, by what stays the same.
+/// The repository, by its stable properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
     /// The `GitHubInstallation`.
     pub installation: String,
-    /// Its id at GitHub.
+    /// Its id on GitHub.
     pub id: u64,
 }
 
 /// The `InstallationToken`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSeen {
-    /// There is none.
+    /// It does not exist.
     Absent,
-    /// One of that name is not this workspace's.
+    /// Another object has the name.
     Foreign,
     /// It is this workspace's.
     Ours {
@@ -55,7 +55,7 @@ pub enum TokenSeen {
         is_going: bool,
         /// The workspace's finalizer is on it.
         is_held: bool,
-        /// Its spec is the one that the workspace needs.
+        /// Its spec is correct.
         is_right: bool,
     },
 }
@@ -76,24 +76,24 @@ pub enum TokenState {
 /// The volume's claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSeen {
-    /// There is none.
+    /// It does not exist.
     Absent,
-    /// One of that name is not this workspace's.
+    /// Another object has the name.
     Foreign {
         /// It is kept for an earlier workspace.
         is_kept: bool,
     },
     /// It is this workspace's.
     Ours {
-        /// The volume, if there is one yet.
+        /// The name of the volume, if there is one yet.
         volume: Option<String>,
         /// It is being deleted.
         is_going: bool,
-        /// Our finalizer is on it.
+        /// The operator's finalizer is on it.
         is_held: bool,
-        /// It is kept, for there is work on it that could not be pushed.
+        /// It is kept, because it has work that could not be pushed.
         is_kept: bool,
-        /// Its claim asks for less than `spec.storage.size`.
+        /// It requests less than `spec.storage.size`.
         is_small: bool,
     },
 }
@@ -101,9 +101,9 @@ pub enum VolumeSeen {
 /// The pod in which work is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodSeen {
-    /// There is none.
+    /// It does not exist.
     Absent,
-    /// One of that name is not this workspace's.
+    /// Another object has the name.
     Foreign,
     /// It is this workspace's.
     Ours(Box<PodView>),
@@ -116,13 +116,13 @@ pub struct JobSeen {
     pub name: String,
     /// Its uid.
     pub uid: Option<String>,
-    /// Which attempt it is.
+    /// The number of its attempt.
     pub attempt: u32,
-    /// How it ended; nothing while it runs.
+    /// How it ended. `None` while it runs.
     pub ended: Option<JobEnd>,
     /// It is being deleted.
     pub is_going: bool,
-    /// When it is over at the latest.
+    /// Its deadline.
     pub until: Timestamp,
 }
 
@@ -131,26 +131,25 @@ pub struct JobSeen {
 pub struct JobEnd {
     /// It succeeded.
     pub is_success: bool,
-    /// What Kubernetes says of it.
+    /// The message from Kubernetes.
     pub message: String,
-    /// When.
+    /// When it ended.
     pub at: Timestamp,
 }
 
-/// All of it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The workspace.
     pub object: Arc<Workspace>,
-    /// Our finalizer is on it.
+    /// The operator's finalizer is on it.
     pub has_finalizer: bool,
-    /// Changes are held back.
+    /// Changes are paused.
     pub is_paused: bool,
-    /// Its namespace is being deleted: nothing can be made in it.
+    /// Its namespace is being deleted, so nothing can be created in it.
     pub is_namespace_going: bool,
-    /// How GitHub may be asked.
+    /// The access to GitHub.
     pub way: Way,
-    /// What its containers are told, once the repository is known.
+    /// The parameters of its containers, once the repository is known.
     pub target: Option<Target>,
     /// The token.
     pub token: TokenSeen,
@@ -160,24 +159,24 @@ pub struct Seen {
     pub pod: PodSeen,
     /// The newest Job.
     pub job: Option<JobSeen>,
-    /// How the last that saved ended, by this process's memory; nothing where its word did not hold.
+    /// How the last pod that saves ended, from memory. `None` if its evidence differed from the remote.
     pub ended: Option<Ended>,
-    /// That pod, by its uid.
+    /// The uid of that pod.
     pub saver: Option<String>,
-    /// What this process knows.
+    /// The memory of this process about it.
     pub known: Remembered,
-    /// The guards that tests take out.
+    /// The guards that tests can remove.
     pub guards: Guards,
-    /// What acting takes, and no decision.
+    /// The clients that steps need, and decisions do not.
     pub tools: Tools,
 }
 
-/// What acting takes.
+/// The clients that steps need.
 #[derive(Clone, Default)]
 pub struct Tools {
     /// The client, if the App's credentials can be used.
     pub github: Option<Arc<GitHub>>,
-    /// The way to its GitHub, for git.
+    /// The transport to its GitHub, for git.
     pub git: Option<Transport>,
 }
 
@@ -194,27 +193,27 @@ impl Seen {
         self.object.metadata.deletion_timestamp.is_some()
     }
 
-    /// The pod is to run.
+    /// Whether the pod should run.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.object.spec.operating_mode == OperatingMode::Running && !self.is_going()
     }
 
-    /// Somebody gave the work up, by name of this very object.
+    /// Whether somebody gave the work up, with the uid of this object.
     #[must_use]
     pub fn is_forced(&self) -> bool {
         let uid = self.object.metadata.uid.as_ref();
         uid.is_some() && self.object.annotations().get(FORCE_DELETE_ANNOTATION) == uid
     }
 
-    /// The failure of a call for whose time is waited.
+    /// The failure of this task that has to be waited for.
     #[must_use]
     pub fn waits(&self, task: Task, now: Timestamp) -> Option<Failed> {
         let failed = self.known.failed.get(&task)?;
         (failed.until > now && failed.about == self.about()).then(|| failed.clone())
     }
 
-    /// What a failure is about. When that is another, the call is tried again at once.
+    /// The circumstances of a failure now.
     #[must_use]
     pub fn about(&self) -> About {
         About {
@@ -229,7 +228,7 @@ impl Seen {
         }
     }
 
-    /// The branch that the clone is at; before that is known, the one that is asked for.
+    /// The branch of the clone. Before that is known, the branch in the spec.
     #[must_use]
     pub fn branch(&self) -> String {
         if let PodSeen::Ours(pod) = &self.pod
@@ -238,13 +237,14 @@ impl Seen {
         {
             return cloned.branch.clone();
         }
-        // Shown by an earlier pod. Whoever can write status could have another's branch saved to, and its pull request closed.
+        // An earlier pod reported this branch. Without the check, everyone who can write status could choose another
+        // branch to save to, and have its pull request closed.
         let shown = self.object.status.as_ref().and_then(|status| status.git.as_ref()?.branch.clone());
         let shown = shown.filter(|shown| self.may_be_at(shown));
         shown.unwrap_or_else(|| super::objects::wanted_branch(&self.object))
     }
 
-    /// The branch that it is to be merged into.
+    /// The target branch of the pull request.
     #[must_use]
     pub fn target_branch(&self) -> String {
         let spec = &self.object.spec;
@@ -253,7 +253,7 @@ impl Seen {
         wished.or_else(default).unwrap_or_else(|| "main".to_owned())
     }
 
-    /// Whether a clone of this workspace can be at this branch: the one that is asked for, or one beside it.
+    /// Whether a clone of this workspace can be at this branch: the one in the spec, or one with a suffix.
     fn may_be_at(&self, branch: &str) -> bool {
         let wanted = super::objects::wanted_branch(&self.object);
         let steps_aside = self.object.spec.branch.on_exists == BranchOnExists::Suffix;

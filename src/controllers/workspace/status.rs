@@ -1,4 +1,5 @@
-//! What status says of a workspace: from what was seen, and from what it said before where this process knows nothing newer.
+//! The status of a workspace: from the gathered state, and from the stored status where this process knows nothing
+//! newer.
 
 use super::memory::Pull;
 use super::pods::{Clone, Ended};
@@ -13,7 +14,6 @@ use crate::github::PullState;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// The status.
 #[must_use]
 pub fn status(seen: &Seen, now: Timestamp) -> WorkspaceStatus {
     let stored = seen.object.status.clone().unwrap_or_default();
@@ -66,7 +66,7 @@ fn git(seen: &Seen, stored: Option<&WorkspaceGit>) -> Option<WorkspaceGit> {
     (git != WorkspaceGit::default()).then_some(git)
 }
 
-/// What the pod that is there reported.
+/// The report of the current pod.
 fn report(seen: &Seen) -> Option<&crate::agent::report::Report> {
     let PodSeen::Ours(pod) = &seen.pod else { return None };
     seen.known.report.as_ref().filter(|(uid, _)| *uid == pod.uid).map(|(_, report)| report)
@@ -96,7 +96,7 @@ fn save(seen: &Seen, stored: Option<&SaveStatus>) -> Option<SaveStatus> {
         .as_ref()
         .and_then(|remote| Some((remote.listed.autosave.clone()?, autosave_ref(uid), remote.at)));
     let Some((commit, reference, at)) = safe.or(autosaved) else { return stored.cloned() };
-    // Since when it is there, not when it was seen last.
+    // The time of the save stays the same while the save does.
     let same = stored.filter(|stored| stored.sha == commit && stored.reference == reference);
     Some(same.cloned().unwrap_or(SaveStatus { sha: commit, reference, time: Time(whole_second(at)) }))
 }
@@ -115,13 +115,13 @@ fn conditions(seen: &Seen, stored: &[Condition], now: Timestamp) -> Vec<Conditio
             Some((truth, reason, message)) => {
                 Some(condition((kind, truth), (reason, &message), stored, generation, now))
             }
-            // Nothing newer is known than what was said before.
+            // This process knows nothing newer than the stored condition.
             None => stored.iter().find(|before| before.type_ == kind.as_str()).cloned(),
         })
         .collect()
 }
 
-/// Whether a condition holds, why, and in words.
+/// The status, reason and message of a condition.
 type Said = (Truth, Reason, String);
 
 fn credentials(seen: &Seen) -> Said {
@@ -193,7 +193,7 @@ fn work_safe(seen: &Seen) -> Option<Said> {
     }
     let remote = seen.known.remote.as_ref().map(|remote| &remote.listed);
     if let PodSeen::Absent = seen.pod {
-        // The volume is kept, and this is what there is besides.
+        // The volume is kept. This is the part that was pushed.
         let Some(Ended::Said(evidence)) = &seen.ended else { return None };
         let is_there = remote.is_some_and(|remote| {
             remote.autosave == evidence.remote.autosave && remote.branch == evidence.remote.branch
@@ -207,7 +207,7 @@ fn work_safe(seen: &Seen) -> Option<Said> {
     if let PodSeen::Ours(pod) = &seen.pod
         && report(seen).is_none()
     {
-        // What was said of an earlier pod says nothing of this one.
+        // The report of an earlier pod does not apply to this one.
         let status = seen.object.status.as_ref();
         let is_same = status.and_then(|status| status.pod.as_ref()).is_some_and(|its| its.uid == pod.uid);
         let mut said = status.iter().flat_map(|status| &status.conditions);

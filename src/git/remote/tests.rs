@@ -28,7 +28,7 @@ fn credentials() -> BasicAuth {
     BasicAuth::new("me".into(), Token::new(PASSWORD.into())).unwrap()
 }
 
-/// Asks for `main` with credentials, and is answered by these in turn.
+/// Asks for `main` with credentials, and answers with these in turn.
 async fn ask(answers: Vec<Response<String>>) -> World {
     ask_as(Some(&credentials()), answers).await
 }
@@ -40,7 +40,7 @@ async fn ask_as(credentials: Option<&BasicAuth>, answers: Vec<Response<String>>)
     World { outcome, sent: std::mem::take(&mut *sent.lock().unwrap()) }
 }
 
-/// Asks for what is below prefixes.
+/// Asks for the refs below prefixes.
 async fn list(prefixes: &[&str], answers: Vec<Response<String>>) -> World<BTreeMap<String, Sha>> {
     let clock = ManualClock::new(NOW.parse::<Timestamp>().unwrap());
     let (transport, sent) = answering(answers);
@@ -48,7 +48,7 @@ async fn list(prefixes: &[&str], answers: Vec<Response<String>>) -> World<BTreeM
     World { outcome, sent: std::mem::take(&mut *sent.lock().unwrap()) }
 }
 
-/// A transport that answers with these in turn, and what is sent over it.
+/// A transport that answers with these in turn, and the requests that were sent over it.
 fn answering(answers: Vec<Response<String>>) -> (Transport, Arc<Mutex<Vec<Sent>>>) {
     let (sent, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(answers.into_iter())));
     let log = Arc::clone(&sent);
@@ -137,7 +137,7 @@ async fn what_a_server_can_do_is_asked_only_of_one_that_did_not_understand() {
     let error = world.outcome.unwrap_err();
     assert!(matches!(error, Error::Protocol { source: AnswerError::Cut, .. }), "{error}");
     assert_eq!(error.outlook(), Outlook::Passes);
-    // And it never goes on for longer than three.
+    // And there are never more than three requests.
     let world = ask(vec![result(""), advertised(&["version 2", "ls-refs"]), result("")]).await;
     assert!(matches!(world.outcome, Err(Error::Protocol { source: AnswerError::Cut, .. })));
 
@@ -204,7 +204,7 @@ async fn a_redirect_of_a_hand_written_address_is_followed_once_within_its_origin
     let error = world.outcome.unwrap_err();
     assert!(matches!(&error, Error::Moved { to: Some(to), .. } if to.ends_with("/other/lib.git")), "{error}");
     assert_eq!(world.sent.len(), 4);
-    // Where there is no repository, nothing else answers.
+    // If there is no repository, both requests get 404.
     let world = ask_manual(vec![plain(404, "no"), plain(404, "no")]).await;
     assert!(matches!(world.outcome, Err(Error::NotFound { .. })));
 }
@@ -221,14 +221,14 @@ async fn a_listing_is_asked_for_and_kept_from_harm_as_a_head_is() {
     assert_eq!(&headers["authorization"], &format!("Basic {}", STANDARD.encode(format!("me:{PASSWORD}"))));
     assert!(question.ends_with("ref-prefix refs/heads/x\n001eref-prefix refs/landfall/\n0000"), "{question}");
 
-    // A repository with SHA-256 objects, which the first question was not made for.
+    // A repository with SHA-256 objects, which the first request does not support.
     let body = lines(&[&format!("{b} refs/heads/x")]) + "0000";
     let capabilities = advertised(&["version 2", "ls-refs", "object-format=sha256"]);
     let world = list(&["refs/heads/x"], vec![result(""), capabilities, result(&body)]).await;
     assert_eq!(world.outcome.unwrap()["refs/heads/x"].as_str(), b);
     assert_eq!(world.sent.len(), 3);
 
-    // An incomplete answer is an error: a ref that it leaves out would pass for a missing one.
+    // An incomplete answer is an error, because a ref that it leaves out would count as missing.
     let cut = lines(&[&format!("{a} refs/heads/x/1")]);
     let world = list(&["refs/heads/x"], vec![result(&cut), advertised(&["version 2", "ls-refs=unborn"])]).await;
     assert!(matches!(world.outcome, Err(Error::Protocol { source: AnswerError::Cut, .. })));
@@ -297,7 +297,7 @@ async fn each_refusal_has_its_meaning() {
         ),
     ];
     for (response, expected, outlook) in cases {
-        // A server that does not understand the question is asked for its capabilities.
+        // A server that does not understand the request is asked for its capabilities.
         let error = ask(vec![response, advertised(&["version 2", "ls-refs=unborn"])]).await.outcome.unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("https://h.example/acme/shop.git: ") && text.contains(expected), "{text}");
@@ -405,7 +405,7 @@ async fn a_transport_goes_no_further_than_its_reach() {
         assert_eq!(error.outlook(), Outlook::Stalls);
     }
     assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "somebody connected");
-    // With the guard taken out somebody does.
+    // Without the guard, somebody connects.
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let unguarded = HttpsConnect::new().connect(None).unwrap();
     let hosts = AllowedHosts::parse(&[format!("127.0.0.1:{port}")], Reach::Private).unwrap();

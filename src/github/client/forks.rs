@@ -33,7 +33,7 @@ struct MergeUpstreamRequest<'a> {
 }
 
 impl GitHub {
-    /// `POST /repos/{owner}/{repo}/forks`: a fork of it in `organization`, or else in the account that the token is of.
+    /// `POST /repos/{owner}/{repo}/forks`: creates a fork in `organization`, or else in the account of the token.
     /// GitHub answers before the fork can be cloned.
     ///
     /// GitHub may return another repository: an existing fork of the account, whatever its name, or the source itself if the
@@ -57,8 +57,8 @@ impl GitHub {
         self.read(FORK, answer).await
     }
 
-    /// `POST /repos/{owner}/{repo}/merge-upstream`: updates `branch` of a fork from its upstream. A branch with commits of its
-    /// own gets a merge commit: [`compare`](Self::compare) first to avoid that.
+    /// `POST /repos/{owner}/{repo}/merge-upstream`: updates `branch` of a fork from its upstream. A branch with commits
+    /// of its own gets a merge commit: [`compare`](Self::compare) first to avoid that.
     ///
     /// [`Error::Conflict`] if the two cannot be merged, [`Error::NotFound`] if there is no such branch,
     /// [`Error::Unprocessable`] if it is no fork.

@@ -38,7 +38,7 @@ pub struct HookWanted {
 }
 
 impl HookConfigWanted {
-    /// Whether a configuration is this one. GitHub tells that there is a secret, but not which.
+    /// Whether a configuration is this one. GitHub shows that there is a secret, but not which.
     #[must_use]
     pub fn is_met_by(&self, config: &HookConfig) -> bool {
         config.url.as_deref() == Some(&self.url)
@@ -118,8 +118,8 @@ impl GitHub {
         self.read(CREATE, answer).await
     }
 
-    /// `PATCH /repos/{owner}/{repo}/hooks/{hook_id}`: makes it active, with these events and no others. Of `wanted` the
-    /// configuration is left out: that is [`update_hook_config`](Self::update_hook_config)'s.
+    /// `PATCH /repos/{owner}/{repo}/hooks/{hook_id}`: makes it active, with these events and no others. It does not
+    /// send the configuration in `wanted`, which [`update_hook_config`](Self::update_hook_config) does.
     pub async fn update_hook(
         &self,
         token: &Token,
@@ -157,8 +157,9 @@ impl GitHub {
         }
     }
 
-    /// `GET /app/hook/config`: where GitHub sends the App's events. [`Error::NotFound`] for an App that has no webhook: a
-    /// person gives it one in the App's settings. Whether the webhook is active GitHub does not tell.
+    /// `GET /app/hook/config`: the address to which GitHub sends the App's events. [`Error::NotFound`] for an App
+    /// without a webhook, which only a person can add in the App's settings. GitHub does not show whether the webhook
+    /// is active.
     pub async fn app_hook_config(&self) -> Result<HookConfig, Error> {
         let answer = self.send(APP_CONFIG, Credential::App, APP_CONFIG.template, NO_BODY).await?;
         self.read(APP_CONFIG, answer).await
@@ -208,7 +209,7 @@ mod tests {
         })
     }
 
-    /// Answers all calls as if each had been done.
+    /// Answers all calls as if each had succeeded.
     fn obliging() -> Scripted {
         Scripted::new(|sent| match sent.method.as_str() {
             "DELETE" => answer(204, &[], ""),

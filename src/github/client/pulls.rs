@@ -39,10 +39,10 @@ pub struct NewPull<'a> {
     pub draft: bool,
 }
 
-/// Why GitHub did not open a pull request, as far as the reason determines the next step.
+/// The reason why GitHub did not open a pull request, if the next step depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotOpened {
-    /// An open one from this head into this base exists.
+    /// An open pull request from this head into this base exists.
     AlreadyExists,
     /// The base contains all commits of the head.
     NoCommits,
@@ -55,15 +55,15 @@ pub enum NotOpened {
 }
 
 impl NotOpened {
-    /// The reason in a refusal of [`GitHub::open_pull_request`], by its fields and by GitHub's words. `None` for any other
-    /// failure, and if GitHub changes its words.
+    /// The reason in a refusal of [`GitHub::open_pull_request`], by its fields and by GitHub's message. `None` for any
+    /// other failure, and if GitHub changes its messages.
     #[must_use]
     pub fn of(error: &Error) -> Option<Self> {
         let Error::Unprocessable { message, errors, .. } = error else { return None };
         if message.starts_with("Draft pull requests are not supported") {
             return Some(Self::DraftUnsupported);
         }
-        // The name of a branch may read like any of these words, but comes only after them.
+        // The name of a branch may contain any of these words, but comes only after them.
         let mut of_pull_request = errors.iter().filter(|error| error.resource == "PullRequest");
         of_pull_request.find_map(|FieldError { field, code, message, .. }| match (field.as_str(), code.as_str()) {
             ("base", "invalid") => Some(Self::BaseInvalid),
@@ -249,7 +249,7 @@ impl GitHub {
                 Some(until) => Error::RateLimited { target, until, secondary: false },
                 None => Error::Conflict { target, message },
             },
-            // GitHub's words for its own timeout or failure.
+            // GitHub's messages for its own timeout or failure.
             "" if error.message.starts_with("Something went wrong") => Error::Server { target, status: 200 },
             _ => Error::Unprocessable { target, message, errors: Vec::new() },
         }

@@ -9,7 +9,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Hook {
     pub id: u64,
-    /// `web`. Old servers have other hooks, which are no webhooks.
+    /// `web`. Old servers have other kinds, which are not webhooks.
     pub name: String,
     pub active: bool,
     /// Names of events, or `*` for all.

@@ -27,7 +27,7 @@ pub struct Repository {
     pub disabled: Option<bool>,
     #[serde(default)]
     pub fork: Option<bool>,
-    /// An empty repository has the name of one, too.
+    /// An empty repository also has the name of a default branch.
     #[serde(default)]
     pub default_branch: Option<String>,
     #[serde(default)]

@@ -89,7 +89,7 @@ pub(super) fn judge(
         }
         (StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, _) => Error::Forbidden { target, message },
         (StatusCode::CONFLICT, _) => Error::Conflict { target, message },
-        // The layer for redirects has followed all others.
+        // The layer for redirects has followed all other redirects.
         (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, _) => Error::Moved { target },
         (StatusCode::UNPROCESSABLE_ENTITY, _) => Error::Unprocessable { target, message, errors: said.errors },
         (StatusCode::REQUEST_TIMEOUT, _) => Error::Server { target, status: code },

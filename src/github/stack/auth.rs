@@ -109,8 +109,8 @@ struct AsApp<'a> {
 }
 
 impl AsApp<'_> {
-    /// Sends the call with a JWT of this key. If GitHub refuses a JWT that served before, which may have expired by GitHub's
-    /// clock, the call is sent once more with a new one.
+    /// Sends the call with a JWT of this key. If GitHub refuses a reused JWT, which may have expired by GitHub's clock,
+    /// the call is sent once more with a new one.
     async fn send(&self, key: Key) -> Result<Response<Bytes>, Error> {
         let (response, origin) = self.send_once(key).await?;
         if response.status() != StatusCode::UNAUTHORIZED {

@@ -115,7 +115,8 @@ fn verdict(status: StatusCode, headers: &HeaderMap, message: Option<&str>, now: 
         .filter(|reset| *reset > now);
 
     let may_limit = matches!(status, StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
-    // A 403 is a limit only if GitHub says so: by a time, by its words, or by an empty budget without other words.
+    // A 403 is a limit only if GitHub says so: by a time, by its message, or by an empty budget without another
+    // message.
     let limited = may_limit
         && (status == StatusCode::TOO_MANY_REQUESTS
             || retry_after.is_some()
@@ -169,7 +170,8 @@ mod tests {
             (200, LEFT, None, None),
             (200, EMPTY, None, last(600)),
             (403, LEFT, Some(PERMISSION), None),
-            // The last call of the hour met a missing permission: it is that, and the budget is empty besides.
+            // The last call of the hour failed because of a missing permission. That is the error, and the budget is
+            // empty, too.
             (403, EMPTY, Some(PERMISSION), last(600)),
             (403, EMPTY, Some(PRIMARY), limited(600, false)),
             (403, EMPTY, None, limited(600, false)),
@@ -183,7 +185,7 @@ mod tests {
             (429, &[("retry-after", "30")], None, limited(30, true)),
             (429, &[], None, limited(60, true)),
             (429, &[("retry-after", "soon")], None, limited(60, true)),
-            // Longer than any window of GitHub's, and a reset that is over: the clock is off.
+            // Longer than any window of GitHub's, and a reset in the past: the clock is wrong.
             (429, &[("retry-after", "999999")], None, limited(3660, true)),
             (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "999999")], Some(PRIMARY), limited(3660, false)),
             (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "-5")], Some(PRIMARY), limited(60, true)),

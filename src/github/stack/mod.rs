@@ -4,13 +4,15 @@
 //! whole call · redirects ([`redirect`]) · credentials ([`auth`]) · the wire. Bodies are complete and in memory, so that a layer
 //! can repeat a request.
 //!
-//! The invariants: credentials are added below the redirects and only for addresses of the API, so no hop takes them elsewhere; no
-//! layer repeats a request on which GitHub may have acted, because the controllers have the one queue of due times.
-//! Three things are sent again, all of which GitHub refused without acting on them: a redirected request, a request whose JWT
-//! served before and was refused (401), and one that the App's first key was refused for, with the other key.
+//! The invariants: credentials are added below the redirects and only for addresses of the API, so no hop takes them
+//! elsewhere. No layer repeats a request on which GitHub may have acted, because the controllers have the one queue of
+//! due times. Three requests are sent again, because GitHub refused them without acting on them: a redirected request;
+//! a request with a reused JWT that was refused (401); and a request that was refused with the App's first key, with
+//! the other key.
 //!
-//! There are no conditional requests: an `ETag` belongs to a token, a JWT serves for minutes, and an installation token for few
-//! calls. GitHub would hardly ever answer 304, and a cache of bodies would hold answers of several tenants.
+//! There are no conditional requests: an `ETag` belongs to a token, a JWT lives for minutes, and an installation token
+//! is used for few calls. GitHub would hardly ever answer 304, and a cache of bodies would hold answers of several
+//! tenants.
 mod answer;
 pub(super) mod auth;
 mod budget;

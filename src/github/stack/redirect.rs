@@ -2,10 +2,10 @@
 //!
 //! A renamed or transferred repository answers 301 to a GET and 307 to everything else, to `…/repositories/ID`
 //! (<https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#follow-redirects>). The
-//! invariant: method and body do not change, so only a 307 or 308 redirects another method than GET (for a 301 or 302, some
-//! clients turn a POST into a GET); three hops at most. A call that changes a repository is not redirected at all: it is meant for
-//! the repository that had this name when its id was looked up, and the caller looks it up again ([`Error::Moved`]).
-//! [`super::auth`] keeps every hop within the API.
+//! invariant: method and body do not change, so only a 307 or 308 redirects a method other than GET (for a 301 or 302,
+//! some clients turn a POST into a GET); three hops at most. A call that changes a repository is not redirected at all:
+//! it is meant for the repository that had this name when its id was looked up, and the caller looks it up again
+//! ([`Error::Moved`]). [`super::auth`] keeps every hop within the API.
 use http::{Method, Response, StatusCode, header};
 use hyper::body::Bytes;
 use tower::ServiceExt;

@@ -77,7 +77,7 @@ async fn when_both_keys_are_refused_it_ends_there() {
         "{error}"
     );
     assert_eq!(github.keys(), [Some(0), Some(1)]);
-    // A token has no other key, and is not tried again.
+    // An installation token has no other key, so the call is not tried again.
     github.github.verify(&token()).await.unwrap_err();
     assert_eq!(github.keys().len(), 3);
 }

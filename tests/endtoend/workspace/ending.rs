@@ -1,4 +1,4 @@
-//! Pods that end in other ways than they should: what they had is there, on the volume or at the remote.
+//! Pods that end abnormally: their work is on the volume or on the remote.
 
 use github_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::world::{Kind, World, run, run_alone};
 use super::Work;
 
-/// A pod that came after another, with the same volume and all that was on it.
+/// Waits for another pod with the same volume and all its files.
 async fn another_pod(work: &Work, before: &Value) {
     let pod = work.pod();
     work.world
@@ -20,7 +20,7 @@ async fn another_pod(work: &Work, before: &Value) {
     assert_eq!(work.world.volume(&pod).await, work.volume);
 }
 
-/// Something happens while the pod pushes what it saves, and all of it is at the remote all the same.
+/// Something happens while the pod pushes its save, and all the work still gets to the remote.
 async fn struck_while_it_saves(world: &'static World, strike: impl AsyncFnOnce(&Work)) {
     let work = world.work("w", &json!({})).await;
     work.scribble().await;
@@ -49,19 +49,20 @@ fn a_pod_that_somebody_deletes_or_evicts_comes_again_with_its_work() {
         let before = pod(&work).await;
         world.delete(Kind::POD, "ws-w").await;
         another_pod(&work, &before).await;
-        // A save at the end of a pod that comes again touches nothing of what a person left.
+        // A save at the end of a pod that is replaced does not change the clone.
         assert_eq!(work.sh("git rev-parse HEAD && git status --porcelain").await, head);
 
         let before = pod(&work).await;
         world.evict("ws-w").await;
         another_pod(&work, &before).await;
 
-        // As the kubelet ends one for want of memory or of disk: it has failed, and stays until somebody removes it.
+        // Like an eviction by the kubelet when memory or disk runs out: the pod has failed, and stays until somebody
+        // deletes it.
         let before = pod(&work).await;
         world.patch(Kind::POD, "ws-w", &json!({"spec": {"activeDeadlineSeconds": 1}})).await;
         another_pod(&work, &before).await;
 
-        // Without being asked to end, so that nothing is saved.
+        // The pod is not asked to end, so nothing is saved.
         let before = pod(&work).await;
         world.delete_at_once(Kind::POD, "ws-w").await;
         another_pod(&work, &before).await;
@@ -79,7 +80,7 @@ fn what_is_killed_while_it_works_starts_again_where_it_was() {
     run("killed", async |world| {
         let work = world.work("w", &json!({"pod": {"resources": {"limits": {"memory": "64Mi"}}}})).await;
         work.scribble().await;
-        // More memory than it may have: the kernel kills what asks for it, or all that is in the container.
+        // More memory than the limit: the kernel kills the process, or everything in the container.
         let greedy = world.try_exec(&work.pod(), "tail /dev/zero").await;
         assert!(!greedy.status.success());
         world.running("w").await;
@@ -158,7 +159,7 @@ fn a_claim_that_somebody_deletes_takes_no_work_along() {
                 (found["metadata"]["uid"] != claim["metadata"]["uid"]).then_some(())
             })
             .await;
-        // The remote has it, on the branch or besides, or the volume was kept and somebody told.
+        // The remote has the work, on the branch or beside it, or the volume was kept and an event says so.
         let autosave = format!("refs/landfall/wip/{}", work.uid);
         if world.refs().contains_key(&work.branch()) {
             work.assert_saved_at(&work.branch());

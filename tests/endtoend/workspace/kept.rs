@@ -1,4 +1,4 @@
-//! Where the work cannot be pushed: it is kept, waited for, or given up, as somebody said, and never silently.
+//! Work that cannot be pushed: it is kept, waited for, or given up, as the spec says, and always with a report.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn what_github_refuses_stays_on_the_volume() {
         let told = work.event("VolumeKept").await;
         assert!(told.contains("is kept") && told.contains("GH001"), "{told}");
         assert_eq!(std::fs::read_to_string(work.clone().join("large")).unwrap(), "large\n");
-        // The claim is there, for who wants to get at it.
+        // The claim stays, for people who need the files.
         let claim = world.get(Kind::CLAIM, "ws-w").await.expect("the claim stays");
         assert!(claim["metadata"]["deletionTimestamp"].is_null());
     });
@@ -37,7 +37,7 @@ fn blocked_it_waits_for_a_person_who_gives_it_up() {
         let message = ready["message"].as_str().unwrap();
         assert!(message.contains("GH001") && message.contains("landfall.dev/force-delete="), "{message}");
         assert!(world.get(Kind::CLAIM, "ws-w").await.is_some());
-        // Another's uid gives up nothing.
+        // The uid of another object has no effect.
         let force = async |uid: &str| {
             world
                 .patch(Kind::WORKSPACE, "w", &json!({"metadata": {"annotations": {"landfall.dev/force-delete": uid}}}))
@@ -113,7 +113,7 @@ fn a_namespace_that_goes_takes_no_work_along() {
 #[ignore = "takes a node: hack/endtoend"]
 fn a_node_that_does_not_answer_is_not_waited_for_without_end() {
     run("node-gone", async |world| {
-        // A node of which nothing but the name is there, and a volume that only it can mount.
+        // A node that exists only as an object, and a volume that only this node can mount.
         let node = format!("ghost-{}", world.name);
         let labels = json!({"kubernetes.io/hostname": node, "kubernetes.io/os": "linux"});
         let resources = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});

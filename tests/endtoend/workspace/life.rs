@@ -1,4 +1,5 @@
-//! A workspace as it should go: a pod, a pull request, git that just works, rest, and an end.
+//! The normal life of a workspace: a pod, a pull request, git that works without configuration, suspension, and
+//! deletion.
 
 use serde_json::json;
 
@@ -21,7 +22,8 @@ fn a_workspace_has_a_pull_request_and_git_that_just_works() {
             assert!(object["status"]["timings"][at].is_string(), "{object:#}");
         }
 
-        // Without any configuration, as the App's bot, and with nothing of the token where it could be read or committed.
+        // Without any configuration, as the App's bot, and without the token in any place where it could be read or
+        // committed.
         work.sh("echo pushed >pushed && git add pushed && git commit -qm pushed && git push").await;
         assert_eq!(world.refs()[&work.branch()], work.sh("git rev-parse HEAD").await);
         let author = work.sh("git log -1 --format='%an <%ae>'").await;
@@ -36,7 +38,7 @@ fn a_workspace_has_a_pull_request_and_git_that_just_works() {
         let pulls = work.sh("gh pr list --json number --jq '.[].number' 2>&1 || true").await;
         println!("gh: {pulls}");
 
-        // What the agent sees is in status.
+        // Status shows the agent's report.
         work.sh("echo more >>pushed && echo new >new").await;
         world
             .until("status tells what is not pushed", async || {
@@ -85,7 +87,7 @@ fn suspended_it_keeps_its_volume_and_goes_on_where_it_was() {
         work.mode("Suspended").await;
         work.until_condition("Suspended", "WorkspaceSuspended").await;
         work.pod_is_gone().await;
-        // Where nobody looks for it, for nothing is finished.
+        // In a place where nobody looks, because the work is unfinished.
         work.assert_saved_at(&format!("refs/landfall/wip/{}", work.uid));
         assert!(!world.refs().contains_key(&work.branch()));
         assert!(world.get(Kind::CLAIM, "ws-w").await.is_some());
@@ -94,7 +96,7 @@ fn suspended_it_keeps_its_volume_and_goes_on_where_it_was() {
         assert_eq!(work.sh(state).await, before);
         assert_eq!(world.volume("ws-w").await, work.volume);
 
-        // Suspended it can be deleted as well: a Job does what no pod can.
+        // A suspended workspace can be deleted, too: a Job does the work of the missing pod.
         work.mode("Suspended").await;
         work.pod_is_gone().await;
         work.delete_and_wait().await;

@@ -1,4 +1,4 @@
-//! Many at once.
+//! Many workspaces at once.
 
 use futures::future::join_all;
 use serde_json::json;

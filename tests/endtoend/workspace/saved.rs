@@ -1,4 +1,4 @@
-//! What is on the volume in whatever state a person left it: all of it is at the remote when the workspace is gone.
+//! All files on the volume, in any state that a person left: they are on the remote when the workspace is gone.
 
 use serde_json::json;
 
@@ -14,9 +14,9 @@ fn what_nobody_committed_goes_to_the_branch() {
         assert!(!world.refs().contains_key(&work.branch()), "nothing was pushed yet");
         work.delete_and_wait().await;
         work.assert_saved_at(&work.branch());
-        // What was staged is something else than what lies there.
+        // The staged content differs from the file.
         assert_eq!(work.found_beside().into_keys().collect::<Vec<_>>(), ["index"]);
-        // On top of what was committed, which stays as it was.
+        // On top of the person's commit, which is unchanged.
         assert_eq!(world.git(&["rev-parse", &format!("{}~1", work.branch())]), committed);
         work.assert_let_go().await;
     });
@@ -54,7 +54,7 @@ fn the_midst_of_a_rebase_goes_beside_the_branch() {
             work.sh("git rev-parse other").await,
         );
         work.delete_and_wait().await;
-        // A branch in the midst of a rebase is not where its person left it.
+        // During a rebase, the branch is not where its person left it.
         assert!(world.is_ancestor(&pushed, &work.branch()), "never forced");
         let beside = work.found_beside();
         assert!(beside.values().any(|commit| world.is_ancestor(&theirs, commit)), "{beside:#?}");

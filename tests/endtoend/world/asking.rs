@@ -1,11 +1,11 @@
-//! What a test asks the API server: objects as they are, without types, so that it sees what a person would.
+//! The requests of a test to the API server: untyped objects, so that the test sees what a person would.
 
 use kube::Client;
 use serde_json::{Value, json};
 
 use super::{SHARED, World};
 
-/// A kind of object, by its place in the API.
+/// A kind of object, by its path in the API.
 #[derive(Clone, Copy)]
 pub struct Kind {
     version: &'static str,
@@ -35,7 +35,7 @@ impl Kind {
         Self { version: "apis/landfall.dev/v1alpha1", plural, namespaced: true }
     }
 
-    /// The collection, or one of it.
+    /// The path of the collection, or of one object in it.
     fn path(self, namespace: &str, name: Option<&str>) -> String {
         let Self { version, plural, namespaced } = self;
         let scope = if namespaced { format!("namespaces/{namespace}/") } else { String::new() };
@@ -45,29 +45,29 @@ impl Kind {
 }
 
 impl World {
-    /// An object of the test's own namespace, or of the cluster; none if it is not there.
+    /// An object in the test's own namespace, or in the cluster. `None` if it does not exist.
     pub async fn get(&self, kind: Kind, name: &str) -> Option<Value> {
         let path = kind.path(&self.name, Some(name));
         asked(&SHARED.client, "GET", &path, None).await
     }
 
-    /// All of a kind in the test's own namespace, or in the cluster.
+    /// All objects of a kind in the test's own namespace, or in the cluster.
     pub async fn list(&self, kind: Kind) -> Vec<Value> {
         let found = asked(&SHARED.client, "GET", &kind.path(&self.name, None), None).await;
         found.and_then(|found| found["items"].as_array().cloned()).unwrap_or_default()
     }
 
-    /// Creates an object or makes it as it is said to be, as `kubectl apply` does.
+    /// Applies an object, like `kubectl apply`.
     pub async fn apply(&self, object: &Value) {
         apply(&SHARED.client, object).await;
     }
 
-    /// Asks for an object to be deleted; one that is not there is as good.
+    /// Deletes an object without waiting. A missing object is a success.
     pub async fn delete(&self, kind: Kind, name: &str) {
         asked(&SHARED.client, "DELETE", &kind.path(&self.name, Some(name)), None).await;
     }
 
-    /// Deletes a pod without asking it to end.
+    /// Deletes a pod without a grace period.
     pub async fn delete_at_once(&self, kind: Kind, name: &str) {
         let path = format!("{}?gracePeriodSeconds=0", kind.path(&self.name, Some(name)));
         asked(&SHARED.client, "DELETE", &path, None).await;
@@ -87,7 +87,7 @@ impl World {
         assert!(patched.is_some(), "{path} is not there");
     }
 
-    /// Evicts a pod, as draining a node does.
+    /// Evicts a pod, like a drain of its node.
     pub async fn evict(&self, pod: &str) {
         let path = format!("{}/eviction", Kind::POD.path(&self.name, Some(pod)));
         let metadata = json!({"name": pod, "namespace": self.name});
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-/// Creates an object or makes it as it is said to be, by server-side apply.
+/// Applies an object by server-side apply.
 pub(super) async fn apply(client: &Client, object: &Value) {
     let word = |value: &Value| value.as_str().unwrap().to_owned();
     let (version, kind) = (word(&object["apiVersion"]), word(&object["kind"]).to_lowercase());
@@ -109,7 +109,7 @@ pub(super) async fn apply(client: &Client, object: &Value) {
     asked(client, "PATCH", &path, Some(("apply-patch+yaml", object))).await.expect("its collection is there");
 }
 
-/// One request; none if what it is about is not there. Anything else that is refused ends the test.
+/// Sends one request. Returns `None` if the object does not exist, and panics for any other refusal.
 async fn asked(client: &Client, method: &str, path: &str, body: Option<(&str, &Value)>) -> Option<Value> {
     let mut request = http::Request::builder().method(method).uri(path);
     let mut content = Vec::new();

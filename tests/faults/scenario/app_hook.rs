@@ -1,4 +1,4 @@
-//! The App's webhook: it delivers here, signed with a secret that is derived from a root key, which is made once.
+//! The App's webhook: it delivers here, signed with a secret derived from a root key that is created once.
 
 use super::{MINTED, Told, tenants};
 use crate::run::Run;
@@ -57,7 +57,7 @@ fn hook(run: &Run) -> HookInfo {
     run.world.sim.app_hook("landfall").expect("the App's hook")
 }
 
-/// Waits until the App's webhook delivers to where the spec says, and status says so.
+/// Waits until the App's webhook delivers to the address in the spec, and status shows that.
 async fn is_ensured(run: &Run) -> Result<(), String> {
     run.reach("the App's webhook is as it should be", async || {
         if !run.is_ready::<GitHubApp>("", "landfall", "Connected").await {

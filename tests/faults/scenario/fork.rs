@@ -1,4 +1,4 @@
-//! A fork: asked for, waited for, kept in step with its upstream. There is exactly one.
+//! A fork: requested, waited for, and synchronized with its upstream. There is exactly one.
 
 use super::{MINTED, Told, tenants};
 use crate::run::Run;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const OF: &str = "globex/lib-up";
 
-/// An upstream that all may read, and an App that may make repositories.
+/// An upstream that everyone may read, and an App that may create repositories.
 pub fn seed() -> Seed {
     let mut seed = landfall_world::seed();
     let upstream = RepositorySeed { owner: "globex".into(), name: "lib-up".into(), ..RepositorySeed::default() };
@@ -52,7 +52,7 @@ pub async fn life(run: &Run) -> Told {
     Ok(([("forks asked for", asked), ("merges", merged), (MINTED, world.mints())].into(), end))
 }
 
-/// Waits until the fork has what its upstream has, and status says so.
+/// Waits until the fork has the commits of its upstream, and status shows that.
 async fn in_step(run: &Run) -> Result<(), String> {
     run.reach("the fork is in step", async || {
         if !run.is_ready::<ProjectRepository>("team-a", "lib", "Observed").await {

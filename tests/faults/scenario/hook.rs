@@ -1,4 +1,4 @@
-//! A repository's own webhook: made, repaired, made again, removed. There is exactly one, and none in the end.
+//! A repository's own webhook: created, repaired, created again, removed. There is exactly one, and none in the end.
 
 use super::{MINTED, Told, tenants};
 use crate::run::Run;
@@ -54,7 +54,7 @@ pub async fn life(run: &Run) -> Told {
     Ok((counts, json!({"while it lives": meanwhile, "in the end": state(run).await})))
 }
 
-/// A commit that no delivery announces, and a look that finds it.
+/// Pushes a commit that no delivery announces, and requests the look that finds it.
 async fn push(run: &Run, name: &'static str) -> String {
     let pushed = run.world.push("acme/shop", "main");
     run.call(&pushed, name);
@@ -63,7 +63,7 @@ async fn push(run: &Run, name: &'static str) -> String {
     pushed
 }
 
-/// Waits until there is a webhook as it should be, and status says so, and of this head.
+/// Waits until there is a correct webhook, and status shows that, with this head.
 async fn ensured(run: &Run, head: Option<&str>) -> Result<HookInfo, String> {
     let mut found = None;
     run.reach("its webhook is as it should be", async || {

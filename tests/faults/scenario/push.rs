@@ -1,4 +1,4 @@
-//! Pushes, announced by deliveries, each of which rolls a Deployment exactly once; and status says so before it is done.
+//! Pushes, announced by deliveries. Each restarts a Deployment exactly once, and status shows it before it happens.
 
 use super::{MINTED, Told, tenants};
 use crate::between::Patch;
@@ -38,7 +38,8 @@ pub async fn life(run: &Run) -> Told {
     Ok(([(MINTED, world.mints())].into(), end))
 }
 
-/// A Deployment that none but us rolls, and a `ServiceAccount` that may do so and as which the operator may act.
+/// A Deployment that only the operator restarts, and a `ServiceAccount` that may restart it and that the operator may
+/// impersonate.
 async fn allow(run: &Run) {
     let world = &run.world;
     if world.get::<Deployment>("team-a", "shop").await.is_some() {
@@ -77,7 +78,7 @@ async fn allow(run: &Run) {
     run.has_workloads.set(true);
 }
 
-/// Pushes, tells of it as the receiver does, and waits until it is deployed.
+/// Pushes, announces the push like the receiver, and waits until it is deployed.
 async fn announce(run: &Run, guid: &str, name: &'static str) -> Result<(), String> {
     let pushed = run.world.push("acme/shop", "main");
     run.call(&pushed, name);
@@ -90,7 +91,7 @@ async fn announce(run: &Run, guid: &str, name: &'static str) -> Result<(), Strin
     is_deployed(run, &pushed).await
 }
 
-/// Waits until status says that this commit is deployed, and no delivery waits.
+/// Waits until status shows this commit as deployed, and no delivery waits.
 async fn is_deployed(run: &Run, sha: &str) -> Result<(), String> {
     run.reach("it is deployed", async || {
         if !run.is_ready::<ProjectRepository>("team-a", "shop", "Observed").await {
@@ -106,7 +107,7 @@ async fn is_deployed(run: &Run, sha: &str) -> Result<(), String> {
     .await
 }
 
-/// How often the Deployment was changed, and what its templates said, by its `ReplicaSet`s.
+/// The number of changes to the Deployment, and the annotations of its templates, from its `ReplicaSet`s.
 async fn rolled(run: &Run) -> Value {
     let world = &run.world;
     let deployment = world.get::<Deployment>("team-a", "shop").await.expect("the Deployment");
@@ -125,7 +126,7 @@ async fn rolled(run: &Run) -> Value {
     json!({"generation": deployment.metadata.generation, "replica sets": sets})
 }
 
-/// Patches of the Deployment that set out before status was written that the same is Running.
+/// The patches of the Deployment that were sent before status had the same deployment as Running.
 fn premature(patches: &[Patch]) -> Vec<Value> {
     let body = |patch: &Patch| serde_json::from_slice::<Value>(&patch.body).expect("json");
     let is_said = |earlier: &Patch, stamp: &Value| {

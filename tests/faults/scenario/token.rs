@@ -1,4 +1,5 @@
-//! A token's life from the App's connection to a neighbour's deletion, with each thing that can happen to it.
+//! The life of a token, from the App's connection to the deletion of another token, with each event that can happen to
+//! it.
 
 use super::Told;
 use crate::end::fingerprint;
@@ -13,8 +14,8 @@ use serde_json::json;
 
 const MINTED: &str = "tokens minted";
 const LIVE: &str = "tokens live";
-/// The act in which the token's Secret is deleted, and the one in which it is edited: until the token that was in it is
-/// revoked, only the operator's memory knows it.
+/// The act in which the token's Secret is deleted, and the one in which it is edited. Until the token from it is
+/// revoked, only the operator's memory has it.
 const DELETED: &str = "its Secret is deleted";
 const EDITED: &str = "its Secret is edited";
 
@@ -63,7 +64,7 @@ pub async fn life(run: &Run) -> Told {
     run.between.act(None);
     let counts = [(MINTED, world.mints()), (LIVE, world.sim.live_tokens().len())].into();
 
-    // What was lost dies within the hour. After the next renewal, and twenty minutes, all tokens from before are over.
+    // A lost token expires within the hour. After the next renewal and twenty minutes, all earlier tokens have expired.
     run.live_until(last.expires_at - SignedDuration::from_mins(10)).await?;
     let renewed = published(run, "a", |token| token.fingerprint != last.fingerprint).await?;
     run.live_until(renewed.minted_at + SignedDuration::from_mins(20)).await?;
@@ -72,8 +73,8 @@ pub async fn life(run: &Run) -> Told {
     Ok((counts, end))
 }
 
-/// What a fault may cost. A token more is allowed only where the fault explains it, and never more than one: it was
-/// minted and not published yet, so that nobody knew it any more, or it was taken out of its Secret and not revoked yet.
+/// The cost that a fault may have. One more token is allowed only if the fault explains it: it was minted and not
+/// published yet, so that it was lost, or it was removed from its Secret and not revoked yet.
 pub fn allowance(points: &[(Point, &'static str)], index: usize, fault: Fault) -> Counts {
     let lost: Counts = [(MINTED, 1), (LIVE, 1)].into();
     let (point, act) = &points[index];
@@ -83,7 +84,7 @@ pub fn allowance(points: &[(Point, &'static str)], index: usize, fault: Fault) -
     if !fault.kills() {
         return Counts::new();
     }
-    // What the operator had done when it died.
+    // The points that the operator had passed when it was killed.
     let done = &points[..index + usize::from(fault.has_effect())];
     let last = done.iter().rev().find(|(point, _)| is_mint(point) || is_publication(point));
     if last.is_some_and(|(point, _)| is_mint(point)) {
@@ -108,7 +109,7 @@ fn is_revocation(point: &Point) -> bool {
     point.kind == "DELETE /installation/token"
 }
 
-/// Waits until a token is published, its status says so, and it is as `wanted`.
+/// Waits until a token is published, its status shows that, and it is as `wanted`.
 async fn published(run: &Run, name: &str, wanted: impl Fn(&Published) -> bool) -> Result<Published, String> {
     let mut found = None;
     run.reach(&format!("token {name} is published as it should be"), async || {
@@ -135,7 +136,7 @@ async fn look(run: &Run, name: &str) -> Option<Published> {
     (published.fingerprint == in_secret).then_some(published)
 }
 
-/// What a token's status says of it.
+/// The token's properties in status.
 struct Published {
     fingerprint: String,
     contents: String,

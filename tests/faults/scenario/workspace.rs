@@ -1,5 +1,5 @@
-//! Workspaces: made, suspended and resumed, deleted with work in them. There is one pull request, and what was worked is at
-//! GitHub before the volume goes.
+//! Workspaces: created, suspended and resumed, deleted with work in them. There is one pull request, and the work is on
+//! GitHub before the volume is deleted.
 
 use super::{MINTED, Told, tenants};
 use crate::judge::Counts;
@@ -23,14 +23,14 @@ const KEPT: &str = "volumes kept";
 /// The act in which its token is minted.
 const CREATED: &str = "a workspace is created";
 const BRANCH: &str = "landfall/work";
-/// What nobody committed.
+/// An uncommitted file.
 const UNCOMMITTED: (&str, &str) = ("notes/later.txt", "not yet pushed\n");
-/// What was committed and not pushed.
+/// A file that was committed and not pushed.
 const COMMITTED: (&str, &str) = ("done.txt", "committed, and not yet pushed\n");
 
-/// The points that are a workspace's, and those of its token's end, which is a part of the workspace's. What else its token and
-/// its repository go through is covered by other scenarios. Of what is told on the way, the first of each kind; whether the going
-/// of the token is seen at all depends on who is quicker.
+/// The points of a workspace, and those of the end of its token, which is a part of the workspace's end. Other
+/// scenarios cover the rest of its token and its repository. Of the intermediate reports only the first of each kind
+/// counts. Whether the deletion of the token is reported at all depends on timing.
 pub fn records(point: &Point) -> bool {
     const OURS: [&str; 10] = [
         " pods ",
@@ -45,7 +45,7 @@ pub fn records(point: &Point) -> bool {
         "/shop.git/",
     ];
     const ENDS: [&str; 2] = ["DELETE /installation/token", "DELETE secrets team-a/ws-work"];
-    // Of a claim or a token, others may be quicker to change it, and of a workspace its own status; then it is tried again.
+    // Others may be faster to change a claim, a token, or the status of a workspace. Then the write is tried again.
     const TOLD: [&str; 6] = [
         "PATCH workspaces team-a/",
         "PATCH workspaces/status ",
@@ -60,17 +60,18 @@ pub fn records(point: &Point) -> bool {
         || (is_any(&TOLD) && point.ordinal == 1 && !point.kind.ends_with(" WaitingForDependents"))
 }
 
-/// Each refusal at some of the points, in turn: what they cost is time alone, and what they mean to a controller is the same.
+/// Each refusal at some of the points, in turn: refusals only cost time, and a controller treats all of them alike.
 pub fn faults(index: usize, fault: Fault) -> bool {
     const REFUSALS: [Fault; 4] = [Fault::Cut, Fault::Conflict, Fault::TooMany, Fault::Unavailable];
     let turn = REFUSALS.iter().position(|refusal| *refusal == fault);
     turn.is_none_or(|turn| turn == index % REFUSALS.len())
 }
 
-/// One that dies loses the tokens that it reads with, and the workspace's if that was minted and not published yet.
+/// An operator that is killed loses its tokens for reading, and the workspace's token if that was minted and not
+/// published yet.
 pub fn allowance(points: &[(Point, &'static str)], index: usize, fault: Fault) -> Counts {
     let (_, act) = &points[index];
-    // The volume is claimed when the token can be used.
+    // The volume's claim is created after the token can be used.
     let is_published = points[..index].iter().any(|(point, _)| point.kind.starts_with("POST persistentvolumeclaims"));
     let is_lost = fault.kills() && *act == CREATED && !is_published;
     [(MINTED, if fault.kills() { 3 } else { 0 }), (LIVE, usize::from(is_lost))].into()
@@ -98,7 +99,8 @@ pub async fn suspend(run: &Run) -> Told {
     })
     .await?;
     let mut suspended = state(run).await;
-    // What the pod said at its end is known to who saw it end; and what is as it was, in which generation that was seen.
+    // Only an operator that saw the pod end knows its last message. The observed generation of unchanged conditions
+    // depends on when they were seen.
     if let Some(conditions) = suspended.pointer_mut("/workspaces/0/status/conditions").and_then(Value::as_array_mut) {
         conditions.retain(|condition| condition["type"] != "WorkSafe");
         let of_pod =
@@ -133,7 +135,7 @@ pub async fn delete(run: &Run) -> Told {
     told(run).await
 }
 
-/// A repository to work on, and a node to work at.
+/// A repository for the workspace, and a node.
 async fn begin(run: &Run) -> Result<(), String> {
     run.begin().await;
     let grant = json!({"contents": "write", "metadata": "read", "pull_requests": "write"});
@@ -166,7 +168,7 @@ async fn operate(run: &Run, mode: &str) {
     run.world.merge::<Workspace>("team-a", "work", &json!({"spec": {"operatingMode": mode}})).await.expect("changed");
 }
 
-/// Waits until it can be worked in, and has its pull request.
+/// Waits until the workspace is ready, and has its pull request.
 async fn runs(run: &Run) -> Result<(), String> {
     run.reach("it runs, and has a pull request", async || {
         let Some(workspace) = run.world.get::<Workspace>("team-a", "work").await else { return false };
@@ -185,7 +187,7 @@ async fn clone(run: &Run) -> std::path::PathBuf {
     run.node().directory("ws-work").await.expect("a volume").join("shop")
 }
 
-/// A person works: commits something, and something not.
+/// Works like a person: makes a commit, and an uncommitted change.
 async fn work(run: &Run) {
     let clone = clone(run).await;
     std::fs::write(clone.join(COMMITTED.0), COMMITTED.1).expect("written");
@@ -197,7 +199,7 @@ async fn work(run: &Run) {
     std::fs::write(file, UNCOMMITTED.1).expect("written");
 }
 
-/// What git says, run as whoever works here would.
+/// The output of git, run like a person in the workspace.
 fn git(directory: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("git");
     command.arg("-C").arg(directory).args(arguments).env_clear().env("HOME", directory);
@@ -207,7 +209,7 @@ fn git(directory: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// All that lasts, and what GitHub has of the work.
+/// All lasting state, and the work on GitHub.
 async fn told(run: &Run) -> Told {
     let mut end = state(run).await;
     let is_kept = |volume: &Value| volume["labels"]["landfall.dev/retained"] == "true";
@@ -263,10 +265,10 @@ where
     found.iter().map(|object| serde_json::to_value(object).expect("json")).collect()
 }
 
-/// Leaves out what says how it came about, and when.
+/// Removes the fields that depend on the way and the time.
 fn lasting(object: &mut Value) {
     if let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
-        // They are a map: their order says which was there first.
+        // The conditions are a map: their order depends on which was there first.
         conditions.sort_by_key(|condition| condition["type"].to_string());
     }
     let spec = object["spec"].take();
@@ -281,7 +283,7 @@ fn lasting(object: &mut Value) {
     }
     let (mut metadata, phase) = (object["metadata"].take(), object["status"]["phase"].take());
     if object["kind"] == "PersistentVolume" {
-        // It is called after its claim's uid.
+        // Its name contains the uid of its claim.
         metadata["name"] = Value::Null;
     }
     *object = json!({

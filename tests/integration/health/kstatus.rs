@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-/// What kstatus takes an object for.
+/// The status that kstatus computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Current,
@@ -14,7 +14,7 @@ pub enum Status {
     Terminating,
 }
 
-/// What kstatus takes this object for.
+/// Computes the status of an object.
 pub fn compute(object: &Value) -> Status {
     if object["metadata"]["deletionTimestamp"].as_str().is_some_and(|time| !time.is_empty()) {
         return Status::Terminating;
@@ -33,7 +33,7 @@ pub fn compute(object: &Value) -> Status {
     }
     match conditions().find(|condition| condition["type"] == "Ready").map(|ready| &ready["status"]) {
         Some(status) if status != "True" => Status::InProgress,
-        // What has no condition at all counts as current.
+        // An object without conditions counts as current.
         Some(_) | None => Status::Current,
     }
 }

@@ -1,5 +1,5 @@
-//! How the operator's objects look to those who wait for them: Flux, which judges by kstatus, and Argo CD, which judges by
-//! the script of `config/argocd`.
+//! The health of the operator's objects for Flux, which uses kstatus, and for Argo CD, which uses the script of
+//! `config/argocd`.
 
 mod kstatus;
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const SCRIPT: &str = include_str!("../../../config/argocd/health.lua");
 
-/// What Argo CD takes this object for.
+/// The status that Argo CD computes.
 fn argo(object: &Value) -> String {
     let lua = Lua::new();
     let options = LuaSerializeOptions::new().serialize_none_to_null(false).serialize_unit_to_null(false);
@@ -26,7 +26,7 @@ fn argo(object: &Value) -> String {
     health.get("status").unwrap()
 }
 
-/// Both say the same of an object, and this.
+/// Checks that both compute this status.
 #[track_caller]
 fn assert_is(object: &Value, status: Status) {
     assert_eq!(kstatus::compute(object), status, "{object:#}");
@@ -81,7 +81,8 @@ fn the_example_for_argo_cd_has_the_script() {
     assert!(scripts.values().all(|script| script == SCRIPT));
 }
 
-/// Before the operator has looked at an object, nobody takes it for ready: what depends on it would start too early.
+/// Before the operator has looked at an object, it does not count as ready; otherwise its dependents would start too
+/// early.
 #[tokio::test]
 async fn what_nobody_looked_at_is_in_progress() {
     let world = World::new().await;
@@ -99,7 +100,7 @@ async fn what_nobody_looked_at_is_in_progress() {
     operator.stop().await;
 }
 
-/// An outage of GitHub turns nobody's deployment red as long as every published token is good.
+/// An outage of GitHub makes no deployment unhealthy as long as every published token is good.
 #[tokio::test]
 async fn an_outage_leaves_what_is_still_good_current() {
     let (world, operator) = connected().await;

@@ -1,5 +1,5 @@
-//! What somebody tries who can send deliveries again, write status, or name accounts: each attack fails, and succeeds when
-//! its guard is taken out.
+//! Attacks by somebody who can send deliveries again, write status, or name accounts: each fails, and succeeds without
+//! its guard.
 
 use super::examples::Inlet;
 use super::{Team, workload};
@@ -11,7 +11,7 @@ use landfall_world::operator::Start;
 use serde_json::{Value, json};
 
 impl Team {
-    /// The same with another operator, which lacks guards; `meanwhile` nobody is there.
+    /// The same with another operator, which lacks guards. `meanwhile` runs without an operator.
     async fn without(self, sabotage: Sabotage, meanwhile: impl AsyncFnOnce(&World)) -> Self {
         let Self { world, operator, name } = self;
         operator.stop().await;
@@ -22,7 +22,7 @@ impl Team {
         Self { world, operator, name }
     }
 
-    /// Lives on until nothing is under way any more.
+    /// Lets time pass until nothing is under way any more.
     async fn comes_to_rest(&self) {
         self.lives(5).await;
         self.pods_run().await;
@@ -41,7 +41,7 @@ fn push_of(sha: &str) -> Value {
     })
 }
 
-/// The signature covers the body alone, so whoever saw one can send it again, under its GUID or any other.
+/// The signature covers only the body, so everyone who saw a delivery can send it again, under its GUID or any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_push_sent_again_and_under_a_forged_guid() {
     let team = Team::new("replayed").await;
@@ -74,13 +74,13 @@ async fn an_old_push_sent_again_and_under_a_forged_guid() {
     team.operator.stop().await;
 }
 
-/// A tenant that may write status says there which commit is to run.
+/// A tenant that may write status writes a commit there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_a_tenant_wrote_into_status() {
     let team = Team::new("told").await;
     let sha = team.deploy().await;
     let evil = "e".repeat(40);
-    // While the operator is there it says the truth again at once, so it is told when it begins.
+    // A running operator corrects status at once, so the attack happens before it starts.
     let attack = async |world: &World| {
         let status = json!({"head": {"branch": "main", "sha": evil, "observationTime": "2026-01-01T00:00:00Z"}});
         world.merge_status::<ProjectRepository>("team-a", "shop", &status).await.expect("a tenant may");
@@ -95,7 +95,7 @@ async fn a_commit_that_a_tenant_wrote_into_status() {
     team.operator.stop().await;
 }
 
-/// Another team lends the operator an account; whoever names it from elsewhere gets nothing by that.
+/// Another team lets the operator use an account. Another namespace that names the account gains nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_account_of_another_namespace() {
     let team = Team::without_rights("lent").await;

@@ -1,5 +1,5 @@
-//! GitHub's example payloads, signed, sent to a receiver beside an operator that has a workload to roll: whatever they say
-//! happened, the operator looks, sees that nothing did, and does nothing else.
+//! GitHub's example payloads, signed, sent to a receiver beside an operator with a workload to restart. Whatever event
+//! they report, the operator looks, finds that nothing happened, and does nothing else.
 
 use super::Team;
 use crate::repository::{changes, looks};
@@ -19,10 +19,10 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// The user that the receiver is to the API server.
+/// The receiver's user name on the API server.
 const RECEIVER: &str = "system:serviceaccount:landfall-system:landfall-receiver";
 
-/// A GUID of no delivery.
+/// A GUID that no delivery has.
 const GUID: &str = "00000000-0000-4000-8000-000000000000";
 
 /// A receiver of a world's deliveries, and the secret of its App's webhook.
@@ -35,7 +35,7 @@ pub struct Inlet {
 }
 
 impl Inlet {
-    /// One that is ready for the world's App.
+    /// A receiver that is ready for the world's App.
     pub async fn of(world: &World) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret =
@@ -71,13 +71,13 @@ impl Inlet {
         inlet
     }
 
-    /// Ends it in order.
+    /// Stops the receiver in order.
     pub async fn end(self) {
         self.shutdown.cancel();
         self.ended.await.unwrap().unwrap();
     }
 
-    /// Sends a delivery, and says what was answered.
+    /// Sends a delivery, and returns the status of the answer.
     pub async fn send(&self, event: &str, guid: &str, payload: &Value) -> u16 {
         let body = payload.to_string();
         let path = Hook::App.path("landfall");
@@ -85,7 +85,7 @@ impl Inlet {
     }
 }
 
-/// The same payload, had it happened to what is here.
+/// The same payload with the names and ids of this world.
 fn as_if_here(payload: &Value) -> Value {
     let mut payload = payload.clone();
     let account = json!({"id": 7001, "login": "acme", "type": "Organization"});
@@ -132,7 +132,7 @@ async fn no_example_makes_the_operator_do_more_than_look() {
             team.operator.settled().await;
         }
         if payloads::STORED.contains(&name) {
-            // Looks are rationed by the clock.
+            // The clock limits the number of looks.
             team.lives(120).await;
             let is_handled = async || {
                 let mut entries = deliveries(&team).await.into_iter().flat_map(Deliveries::into_values);

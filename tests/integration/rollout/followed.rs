@@ -1,4 +1,5 @@
-//! What is under way is followed to its end, whatever becomes of the source; and whose a rollout is, is told.
+//! A running rollout is followed to its end, whatever happens to the source; and a rollout of another repository is
+//! recognized.
 
 use super::{Team, stamp};
 use crate::canary::Log;
@@ -30,7 +31,7 @@ async fn an_archived_repository_and_a_suspended_app_leave_no_rollout_behind() {
     ask(&team.world, "shop").await;
     comes_to(&team.world, "shop", "Observed").await;
 
-    // What is pushed when it is suspended has to wait, what is under way has not, nor what an operator before had begun.
+    // A push during the suspension has to wait. A running rollout does not, even if an earlier operator had begun it.
     let second = team.push().await;
     team.world.sim.suspend(501).unwrap();
     look(&team.world).await;
@@ -46,7 +47,7 @@ async fn an_archived_repository_and_a_suspended_app_leave_no_rollout_behind() {
     team.operator.stop().await;
 }
 
-/// What a person was told is told after a restart, too, though nothing can be looked at.
+/// A message to a person stays after a restart, although nothing can be looked at.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_forbidden_is_said_while_the_app_is_suspended() {
     let mut team = Team::without_rights("unsaid").await;
@@ -93,7 +94,7 @@ async fn an_admission_webhook_that_is_away_is_said_and_ends_the_rollout() {
     let failed = team.deployment().await;
     assert_eq!((&failed.sha, failed.result), (&sha, DeploymentResult::Failed));
     says(&failed.message.unwrap(), &["Deployment admission", "failed calling webhook", "away.example.com"]);
-    // Nothing else stands still meanwhile.
+    // Everything else continues meanwhile.
     let next = team.world.push("acme/shop", "main");
     team.look().await;
     assert_eq!(status(&team.world, "shop").await["head"]["sha"], json!(next));
@@ -120,7 +121,7 @@ async fn the_largest_sequence_in_a_template_is_nobodys() {
     team.operator.stop().await;
 }
 
-/// Two repositories may be told to roll the same workload. To neither of them the other's rollout is one of its own.
+/// Two repositories may restart the same workload. Each of them does not take the other's rollout for one of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_repository_rolled_is_no_rollout_of_its_own() {
     let team = Team::new("shared").await;
@@ -140,7 +141,7 @@ async fn what_another_repository_rolled_is_no_rollout_of_its_own() {
     let stamped = (stamp(&annotations), annotations["landfall.dev/repository"].as_str());
     assert_eq!(stamped, (Some((1, first.clone())), "9001"));
 
-    // Its own it knows again, though all that the object knew is gone.
+    // It recognizes its own rollout, although everything that the object knew is gone.
     let missed = team.world.push("acme/shop", "main");
     team.world.delete::<ProjectRepository>("team-a", "shop").await;
     team.world.delete::<ProjectRepository>("team-a", "lib-core").await;
@@ -159,8 +160,8 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
     let log = Log::default();
     let writer = log.clone();
     let dispatch = tracing::Dispatch::new(subscriber("info", LogFormat::Json, move || writer.clone()).unwrap());
-    // Were it the only one, tracing would ask the thread that comes by a line first, which may be another test's without a log,
-    // and leave the line out for all.
+    // If it were the only subscriber, tracing would ask the thread that reaches a line first, which may belong to
+    // another test without a log, and then omit the line for all.
     let _second = tracing::Dispatch::new(subscriber("info", LogFormat::Json, std::io::sink).unwrap());
     let operator = world.start(Start { log: Some(dispatch), ..Start::default() }).await;
     operator.ready().await;

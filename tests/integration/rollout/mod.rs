@@ -1,7 +1,7 @@
-//! What a push does: workloads rolled as a `ServiceAccount`, exactly once.
+//! The effects of a push: workloads restarted as a `ServiceAccount`, exactly once.
 //!
-//! The Deployments and `StatefulSet`s have their real controllers; there is no node, so the tests say that pods run. What is
-//! counted are `ReplicaSet`s, and the API server's audit log.
+//! The Deployments and `StatefulSet`s have their real controllers. There is no node, so the tests report that pods run.
+//! The tests count `ReplicaSet`s, and requests in the API server's audit log.
 
 mod attacks;
 mod examples;
@@ -23,7 +23,8 @@ use landfall_world::{SYSTEM, World, objects};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// A team whose pushes to shop roll something. What it has is called after the test, so tests do not see each other's.
+/// A team whose pushes to shop restart something. Its objects are named after the test, so tests do not see each
+/// other's.
 pub struct Team {
     pub world: World,
     pub operator: Operator,
@@ -31,7 +32,7 @@ pub struct Team {
 }
 
 impl Team {
-    /// One with a Deployment that is rolled out, and all rights that are needed.
+    /// A team with a Deployment that is rolled out, and all permissions that are needed.
     pub async fn new(name: &'static str) -> Self {
         let team = Self::without_rights(name).await;
         team.let_the_operator_act("team-a").await;
@@ -48,7 +49,7 @@ impl Team {
         Self { world, operator, name }
     }
 
-    /// Another operator, with nothing of what the one before knew; `meanwhile` nobody is there.
+    /// Another operator without the memory of the one before. `meanwhile` runs without an operator.
     pub async fn restarted(self, meanwhile: impl AsyncFnOnce(&World)) -> Self {
         let Self { world, operator, name } = self;
         operator.kill();
@@ -59,7 +60,7 @@ impl Team {
         Self { world, operator, name }
     }
 
-    /// What the documentation tells a team to do.
+    /// The permissions that the documentation tells a team to grant.
     pub async fn let_the_operator_act(&self, namespace: &str) {
         let rule = json!({"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": [self.name], "verbs": ["impersonate"]});
         self.bind(namespace, "acts-as", &rule, &json!({"namespace": SYSTEM, "name": "landfall"})).await;
@@ -91,7 +92,7 @@ impl Team {
         self.world.apply::<Deployment>(&workload("Deployment", self.name, spec)).await;
     }
 
-    /// A ProjectRepository that rolls this.
+    /// A ProjectRepository that restarts this.
     pub async fn follow(&self, restart: &Value) {
         let on_push = json!({"serviceAccountName": self.name, "actions": [{"rolloutRestart": restart}]});
         self.world.apply::<ProjectRepository>(&objects::repository("shop", &json!({"onPush": on_push}))).await;
@@ -107,14 +108,14 @@ impl Team {
         self.object().await.status.and_then(|status| status.deployment).expect("a deployment")
     }
 
-    /// What the condition Deployed says: reason and message.
+    /// Reason and message of the condition Deployed.
     pub async fn deployed(&self) -> (String, String) {
         let conditions = self.object().await.status.map(|status| status.conditions).unwrap_or_default();
         let deployed = conditions.into_iter().find(|condition| condition.type_ == "Deployed").expect("a condition");
         (deployed.reason, deployed.message)
     }
 
-    /// Waits, in real time, until the operator wrote this.
+    /// Waits, in real time, until the operator wrote this result.
     pub async fn comes_to(&self, result: DeploymentResult) -> DeploymentStatus {
         let what = format!("{result:?}");
         self.world
@@ -130,7 +131,7 @@ impl Team {
         self.world.merge::<ProjectRepository>("team-a", "shop", &change).await.expect("annotated");
     }
 
-    /// Has the operator look at the head.
+    /// Makes the operator look at the head.
     pub async fn look(&self) {
         let wish = format!("{:016x}", rand::random::<u64>());
         self.annotate("landfall.dev/reconcile", &wish).await;
@@ -146,7 +147,7 @@ impl Team {
         self.world.live_through(&self.operator, SignedDuration::from_secs(seconds)).await;
     }
 
-    /// A push that is seen, and begun after the debounce.
+    /// A push that is seen, and whose deployment begins after the debounce.
     pub async fn push(&self) -> String {
         let sha = self.world.push("acme/shop", "main");
         self.look().await;
@@ -164,7 +165,7 @@ impl Team {
         sha
     }
 
-    /// Does a node's work, and waits for the Deployment's controller.
+    /// Does the work of a node, and waits for the Deployment's controller.
     pub async fn pods_run(&self) {
         self.world
             .until("the Deployment is rolled out", async || {
@@ -189,7 +190,7 @@ impl Team {
         }
     }
 
-    /// All of a kind that are called after the test.
+    /// All objects of a kind that are named after the test.
     pub async fn of<K>(&self) -> Vec<K>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
@@ -199,7 +200,7 @@ impl Team {
         Api::<K>::namespaced(self.world.admin.clone(), "team-a").list(&labels).await.expect("a list").items
     }
 
-    /// The commits of the `ReplicaSet`s, by sequence; what was there before the first push is none.
+    /// The commits of the `ReplicaSet`s, by sequence. The one from before the first push does not count.
     pub async fn rolled(&self) -> Vec<(i64, String)> {
         let mut rolled: Vec<_> = self
             .of::<ReplicaSet>()
@@ -214,27 +215,27 @@ impl Team {
         rolled
     }
 
-    /// Waits until that is what was rolled: Kubernetes makes `ReplicaSet`s in its own time, and none of a template that has given
-    /// way to the next by then.
+    /// Waits until these were rolled out. Kubernetes creates `ReplicaSet`s in its own time, and none for a template
+    /// that was replaced by the next before that.
     pub async fn until_rolled(&self, expected: &[(i64, String)]) {
         let is_rolled = async || (self.rolled().await == expected).then_some(());
         self.world.until(&format!("{expected:?} was rolled"), is_rolled).await;
     }
 
-    /// What was asked as the ServiceAccount.
+    /// The requests that were made as the ServiceAccount.
     pub fn asked_as_the_account(&self) -> Vec<Entry> {
         let user = format!("system:serviceaccount:team-a:{}", self.name);
         self.world.asked().into_iter().filter(|entry| entry.impersonated.as_ref() == Some(&user)).collect()
     }
 
-    /// Patches of workloads, carried out or not, but for those that came too late: Kubernetes' own controllers write to what
-    /// they patch, which is then looked at again.
+    /// Patches of workloads, successful or not, except those that came too late: Kubernetes' own controllers write to
+    /// the patched objects, which are then looked at again.
     pub fn patches(&self) -> usize {
         self.asked_as_the_account().iter().filter(|entry| entry.verb == "patch" && entry.code != 409).count()
     }
 
-    /// That whatever was asked about workloads was asked as the ServiceAccount, in its own namespace. Where that was
-    /// refused, the audit log does not say as whom it was to be; the refusal does.
+    /// Checks that all requests about workloads were made as the ServiceAccount, in its own namespace. The audit log
+    /// has no impersonated user for a refused impersonation, only the refusal.
     pub fn nothing_was_asked_as_the_operator(&self) {
         let user = format!("system:serviceaccount:team-a:{}", self.name);
         for entry in self.world.asked().iter().filter(|entry| entry.group == "apps" || entry.impersonated.is_some()) {

@@ -1,4 +1,4 @@
-//! Each head once, the newest in the end, one at a time, across restarts.
+//! Each head is rolled out once, the newest in the end, one at a time, across restarts.
 
 use super::{Team, stamp, workload};
 use crate::scene::says;
@@ -17,12 +17,12 @@ async fn each_push_rolls_once_as_the_service_account() {
     let first = team.deploy().await;
     assert_eq!(team.rolled().await, [(1, first.clone())]);
     assert_eq!(team.deployed().await.0, "RolledOut");
-    // Looked at again, nothing is done.
+    // A further look does nothing.
     let mark = team.world.audit.mark().unwrap();
     team.look().await;
     team.lives(3600).await;
     assert!(team.world.writes_since(mark).iter().all(|write| write.group != "apps"));
-    // To another branch, and back to the older commit.
+    // A push to another branch, and a return to the older commit.
     let second = team.world.push("acme/shop", "next");
     for (sequence, branch, sha) in [(2, "next", &second), (3, "main", &first)] {
         let change = json!({"spec": {"branch": branch}});
@@ -35,7 +35,7 @@ async fn each_push_rolls_once_as_the_service_account() {
         assert_eq!((deployment.sequence, &deployment.sha), (sequence, sha));
         assert_eq!(deployment.result, DeploymentResult::Succeeded);
     }
-    // The ReplicaSet of the first template is taken again only if the template is the same; it has another sequence.
+    // The ReplicaSet of the first template is used again only if the template is the same. It has another sequence.
     assert_eq!(team.rolled().await, [(1, first.clone()), (2, second), (3, first)]);
     assert_eq!(team.patches(), 3);
     team.nothing_was_asked_as_the_operator();
@@ -90,7 +90,7 @@ async fn one_is_in_flight_and_the_next_waits() {
     team.lives(31).await;
     assert_eq!(team.rolled().await, [(1, first.clone()), (2, second.clone())]);
     assert_eq!(team.deployment().await.result, DeploymentResult::Succeeded);
-    // One that hangs gives way within about a minute.
+    // A deployment that hangs yields to the next within about a minute.
     let third = team.push().await;
     let mut all = vec![(1, first), (2, second), (3, third)];
     team.until_rolled(&all).await;
@@ -115,7 +115,7 @@ async fn a_restart_at_any_point_goes_on_where_it_was() {
     team.pods_run().await;
     team.lives(31).await;
     assert_eq!(team.deployment().await.result, DeploymentResult::Succeeded);
-    // What status said is gone, as from a backup: the templates know.
+    // Status was lost, as after a restored backup, but the templates have the deployment.
     let lost = async |world: &World| {
         let gone = json!({"deployment": null});
         world.merge_status::<ProjectRepository>("team-a", "shop", &gone).await.expect("status is lost");
@@ -149,7 +149,7 @@ async fn a_rollout_that_kubernetes_gives_up_has_failed() {
     assert_eq!((failed.sequence, failed.result), (1, DeploymentResult::Failed));
     says(&failed.message.unwrap(), &["Deployment given-up", "of 2 pods updated", "landfall.dev/redeploy"]);
     assert_eq!(team.deployed().await.0, "RolloutFailed");
-    // Nothing more comes of it by itself, a wish does it once.
+    // Nothing more happens by itself. A request repeats it once.
     team.lives(3600).await;
     assert_eq!(team.rolled().await, [(1, sha.clone())]);
     let patience = json!({"spec": {"progressDeadlineSeconds": 600}});
@@ -176,7 +176,7 @@ async fn a_stateful_set_is_found_by_its_labels_and_rolled() {
     let (reason, message) = team.deployed().await;
     assert_eq!(reason, "WaitingForReference");
     says(&message, &["there are no StatefulSets with app=labels"]);
-    // It comes a moment later.
+    // It is created a moment later.
     team.world.apply::<StatefulSet>(&workload("StatefulSet", "labels", &json!({"serviceName": "labels"}))).await;
     team.lives(31).await;
     let of_template = async || {

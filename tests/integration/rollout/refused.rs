@@ -1,5 +1,5 @@
-//! What is lacking, and what a tenant may try: nothing is done as anybody but the `ServiceAccount`, and nothing of another
-//! commit.
+//! Missing permissions, and attempts of a tenant: nothing is done as anybody but the `ServiceAccount`, and nothing with
+//! another commit.
 
 use super::{Team, workload};
 use crate::scene::says;
@@ -14,7 +14,7 @@ async fn what_is_lacking_is_said_with_the_way_to_mend_it() {
     team.make_deployment(&json!({})).await;
     team.pods_run().await;
     team.follow(&json!({"name": "rights", "kind": "Deployment"})).await;
-    // Before the first push already.
+    // It is reported even before the first push.
     team.comes_to(DeploymentResult::Failed).await;
     let (reason, message) = team.deployed().await;
     assert_eq!(reason, "ActionForbidden");
@@ -25,7 +25,7 @@ async fn what_is_lacking_is_said_with_the_way_to_mend_it() {
     assert_eq!(team.deployment().await.result, DeploymentResult::Running);
     says(&team.deployed().await.1, &[impersonate]);
     team.let_the_operator_act("team-a").await;
-    // The API server's authorizer has heard of it a moment later.
+    // The API server's authorizer gets the binding a moment later.
     team.world
         .until("the operator may act", async || {
             team.lives(10).await;
@@ -47,7 +47,7 @@ async fn what_is_lacking_is_said_with_the_way_to_mend_it() {
     team.operator.stop().await;
 }
 
-/// Whoever may only read is refused the change, and that is told from being refused the look.
+/// An account that may only read is refused the change, with another message than for a refused look.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stays_forbidden_fails_in_the_end_and_can_be_asked_for_again() {
     let team = Team::without_rights("reader").await;
@@ -80,7 +80,7 @@ async fn what_stays_forbidden_fails_in_the_end_and_can_be_asked_for_again() {
     team.pods_run().await;
     team.lives(31).await;
     assert_eq!(team.deployment().await.result, DeploymentResult::Succeeded);
-    // The same wish asks for nothing more, and of what succeeded nothing is wished.
+    // The same request has no further effect, and a success ends it.
     team.annotate("landfall.dev/redeploy", "2").await;
     team.lives(60).await;
     assert_eq!(team.object().await.status.unwrap().last_handled_redeploy.as_deref(), Some("2"));
@@ -88,7 +88,8 @@ async fn what_stays_forbidden_fails_in_the_end_and_can_be_asked_for_again() {
     team.operator.stop().await;
 }
 
-/// The right to act as a ServiceAccount of another namespace gives nothing here, nor does a name that would be there.
+/// The permission to act as a ServiceAccount of another namespace has no effect here, and neither does a name that
+/// would be in that namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_of_another_namespace_is_out_of_reach() {
     let team = Team::without_rights("another").await;
@@ -125,8 +126,8 @@ async fn an_account_of_another_namespace_is_out_of_reach() {
     team.operator.stop().await;
 }
 
-/// Who may write status can have a workload rolled for the head again, as the annotation for it would; never for another
-/// commit.
+/// A tenant that may write status can have a workload rolled out for the head again, as the annotation does, but never
+/// for another commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_status_rolls_no_other_commit() {
     let mut team = Team::new("forged").await;
@@ -144,7 +145,7 @@ async fn a_forged_status_rolls_no_other_commit() {
             let status = json!({"deployment": lie, "head": head});
             world.merge_status::<ProjectRepository>("team-a", "shop", &status).await.expect("status is forged");
         };
-        // While the operator knows better, and when another begins with it.
+        // While the operator knows the true state, and when another one starts with the forged status.
         forge(&team.world).await;
         team.operator.settled().await;
         team = team.restarted(forge).await;

@@ -1,5 +1,5 @@
-//! What somebody tries who works in a workspace, or has a little in its namespace: each attack fails, and succeeds when its guard
-//! is taken out.
+//! Attacks by somebody who works in a workspace, or has a few permissions in its namespace: each fails, and succeeds
+//! without its guard.
 
 use super::{BRANCH, OBJECTS, Team, needs, workspace};
 use crate::scene::token_in;
@@ -54,7 +54,7 @@ async fn the_token_of_a_workspace_elsewhere() {
     needs(Sabotage { any_repository: true, ..Sabotage::default() }, attack).await;
 }
 
-/// A pod with the labels of a workspace's pod says how that workspace is.
+/// A pod with the labels of a workspace's pod sends reports for that workspace.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_as_the_pod_of_another() {
     let attack = async |sabotage: Sabotage| {
@@ -97,7 +97,7 @@ async fn a_report_as_the_pod_of_another() {
 }
 
 impl Team {
-    /// A pod that says that it is the one of a workspace.
+    /// A pod that claims to be a workspace's pod.
     pub async fn pretender(&self, namespace: &str, name: &str, workspace: &str, uid: &str) -> Pod {
         let owner = json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace", "name": workspace, "uid": uid, "controller": true,
@@ -119,7 +119,7 @@ impl Team {
     }
 }
 
-/// The pod says that it saved all, and did not.
+/// The pod reports a complete save, and pushed nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_lies_about_what_it_saved() {
     let attack = async |sabotage: Sabotage| {
@@ -138,13 +138,13 @@ async fn a_pod_that_lies_about_what_it_saved() {
     needs(Sabotage { believe_agent: true, ..Sabotage::default() }, attack).await;
 }
 
-/// Somebody who may write status says there that the work is safe.
+/// A tenant that may write status writes there that the work is safe.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_that_status_calls_safe() {
     let attack = async |sabotage: Sabotage| {
         let team = Team::new(sabotage).await;
         team.works(&json!({})).await;
-        // While the operator is there it says the truth again, so it is told when it begins.
+        // A running operator corrects status, so the attack happens before it starts.
         let forge = async |world: &World| {
             let safe = json!({
                 "type": "WorkSafe", "status": "True", "reason": "Saved", "message": "trust me",
@@ -163,7 +163,7 @@ async fn work_that_status_calls_safe() {
     needs(Sabotage { believe_status: true, ..Sabotage::default() }, attack).await;
 }
 
-/// GitHub as the App sees it.
+/// The pull requests of a branch, read as the App.
 async fn pulls(world: &World, branch: &str) -> Vec<PullRequest> {
     let github = GitHub::new(
         Endpoint::parse(&world.sim.api_url(), None, None, PlainHttp::OnLoopback).unwrap(),
@@ -178,7 +178,8 @@ async fn pulls(world: &World, branch: &str) -> Vec<PullRequest> {
     github.pull_requests(&token, "acme", "shop", &format!("acme:{branch}")).await.unwrap()
 }
 
-/// Somebody who may write status names another's pull request and branch there, and has the workspace close it.
+/// A tenant that may write status writes the pull request and branch of another there, so that the workspace would
+/// close it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pull_request_of_another_in_status() {
     let attack = async |sabotage: Sabotage| {
@@ -196,7 +197,7 @@ async fn the_pull_request_of_another_in_status() {
         let theirs = opened("other").await;
         team.works(&json!({"pullRequest": {"onDelete": "Close"}})).await;
         let own = opened("try").await;
-        // There was no clone, so nothing is to be saved.
+        // There was no clone, so there is nothing to save.
         team.say("team-a", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
         let forge = async |world: &World| {
             let pull = json!({"number": theirs, "url": "https://example.com", "state": "Open"});
@@ -223,7 +224,7 @@ async fn the_pull_request_of_another_in_status() {
     needs(Sabotage { believe_status: true, ..Sabotage::default() }, attack).await;
 }
 
-/// A title that would say more than a title, were it put into the request as it is.
+/// A title that would change the request if it were inserted without escaping.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_title_that_names_another_target() {
     let title = r#"x","base":"release","z":"$(id)`id`"#;
@@ -259,7 +260,7 @@ async fn work_given_up_by_the_uid_of_another() {
     needs(Sabotage { any_force: true, ..Sabotage::default() }, attack).await;
 }
 
-/// What no field takes, whoever asks.
+/// Values that no field accepts, from anybody.
 #[tokio::test(flavor = "multi_thread")]
 async fn branches_and_titles_that_are_none() {
     let team = Team::new(Sabotage::default()).await;
@@ -283,13 +284,13 @@ async fn branches_and_titles_that_are_none() {
             let refused = team.world.try_apply::<Workspace>(&object).await;
             let is_refused = matches!(&refused, Err(kube::Error::Api(status)) if status.code == 422);
             assert!(is_refused, "{field} {text:?}: {refused:?}");
-            // It is the rules of the kind that refuse it, and nothing else in it.
+            // The rules of the kind refuse it, and nothing else in the object is invalid.
             object["apiVersion"] = json!(format!("{UNGUARDED}/v1alpha1"));
             unguarded.patch("try", &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
         }
     }
     team.world.delete::<CustomResourceDefinition>("", &format!("workspaces.{UNGUARDED}")).await;
-    // Other tests ask this API server what kinds there are, and for all objects of each.
+    // Other tests list the kinds of this API server, and all objects of each.
     let is_gone = async || {
         let groups = team.world.admin.list_api_groups().await.unwrap().groups;
         groups.iter().all(|group| group.name != UNGUARDED).then_some(())
@@ -298,10 +299,10 @@ async fn branches_and_titles_that_are_none() {
     team.end().await;
 }
 
-/// The group of a kind that is like ours, without its rules.
+/// The API group of a kind that equals Workspace without its rules.
 const UNGUARDED: &str = "unguarded.example.com";
 
-/// The kind without rules, at the API server of a world.
+/// The kind without rules, on the API server of a world.
 async fn without_rules(world: &World) -> Api<DynamicObject> {
     fn strip(value: &mut Value) {
         match value {

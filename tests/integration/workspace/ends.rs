@@ -1,4 +1,4 @@
-//! How a workspace ends, and what waits for it meanwhile.
+//! The end of a workspace, and the objects that wait for it.
 
 use super::{OBJECTS, Team};
 use jiff::SignedDuration;
@@ -9,7 +9,7 @@ use landfall::api::{GitHubInstallation, InstallationToken, WORK_FINALIZER, Works
 use landfall::guards::Sabotage;
 use serde_json::json;
 
-/// When a namespace is deleted, all that is in it is, in an order of the cluster's own.
+/// The deletion of a namespace deletes everything in it, in an order that the cluster chooses.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_save_needs_waits_for_it() {
     let team = Team::new(Sabotage::default()).await;
@@ -32,7 +32,7 @@ async fn what_a_save_needs_waits_for_it() {
     world.merge::<Pod>("team-a", OBJECTS, &held(&[])).await.expect("it ended");
     world.until_gone::<Workspace>("team-a", "try").await;
     world.until_gone::<InstallationToken>("team-a", OBJECTS).await;
-    // The App makes another.
+    // The App's controller creates another one.
     let is_gone = async || (installation().await?.uid() != uid).then_some(());
     world.until("the installation is gone", is_gone).await;
     let claim = world.get::<PersistentVolumeClaim>("team-a", OBJECTS).await;
@@ -76,7 +76,7 @@ async fn an_affinity_of_another_shape_is_named_until_it_is_corrected() {
     team.end().await;
 }
 
-/// Whoever takes the finalizer off a workspace by hand has its volume kept when the claim goes.
+/// If somebody removes the finalizer of a workspace by hand, its volume is kept when the claim is deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_whose_workspace_is_gone_is_kept_and_does_not_hang() {
     let team = Team::new(Sabotage::default()).await;
@@ -110,7 +110,7 @@ async fn a_claim_whose_workspace_is_gone_is_kept_and_does_not_hang() {
     team.end().await;
 }
 
-/// A token that is not as the spec wants it is made so, also where that takes something away.
+/// A token whose spec is outdated is corrected, even if that removes permissions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workspace_that_wants_no_pull_request_any_more_has_a_token_that_opens_none() {
     let team = Team::new(Sabotage::default()).await;
@@ -129,7 +129,7 @@ async fn a_workspace_that_wants_no_pull_request_any_more_has_a_token_that_opens_
     team.end().await;
 }
 
-/// A pod that the watches do not show any more still has work on the volume.
+/// A pod that the watches no longer bring still has work on the volume.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_lost_its_label_is_ended_before_a_job_saves() {
     let team = Team::new(Sabotage::default()).await;

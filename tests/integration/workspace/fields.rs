@@ -1,4 +1,4 @@
-//! What somebody tries who may write a Workspace, and would have a pod that they may not make themselves.
+//! Attacks by somebody who may write a Workspace, and wants a pod that they may not create themselves.
 
 use super::{OBJECTS, Team, needs, workspace};
 use k8s_openapi::api::core::v1::{Container, Pod, ServiceAccount};
@@ -9,7 +9,7 @@ use landfall::guards::Sabotage;
 use landfall_world::World;
 use serde_json::{Value, json};
 
-/// Fields that a pod has, and a workspace's `spec.pod` must not bring into it.
+/// Fields of a pod that a workspace's `spec.pod` must not set.
 fn fields() -> Vec<Value> {
     let names = ["workspace", "token", "scratch", "tools", "identity"];
     let mut volumes: Vec<Value> = names.iter().map(|name| json!({"name": name, "emptyDir": {}})).collect();
@@ -35,7 +35,7 @@ fn fields() -> Vec<Value> {
     ]
 }
 
-/// What is in a pod that the operator would never put there.
+/// Whether a pod contains anything that the operator never puts there.
 fn is_too_much(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref().expect("a spec");
     let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -78,7 +78,7 @@ fn definition() -> Value {
     ours
 }
 
-/// Through `spec.pod`, where the API server lets everything pass: what the operator does not know it does not take.
+/// Through `spec.pod`, with an API server that accepts everything: the operator ignores fields that it does not know.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_may_more_by_the_fields_of_a_workspace() {
     let attack = async |sabotage: Sabotage| {
@@ -102,7 +102,7 @@ async fn a_pod_that_may_more_by_the_fields_of_a_workspace() {
             team.world.until("the API server lets it pass", kept).await;
             let pod = async || team.world.get::<Pod>("team-a", &format!("ws-{name}")).await;
             let pod = team.world.until(&format!("there is a pod with {fields}"), pod).await;
-            // The token's and the volume's names are this one's.
+            // The names of the token and the volume are those of this workspace.
             let mut pod = serde_json::to_value(pod).unwrap().to_string();
             pod = pod.replace(&format!("ws-{name}\""), &format!("{OBJECTS}\""));
             got.push(is_too_much(&serde_json::from_str(&pod).unwrap()));
@@ -125,7 +125,7 @@ async fn raw(world: &World, object: &Value) -> Option<Value> {
     patched(world, object, "").await.ok()
 }
 
-/// Asks whether the API server would take a workspace if no unknown field may be in it.
+/// Asks whether the API server would accept a workspace with strict validation of fields.
 async fn strictly(world: &World, object: &Value) -> kube::Result<Value> {
     patched(world, object, "&fieldValidation=Strict&dryRun=All").await
 }
@@ -139,7 +139,7 @@ async fn patched(world: &World, object: &Value, further: &str) -> kube::Result<V
     world.admin.request(patch.expect("a request")).await
 }
 
-/// The API server refuses such fields, and further ones, by the definition as it is.
+/// The API server refuses such fields, and others, with the real definition.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_such_field_is_in_the_definition() {
     let team = Team::new(Sabotage::default()).await;
@@ -166,7 +166,7 @@ async fn no_such_field_is_in_the_definition() {
         let refused = strictly(&team.world, &object).await;
         assert!(refused.is_err(), "{object}");
     }
-    // The API server checks nothing in an affinity: what is none is told, and does not get into the pod.
+    // The API server does not validate an affinity. An invalid one is reported, and does not get into the pod.
     let affinity = json!({"hostNetwork": true, "volumes": [], "nodeAffinity": {}});
     team.make("try", &json!({"pod": {"affinity": affinity}})).await;
     let message = team.world.until_reason::<Workspace>("team-a", "try", "InvalidSpec").await;
@@ -185,7 +185,7 @@ async fn no_such_field_is_in_the_definition() {
     team.end().await;
 }
 
-/// What a kubelet makes of a value where each name stands for `x`.
+/// The kubelet's result for a value in which each name stands for `x`.
 /// <https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/>
 fn expanded(value: &str) -> String {
     let (mut out, mut rest) = (String::new(), value);

@@ -1,4 +1,5 @@
-//! What is somebody else's and has, or names, what a workspace's has: it is neither used, nor believed, nor changed.
+//! Objects of others with the names or labels of a workspace's objects: they are neither used, nor believed, nor
+//! changed.
 
 use super::{OBJECTS, Team, needs};
 use jiff::SignedDuration;
@@ -15,14 +16,14 @@ fn anybody() -> Sabotage {
     Sabotage { any_owner: true, ..Sabotage::default() }
 }
 
-/// What is there before the workspace, under the name and with the labels of its own.
+/// An object from before the workspace, with the name and labels of the workspace's own.
 fn before(version: &str, kind: &str, spec: &Value) -> Value {
     let labels: std::collections::BTreeMap<_, _> = LABELS.into();
     let metadata = json!({"name": OBJECTS, "namespace": "team-a", "labels": labels});
     json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
 }
 
-/// Waits until the workspace `try` either says that a name is taken, or something happened.
+/// Waits until the workspace `try` either reports that a name is taken, or something happened.
 async fn taken_over(team: &Team, happened: impl AsyncFn() -> bool) -> bool {
     let told = async || {
         team.operator.settled().await;
@@ -94,7 +95,7 @@ async fn a_pod_that_was_there_before() {
     needs(anybody(), attack).await;
 }
 
-/// The Secret of the token is exchanged for one of another: the operator does not talk to GitHub with what is in that.
+/// The Secret of the token is replaced by one with another token. The operator does not use that for calls to GitHub.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_under_the_name_of_the_tokens() {
     let attack = async |sabotage: Sabotage| {
@@ -106,10 +107,11 @@ async fn a_secret_under_the_name_of_the_tokens() {
         };
         team.world.delete::<Secret>("team-a", OBJECTS).await;
         until_gone_or_other(&team.world, &[("password", "ghs_stolen"), ("username", "x")]).await;
-        // A call may have been on its way with the operator's own token, which is revoked because its Secret went.
+        // A call with the operator's own token may have been under way. That token is revoked because its Secret was
+        // deleted.
         team.operator.settled().await;
         let before = strangers();
-        // It is asked to look again and again, and either does not, or with a token of its own.
+        // It is asked to look again and again. It either makes no calls, or uses a token of its own.
         let mut is_used = false;
         for look in 0..30 {
             let change = json!({"metadata": {"annotations": {"landfall.dev/reconcile": look.to_string()}}});
@@ -124,7 +126,7 @@ async fn a_secret_under_the_name_of_the_tokens() {
     needs(anybody(), attack).await;
 }
 
-/// Puts another's Secret where the token's was. If the operator makes its own again first, that one is replaced.
+/// Replaces the token's Secret with another one. If the operator creates its own again first, that one is replaced.
 async fn until_gone_or_other(world: &World, data: &[(&str, &str)]) {
     let object = before("v1", "Secret", &Value::Null);
     let data: std::collections::BTreeMap<_, _> = data.iter().copied().collect();
@@ -144,7 +146,7 @@ async fn until_gone_or_other(world: &World, data: &[(&str, &str)]) {
     world.until("another's Secret is there", put).await;
 }
 
-/// A pod of another namespace that calls itself the workspace's says that there was nothing to save.
+/// A pod of another namespace that claims to be the workspace's reports that there was nothing to save.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_pod_in_another_namespace() {
     let attack = async |sabotage: Sabotage| {
@@ -155,7 +157,7 @@ async fn the_end_of_a_pod_in_another_namespace() {
         team.world.until_reason::<Workspace>("team-a", "try", "WorkspaceSuspended").await;
         team.pretender("team-b", OBJECTS, "try", &uid).await;
         team.say("team-b", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
-        // Its words arrived where those of this workspace do, which were written later.
+        // The operator has seen the end of that pod, because it has seen this workspace's pod, which was written later.
         team.pretender("team-a", "spy", "try", &uid).await;
         team.operator.settled().await;
         let is_lost = team.loses_the_volume().await;
@@ -165,7 +167,7 @@ async fn the_end_of_a_pod_in_another_namespace() {
     needs(Sabotage { any_namespace: true, ..Sabotage::default() }, attack).await;
 }
 
-/// A claim that calls itself the workspace's names the volume of another: it is not set to be kept.
+/// A claim that claims to be the workspace's names the volume of another: that volume is not retained.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_volume_of_another_claim() {
     let attack = async |sabotage: Sabotage| {

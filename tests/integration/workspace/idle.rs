@@ -1,4 +1,4 @@
-//! What a workspace costs while nobody does anything in it, by the API server's and by GitHub's own records.
+//! The cost of an idle workspace, in the records of the API server and of GitHub.
 
 use super::Team;
 use jiff::SignedDuration;
@@ -14,7 +14,7 @@ async fn an_idle_workspace_costs_no_write_and_a_listing_every_ten_minutes() {
     team.operator.settled().await;
     let mark = world.audit.mark().unwrap();
     world.sim.reset_requests();
-    // No token's renewal is due yet.
+    // No token is due for renewal yet.
     world.live_through(&team.operator, SignedDuration::from_mins(40)).await;
     let mut writes = world.writes_since(mark);
     writes.retain(|write| write.user == OPERATOR && write.resource != "leases");

@@ -1,4 +1,4 @@
-//! Workspaces on the API server, where no node runs their pods: the tests say what the pods would say.
+//! Workspaces on the API server, without a node for their pods: the tests write the status of the pods.
 
 mod attacks;
 mod ends;
@@ -19,12 +19,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
 
-/// What everything of the workspace `try` is called.
+/// The name of all objects of the workspace `try`.
 const OBJECTS: &str = "ws-try";
 /// Its branch.
 const BRANCH: &str = "landfall/try";
 
-/// A team with a repository that may be worked on, and an operator, which may lack guards.
+/// A team with a repository that workspaces may use, and an operator, which may lack guards.
 struct Team {
     world: World,
     operator: Operator,
@@ -47,7 +47,7 @@ impl Team {
         }
         let operator = world.start(Start { sabotage, ..Start::default() }).await;
         operator.ready().await;
-        // All of acme, so that what is narrowed is narrowed by the workspace.
+        // All of acme, so that only the workspace narrows the token.
         let tenants = json!([{
             "name": "acme", "account": "acme", "repositories": ["*"],
             "maxPermissions": {"contents": "write", "metadata": "read", "pull_requests": "write"},
@@ -61,7 +61,7 @@ impl Team {
         Self { world, operator, sabotage }
     }
 
-    /// The same with another operator; `meanwhile` nobody is there.
+    /// The same with another operator. `meanwhile` runs without an operator.
     async fn restarted(self, meanwhile: impl AsyncFnOnce(&World)) -> Self {
         let Self { world, operator, sabotage } = self;
         operator.stop().await;
@@ -71,7 +71,7 @@ impl Team {
         Self { world, operator, sabotage }
     }
 
-    /// Ends it.
+    /// Stops the operator.
     async fn end(self) {
         self.operator.stop().await;
     }
@@ -81,7 +81,7 @@ impl Team {
         self.world.apply(&workspace(name, further)).await
     }
 
-    /// Makes the workspace `try`, has its volume bound, and its pod say that it can be worked in.
+    /// Makes the workspace `try`, binds its volume, and reports that its pod is ready.
     async fn works(&self, further: &Value) -> Workspace {
         let workspace = self.make("try", further).await;
         self.bind("team-a", OBJECTS).await;
@@ -89,7 +89,7 @@ impl Team {
         workspace
     }
 
-    /// The pod says that it runs.
+    /// Reports that the pod runs.
     async fn run(&self, name: &str, branch: &str) {
         let pod = format!("ws-{name}");
         self.world.until("there is a pod", async || self.world.get::<Pod>("team-a", &pod).await.map(drop)).await;
@@ -106,7 +106,7 @@ impl Team {
         self.operator.settled().await;
     }
 
-    /// A pod's container `agent` ended, and left these words.
+    /// Reports that a pod's container `agent` ended with this message.
     async fn say(&self, namespace: &str, pod: &str, words: &Value) {
         let ended = json!({"terminated": {"exitCode": 0, "message": words.to_string()}});
         let runs = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
@@ -133,7 +133,7 @@ impl Team {
         volume
     }
 
-    /// Deletes the workspace `try`; whether its volume is let go of. It is not where a save is tried, or the volume is kept.
+    /// Deletes the workspace `try`. Returns whether its volume is released, rather than saved by a Job or kept.
     async fn loses_the_volume(&self) -> bool {
         self.world.delete::<Workspace>("team-a", "try").await;
         self.is_volume_lost().await
@@ -161,7 +161,7 @@ impl Team {
         self.world.until("it is decided what becomes of the volume", decided).await
     }
 
-    /// The operator's own word for how the workspace `try` is, by its Ready condition.
+    /// The reason of the Ready condition of the workspace `try`.
     async fn reason(&self) -> Option<String> {
         let object = self.world.get::<Workspace>("team-a", "try").await?;
         let conditions = object.status?.conditions;
@@ -169,7 +169,7 @@ impl Team {
     }
 }
 
-/// What a person writes.
+/// A workspace as a person writes it.
 fn workspace(name: &str, further: &Value) -> Value {
     let mut spec = json!({"repositoryRef": {"name": "shop"}, "branch": {"name": format!("landfall/{name}")}});
     json_patch::merge(&mut spec, further);

@@ -15,13 +15,13 @@ pub struct Cluster {
     operator: Config,
 }
 
-/// How many API servers one process may have, for tests that are many and wait most of their time.
+/// How many API servers one process may have. The tests are many and wait most of their time.
 pub const LANES: usize = 4;
 
 static CLUSTERS: [LazyLock<Cluster>; LANES] = [const { LazyLock::new(start) }; LANES];
 
 fn start() -> Cluster {
-    // It lives on a runtime of its own: a test's ends with the test.
+    // It runs on a runtime of its own, because a test's runtime ends with the test.
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -41,14 +41,14 @@ pub fn cluster(lane: usize) -> &'static Cluster {
 
 impl Cluster {
     async fn start() -> Self {
-        // As most clusters have it: what they refuse, they refuse by the pod security of a namespace.
+        // Like most clusters, which refuse privileged pods by the pod security of a namespace.
         let api_server_arguments = vec!["--allow-privileged=true".to_owned()];
         let options = landfall_cluster::Options { api_server_arguments, ..landfall_cluster::Options::default() };
         let server = ApiServer::start(options).await.expect("an API server");
         let admin = read(&std::fs::read_to_string(server.kubeconfig()).expect("a kubeconfig")).await;
         let group = "system:serviceaccounts";
         let mut operator = read(&server.kubeconfig_of(OPERATOR, Some(group)).expect("a kubeconfig")).await;
-        // As the command line has it: failures go back to the due queue.
+        // As on the command line: failures go back to the due queue.
         operator.default_retry = false;
         let cluster = Self { server, admin, operator };
         cluster.install().await;
@@ -60,24 +60,24 @@ impl Cluster {
         Client::try_from(self.admin.clone()).expect("a client")
     }
 
-    /// What the operator's client is made from.
+    /// The configuration of the operator's client.
     pub fn operator(&self) -> Config {
         self.operator.clone()
     }
 
-    /// What the client of another service account is made from.
+    /// The configuration of another service account's client.
     pub async fn user(&self, name: &str) -> Config {
         let kubeconfig = self.server.kubeconfig_of(name, Some("system:serviceaccounts")).expect("a kubeconfig");
         read(&kubeconfig).await
     }
 
-    /// What the API server was asked.
+    /// The requests to the API server.
     pub fn audit_log(&self) -> AuditLog {
         self.server.audit_log()
     }
 
-    /// Installs the rules of another release beside the operator's, with these values, and gives back what the client of its
-    /// account is made from.
+    /// Installs the rules of another release beside the operator's, with these values. Returns the configuration of its
+    /// account's client.
     pub async fn release(&self, name: &str, values: &[&str]) -> Config {
         let only_rules = ["--set=crds.install=false", "--set=rbac.aggregate=false", "--set=receiver.enabled=false"];
         let client = self.admin();
@@ -125,7 +125,7 @@ const KINDS: [&str; 7] = [
     "ValidatingAdmissionPolicyBinding",
 ];
 
-/// Everything to install, as objects: what Helm makes of the chart with its default values.
+/// All objects to install: the output of Helm for the chart with its default values.
 fn manifests() -> Vec<Value> {
     let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})];
     objects.extend(rendered("landfall", &[]));
@@ -133,7 +133,7 @@ fn manifests() -> Vec<Value> {
     objects
 }
 
-/// The definitions and rules that Helm makes of the chart.
+/// The definitions and rules in Helm's output for the chart.
 fn rendered(release: &str, values: &[&str]) -> Vec<Value> {
     let helm = landfall_cluster::helm(&Cache::from_environment().expect("a cache")).expect("Helm");
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/landfall");

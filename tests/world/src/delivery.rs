@@ -1,4 +1,4 @@
-//! A client that speaks HTTP by hand, and may stop in the middle.
+//! An HTTP client that is written by hand and can stop in the middle of a request.
 
 use aws_lc_rs::hmac;
 use serde_json::Value;
@@ -11,7 +11,6 @@ use tokio::time::timeout;
 /// How long an answer may take, in real time; only a failing test waits so long.
 pub const PATIENCE: Duration = Duration::from_mins(3);
 
-/// An answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -20,7 +19,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The word for what was done.
+    /// The status, and the result in the body.
     pub fn result(&self) -> (u16, &str) {
         (self.status, self.body["result"].as_str().unwrap_or_default())
     }
@@ -41,7 +40,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// One of this event, signed with this secret.
+    /// A delivery of this event, signed with this secret.
     pub fn new(path: &str, event: &str, guid: &str, body: &[u8], secret: &str) -> Self {
         let delivery = Self { path: path.into(), headers: Vec::new(), body: body.to_vec() };
         delivery
@@ -87,7 +86,7 @@ impl Delivery {
     }
 }
 
-/// What `X-Hub-Signature-256` says.
+/// The value of `X-Hub-Signature-256`.
 pub fn signature(secret: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     format!("sha256={}", hex::encode(hmac::sign(&key, body)))
@@ -96,7 +95,7 @@ pub fn signature(secret: &str, body: &[u8]) -> String {
 /// Sends bytes, and reads the answer to them.
 pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    // It may be answered, and closed, before all was sent.
+    // The server may answer and close before everything was sent.
     let _ = stream.write_all(bytes).await;
     answer(&mut stream).await
 }
@@ -131,11 +130,11 @@ fn parse(text: &str) -> Answer {
     Answer { status, headers: headers.to_owned(), body: serde_json::from_str(body).unwrap_or_default() }
 }
 
-/// All that comes until the other side closes.
+/// All bytes until the other side closes.
 pub async fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("closed in time");
-    // A connection that is reset has still given what came before.
+    // Bytes that arrived before a reset still count.
     let _ = read;
     bytes
 }

@@ -1,8 +1,8 @@
-//! What a node, a driver of volumes and a kubelet do for workspaces, where there is none.
+//! Does the work of a node, a volume driver and a kubelet for workspaces, where there is no node.
 //!
-//! Invariant: what is run are the containers of the pods that the operator made, with our binary, and what these say is what
-//! the pods' status says. It is done step by step when it is asked for, so that a test decides what the operator sees and when.
-//! Jobs, the binding of claims and what owners leave behind are the business of Kubernetes' own controllers, which are there.
+//! Invariant: it runs the containers of the pods that the operator created, with our binary, and the status of the pods
+//! comes from them. It works step by step on request, so a test decides when the operator sees a change. Jobs, the
+//! binding of claims and the garbage collection of owned objects are done by Kubernetes' own controllers.
 
 use super::World;
 use github_sim::{Fault, FaultKind};
@@ -25,31 +25,30 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// How often the node says that it is there; after 50 s without, Kubernetes takes its pods for lost.
+/// How often the node reports that it is ready. After 50 s without a report, Kubernetes considers its pods lost.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// Where a container's last message is read from.
 const LAST_MESSAGE: &str = "/dev/termination-log";
-/// A commit that nobody ever made.
+/// A commit that does not exist.
 const NO_COMMIT: &str = "1111111111111111111111111111111111111111";
 
-/// What a pod does when it is to save all, and should not.
+/// The misbehaviour of a pod that should save everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mischief {
-    /// Nothing.
     #[default]
     None,
-    /// It says that it saved all, and pushes nothing.
+    /// It reports a complete save, and pushes nothing.
     Lies,
-    /// GitHub takes no push of it.
+    /// GitHub refuses its pushes.
     PushFails,
 }
 
-/// How much there is to do.
+/// The state after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rest {
-    /// Nothing.
+    /// There was nothing to do.
     Idle,
-    /// Kubernetes' own controllers have something to do.
+    /// Kubernetes' own controllers have work to do.
     Waits,
     /// Something was done.
     Acted,
@@ -66,7 +65,7 @@ pub struct Kubelet {
     beat: Cell<Option<Instant>>,
 }
 
-/// How a container ended.
+/// The end of a container.
 struct Ended {
     code: i32,
     message: String,
@@ -88,11 +87,11 @@ fn now() -> String {
 impl Kubelet {
     /// A new node, whose containers run this binary.
     pub async fn start(world: &World, namespace: &str, binary: impl Into<PathBuf>, mischief: Mischief) -> Self {
-        // No name with a dot: branches are called after paths in it.
+        // The name has no dot, because branches are named after paths in it.
         let folder = tempfile::Builder::new().prefix("kubelet-").tempdir().expect("a folder");
         let node = format!("node-{:08x}", rand::random::<u32>());
         world.apply::<Node>(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})).await;
-        // The API server refuses pods until their namespace has an account for them.
+        // The API server refuses pods until their namespace has a service account for them.
         world
             .until("there is an account for pods", async || {
                 world.get::<ServiceAccount>(namespace, "default").await.map(drop)
@@ -110,12 +109,12 @@ impl Kubelet {
         }
     }
 
-    /// What the node is called.
+    /// The name of the node.
     pub fn name(&self) -> &str {
         &self.node
     }
 
-    /// Does what is to be done next.
+    /// Does the next step.
     pub async fn pass(&self, world: &World) -> Result<Rest, String> {
         self.beat().await;
         let claims = self.all::<PersistentVolumeClaim>().await;
@@ -145,7 +144,7 @@ impl Kubelet {
         Ok(rest)
     }
 
-    /// The directory of a claim's volume; none while it has no volume.
+    /// The directory of a claim's volume. `None` while it has no volume.
     pub async fn directory(&self, claim: &str) -> Option<PathBuf> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.namespace);
         let volume = claims.get_opt(claim).await.expect("an answer")?.spec?.volume_name?;
@@ -170,7 +169,7 @@ impl Kubelet {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The node is there.
+    /// Reports that the node is ready.
     async fn beat(&self) {
         if self.beat.get().is_some_and(|beat| beat.elapsed() < BEAT_EVERY) {
             return;
@@ -185,7 +184,7 @@ impl Kubelet {
         self.beat.set(Some(Instant::now()));
     }
 
-    /// Makes a volume for a claim, which Kubernetes binds to it.
+    /// Creates a volume for a claim. Kubernetes binds the claim to it.
     async fn provide(&self, claim: &PersistentVolumeClaim) -> Rest {
         if claim.metadata.deletion_timestamp.is_some() {
             let is_held = claim.finalizers().iter().any(|finalizer| finalizer == WORK_FINALIZER);
@@ -218,7 +217,7 @@ impl Kubelet {
         }
     }
 
-    /// Removes a volume that nobody claims any more, with what is on it, unless it is to be kept.
+    /// Deletes a volume without a claim, with its files, unless it is to be retained.
     async fn reclaim(&self, volume: &PersistentVolume, claims: &[PersistentVolumeClaim]) -> Rest {
         let (spec, name) = (volume.spec.as_ref().expect("a spec"), volume.name_any());
         let claim = spec.claim_ref.as_ref().and_then(|claim| claim.uid.clone());
@@ -292,7 +291,7 @@ impl Kubelet {
         self.pods().patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.expect("the pod's status");
     }
 
-    /// The clone is made, and agent and person's container run.
+    /// Clones, and starts the agent and the person's container.
     async fn begin(&self, world: &World, pod: &Pod) -> Result<(), String> {
         let clone = container(pod, "clone");
         let cloned = self.run(world, pod, clone, clone.args.as_deref().unwrap_or_default()).await;
@@ -313,7 +312,7 @@ impl Kubelet {
         Ok(())
     }
 
-    /// The agent does what it does when it is told to end: it saves, or, if the volume stays, makes an autosave.
+    /// Ends the agent: it saves everything, or, if the volume stays, makes an autosave.
     async fn end(&self, world: &World, pod: &Pod) -> Result<(), String> {
         let agent = container(pod, "agent");
         let workspace = pod.labels().get(WORKSPACE_LABEL).expect("a workspace's pod");
@@ -351,7 +350,7 @@ impl Kubelet {
         Ok(())
     }
 
-    /// A Job's pod.
+    /// Runs a Job's pod.
     async fn save(&self, world: &World, pod: &Pod) -> Result<(), String> {
         let save = container(pod, "save");
         let ended = self.run(world, pod, save, save.args.as_deref().unwrap_or_default()).await;
@@ -366,7 +365,7 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Runs a container's program, with what is mounted in directories of ours.
+    /// Runs a container's program, with its mounts in directories of this process.
     async fn run(&self, world: &World, pod: &Pod, container: &Container, args: &[String]) -> Ended {
         let place = self.folder.path().join(pod.uid().expect("a uid"));
         std::fs::create_dir_all(&place).expect("a folder");
@@ -398,7 +397,7 @@ impl Kubelet {
         Ended { code, message: if said.is_empty() && code != 0 { words.into_owned() } else { said } }
     }
 
-    /// Where a volume is; a Secret's files are as it is now.
+    /// The directory of a volume. The files of a Secret are current.
     async fn mounted(&self, world: &World, volume: &Volume, place: &Path) -> PathBuf {
         if let Some(claim) = &volume.persistent_volume_claim {
             return self.directory(&claim.claim_name).await.expect("the claim is bound");
@@ -419,7 +418,7 @@ fn uids<K: Resource>(objects: &[K]) -> Vec<String> {
     objects.iter().filter_map(|object| object.meta().uid.clone()).collect()
 }
 
-/// Its owner is gone, so Kubernetes removes it.
+/// Whether its owner is deleted, so that Kubernetes deletes it.
 fn is_orphan<K: Resource>(object: &K, owners: &[String]) -> bool {
     object.meta().owner_references.iter().flatten().any(|owner| !owners.contains(&owner.uid))
 }
@@ -437,7 +436,7 @@ fn container_status(name: &str, state: &Value, is_up: bool) -> Value {
     })
 }
 
-/// The last message of an agent that pushed nothing, as if it had.
+/// The last message of an agent that pushed nothing, as if it had pushed.
 fn lie(agent: &Container) -> Value {
     let branch = agent.env.iter().flatten().find(|variable| variable.name == "LANDFALL_BRANCH");
     let branch = branch.and_then(|variable| variable.value.clone()).expect("a branch");

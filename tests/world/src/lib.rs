@@ -1,8 +1,8 @@
-//! The world a test lives in: a real API server, a simulated GitHub, a clock, and operators that it starts and stops.
+//! The world of a test: a real API server, a simulated GitHub, a clock, and operators that it starts and stops.
 //!
-//! Invariant: the operator gets nothing here that it would not get in a cluster but a clock that is moved by hand. It
-//! talks to the API server as the service account, with the rules of the chart, and to GitHub over TLS. What tests
-//! believe is what others recorded: the API server's audit log and the simulator's request log.
+//! Invariant: the only difference from a cluster is a clock that is moved by hand. The operator talks to the API server
+//! as the service account, with the rules of the chart, and to GitHub over TLS. Tests rely on independent records: the
+//! API server's audit log and the simulator's request log.
 
 #![cfg(feature = "sabotage")]
 #![allow(
@@ -42,21 +42,20 @@ use tokio::sync::{Mutex, MutexGuard};
 
 /// The operator's namespace.
 pub const SYSTEM: &str = "landfall-system";
-/// The user the operator is to the API server.
+/// The operator's user name on the API server.
 pub const OPERATOR: &str = "system:serviceaccount:landfall-system:landfall";
 /// How long a condition may take, in real time. Far more than it does; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// One key for all tests of a process: making one takes a while.
+/// One key for all tests of a process, because generating a key takes a while.
 pub static KEY: LazyLock<AppKey> = LazyLock::new(|| AppKey::generate().expect("a key"));
 
-/// What makes pods that are nobody's here to remove.
+/// The kinds whose controllers create pods again after a deletion.
 const WORKLOADS: [&str; 3] = ["ReplicaSet", "StatefulSet", "DaemonSet"];
 
-/// Tests of one process share a few API servers, and each wants one for itself.
+/// Tests of one process share a few API servers, and each uses one exclusively.
 static TURNS: [Mutex<()>; LANES] = [const { Mutex::const_new(()) }; LANES];
 
-/// The world.
 pub struct World {
     /// The simulated GitHub.
     pub sim: Sim,
@@ -64,7 +63,7 @@ pub struct World {
     pub clock: Arc<ManualClock>,
     /// An administrator's client.
     pub admin: Client,
-    /// What the API server was asked.
+    /// The requests to the API server.
     pub audit: AuditLog,
     cluster: &'static Cluster,
     began: Mark,
@@ -72,7 +71,7 @@ pub struct World {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// What GitHub begins with.
+/// GitHub's initial state.
 pub fn seed() -> Seed {
     let yaml = "
 accounts:
@@ -103,12 +102,12 @@ installations:
 }
 
 impl World {
-    /// A fresh GitHub, and a cluster with nothing of ours in it but the definitions, the rules and the App's key.
+    /// A fresh GitHub, and a cluster that contains only the definitions, the rules and the App's key.
     pub async fn new() -> Self {
         Self::with(seed()).await
     }
 
-    /// The same with another beginning.
+    /// The same with another initial state of GitHub.
     pub async fn with(seed: Seed) -> Self {
         for (lane, turn) in TURNS.iter().enumerate() {
             if let Ok(turn) = turn.try_lock() {
@@ -118,7 +117,7 @@ impl World {
         Self::on(0, seed).await
     }
 
-    /// The same on an API server of its own, one for each lane: worlds on different lanes know nothing of each other.
+    /// The same on an API server of its own, one for each lane. Worlds on different lanes are independent.
     pub async fn on(lane: usize, seed: Seed) -> Self {
         Self::begin(lane, TURNS[lane].lock().await, seed).await
     }
@@ -149,14 +148,14 @@ impl World {
         world
     }
 
-    /// Removes what an earlier test left: objects, finalizers, namespaces' contents. Objects are read as they are, for some
-    /// tests make such as no type of ours takes.
+    /// Removes the objects of an earlier test, with their finalizers. Objects are read untyped, because some tests
+    /// create objects that no type of the operator can parse.
     async fn clear(&self) {
         async fn all<K: Resource<DynamicType = ()>>(client: &Client) -> usize {
             let everywhere = http::Request::get(K::url_path(&(), None)).body(Vec::new()).expect("a request");
             let mut found = client.request::<Value>(everywhere).await.expect("a list");
             let found = found["items"].as_array_mut().expect("a list");
-            // A workload that another test left makes its pods anew.
+            // The workload of another test would create its pods again.
             let is_workload = |owner: &Value| owner["kind"].as_str().is_some_and(|kind| WORKLOADS.contains(&kind));
             found.retain(|object| {
                 !object["metadata"]["ownerReferences"].as_array().into_iter().flatten().any(is_workload)
@@ -171,7 +170,7 @@ impl World {
                     .body(body)
                     .expect("a request");
                 let _ = client.request::<Value>(patch).await;
-                // No kubelet is there to end a pod.
+                // There is no kubelet that would end a pod.
                 let target = format!("{target}?gracePeriodSeconds=0&propagationPolicy=Background");
                 let delete = http::Request::delete(target).body(Vec::new()).expect("a request");
                 let _ = client.request::<Value>(delete).await;
@@ -205,7 +204,7 @@ impl World {
             .expect("a namespace");
     }
 
-    /// Puts the App's key where the operator looks for it.
+    /// Writes the App's key into the Secret that the operator reads.
     pub async fn put_key(&self, pem: &str) {
         self.put_secret(SYSTEM, "github-app", &[("private-key.pem", pem)]).await;
     }
@@ -228,7 +227,7 @@ impl World {
         self.try_apply(object).await.unwrap_or_else(|error| panic!("{object} was refused: {error}"))
     }
 
-    /// The same, where it may be refused.
+    /// The same, for an object that may be refused.
     pub async fn try_apply<K>(&self, object: &Value) -> kube::Result<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
@@ -264,7 +263,7 @@ impl World {
         self.merge_at::<K>(namespace, name, "", change).await
     }
 
-    /// Changes status as somebody may who was given too much.
+    /// Changes status like somebody with too many permissions.
     pub async fn merge_status<K>(&self, namespace: &str, name: &str, status: &Value) -> kube::Result<K>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
@@ -293,14 +292,14 @@ impl World {
         self.until(&what, async || self.get::<K>(namespace, name).await.is_none().then_some(())).await;
     }
 
-    /// Deletes an object as a person would; does not wait for it to be gone.
+    /// Deletes an object as a person would, without waiting.
     pub async fn delete<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str) {
         let path = K::url_path(&(), Some(namespace).filter(|namespace| !namespace.is_empty()));
         let delete = http::Request::delete(format!("{path}/{name}")).body(Vec::new()).expect("a request");
         self.admin.request::<Value>(delete).await.expect("deleted");
     }
 
-    /// Deletes an object without a grace period: there is no node that would end it.
+    /// Deletes an object without a grace period, because no node would end it.
     pub async fn delete_now<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str) {
         self.delete::<K>(namespace, &format!("{name}?gracePeriodSeconds=0")).await;
     }
@@ -310,7 +309,7 @@ impl World {
         self.start(Start::default()).await
     }
 
-    /// Starts an operator with something put in its way.
+    /// Starts an operator with these options.
     pub async fn start(&self, start: Start) -> Operator {
         Operator::start(self.cluster, Arc::clone(&self.clock), start).await
     }
@@ -321,7 +320,7 @@ impl World {
         self.clock.advance(by);
     }
 
-    /// Commits a file to a branch on GitHub. Gives back the commit.
+    /// Commits a file to a branch on GitHub. Returns the commit.
     pub fn push(&self, repository: &str, branch: &str) -> String {
         let content = format!("{:016x}", rand::random::<u64>());
         let push = Push {
@@ -334,7 +333,7 @@ impl World {
         self.sim.push(&push).expect("pushed")
     }
 
-    /// Where GitHub keeps a repository, by `owner/name`.
+    /// The directory of a repository on GitHub's disk, by `owner/name`.
     pub fn bare(&self, repository: &str) -> PathBuf {
         let id = self.sim.repository_id(repository).expect("a repository");
         self.github.path().join(format!("repositories/{id}.git"))
@@ -345,18 +344,18 @@ impl World {
         self.clock.now()
     }
 
-    /// Returns when the API server has answered, however little.
+    /// Returns after the API server has answered a request.
     pub async fn answered(&self) -> kube::Result<()> {
         let ping = http::Request::get("/livez/ping").body(Vec::new()).expect("a request");
         self.admin.request_text(ping).await.map(drop)
     }
 
-    /// Waits, in real time, until `condition` gives something.
+    /// Waits, in real time, until `condition` returns a value.
     pub async fn until<T>(&self, what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
         until(what, condition).await
     }
 
-    /// Waits until an object's Ready condition has this reason, and gives back its message.
+    /// Waits until an object's Ready condition has this reason. Returns its message.
     pub async fn until_reason<K>(&self, namespace: &str, name: &str, reason: &str) -> String
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + serde::Serialize,
@@ -377,7 +376,7 @@ impl World {
         }
     }
 
-    /// Moves the clock from due time to due time, for `by` in all, letting the operator finish at each.
+    /// Moves the clock from due time to due time, over `by` in total, and waits for the operator at each.
     pub async fn live_through(&self, operator: &Operator, by: SignedDuration) {
         let end = self.now().checked_add(by).expect("in range");
         loop {
@@ -394,17 +393,17 @@ impl World {
         }
     }
 
-    /// The account of another release of the chart, with the rules that these values give.
+    /// The account of another release of the chart, with the rules for these values.
     pub async fn release(&self, name: &str, values: &[&str]) -> kube::Config {
         self.cluster.release(name, values).await
     }
 
-    /// What the client of another service account is made from.
+    /// The configuration of another service account's client.
     pub async fn user(&self, name: &str) -> kube::Config {
         self.cluster.user(name).await
     }
 
-    /// What was written to the API server by the operator since a mark, granted or not.
+    /// The operator's writes to the API server since a mark, successful or not.
     pub fn writes_since(&self, mark: Mark) -> Vec<Entry> {
         let entries = self.audit.since(mark).expect("the audit log");
         entries.into_iter().filter(|entry| entry.user == OPERATOR && entry.is_write()).collect()
@@ -415,7 +414,7 @@ impl World {
         self.writes_since(self.began)
     }
 
-    /// All that the operator asked of the API server since this world began.
+    /// All of the operator's requests to the API server since this world began.
     pub fn asked(&self) -> Vec<Entry> {
         self.asked_by(OPERATOR)
     }
@@ -426,13 +425,13 @@ impl World {
         entries.into_iter().filter(|entry| entry.user == user).collect()
     }
 
-    /// How often GitHub was asked for something, by method and route.
+    /// The number of calls to GitHub, by method and route.
     pub fn calls(&self, method: &str, route: &str) -> usize {
         let is_it = |entry: &&github_sim::Entry| entry.method == method && entry.route.as_deref() == Some(route);
         self.sim.requests().iter().filter(is_it).count()
     }
 
-    /// How many tokens were minted.
+    /// The number of minted tokens.
     pub fn mints(&self) -> usize {
         self.calls("POST", "/app/installations/{installation_id}/access_tokens")
     }
@@ -444,7 +443,7 @@ pub fn ready(object: &Value) -> Value {
     conditions.into_iter().find(|condition| condition["type"] == "Ready").unwrap_or(Value::Null)
 }
 
-/// Waits, in real time, until `condition` gives something.
+/// Waits, in real time, until `condition` returns a value.
 pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {

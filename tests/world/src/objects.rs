@@ -1,4 +1,4 @@
-//! The objects that tests apply: what a person would write.
+//! The objects that tests apply, as a person would write them.
 
 use super::World;
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! An operator within the test, on a runtime of its own, so that it can be stopped as by SIGTERM and as by SIGKILL.
+//! An operator within the test process, on a runtime of its own, so that it can be stopped as by SIGTERM and as by
+//! SIGKILL.
 
 use super::cluster::Cluster;
 use super::{SYSTEM, until};
@@ -18,31 +19,31 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// How an operator is started: what stands between it and the world.
+/// The options for the start of an operator.
 pub struct Start {
     /// Its name among several.
     pub identity: String,
-    /// The way to Kubernetes.
+    /// Makes the client for Kubernetes.
     pub kube: Box<dyn Fn(kube::Config) -> kube::Client + Send + Sync>,
-    /// The way to GitHub.
+    /// Makes the transport to GitHub.
     pub github: Arc<dyn Connect>,
-    /// With a Lease.
+    /// Whether it uses a Lease.
     pub elects: bool,
-    /// Where its log goes; nowhere unless told.
+    /// The destination of its log. `None`: no log.
     pub log: Option<tracing::Dispatch>,
     /// The kinds that it serves.
     pub features: Features,
-    /// The namespaces its Secrets are limited to.
+    /// The namespaces in which it may use Secrets.
     pub secret_namespaces: Vec<String>,
     /// The hosts whose repositories may be followed by their address alone.
     pub git_hosts: AllowedHosts,
-    /// What workspaces are made of.
+    /// The settings for workspaces.
     pub workspaces: WorkspaceSettings,
-    /// Guards to take out.
+    /// The guards to remove.
     pub sabotage: Sabotage,
 }
 
-/// The system's certificates are read once; an operator in a test needs none of them.
+/// The system's certificates are read once. An operator in a test needs none of them.
 pub static HTTPS: LazyLock<Arc<HttpsConnect>> = LazyLock::new(Arc::default);
 
 impl Default for Start {
@@ -84,7 +85,7 @@ impl Operator {
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let started = runtime.spawn(async move {
-            // As the command line has it: with shorter ones a machine that stands still for a moment loses the lead.
+            // As on the command line. With shorter times, a machine that stalls for a moment would lose the Lease.
             let times = LeaseTimes::default();
             let base = cluster.operator();
             let lease = start.elects.then(|| (lease::client(base.clone(), times).expect("a client"), times));
@@ -117,18 +118,18 @@ impl Operator {
         Self { runtime: Some(runtime), running, shutdown, activity, health, reports, admin: cluster.admin() }
     }
 
-    /// Where reports of workspaces are received.
+    /// The address for reports of workspaces.
     pub fn reports(&self) -> SocketAddr {
         self.reports.expect("the feature workspaces is on")
     }
 
-    /// Whether anything is going on.
+    /// The current activity.
     pub fn activity(&self) -> Activity {
         self.activity.clone()
     }
 
-    /// Waits until it has nothing to do: idle at several looks in a row, for a watch may still bring something. Between
-    /// two looks the API server answers: where it is slow to tell what happened, they are further apart.
+    /// Waits until it has nothing to do: it is idle at several checks in a row, because a watch may still bring
+    /// something. The API server answers a request between two checks, so they are further apart if it is slow.
     pub async fn settled(&self) {
         let mut quiet = 0;
         until("the operator has nothing to do", async || {
@@ -139,21 +140,21 @@ impl Operator {
         .await;
     }
 
-    /// Whether it has nothing to do: then a number, which is another once anything of it ran.
+    /// A number while it has nothing to do. The number changes after any work.
     pub fn rest(&self) -> Option<u64> {
         let metrics = self.runtime.as_ref()?.metrics();
         let mut turns = (0..metrics.num_workers()).map(|worker| metrics.worker_park_unpark_count(worker));
-        // A thread that waits for something to do has counted that it lay down, and not yet that it got up.
+        // A parked thread has an odd count: it has counted its parking, and not yet its waking.
         let sum = turns.try_fold(0, |sum, turns| (turns % 2 == 1).then_some(sum + turns))?;
         (self.activity.is_idle() && metrics.global_queue_depth() == 0).then_some(sum)
     }
 
-    /// When it looks again at anything.
+    /// The time of its next look at any object.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.activity.next_due()
     }
 
-    /// What it serves at a path of its health address: status and body.
+    /// The answer at a path of its health address: status and body.
     pub async fn serves(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.health).await.expect("a connection");
@@ -165,19 +166,19 @@ impl Operator {
         (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
     }
 
-    /// Waits until it is ready, as a kubelet would.
+    /// Waits until it is ready, like a kubelet.
     pub async fn ready(&self) {
         until("the operator is ready", async || (self.serves("/readyz").await.0 == 200).then_some(())).await;
     }
 
-    /// Ends it as SIGTERM does.
+    /// Stops it like SIGTERM.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
         (&mut self.running).await.expect("no panic").expect("an orderly end");
         self.kill();
     }
 
-    /// Ends it as SIGKILL does: nothing of it runs on.
+    /// Stops it like SIGKILL: no part of it continues.
     pub fn kill(mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

@@ -1,10 +1,10 @@
-//! GitHub's example payloads, as others collected them.
+//! GitHub's example payloads, from a public collection.
 
 use aws_lc_rs::digest;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The events of which something is stored.
+/// The events that the receiver stores.
 pub const STORED: [&str; 7] = [
     "github_app_authorization",
     "installation",
@@ -15,7 +15,7 @@ pub const STORED: [&str; 7] = [
     "repository",
 ];
 
-/// All of them, by event: what `hack/github-sim/conformance/fetch` fetched.
+/// All payloads with their events, as `hack/github-sim/conformance/fetch` fetched them.
 pub fn examples() -> Vec<Value> {
     let pins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/github-sim/conformance/package-lock.json");
     let digest = hex::encode(digest::digest(&digest::SHA256, &std::fs::read(pins).unwrap()).as_ref());

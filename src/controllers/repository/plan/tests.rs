@@ -123,7 +123,7 @@ fn does(seen: &Seen, now: i64) -> Step {
     }
 }
 
-/// That nothing is done; gives back how it stands, and when it is seen again.
+/// Checks that nothing is done. Returns the standing, and when the object is looked at again.
 #[track_caller]
 fn rests(seen: &Seen, now: i64) -> (Reason, State, Option<Timestamp>) {
     match plan(seen, at(now)) {
@@ -176,7 +176,7 @@ fn a_webhook_that_is_not_wanted_any_more_goes_before_its_finalizer() {
     let mut removed = unwanted;
     removed.known.is_hook_removed = true;
     assert_eq!(does(&removed, 1), Step::RemoveFinalizer);
-    // Only a finalizer tells that there may be one.
+    // Only a finalizer shows that there may be one.
     let lie = object(&json!({}), &json!({}), &json!({"webhook": {"id": 5, "url": "x", "keyID": "k1"}}));
     assert_eq!(rests(&seen(lie, looked()), 1).0, Reason::Observed);
 }
@@ -189,7 +189,7 @@ fn a_failure_waits_for_its_time_and_says_what_it_means() {
     fail(&mut unseen, Task::Look, gone());
     assert_eq!(rests(&unseen, 1), (Reason::RepositoryNotFound, State::Stalled, Some(at(5))));
     assert_eq!(does(&unseen, 5), Step::Look);
-    // What was seen before is good for a while, but not once a person has to act; and then nothing else is done either.
+    // The earlier result is used for a while, but not once a person has to act; and then nothing else is done either.
     let mut known = Seen { hook: wish(), has_finalizer: true, ..seen(plain(), looked()) };
     fail(&mut known, Task::Look, away());
     assert_eq!(does(&known, 1), Step::EnsureHook);
@@ -199,12 +199,12 @@ fn a_failure_waits_for_its_time_and_says_what_it_means() {
     known.known.hook = None;
     fail(&mut known, Task::Look, gone());
     assert_eq!(rests(&known, 1), (Reason::RepositoryNotFound, State::Stalled, Some(at(5))));
-    // A webhook that cannot be made keeps the head from nothing.
+    // A webhook that cannot be created does not stop the head from being followed.
     let mut hookless = Seen { hook: wish(), has_finalizer: true, ..seen(plain(), looked()) };
     fail(&mut hookless, Task::Hook, Standing::stalled(Reason::HookRefused, "no"));
     assert_eq!(rests(&hookless, 1), (Reason::HookRefused, State::Stalled, Some(at(5))));
     assert_eq!(does(&hookless, 11), Step::Look);
-    // Another spec is tried at once.
+    // A changed spec is tried at once.
     hookless.object = object(&json!({}), &json!({"generation": 2}), &Value::Null);
     assert_eq!(does(&hookless, 1), Step::EnsureHook);
 }
@@ -241,7 +241,7 @@ fn what_is_being_rolled_out_is_followed_though_the_source_is_lost() {
     for mut lost in [gone, archived, suspended] {
         assert_eq!(does(&lost, 1), Step::LookAtWorkloads);
         lost.known.rollout = RolloutMemory::of(to_roll.clone());
-        // It would be rolled, were the source there.
+        // It would be rolled out if the source could be read.
         assert!(matches!(does(&lost, 1), Step::Settle { again: Some(_), .. }), "{:?}", plan(&lost, at(1)));
         for result in ["Waiting", "Succeeded", "Failed"] {
             rests(&Seen { object: rolling(result), ..lost.clone() }, 1);
@@ -303,7 +303,7 @@ fn a_delivery_is_marked_once_it_was_looked_after() {
     assert_eq!(does(&seen, 1), Step::Mark(seen.pending.clone()));
 }
 
-/// What was lost may be there again: a delivery says so, and one that came before it was lost does not.
+/// A delivery says that a lost repository may exist again. A delivery from before the loss does not.
 #[test]
 fn a_delivery_ends_the_wait_for_a_person_and_no_other() {
     let announced = |guid: &str| (guid.to_owned(), 1);
@@ -329,7 +329,7 @@ fn a_delivery_ends_the_wait_for_a_person_and_no_other() {
         assert_eq!(rests(&seen, 1).2, Some(at(2)), "as often as it may");
         seen.pending = vec![delivery("old"), delivery("new")];
         assert!(matches!(does(&seen, 1), Step::Mark(marks) if marks.len() == 1));
-        // What passes by itself waits for its time.
+        // A failure that passes by itself waits for its time.
         seen.allowed_at = at(1);
         fail(&mut seen, Task::Look, Standing::reconciling(Reason::RateLimited, "later"));
         assert_eq!(rests(&seen, 1).2, Some(at(5)));
@@ -358,7 +358,7 @@ fn another_head_is_confirmed_before_it_is_shown() {
     other.known.looked.as_mut().unwrap().at = at(1);
     assert_eq!(does(&other, 1), Step::Confirm);
     assert_eq!(rests(&Seen { object: shows("a"), ..other.clone() }, 1).0, Reason::Observed);
-    // Whose it was when it was read before says that it is whose it was.
+    // The confirmation of the earlier read says that it is the same repository.
     other.known.confirmed = Some(("a".repeat(40), at(0)));
     assert_eq!(rests(&other, 1).0, Reason::Observed);
 }

@@ -1,8 +1,8 @@
 //! Requests as a `ServiceAccount`, by impersonation.
 //!
-//! Invariant: everything that a push does goes through [`Account::ask`], which sets whom the request is of, and reaches the
-//! one namespace that the object is in. Without it the operator would lend its own rights to whoever may write a
-//! `ProjectRepository`.
+//! Invariant: every request that a push causes goes through [`Account::ask`], which sets the impersonated user, and
+//! reaches only the namespace of the object. Without it, the operator would lend its own permissions to everyone who
+//! may write a `ProjectRepository`.
 
 use super::seen::Trouble;
 use crate::api::{Reason, WorkloadKind};
@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Request};
 use kube::Client;
 use serde::de::DeserializeOwned;
 
-/// Whom a request is of (Kubernetes, "User impersonation").
+/// The header that names the impersonated user (Kubernetes, "User impersonation").
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 
 /// A `ServiceAccount` that the operator acts as.
@@ -21,16 +21,16 @@ pub struct Account<'a> {
     user: HeaderValue,
 }
 
-/// Why a request was not carried out.
+/// The reason why a request was not carried out.
 #[derive(Debug)]
 pub enum Refused {
     /// There is no such workload.
     Missing,
-    /// It is not as it was seen.
+    /// It changed since it was seen.
     Changed,
-    /// Somebody has to do something, now or within minutes.
+    /// A person has to do something, now or within minutes.
     Trouble(Trouble),
-    /// It will pass.
+    /// The failure will pass.
     Passing(kube::Error),
 }
 
@@ -38,7 +38,7 @@ impl<'a> Account<'a> {
     /// The `ServiceAccount` `name` of `namespace`.
     ///
     /// # Errors
-    /// When `name` is none: one with a colon would be of another namespace.
+    /// `name` is invalid: a name with a colon would belong to another namespace.
     pub fn new(client: &'a Client, namespace: &'a str, name: &'a str) -> Result<Self, Trouble> {
         let user = HeaderValue::from_str(&user(namespace, name)).ok();
         match user.filter(|_| is_name(namespace) && is_name(name)) {
@@ -56,10 +56,10 @@ impl<'a> Account<'a> {
         format!("/apis/apps/v1/namespaces/{}/{}", self.namespace, plural(kind))
     }
 
-    /// Asks as the `ServiceAccount`. `verb` and `what` say what is asked, for messages: "patch", "Deployment shop".
+    /// Sends a request as the `ServiceAccount`. `verb` and `what` describe it in messages: "patch", "Deployment shop".
     ///
     /// # Errors
-    /// Why it was not carried out.
+    /// The reason why it was not carried out.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
@@ -87,9 +87,9 @@ impl<'a> Account<'a> {
         })
     }
 
-    /// The API server says `User "…" cannot VERB …` of whoever lacks a right: of the operator, if it may not impersonate,
-    /// or of the `ServiceAccount`. Its `details` do not tell the two apart: where impersonation is constrained by verb
-    /// (KEP-5284), both name the workload.
+    /// The API server answers `User "…" cannot VERB …` about the user that lacks a permission: the operator, if it may
+    /// not impersonate, or the `ServiceAccount`. Its `details` do not distinguish them: where impersonation is
+    /// constrained by verb (KEP-5284), both name the workload.
     fn forbidden(&self, kind: WorkloadKind, verb: &str, what: &str, message: &str) -> Trouble {
         let Self { namespace, name, .. } = self;
         let plural = plural(kind);
@@ -115,7 +115,7 @@ impl<'a> Account<'a> {
     }
 }
 
-/// A workload's kind as paths and rules have it.
+/// The plural of a workload's kind, for paths and rules.
 fn plural(kind: WorkloadKind) -> &'static str {
     match kind {
         WorkloadKind::Deployment => "deployments",
@@ -124,12 +124,12 @@ fn plural(kind: WorkloadKind) -> &'static str {
     }
 }
 
-/// The user that a `ServiceAccount` is to the API server.
+/// The user name of a `ServiceAccount`.
 fn user(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
 }
 
-/// How `kubectl create rolebinding` takes a user.
+/// The argument of `kubectl create rolebinding` for a user.
 fn subject(user: &str) -> String {
     match user.strip_prefix("system:serviceaccount:") {
         Some(account) => format!("--serviceaccount={account}"),
@@ -137,7 +137,7 @@ fn subject(user: &str) -> String {
     }
 }
 
-/// Whether it can be the name of an object: it is put into paths and user names.
+/// Whether the text can be the name of an object, because it is put into paths and user names.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     !text.is_empty()
@@ -152,7 +152,7 @@ mod tests {
     use serde_json::{Value, json};
     use std::sync::{Arc, Mutex};
 
-    /// A client of an API server that answers everything with `code` and `answer`, and what it was asked.
+    /// A client of an API server that answers everything with `code` and `answer`, and the requests that it got.
     fn server(code: u16, answer: &Value) -> (Client, Arc<Mutex<Vec<Request<()>>>>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (log, answer) = (Arc::clone(&asked), answer.to_string());
@@ -219,13 +219,13 @@ mod tests {
     #[tokio::test]
     async fn who_lacks_a_right_is_told_apart() {
         let may_not_impersonate = [
-            // As it was ever since,
+            // Without the feature gate ConstrainedImpersonation,
             (
                 "serviceaccounts \"deployer\" is forbidden: User \"system:serviceaccount:landfall-system:landfall\" cannot \
                  impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"team-a\"",
                 json!({"name": "deployer", "kind": "serviceaccounts"}),
             ),
-            // and with the feature gate ConstrainedImpersonation.
+            // and with it.
             (
                 "deployments.apps \"shop\" is forbidden: User \"system:serviceaccount:landfall-system:landfall\" cannot \
                  impersonate-on:serviceaccount:get resource \"deployments\" in API group \"apps\" in the namespace \"team-a\"",

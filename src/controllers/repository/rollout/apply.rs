@@ -1,7 +1,7 @@
-//! Looks at workloads and rolls them, as the `ServiceAccount`.
+//! Looks at workloads and restarts them, as the `ServiceAccount`.
 //!
-//! Invariant: a workload is changed as the version that was planned for, or not at all, so that nobody who was faster, an
-//! earlier leader among them, is written over.
+//! Invariant: a workload is changed only in the version that was planned for, so that the change of a faster client,
+//! for example an earlier leader, is not overwritten.
 
 use super::account::{Account, Refused, is_name};
 use super::progress::{self, progress};
@@ -15,10 +15,10 @@ use kube::core::{Request, Selector};
 use serde::Deserialize;
 use serde_json::json;
 
-/// How many workloads one selector may select.
+/// The most workloads that one selector may select.
 const MOST: u32 = 100;
 
-/// The fields that matter, of any of the kinds.
+/// The relevant fields of all three kinds.
 #[derive(Debug, Deserialize)]
 struct Object {
     metadata: Metadata,
@@ -51,10 +51,10 @@ struct ListMetadata {
     r#continue: Option<String>,
 }
 
-/// Looks at all that the actions name. `source`: the repository whose rollouts are meant.
+/// Looks at all workloads that the actions name. `source`: the repository whose rollouts are followed.
 ///
 /// # Errors
-/// What will pass.
+/// Failures that will pass.
 pub async fn look(account: &Account<'_>, actions: &[PushAction], source: Option<&str>) -> Result<Targets, kube::Error> {
     let mut targets = Targets::default();
     for action in actions {
@@ -144,10 +144,10 @@ fn workload(kind: WorkloadKind, object: Object, source: Option<&str>) -> Workloa
     }
 }
 
-/// Changes a workload's template, to say for which commit of which repository.
+/// Writes the commit and its repository into a workload's template.
 ///
 /// # Errors
-/// Why it was not changed.
+/// The reason why it was not changed.
 pub async fn roll(
     account: &Account<'_>,
     workload: &Workload,
@@ -165,7 +165,7 @@ pub async fn roll(
     account.ask::<serde::de::IgnoredAny>(request, workload.kind, "patch", &workload.to_string()).await.map(drop)
 }
 
-/// What a person has to know of a refusal that does not pass.
+/// The problem to report to a person after a refusal that does not pass.
 #[must_use]
 pub fn trouble(refused: Refused, what: &str) -> Option<Trouble> {
     let (reason, message) = match refused {

@@ -1,8 +1,8 @@
-//! What a push does in the cluster: `spec.onPush` of a `ProjectRepository`.
+//! The effects of a push in the cluster: `spec.onPush` of a `ProjectRepository`.
 //!
-//! Invariants: everything is done as the `ServiceAccount` that the spec names, in the object's own namespace, with no
-//! right of the operator's own; and a commit is rolled exactly once, wherever the operator stops and starts again.
-//! [`plan`] holds the second, [`account`] the first.
+//! Invariants: every request is made as the `ServiceAccount` that the spec names, in the object's own namespace,
+//! without the operator's own permissions; and a commit is rolled out exactly once, wherever the operator stops and
+//! starts again. [`plan`] ensures the second, [`account`] the first.
 
 pub mod account;
 pub mod apply;
@@ -29,18 +29,17 @@ use std::fmt;
 /// How often a workload that others change at the same time is looked at again at once.
 const CONFLICTS: u32 = 3;
 
-/// What this process knows of the rollout that it does for an object.
+/// The memory of this process about the rollout of an object.
 #[derive(Clone, Debug, Default)]
 pub struct RolloutMemory {
     /// The workloads, as they were just seen.
     targets: Option<Targets>,
     /// The sequence of the deployment, and the workloads that were changed for it.
     changed: Option<(i64, HashSet<String>)>,
-    /// What was refused since the workloads were first seen in this reconcile.
+    /// The refusals since the workloads were first seen in this reconcile.
     refusals: Refusals,
 }
 
-/// What was refused.
 #[derive(Clone, Debug, Default)]
 struct Refusals {
     conflicts: HashMap<String, u32>,
@@ -56,7 +55,7 @@ impl Refusals {
 }
 
 impl RolloutMemory {
-    /// With these workloads just seen.
+    /// A memory with workloads that were just seen.
     #[cfg(test)]
     pub fn of(targets: Targets) -> Self {
         Self { targets: Some(targets), ..Self::default() }
@@ -68,8 +67,8 @@ impl RolloutMemory {
         self.targets.as_ref()
     }
 
-    /// A step is taken. After any but the look at workloads they are seen anew; and after any but these two, what was refused
-    /// is tried again.
+    /// Called for each step. After any step except the look at workloads they are looked at again, and after any step
+    /// except these two, refused changes are tried again.
     pub fn go_on(&mut self, step: &Step) {
         match step {
             Step::LookAtWorkloads => {}
@@ -78,7 +77,7 @@ impl RolloutMemory {
         }
     }
 
-    /// A reconcile begins.
+    /// Called when a reconcile begins.
     pub fn begin(&mut self) {
         self.targets = None;
         self.refusals = Refusals::default();
@@ -100,7 +99,7 @@ impl RolloutMemory {
     }
 }
 
-/// The account that the spec names.
+/// The account in the spec.
 fn account<'a>(kind: &'a RepositoryKind, (on_push, namespace): (&'a OnPush, &'a str)) -> Result<Account<'a>, Trouble> {
     let client: &Client = &kind.shared.client;
     let (namespace, name) = kind.shared.guards.account((namespace, &*on_push.service_account_name));
@@ -110,7 +109,7 @@ fn account<'a>(kind: &'a RepositoryKind, (on_push, namespace): (&'a OnPush, &'a 
 /// Looks at the workloads.
 ///
 /// # Errors
-/// The API server's, if it will pass.
+/// Failures of the API server that will pass.
 pub async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let Some(on_push) = &seen.object.spec.on_push else { return Ok(()) };
     let namespace = seen.object.namespace().unwrap_or_default();
@@ -128,10 +127,10 @@ pub async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes to status what is being deployed, before anything is done about it. Gives back the object as it is then.
+/// Writes the deployment that begins to status, before acting on it. Returns the object as it is afterwards.
 ///
 /// # Errors
-/// Kubernetes did not take it.
+/// Kubernetes refused the patch.
 pub async fn record(
     kind: &RepositoryKind,
     seen: &Seen,
@@ -158,7 +157,7 @@ pub async fn record(
 /// Changes the templates of workloads.
 ///
 /// # Errors
-/// The API server's, if it will pass.
+/// Failures of the API server that will pass.
 pub async fn roll(
     kind: &RepositoryKind,
     seen: &Seen,
@@ -199,7 +198,7 @@ pub async fn roll(
     Ok(())
 }
 
-/// Remembers how the deployment stands, which status then says.
+/// Remembers the standing of the deployment, which then goes into status.
 pub fn settle(kind: &RepositoryKind, seen: &Seen, settlement: Settlement, handled: Option<String>) {
     if let Some(deployment) = &settlement.deployment
         && seen.deployment() != Some(deployment)
@@ -228,7 +227,8 @@ fn tell(line: &Line<'_>, deployment: &DeploymentStatus) {
     }
 }
 
-/// Whether the condition says that it failed because something was forbidden. `status.deployment` has no reason.
+/// Whether the condition shows that the deployment failed because an action was forbidden. `status.deployment` has no
+/// reason.
 #[must_use]
 pub fn was_forbidden(object: &ProjectRepository) -> bool {
     let conditions = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -237,7 +237,7 @@ pub fn was_forbidden(object: &ProjectRepository) -> bool {
     })
 }
 
-/// A line of the log: whose, which commit, and which deliveries announced it.
+/// The fields of a line in the log: the object, the commit, and the deliveries that announced it.
 struct Line<'a> {
     object: &'a ProjectRepository,
     sha: &'a str,
@@ -271,7 +271,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The GUIDs of the deliveries that announced a commit. What is no GUID was not written by the receiver.
+/// The GUIDs of the deliveries that announced a commit. An entry that is not a GUID was not written by the receiver.
 struct Guids<'a>(Option<&'a Deliveries>, &'a str);
 
 impl fmt::Display for Guids<'_> {

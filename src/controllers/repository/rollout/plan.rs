@@ -1,15 +1,16 @@
-//! What a push does next: a pure function of what was seen and of `now`.
+//! Decides the next effect of a push, as a pure function of the gathered state and of `now`.
 //!
-//! Invariants: a template changes at most once for one (sha, sequence); at most one deployment is followed at a time; the
-//! newest head is deployed in the end; the commit that is deployed is not deployed again unless somebody asks. What makes
-//! them hold across restarts is that Running is written before anything is changed, and that a deployment which a template
-//! already knows of is taken up instead of begun.
+//! Invariants: a template changes at most once for one (sha, sequence); at most one deployment is followed at a time;
+//! the newest head is deployed in the end; the deployed commit is not deployed again without a request. They hold
+//! across restarts because Running is written before anything is changed, and because a deployment that a template
+//! already has is continued instead of begun.
 //!
-//! Only the head that GitHub just confirmed is ever written into a template, whatever status says is Running: tenants may
-//! be able to write status, and pods may run what the annotation names.
+//! Only the head that GitHub just confirmed is ever written into a template, even if status has another one as Running,
+//! because tenants may be able to write status, and pods may run the commit in the annotation.
 //!
-//! The head may come back to the commit that is deployed while further pushes are waited for. The templates know, so
-//! nothing is rolled; only of the head that was there when the object was made they do not, and that one is rolled then.
+//! The head may return to the deployed commit while the operator waits for further pushes. The templates show that
+//! commit, so nothing is restarted. Only the commit that was the head when the object was created is not in the
+//! templates, so that one is rolled out.
 
 use super::progress::Progress;
 use super::seen::{ConfirmedHead, Hindrance, Stamp, Targets, Trouble, Workload};
@@ -18,38 +19,38 @@ use crate::controllers::standing::{Standing, whole_second};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// How long is waited for what Kubernetes sets no deadline for: what is not there, refused, paused, or of a kind that has
-/// none. As long as `progressDeadlineSeconds` of a Deployment by default.
+/// How long to wait for things that have no deadline in Kubernetes: missing, refused or paused workloads, or kinds
+/// without a deadline. It equals the default of a Deployment's `progressDeadlineSeconds`.
 pub const DEADLINE: SignedDuration = SignedDuration::from_mins(10);
 
-/// For how long a newer head waits for the deployment before it. A deployment that hangs is often mended by the next push,
-/// which so need not wait for [`DEADLINE`]; were it shorter, a series of pushes would roll for each of them instead of for
-/// the newest now and then.
+/// How long a newer head waits for the deployment before it. The next push often repairs a deployment that hangs, so it
+/// does not wait for [`DEADLINE`]. If this were shorter, each push of a series would be rolled out, instead of the
+/// newest now and then.
 pub const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
-/// What a message in `status.deployment` may have, in characters, and a little less.
+/// The most characters of a message in `status.deployment`. The API's limit is a little higher.
 const LONGEST_MESSAGE: usize = 1000;
 
-/// What was seen.
+/// The state that a decision needs.
 #[derive(Clone, Debug)]
 pub struct RolloutInput<'a> {
-    /// What the spec asks for.
+    /// The spec.
     pub on_push: &'a OnPush,
     /// Nothing may be changed.
     pub is_paused: bool,
-    /// The head. `None`: not looked at.
+    /// The head. `None`: not looked at yet.
     pub head: Option<&'a ConfirmedHead>,
-    /// What status says was deployed last.
+    /// The last deployment in status.
     pub stored: Option<&'a DeploymentStatus>,
-    /// What the condition says of it is that something was forbidden.
+    /// The condition shows that an action of it was forbidden.
     pub was_forbidden: bool,
-    /// Somebody asks for a failed deployment to be done again.
+    /// Another try of a failed deployment is requested.
     pub is_asked_again: bool,
     /// The workloads. `None`: not looked at yet.
     pub targets: Option<&'a Targets>,
 }
 
-/// What to do next.
+/// The decision on what to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     /// Look at the head on GitHub, then plan again: the newest wins.
@@ -58,36 +59,36 @@ pub enum Next {
     LookAtTargets,
     /// Write this to status, then plan again.
     Begin {
-        /// It is Running.
+        /// The deployment, whose result is Running.
         deployment: DeploymentStatus,
-        /// The wish for another try is granted by it.
+        /// It handles the request for another try.
         handles_redeploy: bool,
     },
     /// Change these templates, then look at the workloads and plan again.
     Roll {
-        /// What they are to say.
+        /// The stamp to write into them.
         stamp: Stamp,
-        /// As they were seen.
+        /// The workloads as they were seen.
         workloads: Vec<Workload>,
     },
-    /// Nothing before `again`.
+    /// Do nothing before `again`.
     Settle(Settlement),
 }
 
-/// How it stands.
+/// The state of the deployment when nothing is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
-    /// What status is to say; the stored one where nothing happened.
+    /// The deployment for status. The stored one if nothing happened.
     pub deployment: Option<DeploymentStatus>,
-    /// The wish for another try is granted, or has no meaning.
+    /// The request for another try is handled, or has no effect.
     pub handles_redeploy: bool,
-    /// What the condition Deployed is to say. `None`: nothing can be said.
+    /// The standing for the condition Deployed. `None`: not known.
     pub standing: Option<Standing>,
-    /// When to look again. `None`: at a new head or a new wish.
+    /// When to look again. `None`: at a new head or a new request.
     pub again: Option<Timestamp>,
 }
 
-/// The next step.
+/// Decides the next step.
 #[must_use]
 pub fn plan(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     match seen.stored {
@@ -100,8 +101,8 @@ pub fn plan(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     }
 }
 
-/// Nothing is known to be deployed: the head is where it begins, and nothing is rolled; unless the templates know of a
-/// deployment, so that status was lost, and it goes on from there.
+/// No deployment is known, so the current head counts as deployed, and nothing is restarted. If the templates have a
+/// deployment, status was lost, and the deployment continues from there.
 fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     let Some(head) = seen.head else { return Next::LookAtHead };
     let Some(targets) = seen.targets else { return Next::LookAtTargets };
@@ -110,7 +111,7 @@ fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     }
     let forbidden = targets.troubles.iter().find(|trouble| trouble.reason == Reason::ActionForbidden);
     let (result, message) = match forbidden {
-        // Nothing is lost by it yet, but a person should know before the first push.
+        // No rollout is missed yet, but a person should know before the first push.
         Some(trouble) => (DeploymentResult::Failed, Some(bounded(&trouble.message))),
         None => (DeploymentResult::Succeeded, None),
     };
@@ -122,7 +123,7 @@ fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
         completion_time: Some(Time(whole_second(now))),
         message,
     };
-    // Said twice, it keeps its time.
+    // The same result and message keep their time.
     let same = seen.stored.filter(|stored| stored.result == deployment.result && stored.message == deployment.message);
     let deployment = same.cloned().unwrap_or(deployment);
     let standing = match forbidden {
@@ -133,7 +134,7 @@ fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     Next::Settle(Settlement { deployment: Some(deployment), handles_redeploy: true, standing: Some(standing), again })
 }
 
-/// The last deployment is over.
+/// Plans after the last deployment ended.
 fn at_rest(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
     let has_failed = stored.result == DeploymentResult::Failed;
     match seen.head {
@@ -153,9 +154,9 @@ fn at_rest(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
     }
 }
 
-/// Waits for further pushes. The sequence is counted on only when it begins.
+/// Waits for further pushes. The sequence increases only when the deployment begins.
 fn wait(seen: &RolloutInput<'_>, stored: &DeploymentStatus, head: &ConfirmedHead, now: Timestamp) -> Next {
-    // Times have whole seconds in status; rounded up, it waits at least as long as it was told to.
+    // Times in status have whole seconds. Rounding up makes the wait at least as long as the spec says.
     let since = whole_second(after(now, SignedDuration::from_nanos(999_999_999)));
     let deployment = DeploymentStatus {
         sha: head.sha.clone(),
@@ -195,8 +196,8 @@ fn waiting(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
     }
 }
 
-/// Begins to deploy the head; or takes up its deployment, if it is the newest that the templates know of and not older
-/// than `least`.
+/// Begins to deploy the head. If it is the newest deployment in the templates and not older than `least`, continues
+/// that one.
 fn begin(seen: &RolloutInput<'_>, targets: &Targets, head: &ConfirmedHead, least: i64, now: Timestamp) -> Next {
     let known = seen.stored.map_or(0, counted);
     let sequence = match targets.newest() {
@@ -225,11 +226,12 @@ fn running(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
         return match (newer, seen.head) {
             (Some(newer), _) => wait(seen, stored, newer, now),
             (None, None) => Next::LookAtHead,
-            // Status is behind the templates: a cache that was late, or a backup. What they carry is not gone back from.
+            // Status is older than the templates, because of a late cache or a restored backup. The operator does not
+            // go back behind the templates.
             (None, Some(head)) if targets.newest().is_some_and(|n| n.sequence >= stamp.sequence && *n != stamp) => {
                 begin(seen, targets, head, counted(stored), now)
             }
-            // The operator was away, and nothing was tried: the time is counted from when it is.
+            // The operator was down, and nothing was tried yet. The time counts from now.
             (None, Some(_)) if is_late && stored.message.is_none() => {
                 let deployment = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
                 Next::Begin { deployment, handles_redeploy: false }
@@ -238,7 +240,7 @@ fn running(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
         };
     }
     let view = Followed::of(targets, &stamp);
-    // It could not go on before, and now it does: the time is counted from now.
+    // The deployment could not continue before, and now it does. The time counts from now.
     let goes_on = stored.message.is_some() && view.troubles.is_empty();
     let is_late = is_late && !goes_on;
     if !view.failed.is_empty() || (is_late && view.is_stuck()) {
@@ -257,7 +259,7 @@ fn running(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
     }
 }
 
-/// It is looked at again.
+/// The settlement of a deployment that is looked at again.
 fn go_on(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now: Timestamp) -> Settlement {
     let troubles: Vec<_> = view.troubles.iter().map(|trouble| trouble.message.as_str()).collect();
     let message = Some(bounded(&troubles.join("; "))).filter(|message| !message.is_empty());
@@ -275,18 +277,18 @@ fn go_on(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, no
     }
 }
 
-/// What following found.
+/// The results of following a deployment.
 #[derive(Default)]
 struct Followed {
-    /// It will not be done.
+    /// These will not be completed.
     failed: Vec<String>,
-    /// It goes on, and Kubernetes will say when it goes on for too long.
+    /// These continue, and Kubernetes reports when they take too long.
     watched: Vec<String>,
-    /// It goes on.
+    /// These continue without a deadline in Kubernetes.
     unwatched: Vec<String>,
-    /// It cannot go on now.
+    /// These cannot continue now.
     troubles: Vec<Trouble>,
-    /// What to know of what is done.
+    /// Notes on completed ones.
     notes: Vec<String>,
 }
 
@@ -315,7 +317,7 @@ impl Followed {
                  ProjectRepository roll a workload, and let other tools leave that annotation as it is"
             )),
             (_, Some(Hindrance::Refused(trouble))) => self.troubles.push(trouble.clone()),
-            // Else it would have been rolled.
+            // Otherwise it would have been rolled out.
             (_, None) => self
                 .troubles
                 .push(Trouble { reason: Reason::Paused, message: format!("{workload} is not rolled while changes are held back") }),
@@ -326,12 +328,12 @@ impl Followed {
         self.failed.is_empty() && self.watched.is_empty() && self.unwatched.is_empty() && self.troubles.is_empty()
     }
 
-    /// Something will not end by itself.
+    /// Whether something will not end by itself.
     fn is_stuck(&self) -> bool {
         !self.unwatched.is_empty() || self.troubles.iter().any(|trouble| trouble.reason != Reason::Paused)
     }
 
-    /// What weighs most for a person.
+    /// The most important reason for a person.
     fn reason(&self) -> Option<Reason> {
         let forbidden = self.troubles.iter().find(|trouble| trouble.reason == Reason::ActionForbidden);
         forbidden.or(self.troubles.first()).map(|trouble| trouble.reason)
@@ -366,7 +368,7 @@ fn finish(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, n
     over(seen, deployment, now)
 }
 
-/// A deployment just ended: what came meanwhile has its turn.
+/// A deployment just ended, and a push or request that came meanwhile is next.
 fn over(seen: &RolloutInput<'_>, deployment: DeploymentStatus, now: Timestamp) -> Settlement {
     let has_next = seen.is_asked_again || seen.head.is_some_and(|head| head.sha != deployment.sha);
     let standing = standing(seen, &deployment);
@@ -387,7 +389,7 @@ fn keep(seen: &RolloutInput<'_>, stored: &DeploymentStatus) -> Settlement {
     }
 }
 
-/// Something would be begun, were it not for `spec.paused`.
+/// A deployment would begin, but `spec.paused` prevents it.
 fn hold(seen: &RolloutInput<'_>, head: &ConfirmedHead) -> Next {
     Next::Settle(Settlement {
         deployment: seen.stored.cloned(),
@@ -406,7 +408,7 @@ fn paused(sha: &str) -> Standing {
     )
 }
 
-/// What the condition says of a deployment.
+/// The standing of a deployment for the condition.
 fn standing(seen: &RolloutInput<'_>, deployment: &DeploymentStatus) -> Standing {
     let DeploymentStatus { sha, sequence, .. } = deployment;
     let said = deployment.message.clone();
@@ -432,8 +434,8 @@ fn standing(seen: &RolloutInput<'_>, deployment: &DeploymentStatus) -> Standing 
     }
 }
 
-/// Since when it waits or runs. A time that is missing, or that lies ahead although it was written before, is not the
-/// operator's: to wait for it could take for ever, so it is taken for long past.
+/// Since when the deployment waits or runs. The operator did not write a time that is missing or lies in the future.
+/// Waiting for it could take forever, so it counts as long past.
 fn begun(stored: &DeploymentStatus, now: Timestamp) -> Timestamp {
     let latest = after(now, SignedDuration::from_secs(1));
     stored.start_time.as_ref().map(|since| since.0).filter(|since| *since <= latest).unwrap_or(Timestamp::UNIX_EPOCH)
@@ -443,14 +445,13 @@ fn is_over(stored: &DeploymentStatus, span: SignedDuration, now: Timestamp) -> b
     now >= after(begun(stored, now), span)
 }
 
-/// The pause until the next look at a deployment that runs: a quarter of the time it took so far, so short ones are told
-/// of soon and long ones cost little.
+/// The delay until the next look at a running deployment: a quarter of its duration so far, so that short ones are
+/// reported soon and long ones cost few calls.
 fn pause(stored: &DeploymentStatus, now: Timestamp) -> SignedDuration {
     (now.duration_since(begun(stored, now)) / 4).clamp(SignedDuration::from_secs(1), SignedDuration::from_secs(30))
 }
 
-/// The stored sequence, if the operator may have written it: from one at the end of what numbers can say there would be
-/// no way on.
+/// The stored sequence, if the operator may have written it. A sequence near the largest number could not be increased.
 fn counted(stored: &DeploymentStatus) -> i64 {
     if (0..=1 << 50).contains(&stored.sequence) { stored.sequence } else { 0 }
 }

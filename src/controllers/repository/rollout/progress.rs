@@ -1,76 +1,72 @@
-//! How far a workload's pods follow its template: the rules of `kubectl rollout status`, as a pure function.
+//! The progress of a workload's pods towards its template: the rules of `kubectl rollout status`, as a pure function.
 //!
-//! Source: `polymorphichelpers/rollout_status.go` of kubectl 1.36, with three states more that a person has to know of: a
-//! paused Deployment, pods that are replaced only when somebody deletes them, and nothing to roll at zero replicas.
+//! Source: `polymorphichelpers/rollout_status.go` of kubectl 1.36, with three more states that a person has to know
+//! about: a paused Deployment, pods that are replaced only when somebody deletes them, and nothing to restart at zero
+//! replicas.
 
 use crate::api::WorkloadKind;
 use serde::Deserialize;
 
-/// How far a rollout is.
+/// The progress of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// All pods are of the template, or will be without anybody waiting for it; why, if that is not plain.
+    /// All pods have the template, or will have it without a wait, with a reason if that is not obvious.
     Done(Option<String>),
-    /// Not yet.
+    /// The rollout is not complete.
     Underway {
-        /// What is seen: "1 of 3 pods updated".
+        /// The observed state: "1 of 3 pods updated".
         what: String,
-        /// Kubernetes watches over a deadline of its own (`progressDeadlineSeconds`).
+        /// Kubernetes has a deadline for it (`progressDeadlineSeconds`).
         has_deadline: bool,
     },
-    /// Kubernetes gave it up.
+    /// Kubernetes gave up.
     Failed(String),
 }
 
-/// The fields that tell it, of a Deployment, a `StatefulSet` or a `DaemonSet`.
+/// The relevant fields of the spec of a Deployment, a `StatefulSet` or a `DaemonSet`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Spec {
-    /// How many pods. Defaulted by the API server, so always there but in a `DaemonSet`.
+    /// The number of pods. The API server sets a default, so only a `DaemonSet` has none.
     pub replicas: Option<i64>,
-    /// A Deployment whose changes wait.
+    /// A paused Deployment does not roll out changes.
     pub paused: bool,
-    /// Of a Deployment, though its kind of strategy does not matter here.
+    /// Of a Deployment, `StatefulSet` or `DaemonSet`.
     pub template: Template,
     /// Of a `StatefulSet` or a `DaemonSet`.
     pub update_strategy: UpdateStrategy,
 }
 
-/// A pods' template.
+/// The template of the pods.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Template {
-    /// Its metadata.
     pub metadata: TemplateMetadata,
 }
 
-/// A template's metadata.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct TemplateMetadata {
-    /// Its annotations.
     pub annotations: Option<std::collections::BTreeMap<String, String>>,
 }
 
-/// How a `StatefulSet` or a `DaemonSet` replaces its pods.
+/// The strategy by which a `StatefulSet` or a `DaemonSet` replaces its pods.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UpdateStrategy {
     /// `RollingUpdate` or `OnDelete`.
     pub r#type: Option<String>,
-    /// Its details.
     pub rolling_update: Option<RollingUpdate>,
 }
 
-/// The details of a rolling update.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct RollingUpdate {
-    /// Of a `StatefulSet`: pods of lower ordinals stay as they are.
+    /// Of a `StatefulSet`: pods with lower ordinals keep the old template.
     pub partition: Option<i64>,
 }
 
-/// What its controller says.
+/// The relevant fields of the status.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
@@ -95,7 +91,7 @@ struct Condition {
     message: String,
 }
 
-/// How far it is.
+/// Computes the progress of a rollout.
 #[must_use]
 pub fn progress(kind: WorkloadKind, generation: i64, spec: &Spec, status: &Status) -> Progress {
     let is_deployment = kind == WorkloadKind::Deployment;
@@ -138,7 +134,7 @@ fn deployment(spec: &Spec, status: &Status) -> Progress {
     if spec.paused {
         return underway(format!("{what}; it is paused: kubectl rollout resume"));
     }
-    // After a rollout was complete once, Kubernetes does not watch over its pods any more.
+    // After a rollout was complete once, Kubernetes no longer checks the deadline for its pods.
     let has_deadline = progressing.is_some_and(|condition| condition.reason != "NewReplicaSetAvailable");
     Progress::Underway { what, has_deadline }
 }
@@ -210,7 +206,7 @@ mod tests {
         );
         assert_eq!(deployment_of(three(), 3, 3, 2, progressing), watched("3 of 3 pods updated, 2 available"));
         assert_eq!(deployment_of(three(), 3, 3, 3, progressing), Progress::Done(None));
-        // Nobody watches over these.
+        // Kubernetes checks no deadline with these reasons.
         for reason in ["", "NewReplicaSetAvailable"] {
             assert_eq!(deployment_of(three(), 3, 3, 2, reason), going_on("3 of 3 pods updated, 2 available"));
         }

@@ -1,42 +1,42 @@
-//! What is seen of the repository's head and of the workloads that its pushes roll.
+//! The gathered state of the repository's head and of the workloads that its pushes restart.
 //!
-//! Invariant: what was deployed is read from the pods' templates, where it stands beside what it changed; status is
-//! only what is intended. So a status that is late, lost or edited deploys nothing twice.
+//! Invariant: the deployed commit is read from the pods' templates, because it was written there together with the
+//! change. Status has only the intention. A late, lost or edited status therefore deploys nothing twice.
 
 use super::progress::Progress;
 use crate::api::{Reason, WorkloadKind};
 use jiff::Timestamp;
 use std::fmt;
 
-/// The head of the followed branch, as GitHub said it: never as status says it.
+/// The head of the followed branch. It comes from GitHub, never from status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfirmedHead {
     /// The commit.
     pub sha: String,
-    /// When the look that found it was begun: what was pushed before is not older than this commit.
+    /// When the look that found it began. An earlier push is not newer than this commit.
     pub looked_at: Timestamp,
 }
 
-/// What the annotations of a pods' template say of its last deployment.
+/// The last deployment in the annotations of a pods' template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The commit.
     pub sha: String,
-    /// Which deployment; 0 where the annotation is missing or no number.
+    /// The number of the deployment. 0 if the annotation is missing or not a number.
     pub sequence: i64,
 }
 
-/// All that the actions name, as far as it could be seen.
+/// All workloads that the actions name, if they could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Targets {
-    /// Each once, whatever the number of actions that name it.
+    /// Each workload once, even if several actions name it.
     pub workloads: Vec<Workload>,
-    /// What could not be seen, and why.
+    /// The problems with workloads that could not be read.
     pub troubles: Vec<Trouble>,
 }
 
 impl Targets {
-    /// The newest deployment that a template knows of.
+    /// The newest deployment in the templates.
     #[must_use]
     pub fn newest(&self) -> Option<&Stamp> {
         self.workloads.iter().filter_map(|workload| workload.stamp.as_ref()).max_by_key(|stamp| stamp.sequence)
@@ -50,15 +50,15 @@ pub struct Workload {
     pub kind: WorkloadKind,
     /// Its name.
     pub name: String,
-    /// Its identity: one that was made anew is another.
+    /// Its uid. A workload that was deleted and created again has another one.
     pub uid: String,
-    /// The version that was seen. It is changed as this version or not at all.
+    /// The resource version that was read. The workload is changed in this version or not at all.
     pub version: String,
-    /// Its template's last deployment, if it was this repository's.
+    /// The last deployment in its template, if it was this repository's.
     pub stamp: Option<Stamp>,
-    /// How far its pods follow its template.
+    /// The progress of its pods.
     pub progress: Progress,
-    /// Why its template is not changed now.
+    /// The reason why its template is not changed now.
     pub hindrance: Option<Hindrance>,
 }
 
@@ -68,21 +68,20 @@ impl fmt::Display for Workload {
     }
 }
 
-/// Why a template that should be changed is not.
+/// The reason why an outdated template is not changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hindrance {
-    /// It was just refused.
+    /// The API server just refused the change.
     Refused(Trouble),
-    /// This process has changed it for this deployment, and somebody has changed it since. To insist would roll it back
-    /// and forth for as long as the other insists too.
+    /// This process has changed the template for this deployment, and somebody has changed it since. Repeated changes
+    /// would restart the pods back and forth for as long as the other client repeats its changes too.
     TakenOver,
 }
 
-/// Something that keeps a workload from being rolled, and what to do about it.
+/// A problem that keeps a workload from being restarted, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Why.
     pub reason: Reason,
-    /// What happened, to what, what to do.
+    /// What happened, to what, and what to do.
     pub message: String,
 }

@@ -291,7 +291,7 @@ fn deletion_revokes_everything_then_lets_go() {
     assert_eq!(plan(&stranger, at(1)), Plan::Do(Step::RemoveFinalizer), "a stranger's Secret stays");
 }
 
-/// Carries plans out on what was seen, as if everything succeeded at once, and says what was done.
+/// Carries out plans on the gathered state, as if everything succeeded at once, and returns the steps.
 fn walk(mut seen: Seen, now: Timestamp) -> Vec<&'static str> {
     let mut done = Vec::new();
     let mut serial = 0;

@@ -1,4 +1,4 @@
-//! Pieces that the containers of a workspace share: variables, volumes, and the container of our own image.
+//! Parts that the containers of a workspace share: variables, volumes, and the container with the operator's image.
 
 use crate::reports::AUDIENCE;
 use crate::settings::WorkspaceSettings;
@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
-/// The mode of files with a credential: our user reads them by its group.
+/// The mode of files with a credential. The containers' user reads them through its group.
 const CREDENTIAL_MODE: i32 = 0o440;
-/// The file of the identity's volume.
+/// The file in the identity's volume.
 pub(super) const IDENTITY_FILE: &str = "token";
 
 /// A volume of the pod, by its name.
@@ -25,7 +25,7 @@ pub(super) const SCRATCH_VOLUME: VolumeName = VolumeName("scratch");
 pub(super) const TOOLS_VOLUME: VolumeName = VolumeName("tools");
 pub(super) const IDENTITY_VOLUME: VolumeName = VolumeName("identity");
 
-/// What a container may do with a volume.
+/// A container's access to a volume.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Read,
@@ -47,7 +47,7 @@ impl VolumeName {
     }
 }
 
-/// The volumes of the pod and of the Job's pod. The claim and the Secret have one name.
+/// The volumes of the pod and of the Job's pod. The claim and the Secret have the same name.
 pub(super) fn volumes(name: &str) -> Vec<Volume> {
     let claim = PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), read_only: None };
     let secret = SecretVolumeSource {
@@ -62,7 +62,7 @@ pub(super) fn volumes(name: &str) -> Vec<Volume> {
     ]
 }
 
-/// The further volumes of the pod.
+/// The additional volumes of the pod.
 pub(super) fn volumes_of_pod() -> Vec<Volume> {
     let tools = EmptyDirVolumeSource { size_limit: Some(quantity("16Mi")), medium: None };
     let identity = ServiceAccountTokenProjection {
@@ -78,7 +78,7 @@ pub(super) fn volumes_of_pod() -> Vec<Volume> {
     ]
 }
 
-/// A variable as it stands: Kubernetes would replace `$(NAME)`, and takes `$$` for `$`, also in `$$(NAME)`.
+/// A variable with a literal value. Kubernetes would replace `$(NAME)`, and reads `$$` as `$`, also in `$$(NAME)`.
 pub(super) fn literal(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.replace('$', "$$")), value_from: None }
 }
@@ -96,7 +96,7 @@ pub(super) fn security() -> SecurityContext {
     }
 }
 
-/// A container of ours.
+/// A container with the operator's image.
 pub(super) fn ours(
     name: &str,
     settings: &WorkspaceSettings,

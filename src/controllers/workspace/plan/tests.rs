@@ -51,7 +51,7 @@ fn pod(going: bool) -> PodView {
     }
 }
 
-/// A workspace that runs, and of which everything is known.
+/// A running workspace with everything known about it.
 fn seen(spec: &Value, going: bool) -> Seen {
     let repository = json!({"id": 5, "node_id": "R", "name": "shop", "full_name": "acme/shop", "private": true});
     let remote = Remote {
@@ -319,7 +319,7 @@ fn where_no_job_can_save_the_volume_is_kept() {
     seen.pod = PodSeen::Ours(Box::new(pod(true)));
     let later = now() + SLACK + SignedDuration::from_secs(1);
     assert!(matches!(plan(&seen, later), Plan::Do(Step::KeepVolume(why)) if why.contains("does not answer")));
-    // Where no node ever had the volume, there is nothing to keep.
+    // If no node ever had the volume, there is nothing to keep.
     seen.volume = VolumeSeen::Ours { volume: None, is_going: false, is_held: true, is_kept: false, is_small: false };
     assert_eq!(plan(&seen, later), Plan::Do(Step::DropToken));
     let mut seen = gone(&json!({}));

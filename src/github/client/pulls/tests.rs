@@ -69,7 +69,7 @@ async fn those_of_one_head_are_listed_and_no_others_whatever_is_answered() {
         github.lines()[2],
         "GET https://h.example/api/v3/repos/acme/shop/pulls?state=all&head=acme%3Aa%2Fb%3Fstate%3Dx%26c%23d&per_page=100"
     );
-    // GitHub would answer these with everything.
+    // GitHub would answer these with all pull requests.
     let sent = github.lines().len();
     for head in ["", "work", ":work", "acme:"] {
         let error = github.github.pull_requests(&token(), "acme", "shop", head).await.unwrap_err();
@@ -137,7 +137,7 @@ async fn why_none_was_opened_is_told_by_githubs_words() {
     }
     let error = refused(|| refusal(422, "Draft pull requests are not supported in this repository.")).await;
     assert_eq!(NotOpened::of(&error), Some(NotOpened::DraftUnsupported));
-    // The same words in another refusal are another matter.
+    // The same message in another refusal has another meaning.
     let error = refused(|| refusal(403, "Draft pull requests are not supported in this repository.")).await;
     assert_eq!(NotOpened::of(&error), None);
     let error = refused(|| answer(502, &[], "")).await;

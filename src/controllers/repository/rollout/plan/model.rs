@@ -1,5 +1,5 @@
-//! Random histories: pushes, ticks, rollouts that end or hang, wishes, a status that is late or lost, and an operator that
-//! stops between any two effects. Whatever happens, the invariants of the plan hold.
+//! Random histories: pushes, ticks, rollouts that end or hang, requests, a late or lost status, and an operator that
+//! stops between any two effects. The invariants of the plan hold in all of them.
 
 use super::tests::{on_push, workload};
 use super::*;
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 const SHAS: [&str; 4] = ["aaaa", "bbbb", "cccc", "dddd"];
 
-/// What may happen besides pushes, ticks and rollouts.
+/// The faults that may happen in addition to pushes, ticks and rollouts.
 #[derive(Clone, Copy, PartialEq)]
 struct Mishaps {
     stops: bool,
@@ -24,19 +24,19 @@ struct World {
     branch: &'static str,
     workloads: Vec<Workload>,
     status: Option<DeploymentStatus>,
-    /// What status was before it was written last.
+    /// The status before the last write.
     before: Option<DeploymentStatus>,
     handled: u32,
     wish: u32,
-    /// In the operator's memory.
+    /// The head in the operator's memory.
     head: Option<ConfirmedHead>,
-    /// How often each commit became the head, or was asked for again.
+    /// How often each commit became the head, or was requested again.
     reasons: HashMap<String, usize>,
     /// How often each template was changed for a commit, and for a (commit, sequence).
     rolled: HashMap<(String, String), usize>,
     exactly: HashMap<(String, String, i64), usize>,
     was_lost: bool,
-    /// The head that was there when it began.
+    /// The head when the history began.
     began_with: Option<String>,
 }
 
@@ -66,7 +66,7 @@ impl World {
         self.random.random_range(0..100) < percent
     }
 
-    /// The operator stops here: what it had in memory is gone.
+    /// Whether the operator stops here and loses its memory.
     fn stops(&mut self) -> bool {
         let stops = self.mishaps.stops && self.chance(15);
         if stops {
@@ -113,7 +113,7 @@ impl World {
         assert!(*rolled <= reasons, "{name} was rolled {rolled} times for {}, with {reasons} reasons", stamp.sha);
     }
 
-    /// The operator looks at the object once. Gives back whether anything changed.
+    /// The operator reconciles the object once. Returns whether anything changed.
     fn reconcile(&mut self) -> bool {
         let on_push = on_push();
         let late = self.mishaps.late && self.chance(25);
@@ -155,7 +155,7 @@ impl World {
                     targets = None;
                 }
                 Next::Settle(settlement) => {
-                    // What does not differ from what was read is not written.
+                    // A status that equals the one that was read is not written.
                     if settlement.deployment != stored {
                         changed = true;
                         self.write(settlement.deployment, settlement.handles_redeploy);
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// Nothing happens any more but time: the newest head is deployed, and then nothing is done.
+    /// From now on only time passes: the newest head is deployed, and then nothing is done.
     fn comes_to_rest(&mut self) {
         self.mishaps = Mishaps { stops: false, late: false, loses_status: false };
         for _ in 0..20 {
@@ -213,7 +213,7 @@ impl World {
         }
         let status = self.status.clone().expect("a status");
         assert_eq!(status.sha, self.branch);
-        // A rollout that ended badly stays so until somebody asks.
+        // A failed rollout stays failed until another try is requested.
         if status.result == DeploymentResult::Failed {
             self.wish += 1;
             for reasons in self.reasons.values_mut() {

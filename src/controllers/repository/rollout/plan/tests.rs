@@ -139,7 +139,7 @@ fn at_first_sight_the_head_is_where_it_begins() {
     assert_eq!(result(&settlement), (A, 0, Succeeded));
     assert_eq!(reason(&settlement), Reason::RolledOut);
     assert!(settlement.handles_redeploy, "an annotation that was there before asks for nothing");
-    // What is not there yet may come.
+    // A missing workload may be created later.
     case.targets = Some(Targets { workloads: Vec::new(), troubles: vec![trouble(Reason::WaitingForReference)] });
     assert_eq!(result(&case.settles(0)), (A, 0, Succeeded));
 }
@@ -176,13 +176,13 @@ fn a_new_head_waits_for_more_and_the_newest_wins() {
     assert_eq!(result(&settlement), (B, 3, Waiting));
     assert_eq!((reason(&settlement), settlement.again), (Reason::Debouncing, Some(at(12))));
     case.stored = settlement.deployment;
-    // Another one meanwhile.
+    // Another commit meanwhile.
     case.head = Some(head(A, 11));
     let settlement = case.settles(11);
     assert_eq!(result(&settlement), (A, 3, Waiting));
     assert_eq!(settlement.again, Some(at(12)));
     assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(Time(at(10))));
-    // Over, but the head was looked at before that.
+    // It ended, but the look at the head was before that.
     case.stored = settlement.deployment;
     assert_eq!(case.plan(12), Next::LookAtHead);
     case.head = Some(head(B, 12));
@@ -253,7 +253,7 @@ fn each_workload_is_rolled_until_it_says_so() {
     assert_eq!((reason(&settlement), settlement.again), (Reason::RollingOut, Some(at(14))));
     case.targets = Some(targets(&[workload("shop", Some((B, 4)), done()), new]));
     assert_eq!(result(&case.settles(14)), (B, 4, Succeeded));
-    // To follow needs no head.
+    // A running deployment is followed without a head.
     case.head = None;
     assert_eq!(result(&case.settles(14)), (B, 4, Succeeded));
 }
@@ -293,7 +293,7 @@ fn one_is_in_flight_and_one_that_hangs_gives_way() {
     assert_eq!(result(&case.settles(60)), (A, 4, Waiting));
     let paused = Case { is_paused: true, ..case.clone() };
     assert_eq!(result(&paused.nothing_happens(60)), (B, 4, Running));
-    // One that cannot go on gives way at once, and one that is done is done.
+    // A deployment that cannot continue yields at once, and a completed one is done.
     let stuck = Targets { workloads: Vec::new(), troubles: vec![trouble(Reason::WaitingForReference)] };
     let case = Case { targets: Some(stuck), ..case };
     assert_eq!(result(&case.settles(1)), (A, 4, Waiting));

@@ -1,4 +1,4 @@
-//! What fails, is refused, late or forged.
+//! Failures, refusals, and late or forged status.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn a_deadline_is_kubernetes_own_or_ten_minutes() {
     for words in ["Deployment shop", "1 of 3 pods updated", "landfall.dev/redeploy"] {
         assert!(message.contains(words), "{words} is not in {message}");
     }
-    // Pauses grow.
+    // The delays grow.
     assert_eq!(case(underway(true), 1).again, Some(at(2)));
     assert_eq!(case(underway(true), 40).again, Some(at(50)));
     assert_eq!(case(underway(true), 3600).again, Some(at(3630)));
@@ -62,7 +62,7 @@ fn what_is_missing_or_refused_is_tried_until_the_deadline() {
         let is_forbidden = refusal == Reason::ActionForbidden;
         let expected = if is_forbidden { Reason::ActionForbidden } else { Reason::RolloutFailed };
         assert_eq!((result(&settlement).2, reason(&settlement)), (Failed, expected));
-        // And says the same ever after.
+        // The message stays the same afterwards.
         let case = Case { stored: settlement.deployment, was_forbidden: is_forbidden, ..case };
         assert_eq!(reason(&case.nothing_happens(900)), expected);
     }
@@ -81,7 +81,7 @@ fn the_time_that_something_was_in_the_way_is_not_counted() {
         ..Case::default()
     };
     case.stored = case.settles(590).deployment;
-    // It is tried once more when the time is over, and that may work.
+    // It is tried once more at the end of the time, and that may work.
     case.targets = Some(targets(&[Workload { hindrance: None, ..hindered.clone() }]));
     assert!(matches!(case.plan(610), Next::Roll { .. }));
     let refused_again = Case { targets: Some(targets(&[hindered])), ..case.clone() };
@@ -136,7 +136,7 @@ fn a_failed_one_is_done_again_when_somebody_asks() {
     assert_eq!(case.nothing_happens(100).again, None);
     case.is_asked_again = true;
     assert_eq!(case.begins(100).sequence, 4);
-    // It was begun already, and the status that says so has not arrived.
+    // It has begun already, and the status with it has not arrived yet.
     case.targets = Some(targets(&[workload("shop", Some((A, 4)), underway(true))]));
     assert_eq!(case.begins(100).sequence, 4);
     case.is_paused = true;
@@ -144,7 +144,7 @@ fn a_failed_one_is_done_again_when_somebody_asks() {
     case.is_paused = false;
     case.stored = Some(stored(A, 3, Succeeded, 0));
     assert!(case.nothing_happens(100).handles_redeploy);
-    // While one runs the wish waits for how it ends.
+    // While a deployment runs, the request waits for its end.
     case.stored = Some(stored(A, 4, Running, 99));
     case.targets = Some(targets(&[workload("shop", Some((A, 4)), Progress::Failed(String::new()))]));
     let settlement = case.settles(100);
