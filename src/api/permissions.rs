@@ -38,7 +38,7 @@ fn mistakes() -> BTreeMap<String, &'static str> {
     let hyphened = |name: &str| name.contains('_').then(|| name.replace('_', "-"));
     let of_repositories = |name: &str| name.strip_prefix("repository_").map(str::to_owned);
     let of_organizations = |name: &str| name.strip_prefix("organization_").map(str::to_owned);
-    let forms: [&dyn Fn(&str) -> Option<String>; 4] = [&singular, &hyphened, &of_repositories, &of_organizations];
+    let forms: [fn(&str) -> Option<String>; 4] = [singular, hyphened, of_repositories, of_organizations];
     let mut mistakes = BTreeMap::new();
     for form in forms {
         for name in NAMES {
