@@ -188,7 +188,7 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
             .await
     }
 
-    /// The PersistentVolume.
+    /// Its `PersistentVolume`.
     pub async fn persistent_volume(&self) -> Value {
         let name = self.volume.file_name().unwrap().to_str().unwrap();
         self.world.get(Kind::VOLUME, name).await.expect("the volume is there")
