@@ -124,14 +124,14 @@ fn decide(
             Reason::WaitingForReference,
             format!(
                 "there is no GitHubInstallation {reference} in namespace {namespace_name} (there are: {here}): correct \
-                 spec.installationRef.name, or ask who administers the GitHubApp to grant this namespace the account"
+                 spec.installationRef.name, or ask the GitHubApp's administrator to grant this namespace the account"
             ),
         ));
     };
     if installation.meta().deletion_timestamp.is_some() && purpose == Purpose::Use {
         return Access::Denied(Standing::reconciling(
             Reason::InstallationNotFound,
-            format!("GitHubInstallation {reference} is being deleted, so what was published for it is taken back"),
+            format!("GitHubInstallation {reference} is being deleted, so everything published for it is withdrawn"),
         ));
     }
     // The watch of namespaces brings it and wakes this object. Without labels, a selector could grant too much.

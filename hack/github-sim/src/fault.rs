@@ -64,7 +64,7 @@ pub enum FaultKind {
         /// The body; GitHub's `{"message": …}` for the status if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         body: Option<Value>,
-        /// Headers on top of GitHub's usual ones.
+        /// Headers in addition to GitHub's usual ones.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         headers: BTreeMap<String, String>,
     },

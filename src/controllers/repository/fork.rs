@@ -81,7 +81,7 @@ fn held_against(fork: &Repository, of: &str) -> Result<(), Failure> {
     let what = match &fork.parent {
         Some(parent) if parent.full_name.eq_ignore_ascii_case(of) => return Ok(()),
         Some(parent) => format!("a fork of {}", parent.full_name),
-        None if fork.fork == Some(true) => "a fork of what the App may not see".to_owned(),
+        None if fork.fork == Some(true) => "a fork of a repository that the App may not see".to_owned(),
         None => "no fork".to_owned(),
     };
     let name = &fork.full_name;

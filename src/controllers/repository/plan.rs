@@ -294,7 +294,7 @@ fn source(seen: &Seen, failed: Option<&Failed>) -> Standing {
         ),
         // Empty repositories cannot be forked.
         Head::Empty if seen.object.spec.source.fork.is_some() => {
-            Standing::reconciling(Reason::ForkPending, format!("GitHub is still copying what {name} is a fork of"))
+            Standing::reconciling(Reason::ForkPending, format!("GitHub is still copying the upstream of {name}"))
         }
         Head::Empty => Standing::reconciling(
             Reason::RepositoryEmpty,

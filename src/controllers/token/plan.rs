@@ -402,14 +402,14 @@ pub fn refused(refusal: &Refusal, account: &str, token: &InstallationToken) -> S
             Reason::RepositoryNotGranted,
             format!(
                 "spec.repositorySelection All needs a grant of \"*\", and namespace {namespace} has none for {account}: name \
-                 spec.repositories, or ask who administers the GitHubApp"
+                 spec.repositories, or ask the GitHubApp's administrator"
             ),
         ),
         Refusal::Repositories(missing) => Standing::stalled(
             Reason::RepositoryNotGranted,
             format!(
                 "namespace {namespace} was not granted {} of {account}: see status.granted of the GitHubInstallation, or \
-                 ask who administers the GitHubApp to add it to spec.tenants[].repositories",
+                 ask the GitHubApp's administrator to add it to spec.tenants[].repositories",
                 missing.join(", ")
             ),
         ),
@@ -417,7 +417,7 @@ pub fn refused(refusal: &Refusal, account: &str, token: &InstallationToken) -> S
             Reason::InsufficientPermissions,
             format!(
                 "spec.permissions asks for {}, which exceeds the grant: see status.granted of the GitHubInstallation, or ask \
-                 who administers the GitHubApp to raise spec.tenants[].maxPermissions",
+                 the GitHubApp's administrator to raise spec.tenants[].maxPermissions",
                 listed(missing)
             ),
         ),
