@@ -84,9 +84,7 @@ pub fn access(
 pub struct Names<'a> {
     /// The `GitHubApp`.
     pub app: &'a str,
-    /// The account.
     pub account: &'a str,
-    /// The namespace.
     pub namespace: &'a str,
     /// Whether the App was installed there before.
     pub was_installed: bool,

@@ -26,13 +26,11 @@ pub enum Access {
     Dead(Standing),
     /// Not granted. A published token is withdrawn.
     Denied(Standing),
-    /// Granted.
     Granted {
         /// The installation's id.
         installation: i64,
         /// The account's current login on GitHub.
         account: String,
-        /// The account's id.
         account_id: i64,
         /// The installation's settings page.
         settings_url: String,
@@ -65,11 +63,9 @@ impl Access {
 
 /// The objects that a reference leads to.
 pub struct Referred {
-    /// The `GitHubInstallation`.
     pub installation: Option<Arc<GitHubInstallation>>,
     /// The name of its `GitHubApp`, whether that exists or not.
     pub app_name: Option<String>,
-    /// The `GitHubApp`.
     pub app: Option<Arc<GitHubApp>>,
     /// The connection of the App.
     pub connection: Option<Connection>,

@@ -34,7 +34,6 @@ pub(crate) fn covers(granted: &Permissions, wanted: &Permissions) -> bool {
     wanted.iter().all(|(name, level)| level_of(granted, name).is_some_and(|granted| granted >= *level))
 }
 
-/// The level of one permission.
 pub(crate) fn level_of(granted: &Permissions, name: &str) -> Option<Level> {
     match granted.get(name) {
         None if name == "metadata" => Some(Level::Read),

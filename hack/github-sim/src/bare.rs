@@ -46,7 +46,6 @@ pub(crate) struct Person {
     pub(crate) at: Timestamp,
 }
 
-/// One commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Commit {
     pub(crate) sha: String,

@@ -59,7 +59,6 @@ fn one() -> u64 {
 pub enum FaultKind {
     /// This answer, without any other effect.
     Status {
-        /// The status.
         status: u16,
         /// The body; GitHub's `{"message": …}` for the status if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,10 +68,7 @@ pub enum FaultKind {
         headers: BTreeMap<String, String>,
     },
     /// The request is handled later, in real time; at most 30 s.
-    Delay {
-        /// Milliseconds.
-        milliseconds: u64,
-    },
+    Delay { milliseconds: u64 },
     /// The connection is closed before any effect.
     Cut,
     /// The connection is closed after the effect, before the answer.
@@ -110,7 +106,6 @@ impl FaultKind {
 pub struct Injected {
     /// Its number, with which it can be removed.
     pub id: u64,
-    /// The fault.
     #[serde(flatten)]
     pub fault: Fault,
     /// Requests that matched.

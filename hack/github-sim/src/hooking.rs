@@ -26,7 +26,6 @@ pub struct HookInfo {
     pub secret_sha256: Option<String>,
     /// Whether receivers' certificates are not verified.
     pub insecure_ssl: bool,
-    /// Its events.
     pub events: Vec<String>,
     /// Whether it is active.
     pub active: bool,
@@ -62,7 +61,6 @@ pub struct HookChange {
     pub content_type: Option<String>,
     /// The secret that signs them. An empty one removes it.
     pub secret: Option<String>,
-    /// Its events.
     pub events: Option<Vec<String>>,
     /// Whether it is active.
     pub active: Option<bool>,
@@ -90,7 +88,6 @@ impl State {
         Ok(self.hooks.values().filter(|hook| hook.owner == owner).map(info).collect())
     }
 
-    /// The hook of an App.
     pub(crate) fn hook_of_app(&self, slug: &str) -> Result<HookInfo, ControlError> {
         let hook = self.app_by_slug(slug).and_then(|app| self.hooks.get(&app.hook));
         hook.map(info).ok_or_else(|| ControlError::not_found("App", slug))

@@ -30,17 +30,14 @@ pub struct Entry {
     pub sequence: u64,
     /// The time of its arrival, by the simulator's clock.
     pub time: Timestamp,
-    /// The method.
     pub method: String,
     /// The path without the query.
     pub path: String,
-    /// The query.
     pub query: String,
     /// The status of the answer; `None` if the connection was closed before.
     pub status: Option<u16>,
     /// The sender.
     pub caller: Caller,
-    /// Its `User-Agent`.
     pub user_agent: String,
     /// The matching route, such as `/repos/{owner}/{repo}`.
     pub route: Option<String>,
@@ -53,7 +50,6 @@ pub struct Entry {
 /// The number of a route's answers with a status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Count {
-    /// The method.
     pub method: String,
     /// The route, or the path if none matched.
     pub route: String,

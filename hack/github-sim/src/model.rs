@@ -214,7 +214,6 @@ pub struct TokenInfo {
     pub installation_id: u64,
     /// The App it belongs to.
     pub app_id: u64,
-    /// Its permissions.
     pub permissions: Permissions,
     /// The repositories it was narrowed to; `None` for all of the installation.
     pub repository_ids: Option<Vec<u64>>,

@@ -13,7 +13,6 @@ use crate::webhook::Moved;
 pub struct PullInfo {
     /// Its number in the repository.
     pub number: u64,
-    /// Its title.
     pub title: String,
     /// Its head: the branch, which may be in a fork.
     pub head: String,

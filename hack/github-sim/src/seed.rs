@@ -33,7 +33,6 @@ pub struct Seed {
     pub accounts: Vec<AccountSeed>,
     /// GitHub Apps.
     pub apps: Vec<AppSeed>,
-    /// Repositories.
     pub repositories: Vec<RepositorySeed>,
     /// The installations of Apps on accounts.
     pub installations: Vec<InstallationSeed>,
@@ -85,7 +84,6 @@ pub struct AccountSeed {
     pub login: String,
     /// Its number; assigned if absent.
     pub id: Option<u64>,
-    /// Its kind.
     #[serde(rename = "type")]
     pub kind: AccountType,
     /// `free` (no drafts in private repositories) or `team` (the default).
@@ -138,7 +136,6 @@ pub struct WebhookSeed {
 pub struct RepositorySeed {
     /// The login of its owner.
     pub owner: String,
-    /// Its name.
     pub name: String,
     /// Its number; assigned if absent.
     pub id: Option<u64>,
@@ -152,7 +149,6 @@ pub struct RepositorySeed {
     pub empty: bool,
     /// Read-only.
     pub archived: bool,
-    /// Its description.
     pub description: Option<String>,
 }
 

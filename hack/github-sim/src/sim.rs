@@ -178,7 +178,6 @@ impl Sim {
         lock(&self.state).unsuspend(installation)
     }
 
-    /// Selects the repositories of an installation.
     pub fn select_repositories(&self, installation: u64, selection: &Selection) -> Result<(), ControlError> {
         lock(&self.state).select_repositories(installation, selection)
     }
@@ -258,7 +257,6 @@ impl Sim {
         lock(&self.state).hooks_of(full_name)
     }
 
-    /// The hook of an App.
     pub fn app_hook(&self, slug: &str) -> Result<HookInfo, ControlError> {
         lock(&self.state).hook_of_app(slug)
     }

@@ -17,12 +17,10 @@ use jiff::Timestamp;
 
 pub type Plan = reconcile::Plan<Step>;
 
-/// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Add the finalizer, which keeps the object until its webhook is removed.
     AddFinalizer,
-    /// Remove the finalizer.
     RemoveFinalizer,
     /// Report that the webhook stays, because it cannot be removed.
     LeaveHook(String),

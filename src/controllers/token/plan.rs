@@ -17,7 +17,6 @@ use crate::grant::{Grant, Reach, Refusal, excess};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Add the finalizer, so that the operator can revoke the token before the object is deleted.
@@ -40,11 +39,9 @@ pub enum Step {
     RevokeHeld,
     /// Revoke the token in the Secret.
     RevokePublished,
-    /// Delete the Secret.
     DeleteSecret,
     /// Delete a Secret of the operator under a name that the spec no longer has, and revoke the token in it.
     DeleteFormer(String),
-    /// Remove the finalizer.
     RemoveFinalizer,
 }
 

@@ -155,8 +155,8 @@ fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> I
     kind.shared.guards.token_scope(objects::token(object, &repository.installation, repository.id))
 }
 
-/// Creates an object. If it exists by now, the cache was late, and the next reconcile finds it, unless it belongs to
-/// somebody else.
+/// Creates an object. If it exists by now, the cache was late, and the next reconcile finds it. An object of somebody
+/// else is a failure.
 async fn create<K>(
     kind: &WorkspaceKind,
     object: &Workspace,

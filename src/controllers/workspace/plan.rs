@@ -19,12 +19,10 @@ use jiff::{SignedDuration, Timestamp};
 
 pub type Plan = reconcile::Plan<Step>;
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Add the finalizer, which keeps the object until its work is safe.
     AddFinalizer,
-    /// Remove the finalizer.
     RemoveFinalizer,
     /// Ask GitHub for the repository's current name.
     Resolve,
@@ -46,7 +44,6 @@ pub enum Step {
     KeepVolume(String),
     /// Report that the work is given up.
     GiveUp(String),
-    /// Start the pod.
     StartPod,
     /// Delete the pod.
     EndPod,

@@ -240,7 +240,6 @@ impl State {
         from
     }
 
-    /// A `ping` to one hook.
     pub(crate) fn ping(&mut self, hook: u64) {
         let links = self.event_links();
         let Some(found) = self.hooks.get(&hook).cloned() else { return };
@@ -287,7 +286,6 @@ impl State {
         }
     }
 
-    /// Delivers to the App of an installation.
     fn deliver_to_app(&mut self, installation: &Installation, event: &str, payload: &Value) {
         let hook = self.apps.get(&installation.app).and_then(|app| self.hooks.get(&app.hook)).cloned();
         if let Some(hook) = hook {
