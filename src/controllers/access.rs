@@ -84,9 +84,7 @@ pub fn access(
 pub struct Names<'a> {
     /// The `GitHubApp`.
     pub app: &'a str,
-    /// The account.
     pub account: &'a str,
-    /// The namespace.
     pub namespace: &'a str,
     /// Whether the App was installed there before.
     pub was_installed: bool,
@@ -108,7 +106,7 @@ impl AccountAccess {
             Self::NotGranted => Standing::stalled(
                 Reason::AccountNotGranted,
                 format!(
-                    "GitHubApp {app} does not grant account {account} to namespace {namespace}: ask who administers it to add \
+                    "GitHubApp {app} does not grant account {account} to namespace {namespace}: ask its administrator to add \
                      the account and this namespace to its spec.tenants"
                 ),
             ),
@@ -132,13 +130,15 @@ impl AccountAccess {
             Self::NotInstalled { install_url, .. } if was_installed => Standing::stalled(
                 Reason::Revoked,
                 format!(
-                    "the App was uninstalled from {account}, or the account was deleted; its tokens are dead. Who owns the account \
-                     can install it again: {install_url}"
+                    "the App was uninstalled from {account}, or the account was deleted; its tokens are dead. The owner of the \
+                     account can install it again: {install_url}"
                 ),
             ),
             Self::NotInstalled { install_url, .. } => Standing::stalled(
                 Reason::NotInstalled,
-                format!("the App is not installed on {account}. Who owns the account can install it: {install_url}"),
+                format!(
+                    "the App is not installed on {account}. The owner of the account can install it: {install_url}"
+                ),
             ),
             Self::Suspended(installation, _) => Standing::stalled(
                 Reason::InstallationSuspended,

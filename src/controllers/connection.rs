@@ -23,9 +23,7 @@ const REQUESTED_LOOKS: Rate = Rate { burst: 5.0, every: SignedDuration::from_sec
 pub struct Look {
     /// When GitHub answered.
     pub at: Timestamp,
-    /// The App.
     pub app: App,
-    /// The id of its bot user.
     pub bot_user_id: Option<i64>,
     /// All of its installations, suspended ones included.
     pub installations: Vec<Installation>,
@@ -33,9 +31,9 @@ pub struct Look {
 
 #[derive(Clone, Default)]
 pub struct Connection {
-    /// The App and its GitHub, as one string.
+    /// A digest of the App and its GitHub.
     pub identity: String,
-    /// The input that this connection was made from. Another input makes another connection.
+    /// A digest of the input that this connection was made from. Another input makes another connection.
     pub made_from: String,
     /// The client. `None` while the credentials cannot be used at all.
     pub github: Option<Arc<GitHub>>,
@@ -67,7 +65,7 @@ pub struct AppHook {
     pub ensured: Option<WebhookStatus>,
     /// The problem, if there is one.
     pub trouble: Option<Standing>,
-    /// The URL and policy that the webhook was last given.
+    /// The wanted URL and policy at the last examination.
     pub wanted: Option<(String, WebhookPolicy)>,
     /// When the secret was set, or when an operator that had just started found in status that it is set.
     pub signed_at: Option<Timestamp>,
@@ -99,7 +97,6 @@ impl Connections {
         self.lock().get(app).cloned()
     }
 
-    /// Changes the connection of an App.
     pub fn update(&self, app: &str, change: impl FnOnce(&mut Connection)) {
         change(self.lock().entry(app.to_owned()).or_default());
     }

@@ -25,7 +25,6 @@ pub struct Mark {
     pub message: Option<String>,
 }
 
-/// The deliveries that wait.
 pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Delivery)> {
     deliveries
         .iter()

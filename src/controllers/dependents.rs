@@ -82,7 +82,6 @@ pub fn woken_by_access<K: Watched>(watches: &mut Watches<'_, K>, refers: fn(&K, 
     });
 }
 
-/// The installations of an App.
 #[must_use]
 pub fn installations_of(shared: &Shared, app: &str) -> Vec<Arc<GitHubInstallation>> {
     let mut all = shared.caches.all::<GitHubInstallation>();

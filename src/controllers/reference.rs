@@ -26,13 +26,11 @@ pub enum Access {
     Dead(Standing),
     /// Not granted. A published token is withdrawn.
     Denied(Standing),
-    /// Granted.
     Granted {
         /// The installation's id.
         installation: i64,
         /// The account's current login on GitHub.
         account: String,
-        /// The account's id.
         account_id: i64,
         /// The installation's settings page.
         settings_url: String,
@@ -65,11 +63,9 @@ impl Access {
 
 /// The objects that a reference leads to.
 pub struct Referred {
-    /// The `GitHubInstallation`.
     pub installation: Option<Arc<GitHubInstallation>>,
     /// The name of its `GitHubApp`, whether that exists or not.
     pub app_name: Option<String>,
-    /// The `GitHubApp`.
     pub app: Option<Arc<GitHubApp>>,
     /// The connection of the App.
     pub connection: Option<Connection>,
@@ -124,14 +120,14 @@ fn decide(
             Reason::WaitingForReference,
             format!(
                 "there is no GitHubInstallation {reference} in namespace {namespace_name} (there are: {here}): correct \
-                 spec.installationRef.name, or ask who administers the GitHubApp to grant this namespace the account"
+                 spec.installationRef.name, or ask the GitHubApp's administrator to grant this namespace the account"
             ),
         ));
     };
     if installation.meta().deletion_timestamp.is_some() && purpose == Purpose::Use {
         return Access::Denied(Standing::reconciling(
             Reason::InstallationNotFound,
-            format!("GitHubInstallation {reference} is being deleted, so what was published for it is taken back"),
+            format!("GitHubInstallation {reference} is being deleted, so everything published for it is withdrawn"),
         ));
     }
     // The watch of namespaces brings it and wakes this object. Without labels, a selector could grant too much.

@@ -72,7 +72,6 @@ pub struct Shared {
 /// Where to find out whether a namespace is being deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// In the cache.
     Cache,
     /// In the API server too. The deletion of a namespace also deletes its objects, and the watches may bring those
     /// deletions first.

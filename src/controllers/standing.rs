@@ -209,7 +209,7 @@ pub fn kubernetes_refusal(error: &kube::Error, namespace: &str) -> Option<Standi
         403 if status.message.contains(" cannot ") => {
             "grant it to the operator: if the chart's value secretNamespaces is set, it has to list this namespace"
         }
-        _ => "correct what it names",
+        _ => "correct the field that it names",
     };
     let message = format!("in namespace {namespace} the Kubernetes API refused: {}; {remedy}", status.message);
     Some(Standing::reconciling(Reason::KubernetesRefused, message))

@@ -89,7 +89,6 @@ impl World {
 }
 
 impl Work {
-    /// Its pod.
     pub fn pod(&self) -> String {
         format!("ws-{}", self.name)
     }
@@ -188,7 +187,6 @@ newline\" && printf '*.log\\n' >.gitignore && echo ignored >ignored.log";
             .await
     }
 
-    /// The PersistentVolume.
     pub async fn persistent_volume(&self) -> Value {
         let name = self.volume.file_name().unwrap().to_str().unwrap();
         self.world.get(Kind::VOLUME, name).await.expect("the volume is there")

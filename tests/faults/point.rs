@@ -14,7 +14,6 @@ use std::fmt;
 pub enum Side {
     /// The API server.
     Kubernetes,
-    /// GitHub.
     GitHub,
 }
 
@@ -35,7 +34,6 @@ impl fmt::Display for Point {
     }
 }
 
-/// The faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// The operator dies before the request goes out.

@@ -10,7 +10,6 @@ use serde_json::json;
 
 use crate::scene::{Done, Scene, holding};
 
-/// The spellings of a token.
 fn spellings(token: &str) -> [String; 3] {
     [token.to_owned(), STANDARD.encode(format!("x-access-token:{token}")), STANDARD.encode(token)]
 }

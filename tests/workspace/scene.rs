@@ -20,9 +20,7 @@ use serde_json::Value;
 
 /// The workspace's name.
 pub const NAME: &str = "try";
-/// Its uid.
 pub const UID: &str = "0a1b2c3d-4e5f-6789-abcd-ef0123456789";
-/// Its branch.
 pub const BRANCH: &str = "landfall/try-0a1b2";
 /// The prefix of refs for the workspace's other work.
 pub const WIP: &str = "refs/heads/landfall-wip/try-0a1b2";

@@ -49,7 +49,6 @@ pub enum AuditError {
     #[error("the audit log {} holds a line that is no event: {line}", path.display())]
     Line {
         path: PathBuf,
-        /// The line.
         line: String,
         #[source]
         source: serde_json::Error,
@@ -65,7 +64,6 @@ pub struct Entry {
     pub received: Timestamp,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or the HTTP method in small letters.
     pub verb: String,
-    /// The user.
     pub user: String,
     /// The impersonated user, if there is one.
     pub impersonated: Option<String>,

@@ -327,7 +327,6 @@ impl Cluster {
         Ok(logs)
     }
 
-    /// The log of one of its programs.
     #[must_use]
     pub fn log(&self, program: &str) -> PathBuf {
         log_file(&self.folder, program)

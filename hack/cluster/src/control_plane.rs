@@ -47,7 +47,6 @@ pub enum StartError {
     #[error("{program} ended while it was waited for; the end of its log {}:\n{tail}", log.display())]
     Ended {
         program: String,
-        /// Its log.
         log: PathBuf,
         /// The log's last lines.
         tail: String,
@@ -284,7 +283,6 @@ fn controller_arguments(folder: &Path) -> Vec<String> {
     ]
 }
 
-/// The kubeconfig of a component.
 pub(crate) fn component_kubeconfig(folder: &Path, component: &str) -> PathBuf {
     folder.join("pki").join(format!("{component}.kubeconfig"))
 }

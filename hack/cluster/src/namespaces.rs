@@ -52,7 +52,6 @@ pub enum NamespaceError {
     /// The first process failed.
     #[error("the node's namespaces could not be made; see {}: {message}", log.display())]
     First {
-        /// Its log.
         log: PathBuf,
         /// Its output.
         message: String,

@@ -125,7 +125,6 @@ fn start_pods_programs(
     plane.start(launcher, programs, "coredns", &coredns)
 }
 
-/// The folder of a volume.
 pub(crate) fn volume(folder: &Path, name: &str) -> PathBuf {
     folder.join("node/volumes").join(name)
 }

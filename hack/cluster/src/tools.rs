@@ -15,7 +15,6 @@ pub struct Tool {
     program: &'static str,
     /// Further folders that may contain it.
     folders: &'static [&'static str],
-    /// Its purpose.
     purpose: &'static str,
     /// The Debian package, if Debian's version is good enough.
     package: Option<&'static str>,

@@ -1,10 +1,10 @@
-//! Permissions of Apps: their levels, and which grant covers which wish.
+//! Permissions of Apps: their levels, and whether a grant covers a request.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// How much of a permission is granted; each level includes the ones before it.
+/// The level of a permission. Each level includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -34,7 +34,6 @@ pub(crate) fn covers(granted: &Permissions, wanted: &Permissions) -> bool {
     wanted.iter().all(|(name, level)| level_of(granted, name).is_some_and(|granted| granted >= *level))
 }
 
-/// The level of one permission.
 pub(crate) fn level_of(granted: &Permissions, name: &str) -> Option<Level> {
     match granted.get(name) {
         None if name == "metadata" => Some(Level::Read),
@@ -42,7 +41,8 @@ pub(crate) fn level_of(granted: &Permissions, name: &str) -> Option<Level> {
     }
 }
 
-/// What remains of `token` when the account granted `granted`: permissions can be taken back while a token lives.
+/// The permissions of `token` that remain with the account's grant, because an account can withdraw permissions while a
+/// token lives.
 pub(crate) fn narrowed(token: &Permissions, granted: &Permissions) -> Permissions {
     token.iter().filter_map(|(name, level)| Some((name.clone(), level_of(granted, name)?.min(*level)))).collect()
 }

@@ -1,7 +1,7 @@
-//! One repository's bare git directory, and the few plumbing commands the simulator needs on it.
+//! The bare git directory of one repository, and the few plumbing commands that the simulator needs for it.
 //!
-//! git itself keeps objects and refs; nothing here interprets a pack. Commands run with a configuration of their own,
-//! so that the machine's git settings and identity change no answer.
+//! git itself stores objects and refs, and nothing here interprets a pack. Commands run with a configuration of their
+//! own, so that the machine's git settings and identity do not change an answer.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,18 +13,16 @@ use jiff::Timestamp;
 /// The object id that stands for "no object" in pushes and their events.
 pub(crate) const ZERO: &str = "0000000000000000000000000000000000000000";
 
-/// git did not do what it was asked.
+/// The reason why a git command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     /// git cannot be started.
     #[error("git cannot be started; install git")]
     Start(#[source] std::io::Error),
-    /// A repository's directory cannot be made.
+    /// A repository's directory cannot be created.
     #[error("{directory}")]
     Directory {
-        /// Which.
         directory: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
@@ -40,7 +38,7 @@ pub enum GitError {
     },
 }
 
-/// Who committed, and when.
+/// The author and committer of a commit, with the time.
 #[derive(Clone, Debug)]
 pub(crate) struct Person {
     pub(crate) name: String,
@@ -48,7 +46,6 @@ pub(crate) struct Person {
     pub(crate) at: Timestamp,
 }
 
-/// One commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Commit {
     pub(crate) sha: String,
@@ -76,7 +73,7 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Makes an empty repository whose HEAD names `branch`, in place of what an earlier simulator left at `path`.
+    /// Makes an empty repository whose HEAD names `branch`. It replaces the remains of an earlier simulator at `path`.
     pub(crate) fn create(path: &Path, branch: &str, hooks: &Path) -> Result<Self, GitError> {
         let directory = |source| GitError::Directory { directory: path.to_owned(), source };
         if path.exists() {
@@ -85,7 +82,7 @@ impl Bare {
         std::fs::create_dir_all(path).map_err(directory)?;
         let bare = Self { path: path.to_owned() };
         bare.run(&["init", "--quiet", "--bare", "--template=", &format!("--initial-branch={branch}")])?;
-        // Written rather than set one by one: tests start many of these.
+        // The file is written at once rather than setting by setting, because tests create many repositories.
         let hooks = hooks.to_string_lossy();
         let settings = format!(
             "[core]\n\thooksPath = {hooks:?}\n[http]\n\treceivepack = true\n[uploadpack]\n\tallowFilter = true\n\t\
@@ -111,7 +108,7 @@ impl Bare {
             .collect())
     }
 
-    /// What kind of object `sha` is; `None` if there is none.
+    /// The type of the object `sha`; `None` if it does not exist.
     pub(crate) fn kind(&self, sha: &str) -> Option<String> {
         let full = sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit());
         full.then(|| self.run(&["cat-file", "-t", sha]).ok()).flatten().map(|kind| kind.trim().to_owned())
@@ -146,7 +143,7 @@ impl Bare {
         self.run(&["merge-base", "--is-ancestor", ancestor, head]).is_ok()
     }
 
-    /// What changed between two commits (`None`: since the beginning).
+    /// The changes between two commits (`None`: since the beginning).
     pub(crate) fn changes(&self, from: Option<&str>, to: &str) -> Result<Vec<Change>, GitError> {
         let empty = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
         let from = from.unwrap_or(empty);
@@ -209,28 +206,28 @@ impl Bare {
         })
     }
 
-    /// Copies what refspecs (or object ids) name from another repository.
+    /// Copies the objects of refspecs (or object ids) from another repository.
     pub(crate) fn fetch(&self, from: &Self, what: &[&str]) -> Result<(), GitError> {
         let from = from.path.to_string_lossy();
         self.run(&[&["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", &*from], what].concat()).map(drop)
     }
 
-    /// How many commits are reachable from `head` and not from `base`.
+    /// The number of commits reachable from `head` and not from `base`.
     pub(crate) fn count(&self, base: &str, head: &str) -> Result<usize, GitError> {
         Ok(self.run(&["rev-list", "--count", head, &format!("^{base}"), "--"])?.trim().parse().unwrap_or(0))
     }
 
-    /// A path under `folder` that a commit changes which no ref has yet, on its way to `head`.
+    /// A path in `folder` that is changed by a commit on the way to `head` that no ref has yet.
     pub(crate) fn newly_touched(&self, head: &str, folder: &str) -> Result<Option<String>, GitError> {
         let listed = self.run(&["log", "--format=", "--name-only", head, "--not", "--all", "--", folder])?;
         Ok(listed.lines().find(|line| !line.is_empty()).map(str::to_owned))
     }
 
-    /// The tree that merging `theirs` into `ours` gives; `None` if they are in conflict.
+    /// The tree of a merge of `theirs` into `ours`; `None` if they conflict.
     pub(crate) fn merged_tree(&self, ours: &str, theirs: &str) -> Result<Option<String>, GitError> {
         match self.run(&["merge-tree", "--write-tree", ours, theirs]) {
             Ok(tree) => Ok(Some(tree.trim().to_owned())),
-            // Conflicts are told on standard output, errors on standard error.
+            // Conflicts go to standard output, errors to standard error.
             Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(None),
             Err(error) => Err(error),
         }
@@ -250,12 +247,12 @@ impl Bare {
         self.import(&name, &stream)
     }
 
-    /// Points HEAD to a branch: what a clone checks out.
+    /// Points HEAD to the branch that a clone checks out.
     pub(crate) fn set_head(&self, branch: &str) -> Result<(), GitError> {
         self.run(&["symbolic-ref", "HEAD", &format!("refs/heads/{branch}")]).map(drop)
     }
 
-    /// What a full ref points to.
+    /// The object that a full ref points to.
     fn tip(&self, name: &str) -> Option<String> {
         self.run(&["rev-parse", "--verify", "--quiet", name]).ok().map(|sha| sha.trim().to_owned())
     }
@@ -270,7 +267,7 @@ impl Bare {
         self.run(&["update-ref", "-d", name]).map(drop)
     }
 
-    /// The bytes of a file at a commit, with its blob's id; `None` if it is not there.
+    /// The bytes of a file at a commit, with its blob's id; `None` if it does not exist.
     pub(crate) fn file(&self, revision: &str, path: &str) -> Result<Option<(String, Vec<u8>)>, GitError> {
         let listed = self.run(&["ls-tree", "-z", revision, "--", path])?;
         let Some((meta, _)) = listed.split('\0').next().and_then(|entry| entry.split_once('\t')) else {
@@ -298,7 +295,7 @@ impl Bare {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(GitError::Start)?;
         if let Some(mut stdin) = child.stdin.take() {
-            // A command that reads nothing closes its end first: its status tells whether that was an error.
+            // A command that reads nothing closes its end first. Its status shows whether that was an error.
             let _ = stdin.write_all(input);
         }
         let output = child.wait_with_output().map_err(GitError::Start)?;
@@ -313,7 +310,7 @@ impl Bare {
     }
 }
 
-/// What keeps the machine's own git configuration out.
+/// The environment that excludes the machine's own git configuration.
 pub(crate) fn environment() -> [(&'static str, &'static str); 3] {
     [("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")]
 }

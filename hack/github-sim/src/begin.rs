@@ -18,7 +18,7 @@ use crate::seed::{AccountType, AppSeed, Seed};
 use crate::state::State;
 use crate::webhook::Attempt;
 
-/// Why a simulator cannot begin with this seed.
+/// The reason why a simulator cannot start with this seed.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// An App has no key, or one that cannot be used.
@@ -26,7 +26,6 @@ pub enum BeginError {
     Key {
         /// The App's name.
         app: String,
-        /// What is wrong with it.
         #[source]
         source: KeyError,
     },
@@ -36,13 +35,11 @@ pub enum BeginError {
     /// A file cannot be read or written.
     #[error("{path}")]
     File {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// Something in the seed names what is not there, or is there twice.
+    /// A name in the seed refers to a missing object, or exists twice.
     #[error("the seed")]
     Seed(#[from] ControlError),
     /// git failed.
@@ -50,8 +47,8 @@ pub enum BeginError {
     Git(#[from] GitError),
 }
 
-/// Commits that touch workflow files need a permission of their own; the simulator says by the environment whether
-/// the pusher has it. git runs this for each ref, after it has the objects.
+/// Commits that change workflow files need a permission of their own. The simulator sets an environment variable that
+/// says whether the pusher has it. git runs this for each ref, after it has the objects.
 const UPDATE_HOOK: &str = r#"#!/bin/sh
 [ "$GITHUB_SIM_WORKFLOWS" = refused ] || exit 0
 case "$3" in *[!0]*) ;; *) exit 0 ;; esac
@@ -62,7 +59,7 @@ echo "refusing to allow a GitHub App to create or update workflow \`$touched\` w
 exit 1
 "#;
 
-/// Makes the first state; git directories are made under `folder`.
+/// Makes the initial state; git directories are created in `folder`.
 pub(crate) fn state(
     seed: &Seed,
     web: String,
@@ -101,7 +98,7 @@ pub(crate) fn state(
         rates: Rates::new(seed.rate_limit.unwrap_or(5000)),
         faults: Faults::default(),
         journal: Journal::default(),
-        // What is there from the beginning is no news: nobody listens to this channel.
+        // The initial state causes no events, so nobody reads from this channel.
         outbox: mpsc::unbounded_channel().0,
         under_way: 0,
         next_id: 100_000,
@@ -128,7 +125,7 @@ pub(crate) fn state(
     Ok(state)
 }
 
-/// Who acts through the control API.
+/// The person who acts through the control API.
 fn person(state: &mut State, seed: &Seed) -> Result<u64, ControlError> {
     if let Some(login) = &seed.person {
         let found = state.account(login).map(|account| account.id);

@@ -1,7 +1,7 @@
 //! The simulator's time: real time plus an offset that only [`Clock::advance`] moves.
 //!
-//! Everything GitHub dates (token expiry, rate-limit windows, delivery retention) reads this clock and no other;
-//! otherwise a test that moves time would see half of GitHub stay behind.
+//! All of GitHub's times (token expiry, rate-limit windows, delivery retention) come from this clock; otherwise a test
+//! that moves time would leave half of GitHub behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,7 +16,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The simulator's present.
+    /// The current time of the simulator.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let offset = SignedDuration::from_millis(self.offset_ms.load(Ordering::SeqCst));

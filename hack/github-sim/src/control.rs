@@ -1,4 +1,4 @@
-//! The control API under `/_sim`: what the typed [`crate::Sim`] does, for people and for other languages.
+//! The control API under `/_sim`: the functions of the typed [`crate::Sim`], for people and for other languages.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -85,7 +85,7 @@ impl From<ControlError> for Failure {
     }
 }
 
-/// Changes the state where git may be waited for.
+/// Changes the state in a task that may wait for git.
 async fn change<T: Send + 'static>(
     hub: &Hub,
     change: impl FnOnce(&mut State) -> Result<T, ControlError> + Send + 'static,
@@ -116,7 +116,7 @@ async fn ca(Shared(hub): Shared<Arc<Hub>>) -> Answer {
     Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response())
 }
 
-/// What there is, by names and ids: for a person who looks around.
+/// An overview of all objects, by names and ids, for a person.
 async fn overview(Shared(hub): Shared<Arc<Hub>>) -> Answer {
     let state = lock(&hub.state);
     let links = shapes::Links { web: state.web.clone(), api: format!("{}/api/v3", state.web) };
@@ -208,7 +208,7 @@ async fn remove(Shared(hub): Shared<Arc<Hub>>, Path((owner, name)): Path<(String
     done()
 }
 
-/// What is not given stays.
+/// Fields that are not given stay unchanged.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Edit {

@@ -1,6 +1,6 @@
-//! Who a request comes from, by its `Authorization` header.
+//! The sender of a request, by its `Authorization` header.
 //!
-//! A credential that is presented and not valid is refused even where none is needed, as GitHub does.
+//! An invalid credential is refused even if none is needed, as on GitHub.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,13 +13,13 @@ use crate::rate::Budget;
 use crate::refusal::Refusal;
 use crate::state::{State, TokenDigest};
 
-/// Who asks.
+/// The sender.
 #[derive(Clone, Debug)]
 pub(crate) enum Credential {
     Nobody,
     /// An App by its JWT.
     App(u64),
-    /// An installation by a living token.
+    /// An installation by a live token.
     Installation(TokenDigest, Box<Token>),
 }
 
@@ -40,7 +40,7 @@ impl Credential {
         }
     }
 
-    /// What an `ETag` is bound to besides the body: another token gets another one.
+    /// The value that distinguishes an `ETag` in addition to the body: another token gets another `ETag`.
     pub(crate) fn entity_salt(&self) -> &[u8] {
         match self {
             Self::Installation(digest, _) => digest,
@@ -50,8 +50,8 @@ impl Credential {
     }
 }
 
-/// The secret in an `Authorization` header: of `Bearer` and `token` what follows, of `Basic` the password, or the user
-/// name when the password is empty or `x-oauth-basic`.
+/// The secret in an `Authorization` header: the text after `Bearer` or `token`, or the password of `Basic`, or its user
+/// name if the password is empty or `x-oauth-basic`.
 pub(crate) fn presented(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = value.split_once(' ')?;
@@ -67,7 +67,8 @@ pub(crate) fn presented(headers: &HeaderMap) -> Option<String> {
     }
 }
 
-/// Who the headers name. `for_app`: the route wants an App's JWT, so that anything else is an undecodable one.
+/// The sender according to the headers. `for_app`: the route needs an App's JWT, so any other credential is an
+/// undecodable one.
 pub(crate) fn of(state: &mut State, headers: &HeaderMap, for_app: bool) -> Result<Credential, Refusal> {
     let undecodable = || Refusal::new(StatusCode::UNAUTHORIZED, jwt::UNDECODABLE);
     if !headers.contains_key(header::AUTHORIZATION) {
@@ -83,7 +84,7 @@ pub(crate) fn of(state: &mut State, headers: &HeaderMap, for_app: bool) -> Resul
     installation(state, &secret)
 }
 
-/// The installation a living token belongs to; uses the token once.
+/// The installation of a live token. Counts one use of the token.
 pub(crate) fn installation(state: &mut State, secret: &str) -> Result<Credential, Refusal> {
     let (digest, _) = state.live_token(secret).ok_or_else(Refusal::bad_credentials)?;
     let token = state.tokens.get_mut(&digest).ok_or_else(Refusal::bad_credentials)?;

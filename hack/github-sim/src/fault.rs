@@ -1,47 +1,48 @@
-//! Faults that a test injects: what strikes which request, and how often.
+//! Faults that a test injects: the affected requests, the effect, and the number.
 //!
-//! A fault names a method and a path pattern, the first matching request it strikes and how many. It strikes before
-//! any effect, but for the one that loses the answer of an effect, and the one that makes a fresh token be refused.
+//! A fault names a method, a path pattern, the first affected one of the matching requests, and their number. It
+//! happens before any effect, except for the one that loses the answer of an effect, and the one that makes a fresh
+//! token be refused.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A fault: what it strikes, and what then happens.
+/// A fault: the affected requests, and the effect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fault {
     /// The method; any if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The path without `/api/v3`; `*` stands for anything, also for slashes. Any path if absent.
+    /// The path without `/api/v3`; `*` matches anything, including slashes. Any path if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The first matching request that is struck: 1 is the next one.
+    /// The first affected request among the matching ones: 1 is the next one.
     #[serde(default = "one")]
     pub nth: u64,
-    /// How many requests are struck from there on.
+    /// The number of affected requests from there on.
     #[serde(default = "one")]
     pub times: u64,
-    /// What happens.
+    /// The effect.
     #[serde(flatten)]
     pub kind: FaultKind,
 }
 
 impl Fault {
-    /// A fault that strikes the next request of this method and path pattern, once.
+    /// A fault of the next request with this method and path pattern, once.
     #[must_use]
     pub fn new(method: &str, path: &str, kind: FaultKind) -> Self {
         Self { method: Some(method.to_owned()), path: Some(path.to_owned()), nth: 1, times: 1, kind }
     }
 
-    /// The same, but beginning with the nth match.
+    /// The same, but from the nth match on.
     #[must_use]
     pub fn nth(self, nth: u64) -> Self {
         Self { nth, ..self }
     }
 
-    /// The same, for so many requests.
+    /// The same, for this many requests.
     #[must_use]
     pub fn times(self, times: u64) -> Self {
         Self { times, ..self }
@@ -52,33 +53,29 @@ fn one() -> u64 {
     1
 }
 
-/// What happens to a struck request.
+/// The effect on a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum FaultKind {
-    /// This answer, and no effect.
+    /// This answer, without any other effect.
     Status {
-        /// The status.
         status: u16,
         /// The body; GitHub's `{"message": …}` for the status if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         body: Option<Value>,
-        /// Headers on top of GitHub's usual ones.
+        /// Headers in addition to GitHub's usual ones.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         headers: BTreeMap<String, String>,
     },
-    /// The request is handled so much later, in real time; at most 30 s.
-    Delay {
-        /// Milliseconds.
-        milliseconds: u64,
-    },
-    /// The connection is cut; nothing happened.
+    /// The request is handled later, in real time; at most 30 s.
+    Delay { milliseconds: u64 },
+    /// The connection is closed before any effect.
     Cut,
-    /// The effect happened, the connection is cut before the answer.
+    /// The connection is closed after the effect, before the answer.
     LoseResponse,
-    /// The token that this mint makes is refused at its first uses.
+    /// The token from this mint is refused at its first uses.
     FreshToken {
-        /// How many uses.
+        /// The number of refused uses.
         uses: u32,
         /// 401 (the default) or 404.
         #[serde(default = "unauthorized")]
@@ -104,17 +101,16 @@ impl FaultKind {
     }
 }
 
-/// A fault with what it has seen and done.
+/// A fault with its counts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Injected {
-    /// Its number, for removing it.
+    /// Its number, with which it can be removed.
     pub id: u64,
-    /// The fault.
     #[serde(flatten)]
     pub fault: Fault,
     /// Requests that matched.
     pub matched: u64,
-    /// Requests that were struck.
+    /// Affected requests.
     pub struck: u64,
 }
 
@@ -145,7 +141,7 @@ impl Faults {
         self.injected.clear();
     }
 
-    /// The first fault that strikes this request. Every fault that matches counts it.
+    /// The effect of the first fault for this request. Every matching fault counts the request.
     pub(crate) fn strike(&mut self, method: &str, path: &str) -> Option<FaultKind> {
         let mut strikes = None;
         for injected in &mut self.injected {
@@ -166,7 +162,7 @@ impl Faults {
     }
 }
 
-/// Whether a text is like a pattern in which `*` stands for anything.
+/// Whether a text matches a pattern in which `*` matches anything.
 fn like(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(text) = text.strip_prefix(head) else { return false };

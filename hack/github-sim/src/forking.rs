@@ -1,7 +1,7 @@
-//! Forks: answered for at once, filled later.
+//! Forks: the answer comes at once, and the objects later.
 //!
-//! A fork is in the state from the moment it is asked for, without a single object until its time has come; whoever
-//! takes the answer for the thing is found out.
+//! A fork is in the state from its request on, without a single object until its time has come. A client that considers
+//! it complete after the answer is noticed.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -15,20 +15,20 @@ use crate::state::State;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fork {
-    /// `owner/name` of what is forked.
+    /// `owner/name` of the repository to fork.
     pub of: String,
     /// The login of the account that gets the fork.
     pub account: String,
-    /// The fork's name; that of what is forked unless told.
+    /// The fork's name. The default is the repository's.
     #[serde(default)]
     pub name: Option<String>,
-    /// Whether the fork gets the default branch alone.
+    /// Whether the fork gets only the default branch.
     #[serde(default)]
     pub default_branch_only: bool,
 }
 
 impl State {
-    /// What a network of forks began with.
+    /// The root of a network of forks.
     pub(crate) fn source<'a>(&'a self, repository: &'a Repository) -> &'a Repository {
         let mut found = repository;
         while let Some(parent) = found.parent.and_then(|parent| self.repositories.get(&parent)) {
@@ -37,7 +37,7 @@ impl State {
         found
     }
 
-    /// The repository that an account has in the network of another: GitHub lets it have one.
+    /// The repository of an account in the network of another one. GitHub permits only one.
     pub(crate) fn in_network(&self, repository: &Repository, account: u64) -> Option<&Repository> {
         let source = self.source(repository).id;
         self.repositories.values().find(|found| found.owner == account && self.source(found).id == source)
@@ -50,7 +50,7 @@ impl State {
         Ok(forks.map(|fork| self.full_name(fork)).collect())
     }
 
-    /// As a person forks: into any account, with no rules but the network's.
+    /// Forks like a person: into any account, with only the rules of the network.
     pub(crate) fn fork_by_hand(&mut self, fork: &Fork) -> Result<u64, ControlError> {
         let of = self.by_full_name(&fork.of)?.id;
         let account = self.account(&fork.account).ok_or_else(|| ControlError::not_found("account", &fork.account))?.id;
@@ -58,8 +58,8 @@ impl State {
         id.ok_or_else(|| ControlError::not_found("repository", &fork.of))
     }
 
-    /// Forks into an account; what the account has of this network already is its fork, whatever it is called.
-    /// `None` if there is nothing to fork.
+    /// Forks into an account. A repository of the account in this network already is its fork, under any name. `None`
+    /// if there is nothing to fork.
     pub(crate) fn fork(
         &mut self,
         of: u64,
@@ -90,7 +90,7 @@ impl State {
             updated: now,
             ..parent
         };
-        // Whoever had this name before is no longer found by it.
+        // The name no longer leads to the repository that had it before.
         self.moved.remove(&self.full_name(&fork).to_lowercase());
         self.repositories.insert(id, fork.clone());
         self.settle_forks();
@@ -99,7 +99,7 @@ impl State {
         Ok(Some(id))
     }
 
-    /// A name that an account has not given yet: GitHub counts on at the end of one that is taken.
+    /// A free name in an account: GitHub appends a number to a name that is taken.
     fn free_name(&self, account: u64, wanted: &str) -> String {
         let allowed = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
         let wanted: String = wanted.chars().map(|letter| if allowed(letter) { letter } else { '-' }).collect();
@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    /// What the parent has now. Nobody is told: that is no push.
+    /// Copies the current objects of the parent. This is not a push, so there is no event.
     fn fill(&mut self, id: u64) -> Result<(), GitError> {
         let Some(fork) = self.repositories.get_mut(&id) else { return Ok(()) };
         let (Some(forking), Some(parent)) = (fork.forking.take(), fork.parent) else { return Ok(()) };

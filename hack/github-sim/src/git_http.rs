@@ -1,7 +1,7 @@
-//! git over smart HTTP: who may, decided as GitHub decides it; everything else is `git http-backend`.
+//! git over smart HTTP. Access is decided as on GitHub; `git http-backend` does everything else.
 //!
-//! Bodies are streamed both ways, but for the answer to a push: it is sent when the push is part of the state, so that
-//! whoever sees it succeed finds it in the API.
+//! Bodies are streamed in both directions, except for the answer to a push: it is sent when the push is part of the
+//! state, so that a client that sees its success finds it in the API.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use crate::state::State;
 pub(crate) struct Target {
     owner: String,
     repository: String,
-    /// What follows the repository, such as `info/refs`.
+    /// The path after the repository, such as `info/refs`.
     rest: String,
-    /// Whether it is about a push, also when it only asks what is there.
+    /// Whether it belongs to a push, even if it only asks for refs.
     push: bool,
 }
 
-/// What came of a request.
+/// The result of a request.
 pub(crate) struct Served {
     pub(crate) response: Response<Body>,
     pub(crate) caller: Caller,
@@ -62,14 +62,14 @@ impl Target {
     }
 }
 
-/// Who was let in, and to what.
+/// An admitted request.
 struct Admitted {
     repository: u64,
     pusher: u64,
     workflows: bool,
 }
 
-/// Why somebody was not: a status and GitHub's words, which git shows after `remote:`.
+/// A refused request: a status and GitHub's message, which git shows after `remote:`.
 struct Denied {
     status: StatusCode,
     text: String,
@@ -86,7 +86,7 @@ impl Denied {
         Self { header, ..Self::new(StatusCode::UNAUTHORIZED, text) }
     }
 
-    /// What git is told of a fork that is still being copied: an error of the protocol, inside a 200.
+    /// The answer for a fork that is still being copied: an error of the protocol, inside a 200.
     fn not_exported(target: &Target, repository: &Repository) -> Self {
         let error = format!("ERR access denied or repository not exported: /{}.git", repository.id);
         let mut text = format!("{:04x}{error}", error.len() + 4);
@@ -134,7 +134,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, target: Target, head: request::Parts, b
     Served { response, caller, route }
 }
 
-/// Who a git client is: only Basic is understood here.
+/// The identity of a git client. Only Basic is supported here.
 fn who(state: &mut State, headers: &HeaderMap) -> Result<Credential, Denied> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(Credential::Nobody) };
     let basic = value.to_str().is_ok_and(|value| value.to_ascii_lowercase().starts_with("basic "));
@@ -151,7 +151,7 @@ fn who(state: &mut State, headers: &HeaderMap) -> Result<Credential, Denied> {
 
 fn admit(state: &State, target: &Target, head: &request::Parts, who: &Credential) -> Result<Admitted, Denied> {
     let missing = || match who {
-        // GitHub does not say whether there is such a repository before it knows who asks.
+        // GitHub does not reveal whether a repository exists to a client without credentials.
         Credential::Nobody => Denied::unauthorized("Repository not found."),
         _ => Denied::new(StatusCode::NOT_FOUND, "Repository not found."),
     };
@@ -211,7 +211,8 @@ async fn run(
     if let Some(mut stdin) = stdin {
         tokio::spawn(async move {
             let mut body = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-            // A client that hangs up, or a git that has read enough, ends this; git's answer tells what came of it.
+            // A client that closes the connection, or a git that has read enough, ends this. git's answer shows the
+            // result.
             let _ = tokio::io::copy(&mut body, &mut stdin).await;
         });
     }
@@ -258,7 +259,7 @@ fn backend(hub: &Hub, target: &Target, head: &request::Parts, admitted: &Admitte
     command.spawn()
 }
 
-/// The head of a CGI answer (RFC 3875): header lines, a `Status` among them, and an empty line.
+/// The head of a CGI answer (RFC 3875): header lines, including `Status`, and an empty line.
 async fn cgi_head(stdout: &mut BufReader<ChildStdout>) -> std::io::Result<Response<Body>> {
     let mut response = Response::new(Body::empty());
     loop {

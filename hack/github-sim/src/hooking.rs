@@ -1,5 +1,5 @@
-//! Hooks as a person has them on a settings page: looked at, made, changed and removed by hand, and deliveries sent
-//! again. GitHub's rules for what an API client may are not asked here.
+//! Hooks on a person's settings page: read, created, changed and removed by hand, and redeliveries. GitHub's rules for
+//! API clients do not apply here.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,58 +13,56 @@ use crate::person::ControlError;
 use crate::state::State;
 use crate::webhook::Attempt;
 
-/// A hook as it is, with its secret only as a digest: whoever derived the secret can tell that it is this one.
+/// A hook, with only a digest of its secret: a test that derives the secret can compare it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HookInfo {
     /// Its number.
     pub id: u64,
-    /// Where its deliveries go; an App's hook can have none.
+    /// The address of its deliveries; an App's hook can have none.
     pub url: Option<String>,
     /// `json` or `form`.
     pub content_type: String,
     /// SHA-256 of the secret in hexadecimal.
     pub secret_sha256: Option<String>,
-    /// Whether receivers are not verified.
+    /// Whether receivers' certificates are not verified.
     pub insecure_ssl: bool,
-    /// What it hears of.
     pub events: Vec<String>,
-    /// Whether it hears of anything.
+    /// Whether it is active.
     pub active: bool,
-    /// When it was made.
+    /// The time of its creation.
     pub created_at: Timestamp,
-    /// When it was changed.
+    /// The time of its last change.
     pub updated_at: Timestamp,
 }
 
-/// A hook to be made by hand.
+/// A hook to be created by hand.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NewHook {
-    /// Where its deliveries go.
+    /// The address of its deliveries.
     pub url: String,
     /// `form` (the default) or `json`.
     pub content_type: Option<String>,
-    /// What they are signed with.
+    /// The secret that signs them.
     pub secret: Option<String>,
-    /// What it hears of: `push` unless told.
+    /// Its events. The default is `push`.
     pub events: Option<Vec<String>>,
     /// Whether it is not active.
     pub inactive: bool,
 }
 
-/// A change of a hook by hand; what is not given stays.
+/// A change of a hook by hand. Fields that are not given stay unchanged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HookChange {
-    /// Where its deliveries go.
+    /// The address of its deliveries.
     pub url: Option<String>,
     /// `form` or `json`.
     pub content_type: Option<String>,
-    /// What they are signed with; an empty one is none.
+    /// The secret that signs them. An empty one removes it.
     pub secret: Option<String>,
-    /// What it hears of.
     pub events: Option<Vec<String>>,
-    /// Whether it hears of anything.
+    /// Whether it is active.
     pub active: Option<bool>,
 }
 
@@ -90,7 +88,6 @@ impl State {
         Ok(self.hooks.values().filter(|hook| hook.owner == owner).map(info).collect())
     }
 
-    /// The hook of an App.
     pub(crate) fn hook_of_app(&self, slug: &str) -> Result<HookInfo, ControlError> {
         let hook = self.app_by_slug(slug).and_then(|app| self.hooks.get(&app.hook));
         hook.map(info).ok_or_else(|| ControlError::not_found("App", slug))
@@ -132,12 +129,12 @@ impl State {
         Err(ControlError::not_found("hook of a repository", id.to_string()))
     }
 
-    /// Sets where deliveries connect to instead of a `host:port`.
+    /// Sets the addresses that deliveries connect to instead of a `host:port`.
     pub(crate) fn resolve_webhooks(&mut self, resolve: BTreeMap<String, SocketAddr>) {
         self.webhook_resolve = resolve.into_iter().map(|(asked, address)| (asked.to_lowercase(), address)).collect();
     }
 
-    /// Sends a delivery once more: a new row with the same guid; the old one stays as it was.
+    /// Redelivers: adds a new row with the same guid, and leaves the old one unchanged.
     pub(crate) fn redeliver(&mut self, delivery: u64) -> Result<(), ControlError> {
         let missing = || ControlError::not_found("delivery", delivery.to_string());
         let id = self.new_id();

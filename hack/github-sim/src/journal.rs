@@ -1,17 +1,17 @@
-//! The log of every request: what tests count, and what a person reads.
+//! The log of every request, which tests count and people read.
 //!
-//! It never holds a credential: no Authorization header, no body, and query values only as they came to GitHub's own
-//! parameters, none of which is a secret.
+//! It never contains a credential: no Authorization header, no body, and only the query as it was sent. None of
+//! GitHub's own parameters is a secret.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// Entries kept; the oldest go first.
+/// The number of stored entries. The oldest are dropped first.
 const MOST: usize = 200_000;
 
-/// Who a request came from.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "id")]
 pub enum Caller {
@@ -26,40 +26,35 @@ pub enum Caller {
 /// One request.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// 1, 2, … in the order in which requests ended.
+    /// 1, 2, … in the order of the requests' ends.
     pub sequence: u64,
-    /// When it came, by the simulator's clock.
+    /// The time of its arrival, by the simulator's clock.
     pub time: Timestamp,
-    /// The method.
     pub method: String,
-    /// The path as it was sent, without the query.
+    /// The path without the query.
     pub path: String,
-    /// The query as it was sent.
     pub query: String,
-    /// The status that was sent; `None` if the connection was cut before one.
+    /// The status of the answer; `None` if the connection was closed before.
     pub status: Option<u16>,
-    /// Who sent it.
+    /// The sender.
     pub caller: Caller,
-    /// Its `User-Agent`.
     pub user_agent: String,
-    /// The route it matched, such as `/repos/{owner}/{repo}`.
+    /// The matching route, such as `/repos/{owner}/{repo}`.
     pub route: Option<String>,
-    /// No route matched: GitHub may know it, the simulator does not.
+    /// No route matched. GitHub may have it, but the simulator does not.
     pub unknown: bool,
-    /// The fault that struck it.
+    /// The fault that affected it.
     pub fault: Option<String>,
 }
 
-/// How often a route answered with a status.
+/// The number of a route's answers with a status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Count {
-    /// The method.
     pub method: String,
     /// The route, or the path if none matched.
     pub route: String,
-    /// The status; `None` for cut connections.
+    /// The status; `None` for closed connections.
     pub status: Option<u16>,
-    /// How often.
     pub count: u64,
 }
 
@@ -85,7 +80,7 @@ impl Journal {
         self.entries.iter().cloned().collect()
     }
 
-    /// Forgets the entries; the sequence goes on.
+    /// Removes the entries. The sequence continues.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
     }

@@ -1,6 +1,7 @@
-//! The JWT by which an App proves who it is, checked as GitHub checks it, with GitHub's messages.
+//! The JWT that authenticates an App, verified as on GitHub, with GitHub's messages.
 //!
-//! Source of the messages: github.com's answers; of the rules: "Generating a JSON Web Token (JWT) for a GitHub App".
+//! Sources: for the messages, github.com's answers; for the rules, "Generating a JSON Web Token (JWT) for a GitHub
+//! App".
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine as _;
@@ -18,10 +19,10 @@ pub(crate) const ISSUED_AT: &str =
 pub(crate) const EXPIRATION: &str = "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires";
 pub(crate) const TOO_FAR: &str = "'Expiration time' claim ('exp') is too far in the future";
 
-/// Seconds that `exp` may lie ahead.
+/// The most seconds that `exp` may be in the future.
 const LONGEST: i64 = 600;
 
-/// Whether a credential has the form of a JWT (three parts) and not of a token (`gh?_…`).
+/// Whether a credential has the form of a JWT (three parts) and not that of a token (`gh?_…`).
 pub(crate) fn is_jwt(text: &str) -> bool {
     text.matches('.').count() == 2 && !text.starts_with("gh")
 }

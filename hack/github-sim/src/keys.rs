@@ -1,22 +1,22 @@
-//! Key pairs of Apps, in the forms GitHub hands out and accepts.
+//! Key pairs of Apps, in the formats that GitHub uses and accepts.
 //!
-//! GitHub gives a person the private half as PKCS#1 and keeps the public one; so does the simulator.
+//! GitHub gives a person the private key as PKCS#1 and stores the public one. So does the simulator.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
 use pem::{EncodeConfig, LineEnding, Pem};
 
-/// Why a key cannot be used.
+/// The reason why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The cryptographic library made no key.
+    /// The cryptographic library failed to make a key.
     #[error("no RSA key pair could be generated")]
     Generate,
     /// The text is not PEM.
     #[error("the key is not PEM; give the file that GitHub offers as a download")]
     NotPem(#[source] pem::PemError),
-    /// PEM, but not of an RSA key.
+    /// The PEM text is not an RSA key.
     #[error(
         "a PEM block {found:?} is not an RSA key; expected RSA PRIVATE KEY, PRIVATE KEY, PUBLIC KEY or RSA PUBLIC KEY"
     )]
@@ -60,7 +60,7 @@ impl std::fmt::Debug for AppKey {
     }
 }
 
-/// The DER of the public key in a PEM text that holds either half.
+/// The DER of the public key in a PEM text with either key.
 pub(crate) fn public_der(text: &str) -> Result<Vec<u8>, KeyError> {
     let block = pem::parse(text).map_err(KeyError::NotPem)?;
     let not_rsa = || KeyError::NotRsa { found: block.tag().to_owned() };
@@ -90,7 +90,7 @@ fn unwrap_pkcs8(der: &[u8]) -> Option<&[u8]> {
     (tag == 0x04).then_some(key)
 }
 
-/// Splits the first DER element off: its tag, its content, and what follows it.
+/// Splits off the first DER element: its tag, its content, and the rest.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;

@@ -1,4 +1,4 @@
-//! A GitHub that behaves: REST, GraphQL, git over HTTPS and webhooks, in memory and on one port.
+//! A simulated GitHub: REST, GraphQL, git over HTTPS and webhooks, in memory and on one port.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -69,7 +69,7 @@ pub use webhook::signature;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks the state. A handler that panicked left it as it was at that moment, which is still one that can be looked at.
+/// Locks the state. A handler that panicked may have left it incomplete, but it can still be read.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -48,7 +48,7 @@ struct Arguments {
     completions: Option<Shell>,
 }
 
-/// Why the program ends without having served.
+/// The reason why the program ends without having served.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("cannot read the seed")]

@@ -1,6 +1,6 @@
-//! What GitHub knows: accounts, Apps, repositories, installations, tokens, hooks, deliveries, pull requests.
+//! GitHub's data: accounts, Apps, repositories, installations, tokens, hooks, deliveries, pull requests.
 //!
-//! Only data; who may see or change it is decided where requests come in, how it looks in `shapes`.
+//! Only data. Access is decided where requests come in, and `shapes` has its format.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ pub(crate) struct App {
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) permissions: Permissions,
     pub(crate) events: Vec<String>,
-    /// The hook every App has; without a URL nothing is delivered.
+    /// The hook that every App has. Without a URL nothing is delivered.
     pub(crate) hook: u64,
     pub(crate) created: Timestamp,
 }
@@ -48,12 +48,12 @@ pub(crate) struct Repository {
     pub(crate) archived: bool,
     pub(crate) description: Option<String>,
     pub(crate) default_branch: String,
-    /// What it is a fork of.
+    /// The repository that it is a fork of.
     pub(crate) parent: Option<u64>,
-    /// That it is a fork whose objects are not there yet.
+    /// Set while it is a fork without objects.
     pub(crate) forking: Option<Forking>,
     pub(crate) bare: Bare,
-    /// Full ref names and what they point to, as of the last push that was taken in.
+    /// Full ref names and their objects, as of the last push that was taken in.
     pub(crate) refs: BTreeMap<String, String>,
     /// Issues and pull requests share one sequence.
     pub(crate) next_number: u64,
@@ -68,12 +68,12 @@ impl Repository {
     }
 }
 
-/// A fork that was answered for and is still being copied.
+/// A fork that was created and is still being copied.
 #[derive(Clone, Debug)]
 pub(crate) struct Forking {
-    /// When its objects are there.
+    /// The time when its objects are complete.
     pub(crate) ready: Timestamp,
-    /// Whether it gets the default branch alone.
+    /// Whether it gets only the default branch.
     pub(crate) default_branch_only: bool,
 }
 
@@ -107,16 +107,16 @@ impl Installation {
     }
 }
 
-/// An installation token, kept by the digest of its text: the text is in the answer that minted it and nowhere else.
+/// An installation token, stored by the digest of its text. The text is only in the answer that minted it.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
     pub(crate) installation: u64,
     pub(crate) permissions: Permissions,
-    /// `None`: whatever the installation covers.
+    /// `None`: all repositories of the installation.
     pub(crate) repositories: Option<BTreeSet<u64>>,
     pub(crate) minted: Timestamp,
     pub(crate) expires: Timestamp,
-    /// A fresh token can be unknown to part of GitHub for seconds: how often it is still refused, and how.
+    /// The remaining refusals of a fresh token, which part of GitHub may not know for seconds, and their status.
     pub(crate) refusals: u32,
     pub(crate) refusal_status: u16,
     pub(crate) uses: u64,
@@ -160,7 +160,7 @@ pub(crate) struct Delivery {
     /// Seconds.
     pub(crate) duration: f64,
     pub(crate) status: String,
-    /// 0 when no answer came.
+    /// 0 without an answer.
     pub(crate) status_code: u16,
     pub(crate) event: String,
     pub(crate) action: Option<String>,
@@ -184,7 +184,7 @@ pub(crate) struct Pull {
     pub(crate) draft: bool,
     pub(crate) open: bool,
     pub(crate) maintainer_can_modify: bool,
-    /// The repository the head lives in; it may be a fork.
+    /// The repository of the head, which may be a fork.
     pub(crate) head_repository: u64,
     pub(crate) head: String,
     pub(crate) head_sha: String,
@@ -194,7 +194,7 @@ pub(crate) struct Pull {
     pub(crate) updated: Timestamp,
     pub(crate) closed: Option<Timestamp>,
     pub(crate) merged: Option<Timestamp>,
-    /// In the order in which they were put on.
+    /// In the order of their addition.
     pub(crate) labels: Vec<Label>,
 }
 
@@ -205,23 +205,22 @@ pub(crate) struct Label {
     pub(crate) name: String,
 }
 
-/// What the control API tells about a living token; never the token.
+/// The control API's information about a live token, without the token.
 #[derive(Clone, Debug, Serialize)]
 pub struct TokenInfo {
-    /// SHA-256 of the token in hexadecimal: whoever holds the token can tell that it is this one.
+    /// SHA-256 of the token in hexadecimal. A test that has the token can compare it.
     pub sha256: String,
     /// The installation it belongs to.
     pub installation_id: u64,
     /// The App it belongs to.
     pub app_id: u64,
-    /// What it may do.
     pub permissions: Permissions,
     /// The repositories it was narrowed to; `None` for all of the installation.
     pub repository_ids: Option<Vec<u64>>,
     /// When it was minted.
     pub minted_at: Timestamp,
-    /// When it ends.
+    /// The time of its expiry.
     pub expires_at: Timestamp,
-    /// How often it was presented.
+    /// How often it was used.
     pub uses: u64,
 }

@@ -1,4 +1,4 @@
-//! What a person does on github.com: install, suspend, select, rename, push. Each change tells those who watch.
+//! The actions of a person on github.com: install, suspend, select, rename, push. Each change causes its events.
 
 use std::collections::BTreeSet;
 
@@ -14,26 +14,23 @@ use crate::seed::{AccountSeed, RepositorySeed, Selection};
 use crate::state::State;
 use crate::webhook::{Moved, RETENTION_DAYS};
 
-/// Keys that an App can have.
+/// The most keys of an App.
 const MOST_KEYS: usize = 25;
 
-/// Why something cannot be done.
+/// The reason why an action is impossible.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// There is no such thing.
+    /// The object does not exist.
     #[error("there is no {kind} {name:?}")]
     NotFound {
-        /// What was looked for.
+        /// The kind of the object.
         kind: &'static str,
-        /// By which name or number.
+        /// Its name or number.
         name: String,
     },
-    /// It is already there.
+    /// The object exists already.
     #[error("{name:?} already exists")]
-    Exists {
-        /// What.
-        name: String,
-    },
+    Exists { name: String },
     /// An App has at most 25 keys.
     #[error("an App has at most {MOST_KEYS} keys")]
     TooManyKeys,
@@ -62,7 +59,7 @@ pub struct Install {
     /// All repositories (the default) or some.
     #[serde(default)]
     pub selection: Selection,
-    /// What is granted; what the App asks for unless told.
+    /// The granted permissions. The default is the App's requested ones.
     #[serde(default)]
     pub permissions: Option<Permissions>,
 }
@@ -73,12 +70,12 @@ pub struct Install {
 pub struct Push {
     /// `owner/name`.
     pub repository: String,
-    /// The branch; the default branch unless told. Made, from nothing, if it does not exist.
+    /// The branch. The default is the default branch. It is created, without a parent, if it does not exist.
     #[serde(default)]
     pub branch: Option<String>,
     /// The path of the file.
     pub path: String,
-    /// What the file holds from now on.
+    /// The new content of the file.
     pub content: String,
     /// The commit's message.
     #[serde(default)]
@@ -155,7 +152,7 @@ impl State {
         Ok(())
     }
 
-    /// Replaces the public keys (PEM) of an App, as its owner does who adds and deletes keys.
+    /// Replaces the public keys (PEM) of an App, like its owner adding and deleting keys.
     pub(crate) fn set_app_keys(&mut self, slug: &str, keys: &[String]) -> Result<(), ControlError> {
         if keys.len() > MOST_KEYS {
             return Err(ControlError::TooManyKeys);
@@ -168,14 +165,15 @@ impl State {
         Ok(())
     }
 
-    /// Grants other permissions, as the account does when an App asks for more.
+    /// Grants other permissions, like an account that accepts an App's request.
     pub(crate) fn grant(&mut self, id: u64, permissions: Permissions) -> Result<(), ControlError> {
         let installation = self.change(id, |found| found.permissions = permissions)?;
         self.announce_installation("new_permissions_accepted", &installation, self.person);
         Ok(())
     }
 
-    /// From all to some, `repositories_removed` is empty, as on GitHub: who listens must list again.
+    /// For a change from all to selected repositories, `repositories_removed` is empty, as on GitHub: a receiver has to
+    /// list them again.
     pub(crate) fn select_repositories(&mut self, id: u64, selection: &Selection) -> Result<(), ControlError> {
         let before = self.installation(id)?;
         let had: BTreeSet<u64> = self.reached_by(&before).iter().map(|found| found.id).collect();
@@ -193,7 +191,7 @@ impl State {
         Ok(())
     }
 
-    /// Makes an account: also one that takes a name another had.
+    /// Creates an account, which may have a name that another one had before.
     pub(crate) fn create_account(&mut self, seed: &AccountSeed) -> Result<u64, ControlError> {
         if self.account(&seed.login).is_some() {
             return Err(ControlError::Exists { name: seed.login.clone() });
@@ -201,7 +199,7 @@ impl State {
         Ok(self.add_account(seed.id, &seed.login, seed.kind, seed.plan.as_deref().unwrap_or("team")))
     }
 
-    /// Renames an account: its repositories are redirected to, itself it is not, and its Apps are told.
+    /// Renames an account. The names of its repositories redirect, its own name does not, and its Apps get an event.
     pub(crate) fn rename_account(&mut self, login: &str, new: &str) -> Result<(), ControlError> {
         let account = self.account(login).ok_or_else(|| ControlError::not_found("account", login))?;
         let (id, old) = (account.id, account.login.clone());
@@ -257,14 +255,14 @@ impl State {
             updated: now,
             pushed: now,
         };
-        // Whoever had this name before is no longer found by it.
+        // The name no longer leads to the repository that had it before.
         self.moved.remove(&self.full_name(&repository).to_lowercase());
         self.repositories.insert(id, repository.clone());
         self.announce_repository("created", &repository, None);
         Ok(id)
     }
 
-    /// The installations whose repositories were chosen, this one among them.
+    /// The installations with selected repositories that include this one.
     fn choosing(&self, repository: u64) -> Vec<Installation> {
         let chosen = |found: &&Installation| {
             matches!(&found.coverage, Coverage::Selected(ids) if ids.contains(&repository)) && found.suspended.is_none()
@@ -295,12 +293,13 @@ impl State {
         let repository = self.by_full_name(full_name)?.clone();
         let (id, told) = (repository.id, [crate::shapes::trivial(self, &repository)]);
         self.announce_repository("deleted", &repository, None);
-        // Who chose this repository among others is told that it is no longer chosen, in place of that it is gone.
+        // An installation with selected repositories gets an event about the removal of this one from its selection,
+        // not about its deletion.
         for installation in self.choosing(id) {
             self.announce_selection(&installation, &[], &told);
         }
         self.repositories.remove(&id);
-        // Its forks are forks of what it was a fork of.
+        // Its forks become forks of its parent.
         for fork in self.repositories.values_mut().filter(|found| found.parent == Some(id)) {
             fork.parent = repository.parent;
         }
@@ -312,7 +311,8 @@ impl State {
                 ids.remove(&id);
             }
         }
-        // The directory's name is the id, which no other repository gets; it goes with the simulator at the latest.
+        // The directory's name is the id, which no other repository gets. It is removed with the simulator at the
+        // latest.
         let _ = std::fs::remove_dir_all(repository.bare.path());
         Ok(())
     }
@@ -331,7 +331,7 @@ impl State {
         Ok(sha)
     }
 
-    /// Reads a repository's refs after something moved them, and tells those who watch what moved.
+    /// Reads a repository's refs after a push or another change, and sends the events of the moved refs.
     pub(crate) fn take_in(&mut self, id: u64, pusher: u64) -> Result<(), GitError> {
         let now = self.now();
         let Some(repository) = self.repositories.get_mut(&id) else { return Ok(()) };
@@ -358,7 +358,7 @@ impl State {
         Ok(())
     }
 
-    /// Deliveries can be looked up for three days.
+    /// Removes deliveries that are older than three days.
     pub(crate) fn forget_old_deliveries(&mut self) {
         let kept = SignedDuration::from_hours(24 * RETENTION_DAYS);
         let oldest = self.now().checked_sub(kept).unwrap_or(Timestamp::MIN);

@@ -1,5 +1,5 @@
-//! What pushes do to pull requests: heads move, branches that go close them, merged heads merge them. And what a test is
-//! told of them.
+//! The effects of pushes on pull requests: heads move, deleted branches close them, merged heads merge them. Also the
+//! information for tests about them.
 
 use serde::Serialize;
 
@@ -13,15 +13,14 @@ use crate::webhook::Moved;
 pub struct PullInfo {
     /// Its number in the repository.
     pub number: u64,
-    /// Its title.
     pub title: String,
     /// Its head: the branch, which may be in a fork.
     pub head: String,
     /// The head's newest commit.
     pub head_sha: String,
-    /// What it is to be merged into.
+    /// The branch to merge into.
     pub base: String,
-    /// Whether it is open; a merged one is not.
+    /// Whether it is open. A merged one is not.
     pub open: bool,
     /// Whether it is a draft.
     pub draft: bool,
@@ -46,7 +45,7 @@ impl State {
         Ok(found.collect())
     }
 
-    /// Follows refs that moved in a repository.
+    /// Updates pull requests after refs moved in a repository.
     pub(crate) fn follow_pulls(&mut self, repository: u64, moved: &[Moved]) {
         let now = self.now();
         for moved in moved {

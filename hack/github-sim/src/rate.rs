@@ -1,4 +1,4 @@
-//! The primary rate limit: so many requests an hour for each App, installation or address.
+//! The primary rate limit: the number of requests an hour for each App, installation or address.
 //!
 //! A window begins with its first request and ends an hour later on the simulator's clock. Secondary limits depend on
 //! load and are injected as faults.
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Whose budget a request uses: tokens of one installation share theirs.
+/// The owner of a request's budget. The tokens of one installation share a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Budget {
     Anonymous,
@@ -15,7 +15,7 @@ pub(crate) enum Budget {
     Installation(u64),
 }
 
-/// What is left of a budget.
+/// The rest of a budget.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
     pub(crate) limit: u64,
@@ -31,7 +31,6 @@ impl Standing {
     }
 }
 
-/// All budgets.
 #[derive(Debug)]
 pub(crate) struct Rates {
     /// Requests per hour of an App or installation.
@@ -55,14 +54,14 @@ impl Rates {
         Standing { exceeded, ..self.standing(budget, now) }
     }
 
-    /// Gives one request back: a 304 is free.
+    /// Returns one request, because a 304 is free.
     pub(crate) fn refund(&mut self, budget: Budget, now: Timestamp) -> Standing {
         let (_, used) = self.window(budget, now);
         *used = used.saturating_sub(1);
         self.standing(budget, now)
     }
 
-    /// Looks without using.
+    /// Reads a budget without using it.
     pub(crate) fn standing(&mut self, budget: Budget, now: Timestamp) -> Standing {
         let limit = self.limit_of(budget);
         let (reset, used) = *self.window(budget, now);

@@ -1,19 +1,18 @@
-//! How GitHub says no: `message`, `documentation_url`, `status`, and `errors` when a request is not valid.
+//! GitHub's format of refusals: `message`, `documentation_url`, `status`, and `errors` for an invalid request.
 
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-/// The page for what has none of its own.
+/// The page for routes without a page of their own.
 pub(crate) const DOCUMENTATION: &str = "https://docs.github.com/rest";
 
-/// An answer that refuses.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) message: String,
-    /// The entries of a validation error; `Some` makes it one.
+    /// The entries of a validation error. `Some` makes it one.
     pub(crate) errors: Option<Vec<Value>>,
-    /// Where a redirect points.
+    /// The target of a redirect.
     pub(crate) url: Option<String>,
     pub(crate) headers: Vec<(HeaderName, String)>,
 }
@@ -51,7 +50,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "Problems parsing JSON")
     }
 
-    /// A 422 with what is wrong, field by field.
+    /// A 422 with errors, field by field.
     pub(crate) fn invalid(errors: Vec<Value>) -> Self {
         Self { errors: Some(errors), ..Self::unprocessable("Validation Failed") }
     }
@@ -91,7 +90,7 @@ impl Refusal {
     }
 }
 
-/// git failed on something the simulator asked of it: its own fault, told as GitHub tells its own.
+/// git failed in a command of the simulator. That is the simulator's fault, reported like GitHub's own.
 impl From<crate::bare::GitError> for Refusal {
     fn from(error: crate::bare::GitError) -> Self {
         tracing::error!(%error, "git failed");

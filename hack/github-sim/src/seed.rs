@@ -1,7 +1,7 @@
-//! What a simulated GitHub begins with: accounts, Apps, repositories, installations.
+//! The initial state of a simulated GitHub: accounts, Apps, repositories, installations.
 //!
-//! Everything here is what a person could have clicked together on github.com; ids may be given (tests that compare
-//! answers) or are assigned.
+//! Everything here could be created by a person on github.com. Ids may be given (for tests that compare answers), or
+//! are assigned.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Permissions;
 
-/// Why a seed cannot be read.
+/// The reason why a seed cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
     /// The file cannot be read.
     #[error("the seed {path} cannot be read")]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// The text does not say what a seed says; the source names field and line.
+    /// The text is not a valid seed. The source names field and line.
     #[error("the seed is not valid: {0}")]
     Parse(String),
 }
@@ -35,15 +33,14 @@ pub struct Seed {
     pub accounts: Vec<AccountSeed>,
     /// GitHub Apps.
     pub apps: Vec<AppSeed>,
-    /// Repositories.
     pub repositories: Vec<RepositorySeed>,
-    /// Where which App is installed.
+    /// The installations of Apps on accounts.
     pub installations: Vec<InstallationSeed>,
     /// The person who acts through the control API: the first person in `accounts`, or `monalisa`.
     pub person: Option<String>,
-    /// Life of installation tokens in seconds: 3600 unless told.
+    /// Life of installation tokens in seconds. The default is 3600.
     pub token_life_seconds: Option<u64>,
-    /// Requests per hour and installation: 5000 unless told.
+    /// Requests per hour and installation. The default is 5000.
     pub rate_limit: Option<u64>,
 }
 
@@ -75,7 +72,7 @@ pub enum AccountType {
     User,
     /// An organisation.
     Organization,
-    /// The user an App acts as; made with the App, not seeded.
+    /// The user that an App acts as. It is created with the App, not seeded.
     Bot,
 }
 
@@ -87,7 +84,6 @@ pub struct AccountSeed {
     pub login: String,
     /// Its number; assigned if absent.
     pub id: Option<u64>,
-    /// What it is.
     #[serde(rename = "type")]
     pub kind: AccountType,
     /// `free` (no drafts in private repositories) or `team` (the default).
@@ -98,7 +94,7 @@ pub struct AccountSeed {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AppSeed {
-    /// Its name; the slug is made from it unless given.
+    /// Its name. By default the slug is made from it.
     pub name: String,
     /// Its name in URLs and in its bot's login.
     pub slug: Option<String>,
@@ -112,9 +108,9 @@ pub struct AppSeed {
     pub public_key: Option<String>,
     /// A file with the same.
     pub public_key_file: Option<PathBuf>,
-    /// A file with its private key in PKCS#1; made if it does not exist.
+    /// A file with its private key in PKCS#1. It is created if it does not exist.
     pub private_key_file: Option<PathBuf>,
-    /// What it asks for, and what installations grant unless they say otherwise.
+    /// The permissions that it requests, which are also the default grant of installations.
     pub permissions: Permissions,
     /// The events it subscribes to.
     pub events: Vec<String>,
@@ -126,9 +122,9 @@ pub struct AppSeed {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebhookSeed {
-    /// Where deliveries go.
+    /// The address of its deliveries.
     pub url: String,
-    /// What they are signed with.
+    /// The secret that signs them.
     pub secret: Option<String>,
     /// `form` (the default) or `json`.
     pub content_type: Option<String>,
@@ -140,29 +136,27 @@ pub struct WebhookSeed {
 pub struct RepositorySeed {
     /// The login of its owner.
     pub owner: String,
-    /// Its name.
     pub name: String,
     /// Its number; assigned if absent.
     pub id: Option<u64>,
-    /// Whether only those with access see it.
+    /// Whether only accounts with access see it.
     pub private: bool,
-    /// The default branch: `main` unless told.
+    /// The default branch. The default is `main`.
     pub default_branch: Option<String>,
-    /// The files of the first commit by path; a README if none are named.
+    /// The files of the first commit by path. The default is a README.
     pub files: BTreeMap<String, String>,
-    /// No commit at all, as GitHub makes a repository without a README.
+    /// Without any commit, like a repository on GitHub without a README.
     pub empty: bool,
     /// Read-only.
     pub archived: bool,
-    /// What it is for.
     pub description: Option<String>,
 }
 
-/// Which repositories of an account an installation may see.
+/// The repositories of an account that an installation may see.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Selection {
-    /// All of the account, also later ones.
+    /// All of the account, including later ones.
     #[default]
     All,
     /// These, by name.
@@ -181,7 +175,7 @@ pub struct InstallationSeed {
     pub id: Option<u64>,
     /// All repositories of the account (the default), or the named ones: `selection: {selected: [shop]}`.
     pub selection: Selection,
-    /// What the account granted; what the App asks for unless told.
+    /// The permissions that the account granted. The default is the App's requested ones.
     pub permissions: Option<Permissions>,
     /// Suspended from the start.
     pub suspended: bool,

@@ -1,4 +1,4 @@
-//! The listener, and the way of a request from the wire to its answer and into the log.
+//! The listener, and the path of a request to its answer and into the log.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -25,12 +25,12 @@ use crate::refusal::Refusal;
 use crate::rest::{self, Answer, Asked, Reply};
 use crate::state::State;
 
-/// Bytes of a request to the API.
+/// The most bytes of a request to the API.
 const MOST_BODY: usize = 25 * 1024 * 1024;
-/// The longest delay that a fault makes.
+/// The longest delay of a fault.
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// What all requests share.
+/// The state that all requests share.
 pub(crate) struct Hub {
     pub(crate) state: Arc<Mutex<State>>,
     pub(crate) web: String,
@@ -38,16 +38,16 @@ pub(crate) struct Hub {
     pub(crate) folder: PathBuf,
 }
 
-/// On a response: it is not sent, the connection is cut.
+/// Marks a response that is not sent, because the connection is closed instead.
 #[derive(Clone, Copy)]
 struct Cut;
 
-/// The connection was cut on purpose.
+/// The connection was closed on purpose.
 #[derive(Debug, thiserror::Error)]
 #[error("cut by an injected fault")]
 struct Severed;
 
-/// Accepts connections until it is told to stop; open ones end with it.
+/// Accepts connections until the stop. Open ones end with it.
 pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
@@ -57,7 +57,8 @@ pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, rout
         let Ok((stream, _)) = accepted else { continue };
         let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
         tokio::spawn(async move {
-            // Answers are small and waited for; without this they are held back for the client's acknowledgement.
+            // Answers are small and a client waits for them. Without this they would be delayed until the client's
+            // acknowledgement.
             let _ = stream.set_nodelay(true);
             let served = async {
                 match tls {
@@ -91,7 +92,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: 
     }
 }
 
-/// Everything that is not the control API: REST, GraphQL and git. A client that hangs up does not cancel it.
+/// Everything except the control API: REST, GraphQL and git. A client that disconnects does not cancel it.
 pub(crate) async fn github(Shared(hub): Shared<Arc<Hub>>, request: Request) -> Response {
     let answered = tokio::spawn(async move { answered(&hub, request).await });
     answered.await.unwrap_or_else(|error| {
@@ -102,7 +103,7 @@ pub(crate) async fn github(Shared(hub): Shared<Arc<Hub>>, request: Request) -> R
     })
 }
 
-/// Fills the forks whose time has come by this request.
+/// Fills the forks that are due at this request.
 async fn settle(hub: &Hub) {
     if !lock(&hub.state).forks_due() {
         return;
@@ -234,7 +235,7 @@ fn api_of(web: &str, path: &str) -> (String, String) {
     }
 }
 
-/// An injected answer, with the headers GitHub's own have.
+/// An injected answer, with GitHub's usual headers.
 fn faulty(
     state: &mut State,
     asked: &Asked,

@@ -1,4 +1,4 @@
-//! What a person sets on a repository's settings page besides its name; each change tells those who watch.
+//! The settings of a repository other than its name. Each change causes its events.
 
 use serde_json::{Value, json};
 
@@ -15,14 +15,14 @@ impl State {
         Some(repository.clone())
     }
 
-    /// Sets, and tells it as an event of this name.
+    /// Changes a setting, and sends an event with this action.
     fn set_and_tell(&mut self, id: u64, action: &str, changes: Option<Value>, set: impl FnOnce(&mut Repository)) {
         if let Some(repository) = self.set(id, set) {
             self.announce_repository(action, &repository, changes);
         }
     }
 
-    /// Makes a repository read-only, or ends that.
+    /// Archives a repository, or unarchives it.
     pub(crate) fn set_archived(&mut self, full_name: &str, archived: bool) -> Result<(), ControlError> {
         let repository = self.by_full_name(full_name)?;
         if repository.archived != archived {
@@ -42,7 +42,7 @@ impl State {
         Ok(())
     }
 
-    /// Says what a repository is for.
+    /// Sets the description of a repository.
     pub(crate) fn describe(&mut self, full_name: &str, description: String) -> Result<(), ControlError> {
         let repository = self.by_full_name(full_name)?;
         if repository.description.as_ref() != Some(&description) {
@@ -52,7 +52,7 @@ impl State {
         Ok(())
     }
 
-    /// Makes a branch the one that is meant when none is named, also to git.
+    /// Sets the default branch, also for git.
     pub(crate) fn set_default_branch(&mut self, full_name: &str, branch: &str) -> Result<(), ControlError> {
         let repository = self.by_full_name(full_name)?;
         if repository.branch(branch).is_none() {
@@ -68,7 +68,7 @@ impl State {
         Ok(())
     }
 
-    /// Gives a repository to another account; the old name redirects, and only the new owner's Apps are told.
+    /// Transfers a repository to another account. The old name redirects, and only the new owner's Apps get events.
     pub(crate) fn transfer_repository(&mut self, full_name: &str, owner: &str) -> Result<(), ControlError> {
         let repository = self.by_full_name(full_name)?;
         let (id, name, from) = (repository.id, repository.name.clone(), repository.owner);
@@ -77,7 +77,7 @@ impl State {
             return Ok(());
         }
         let new_name = format!("{}/{name}", self.login(owner));
-        // Nor does an account get a second repository of a network.
+        // An account cannot have a second repository of a network either.
         if self.by_full_name(&new_name).is_ok() || self.in_network(repository, owner).is_some() {
             return Err(ControlError::Exists { name: new_name });
         }

@@ -1,4 +1,4 @@
-//! A running simulator and everything that a test can do to it.
+//! A running simulator and all actions of tests on it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ use crate::tls::{self, Authority, TlsError};
 use crate::webhook::Sender;
 use crate::{control, lock, rest, shapes};
 
-/// What to simulate, and where.
+/// The initial state, and where to serve it.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where to listen; port 0 takes a free one.
@@ -43,37 +43,35 @@ pub struct Options {
     pub seed: Seed,
 }
 
-/// What a simulator that others than a test on this machine use needs besides.
+/// Further options for a simulator that is used by more than a test on this machine.
 #[derive(Clone, Debug, Default)]
 pub struct Site {
-    /// Names and addresses in the certificate besides localhost and the address listened on.
+    /// Names and addresses in the certificate in addition to localhost and the listening address.
     pub tls_names: Vec<String>,
-    /// The base of URLs in answers; `http(s)://ADDRESS:PORT` unless told.
+    /// The base of URLs in answers. The default is `http(s)://ADDRESS:PORT`.
     pub base_url: Option<String>,
-    /// Where the git directories are kept; a temporary directory unless told. Nothing is read back from it.
+    /// The folder for the git directories. The default is a temporary directory. Nothing is read back from it.
     pub state_dir: Option<PathBuf>,
-    /// Authorities (PEM) that webhook receivers may be certified by, besides the simulator's own.
+    /// Authorities (PEM) for the certificates of webhook receivers, in addition to the simulator's own.
     pub webhook_ca: Option<String>,
-    /// Where deliveries connect to instead of a `host:port` of hooks' URLs.
+    /// The addresses that deliveries connect to instead of a `host:port` in hooks' URLs.
     pub webhook_resolve: BTreeMap<String, SocketAddr>,
 }
 
-/// Why a simulator does not start.
+/// The reason why a simulator does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is taken or not this machine's.
+    /// The address is taken or does not belong to this machine.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// There is no directory for the git repositories.
+    /// There is no folder for the git repositories.
     #[error("no directory for the repositories")]
     Folder(#[source] std::io::Error),
-    /// No TLS.
+    /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The seed cannot be set up.
@@ -165,12 +163,12 @@ impl Sim {
         lock(&self.state).install(install, None)
     }
 
-    /// Uninstalls: tokens end, the installation is gone.
+    /// Uninstalls: tokens are revoked, and the installation is deleted.
     pub fn uninstall(&self, installation: u64) -> Result<(), ControlError> {
         lock(&self.state).uninstall(installation)
     }
 
-    /// Suspends: still listed, but nothing can be minted or used.
+    /// Suspends: the installation is still listed, but its tokens cannot be minted or used.
     pub fn suspend(&self, installation: u64) -> Result<(), ControlError> {
         lock(&self.state).suspend(installation)
     }
@@ -180,7 +178,6 @@ impl Sim {
         lock(&self.state).unsuspend(installation)
     }
 
-    /// Chooses the repositories an installation covers.
     pub fn select_repositories(&self, installation: u64, selection: &Selection) -> Result<(), ControlError> {
         lock(&self.state).select_repositories(installation, selection)
     }
@@ -190,12 +187,12 @@ impl Sim {
         lock(&self.state).grant(installation, permissions)
     }
 
-    /// Replaces the public keys (PEM) of an App: how a key is added, and how one is deleted.
+    /// Replaces the public keys (PEM) of an App: adds and deletes keys.
     pub fn set_app_keys(&self, slug: &str, public_keys: &[String]) -> Result<(), ControlError> {
         lock(&self.state).set_app_keys(slug, public_keys)
     }
 
-    /// Makes an account, which may take a name that another had; returns its id.
+    /// Creates an account, which may have a name that another one had before. Returns its id.
     pub fn create_account(&self, seed: &AccountSeed) -> Result<u64, ControlError> {
         lock(&self.state).create_account(seed)
     }
@@ -215,7 +212,7 @@ impl Sim {
         lock(&self.state).rename_repository(full_name, name)
     }
 
-    /// Makes `owner/name` read-only, or ends that.
+    /// Archives `owner/name`, or unarchives it.
     pub fn set_archived(&self, full_name: &str, archived: bool) -> Result<(), ControlError> {
         lock(&self.state).set_archived(full_name, archived)
     }
@@ -225,12 +222,12 @@ impl Sim {
         lock(&self.state).set_default_branch(full_name, branch)
     }
 
-    /// Gives `owner/name` to another account; the old name redirects, and only the new owner's Apps are told.
+    /// Transfers `owner/name` to another account. The old name redirects, and only the new owner's Apps get events.
     pub fn transfer_repository(&self, full_name: &str, owner: &str) -> Result<(), ControlError> {
         lock(&self.state).transfer_repository(full_name, owner)
     }
 
-    /// Forks as a person does; returns the id of the fork, which may be one that was there.
+    /// Forks like a person. Returns the id of the fork, which may be an existing one.
     pub fn fork(&self, fork: &Fork) -> Result<u64, ControlError> {
         lock(&self.state).fork_by_hand(fork)
     }
@@ -245,12 +242,12 @@ impl Sim {
         lock(&self.state).pulls_of(full_name)
     }
 
-    /// How long forks made from now on have no objects, by the simulator's clock; no time unless told.
+    /// Sets how long new forks have no objects, by the simulator's clock. The default is zero.
     pub fn set_fork_delay(&self, delay: Duration) {
         lock(&self.state).fork_delay = delay;
     }
 
-    /// Fills all forks that are still being made.
+    /// Fills all incomplete forks.
     pub fn finish_forks(&self) {
         lock(&self.state).finish_forks();
     }
@@ -260,12 +257,11 @@ impl Sim {
         lock(&self.state).hooks_of(full_name)
     }
 
-    /// The hook of an App.
     pub fn app_hook(&self, slug: &str) -> Result<HookInfo, ControlError> {
         lock(&self.state).hook_of_app(slug)
     }
 
-    /// Makes a hook of `owner/name` by hand; returns its id.
+    /// Creates a hook of `owner/name` by hand. Returns its id.
     pub fn create_hook(&self, full_name: &str, hook: &NewHook) -> Result<u64, ControlError> {
         lock(&self.state).create_hook(full_name, hook)
     }
@@ -280,12 +276,13 @@ impl Sim {
         lock(&self.state).delete_hook(id)
     }
 
-    /// Sends a delivery once more, with its guid, to where its hook points now.
+    /// Redelivers a delivery with its guid, to the current address of its hook.
     pub fn redeliver(&self, delivery: u64) -> Result<(), ControlError> {
         lock(&self.state).redeliver(delivery)
     }
 
-    /// Where deliveries connect to instead of a `host:port` of hooks' URLs, from now on; replaces what was told before.
+    /// Sets the addresses that deliveries connect to instead of a `host:port` in hooks' URLs. Replaces the earlier
+    /// ones.
     pub fn resolve_webhooks(&self, resolve: BTreeMap<String, SocketAddr>) {
         lock(&self.state).resolve_webhooks(resolve);
     }
@@ -314,7 +311,7 @@ impl Sim {
         state.by_full_name(full_name).ok().and_then(|found| found.branch(branch).cloned())
     }
 
-    /// The simulator's present.
+    /// The current time of the simulator.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         lock(&self.state).now()
@@ -325,18 +322,18 @@ impl Sim {
         lock(&self.state).clock.advance(by);
     }
 
-    /// The simulator's clock, to be shared with who should see the same time.
+    /// The simulator's clock, for code that needs the same time.
     #[must_use]
     pub fn clock(&self) -> Clock {
         lock(&self.state).clock.clone()
     }
 
-    /// The life of tokens minted from now on.
+    /// Sets the life of tokens that are minted from now on.
     pub fn set_token_life(&self, life: Duration) {
         lock(&self.state).token_life = life;
     }
 
-    /// Requests per hour and installation.
+    /// Sets the requests per hour and installation.
     pub fn set_rate_limit(&self, limit: u64) {
         lock(&self.state).rates.limit = limit;
     }
@@ -347,7 +344,7 @@ impl Sim {
         lock(&self.state).faults.inject(fault)
     }
 
-    /// The faults with what they saw and struck.
+    /// The faults with their counts.
     #[must_use]
     pub fn faults(&self) -> Vec<Injected> {
         lock(&self.state).faults.all().to_vec()
@@ -369,7 +366,7 @@ impl Sim {
         rest::served().map(|(method, template)| (method.as_str(), template))
     }
 
-    /// How often each route answered with each status.
+    /// The number of each route's answers with each status.
     #[must_use]
     pub fn request_counts(&self) -> Vec<Count> {
         lock(&self.state).journal.counts()
@@ -380,13 +377,13 @@ impl Sim {
         lock(&self.state).journal.clear();
     }
 
-    /// The tokens that have neither ended nor been revoked.
+    /// The tokens that have neither expired nor been revoked.
     #[must_use]
     pub fn live_tokens(&self) -> Vec<TokenInfo> {
         lock(&self.state).live_tokens()
     }
 
-    /// Webhook deliveries that were sent off and are not among [`Sim::deliveries`] yet.
+    /// The number of webhook deliveries that were sent and are not in [`Sim::deliveries`] yet.
     #[must_use]
     pub fn deliveries_under_way(&self) -> usize {
         lock(&self.state).under_way

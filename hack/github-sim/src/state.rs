@@ -1,7 +1,7 @@
 //! The whole simulated GitHub in memory, behind one lock.
 //!
-//! Every request is answered under that lock, so each answer is of one moment. Ids come from one sequence: no two
-//! things of any kind share a number, and a client that mixes them up is found out.
+//! Every request is answered under that lock, so each answer shows one moment. Ids come from one sequence: no two
+//! objects of any kind share a number, so a client that confuses them is noticed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use crate::seed::AccountType;
 use crate::token;
 use crate::webhook::Attempt;
 
-/// The digest a token is kept by.
+/// The digest by which a token is stored.
 pub(crate) type TokenDigest = [u8; 32];
 
 pub(crate) struct State {
@@ -35,7 +35,7 @@ pub(crate) struct State {
     pub(crate) accounts: BTreeMap<u64, Account>,
     pub(crate) apps: BTreeMap<u64, App>,
     pub(crate) repositories: BTreeMap<u64, Repository>,
-    /// Former full names in lower case, until somebody takes them again.
+    /// Former full names in lower case, until they are taken again.
     pub(crate) moved: HashMap<String, u64>,
     pub(crate) installations: BTreeMap<u64, Installation>,
     pub(crate) tokens: HashMap<TokenDigest, Token>,
@@ -46,13 +46,13 @@ pub(crate) struct State {
     pub(crate) token_life: Duration,
     /// How long a new fork has no objects.
     pub(crate) fork_delay: Duration,
-    /// Where deliveries connect to instead of the `host:port` of a hook's URL.
+    /// The addresses that deliveries connect to instead of the `host:port` of a hook's URL.
     pub(crate) webhook_resolve: BTreeMap<String, SocketAddr>,
     pub(crate) rates: Rates,
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,
     pub(crate) outbox: UnboundedSender<Attempt>,
-    /// Deliveries that were sent off and are not logged yet.
+    /// The number of deliveries that were sent and are not logged yet.
     pub(crate) under_way: usize,
     pub(crate) next_id: u64,
 }
@@ -67,7 +67,7 @@ impl State {
         self.next_id
     }
 
-    /// A given id, after which the sequence goes on, or the next one.
+    /// A given id, after which the sequence continues, or the next one.
     pub(crate) fn id_or_new(&mut self, given: Option<u64>) -> u64 {
         match given {
             Some(id) => {
@@ -110,19 +110,19 @@ impl State {
         self.repositories.values().filter(|repository| installation.reaches(repository)).collect()
     }
 
-    /// Whether a token reaches a repository: its own narrowing within what the installation covers now.
+    /// Whether a token reaches a repository: by its own selection, within the installation's current one.
     pub(crate) fn token_reaches(&self, token: &Token, repository: &Repository) -> bool {
         token.repositories.as_ref().is_none_or(|ids| ids.contains(&repository.id))
             && self.installations.get(&token.installation).is_some_and(|found| found.reaches(repository))
     }
 
-    /// The level of one permission a token has now.
+    /// The current level of one permission of a token.
     pub(crate) fn token_level(&self, token: &Token, permission: &str) -> Option<Level> {
         let installation = self.installations.get(&token.installation)?;
         level_of(&narrowed(&token.permissions, &installation.permissions), permission)
     }
 
-    /// Mints a token; its text leaves with the answer and is not kept.
+    /// Mints a token. Its text is only in the answer, and is not stored.
     pub(crate) fn mint(
         &mut self,
         installation: &Installation,
@@ -149,7 +149,7 @@ impl State {
         (text, token)
     }
 
-    /// The token of this text, if it is one that has not ended.
+    /// The token with this text, if it is live.
     pub(crate) fn live_token(&self, text: &str) -> Option<(TokenDigest, &Token)> {
         let digest = token_digest(text);
         let token = self.tokens.get(&digest)?;
@@ -179,7 +179,7 @@ impl State {
         living
     }
 
-    /// Makes an account.
+    /// Creates an account.
     pub(crate) fn add_account(&mut self, id: Option<u64>, login: &str, kind: AccountType, plan: &str) -> u64 {
         let id = self.id_or_new(id);
         let created = self.now();
@@ -187,7 +187,7 @@ impl State {
         id
     }
 
-    /// Makes a hook.
+    /// Creates a hook.
     pub(crate) fn add_hook(&mut self, owner: HookOwner, config: HookConfig, events: Vec<String>, active: bool) -> u64 {
         let id = self.new_id();
         let now = self.now();
@@ -197,14 +197,14 @@ impl State {
         id
     }
 
-    /// Sends a delivery off; without anybody who listens there is nothing to be sent.
+    /// Sends a delivery, if the sender runs.
     pub(crate) fn send(&mut self, attempt: Attempt) {
         if self.outbox.send(attempt).is_ok() {
             self.under_way += 1;
         }
     }
 
-    /// Makes a repository's git directory, with a first commit of `files` unless there are none.
+    /// Creates a repository's git directory, with a first commit of `files` if there are any.
     pub(crate) fn new_bare(&self, id: u64, branch: &str, files: &[(&str, &[u8])]) -> Result<Bare, GitError> {
         let path = self.folder.join("repositories").join(format!("{id}.git"));
         let bare = Bare::create(&path, branch, &self.folder.join("hooks"))?;
@@ -214,7 +214,7 @@ impl State {
         Ok(bare)
     }
 
-    /// How an account signs commits: with GitHub's no-reply address.
+    /// The identity of an account in commits: GitHub's no-reply address.
     pub(crate) fn committer(&self, account: u64) -> Person {
         let login = self.login(account).to_owned();
         let email = format!("{account}+{login}@users.noreply.github.com");

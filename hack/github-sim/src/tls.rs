@@ -1,6 +1,6 @@
-//! The certificate authority of one simulator and the certificate it serves with.
+//! The certificate authority of one simulator, and its server certificate.
 //!
-//! Each start makes a new authority: a client that trusts it can be fooled by nobody else's key.
+//! Each start makes a new authority, so nobody else's key can deceive a client that trusts it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,15 +14,14 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// Why the simulator cannot serve TLS.
+/// The reason why the simulator cannot serve TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A name is not a DNS name, or the library made no certificate.
+    /// A name is not a DNS name, or the library failed to make a certificate.
     #[error("no certificate could be made for {names:?}")]
     Certificate {
-        /// The names asked for.
+        /// The requested names.
         names: Vec<String>,
-        /// What the library said.
         #[source]
         source: rcgen::Error,
     },
@@ -31,13 +30,13 @@ pub enum TlsError {
     Serve(#[source] rustls::Error),
 }
 
-/// An authority with the configuration of a server it vouches for.
+/// An authority, with the configuration of a server that it certifies.
 pub(crate) struct Authority {
     pub(crate) ca_pem: String,
     pub(crate) server: Arc<rustls::ServerConfig>,
 }
 
-/// The one provider of cryptography in this process.
+/// The cryptography provider of this process.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -79,7 +78,7 @@ pub(crate) fn client(trusted: &str) -> Result<ClientConfig, TlsError> {
     Ok(builder.map_err(TlsError::Serve)?.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// A client that takes any certificate: what a hook asks for with `insecure_ssl: 1`.
+/// A client that accepts any certificate, for hooks with `insecure_ssl: 1`.
 pub(crate) fn credulous_client() -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let any = Arc::new(AnyCertificate(provider()));
@@ -124,7 +123,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// The names a listener on `address` can be reached by, and the extra ones.
+/// The names under which a listener on `address` can be reached, and the extra ones.
 pub(crate) fn names(address: IpAddr, extra: &[String]) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     if !address.is_unspecified() {

@@ -1,19 +1,19 @@
-//! The text of an installation token as github.com has made it since October 2026: `ghs_APPID_JWT`, 520 characters of
+//! The text of an installation token in github.com's format since October 2026: `ghs_APPID_JWT`, 520 characters of
 //! `[A-Za-z0-9._-]`.
 //!
-//! The JWT is opaque to holders, and GitHub looks the token up; so its signature is random here. The length and the
-//! dots and dashes are the point: redactors that stop at them leak, columns of 255 characters cut.
+//! The JWT is opaque to holders, and GitHub looks the token up, so its signature is random here. Its length, dots and
+//! dashes matter: redactors that stop at them leak, and columns of 255 characters truncate it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 
-/// Characters of a token.
+/// The number of characters of a token.
 pub(crate) const LENGTH: usize = 520;
-/// Characters of an RSA signature of 2048 bits.
+/// The number of characters of an RSA signature of 2048 bits.
 const SIGNATURE: usize = 342;
 
-/// A new token of an App; no two are the same.
+/// A new token of an App. Each is different.
 pub(crate) fn text(app: u64, minted: Timestamp, expires: Timestamp) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
     let prefix = format!("ghs_{app}_{header}.");
@@ -22,7 +22,7 @@ pub(crate) fn text(app: u64, minted: Timestamp, expires: Timestamp) -> String {
     let fits = (LENGTH - prefix.len() - 1 - SIGNATURE) % 4 != 1;
     let signature: Vec<u8> = rand::random_iter().take(if fits { 256 } else { 255 }).collect();
     let signature = URL_SAFE_NO_PAD.encode(signature);
-    // What is left for the claims: three bytes make four characters.
+    // The remaining space for the claims: three bytes make four characters.
     let bytes = (LENGTH - prefix.len() - 1 - signature.len()) * 3 / 4;
     let unique: String = (claims.len() + 2..bytes).map(|_| char::from(b'a' + rand::random::<u8>() % 26)).collect();
     let payload = URL_SAFE_NO_PAD.encode(format!("{claims}{unique}\"}}"));

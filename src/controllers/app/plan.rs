@@ -20,7 +20,6 @@ use std::sync::Arc;
 pub struct Seen {
     /// The object.
     pub app: Arc<GitHubApp>,
-    /// It has the finalizer.
     pub has_finalizer: bool,
     /// The Secret with its credentials.
     pub secret: Option<Secret>,
@@ -32,7 +31,6 @@ pub struct Seen {
     pub keys: Option<Result<Arc<RootKeys>, Standing>>,
     /// The deliveries that wait for a look.
     pub waiting: BTreeSet<Announced>,
-    /// Its installations.
     pub installations: Vec<Arc<GitHubInstallation>>,
     /// The result of its grants.
     pub desired: Desired,
@@ -40,12 +38,10 @@ pub struct Seen {
     pub dependents: Vec<String>,
 }
 
-/// One step.
 #[derive(Debug)]
 pub enum Step {
     /// Add the finalizer, which keeps the object while others depend on it.
     AddFinalizer,
-    /// Remove the finalizer.
     RemoveFinalizer {
         /// The objects that still needed it.
         forsaken: Vec<String>,

@@ -14,7 +14,6 @@ use std::sync::Arc;
 pub struct Seen {
     /// The object.
     pub installation: Arc<GitHubInstallation>,
-    /// It has the finalizer.
     pub has_finalizer: bool,
     /// Whether its namespace may use the account. `None`: the namespace is not known yet, and its watch will bring it.
     pub access: Option<AccountAccess>,
@@ -22,12 +21,10 @@ pub struct Seen {
     pub dependents: Vec<String>,
 }
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Add the finalizer, which keeps the object while others depend on it.
     AddFinalizer,
-    /// Remove the finalizer.
     RemoveFinalizer {
         /// The objects that still needed it.
         forsaken: Vec<String>,

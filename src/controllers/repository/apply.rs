@@ -311,7 +311,7 @@ pub fn fits(granted: &Granted, repository: &Repository, seen: &Seen) -> Result<(
         (Failure::Remote(standing, again), said) if said.is_none_or(|said| !said.eq_ignore_ascii_case(&repository.name)) => {
             let message = format!(
                 "the repository with id {} is not, or by a new name no longer, within what GitHubApp {} grants this namespace of {}: \
-                 ask who administers it to add it to spec.tenants[].repositories",
+                 ask its administrator to add it to spec.tenants[].repositories",
                 repository.id, granted.app, granted.account
             );
             Failure::Remote(Standing { message, ..standing }, again)
@@ -332,7 +332,7 @@ pub fn allowed(granted: &Granted, known: Known, permissions: &crate::api::Permis
         Err(Refusal::Repositories(_)) => Err(Failure::stalled(
             Reason::RepositoryNotGranted,
             format!(
-                "GitHubApp {} does not grant {name} of {} to this namespace: ask who administers it to add it to spec.tenants[].repositories",
+                "GitHubApp {} does not grant {name} of {} to this namespace: ask its administrator to add it to spec.tenants[].repositories",
                 granted.app, granted.account
             ),
         )),
@@ -344,7 +344,7 @@ pub fn allowed(granted: &Granted, known: Known, permissions: &crate::api::Permis
             Err(Failure::stalled(
                 Reason::InsufficientPermissions,
                 format!(
-                    "this needs more than GitHubApp {} grants this namespace of {name}: {}; ask who administers it to raise \
+                    "this needs more than GitHubApp {} grants this namespace of {name}: {}; ask its administrator to raise \
                      spec.tenants[].maxPermissions",
                     granted.app,
                     missing.join(", ")

@@ -76,12 +76,13 @@ async fn existing(
     asked.map(Some).map_err(|error| remote(github_failure(&error, "asking what a repository is a fork of")))
 }
 
-/// Refuses a fork of another fork: it would have that fork's commits, and be synchronized with it.
+/// Refuses a repository that is not a fork of `of`. A fork of another fork has that fork's commits, and would be
+/// synchronized with it.
 fn held_against(fork: &Repository, of: &str) -> Result<(), Failure> {
     let what = match &fork.parent {
         Some(parent) if parent.full_name.eq_ignore_ascii_case(of) => return Ok(()),
         Some(parent) => format!("a fork of {}", parent.full_name),
-        None if fork.fork == Some(true) => "a fork of what the App may not see".to_owned(),
+        None if fork.fork == Some(true) => "a fork of a repository that the App may not see".to_owned(),
         None => "no fork".to_owned(),
     };
     let name = &fork.full_name;
@@ -158,7 +159,7 @@ fn forbidden(error: &github::Error, granted: &Granted, github: &GitHub, source: 
 /// Checks whether the fork lacks commits, and fast-forwards it if it has none of its own.
 ///
 /// # Errors
-/// GitHub failed.
+/// GitHub did not answer, or refused.
 pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let (Way::GitHub(granted), Some(source)) = (&seen.way, &seen.object.spec.source.fork) else { return Ok(()) };
     let Some(head) = &seen.known.head else { return Ok(()) };

@@ -122,7 +122,7 @@ fn hook(shared: &Shared, object: &ProjectRepository, referred: Option<&Referred>
     let Some(webhook) = &app.spec.webhook else {
         let app = app.name_any();
         return unknown(format!(
-            "GitHubApp {app} has no spec.webhook.url, so there is no address to deliver to: ask who administers it to set one"
+            "GitHubApp {app} has no spec.webhook.url, so there is no address to deliver to: ask its administrator to set one"
         ));
     };
     match shared.root_keys.known() {

@@ -22,7 +22,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// GitHub's answer about a repository.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
-    /// The repository.
     pub repository: Arc<Repository>,
     /// When GitHub gave the answer.
     pub at: Timestamp,
@@ -31,11 +30,9 @@ pub struct Facts {
 /// A remote's answer about its refs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Looked {
-    /// The refs.
     pub refs: Refs,
     /// The requested branch. `None`: the default branch.
     pub asked: Option<String>,
-    /// The terms of the access.
     pub access: Option<Terms>,
     /// The repository's name at that time, or its address.
     pub name: String,
@@ -48,7 +45,6 @@ pub struct Looked {
 /// The webhook at its last examination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookSeen {
-    /// Its id.
     pub id: u64,
     /// The address that it delivers to.
     pub url: String,
@@ -92,7 +88,6 @@ pub struct About {
     pub request: Option<String>,
     /// The webhook that the repository should have.
     pub hook: HookWish,
-    /// The terms of the access.
     pub access: Option<Terms>,
 }
 

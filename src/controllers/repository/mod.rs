@@ -141,7 +141,8 @@ impl Kind for RepositoryKind {
         let is_its_turn = *step == Step::Look && is_polled && !has_failed;
         self.memory.spend(&seen.object, is_its_turn, now).map_err(|until| {
             let is_new = seen.object.status.as_ref().is_none_or(|status| status.conditions.is_empty());
-            let message = "more was asked for in this namespace at once than its part of GitHub's limits, which are everybody's: this goes on by itself. See what makes or changes ProjectRepositories all the time";
+            let message = "this namespace used up its part of GitHub's limits, which all tenants share: this goes on by itself. Find out what \
+                           creates or changes ProjectRepositories all the time";
             Rationed { until, standing: is_new.then(|| Standing::reconciling(Reason::RateLimited, message)) }
         })
     }

@@ -17,12 +17,10 @@ use jiff::Timestamp;
 
 pub type Plan = reconcile::Plan<Step>;
 
-/// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Add the finalizer, which keeps the object until its webhook is removed.
     AddFinalizer,
-    /// Remove the finalizer.
     RemoveFinalizer,
     /// Report that the webhook stays, because it cannot be removed.
     LeaveHook(String),
@@ -294,7 +292,7 @@ fn source(seen: &Seen, failed: Option<&Failed>) -> Standing {
         ),
         // Empty repositories cannot be forked.
         Head::Empty if seen.object.spec.source.fork.is_some() => {
-            Standing::reconciling(Reason::ForkPending, format!("GitHub is still copying what {name} is a fork of"))
+            Standing::reconciling(Reason::ForkPending, format!("GitHub is still copying the upstream of {name}"))
         }
         Head::Empty => Standing::reconciling(
             Reason::RepositoryEmpty,

@@ -48,7 +48,6 @@ pub struct ReadTokens {
 
 /// A token that reads a repository, and the repositories in GitHub's answer to the token request.
 pub struct Read {
-    /// The token.
     pub token: Token,
     /// The repositories in GitHub's answer, if it was asked just now.
     pub said: Vec<Repository>,

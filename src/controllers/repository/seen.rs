@@ -45,7 +45,6 @@ pub struct Granted {
     pub installation: u64,
     /// The account's login.
     pub account: String,
-    /// The account's id.
     pub account_id: u64,
     /// The installation's settings page.
     pub settings_url: String,
@@ -82,9 +81,7 @@ pub struct Pending {
 
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The object.
     pub object: Arc<ProjectRepository>,
-    /// It has the finalizer.
     pub has_finalizer: bool,
     /// It, its installation or its App is paused.
     pub is_paused: bool,
@@ -255,7 +252,6 @@ impl Seen {
         (until > now).then(|| Failed { until, ..failed.clone() })
     }
 
-    /// The terms of the access.
     #[must_use]
     pub fn access(&self) -> Option<Terms> {
         let Way::GitHub(granted) = &self.way else { return None };

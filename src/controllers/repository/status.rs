@@ -89,7 +89,6 @@ pub fn with_conditions(seen: &Seen, mut status: ProjectRepositoryStatus) -> Proj
     status
 }
 
-/// The conditions of the parts.
 fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<Condition> {
     let stored = seen.object.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let generation = seen.object.metadata.generation;

@@ -156,7 +156,7 @@ fn spend(kind: &TokenKind, object: &InstallationToken, now: Timestamp) -> Result
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     kind.memory.spend(uid(object), namespace, now).map_err(|until| {
         let message = format!(
-            "tokens for this object, or for namespace {namespace}, are asked for too often, and GitHub's limits are everybody's: \
+            "tokens for this object, or for namespace {namespace}, are requested too often, and all tenants share GitHub's limits: \
              see what changes or deletes the InstallationTokens or their Secrets all the time. It goes on by itself"
         );
         Failure::Remote(Standing::reconciling(Reason::RateLimited, message), Again::At(until))

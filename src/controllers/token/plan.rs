@@ -17,7 +17,6 @@ use crate::grant::{Grant, Reach, Refusal, excess};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Add the finalizer, so that the operator can revoke the token before the object is deleted.
@@ -40,11 +39,9 @@ pub enum Step {
     RevokeHeld,
     /// Revoke the token in the Secret.
     RevokePublished,
-    /// Delete the Secret.
     DeleteSecret,
     /// Delete a Secret of the operator under a name that the spec no longer has, and revoke the token in it.
     DeleteFormer(String),
-    /// Remove the finalizer.
     RemoveFinalizer,
 }
 
@@ -402,14 +399,14 @@ pub fn refused(refusal: &Refusal, account: &str, token: &InstallationToken) -> S
             Reason::RepositoryNotGranted,
             format!(
                 "spec.repositorySelection All needs a grant of \"*\", and namespace {namespace} has none for {account}: name \
-                 spec.repositories, or ask who administers the GitHubApp"
+                 spec.repositories, or ask the GitHubApp's administrator"
             ),
         ),
         Refusal::Repositories(missing) => Standing::stalled(
             Reason::RepositoryNotGranted,
             format!(
                 "namespace {namespace} was not granted {} of {account}: see status.granted of the GitHubInstallation, or \
-                 ask who administers the GitHubApp to add it to spec.tenants[].repositories",
+                 ask the GitHubApp's administrator to add it to spec.tenants[].repositories",
                 missing.join(", ")
             ),
         ),
@@ -417,7 +414,7 @@ pub fn refused(refusal: &Refusal, account: &str, token: &InstallationToken) -> S
             Reason::InsufficientPermissions,
             format!(
                 "spec.permissions asks for {}, which exceeds the grant: see status.granted of the GitHubInstallation, or ask \
-                 who administers the GitHubApp to raise spec.tenants[].maxPermissions",
+                 the GitHubApp's administrator to raise spec.tenants[].maxPermissions",
                 listed(missing)
             ),
         ),

@@ -22,7 +22,6 @@ pub enum Repositories {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Named {
-    /// By id.
     Id(i64),
     /// By name, in lower case.
     Name(String),

@@ -24,7 +24,6 @@ const GIT_USER: &str = "x-access-token";
 /// A token with all the content of its Secret.
 #[derive(Clone, Debug)]
 pub struct Content {
-    /// The token.
     pub token: Token,
     /// The scope that was requested.
     pub scope: Scope,

@@ -48,11 +48,9 @@ pub struct Published {
 /// A token that this process minted and remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Its fingerprint.
     pub fingerprint: String,
     /// The scope that was requested.
     pub scope: Scope,
-    /// Its stage.
     pub stage: Stage,
     /// When it expires.
     pub expires_at: Timestamp,
@@ -78,7 +76,6 @@ pub enum Stage {
 pub struct Seen {
     /// The object.
     pub token: Arc<InstallationToken>,
-    /// It has the finalizer.
     pub has_finalizer: bool,
     /// It, its installation or its App is paused.
     pub is_paused: bool,
@@ -86,7 +83,6 @@ pub struct Seen {
     pub access: Access,
     /// It belongs to a terminating workspace whose work is not saved yet. The save needs the token.
     pub is_needed: bool,
-    /// The Secret.
     pub secret: SecretSeen,
     /// Names of Secrets of the operator that are no longer wanted, because the spec named them before.
     pub former_secrets: Vec<String>,
@@ -127,7 +123,6 @@ impl fmt::Debug for Tools {
 pub struct Failures {
     /// Minting or trying.
     pub asking: Option<Failed>,
-    /// Revoking.
     pub revoking: Option<Failed>,
 }
 

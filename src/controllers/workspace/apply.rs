@@ -139,7 +139,7 @@ fn makes_others(step: &Step) -> bool {
 
 fn progress(seen: &Seen) -> &'static str {
     if seen.is_going() {
-        "it is being deleted; what is on its volume is saved first"
+        "it is being deleted; the work on its volume is saved first"
     } else if seen.is_wanted() {
         "its token, its volume and its pod are being made"
     } else {
@@ -155,8 +155,8 @@ fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> I
     kind.shared.guards.token_scope(objects::token(object, &repository.installation, repository.id))
 }
 
-/// Creates an object. If it exists by now, the cache was late, and the next reconcile finds it, unless it belongs to
-/// somebody else.
+/// Creates an object. If it exists by now, the cache was late, and the next reconcile finds it. An object of somebody
+/// else is a failure.
 async fn create<K>(
     kind: &WorkspaceKind,
     object: &Workspace,
@@ -225,8 +225,8 @@ async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     create(kind, object, objects::claim(object), |it| objects::is_our_claim(it, object)).await?;
     if was_cloned && !was_parted {
         let message = format!(
-            "the volume went without the operator: what was on it and not pushed is lost, but for autosaves at refs/landfall/wip/{}. \
-             The repository is cloned anew",
+            "the volume was deleted without the operator: work on it that was not pushed is lost, except for autosaves at \
+             refs/landfall/wip/{}. The repository is cloned again",
             uid(object)
         );
         kind.shared.warn(&**object, Reason::VolumeLost, &message).await;
@@ -314,7 +314,7 @@ async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
     let object = &seen.object;
     let reported = object.status.as_ref().and_then(|status| status.git.as_ref());
     let what = reported.map_or_else(
-        || "nothing is known of what is on it".to_owned(),
+        || "nothing is known about its content".to_owned(),
         |git| {
             format!(
                 "as it was last reported: {} changed and {} untracked files, {} commits that the remote does not have",
@@ -323,7 +323,9 @@ async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
         },
     );
     let how = match seen.pod {
-        PodSeen::Ours(_) => "and nobody waits for its work to be pushed, which the pod still tries as it ends",
+        PodSeen::Ours(_) => {
+            "and the operator does not wait for its work to be pushed, which the pod still tries as it ends"
+        }
         PodSeen::Absent | PodSeen::Foreign => "without its work having been pushed",
     };
     let message = format!("the volume is deleted, {how}; {what}: {why}");

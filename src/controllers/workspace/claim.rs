@@ -42,7 +42,6 @@ struct Gone {
     uid: Option<String>,
 }
 
-/// One step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Remove the finalizer of a claim whose volume nobody needs.

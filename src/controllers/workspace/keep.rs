@@ -54,7 +54,7 @@ pub async fn keep_volume(kind: &WorkspaceKind, seen: &Seen, why: &str) -> Result
         message
     } else {
         format!(
-            "the volume of Workspace {namespace}/{name} is gone, or another claim's, and what was on it was not pushed: {why}"
+            "the volume of Workspace {namespace}/{name} is gone, or another claim's, and the work on it was not pushed: {why}"
         )
     };
     // The event comes before the last write, because no reconcile follows that.

@@ -153,7 +153,6 @@ pub struct Remembered {
 /// How the work was saved, after the remote confirmed it. It is noted on the claim, too, where a new process finds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Safe {
-    /// The commit.
     pub commit: Option<String>,
     /// The ref that has it.
     pub reference: String,

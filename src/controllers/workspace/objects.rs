@@ -130,7 +130,6 @@ fn owned(workspace: &Workspace, name: &str, role: Option<&str>) -> ObjectMeta {
     ObjectMeta { owner_references, ..metadata(workspace, name, role) }
 }
 
-/// The token's `InstallationToken`.
 #[must_use]
 pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> InstallationToken {
     let mut permissions = vec![("contents", "write"), ("metadata", "read")];
@@ -302,7 +301,6 @@ fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
 /// The command of the person's container: it waits, and ends at once on a signal.
 const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
 
-/// The pod.
 #[must_use]
 pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings) -> Pod {
     let spec = &workspace.spec;
@@ -450,7 +448,6 @@ pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, s
     Job { metadata: owned(workspace, &job_name(workspace, attempt), Some("save")), spec: Some(spec), status: None }
 }
 
-/// The name of the Job of this attempt.
 #[must_use]
 pub fn job_name(workspace: &Workspace, attempt: u32) -> String {
     format!("{}-save-{attempt}", name(workspace))

@@ -19,12 +19,10 @@ use jiff::{SignedDuration, Timestamp};
 
 pub type Plan = reconcile::Plan<Step>;
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Add the finalizer, which keeps the object until its work is safe.
     AddFinalizer,
-    /// Remove the finalizer.
     RemoveFinalizer,
     /// Ask GitHub for the repository's current name.
     Resolve,
@@ -46,7 +44,6 @@ pub enum Step {
     KeepVolume(String),
     /// Report that the work is given up.
     GiveUp(String),
-    /// Start the pod.
     StartPod,
     /// Delete the pod.
     EndPod,
@@ -143,9 +140,9 @@ fn invalid(seen: &Seen) -> Option<String> {
     let branch = |field: &str, name: &str| {
         name.parse::<BranchName>().err().map(|error| format!("{field} {name:?} is no name of a branch: {error}"))
     };
-    let affinity = objects::affinity(&seen.object)
-        .err()
-        .map(|error| format!("spec.pod.affinity is not what a pod has (kubectl explain pod.spec.affinity): {error}"));
+    let affinity = objects::affinity(&seen.object).err().map(|error| {
+        format!("spec.pod.affinity is not the affinity of a pod (kubectl explain pod.spec.affinity): {error}")
+    });
     branch("spec.branch.name", &objects::wanted_branch(&seen.object))
         .or_else(|| branch("spec.branch.from", spec.branch.from.as_deref()?))
         .or_else(|| branch("spec.pullRequest.target", spec.pull_request.target.as_deref()?))
@@ -242,7 +239,7 @@ fn shares_branch(seen: &Seen) -> Option<Standing> {
 fn ending(pod: &PodView, now: Timestamp, reason: Reason) -> Plan {
     let end = pod.going.and_then(|end| end.checked_add(SLACK).ok()).unwrap_or(now);
     if end > now {
-        return wait(reason, format!("pod {} saves what is on the volume, and ends", pod.name), end);
+        return wait(reason, format!("pod {} saves the work on the volume, and ends", pod.name), end);
     }
     wait(Reason::PodFailed, format!("{}: see to the node, or delete its Node object", silent(pod)), soon(now))
 }

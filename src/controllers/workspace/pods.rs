@@ -28,7 +28,6 @@ pub enum Clone {
 pub struct Trouble {
     /// The reason from Kubernetes, such as `ImagePullBackOff`.
     pub reason: String,
-    /// Its message.
     pub message: String,
 }
 
@@ -54,11 +53,8 @@ pub enum Ended {
 /// The state of the pod in which work is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodView {
-    /// Its uid.
     pub uid: String,
-    /// Its name.
     pub name: String,
-    /// Its node.
     pub node: Option<String>,
     /// The deadline of its deletion, if it is being deleted.
     pub going: Option<Timestamp>,

@@ -91,7 +91,7 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
         return Release::Done;
     }
     if seen.is_going() && seen.is_forced() {
-        let why = "the annotation landfall.dev/force-delete gives up what was not pushed";
+        let why = "the annotation landfall.dev/force-delete gives up the work that was not pushed";
         return Release::Next(Plan::Do(Step::GiveUp(why.to_owned())));
     }
     match &seen.pod {
@@ -100,7 +100,7 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
             Some(end) => {
                 let end = end.checked_add(SLACK).unwrap_or(now);
                 if end > now {
-                    let message = format!("pod {} saves what is on the volume, and ends", pod.name);
+                    let message = format!("pod {} saves the work on the volume, and ends", pod.name);
                     return Release::Next(wait(Reason::Saving, message, end));
                 }
                 // If no node ever had the volume, nothing was written.
@@ -117,14 +117,13 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
     {
         return match seen.waits(Task::Look, now) {
             Some(failed_look) if is_patient(seen, now) => {
-                let message =
-                    format!("what was saved is to be read back from the remote: {}", failed_look.standing.message);
+                let message = format!("the save has to be read back from the remote: {}", failed_look.standing.message);
                 Release::Next(wait(Reason::Saving, message, failed_look.until))
             }
             Some(failed_look) => failed(
                 seen,
                 now,
-                &format!("what was saved cannot be read back: {}", failed_look.standing.message),
+                &format!("the save cannot be read back from the remote: {}", failed_look.standing.message),
                 None,
             ),
             None => match prepared(seen, now) {
@@ -169,7 +168,7 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Release> {
         return Err(failed(seen, now, "the namespace is being deleted, so its token is gone", None));
     }
     if let Some(refused) = seen.waits(Task::Make, now) {
-        let message = format!("what is on the volume is to be saved: {}", refused.standing.message);
+        let message = format!("the work on the volume has to be saved: {}", refused.standing.message);
         let plan = settled(Standing::reconciling(refused.standing.reason, &message), Some(Again::At(refused.until)));
         return Err(waiting(&message, plan));
     }
@@ -177,7 +176,7 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Release> {
         Way::NotYetKnown => return Err(Release::Next(Plan::Settled { standing: None, again: None })),
         Way::Blocked { standing, permanent: true } => return Err(failed(seen, now, &standing.message, None)),
         Way::Blocked { standing, permanent: false } => {
-            let message = format!("what is on the volume is to be saved: {}", standing.message);
+            let message = format!("the work on the volume has to be saved: {}", standing.message);
             return Err(waiting(
                 &message,
                 settled(Standing::reconciling(standing.reason, &message), Some(Again::Backoff)),
@@ -214,7 +213,7 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Release {
         Some(Ended::Said(evidence)) => left(evidence),
         Some(Ended::Silent(how)) => how.clone(),
         None if seen.saver.is_some() && seen.known.disbelieved == seen.saver => {
-            "The remote does not have what was said to be saved, or has more".to_owned()
+            "The remote does not have the commits of the save, or has more".to_owned()
         }
         None => String::new(),
     };
@@ -229,7 +228,7 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Release {
         }
         Some(job) => match &job.ended {
             None if job.until > now => {
-                let message = format!("Job {} saves what is on the volume (attempt {})", job.name, job.attempt);
+                let message = format!("Job {} saves the work on the volume (attempt {})", job.name, job.attempt);
                 return Release::Next(wait(Reason::Saving, message, job.until));
             }
             ended => {
@@ -256,13 +255,13 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Release {
         return failed(
             seen,
             now,
-            format!("the namespace is being deleted, so no Job can save what the pod did not. {left}").trim(),
+            format!("the namespace is being deleted, so no Job can save the work that the pod did not. {left}").trim(),
             None,
         );
     }
     if matches!(seen.volume, VolumeSeen::Ours { is_going: true, .. }) {
         let why = format!(
-            "its PersistentVolumeClaim was deleted, so no Job can mount it to save what the pod did not. {left}"
+            "its PersistentVolumeClaim was deleted, so no Job can mount it to save the work that the pod did not. {left}"
         );
         return failed(seen, now, why.trim(), None);
     }
@@ -306,7 +305,8 @@ fn blocked(seen: &Seen, why: &str, next: Option<Timestamp>) -> Plan {
     let why = why.trim_end_matches('.');
     let again = if next.is_some() { " It is tried again each half hour." } else { "" };
     let message = format!(
-        "what is on the volume could not be pushed, and spec.save.onFailure is Block: {why}.{again} To keep the volume instead, set spec.save.onFailure to Retain; to give the work up, annotate the Workspace with \
+        "the work on the volume could not be pushed, and spec.save.onFailure is Block: {why}.{again} To keep the volume \
+         instead, set spec.save.onFailure to Retain; to give the work up, annotate the Workspace with \
          landfall.dev/force-delete={uid}"
     );
     settled(Standing::stalled(Reason::SaveFailed, message), Some(next.map_or(Again::Person, Again::At)))

@@ -160,7 +160,7 @@ pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> 
         return Err(Failure::Remote(
             Standing::reconciling(
                 Reason::Saving,
-                "the remote does not have what was said to be saved, or more was pushed meanwhile: it is saved again",
+                "the remote does not have the commits of the save, or more was pushed meanwhile: it is saved again",
             ),
             Again::Backoff,
         ));

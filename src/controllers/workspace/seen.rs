@@ -112,9 +112,7 @@ pub enum PodSeen {
 /// A Job that saves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobSeen {
-    /// Its name.
     pub name: String,
-    /// Its uid.
     pub uid: Option<String>,
     /// The number of its attempt.
     pub attempt: u32,
@@ -139,7 +137,6 @@ pub struct JobEnd {
 
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The workspace.
     pub object: Arc<Workspace>,
     /// The operator's finalizer is on it.
     pub has_finalizer: bool,
@@ -151,11 +148,9 @@ pub struct Seen {
     pub way: Way,
     /// The parameters of its containers, once the repository is known.
     pub target: Option<Target>,
-    /// The token.
     pub token: TokenSeen,
     /// The volume's claim.
     pub volume: VolumeSeen,
-    /// The pod.
     pub pod: PodSeen,
     /// The newest Job.
     pub job: Option<JobSeen>,

@@ -188,7 +188,7 @@ fn work_safe(seen: &Seen) -> Option<Said> {
         return Some((
             Truth::False,
             Reason::VolumeKept,
-            "what is on the volume could not be pushed: it is kept".to_owned(),
+            "the work on the volume could not be pushed, so the volume is kept".to_owned(),
         ));
     }
     let remote = seen.known.remote.as_ref().map(|remote| &remote.listed);

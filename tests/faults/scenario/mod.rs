@@ -24,7 +24,6 @@ const MINTED: &str = "tokens minted";
 /// The end of a life: the counts, and the masked end state.
 pub type Told = Result<(Counts, Value), String>;
 
-/// A scenario.
 pub struct Scenario {
     pub name: &'static str,
     /// GitHub's initial state.
@@ -65,7 +64,6 @@ pub const TOKEN: Scenario =
     Scenario { allowance: token::allowance, ..usual("token", |run| token::life(run).boxed_local()) };
 /// The life of a repository's own webhook.
 pub const HOOK: Scenario = usual("hook", |run| hook::life(run).boxed_local());
-/// The life of a fork.
 pub const FORK: Scenario = Scenario { seed: fork::seed, ..usual("fork", |run| fork::life(run).boxed_local()) };
 /// The life of the App's webhook.
 pub const APP_HOOK: Scenario = usual("app-hook", |run| app_hook::life(run).boxed_local());

@@ -14,7 +14,6 @@ pub enum Status {
     Terminating,
 }
 
-/// Computes the status of an object.
 pub fn compute(object: &Value) -> Status {
     if object["metadata"]["deletionTimestamp"].as_str().is_some_and(|time| !time.is_empty()) {
         return Status::Terminating;

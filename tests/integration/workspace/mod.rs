@@ -21,7 +21,6 @@ use std::fmt::Debug;
 
 /// The name of all objects of the workspace `try`.
 const OBJECTS: &str = "ws-try";
-/// Its branch.
 const BRANCH: &str = "landfall/try";
 
 /// A team with a repository that workspaces may use, and an operator, which may lack guards.
@@ -76,7 +75,6 @@ impl Team {
         self.operator.stop().await;
     }
 
-    /// Makes a workspace.
     async fn make(&self, name: &str, further: &Value) -> Workspace {
         self.world.apply(&workspace(name, further)).await
     }

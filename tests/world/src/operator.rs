@@ -37,7 +37,6 @@ pub struct Start {
     pub secret_namespaces: Vec<String>,
     /// The hosts whose repositories may be followed by their address alone.
     pub git_hosts: AllowedHosts,
-    /// The settings for workspaces.
     pub workspaces: WorkspaceSettings,
     /// The guards to remove.
     pub sabotage: Sabotage,

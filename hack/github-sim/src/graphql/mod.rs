@@ -1,7 +1,7 @@
-//! The part of GraphQL that has no REST counterpart, drafts become ready, and the reads that go with it.
+//! The part of GraphQL without a REST equivalent, which makes drafts ready, and the reads that belong to it.
 //!
-//! An object is made with all fields the simulator has of it, then what was asked for is taken; a field it does not
-//! have is an error as on GitHub, never a null.
+//! An object is made with all fields that the simulator has, and then the requested ones are selected. An unknown field
+//! is an error as on GitHub, never a null.
 
 mod parse;
 
@@ -24,7 +24,7 @@ struct Wish {
     variables: Value,
 }
 
-/// Why one field has no answer; it comes inside a 200.
+/// The reason why one field has no answer. It comes inside a 200.
 struct Unanswered {
     kind: &'static str,
     message: String,
@@ -78,7 +78,7 @@ pub(crate) fn answer(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::ok(body)
 }
 
-/// What was asked for of an object; its `__typename` tells which fragments apply.
+/// The requested fields of an object. Its `__typename` decides which fragments apply.
 fn picked(found: &Value, selections: &[Selection], document: &Document) -> Result<Value, Unanswered> {
     if let Value::Array(items) = found {
         return items.iter().map(|item| picked(item, selections, document)).collect();
@@ -150,7 +150,7 @@ fn look(call: &mut Call<'_>, name: &str, arguments: &Map<String, Value>) -> Resu
     }
 }
 
-/// `markPullRequestReadyForReview` and its inverse; both need `contents: write` besides `pull_requests: write`.
+/// `markPullRequestReadyForReview` and its inverse. Both need `contents: write` in addition to `pull_requests: write`.
 fn change(call: &mut Call<'_>, name: &str, arguments: &Map<String, Value>) -> Result<Value, Unanswered> {
     let (draft, payload) = match name {
         "markPullRequestReadyForReview" => (false, "MarkPullRequestReadyForReviewPayload"),
@@ -177,7 +177,7 @@ fn allowed(call: &Call<'_>, repository: &Repository, permission: &str, level: Le
     permitted(call.state, &call.who, repository, permission, level).is_ok()
 }
 
-/// The pull request of a node id, for those who may see it.
+/// The pull request of a node id, if the caller may see it.
 fn named<'a>(call: &'a Call<'_>, id: &str) -> Result<&'a Pull, Unanswered> {
     let number = id_of_node("PR", id);
     let found = call.state.pulls.values().find(|pull| Some(pull.id) == number);

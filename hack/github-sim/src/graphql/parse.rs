@@ -1,12 +1,12 @@
 //! Reads a GraphQL document (spec October 2021): operations, fields, arguments, aliases, fragments, variables.
 //!
-//! What it cannot read is an error with a position, as GitHub gives one; directives are not read.
+//! A document that it cannot read is an error with a position, as on GitHub. Directives are not supported.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// One operation with what it may refer to.
+/// One operation, and the fragments that it may refer to.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) mutation: bool,
@@ -30,7 +30,7 @@ pub(super) enum Selection {
     Spread(String),
 }
 
-/// Reads `text`; variables are put in where they are used.
+/// Reads `text`, and inserts the values of variables.
 pub(super) fn document(text: &str, variables: &Value) -> Result<Document, String> {
     let mut reader = Reader { tokens: tokens(text)?, at: 0, variables };
     let mut document = Document { mutation: false, selections: Vec::new(), fragments: BTreeMap::new() };
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Over an operation's name and the types of its variables.
+    /// Skips an operation's name and the types of its variables.
     fn skip_to_selections(&mut self) {
         while self.peek().is_some_and(|token| token != "{") {
             self.next();
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Punctuators, names, numbers and strings; commas and comments are nothing.
+/// Punctuators, names, numbers and strings, without commas and comments.
 fn tokens(text: &str) -> Result<Vec<&str>, String> {
     let mut tokens = Vec::new();
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! From what a handler returns to what GitHub sends: version, `ETag`, rate limit, and the headers of every answer.
+//! Turns a handler's result into GitHub's answer: version, `ETag`, rate limit, and the headers of every answer.
 
 use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -12,15 +12,15 @@ use crate::rate::Standing;
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// What an answer is like when the caller does not say which version it wants.
+/// The version of an answer if the caller does not choose one.
 pub(crate) const DEFAULT: &str = "2022-11-28";
 /// The newest version.
 pub(crate) const NEWEST: &str = "2026-03-10";
 
-/// On answers to an installation: the permission the route asks for, as GitHub tells it.
+/// In answers to an installation: the permission that the route needs.
 const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-github-permissions");
 
-/// What a handler returns.
+/// The result of a handler.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -48,8 +48,8 @@ impl Reply {
         Ok(Self { status: StatusCode::NO_CONTENT, body: None, headers: Vec::new() })
     }
 
-    /// One page of a list, with `Link` to the others. `shape` makes its items and `whole` the body; items of other pages
-    /// are not made, as lists can be long.
+    /// One page of a list, with `Link` to the others. `shape` makes its items and `whole` the body. Items of other
+    /// pages are not made, because lists can be long.
     pub(crate) fn page<T>(
         asked: &Asked,
         all: Vec<T>,
@@ -85,7 +85,7 @@ impl Reply {
     }
 }
 
-/// What goes out.
+/// The complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -97,7 +97,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// What is sent when a handler ended early.
+    /// The answer when a handler ended early.
     pub(crate) fn server_error() -> Self {
         let refusal = Refusal::internal("Server Error");
         Self {
@@ -111,7 +111,7 @@ impl Answer {
     }
 }
 
-/// Makes the answer of what a handler returned.
+/// Makes the answer from a handler's result.
 pub(crate) fn finish(
     state: &mut State,
     asked: &Asked,
@@ -171,7 +171,7 @@ pub(crate) fn finish(
     answer
 }
 
-/// What GitHub looks at before it looks at the request: the version asked for, and the caller's rate limit.
+/// The checks before those of the request: the requested version, and the caller's rate limit.
 pub(crate) fn before(state: &mut State, asked: &Asked, who: &Credential) -> Result<(), Refusal> {
     version(asked)?;
     let now = state.now();
@@ -201,8 +201,8 @@ fn within(standing: &Standing, who: &Credential) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::FORBIDDEN, format!("API rate limit exceeded for {whose}.")))
 }
 
-/// The differences of 2026-03-10 from 2022-11-28 in the shapes used here (`x-github-breaking-changes` in GitHub's
-/// description): properties that are gone.
+/// Removes the properties that 2026-03-10 no longer has, for the shapes used here (`x-github-breaking-changes` in
+/// GitHub's description).
 fn of_newest(mut body: Value) -> Value {
     match &mut body {
         Value::Object(fields) => {
@@ -218,7 +218,7 @@ fn of_newest(mut body: Value) -> Value {
                 fields.remove("authorizations_url");
                 fields.remove("hub_url");
             }
-            // A logged payload stays as it was sent.
+            // A logged payload stays unchanged.
             for (_, value) in fields.iter_mut().filter(|(name, _)| *name != "payload") {
                 *value = of_newest(value.take());
             }
@@ -240,7 +240,7 @@ fn entity_tag(who: &Credential, body: &[u8]) -> String {
     format!("W/\"{}\"", hex::encode(digest.finish().as_ref()))
 }
 
-/// The headers GitHub sends with every answer. `Date` is the simulator's: clients correct their clocks by it.
+/// The headers of every answer. `Date` is the simulator's, because clients compare their clocks with it.
 fn usual(answer: &mut Answer, asked: &Asked, standing: &Standing, now: Timestamp) {
     let version = if asked.newest() { NEWEST } else { DEFAULT };
     let name = HeaderName::from_static;
@@ -263,7 +263,7 @@ fn usual(answer: &mut Answer, asked: &Asked, standing: &Standing, now: Timestamp
     extend(&mut answer.headers, usual);
 }
 
-/// Adds headers; a value that HTTP cannot carry is left out.
+/// Adds headers, except for values that HTTP cannot carry.
 fn extend(headers: &mut HeaderMap, more: impl IntoIterator<Item = (HeaderName, String)>) {
     headers.extend(more.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value).ok()?))));
 }

@@ -1,4 +1,4 @@
-//! The App itself and the hook it has.
+//! The App itself and its hook.
 
 use http::Method;
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn by_slug(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let id = call.state.app_by_slug(call.parameter("app_slug")).ok_or_else(Refusal::not_found)?.id;
     let mut app = shape(call, id)?;
     if let Some(fields) = app.as_object_mut() {
-        // Only the App itself is told how often it is installed.
+        // Only the App itself gets the number of its installations.
         fields.remove("installations_count");
     }
     Reply::ok(app)

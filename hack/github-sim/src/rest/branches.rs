@@ -86,7 +86,7 @@ fn commit(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::ok(shapes::commit(call.state, repository, &commit, Some(&changes), &call.links()))
 }
 
-/// Files only; a directory is not found.
+/// Files only. A directory gets a 404.
 fn contents(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let (repository, path) = (call.repository()?, call.parameter("path"));
     let revision = call.asked.query("ref").unwrap_or_else(|| repository.default_branch.clone());

@@ -1,4 +1,4 @@
-//! Two commits compared, also across the repositories of a network of forks.
+//! The comparison of two commits, also across the repositories of a network of forks.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -18,14 +18,14 @@ pub(crate) const ROUTES: &[Route] = &[Route::on(
     compare,
 )];
 
-/// Commits that are listed unless a page is asked for, and files that are listed at most.
+/// The number of listed commits without a page in the request, and of listed files.
 const MOST_COMMITS: usize = 250;
 const MOST_FILES: usize = 300;
-/// Commits that can be paged through.
+/// The number of commits on all pages.
 const MOST_PAGED: usize = 10_000;
 
-/// The commit that `BRANCH`, `OWNER:BRANCH` or `OWNER:REPOSITORY:BRANCH` names, and the login of its owner. Its objects
-/// are in the repository of the path afterwards.
+/// The commit of `BRANCH`, `OWNER:BRANCH` or `OWNER:REPOSITORY:BRANCH`, and the login of its owner. Afterwards its
+/// objects are in the repository of the path.
 fn named(call: &Call<'_>, name: &str) -> Result<(Commit, String), Refusal> {
     let home = call.repository()?;
     let (owner, name) = match name.split_once(':') {

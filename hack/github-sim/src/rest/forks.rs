@@ -1,4 +1,4 @@
-//! Forks: made, listed, and brought to where their upstream is.
+//! Forks: created, listed, and synchronized with their upstream.
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -30,7 +30,7 @@ pub(crate) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// The forks that the caller sees, the newest first unless asked.
+/// The forks that the caller sees, by default the newest first.
 fn list(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let (id, links) = (call.repository, call.links());
     let mut forks: Vec<&Repository> = call
@@ -53,8 +53,8 @@ struct Wish {
     default_branch_only: bool,
 }
 
-/// Answers before there is anything in the fork, and with what the account has of this network already, under whichever
-/// name: that can be a fork made earlier, or, to its owner, the repository itself.
+/// Answers before the fork has objects. If the account has a repository of this network already, under any name,
+/// answers with that: an earlier fork, or, for its owner, the repository itself.
 fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let wish: Wish = call.body()?;
     let account = destination(call, wish.organization.as_deref())?;
@@ -70,7 +70,7 @@ fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Ok(Reply::new(StatusCode::ACCEPTED, shapes::full(call.state, fork, &call.links())))
 }
 
-/// The account that a token may fork into: its installation's, all of which it must reach.
+/// The account into which a token may fork: its installation's. The token must reach all of it.
 fn destination(call: &Call<'_>, organization: Option<&str>) -> Result<u64, Refusal> {
     let Credential::Installation(_, token) = &call.who else { return Err(Refusal::not_accessible()) };
     let installation = call.state.installations.get(&token.installation).ok_or_else(Refusal::not_accessible)?;
@@ -101,7 +101,7 @@ struct Branch {
     branch: String,
 }
 
-/// Moves a branch to where the upstream's branch of the same name is, or merges that where both have gone on.
+/// Moves a branch to the upstream's branch of the same name, or merges that if both have new commits.
 fn merge_upstream(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let Branch { branch } = call.body()?;
     let fork = call.repository()?;
@@ -135,7 +135,7 @@ fn synced(kind: &str, message: &str, upstream: &str) -> Result<Reply, Refusal> {
     Reply::ok(json!({"message": message, "merge_type": kind, "base_branch": upstream}))
 }
 
-/// Workflow files of the upstream need `workflows`, as those of a push do.
+/// Workflow files of the upstream need `workflows`, like those of a push.
 fn no_new_workflow(call: &Call<'_>, fork: &Repository, head: &str) -> Result<(), Refusal> {
     let granted = match &call.who {
         Credential::Installation(_, token) => call.state.token_level(token, "workflows") >= Some(Level::Write),

@@ -123,10 +123,10 @@ pub(crate) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// Hooks that a repository can have for one event.
+/// The most hooks of a repository for one event.
 const MOST_PER_EVENT: usize = 20;
 
-/// Events a repository's hook can ask for ("Webhook events and payloads").
+/// The possible events of a repository's hook ("Webhook events and payloads").
 const EVENTS: &[&str] = &[
     "*",
     "branch_protection_configuration",
@@ -188,7 +188,7 @@ const EVENTS: &[&str] = &[
     "workflow_run",
 ];
 
-/// A configuration as a caller gives it.
+/// A configuration in a request.
 #[derive(Clone, Deserialize, Default)]
 struct GivenConfig {
     url: Option<String>,
@@ -198,7 +198,7 @@ struct GivenConfig {
 }
 
 impl GivenConfig {
-    /// The configuration after this change of `before`: what is not given stays.
+    /// The configuration after this change of `before`. Fields that are not given stay unchanged.
     fn over(self, before: HookConfig) -> Result<HookConfig, Refusal> {
         let url = self.url.or(before.url);
         let text = url.as_deref().unwrap_or_default();
@@ -227,7 +227,7 @@ impl GivenConfig {
     }
 }
 
-/// What a hook is like when nothing is said: a form, and TLS verified.
+/// The default configuration: a form, with TLS verified.
 fn unset() -> HookConfig {
     HookConfig { content_type: "form".to_owned(), insecure_ssl: "0".to_owned(), ..HookConfig::default() }
 }
@@ -239,7 +239,7 @@ fn events(given: &[String]) -> Result<(), Refusal> {
     Err(Refusal::field("Hook", "events", "invalid"))
 }
 
-/// The hook a path names: the App's, or one of the repository's.
+/// The hook in a path: the App's, or one of the repository's.
 fn named<'a>(call: &'a Call<'_>) -> Result<&'a Hook, Refusal> {
     if call.parameter("hook_id").is_empty() {
         let app = call.state.apps.get(&call.app()?).ok_or_else(Refusal::not_found)?;
@@ -254,7 +254,7 @@ fn config(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::ok(shapes::config(&named(call)?.config))
 }
 
-/// The one way to change a part of a configuration: a secret that is not given stays.
+/// The only way to change a part of a configuration: a secret that is not given stays.
 fn update_config(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let given: GivenConfig = call.body()?;
     let hook = named(call)?.clone();
@@ -332,7 +332,7 @@ struct Changes {
     active: Option<bool>,
 }
 
-/// A configuration given here replaces the whole one: without a secret in it, the secret is gone.
+/// A configuration given here replaces the whole one. Without a secret, it removes the secret.
 fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let changes: Changes = call.body()?;
     let hook = named(call)?.clone();
@@ -370,7 +370,7 @@ fn test(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::nothing()
 }
 
-/// The hook's deliveries, the newest first, a page from a cursor on.
+/// The hook's deliveries, the newest first, from a cursor on.
 fn deliveries(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     call.state.forget_old_deliveries();
     let hook = named(call)?.id;
@@ -382,7 +382,7 @@ fn deliveries(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     };
     let wanted = |delivery: &&Delivery| match call.asked.query("status").as_deref() {
         Some("success") => (200..400).contains(&delivery.status_code),
-        // Deliveries that were never answered have no such code and are in neither list.
+        // Deliveries that were never answered have no such code, so they are in neither list.
         Some("failure") => (400..600).contains(&delivery.status_code),
         _ => true,
     };
@@ -412,7 +412,7 @@ fn delivery(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::ok(shapes::delivery(logged(call)?))
 }
 
-/// A new row with the same guid; the old one stays as it was.
+/// Adds a new row with the same guid, and leaves the old one unchanged.
 fn redeliver(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     call.state.forget_old_deliveries();
     let delivery = logged(call)?.id;

@@ -1,4 +1,4 @@
-//! Installations of the App that asks, and what an installation may see.
+//! Installations of the calling App, and the repositories of an installation.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -90,7 +90,7 @@ fn list(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::page(call.asked, found, shape, Value::Array)
 }
 
-/// An installation of the App that asks; another App's is not found.
+/// An installation of the calling App. Another App's gets a 404.
 pub(super) fn own<'a>(call: &'a Call<'_>) -> Result<&'a Installation, Refusal> {
     let (app, id) = (call.app()?, call.number("installation_id")?);
     call.state.installations.get(&id).filter(|installation| installation.app == app).ok_or_else(Refusal::not_found)

@@ -1,4 +1,4 @@
-//! What the API says about itself.
+//! The API's information about itself.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ fn versions(_: &mut Call<'_>) -> Result<Reply, Refusal> {
     Reply::ok(json!([super::answer::NEWEST, super::answer::DEFAULT]))
 }
 
-/// Does not count against the limit.
+/// This request does not count against the limit.
 fn rate_limit(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let now = call.state.now();
     let standing = call.state.rates.refund(call.who.budget(), now);

@@ -1,4 +1,4 @@
-//! Installation tokens: minted within what the installation was granted, and revoked by their holder.
+//! Installation tokens: minted within the installation's grant, and revoked by their holder.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ pub(crate) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// Repositories that one token can be narrowed to.
+/// The most repositories that one token can be narrowed to.
 const MOST_REPOSITORIES: usize = 500;
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ fn mint(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     Ok(Reply::new(StatusCode::CREATED, body))
 }
 
-/// The repositories the caller named; all of them must be the installation's.
+/// The repositories in the request. All of them must belong to the installation.
 fn narrowed(call: &Call<'_>, installation: &Installation, wish: &Wish) -> Result<Option<BTreeSet<u64>>, Refusal> {
     let unknown = || {
         Refusal::unprocessable(

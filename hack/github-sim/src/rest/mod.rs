@@ -1,7 +1,7 @@
-//! The REST API: one table of routes, and the one way a request takes through it.
+//! The REST API: one table of routes, and the one path of a request through it.
 //!
-//! A route states its documentation page and what it asks of the caller, so that who may do what is decided in one
-//! place, before any handler; a handler that checked for itself could forget to.
+//! A route states its documentation page and its requirements for the caller. Access is therefore decided in one place,
+//! before any handler; a handler that had to check it could forget to.
 
 mod answer;
 mod app;
@@ -32,7 +32,7 @@ use crate::model::Repository;
 use crate::refusal::{DOCUMENTATION, Refusal};
 use crate::state::State;
 
-/// All routes; where two could match, the first is meant.
+/// All routes. If two match, the first is used.
 fn routes() -> impl Iterator<Item = &'static Route> {
     [
         meta::ROUTES,
@@ -61,7 +61,7 @@ fn matched(state: &State, asked: &Asked) -> Option<(&'static Route, Parameters, 
         let (route, parameters) = find(&segments)?;
         return Some((route, parameters, route.template.to_owned()));
     }
-    // `/repositories/ID/…` is `/repos/OWNER/NAME/…` of whatever it is called now; no repository has an empty name.
+    // `/repositories/ID/…` is `/repos/OWNER/NAME/…` with the current name. No repository has an empty name.
     let found = segments[1].parse().ok().and_then(|id: u64| state.repositories.get(&id));
     let named = found.map(|found| [state.login(found.owner).to_owned(), found.name.clone()]).unwrap_or_default();
     segments.splice(..2, std::iter::once("repos".to_owned()).chain(named));
@@ -69,7 +69,7 @@ fn matched(state: &State, asked: &Asked) -> Option<(&'static Route, Parameters, 
     Some((route, parameters, route.template.replace("/repos/{owner}/{repo}", "/repositories/{repository_id}")))
 }
 
-/// Whose request this is and which route it is for, when it is not handled.
+/// The sender and the route of a request that is not handled.
 pub(crate) fn attribution(state: &State, asked: &Asked) -> (Caller, Option<String>) {
     (attributed(state, asked), matched(state, asked).map(|(_, _, template)| template))
 }
@@ -99,7 +99,8 @@ pub(crate) fn answer(state: &mut State, asked: &Asked) -> Answer {
     answer
 }
 
-/// Whose credential this is, for the log, also when it is refused: a suspended installation's requests are its own.
+/// The owner of a credential, for the log, even if it is refused: the requests of a suspended installation belong to
+/// it.
 fn attributed(state: &State, asked: &Asked) -> Caller {
     let Some(secret) = credential::presented(&asked.headers) else { return Caller::None };
     if jwt::is_jwt(&secret) {
@@ -109,7 +110,7 @@ fn attributed(state: &State, asked: &Asked) -> Caller {
     state.live_token(&secret).map_or(Caller::None, |(_, token)| Caller::Installation(token.installation))
 }
 
-/// Whether this caller may use this route, before its handler.
+/// Decides whether this caller may use this route, before its handler.
 fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
     match (route.access, &call.who) {
         (Access::Anyone, _)
@@ -130,7 +131,7 @@ fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
             let repository = named(call)?;
             let id = repository.id;
             permitted(call.state, who, repository, permission, level)?;
-            // What the repository itself is can still be changed: how else would it be unarchived, or deleted?
+            // The repository itself can still be changed, so that it can be unarchived or deleted.
             if level > Level::Read && repository.archived && route.template != "/repos/{owner}/{repo}" {
                 return Err(Refusal::archived());
             }
@@ -150,7 +151,7 @@ fn admit(call: &mut Call<'_>, route: &Route) -> Result<(), Refusal> {
     }
 }
 
-/// The repository the path names; a former name redirects those who may see it.
+/// The repository in the path. A former name redirects callers who may see the repository.
 fn named<'a>(call: &'a Call<'_>) -> Result<&'a Repository, Refusal> {
     let (owner, name) = (call.parameter("owner"), call.parameter("repo"));
     if let Some(repository) = call.state.repository(owner, name) {
@@ -185,7 +186,7 @@ pub(crate) fn visible(state: &State, who: &Credential, repository: &Repository) 
     if reached || !repository.private { Ok(()) } else { Err(Refusal::not_found()) }
 }
 
-/// Whether a caller has a permission on a repository. Reading what is public needs none.
+/// Whether a caller has a permission on a repository. Reading public data needs none.
 pub(crate) fn permitted(
     state: &State,
     who: &Credential,
@@ -211,7 +212,7 @@ pub(crate) fn documentation(route: Option<&Route>) -> String {
     route.map_or_else(|| DOCUMENTATION.to_owned(), |route| format!("{DOCUMENTATION}/{}", route.page))
 }
 
-/// What is served, by method and template.
+/// The served routes, by method and template.
 pub(crate) fn served() -> impl Iterator<Item = (&'static Method, &'static str)> {
     routes().map(|route| (&route.method, route.template))
 }

@@ -1,4 +1,4 @@
-//! Pull requests, with the reasons GitHub has for not opening one.
+//! Pull requests, with GitHub's reasons for not opening one.
 
 use http::Method;
 use serde::Deserialize;
@@ -86,7 +86,7 @@ fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let (head, base) = (wish.head.ok_or_else(|| missing("head"))?, wish.base.ok_or_else(|| missing("base"))?);
     let home = call.repository()?;
     let base_sha = home.branch(&base).cloned().ok_or_else(|| invalid("base"))?;
-    // A head is a branch here, or OWNER:BRANCH; OWNER names this repository's owner or one who has a fork of it.
+    // A head is a branch of this repository, or OWNER:BRANCH, in which OWNER has this repository or a fork of it.
     let (owner, head) = head.split_once(':').unwrap_or((call.state.login(home.owner), &head));
     let account = call.state.account(owner).ok_or_else(|| invalid("head"))?.id;
     let from = if account == home.owner { Some(home) } else { call.state.in_network(home, account) };
@@ -189,7 +189,7 @@ struct NewLabels {
     labels: Vec<String>,
 }
 
-/// Puts labels on. One that the repository does not have yet is made; names are the same whatever their case.
+/// Adds labels, and creates missing ones in the repository. Names are not case-sensitive.
 fn label(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let wish: NewLabels = call.body()?;
     let (home, now) = (call.repository, call.state.now());

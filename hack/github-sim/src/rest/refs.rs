@@ -1,4 +1,4 @@
-//! Refs: read, made, moved and removed, each change a push like any other.
+//! Refs: read, created, moved and deleted. Each change counts as a push.
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -82,7 +82,7 @@ fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     shape(call, &name).and_then(Reply::created)
 }
 
-/// A branch can only point to a commit; anything else to any object.
+/// A branch can only point to a commit; any other ref can point to any object.
 fn exists(call: &Call<'_>, name: &str, sha: &str) -> Result<(), Refusal> {
     let kind = call.repository()?.bare.kind(sha);
     let fits = kind.is_some_and(|kind| kind == "commit" || !name.starts_with("refs/heads/"));

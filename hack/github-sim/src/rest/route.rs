@@ -1,4 +1,4 @@
-//! A route, a request, and the two brought together.
+//! Routes, requests, and admitted requests.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -13,7 +13,7 @@ use crate::rest::Reply;
 use crate::shapes::Links;
 use crate::state::State;
 
-/// What a route asks of its caller.
+/// The requirements of a route for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Anyone,
@@ -25,7 +25,7 @@ pub(crate) enum Access {
     Installation,
     /// The repository in the path, with a permission on it.
     Repository(&'static str, Level),
-    /// The repository in the path as what is forked into the account of an installation token.
+    /// The repository in the path as the source of a fork into the account of an installation token.
     Source,
 }
 
@@ -37,7 +37,7 @@ pub(crate) type Handler = fn(&mut Call<'_>) -> Result<Reply, Refusal>;
 /// One line of the table.
 pub(crate) struct Route {
     pub(crate) method: Method,
-    /// The path as GitHub's description writes it; a last `{*name}` takes all that follows.
+    /// The path as in GitHub's description. A last `{*name}` matches the rest.
     pub(crate) template: &'static str,
     /// The page under docs.github.com/rest.
     pub(crate) page: &'static str,
@@ -81,7 +81,7 @@ impl Route {
     }
 }
 
-/// A request, with the prefix of the API taken off.
+/// A request without the prefix of the API.
 pub(crate) struct Asked {
     pub(crate) method: Method,
     /// Without `/api/v3`, still percent-encoded.
@@ -91,7 +91,7 @@ pub(crate) struct Asked {
     pub(crate) body: Bytes,
     /// The API's base as the caller used it: with or without `/api/v3`.
     pub(crate) api: String,
-    /// How the token of this mint is to be refused at first: uses and status.
+    /// The first refusals of the token from this mint: their number and status.
     pub(crate) fresh_token: Option<(u32, u16)>,
 }
 
@@ -152,7 +152,7 @@ impl Call<'_> {
         self.parameters.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value.as_str())
     }
 
-    /// A numeric parameter of the path; what is no number is not found.
+    /// A numeric parameter of the path. Anything else gets a 404.
     pub(crate) fn number(&self, name: &str) -> Result<u64, Refusal> {
         self.parameter(name).parse().map_err(|_| Refusal::not_found())
     }
@@ -162,7 +162,7 @@ impl Call<'_> {
         self.state.repositories.get(&self.repository).ok_or_else(Refusal::not_found)
     }
 
-    /// The App that calls.
+    /// The calling App.
     pub(crate) fn app(&self) -> Result<u64, Refusal> {
         match self.who {
             Credential::App(app) => Ok(app),
@@ -170,7 +170,7 @@ impl Call<'_> {
         }
     }
 
-    /// The account that acts: an installation acts as its App's bot.
+    /// The acting account. An installation acts as its App's bot.
     pub(crate) fn actor(&self) -> u64 {
         let app = match &self.who {
             Credential::App(app) => Some(*app),
@@ -201,7 +201,7 @@ impl Call<'_> {
         }
     }
 
-    /// Where URLs in the answer point.
+    /// The bases of URLs in the answer.
     pub(crate) fn links(&self) -> Links {
         Links { web: self.state.web.clone(), api: self.asked.api.clone() }
     }

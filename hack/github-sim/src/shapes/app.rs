@@ -9,7 +9,7 @@ use crate::model::{App, Coverage, Installation};
 use crate::seed::AccountType;
 use crate::state::State;
 
-/// Permissions as answers tell them: `metadata: read` is always there.
+/// Permissions in answers. `metadata: read` is always there.
 pub(crate) fn permissions(granted: &Permissions) -> Value {
     let mut granted = granted.clone();
     granted.entry("metadata".to_owned()).or_insert(crate::access::Level::Read);

@@ -125,7 +125,7 @@ fn person(person: &Person) -> Value {
     json!({"name": person.name, "email": person.email, "date": stamp(person.at)})
 }
 
-/// The account that a no-reply address names.
+/// The account of a no-reply address.
 fn account(state: &State, person: &Person, links: &Links) -> Option<Value> {
     let (id, _) = person.email.split_once('+')?;
     state.accounts.get(&id.parse().ok()?).map(|account| simple_user(account, links))

@@ -1,4 +1,4 @@
-//! Hooks and their deliveries. A secret is read back as asterisks, never as itself.
+//! Hooks and their deliveries. Answers have asterisks in place of a secret.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! How things look in answers and payloads: every field GitHub's description requires, none that it does not declare.
+//! The formats of objects in answers and payloads: every field that GitHub's description requires, and none that it
+//! does not declare.
 
 mod account;
 mod app;
@@ -17,14 +18,14 @@ pub(crate) use repository::{full, repository, trivial};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Where URLs point: the web's base and the API's.
+/// The bases of URLs: the web's and the API's.
 #[derive(Clone, Debug)]
 pub(crate) struct Links {
     pub(crate) web: String,
     pub(crate) api: String,
 }
 
-/// The id a thing has in GraphQL: a prefix that tells its type, and opaque characters.
+/// The GraphQL id of an object: a prefix for its type, and opaque characters.
 pub(crate) fn node_id(prefix: &str, id: u64) -> String {
     format!("{prefix}_{}", URL_SAFE_NO_PAD.encode([&[0x92, 0x00, 0xce][..], &id.to_be_bytes()[..]].concat()))
 }

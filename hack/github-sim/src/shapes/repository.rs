@@ -133,7 +133,7 @@ pub(crate) fn full(state: &State, found: &Repository, links: &Links) -> Value {
     shape
 }
 
-/// What installation events tell of a repository.
+/// The fields of a repository in installation events.
 pub(crate) fn trivial(state: &State, repository: &Repository) -> Value {
     json!({
         "id": repository.id,

@@ -1,7 +1,7 @@
-//! Where a delivery connects to: to where its URL says, or to where the simulator was told to find that.
+//! The address that a delivery connects to: that of its URL, or an override in the simulator.
 //!
 //! Only the connection goes elsewhere. The request keeps its URL, and a certificate is still verified for the URL's
-//! host; so a receiver that is reachable by another address is delivered to as if the name led there.
+//! host. A receiver with another address therefore gets deliveries as if the name resolved to it.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -23,7 +23,7 @@ pub(super) struct Connector {
 impl Connector {
     pub(super) fn new(state: Arc<Mutex<State>>) -> Self {
         let mut http = HttpConnector::new();
-        // TLS comes around it.
+        // TLS is added outside of this connector.
         http.enforce_http(false);
         Self { http, state }
     }

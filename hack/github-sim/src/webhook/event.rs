@@ -1,4 +1,4 @@
-//! Which hooks an event goes to, and what its payload says.
+//! The hooks that get an event, and its payload.
 
 use serde_json::{Value, json};
 
@@ -19,11 +19,11 @@ pub(crate) struct Moved {
     pub(crate) after: String,
 }
 
-/// Commits that a push event lists at most.
+/// The most commits in a push event.
 const MOST_COMMITS: usize = 2048;
-/// Bytes of a payload; a larger one is not delivered, and nothing of it is logged.
+/// The most bytes of a payload. A larger one is neither delivered nor logged.
 const MOST_PAYLOAD: usize = 25 * 1024 * 1024;
-/// Tags or branches that can move at once before GitHub sends no event for them.
+/// The most tags or branches that can move at once. For more, GitHub sends no event.
 const MOST_TAGS: usize = 3;
 const MOST_BRANCHES: usize = 5000;
 
@@ -89,7 +89,7 @@ impl State {
         }
     }
 
-    /// `push` events for refs that moved.
+    /// `push` events for moved refs.
     pub(crate) fn announce_push(&mut self, repository: u64, moved: &[Moved], pusher: u64) {
         let tags = moved.iter().filter(|moved| moved.name.starts_with("refs/tags/")).count();
         let branches = moved.len() - tags;
@@ -98,7 +98,7 @@ impl State {
             if (tag && tags > MOST_TAGS) || (!tag && branches > MOST_BRANCHES) {
                 continue;
             }
-            // What a push brought takes git a while to tell.
+            // git takes a while to list the commits of a push.
             if self.watchers(repository, "push", false).is_empty() {
                 continue;
             }
@@ -179,7 +179,7 @@ impl State {
         })
     }
 
-    /// The repository as push events tell it: times in seconds, an owner with a name, and a few older fields.
+    /// The repository in push events: times in seconds, an owner with a name, and a few older fields.
     fn pushed_repository(&self, found: &Repository, links: &Links) -> Value {
         let mut shape = shapes::repository(self, found, links);
         shape["created_at"] = json!(found.created.as_second());
@@ -209,13 +209,13 @@ impl State {
         self.deliver_to_watchers(repository.id, "repository", &payload);
     }
 
-    /// A `fork` event to those who watch what was forked.
+    /// A `fork` event to the watchers of the source.
     pub(crate) fn announce_fork(&mut self, of: u64, fork: &Repository, sender: u64) {
         let links = self.event_links();
         let Some(repository) = self.repositories.get(&of) else { return };
         let mut forkee = shapes::repository(self, fork, &links);
         forkee["public"] = json!(!fork.private);
-        // As described, it is older than these.
+        // The documented payload is older than these fields.
         for (of, field) in [("", "has_discussions"), ("/owner", "user_view_type")] {
             forkee.pointer_mut(of).and_then(Value::as_object_mut).and_then(|fields| fields.remove(field));
         }
@@ -229,7 +229,7 @@ impl State {
         self.deliver_to_watchers(of, "fork", &payload);
     }
 
-    /// Whose a transferred repository was.
+    /// The former owner of a transferred repository.
     pub(crate) fn former_owner(&self, account: u64) -> Value {
         let links = self.event_links();
         let mut from = json!({});
@@ -240,7 +240,6 @@ impl State {
         from
     }
 
-    /// A `ping` to one hook.
     pub(crate) fn ping(&mut self, hook: u64) {
         let links = self.event_links();
         let Some(found) = self.hooks.get(&hook).cloned() else { return };
@@ -275,7 +274,7 @@ impl State {
         self.deliver_to_hook(&found, "ping", payload, None);
     }
 
-    /// The newest push of the default branch, to a hook that wants pushes.
+    /// Sends the newest push of the default branch to a hook, if it wants pushes.
     pub(crate) fn test_push(&mut self, hook: &Hook, repository: u64, pusher: u64) {
         let Some(found) = self.repositories.get(&repository).filter(|_| wants(hook, "push")) else { return };
         let Some(after) = found.branch(&found.default_branch).cloned() else { return };
@@ -287,7 +286,6 @@ impl State {
         }
     }
 
-    /// To the App of an installation.
     fn deliver_to_app(&mut self, installation: &Installation, event: &str, payload: &Value) {
         let hook = self.apps.get(&installation.app).and_then(|app| self.hooks.get(&app.hook)).cloned();
         if let Some(hook) = hook {
@@ -295,7 +293,7 @@ impl State {
         }
     }
 
-    /// To everyone who watches a repository.
+    /// Delivers to all watchers of a repository.
     fn deliver_to_watchers(&mut self, repository: u64, event: &str, payload: &Value) {
         for (hook, installation) in self.watchers(repository, event, payload["action"] == "deleted") {
             let mut payload = payload.clone();
@@ -306,7 +304,7 @@ impl State {
         }
     }
 
-    /// Who watches a repository, and is told somewhere: its own hooks, and the Apps installed on it that subscribe.
+    /// The watchers of a repository that have an address: its own hooks, and the installed Apps that subscribe.
     fn watchers(&self, repository: u64, event: &str, is_deletion: bool) -> Vec<(Hook, Option<u64>)> {
         let Some(found) = self.repositories.get(&repository) else { return Vec::new() };
         let own = self.hooks.values();
@@ -357,7 +355,7 @@ fn wants(hook: &Hook, event: &str) -> bool {
     hook.events.iter().any(|wanted| wanted == event || wanted == "*")
 }
 
-/// For a new branch: where it left the default branch, so that only its own commits are listed.
+/// For a new branch: the commit where it left the default branch, so that only its own commits are listed.
 fn known_before(found: &Repository, moved: &Moved) -> Option<String> {
     let default = found.branch(&found.default_branch)?;
     if *default == moved.after && moved.name == format!("refs/heads/{}", found.default_branch) {

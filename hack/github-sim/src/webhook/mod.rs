@@ -1,6 +1,7 @@
 //! Webhooks: an event becomes a delivery for each hook that wants it, sent once, signed, and logged.
 //!
-//! As on GitHub nothing is sent again on its own, deliveries overtake each other, and a receiver has ten seconds.
+//! As on GitHub, nothing is sent again automatically, deliveries may overtake each other, and a receiver has ten
+//! seconds.
 
 mod connect;
 mod event;
@@ -11,8 +12,8 @@ pub(crate) use event::Moved;
 pub(crate) use send::{Attempt, Sender};
 pub use signature::signature;
 
-/// Real time a receiver has to answer: GitHub's ten seconds.
+/// The time in which a receiver has to answer, in real time: GitHub's ten seconds.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Days that deliveries can be looked up and sent again.
+/// For how many days deliveries can be looked up and sent again.
 pub(crate) const RETENTION_DAYS: i64 = 3;

@@ -1,4 +1,4 @@
-//! Sends deliveries and logs what came of them.
+//! Sends deliveries and logs their results.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,10 +21,10 @@ use crate::model::{Delivery, Hook, HookConfig, HookOwner};
 use crate::state::State;
 use crate::{lock, tls};
 
-/// Characters of an answer that the log keeps.
+/// The most characters of an answer in the log.
 const MOST_ANSWER: usize = 64 * 1024;
 
-/// One delivery to be made.
+/// One delivery to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
     pub(crate) id: u64,
@@ -45,7 +45,7 @@ impl Attempt {
         Self { id, hook: hook.id, owner, config, guid, redelivery: false, event, payload, installation }
     }
 
-    /// The same event once more, with the same guid, to where the hook points now.
+    /// The same event again, with the same guid, to the current address of the hook.
     pub(crate) fn again(id: u64, delivery: &Delivery, hook: &Hook) -> Self {
         Self {
             id,
@@ -68,14 +68,15 @@ fn guid() -> String {
 
 type HttpsClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
-/// What sends deliveries, each in a task of its own.
+/// The sender of deliveries. Each delivery has a task of its own.
 pub(crate) struct Sender {
     pub(crate) state: Arc<Mutex<State>>,
     client: HttpsClient,
     credulous: HttpsClient,
 }
 
-/// Each delivery has a connection of its own: one that was kept could be closed, or lead to where a name led before.
+/// Each delivery has a connection of its own. A kept connection could be closed, or lead to an earlier address of the
+/// name.
 fn https(tls: ClientConfig, connector: Connector) -> HttpsClient {
     let connector =
         HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
@@ -91,7 +92,7 @@ impl Sender {
         Ok(Self { state, client, credulous })
     }
 
-    /// Sends what comes, until nobody can send any more.
+    /// Sends deliveries until the channel is closed.
     pub(crate) async fn run(self, mut attempts: UnboundedReceiver<Attempt>) {
         let sender = Arc::new(self);
         while let Some(attempt) = attempts.recv().await {
@@ -179,10 +180,10 @@ impl Sender {
 
 type Received = (StatusCode, BTreeMap<String, String>, String);
 
-/// Why nothing was received, in the words of GitHub's log.
+/// The reason why nothing was received, in the terms of GitHub's log.
 struct Unsent(String);
 
-/// The bytes of the payload: JSON, or a form with one field that holds it.
+/// The bytes of the payload: JSON, or a form with one field that contains it.
 fn body(attempt: &Attempt) -> Vec<u8> {
     let json = attempt.payload.to_string();
     if attempt.config.content_type == "json" {

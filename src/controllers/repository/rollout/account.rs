@@ -78,7 +78,7 @@ impl<'a> Account<'a> {
                 _ => Refused::Trouble(Trouble {
                     reason: Reason::KubernetesRefused,
                     message: format!(
-                        "the Kubernetes API refused to {verb} {what}: {}; correct what it names",
+                        "the Kubernetes API refused to {verb} {what}: {}; correct the field that it names",
                         status.message
                     ),
                 }),

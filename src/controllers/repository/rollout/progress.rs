@@ -31,7 +31,6 @@ pub struct Spec {
     pub replicas: Option<i64>,
     /// A paused Deployment does not roll out changes.
     pub paused: bool,
-    /// Of a Deployment, `StatefulSet` or `DaemonSet`.
     pub template: Template,
     /// Of a `StatefulSet` or a `DaemonSet`.
     pub update_strategy: UpdateStrategy,

@@ -43,12 +43,9 @@ impl Targets {
     }
 }
 
-/// One workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Its kind.
     pub kind: WorkloadKind,
-    /// Its name.
     pub name: String,
     /// Its uid. A workload that was deleted and created again has another one.
     pub uid: String,

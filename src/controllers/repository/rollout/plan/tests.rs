@@ -70,7 +70,6 @@ fn targets(workloads: &[Workload]) -> Targets {
     Targets { workloads: workloads.to_vec(), troubles: Vec::new() }
 }
 
-/// One case.
 #[derive(Clone, Default)]
 struct Case {
     head: Option<ConfirmedHead>,
