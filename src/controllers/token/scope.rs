@@ -7,6 +7,7 @@
 
 use crate::api::{InstallationToken, Permissions, RepositoryReference, RepositorySelection};
 use crate::grant::Known;
+use crate::ids::{InstallationId, RepositoryId};
 use serde::{Deserialize, Serialize};
 
 /// Which repositories.
@@ -24,7 +25,7 @@ pub enum Repositories {
 #[serde(rename_all = "camelCase")]
 pub enum Named {
     /// By id.
-    Id(i64),
+    Id(RepositoryId),
     /// By name, in lower case.
     Name(String),
 }
@@ -34,7 +35,7 @@ pub enum Named {
 #[serde(rename_all = "camelCase")]
 pub struct Scope {
     /// The installation's id: after a reinstallation every token is another.
-    pub installation: i64,
+    pub installation: InstallationId,
     /// Which repositories.
     pub repositories: Repositories,
     /// What may be done. Always with `metadata: read`, which GitHub gives with every token.
@@ -44,7 +45,7 @@ pub struct Scope {
 impl Scope {
     /// What the spec asks for.
     #[must_use]
-    pub fn wanted(token: &InstallationToken, installation: i64) -> Self {
+    pub fn wanted(token: &InstallationToken, installation: InstallationId) -> Self {
         let repositories = if token.spec.repository_selection == RepositorySelection::All {
             Repositories::All
         } else {
@@ -108,6 +109,7 @@ impl Named {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
     use serde_json::json;
 
     fn token(spec: &serde_json::Value) -> InstallationToken {
@@ -125,14 +127,14 @@ mod tests {
         let one = token(&json!({"repositories": [{"name": "Shop"}, {"id": 7}, {"name": "lib"}]}));
         let other = token(&json!({"repositories": [{"name": "lib"}, {"name": "shop"}, {"id": 7}, {"id": 7}],
             "permissions": {"metadata": "read", "contents": "read"}}));
-        assert_eq!(Scope::wanted(&one, 1), Scope::wanted(&other, 1));
-        assert_ne!(Scope::wanted(&one, 1), Scope::wanted(&one, 2), "a reinstallation");
+        assert_eq!(Scope::wanted(&one, id(1)), Scope::wanted(&other, id(1)));
+        assert_ne!(Scope::wanted(&one, id(1)), Scope::wanted(&one, id(2)), "a reinstallation");
     }
 
     #[test]
     fn it_reads_back_what_it_wrote() {
         for spec in [json!({"repositorySelection": "All"}), json!({"repositories": [{"name": "a"}, {"id": 7}]})] {
-            let scope = Scope::wanted(&token(&spec), 5);
+            let scope = Scope::wanted(&token(&spec), id(5));
             let text = serde_json::to_string(&scope).unwrap();
             assert_eq!(serde_json::from_str::<Scope>(&text).unwrap(), scope, "{text}");
         }

@@ -10,6 +10,7 @@ use crate::api::{
     MINT_TIME_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,
 };
 use crate::github::Token;
+use crate::ids::RepositoryId;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -29,7 +30,7 @@ pub struct Content {
     /// What it was asked for.
     pub scope: Scope,
     /// The repositories it reaches; none for all.
-    pub repository_ids: Vec<i64>,
+    pub repository_ids: Vec<RepositoryId>,
     /// When it ends to be valid.
     pub expires_at: Timestamp,
     /// When it was minted.
@@ -212,10 +213,10 @@ fn looks_like(secret: &Secret, wanted: &Secret) -> bool {
         && has_all(secret.metadata.annotations.as_ref(), wanted.metadata.annotations.as_ref())
 }
 
-fn join(ids: &[i64]) -> String {
+fn join(ids: &[RepositoryId]) -> String {
     ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn split(text: &str) -> Vec<i64> {
+fn split(text: &str) -> Vec<RepositoryId> {
     text.split(',').filter_map(|id| id.parse().ok()).collect()
 }
