@@ -6,6 +6,7 @@
 
 use crate::api::{EffectiveGrant, GitHubApp, NamespaceGrant, Permissions, TenantGrant, TenantStatus};
 use crate::github::Level;
+use crate::ids::{AccountId, RepositoryId};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
@@ -66,11 +67,13 @@ pub struct Known {
     /// Its name without owner.
     pub name: Option<String>,
     /// Its id.
-    pub id: Option<i64>,
+    pub id: Option<RepositoryId>,
 }
 
 impl Known {
-    fn describe(&self) -> String {
+    /// The name and the id, as far as they are known.
+    #[must_use]
+    pub fn describe(&self) -> String {
         match (&self.name, self.id) {
             (Some(name), Some(id)) => format!("{name} (id {id})"),
             (Some(name), None) => name.clone(),
@@ -99,13 +102,13 @@ pub fn grant(app: &GitHubApp, account: &str, namespace: &NamespaceView) -> Optio
 impl Grant {
     /// The id that these entries say the account has.
     #[must_use]
-    pub fn account_id(&self) -> Option<i64> {
+    pub fn account_id(&self) -> Option<AccountId> {
         self.entries.iter().find_map(|entry| entry.account_id)
     }
 
     /// The entries that mean the account with this id: those that say no other. `None`: there is none.
     #[must_use]
-    pub fn of_account(mut self, id: i64) -> Option<Self> {
+    pub fn of_account(mut self, id: AccountId) -> Option<Self> {
         self.entries.retain(|entry| entry.account_id.is_none_or(|said| said == id));
         (!self.entries.is_empty()).then_some(self)
     }
@@ -187,19 +190,19 @@ impl NamespaceGrant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pin {
     /// This account and no other.
-    To(i64),
+    To(AccountId),
     /// Not seen yet: the first account of that name that has the App installed.
     FirstSeen,
 }
 
 /// The id that an account's name is pinned to: what the grant says, else what the status of the App remembers.
 #[must_use]
-pub fn pin(app: &GitHubApp, account: &str, said: Option<i64>) -> Pin {
+pub fn pin(app: &GitHubApp, account: &str, said: Option<AccountId>) -> Pin {
     let remembered = || pinned_in(app.status.as_ref().map_or(&[], |status| &status.tenants), account);
     said.or_else(remembered).map_or(Pin::FirstSeen, Pin::To)
 }
 
-fn pinned_in(tenants: &[TenantStatus], account: &str) -> Option<i64> {
+fn pinned_in(tenants: &[TenantStatus], account: &str) -> Option<AccountId> {
     tenants.iter().find(|tenant| tenant.account.eq_ignore_ascii_case(account)).and_then(|tenant| tenant.account_id)
 }
 
@@ -252,6 +255,7 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
     use serde_json::json;
 
     fn app(tenants: &serde_json::Value) -> GitHubApp {
@@ -336,13 +340,13 @@ mod tests {
         let grant = grant(&app, "acme", &namespace("a", &[])).unwrap();
         let read = permissions(&[("contents", "read")]);
         assert_eq!(grant.allows(&Reach::Only(&named(&["Shop", "lib-core"])), &read), Ok(()));
-        assert_eq!(grant.allows(&Reach::Only(&[Known { name: None, id: Some(7) }]), &read), Ok(()));
+        assert_eq!(grant.allows(&Reach::Only(&[Known { name: None, id: Some(id(7)) }]), &read), Ok(()));
         assert_eq!(
             grant.allows(&Reach::Only(&named(&["shop", "shop2", "library"])), &read),
             Err(Refusal::Repositories(vec!["shop2".into(), "library".into()]))
         );
         assert_eq!(grant.allows(&Reach::All, &read), Err(Refusal::Repositories(vec!["*".into()])));
-        assert!(grant.allows(&Reach::Only(&[Known { name: None, id: Some(8) }]), &read).is_err());
+        assert!(grant.allows(&Reach::Only(&[Known { name: None, id: Some(id(8)) }]), &read).is_err());
         assert!(grant.allows(&Reach::Only(&named(&["7"])), &read).is_err(), "a name of digits is not an id");
     }
 
@@ -398,8 +402,8 @@ mod tests {
             "status": {"tenants": [{"account": "Acme", "accountID": 7}]},
         }))
         .unwrap();
-        assert_eq!(pin(&app, "acme", None), Pin::To(7));
-        assert_eq!(pin(&app, "acme", Some(9)), Pin::To(9));
+        assert_eq!(pin(&app, "acme", None), Pin::To(id(7)));
+        assert_eq!(pin(&app, "acme", Some(id(9))), Pin::To(id(9)));
         assert_eq!(pin(&app, "globex", None), Pin::FirstSeen);
     }
 }

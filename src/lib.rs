@@ -9,6 +9,7 @@ pub mod git;
 pub mod github;
 pub mod grant;
 pub mod guards;
+pub mod ids;
 pub mod manifests;
 mod metrics_reference;
 pub mod operator;

@@ -8,6 +8,7 @@
 pub mod root_keys;
 
 use crate::github::WebhookSecret;
+use crate::ids::{AppId, RepositoryId};
 use aws_lc_rs::hmac;
 use std::fmt;
 use std::io;
@@ -35,7 +36,7 @@ pub enum Hook {
     /// The webhook of the App.
     App,
     /// The webhook of the repository with this id.
-    Repository(u64),
+    Repository(RepositoryId),
 }
 
 impl Hook {
@@ -56,7 +57,7 @@ impl Hook {
             ("app", app, None) => (Self::App, app),
             ("repo", app, Some(id)) => {
                 // One spelling only: `+7` and `007` are other paths.
-                let parsed = id.parse().ok().filter(|number: &u64| number.to_string() == id)?;
+                let parsed = id.parse().ok().filter(|number: &RepositoryId| number.to_string() == id)?;
                 (Self::Repository(parsed), app)
             }
             _ => return None,
@@ -83,7 +84,7 @@ impl Hook {
 pub struct AppIdentity {
     /// [`crate::github::Endpoint::host`].
     pub host: String,
-    pub app_id: u64,
+    pub app_id: AppId,
 }
 
 /// A key from which the secrets of all webhooks are derived, and its id.
@@ -204,14 +205,15 @@ impl RootKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
     use std::collections::HashSet;
 
     fn key(byte: u8) -> RootKey {
         RootKey::new(b"k1", &[byte; KEY_LENGTH], (CURRENT, CURRENT_ID)).unwrap()
     }
 
-    fn identity(host: &str, app_id: u64) -> AppIdentity {
-        AppIdentity { host: host.into(), app_id }
+    fn identity(host: &str, app_id: i64) -> AppIdentity {
+        AppIdentity { host: host.into(), app_id: id(app_id) }
     }
 
     #[test]
@@ -219,7 +221,7 @@ mod tests {
         let mut secrets = HashSet::new();
         for root in [1, 2] {
             for (host, app) in [("api.github.com", 1), ("api.github.com", 11), ("api.github.com1", 1), ("ghe", 1)] {
-                for hook in [Hook::App, Hook::Repository(1), Hook::Repository(11)] {
+                for hook in [Hook::App, Hook::Repository(id(1)), Hook::Repository(id(11))] {
                     let secret = key(root).secret(&identity(host, app), hook);
                     assert_eq!(secret.expose().len(), 64);
                     assert!(secrets.insert(secret.expose().to_owned()), "{host} {app} {hook:?}");
@@ -237,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_path_has_one_spelling() {
-        for hook in [Hook::App, Hook::Repository(9001)] {
+        for hook in [Hook::App, Hook::Repository(id(9001))] {
             assert_eq!(Hook::of_path(&hook.path("landfall")), Some((hook, "landfall")));
         }
         for odd in [
@@ -245,6 +247,8 @@ mod tests {
             "/webhooks/app/x/",
             "/webhooks/app/x/y",
             "/webhooks/repo/x",
+            "/webhooks/repo/x/0",
+            "/webhooks/repo/x/9223372036854775808",
             "/webhooks/repo/x/007",
             "/webhooks/repo/x/+7",
             "/webhooks/repo/x/7/8",

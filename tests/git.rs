@@ -389,7 +389,7 @@ impl World {
             Arc::new(Ignore),
         );
         let scope = Scope { repositories: Repositories::All, permissions: [("contents".into(), "read".into())].into() };
-        let token = github.mint(installation, &scope).await.unwrap().token;
+        let token = github.mint(installation.try_into().unwrap(), &scope).await.unwrap().token;
         Self { sim, directory, clock, transport, token }
     }
 

@@ -15,6 +15,7 @@ use landfall::github::{
     MergeType, NewPull, NotOpened, Outlook, PlainHttp, PullState, Relation, Repositories, RepositorySelection,
     Revocation, Scope, Token, Unreached, WebhookSecret,
 };
+use landfall::ids::NotAnId;
 use landfall::runtime::clock::{Clock, ManualClock};
 
 struct World {
@@ -22,6 +23,10 @@ struct World {
     key: AppKey,
     clock: Arc<ManualClock>,
     github: GitHub,
+}
+
+fn as_id<I: TryFrom<u64, Error = NotAnId>>(number: u64) -> I {
+    number.try_into().unwrap()
 }
 
 fn account(login: &str) -> AccountSeed {
@@ -78,7 +83,7 @@ impl World {
     async fn token(&self, written: &[&str]) -> Token {
         let permissions = written.iter().map(|name| (String::from(*name), "write".to_owned())).collect();
         let scope = Scope { repositories: Repositories::All, permissions };
-        self.github.mint(self.install(), &scope).await.unwrap().token
+        self.github.mint(as_id(self.install()), &scope).await.unwrap().token
     }
 
     fn advance(&self, by: Duration) {
@@ -110,20 +115,23 @@ async fn a_token_lives_from_mint_to_revocation() {
     let id = world.install();
 
     let app = github.app().await.unwrap();
-    assert_eq!((app.id, app.slug().unwrap(), app.owner.as_ref().unwrap().login.as_str()), (4711, "landfall", "acme"));
+    assert_eq!(
+        (app.id, app.slug().unwrap(), app.owner.as_ref().unwrap().login.as_str()),
+        (as_id(4711), "landfall", "acme")
+    );
     let bot = github.bot_user("landfall").await.unwrap();
     assert_eq!((bot.login.as_str(), bot.kind.as_str()), ("landfall[bot]", "Bot"));
     let installations = github.installations().await.unwrap();
     let [installation] = &installations[..] else { panic!("{} installations", installations.len()) };
-    assert_eq!((installation.id, installation.account.as_ref().unwrap().login.as_str()), (id, "acme"));
+    assert_eq!((installation.id, installation.account.as_ref().unwrap().login.as_str()), (as_id(id), "acme"));
 
     let before = world.sim.now();
-    let minted = github.mint(id, &shop()).await.unwrap();
+    let minted = github.mint(as_id(id), &shop()).await.unwrap();
     assert_eq!(minted.repository_selection, Some(RepositorySelection::Selected));
     let repositories = minted.repositories.unwrap();
     assert_eq!(repositories.len(), 1);
     assert_eq!(repositories[0].full_name, "acme/shop");
-    assert_eq!(Some(repositories[0].id), world.sim.repository_id("acme/shop"));
+    assert_eq!(Some(repositories[0].id), world.sim.repository_id("acme/shop").map(as_id));
     assert_eq!(minted.permissions["contents"], landfall::github::Level::Read);
     // GitHub writes whole seconds.
     let possible = before.as_second() + 3600..=world.sim.now().as_second() + 3600;
@@ -199,22 +207,22 @@ async fn what_a_person_changed_is_told_apart() {
 
     let wider = scope(Repositories::All, "admin");
     for scope in [wider, Scope { permissions: [("issues".into(), "read".into())].into(), ..shop() }] {
-        let error = github.mint(id, &scope).await.unwrap_err();
+        let error = github.mint(as_id(id), &scope).await.unwrap_err();
         assert!(matches!(error, Error::Unprocessable { .. }), "{error}");
     }
     world.sim.select_repositories(id, &Selection::Selected(vec!["till".into()])).unwrap();
-    let error = github.mint(id, &shop()).await.unwrap_err();
+    let error = github.mint(as_id(id), &shop()).await.unwrap_err();
     assert!(matches!(error, Error::Unprocessable { .. }), "{error}");
 
     world.sim.suspend(id).unwrap();
-    let error = github.mint(id, &scope(Repositories::All, "read")).await.unwrap_err();
+    let error = github.mint(as_id(id), &scope(Repositories::All, "read")).await.unwrap_err();
     assert!(matches!(error, Error::Suspended { .. }), "{error}");
     let installations = github.installations().await.unwrap();
     assert_eq!(installations.len(), 1, "suspended installations are listed");
     assert!(installations[0].suspended_at.is_some());
 
     world.sim.uninstall(id).unwrap();
-    let error = github.mint(id, &scope(Repositories::All, "read")).await.unwrap_err();
+    let error = github.mint(as_id(id), &scope(Repositories::All, "read")).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
     assert_eq!(github.installations().await.unwrap(), []);
     assert_eq!(world.sim.live_tokens().len(), 0);
@@ -229,7 +237,7 @@ async fn a_lost_answer_is_not_asked_for_again() {
         // On a connection that was used before, too: there a client may take the cut for one from before the request.
         world.github.app().await.unwrap();
         world.sim.inject(Fault::new("POST", mint, kind));
-        let error = world.github.mint(id, &shop()).await.unwrap_err();
+        let error = world.github.mint(as_id(id), &shop()).await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { reason: Unreached::Cut, .. }), "{error}");
         assert_eq!(error.outlook(), Outlook::Passes);
         assert_eq!(world.sim.live_tokens().len(), tokens);
@@ -237,7 +245,7 @@ async fn a_lost_answer_is_not_asked_for_again() {
     assert_eq!(world.sim.requests().len(), 4);
 
     world.sim.inject(Fault::new("POST", mint, FaultKind::FreshToken { uses: 1, status: 401 }));
-    let minted = world.github.mint(id, &shop()).await.unwrap();
+    let minted = world.github.mint(as_id(id), &shop()).await.unwrap();
     let error = world.github.verify(&minted.token).await.unwrap_err();
     assert_eq!(error.outlook(), Outlook::Passes);
     world.github.verify(&minted.token).await.unwrap();
@@ -248,7 +256,7 @@ async fn an_empty_budget_waits_for_its_reset_and_leaves_others_alone() {
     let world = World::new(vec![]).await;
     world.sim.set_rate_limit(3);
     let id = world.install();
-    let minted = world.github.mint(id, &shop()).await.unwrap();
+    let minted = world.github.mint(as_id(id), &shop()).await.unwrap();
     world.github.app().await.unwrap();
     world.github.app().await.unwrap();
     let asked = world.sim.requests().len();
@@ -288,7 +296,7 @@ async fn a_repository_is_found_by_its_id_whatever_it_is_called() {
     let world = World::new(vec![]).await;
     let github = &world.github;
     let token = world.token(&["contents", "pull_requests"]).await;
-    let id = world.sim.repository_id("acme/shop").unwrap();
+    let id = as_id(world.sim.repository_id("acme/shop").unwrap());
     let shop = github.repository(&token, id).await.unwrap();
     assert_eq!((shop.id, shop.full_name.as_str()), (id, "acme/shop"));
     assert_eq!((shop.archived, shop.disabled, shop.fork, shop.private), (Some(false), Some(false), Some(false), true));
@@ -383,7 +391,7 @@ async fn an_archived_repository_is_told_and_is_not_changed() {
     let token = world.token(&["repository_hooks"]).await;
     world.sim.set_archived("acme/shop", true).unwrap();
     assert_eq!(
-        world.github.repository(&token, world.sim.repository_id("acme/shop").unwrap()).await.unwrap().archived,
+        world.github.repository(&token, as_id(world.sim.repository_id("acme/shop").unwrap())).await.unwrap().archived,
         Some(true)
     );
     let error = world.github.create_hook(&token, "acme", "shop", &hook()).await.unwrap_err();
@@ -430,7 +438,7 @@ async fn a_fork_is_made_once_and_kept_in_step_until_it_has_gone_its_own_way() {
 
     let fork = github.create_fork(&token, "up", "lib", Some("acme"), None, ForkBranches::Default).await.unwrap();
     assert_eq!((fork.full_name.as_str(), fork.fork), ("acme/lib", Some(true)));
-    assert_eq!(fork.parent.as_ref().map(|parent| parent.id), Some(source));
+    assert_eq!(fork.parent.as_ref().map(|parent| parent.id), Some(as_id(source)));
     let again = github.create_fork(&token, "up", "lib", None, Some("other"), ForkBranches::Default).await.unwrap();
     assert_eq!((again.id, again.full_name.as_str()), (fork.id, "acme/lib"), "one that is there, under its own name");
     let error = github.create_fork(&token, "up", "hollow", None, None, ForkBranches::Default).await.unwrap_err();
@@ -488,7 +496,7 @@ async fn a_pull_request_is_opened_found_made_ready_and_closed() {
     let opened = github.open_pull_request(&token, "acme", "shop", &WORK).await.unwrap();
     assert_eq!((opened.number, &opened.state, opened.draft), (1, &PullState::Open, true));
     assert_eq!(Some(&opened.head.sha), world.sim.head("acme/shop", "work").as_ref());
-    assert_eq!(opened.head.repo.as_ref().map(|repo| repo.id), world.sim.repository_id("acme/shop"));
+    assert_eq!(opened.head.repo.as_ref().map(|repo| repo.id), world.sim.repository_id("acme/shop").map(as_id));
     let found = github.pull_requests(&token, "acme", "shop", "acme:work").await.unwrap();
     assert_eq!(found, std::slice::from_ref(&opened));
     assert_eq!(github.pull_requests(&token, "acme", "shop", "acme:main").await.unwrap(), []);
@@ -569,7 +577,7 @@ async fn where_drafts_are_not_supported_that_is_told() {
     let install = Install { app: "landfall".into(), account: "globex".into(), ..Install::default() };
     let permissions = ["contents", "pull_requests"].map(|name| (name.to_owned(), "write".to_owned())).into();
     let scope = Scope { repositories: Repositories::All, permissions };
-    let token = world.github.mint(world.sim.install(&install).unwrap(), &scope).await.unwrap().token;
+    let token = world.github.mint(as_id(world.sim.install(&install).unwrap()), &scope).await.unwrap().token;
     let error = world.github.open_pull_request(&token, "globex", "lib", &WORK).await.unwrap_err();
     assert_eq!(NotOpened::of(&error), Some(NotOpened::DraftUnsupported), "{error}");
     let ready = NewPull { draft: false, ..WORK };

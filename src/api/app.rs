@@ -3,6 +3,7 @@
 use super::delivery::Deliveries;
 use super::repository::WebhookStatus;
 use super::{PERMISSION_LEVELS, Permissions, permission_names, permission_names_message, reconciled};
+use crate::ids::{self, AccountId, AppId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,7 @@ pub struct GitHubAppSpec {
     #[serde(default, rename = "appID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.appID cannot be changed: make another GitHubApp"))]
-    pub app_id: Option<i64>,
+    pub app_id: Option<AppId>,
     /// The App's client id (`Iv…`), which GitHub recommends as the issuer of the JWT. Either this or `appID`.
     #[serde(default, rename = "clientID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
@@ -171,7 +172,7 @@ pub struct TenantGrant {
     /// The account's id. If it is set, the account is pinned to it from the start. `GET /users/LOGIN` returns it.
     #[serde(default, rename = "accountID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    pub account_id: Option<i64>,
+    pub account_id: Option<AccountId>,
     /// Names (`shop`), patterns (`lib-*`) or ids in quotes (`"1296269"`). `*` means every repository, also future ones.
     #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 100)))]
     #[x_kube(
@@ -223,8 +224,8 @@ pub struct GitHubAppStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// The App's id.
-    #[serde(default, rename = "appID", skip_serializing_if = "Option::is_none")]
-    pub app_id: Option<i64>,
+    #[serde(default, deserialize_with = "ids::lenient", rename = "appID", skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<AppId>,
     /// The App's name in URLs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slug: Option<String>,
@@ -238,8 +239,8 @@ pub struct GitHubAppStatus {
     #[serde(default, rename = "htmlURL", skip_serializing_if = "Option::is_none")]
     pub html_url: Option<String>,
     /// The id of the user `slug[bot]`, the author of the App's commits. It is not the App's id.
-    #[serde(default, rename = "botUserID", skip_serializing_if = "Option::is_none")]
-    pub bot_user_id: Option<i64>,
+    #[serde(default, deserialize_with = "ids::lenient", rename = "botUserID", skip_serializing_if = "Option::is_none")]
+    pub bot_user_id: Option<AccountId>,
     /// What the App asks for at installation.
     #[serde(default, skip_serializing_if = "Permissions::is_empty")]
     pub permissions: Permissions,
@@ -272,8 +273,8 @@ pub struct TenantStatus {
     pub account: String,
     /// The account's id, from the first time the App was seen installed there. To accept another account that took
     /// the name, set `spec.tenants[].accountID`.
-    #[serde(default, rename = "accountID", skip_serializing_if = "Option::is_none")]
-    pub account_id: Option<i64>,
+    #[serde(default, deserialize_with = "ids::lenient", rename = "accountID", skip_serializing_if = "Option::is_none")]
+    pub account_id: Option<AccountId>,
     /// How many namespaces the account is granted to.
     #[serde(default)]
     pub namespaces: i64,

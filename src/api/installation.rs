@@ -3,9 +3,11 @@
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
 use super::{Permissions, RepositorySelection, reconciled};
+use crate::ids::{self, AccountId, InstallationId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// An account's installation of the App, as one namespace was granted it. The operator creates one in each granted namespace,
 /// named after the account in lower case. You may also create it yourself; without a grant it gives no access.
@@ -72,10 +74,15 @@ pub struct GitHubInstallationStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// The installation's id on GitHub. It changes with each reinstallation.
-    #[serde(default, rename = "installationID", skip_serializing_if = "Option::is_none")]
-    pub installation_id: Option<i64>,
+    #[serde(
+        default,
+        deserialize_with = "ids::lenient",
+        rename = "installationID",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub installation_id: Option<InstallationId>,
     /// The account on which the App is installed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "account", skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountStatus>,
     /// Which repositories the account lets the App see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,11 +111,11 @@ pub struct GitHubInstallationStatus {
 }
 
 /// A user or organization.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountStatus {
     /// The id, which stays when the account is renamed.
-    pub id: i64,
+    pub id: AccountId,
     /// The login.
     pub login: String,
     /// The account's type.
@@ -117,6 +124,11 @@ pub struct AccountStatus {
     /// - `Organization`: an organization.
     #[serde(rename = "type")]
     pub kind: String,
+}
+
+/// An account that cannot be read counts as absent: a tenant may have written it.
+fn account<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AccountStatus>, D::Error> {
+    Ok(AccountStatus::deserialize(Value::deserialize(deserializer)?).ok())
 }
 
 /// What a namespace may ask for. Where several tenants' entries name the same account and namespace, a token is
@@ -131,3 +143,19 @@ pub struct EffectiveGrant {
 }
 
 reconciled!(GitHubInstallation, GitHubInstallationStatus);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::id;
+    use serde_json::json;
+
+    #[test]
+    fn an_odd_account_in_a_status_affects_no_other_field() {
+        for odd in [json!({"id": 0, "login": "acme", "type": "Organization"}), json!({"id": 7}), json!(null)] {
+            let status = json!({"installationID": 501, "account": odd, "htmlURL": "https://github.com/x"});
+            let status: GitHubInstallationStatus = serde_json::from_value(status).unwrap();
+            assert_eq!((status.installation_id, status.account), (Some(id(501)), None), "{odd}");
+        }
+    }
+}

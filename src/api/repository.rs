@@ -6,6 +6,7 @@ use super::delivery::Deliveries;
 use super::token::{InstallationReference, RepositoryReference};
 use super::workspace::BRANCH_RULE;
 use super::{duration_rule, reconciled};
+use crate::ids::{self, HookId, RepositoryId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -311,8 +312,8 @@ pub struct ProjectRepositoryStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// The repository's id, to which this object is bound.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<i64>,
+    #[serde(default, deserialize_with = "ids::lenient", skip_serializing_if = "Option::is_none")]
+    pub id: Option<RepositoryId>,
     /// Its id in GraphQL.
     #[serde(default, rename = "nodeID", skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
@@ -370,8 +371,8 @@ pub struct ForkStatus {
     /// `owner/name` of the upstream.
     pub of: String,
     /// The upstream's id.
-    #[serde(default, rename = "parentID", skip_serializing_if = "Option::is_none")]
-    pub parent_id: Option<i64>,
+    #[serde(default, deserialize_with = "ids::lenient", rename = "parentID", skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<RepositoryId>,
     /// The upstream's head with which the fork was compared last.
     #[serde(default, rename = "upstreamSHA", skip_serializing_if = "Option::is_none")]
     pub upstream_sha: Option<String>,
@@ -400,8 +401,8 @@ pub struct HeadStatus {
 #[serde(rename_all = "camelCase")]
 pub struct WebhookStatus {
     /// Its id, if it is a repository's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<i64>,
+    #[serde(default, deserialize_with = "ids::lenient", skip_serializing_if = "Option::is_none")]
+    pub id: Option<HookId>,
     /// Where it delivers to.
     pub url: String,
     /// The id of the root key that its secret was derived from.

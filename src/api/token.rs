@@ -3,6 +3,7 @@
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
 use super::{PERMISSION_LEVELS, Permissions, duration_rule, permission_names, permission_names_message, reconciled};
+use crate::ids::{self, RepositoryId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -121,7 +122,7 @@ pub struct RepositoryReference {
     /// The id, which stays when the repository is renamed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    pub id: Option<i64>,
+    pub id: Option<RepositoryId>,
 }
 
 /// The Secret in which the token is kept.
@@ -183,8 +184,13 @@ pub struct InstallationTokenStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_time: Option<Time>,
     /// The ids of the repositories it reaches; empty for all.
-    #[serde(default, rename = "repositoryIDs", skip_serializing_if = "Vec::is_empty")]
-    pub repository_ids: Vec<i64>,
+    #[serde(
+        default,
+        deserialize_with = "ids::lenient_list",
+        rename = "repositoryIDs",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub repository_ids: Vec<RepositoryId>,
     /// What it may do.
     #[serde(default, skip_serializing_if = "Permissions::is_empty")]
     pub permissions: Permissions,

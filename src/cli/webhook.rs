@@ -4,6 +4,7 @@
 
 use crate::api::GitHubApp;
 use crate::github::{Endpoint, PlainHttp};
+use crate::ids::RepositoryId;
 use crate::runtime::lenient::Lenient;
 use crate::webhook::root_keys;
 use crate::webhook::{
@@ -33,7 +34,7 @@ pub struct Show {
     app: Option<String>,
     /// Show the webhook of the repository with this id. Default: the App's webhook.
     #[arg(long)]
-    repository_id: Option<u64>,
+    repository_id: Option<RepositoryId>,
     /// The operator's own namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "landfall-system")]
     namespace: String,
@@ -83,8 +84,7 @@ async fn print(client: &Client, show: Show) -> Outcome {
         PlainHttp::Anywhere,
     )?;
     let known = app.status.as_ref().and_then(|status| status.app_id).or(app.spec.app_id);
-    let app_id = known.and_then(|id| u64::try_from(id).ok());
-    let app_id = app_id.ok_or_else(|| format!("the id of GitHubApp {name} is not known yet: see its conditions"))?;
+    let app_id = known.ok_or_else(|| format!("the id of GitHubApp {name} is not known yet: see its conditions"))?;
     let secrets: Api<Lenient<Secret>> = Api::namespaced(client.clone(), &show.namespace);
     let secret = secrets.get_opt(ROOT_KEYS_SECRET).await?.map(Lenient::read).transpose()?;
     let secret = secret.ok_or_else(|| {

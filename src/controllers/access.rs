@@ -8,6 +8,7 @@ use super::standing::{Standing, State};
 use crate::api::{GitHubApp, Reason};
 use crate::github::Installation;
 use crate::grant::{Grant, NamespaceView, grant, pin};
+use crate::ids::AccountId;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
@@ -28,9 +29,9 @@ pub enum AccountAccess {
     /// Another account took over the account's name.
     TakenOver {
         /// The id the name is pinned to.
-        pinned: i64,
+        pinned: AccountId,
         /// The id of the account that has the name now.
-        found: i64,
+        found: AccountId,
     },
     /// The App is not installed on the account.
     NotInstalled {
@@ -63,7 +64,7 @@ pub fn access(
     };
     match look.find(account, pin(app, account, grant.account_id())) {
         AccountFound::Installed(installation) => {
-            let id = installation.account.as_ref().and_then(|account| i64::try_from(account.id).ok());
+            let id = installation.account.as_ref().map(|account| account.id);
             match id.and_then(|id| grant.of_account(id)) {
                 None => AccountAccess::NotGranted,
                 Some(grant) if installation.suspended_at.is_some() => {
@@ -162,6 +163,7 @@ impl AccountAccess {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
     use serde_json::json;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -209,11 +211,11 @@ mod tests {
         let suspended = connection(Some("2026-01-01T00:00:00Z"));
         assert!(matches!(
             access(Some(&app()), Some(&suspended), "acme", &namespace("team-a"), NOW),
-            AccountAccess::Suspended(i, _) if i.id == 70
+            AccountAccess::Suspended(i, _) if i.id == id(70)
         ));
         assert!(matches!(
             access(Some(&app()), Some(&connection(None)), "Acme", &namespace("team-a"), NOW),
-            AccountAccess::Active(i, _) if i.id == 70
+            AccountAccess::Active(i, _) if i.id == id(70)
         ));
     }
 
@@ -238,10 +240,13 @@ mod tests {
     #[test]
     fn an_entry_for_another_account_of_that_name_grants_nothing() {
         let mut app = app();
-        app.spec.tenants[0].account_id = Some(9);
+        app.spec.tenants[0].account_id = Some(id(9));
         let seen = access(Some(&app), Some(&connection(None)), "acme", &namespace("team-a"), NOW);
-        assert!(matches!(seen, AccountAccess::TakenOver { pinned: 9, found: 7 }), "{seen:?}");
-        app.spec.tenants[0].account_id = Some(7);
+        assert!(
+            matches!(seen, AccountAccess::TakenOver { pinned, found } if (pinned, found) == (id(9), id(7))),
+            "{seen:?}"
+        );
+        app.spec.tenants[0].account_id = Some(id(7));
         let seen = access(Some(&app), Some(&connection(None)), "acme", &namespace("team-a"), NOW);
         assert!(matches!(seen, AccountAccess::Active(..)), "{seen:?}");
     }

@@ -9,6 +9,7 @@ use super::standing::Standing;
 use crate::api::{WebhookPolicy, WebhookStatus};
 use crate::github::{Account, App, GitHub, Installation, Transport};
 use crate::grant::Pin;
+use crate::ids::AccountId;
 use crate::runtime::allowance::{Allowance, Rate};
 use crate::webhook::AppIdentity;
 use jiff::{SignedDuration, Timestamp};
@@ -24,7 +25,7 @@ pub struct Look {
     /// When GitHub answered.
     pub at: Timestamp,
     pub app: App,
-    pub bot_user_id: Option<i64>,
+    pub bot_user_id: Option<AccountId>,
     /// All of its installations, suspended ones included.
     pub installations: Vec<Installation>,
 }
@@ -113,7 +114,7 @@ impl Connections {
 
     /// Whether the account is an organization, according to the App's last look.
     #[must_use]
-    pub fn is_organization(&self, app: &str, account_id: u64) -> bool {
+    pub fn is_organization(&self, app: &str, account_id: AccountId) -> bool {
         let look = self.get(app).and_then(|connection| connection.look);
         look.is_some_and(|look| {
             let accounts = look.installations.iter().filter_map(|installation| installation.account.as_ref());
@@ -140,9 +141,9 @@ pub enum AccountFound<'a> {
     /// Another account has the name now. It gets nothing.
     Another {
         /// The id the name is pinned to.
-        pinned: i64,
+        pinned: AccountId,
         /// The id of the account that has the name now.
-        found: i64,
+        found: AccountId,
     },
     /// The App is not installed there.
     Nowhere,
@@ -161,10 +162,10 @@ impl Look {
         };
         let by_name = of(&|found| found.login.eq_ignore_ascii_case(account));
         let Pin::To(pinned) = pin else { return by_name.map_or(AccountFound::Nowhere, AccountFound::Installed) };
-        let by_id = of(&|found| i64::try_from(found.id) == Ok(pinned));
+        let by_id = of(&|found| found.id == pinned);
         match (by_id, by_name.and_then(|installation| installation.account.as_ref())) {
             (Some(installation), _) => AccountFound::Installed(installation),
-            (None, Some(other)) => AccountFound::Another { pinned, found: i64::try_from(other.id).unwrap_or_default() },
+            (None, Some(other)) => AccountFound::Another { pinned, found: other.id },
             (None, None) => AccountFound::Nowhere,
         }
     }
@@ -173,6 +174,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
     use serde_json::json;
 
     fn look(installations: &[(u64, u64, &str)]) -> Look {
@@ -195,10 +197,10 @@ mod tests {
     #[test]
     fn the_name_is_followed_by_id_and_a_name_taken_over_gets_nothing() {
         let renamed = look(&[(70, 7, "acme-2"), (80, 8, "acme")]);
-        assert!(matches!(renamed.find("acme", Pin::To(7)), AccountFound::Installed(i) if i.id == 70));
-        assert!(matches!(renamed.find("acme", Pin::FirstSeen), AccountFound::Installed(i) if i.id == 80));
+        assert!(matches!(renamed.find("acme", Pin::To(id(7))), AccountFound::Installed(i) if i.id == id(70)));
+        assert!(matches!(renamed.find("acme", Pin::FirstSeen), AccountFound::Installed(i) if i.id == id(80)));
         let taken_over = look(&[(80, 8, "acme")]);
-        assert_eq!(taken_over.find("ACME", Pin::To(7)), AccountFound::Another { pinned: 7, found: 8 });
+        assert_eq!(taken_over.find("ACME", Pin::To(id(7))), AccountFound::Another { pinned: id(7), found: id(8) });
         assert_eq!(taken_over.find("globex", Pin::FirstSeen), AccountFound::Nowhere);
     }
 }

@@ -11,6 +11,7 @@ use super::standing::Standing;
 use crate::api::{GitHubApp, GitHubInstallation, Reason};
 use crate::github::Permissions as GitHubPermissions;
 use crate::grant::Grant;
+use crate::ids::{AccountId, InstallationId};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;
@@ -28,10 +29,10 @@ pub enum Access {
     Denied(Standing),
     Granted {
         /// The installation's id.
-        installation: i64,
+        installation: InstallationId,
         /// The account's current login on GitHub.
         account: String,
-        account_id: i64,
+        account_id: AccountId,
         /// The installation's settings page.
         settings_url: String,
         /// The permissions and repositories that the namespace may request.
@@ -45,7 +46,7 @@ pub enum Access {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Terms {
     /// The installation's id.
-    pub installation: i64,
+    pub installation: InstallationId,
     /// The permissions that the account gives the App.
     pub permissions: GitHubPermissions,
     /// The permissions and repositories that the namespace may request.
@@ -151,13 +152,17 @@ fn decide(
         AccountAccess::NotYetKnown | AccountAccess::NoApp | AccountAccess::NoLook(_) => Access::Unavailable(standing),
         AccountAccess::NotGranted | AccountAccess::TakenOver { .. } => Access::Denied(standing),
         AccountAccess::NotInstalled { .. } | AccountAccess::Suspended(..) => Access::Dead(standing),
-        AccountAccess::Active(found, grant) => Access::Granted {
-            installation: i64::try_from(found.id).unwrap_or_default(),
-            account: found.account.as_ref().map_or_else(|| account.clone(), |account| account.login.clone()),
-            account_id: found.account.as_ref().and_then(|account| i64::try_from(account.id).ok()).unwrap_or_default(),
-            settings_url: found.html_url,
-            grant,
-            permissions: found.permissions,
+        AccountAccess::Active(found, grant) => match found.account {
+            Some(account) => Access::Granted {
+                installation: found.id,
+                account: account.login,
+                account_id: account.id,
+                settings_url: found.html_url,
+                grant,
+                permissions: found.permissions,
+            },
+            // An installation without an account is never found.
+            None => Access::NotYetKnown,
         },
     }
 }

@@ -32,6 +32,7 @@ use super::secret::Token;
 use super::stack::auth::Credential;
 use super::stack::{Observe, Stack};
 use super::transport::Transport;
+use crate::ids::{InstallationId, RepositoryId};
 use crate::runtime::clock::Clock;
 
 const APP: Route = Route { method: "GET", template: "/app" };
@@ -56,7 +57,7 @@ pub enum Repositories {
     /// By name within the installation's account: one to 500.
     Names(Vec<String>),
     /// By id: one to 500.
-    Ids(Vec<u64>),
+    Ids(Vec<RepositoryId>),
 }
 
 /// The repositories and permissions of a token.
@@ -130,7 +131,7 @@ impl GitHub {
     /// `POST /app/installations/{installation_id}/access_tokens`: mints a token that expires after an hour.
     ///
     /// Not idempotent: if the answer is lost, a token that nobody holds may live for an hour.
-    pub async fn mint(&self, installation_id: u64, scope: &Scope) -> Result<Minted, Error> {
+    pub async fn mint(&self, installation_id: InstallationId, scope: &Scope) -> Result<Minted, Error> {
         let body = scope.body().map_err(|what| self.unsent(MINT, what))?;
         let path = format!("/app/installations/{installation_id}/access_tokens");
         let answer = self.send(MINT, Credential::App, &path, Some(&body)).await?;
@@ -255,7 +256,7 @@ struct AccessTokenRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     repositories: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    repository_ids: Option<&'a [u64]>,
+    repository_ids: Option<&'a [RepositoryId]>,
     permissions: &'a BTreeMap<String, String>,
 }
 

@@ -17,6 +17,7 @@ pub use self::hook::{Hook, HookConfig};
 pub use self::pull::{PullBase, PullHead, PullRepository, PullRequest, PullState};
 pub use self::repository::{Comparison, MergeType, Merged, Relation, Repository};
 use super::secret::Token;
+use crate::ids::{AccountId, AppId, InstallationId};
 
 /// GitHub's names of permissions, with their levels.
 pub type Permissions = BTreeMap<String, Level>;
@@ -99,7 +100,7 @@ impl fmt::Display for Level {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Account {
     /// A rename does not change it.
-    pub id: u64,
+    pub id: AccountId,
     /// The name in addresses; the slug of an enterprise.
     #[serde(alias = "slug")]
     pub login: String,
@@ -111,7 +112,7 @@ pub struct Account {
 /// `GET /app`: <https://docs.github.com/en/rest/apps/apps#get-the-authenticated-app>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct App {
-    pub id: u64,
+    pub id: AppId,
     /// The client id; GitHub Enterprise Server before 3.14 sends none here.
     #[serde(default)]
     pub client_id: Option<String>,
@@ -184,8 +185,8 @@ impl From<RepositorySelection> for String {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Installation {
     /// A reinstallation gets another one.
-    pub id: u64,
-    pub app_id: u64,
+    pub id: InstallationId,
+    pub app_id: AppId,
     /// GitHub's description allows null.
     #[serde(default)]
     pub account: Option<Account>,

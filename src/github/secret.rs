@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use crate::ids::InstallationId;
+
 /// The replacement for a secret in printed text.
 pub const REDACTED: &str = "[redacted]";
 
@@ -18,7 +20,7 @@ pub const REDACTED: &str = "[redacted]";
 #[derive(Clone)]
 pub struct Token {
     text: Arc<Zeroizing<String>>,
-    installation: Option<u64>,
+    installation: Option<InstallationId>,
 }
 
 impl Token {
@@ -29,12 +31,12 @@ impl Token {
 
     /// The same token with its installation. All tokens of an installation share one rate limit.
     #[must_use]
-    pub(super) fn of_installation(self, id: u64) -> Self {
+    pub(super) fn of_installation(self, id: InstallationId) -> Self {
         Self { installation: Some(id), ..self }
     }
 
     /// The token's installation, if this process minted it.
-    pub(super) fn installation(&self) -> Option<u64> {
+    pub(super) fn installation(&self) -> Option<InstallationId> {
         self.installation
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Source: <https://docs.github.com/en/webhooks/webhook-events-and-payloads>.
 
+use crate::ids::{AccountId, RepositoryId};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -103,20 +104,20 @@ pub struct Payload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// The id of the installation's account.
-    pub owner: i64,
+    pub owner: AccountId,
     /// Their ids. Empty if GitHub does not list them, as when all unselected repositories were removed at once, or if they
     /// are more than [`MOST_LISTED`].
-    pub repositories: BTreeSet<u64>,
+    pub repositories: BTreeSet<RepositoryId>,
 }
 
 /// A repository in a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
-    pub id: u64,
+    pub id: RepositoryId,
     /// Its name and, after a rename, the former one.
     pub names: Vec<String>,
     /// Its owner's id and, after a transfer, the former owner's.
-    pub owners: Vec<i64>,
+    pub owners: Vec<AccountId>,
 }
 
 impl Payload {
@@ -149,7 +150,7 @@ impl Payload {
             Some(Repository {
                 id: raw_repository.id.number()?,
                 names: [Some(name), former_name].into_iter().flatten().map(Cow::into_owned).collect(),
-                owners: [Some(owner), former_owner].into_iter().flatten().filter_map(|id| id.try_into().ok()).collect(),
+                owners: [Some(owner), former_owner].into_iter().flatten().collect(),
             })
         });
         // Status is printed in terminals, and git allows no control character in a ref.
@@ -165,7 +166,7 @@ impl Payload {
             sha: raw.after.text().filter(|sha| is_commit(sha)).map(Cow::into_owned),
             repository,
             selection: raw.installation.0.and_then(|installation| {
-                let owner = installation.account.0?.id.number()?.try_into().ok()?;
+                let owner = installation.account.0?.id.number()?;
                 let listed = raw.repositories_added.0.zip(raw.repositories_removed.0);
                 let repositories = listed.map(|(added, removed)| &added | &removed);
                 let repositories = repositories.filter(|all| all.len() <= MOST_LISTED).unwrap_or_default();
@@ -274,8 +275,8 @@ impl<'a> Scalar<'a> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    fn number(self) -> Option<u64> {
-        if let Self::Number(number) = self { Some(number) } else { None }
+    fn number<I: TryFrom<u64>>(self) -> Option<I> {
+        if let Self::Number(number) = self { number.try_into().ok() } else { None }
     }
 }
 
@@ -323,7 +324,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 }
 
 /// The ids of the objects in an array; none if there are more than [`MOST_LISTED`]. Other values count as an empty array.
-struct Ids(Option<BTreeSet<u64>>);
+struct Ids(Option<BTreeSet<RepositoryId>>);
 
 impl Default for Ids {
     fn default() -> Self {
@@ -343,7 +344,7 @@ impl<'de> Deserialize<'de> for Ids {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut ids = BTreeSet::new();
                 while let Some(element) = seq.next_element::<Object<RawAccount<'de>>>()? {
-                    ids.extend(element.0.and_then(|listed| listed.id.number()));
+                    ids.extend(element.0.and_then(|listed| listed.id.number::<RepositoryId>()));
                     if ids.len() > MOST_LISTED {
                         while seq.next_element::<IgnoredAny>()?.is_some() {}
                         return Ok(Ids(None));

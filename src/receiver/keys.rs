@@ -135,6 +135,7 @@ async fn read_secret(client: &kube::Client, namespace: &str) -> Result<RootKeys,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
     use crate::runtime::readiness::Readiness;
     use crate::webhook::{CURRENT, CURRENT_ID, KEY_LENGTH, PREVIOUS, PREVIOUS_ID};
     use std::path::Path;
@@ -159,7 +160,7 @@ mod tests {
         let readiness = Readiness::new();
         let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
         let keys = Keys::new(KeySource::Directory(directory.clone()), client, readiness.check("keys"));
-        let app = AppIdentity { host: "api.github.com".into(), app_id: 1 };
+        let app = AppIdentity { host: "api.github.com".into(), app_id: id(1) };
         let signed = |root: u8| {
             let root = RootKeys::read(|name| match name {
                 CURRENT => Some(match root {

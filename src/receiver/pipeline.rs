@@ -13,6 +13,7 @@ use super::signature::Signature;
 use super::status_writer::{DeliveryHint, StatusWriter};
 use super::targets::{Object, Targets};
 use crate::guards::Guards;
+use crate::ids::RepositoryId;
 use crate::runtime::clock::Clock;
 use crate::webhook::{AppIdentity, Hook};
 use futures::future::join_all;
@@ -128,7 +129,8 @@ impl Pipeline {
         let payload = Payload::read(&head, body)?;
         let subject = Subject::of(&head.event);
         let (guid, event) = (head.guid.clone(), head.event.clone());
-        let (repository, sha) = (payload.repository.as_ref().map(|repository| repository.id), payload.sha.clone());
+        let (repository, sha) =
+            (payload.repository.as_ref().map(|repository| repository.id.get()), payload.sha.clone());
         let result = self.store(&app, hook, subject, head, payload).await;
         let label = result.as_ref().map_or("refused", Outcome::label);
         self.metrics.delivered(subject.label(), label);
@@ -207,7 +209,7 @@ impl Pipeline {
     fn coalesce(
         &self,
         app: &str,
-        target: Option<u64>,
+        target: Option<RepositoryId>,
         objects: Vec<Object>,
         hint: DeliveryHint,
         mut after: SignedDuration,

@@ -3,6 +3,7 @@
 //! Invariant: only deliveries with a valid signature that concern an object count, so nobody can use up the allowance of
 //! another; and only targets with recent deliveries have a bucket.
 
+use crate::ids::RepositoryId;
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
@@ -14,7 +15,7 @@ const APP_FACTOR: f64 = 10.0;
 const SWEEP_AT: usize = 1024;
 
 /// The repository with this id as the App of this name sees it, or the App itself.
-type Target = (Box<str>, Option<u64>);
+type Target = (Box<str>, Option<RepositoryId>);
 
 pub struct Buckets {
     rate: Rate,
@@ -35,7 +36,7 @@ impl Buckets {
     ///
     /// # Errors
     /// The time until the next token.
-    pub fn take(&self, app: &str, repository: Option<u64>, now: Timestamp) -> Result<(), SignedDuration> {
+    pub fn take(&self, app: &str, repository: Option<RepositoryId>, now: Timestamp) -> Result<(), SignedDuration> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (buckets, sweep_at) = &mut *left;
         if buckets.len() >= *sweep_at {
@@ -53,12 +54,12 @@ impl Buckets {
 
     /// True if no coalesced delivery of this target waits yet; from now on one does.
     #[must_use]
-    pub fn begin_coalescing(&self, app: &str, repository: Option<u64>) -> bool {
+    pub fn begin_coalescing(&self, app: &str, repository: Option<RepositoryId>) -> bool {
         self.coalesced.lock().unwrap_or_else(PoisonError::into_inner).insert((app.into(), repository))
     }
 
     /// The coalesced delivery of this target waits no longer.
-    pub fn end_coalescing(&self, app: &str, repository: Option<u64>) {
+    pub fn end_coalescing(&self, app: &str, repository: Option<RepositoryId>) {
         self.coalesced.lock().unwrap_or_else(PoisonError::into_inner).remove(&(app.into(), repository));
     }
 }
@@ -66,6 +67,7 @@ impl Buckets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
 
     #[test]
     fn each_target_has_its_own_bucket_which_fills_again() {
@@ -73,22 +75,22 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let take = |repository, now| buckets.take("app", repository, now);
         for _ in 0..3 {
-            take(Some(1), now).unwrap();
+            take(Some(id(1)), now).unwrap();
         }
-        assert_eq!(take(Some(1), now), Err(SignedDuration::from_millis(100)));
-        take(Some(2), now).unwrap();
+        assert_eq!(take(Some(id(1)), now), Err(SignedDuration::from_millis(100)));
+        take(Some(id(2)), now).unwrap();
         assert!((0..40).filter(|_| take(None, now).is_ok()).count() == 30, "the App has ten times as much");
-        take(Some(1), now + SignedDuration::from_millis(100)).unwrap();
+        take(Some(id(1)), now + SignedDuration::from_millis(100)).unwrap();
     }
 
     #[test]
     fn buckets_that_are_full_again_are_dropped() {
         let buckets = Buckets::new(10.0, 3.0);
         let now = Timestamp::UNIX_EPOCH;
-        for id in 0..SWEEP_AT as u64 {
-            buckets.take("app", Some(id), now).unwrap();
+        for number in 1..=SWEEP_AT as u64 {
+            buckets.take("app", Some(number.try_into().unwrap()), now).unwrap();
         }
-        buckets.take("app", Some(0), now + SignedDuration::from_secs(60)).unwrap();
+        buckets.take("app", Some(id(1)), now + SignedDuration::from_secs(60)).unwrap();
         assert_eq!(buckets.left.lock().unwrap().0.len(), 1);
     }
 }

@@ -15,6 +15,7 @@ use crate::api::{GitHubApp, Permissions};
 use crate::github::{Endpoint, PlainHttp};
 use crate::grant::{Grant, Known, NamespaceView, Pin, Reach, grant, pin};
 use crate::guards::Guards;
+use crate::ids::{AccountId, RepositoryId};
 use crate::webhook::{AppIdentity, Hook};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -73,7 +74,7 @@ struct Index {
     installations: HashMap<ObjectKey, Installation>,
     namespaces: HashMap<ObjectKey, Labels>,
     repositories: HashMap<ObjectKey, Bound>,
-    by_id: HashMap<u64, Vec<ObjectKey>>,
+    by_id: HashMap<RepositoryId, Vec<ObjectKey>>,
     /// The number of kinds whose list is complete.
     listed: usize,
 }
@@ -93,7 +94,7 @@ struct Installation {
 
 struct Bound {
     installation: Box<str>,
-    id: Option<u64>,
+    id: Option<RepositoryId>,
     awaited_name: Option<Box<str>>,
     log: DeliveryLog,
 }
@@ -197,7 +198,7 @@ impl Index {
     }
 
     /// The grants of the object's namespace for one of these accounts.
-    fn entries(&self, key: &ObjectKey, app: &str, owners: &[i64]) -> Option<Grant> {
+    fn entries(&self, key: &ObjectKey, app: &str, owners: &[AccountId]) -> Option<Grant> {
         let installation = self.installation_of(key, app)?;
         let object = &self.apps.get(&unscoped(app))?.object;
         let labels = self.namespaces.get(&unscoped(&key.0))?;
@@ -216,9 +217,8 @@ impl Index {
     fn is_granted(&self, key: &ObjectKey, app: &str, repository: &Repository) -> bool {
         let granted = || {
             let entries = self.entries(key, app, &repository.owners)?;
-            let id = i64::try_from(repository.id).ok();
             let is_allowed = |name: &String| {
-                let known = [Known { name: Some(name.clone()), id }];
+                let known = [Known { name: Some(name.clone()), id: Some(repository.id) }];
                 entries.allows(&Reach::Only(&known), &Permissions::new()).is_ok()
             };
             repository.names.iter().any(is_allowed).then_some(())
@@ -253,7 +253,7 @@ fn identity(app: &GitHubApp) -> Option<AppIdentity> {
         Endpoint::parse(&spec.api_url, spec.web_url.as_deref(), spec.graphql_url.as_deref(), PlainHttp::Anywhere)
             .ok()?;
     let app_id = spec.app_id.or_else(|| app.status.as_ref()?.app_id)?;
-    Some(AppIdentity { host: endpoint.host(), app_id: app_id.try_into().ok()? })
+    Some(AppIdentity { host: endpoint.host(), app_id })
 }
 
 /// Selects the objects that get a delivery: the first of every namespace, then the second of every namespace, and so on up to

@@ -3,6 +3,7 @@
 use super::programs::{named, of_kind, only, template};
 use super::render::{container, rendered, rules};
 use landfall::manifests::RuleSet;
+use landfall::webhook::Hook;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -150,7 +151,7 @@ fn an_ingress_lets_through_webhooks_only() {
     assert_eq!(spec, &json!({"tls": [{"secretName": "landfall-tls"}], "rules": [rule]}));
     named(&objects, "Service", "landfall-receiver");
     // What is let through is what hooks are made with.
-    for hook in [landfall::webhook::Hook::App, landfall::webhook::Hook::Repository(7)] {
+    for hook in [Hook::App, Hook::Repository(7_u64.try_into().unwrap())] {
         assert!(hook.path("landfall").starts_with("/webhooks/"));
     }
 }

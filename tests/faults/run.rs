@@ -22,7 +22,7 @@ use landfall::guards::Sabotage;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
 use landfall_world::kubelet::{Kubelet, Mischief, Rest};
 use landfall_world::operator::{Operator, Start};
-use landfall_world::{SYSTEM, World, ready, text};
+use landfall_world::{SYSTEM, World, id, ready, text};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -142,11 +142,11 @@ impl Run {
 
     /// A webhook without varying parts. Its secret is replaced by whether it is derived from the root key.
     pub async fn show(&self, hook: Hook, info: &HookInfo) -> Value {
-        let (id, key) = self.root_key().await;
+        let (key_id, key) = self.root_key().await;
         let key = hex::decode(key).expect("hexadecimal");
-        let of = [(CURRENT_ID, id.as_bytes()), (CURRENT, key.as_slice())];
+        let of = [(CURRENT_ID, key_id.as_bytes()), (CURRENT, key.as_slice())];
         let keys = RootKeys::read(|name| of.iter().find(|(other, _)| *other == name).map(|(_, value)| *value));
-        let app = AppIdentity { host: self.world.sim.address().to_string(), app_id: 4242 };
+        let app = AppIdentity { host: self.world.sim.address().to_string(), app_id: id(4242) };
         let secret = keys.expect("a root key").current.secret(&app, hook);
         let digest = hex::encode(digest(&SHA256, secret.expose().as_bytes()).as_ref());
         self.masked(json!({

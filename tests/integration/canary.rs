@@ -20,7 +20,7 @@ use landfall::github::{CaBundleError, Connect, HttpsConnect, Transport};
 use landfall::runtime::telemetry::{LogFormat, subscriber};
 use landfall::webhook::{AppIdentity, CURRENT, Hook, ROOT_KEYS_SECRET, RootKeys};
 use landfall_world::operator::{Operator, Start};
-use landfall_world::{KEY, SYSTEM, World, objects};
+use landfall_world::{KEY, SYSTEM, World, id, objects};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,11 +139,11 @@ async fn webhook_secrets(world: &World) -> Vec<(String, String)> {
     let secret = world.until("there is a root key", async || world.get::<Secret>(SYSTEM, ROOT_KEYS_SECRET).await).await;
     let data = secret.data.unwrap();
     let keys = RootKeys::read(|name| data.get(name).map(|value| value.0.as_slice())).unwrap();
-    let app = AppIdentity { host: world.sim.address().to_string(), app_id: 4242 };
+    let app = AppIdentity { host: world.sim.address().to_string(), app_id: id(4242) };
     let mut secrets = spellings("the root key of webhooks", &hex::encode(&data[CURRENT].0));
     let encoded = STANDARD.encode(&data[CURRENT].0);
     secrets.push(("the root key of webhooks, in base64".to_owned(), encoded.trim_end_matches('=').to_owned()));
-    for hook in [Hook::App, Hook::Repository(9001)] {
+    for hook in [Hook::App, Hook::Repository(id(9001))] {
         secrets.extend(spellings("a webhook's secret", keys.current.secret(&app, hook).expose()));
     }
     secrets

@@ -9,7 +9,7 @@ use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::github::{Endpoint, PlainHttp};
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use landfall_world::operator::Operator;
-use landfall_world::{World, objects, ready};
+use landfall_world::{World, id, objects, ready};
 use serde_json::{Value, json};
 
 pub const BASE: &str = "https://landfall.example.com";
@@ -78,7 +78,7 @@ async fn secret(world: &World, hook: Hook) -> Option<String> {
     let keys = world.get::<Secret>("landfall-system", "landfall-webhook-keys").await.expect("the root keys").data?;
     let keys = RootKeys::read(|name| keys.get(name).map(|value| value.0.as_slice())).expect("keys");
     let endpoint = Endpoint::parse(&world.sim.api_url(), None, None, PlainHttp::OnLoopback).expect("an endpoint");
-    let app = AppIdentity { host: endpoint.host(), app_id: 4242 };
+    let app = AppIdentity { host: endpoint.host(), app_id: id(4242) };
     Some(sha256(keys.current.secret(&app, hook).expose()))
 }
 
@@ -115,7 +115,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
         found.into_iter().next().unwrap()
     };
     let hook = find();
-    is_as_it_should_be(&world, &hook, SHOP, Hook::Repository(9001)).await;
+    is_as_it_should_be(&world, &hook, SHOP, Hook::Repository(id(9001))).await;
     assert_eq!(world.calls("GET", "/repos/{owner}/{repo}/hooks"), 2, "both pages before one is made");
     assert_eq!(changes(&world).len(), 1, "{:?}", changes(&world));
     let stored = status(&world, "shop").await["webhook"].clone();
@@ -137,7 +137,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
         operator.settled().await;
         let repaired = find();
         assert_eq!(repaired.id, hook.id, "after {change:?}");
-        is_as_it_should_be(&world, &repaired, SHOP, Hook::Repository(9001)).await;
+        is_as_it_should_be(&world, &repaired, SHOP, Hook::Repository(id(9001))).await;
     }
     // Without a request, it is repaired within a day, or when a poll finds a push that no delivery announced.
     world.sim.delete_hook(hook.id).unwrap();
@@ -146,7 +146,7 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
     let hook = find();
     world.sim.change_hook(hook.id, HookChange { active: Some(false), ..HookChange::default() }).unwrap();
     world.live_through(&operator, SignedDuration::from_hours(29)).await;
-    is_as_it_should_be(&world, &find(), SHOP, Hook::Repository(9001)).await;
+    is_as_it_should_be(&world, &find(), SHOP, Hook::Repository(id(9001))).await;
 
     // A restart changes nothing, on GitHub or in the cluster.
     operator.kill();
@@ -164,14 +164,14 @@ async fn a_repository_has_one_webhook_of_its_own_as_long_as_it_is_wanted() {
     let keys = world.get::<Secret>("landfall-system", "landfall-webhook-keys").await.unwrap().data.unwrap();
     let old = |key: &str| serde_json::to_value(&keys[key]).unwrap();
     let fresh = serde_json::to_value(k8s_openapi::ByteString(vec![7; 32])).unwrap();
-    let id = serde_json::to_value(k8s_openapi::ByteString(b"k2".to_vec())).unwrap();
-    let rotated = json!({"data": {"current": fresh, "current-id": id, "previous": old("current"), "previous-id": old("current-id")}});
+    let key_id = serde_json::to_value(k8s_openapi::ByteString(b"k2".to_vec())).unwrap();
+    let rotated = json!({"data": {"current": fresh, "current-id": key_id, "previous": old("current"), "previous-id": old("current-id")}});
     world.merge::<Secret>("landfall-system", "landfall-webhook-keys", &rotated).await.unwrap();
     let is_signed = async || (status(&world, "shop").await["webhook"]["keyID"] == "k2").then_some(());
     world.until("the webhook has the new secret", is_signed).await;
     let hook = find();
     assert_eq!(hook.id, before.id);
-    is_as_it_should_be(&world, &hook, SHOP, Hook::Repository(9001)).await;
+    is_as_it_should_be(&world, &hook, SHOP, Hook::Repository(id(9001))).await;
 
     kept_while_it_is_wanted(&world, &operator).await;
     let left = world.sim.hooks("acme/shop").unwrap();

@@ -8,7 +8,7 @@ use github_sim::{Fault, FaultKind, HookChange};
 use jiff::SignedDuration;
 use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository};
 use landfall::webhook::Hook;
-use landfall_world::{World, objects, ready};
+use landfall_world::{World, id, objects, ready};
 use serde_json::{Value, json};
 
 const SHOP: &str = "https://landfall.example.com/webhooks/repo/landfall/9001";
@@ -158,7 +158,7 @@ async fn a_secret_that_a_person_exchanged_is_set_anew() {
         world.sim.change_hook(world.sim.app_hook("landfall").unwrap().id, theirs()).unwrap();
     };
     let are_repaired = async || {
-        is_as_it_should_be(&world, &own(), SHOP, Hook::Repository(9001)).await;
+        is_as_it_should_be(&world, &own(), SHOP, Hook::Repository(id(9001))).await;
         let url = format!("{BASE}/webhooks/app/landfall");
         is_as_it_should_be(&world, &world.sim.app_hook("landfall").unwrap(), &url, Hook::App).await;
     };

@@ -4,6 +4,7 @@ use crate::scene::{Running, Scene, config, guid, push};
 use landfall::guards::Sabotage;
 use landfall::webhook::Hook;
 use landfall_world::delivery::Delivery;
+use landfall_world::id;
 use serde_json::json;
 
 /// A delivery of an event by a webhook, signed with the secret of another.
@@ -13,10 +14,16 @@ async fn sent(scene: &Scene, receiver: &Running, hook: Hook, signed_for: Hook, b
     delivery.send(receiver.address).await.status
 }
 
-const SHOP: Hook = Hook::Repository(9001);
-const LIB: Hook = Hook::Repository(9002);
 const VAULT: u64 = 9103;
 const TILL: u64 = 9104;
+
+fn shop() -> Hook {
+    Hook::Repository(id(9001))
+}
+
+fn lib() -> Hook {
+    Hook::Repository(id(9002))
+}
 
 /// The secret of one webhook is of no use for another.
 #[tokio::test]
@@ -24,13 +31,13 @@ async fn signed_with_the_secret_of_another_repository() {
     let scene = Scene::new("other-secret").await;
     scene.repository("lib", "lib-core", Some(9002)).await;
     let receiver = scene.receiver(config()).await;
-    for (hook, signed_for) in [(SHOP, LIB), (Hook::App, LIB), (SHOP, Hook::App)] {
+    for (hook, signed_for) in [(shop(), lib()), (Hook::App, lib()), (shop(), Hook::App)] {
         assert_eq!(sent(&scene, &receiver, hook, signed_for, &push(9001)).await, 401, "{hook:?} {signed_for:?}");
     }
     assert!(scene.shop().await.is_empty());
 
     let open = scene.receiver_without(Sabotage { skip_signature: true, ..Sabotage::default() }, config()).await;
-    assert_eq!(sent(&scene, &open, SHOP, LIB, &push(9001)).await, 202);
+    assert_eq!(sent(&scene, &open, shop(), lib(), &push(9001)).await, 202);
     assert_eq!(scene.shop().await.len(), 1);
 }
 
@@ -40,12 +47,12 @@ async fn the_id_of_another_repository_in_a_valid_payload() {
     let scene = Scene::new("other-id").await;
     scene.repository("lib", "lib-core", Some(9002)).await;
     let receiver = scene.receiver(config()).await;
-    assert_eq!(sent(&scene, &receiver, LIB, LIB, &push(9001)).await, 422);
-    assert_eq!(sent(&scene, &receiver, LIB, LIB, &json!({"ref": "refs/heads/main"}).to_string()).await, 422);
+    assert_eq!(sent(&scene, &receiver, lib(), lib(), &push(9001)).await, 422);
+    assert_eq!(sent(&scene, &receiver, lib(), lib(), &json!({"ref": "refs/heads/main"}).to_string()).await, 422);
     assert!(scene.shop().await.is_empty() && scene.deliveries(&scene.name, "lib").await.is_empty());
 
     let open = scene.receiver_without(Sabotage { skip_repository: true, ..Sabotage::default() }, config()).await;
-    assert_eq!(sent(&scene, &open, LIB, LIB, &push(9001)).await, 202);
+    assert_eq!(sent(&scene, &open, lib(), lib(), &push(9001)).await, 202);
     assert_eq!(scene.shop().await.len(), 1);
 }
 
@@ -62,7 +69,7 @@ async fn the_name_that_another_waits_for_in_a_payload_of_ones_own_repository() {
         assert_eq!(event.send(receiver.address).await.result(), (202, "accepted"), "{hook:?}");
         scene.deliveries(&scene.name, "lib").await.len()
     };
-    assert_eq!((waiting(SHOP).await, waiting(Hook::App).await), (0, 1));
+    assert_eq!((waiting(shop()).await, waiting(Hook::App).await), (0, 1));
 }
 
 /// A tenant writes the id of another tenant's repository into status.

@@ -3,7 +3,7 @@
 use crate::scene::{Scene, config, guid};
 use landfall::webhook::Hook;
 use landfall_world::delivery::{Delivery, answer, exchange, signature};
-use landfall_world::until;
+use landfall_world::{id, until};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -14,7 +14,7 @@ async fn a_signature_is_complete_right_and_of_sha_256() {
     let receiver = scene.receiver(config()).await;
     let push = scene.push();
     let right = signature(&scene.secret(Hook::App), &push.body);
-    let others = scene.secret(Hook::Repository(9001));
+    let others = scene.secret(Hook::Repository(id(9001)));
     let sha_1 = push.clone().without("x-hub-signature-256").with("x-hub-signature", &format!("sha1={}", &right[7..47]));
     for (what, refused) in [
         ("none", push.clone().without("x-hub-signature-256")),

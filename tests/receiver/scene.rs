@@ -11,7 +11,7 @@ use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use landfall_world::cluster::{Cluster, cluster};
 use landfall_world::delivery::{Delivery, until_closed};
-use landfall_world::until;
+use landfall_world::{id, until};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -273,7 +273,7 @@ pub fn push(repository: u64) -> String {
 }
 
 fn secret(keys: &Path, hook: Hook) -> String {
-    let identity = AppIdentity { host: "api.github.com".into(), app_id: APP_ID };
+    let identity = AppIdentity { host: "api.github.com".into(), app_id: id(APP_ID) };
     RootKeys::read_directory(keys).expect("keys").current.secret(&identity, hook).expose().to_owned()
 }
 

@@ -5,6 +5,7 @@ use landfall::api::DeliveryResult;
 use landfall::guards::Sabotage;
 use landfall::webhook::Hook;
 use landfall_world::delivery::{Delivery, signature};
+use landfall_world::id;
 use serde_json::json;
 
 #[tokio::test]
@@ -28,7 +29,7 @@ async fn a_push_is_stored_as_a_hint_from_json_and_from_a_form() {
     assert_eq!(scene.shop().await.len(), 2);
 
     // By the repository's own webhook.
-    let hook = Hook::Repository(9001);
+    let hook = Hook::Repository(id(9001));
     let own = Delivery::new(&hook.path(&scene.name), "push", &guid(), push(9001).as_bytes(), &scene.secret(hook));
     assert_eq!(own.send(receiver.address).await.result(), (202, "accepted"));
     assert_eq!(scene.shop().await.len(), 3);
@@ -38,7 +39,7 @@ async fn a_push_is_stored_as_a_hint_from_json_and_from_a_form() {
 async fn a_ping_is_answered_and_nothing_is_stored() {
     let scene = Scene::new("ping").await;
     let receiver = scene.receiver(config()).await;
-    for hook in [Hook::App, Hook::Repository(9001)] {
+    for hook in [Hook::App, Hook::Repository(id(9001))] {
         let body = json!({"zen": "Design for failure.", "hook_id": 1}).to_string();
         let ping = Delivery::new(&hook.path(&scene.name), "ping", &guid(), body.as_bytes(), &scene.secret(hook));
         let answer = ping.send(receiver.address).await;
@@ -128,7 +129,7 @@ async fn githubs_own_headers_of_an_enterprise_server_change_nothing() {
     let object: serde_json::Value = scene.admin.request(get.body(Vec::new()).unwrap()).await.unwrap();
     assert!(!object.to_string().contains("evil.example"));
     // They do not make a signature for another host right either.
-    let identity = landfall::webhook::AppIdentity { host: "evil.example".into(), app_id: crate::scene::APP_ID };
+    let identity = landfall::webhook::AppIdentity { host: "evil.example".into(), app_id: id(crate::scene::APP_ID) };
     let keys = landfall::webhook::RootKeys::read(|name| match name {
         "current" => Some(&[1; 32][..]),
         "current-id" => Some(b"k1"),

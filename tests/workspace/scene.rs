@@ -126,7 +126,7 @@ impl Scene {
         self.clock.set(self.sim.now());
         let repositories = Repositories::Names(vec!["shop".into(), "blank".into()]);
         let scope = Scope { repositories, permissions: [("contents".into(), contents.into())].into() };
-        let token = self.github.mint(self.installation, &scope).await.unwrap().token;
+        let token = self.github.mint(self.installation.try_into().unwrap(), &scope).await.unwrap().token;
         std::fs::write(self.at("token.new"), token.expose()).unwrap();
         std::fs::rename(self.at("token.new"), self.at("token")).unwrap();
         token

@@ -37,6 +37,9 @@ pub enum BenchmarkError {
     /// The keys of webhooks are none.
     #[error(transparent)]
     Keys(#[from] landfall::webhook::RootKeyError),
+    /// A number is no id of GitHub's.
+    #[error(transparent)]
+    Id(#[from] landfall::ids::NotAnId),
     /// A figure is none.
     #[error(transparent)]
     Figures(#[from] figures::FiguresError),

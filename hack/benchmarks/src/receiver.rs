@@ -190,7 +190,7 @@ impl Deliveries {
             CURRENT_ID => Some(b"bench"),
             _ => None,
         })?;
-        let identity = AppIdentity { host: "api.github.com".into(), app_id: APP_ID };
+        let identity = AppIdentity { host: "api.github.com".into(), app_id: APP_ID.try_into()? };
         let secret = keys.current.secret(&identity, Hook::App);
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
         let signed = (1..=OBJECTS).map(|id| {

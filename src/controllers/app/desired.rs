@@ -4,6 +4,7 @@
 use crate::api::{APP_LABEL, GitHubApp, GitHubInstallation, TenantStatus};
 use crate::controllers::connection::{AccountFound, Look};
 use crate::grant::{NamespaceView, Pin, grant, pin};
+use crate::ids::AccountId;
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -94,14 +95,12 @@ fn accounts(app: &GitHubApp) -> Vec<String> {
 }
 
 /// The pin from now on: the known one, else the account that has the name and on which the App is installed.
-fn pinned(app: &GitHubApp, look: Option<&Look>, account: &str) -> Option<i64> {
+fn pinned(app: &GitHubApp, look: Option<&Look>, account: &str) -> Option<AccountId> {
     let mut entries = app.spec.tenants.iter().filter(|tenant| tenant.account.eq_ignore_ascii_case(account));
     match (pin(app, account, entries.find_map(|tenant| tenant.account_id)), look) {
         (Pin::To(id), _) => Some(id),
         (Pin::FirstSeen, Some(look)) => match look.find(account, Pin::FirstSeen) {
-            AccountFound::Installed(installation) => {
-                installation.account.as_ref().and_then(|a| i64::try_from(a.id).ok())
-            }
+            AccountFound::Installed(installation) => installation.account.as_ref().map(|account| account.id),
             AccountFound::Another { .. } | AccountFound::Nowhere => None,
         },
         (Pin::FirstSeen, None) => None,

@@ -10,6 +10,7 @@ use crate::controllers::connection::{Connection, Look};
 use crate::controllers::shared::Shared;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, AppCredentials, Count, Endpoint, GitHub, Transport};
+use crate::ids::AccountId;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
@@ -100,11 +101,11 @@ async fn ask(
     shared: &Shared,
     github: &GitHub,
     app: &GitHubApp,
-    known_bot: Option<(String, i64)>,
+    known_bot: Option<(String, AccountId)>,
 ) -> Result<Look, (Standing, Again)> {
     let found = github.app().await.map_err(|error| refused(&error, app))?;
     if let Some(asked) = app.spec.app_id
-        && i64::try_from(found.id) != Ok(asked)
+        && found.id != asked
     {
         let message = format!(
             "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appID, or put the right key into Secret {}",
@@ -120,7 +121,7 @@ async fn ask(
         Some((slug, id)) if Some(slug.as_str()) == found.slug() => Some(id),
         _ => match found.slug() {
             Some(slug) => match github.bot_user(slug).await {
-                Ok(bot) => i64::try_from(bot.id).ok(),
+                Ok(bot) => Some(bot.id),
                 Err(error) => {
                     tracing::info!(%error, "the App's bot user is not known yet; it is asked for at the next look");
                     None

@@ -283,7 +283,7 @@ fn status(seen: &Seen, now: Timestamp) -> GitHubAppStatus {
     let look = seen.connection.as_ref().and_then(|connection| connection.look.as_ref());
     let Some(look) = look else { return status };
     GitHubAppStatus {
-        app_id: i64::try_from(look.app.id).ok(),
+        app_id: Some(look.app.id),
         slug: look.app.slug().map(str::to_owned),
         name: Some(look.app.name.clone()),
         owner_login: look.app.owner.as_ref().map(|owner| owner.login.clone()),

@@ -194,9 +194,9 @@ fn shown(
     let shown = match access {
         AccountAccess::Active(installation, grant) | AccountAccess::Suspended(installation, grant) => {
             GitHubInstallationStatus {
-                installation_id: i64::try_from(installation.id).ok(),
+                installation_id: Some(installation.id),
                 account: installation.account.as_ref().map(|account| AccountStatus {
-                    id: i64::try_from(account.id).unwrap_or_default(),
+                    id: account.id,
                     login: account.login.clone(),
                     kind: account.kind.clone(),
                 }),

@@ -13,6 +13,7 @@ use crate::controllers::standing::{self, Again, Standing, github_failure, whole_
 use crate::git::{self, BasicAuth, Head, Refs, Remote};
 use crate::github::{self, GitHub, Repository, Token};
 use crate::grant::{Known, Reach};
+use crate::ids::RepositoryId;
 use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
@@ -251,8 +252,9 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
         let known = Known { name: Some(name.clone()), id: None };
         allowed(granted, known, &default_permissions())?;
         let read = kind.readers.by_name(github, key, &name, now).await;
-        let read = read.map_err(|error| unread(&error, granted, &format!("{}/{name}", granted.account)))?;
-        let id = read.said.first().map(|repository| repository.id).unwrap_or_default();
+        let called = format!("{}/{name}", granted.account);
+        let read = read.map_err(|error| unread(&error, granted, &called))?;
+        let id = read.said.first().map(|repository| repository.id).ok_or_else(|| gone(granted, &called))?;
         (read, id)
     };
     kind.memory.heard_of(&read.said, now);
@@ -282,7 +284,7 @@ pub async fn ask(
     seen: &Seen,
     granted: &Granted,
     token: &Token,
-    id: u64,
+    id: RepositoryId,
 ) -> Result<Facts, Failure> {
     let asked = client(seen)?.repository(token, id).await;
     if let Err(github::Error::TokenRefused { .. } | github::Error::NotFound { .. }) = &asked {
@@ -305,7 +307,7 @@ pub fn fits(granted: &Granted, repository: &Repository, seen: &Seen) -> Result<(
         return Err(gone(granted, &format!("id {}", repository.id)));
     }
     let said = seen.object.spec.source.existing.as_ref().and_then(|existing| existing.name.as_ref());
-    let known = Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() };
+    let known = Known { name: Some(repository.name.clone()), id: Some(repository.id) };
     allowed(granted, known, &default_permissions()).map_err(|failure| match (failure, said) {
         // A spec with another name, or with an id, must not learn the name from the message.
         (Failure::Remote(standing, again), said) if said.is_none_or(|said| !said.eq_ignore_ascii_case(&repository.name)) => {

@@ -4,6 +4,7 @@ use super::RepositoryKind;
 use crate::api::{ProjectRepository, Reason, default_permissions};
 use crate::controllers::reference::{Access, Purpose, refer};
 use crate::grant::{Known, Reach};
+use crate::ids::{InstallationId, RepositoryId};
 use kube::ResourceExt;
 use std::collections::BTreeSet;
 
@@ -12,14 +13,19 @@ impl RepositoryKind {
     /// follow them. Lost repositories, according to this process's memory or to status, are left out, because GitHub
     /// would refuse a token for all if it had one of them.
     #[must_use]
-    pub fn followed_by(&self, app: &str, installation: u64) -> Vec<u64> {
+    pub fn followed_by(&self, app: &str, installation: InstallationId) -> Vec<RepositoryId> {
         let repositories = self.shared.caches.all::<ProjectRepository>();
         let ids: BTreeSet<_> =
             repositories.iter().filter_map(|repository| self.is_followed(repository, app, installation)).collect();
         ids.into_iter().collect()
     }
 
-    fn is_followed(&self, repository: &ProjectRepository, app: &str, installation: u64) -> Option<u64> {
+    fn is_followed(
+        &self,
+        repository: &ProjectRepository,
+        app: &str,
+        installation: InstallationId,
+    ) -> Option<RepositoryId> {
         let known = self.memory.get(repository.metadata.uid.as_deref().unwrap_or_default());
         let reference = repository.spec.installation_ref.as_ref().filter(|_| !known.is_lost())?;
         let status = repository.status.as_ref();
@@ -33,9 +39,9 @@ impl RepositoryKind {
         let name = known.facts.map(|facts| facts.repository.name.clone()).or_else(shown);
         let referred = refer(&self.shared, &repository.namespace()?, &reference.name, Purpose::Use);
         let Access::Granted { installation: its, grant, .. } = referred.access else { return None };
-        let reach = [Known { name, id: i64::try_from(id).ok() }];
+        let reach = [Known { name, id: Some(id) }];
         (referred.app_name.as_deref() == Some(app)
-            && u64::try_from(its) == Ok(installation)
+            && its == installation
             && grant.allows(&Reach::Only(&reach), &default_permissions()).is_ok())
         .then_some(id)
     }

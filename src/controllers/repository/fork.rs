@@ -50,7 +50,7 @@ pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     fits(granted, &fork, seen)?;
     held_against(&fork, &source.of)?;
     let now = kind.shared.now();
-    tracing::info!(fork = fork.full_name, id = fork.id, of = source.of, "the fork is there, or on its way");
+    tracing::info!(fork = fork.full_name, id = fork.id.get(), of = source.of, "the fork is there, or on its way");
     kind.memory.update(uid(&seen.object), |known| {
         known.facts = Some(Facts { repository: Arc::new(fork), at: now });
     });
@@ -228,7 +228,7 @@ async fn merge(
     branch: &str,
 ) -> Result<(), Failure> {
     let needed = permissions(&[("contents", "write"), ("metadata", "read")]);
-    let known = Known { name: Some(fork.name.clone()), id: i64::try_from(fork.id).ok() };
+    let known = Known { name: Some(fork.name.clone()), id: Some(fork.id) };
     allowed(granted, known, &needed)?;
     let scope = Scope { repositories: Repositories::Ids(vec![fork.id]), permissions: needed };
     let doing = format!("bringing {} in step with its upstream", fork.full_name);

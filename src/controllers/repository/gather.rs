@@ -81,12 +81,11 @@ fn by_app(referred: &Referred) -> Way {
             Way::Blocked { standing: standing.clone(), permanent: true }
         }
         Access::Granted { installation, account, account_id, settings_url, grant, permissions } => {
-            let id = |id: i64| u64::try_from(id).unwrap_or_default();
             Way::GitHub(Granted {
                 app: referred.app_name.clone().unwrap_or_default(),
-                installation: id(*installation),
+                installation: *installation,
                 account: account.clone(),
-                account_id: id(*account_id),
+                account_id: *account_id,
                 settings_url: settings_url.clone(),
                 grant: grant.clone(),
                 permissions: permissions.clone(),

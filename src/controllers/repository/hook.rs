@@ -16,6 +16,7 @@ use crate::controllers::reference::{Access, Purpose, refer};
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, GitHub, HookConfigWanted, HookWanted, Repositories, Repository, Scope, Token};
 use crate::grant::{Known, Reach};
+use crate::ids::HookId;
 use crate::webhook::{AppIdentity, Hook, REPOSITORY_EVENTS, RootKeys};
 use jiff::SignedDuration;
 use kube::ResourceExt;
@@ -38,7 +39,7 @@ pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let settled = settle(kind, seen, (granted, base), (&keys, app), &repository, (github, &token)).await;
     leave(github, &token).await;
     let hook = settled?;
-    tracing::info!(repository = repository.full_name, hook = hook.id, "the webhook is as it should be");
+    tracing::info!(repository = repository.full_name, hook = hook.id.get(), "the webhook is as it should be");
     let again = kind.shared.spread(kind.shared.now(), EXAMINE_EVERY);
     kind.memory.update(uid(&seen.object), |known| {
         known.hook = Some(hook);
@@ -82,9 +83,7 @@ async fn settle(
             if !wanted.sends_as(&first) {
                 github.update_hook(token, owner, name, first.id, &wanted).await.map_err(failed)?;
             }
-            let is_signed = |id: Option<i64>, key: &str| {
-                id.and_then(|id| u64::try_from(id).ok()) == Some(first.id) && key == keys.current.id()
-            };
+            let is_signed = |id: Option<HookId>, key: &str| id == Some(first.id) && key == keys.current.id();
             let is_known = match &seen.known.hook {
                 Some(seen) => seen.id == first.id && seen.key_id == keys.current.id(),
                 None => stored.is_some_and(|stored| is_signed(stored.id, &stored.key_id)),
@@ -191,7 +190,7 @@ fn permissions() -> Permissions {
 }
 
 fn known(repository: &Repository) -> Known {
-    Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() }
+    Known { name: Some(repository.name.clone()), id: Some(repository.id) }
 }
 
 /// The repository under its current name.
@@ -235,7 +234,7 @@ async fn ours(
     let stored = seen.object.status.as_ref().and_then(|status| status.webhook.as_ref());
     let (id, address) = match &seen.known.hook {
         Some(seen) => (Some(seen.id), Some(&seen.url)),
-        None => (stored.and_then(|stored| u64::try_from(stored.id?).ok()), stored.map(|stored| &stored.url)),
+        None => (stored.and_then(|stored| stored.id), stored.map(|stored| &stored.url)),
     };
     // The address may have changed since.
     let former = address.filter(|address| address.ends_with(&hook.path(&granted.app))).cloned();

@@ -13,6 +13,7 @@ use crate::controllers::reference::Terms;
 use crate::controllers::standing::{Standing, State};
 use crate::git::Refs;
 use crate::github::Repository;
+use crate::ids::{HookId, RepositoryId};
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -45,7 +46,7 @@ pub struct Looked {
 /// The webhook at its last examination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookSeen {
-    pub id: u64,
+    pub id: HookId,
     /// The address that it delivers to.
     pub url: String,
     /// The id of the root key that its secret is derived from.
@@ -185,9 +186,9 @@ impl RepositoryMemory {
     /// The id of the repository on GitHub that an object is bound to, if it is known. It is a hint, because it may come
     /// from status.
     #[must_use]
-    pub fn known_id(&self, repository: &ProjectRepository) -> Option<u64> {
+    pub fn known_id(&self, repository: &ProjectRepository) -> Option<RepositoryId> {
         let known = self.get(repository.metadata.uid.as_deref().unwrap_or_default());
-        let stored = || u64::try_from(repository.status.as_ref()?.id?).ok();
+        let stored = || repository.status.as_ref()?.id;
         known.facts.map(|facts| facts.repository.id).or_else(stored)
     }
 

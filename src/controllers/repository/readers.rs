@@ -6,6 +6,7 @@
 //! of each repository.
 
 use crate::github::{Error, GitHub, Minted, Repositories, Repository, Scope, Token};
+use crate::ids::{InstallationId, RepositoryId};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +26,7 @@ const MOST_TRIES: usize = 36;
 /// A token and the repositories that it reads.
 struct Reader {
     token: Token,
-    ids: BTreeSet<u64>,
+    ids: BTreeSet<RepositoryId>,
     good_until: Timestamp,
 }
 
@@ -34,11 +35,11 @@ struct Reader {
 struct Readers {
     live: Vec<Reader>,
     /// The repositories that made GitHub refuse a token, and until when they are left out.
-    apart: HashMap<u64, Timestamp>,
+    apart: HashMap<RepositoryId, Timestamp>,
 }
 
 /// The identity of the connection, and the installation's id.
-type Key = (String, u64);
+type Key = (String, InstallationId);
 
 /// The tokens of all installations.
 #[derive(Default)]
@@ -54,7 +55,7 @@ pub struct Read {
 }
 
 impl ReadTokens {
-    fn of(&self, identity: &str, installation: u64) -> Arc<Turn<Readers>> {
+    fn of(&self, identity: &str, installation: InstallationId) -> Arc<Turn<Readers>> {
         let mut all = self.by_installation.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry((identity.to_owned(), installation)).or_default())
     }
@@ -67,9 +68,9 @@ impl ReadTokens {
     pub async fn by_id(
         &self,
         github: &GitHub,
-        (identity, installation): (&str, u64),
-        id: u64,
-        others: impl FnOnce() -> Vec<u64>,
+        (identity, installation): (&str, InstallationId),
+        id: RepositoryId,
+        others: impl FnOnce() -> Vec<RepositoryId>,
         now: Timestamp,
     ) -> Result<Read, Error> {
         let of = self.of(identity, installation);
@@ -119,7 +120,7 @@ impl ReadTokens {
     pub async fn by_name(
         &self,
         github: &GitHub,
-        (identity, installation): (&str, u64),
+        (identity, installation): (&str, InstallationId),
         name: &str,
         now: Timestamp,
     ) -> Result<Read, Error> {
@@ -128,14 +129,14 @@ impl ReadTokens {
     }
 
     /// Forgets a token that GitHub refused.
-    pub async fn refused(&self, (identity, installation): (&str, u64), token: &Token) {
+    pub async fn refused(&self, (identity, installation): (&str, InstallationId), token: &Token) {
         self.of(identity, installation).lock().await.live.retain(|reader| reader.token != *token);
     }
 }
 
 impl Readers {
     /// Whether the id needs no token: it is read already, or is left out.
-    fn is_settled(&self, id: u64) -> bool {
+    fn is_settled(&self, id: RepositoryId) -> bool {
         self.apart.contains_key(&id) || self.live.iter().any(|reader| reader.ids.contains(&id))
     }
 
@@ -151,7 +152,7 @@ impl Readers {
     }
 }
 
-async fn mint(github: &GitHub, installation: u64, repositories: Repositories) -> Result<Minted, Error> {
+async fn mint(github: &GitHub, installation: InstallationId, repositories: Repositories) -> Result<Minted, Error> {
     github.mint(installation, &Scope { repositories, permissions: crate::api::default_permissions() }).await
 }
 
@@ -159,6 +160,7 @@ async fn mint(github: &GitHub, installation: u64, repositories: Repositories) ->
 mod tests {
     use super::*;
     use crate::github::scripted::{NOW, Scripted, answer, refusal};
+    use crate::ids::id;
     use serde_json::{Value, json};
 
     /// A GitHub that mints for all repositories except these.
@@ -183,8 +185,9 @@ mod tests {
         let github = without(&[7, 90]);
         let readers = ReadTokens::default();
         let now: Timestamp = NOW.parse().unwrap();
-        let read =
-            async |id: u64, now| readers.by_id(&github.github, ("x", 501), id, || (1..=100).collect(), now).await;
+        let read = async |number, now| {
+            readers.by_id(&github.github, ("x", id(501)), id(number), || (1..=100).map(id).collect(), now).await
+        };
         let said = read(1, now).await.unwrap().said;
         assert_eq!(said.len(), 98, "all but the two");
         let asked = || github.lines().len();
@@ -206,7 +209,9 @@ mod tests {
     async fn where_the_permission_is_lacking_nothing_is_halved() {
         let github = Scripted::new(|_| refusal(422, "The permissions requested are not granted to this installation."));
         let readers = ReadTokens::default();
-        let read = readers.by_id(&github.github, ("x", 501), 1, || (1..=100).collect(), NOW.parse().unwrap()).await;
+        let read = readers
+            .by_id(&github.github, ("x", id(501)), id(1), || (1..=100).map(id).collect(), NOW.parse().unwrap())
+            .await;
         assert!(read.is_err());
         assert_eq!(github.lines().len(), 1);
     }

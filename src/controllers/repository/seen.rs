@@ -13,6 +13,7 @@ use crate::controllers::standing::{Standing, State};
 use crate::git::Address;
 use crate::github::{GitHub, Permissions as GitHubPermissions, Transport};
 use crate::grant::Grant;
+use crate::ids::{AccountId, InstallationId, RepositoryId};
 use crate::webhook::AppIdentity;
 use jiff::Timestamp;
 use std::fmt;
@@ -42,10 +43,10 @@ pub struct Granted {
     /// The `GitHubApp`.
     pub app: String,
     /// The installation's id.
-    pub installation: u64,
+    pub installation: InstallationId,
     /// The account's login.
     pub account: String,
-    pub account_id: u64,
+    pub account_id: AccountId,
     /// The installation's settings page.
     pub settings_url: String,
     /// The permissions and repositories that the namespace may request.
@@ -129,11 +130,11 @@ impl Seen {
     /// The id that the object is bound to: from GitHub's answer to this process, else from the spec, else from status.
     /// The id from status is used only within the grant, because a tenant may have written it.
     #[must_use]
-    pub fn bound_id(&self) -> Option<u64> {
+    pub fn bound_id(&self) -> Option<RepositoryId> {
         let said = self.object.spec.source.existing.as_ref().and_then(|existing| existing.id);
         let stored = || self.object.status.as_ref().and_then(|status| status.id);
         let remembered = self.known.facts.as_ref().map(|facts| facts.repository.id);
-        remembered.or_else(|| said.or_else(stored).and_then(|id| u64::try_from(id).ok()))
+        remembered.or(said).or_else(stored)
     }
 
     /// The branch in the spec.
@@ -256,7 +257,7 @@ impl Seen {
     pub fn access(&self) -> Option<Terms> {
         let Way::GitHub(granted) = &self.way else { return None };
         Some(Terms {
-            installation: i64::try_from(granted.installation).unwrap_or_default(),
+            installation: granted.installation,
             permissions: granted.permissions.clone(),
             grant: granted.grant.clone(),
         })

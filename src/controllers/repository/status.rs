@@ -34,7 +34,7 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
     }
     if let Some(facts) = &known.facts {
         let repository = &facts.repository;
-        status.id = i64::try_from(repository.id).ok();
+        status.id = Some(repository.id);
         status.node_id = Some(repository.node_id.clone());
         status.full_name = Some(repository.full_name.clone());
         status.private = Some(repository.private);
@@ -59,7 +59,7 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
         let before = stored.fork.clone().unwrap_or_default();
         status.fork = Some(ForkStatus {
             of: fork.of.clone(),
-            parent_id: parent.and_then(|parent| i64::try_from(parent.id).ok()).or(before.parent_id),
+            parent_id: parent.map(|parent| parent.id).or(before.parent_id),
             upstream_sha: known.in_step.as_ref().map(|step| step.upstream.clone()).or(before.upstream_sha),
             behind_by: known.in_step.as_ref().and_then(|step| i64::try_from(step.behind_by).ok()).or(before.behind_by),
             ahead_by: known.in_step.as_ref().and_then(|step| i64::try_from(step.ahead_by).ok()).or(before.ahead_by),
@@ -73,9 +73,7 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
 fn webhook(seen: &Seen, stored: &ProjectRepositoryStatus) -> Option<WebhookStatus> {
     let known = &seen.known;
     match &known.hook {
-        Some(hook) => {
-            Some(WebhookStatus { id: i64::try_from(hook.id).ok(), url: hook.url.clone(), key_id: hook.key_id.clone() })
-        }
+        Some(hook) => Some(WebhookStatus { id: Some(hook.id), url: hook.url.clone(), key_id: hook.key_id.clone() }),
         None if known.is_hook_removed || (seen.hook == HookWish::None && !seen.has_finalizer) => None,
         None => stored.webhook.clone(),
     }

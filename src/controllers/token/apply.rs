@@ -16,6 +16,7 @@ use crate::controllers::reference::Access;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::github::{self, Minted, Repositories, Revocation, Token};
 use crate::grant::{Grant, Known, Reach, Refusal, excess};
+use crate::ids::RepositoryId;
 use crate::runtime::lenient::Lenient;
 use crate::runtime::metrics::TokenEvent;
 use jiff::{SignedDuration, Timestamp};
@@ -84,7 +85,7 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
     Ok(Done::Again(None))
 }
 
-async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[i64]) -> Result<(), Failure> {
+async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[RepositoryId]) -> Result<(), Failure> {
     let object = &seen.token;
     let Access::Granted { installation, account, grant, .. } = &seen.access else { return Ok(()) };
     let doing = format!("minting a token for {}", scope.describe());
@@ -92,7 +93,7 @@ async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[i64]) -> R
     let minted_at = kind.shared.now();
     spend(kind, object, minted_at)?;
     let minted = client(seen)?
-        .mint(u64::try_from(*installation).unwrap_or_default(), &request)
+        .mint(*installation, &request)
         .await
         .inspect_err(|_| kind.shared.metrics.token(TokenEvent::Failed))
         .map_err(|error| mint_failure(&error, &doing, account, object))?;
@@ -145,7 +146,7 @@ fn discreet(refusal: Refusal, grant: &Grant, reached: Option<&[Known]>, scope: &
         refused
             .map(|known| match (&known.name, known.id) {
                 (Some(name), _) if is_said(known) => name.clone(),
-                (_, id) => format!("id {}", id.unwrap_or_default()),
+                (_, id) => Known { name: None, id }.describe(),
             })
             .collect(),
     )
@@ -164,11 +165,10 @@ fn spend(kind: &TokenKind, object: &InstallationToken, now: Timestamp) -> Result
 }
 
 /// The repositories to request: by id, once the ids of the names are known.
-fn request(scope: &Scope, pinned: &[i64]) -> Repositories {
+fn request(scope: &Scope, pinned: &[RepositoryId]) -> Repositories {
     let Asked::Only(named) = &scope.repositories else { return Repositories::All };
-    let ids = |ids: Vec<i64>| Repositories::Ids(ids.into_iter().filter_map(|id| u64::try_from(id).ok()).collect());
     if !pinned.is_empty() {
-        return ids(pinned.to_vec());
+        return Repositories::Ids(pinned.to_vec());
     }
     // The API server permits only lists with all names or all ids, because GitHub takes only one of them.
     let mut names = Vec::new();
@@ -179,11 +179,11 @@ fn request(scope: &Scope, pinned: &[i64]) -> Repositories {
             Named::Name(name) => names.push(name.clone()),
         }
     }
-    if names.is_empty() { ids(given) } else { Repositories::Names(names) }
+    if names.is_empty() { Repositories::Ids(given) } else { Repositories::Names(names) }
 }
 
 /// The repositories of the minted token, unless GitHub gave more than was requested.
-fn fitness(scope: &Scope, pinned: &[i64], minted: &Minted) -> Result<Option<Vec<Known>>, Standing> {
+fn fitness(scope: &Scope, pinned: &[RepositoryId], minted: &Minted) -> Result<Option<Vec<Known>>, Standing> {
     let given = minted.permissions.iter().map(|(name, level)| (name.clone(), level.as_str().to_owned())).collect();
     let more = excess(&given, &scope.permissions);
     if let Some((name, level, _)) = more.first() {
@@ -201,7 +201,7 @@ fn fitness(scope: &Scope, pinned: &[i64], minted: &Minted) -> Result<Option<Vec<
     };
     let reached: Vec<_> = repositories
         .iter()
-        .map(|repository| Known { name: Some(repository.name.clone()), id: i64::try_from(repository.id).ok() })
+        .map(|repository| Known { name: Some(repository.name.clone()), id: Some(repository.id) })
         .collect();
     let asked_for = |known: &Known| {
         known.id.is_some_and(|id| pinned.contains(&id))

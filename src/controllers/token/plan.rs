@@ -14,6 +14,7 @@ use crate::controllers::reference::Access;
 use crate::controllers::shared::PERSON_RECHECK;
 use crate::controllers::standing::{Again, Standing};
 use crate::grant::{Grant, Reach, Refusal, excess};
+use crate::ids::RepositoryId;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -27,7 +28,7 @@ pub enum Step {
         scope: Scope,
         /// The ids of the names when they were first resolved, so that a repository that was created again under an old
         /// name is not taken for the old one.
-        pinned: Vec<i64>,
+        pinned: Vec<RepositoryId>,
     },
     /// Use the minted token once.
     Verify,

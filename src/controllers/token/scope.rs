@@ -7,6 +7,7 @@
 
 use crate::api::{InstallationToken, Permissions, RepositoryReference, RepositorySelection};
 use crate::grant::Known;
+use crate::ids::{InstallationId, RepositoryId};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,7 @@ pub enum Repositories {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Named {
-    Id(i64),
+    Id(RepositoryId),
     /// By name, in lower case.
     Name(String),
 }
@@ -31,7 +32,7 @@ pub enum Named {
 #[serde(rename_all = "camelCase")]
 pub struct Scope {
     /// The installation's id. Another installation after a reinstallation needs another token.
-    pub installation: i64,
+    pub installation: InstallationId,
     pub repositories: Repositories,
     /// The permissions. They always include `metadata: read`, which GitHub gives with every token.
     pub permissions: Permissions,
@@ -40,7 +41,7 @@ pub struct Scope {
 impl Scope {
     /// The scope in the spec.
     #[must_use]
-    pub fn wanted(token: &InstallationToken, installation: i64) -> Self {
+    pub fn wanted(token: &InstallationToken, installation: InstallationId) -> Self {
         let repositories = if token.spec.repository_selection == RepositorySelection::All {
             Repositories::All
         } else {
@@ -104,6 +105,7 @@ impl Named {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
     use serde_json::json;
 
     fn token(spec: &serde_json::Value) -> InstallationToken {
@@ -121,14 +123,14 @@ mod tests {
         let one = token(&json!({"repositories": [{"name": "Shop"}, {"id": 7}, {"name": "lib"}]}));
         let other = token(&json!({"repositories": [{"name": "lib"}, {"name": "shop"}, {"id": 7}, {"id": 7}],
             "permissions": {"metadata": "read", "contents": "read"}}));
-        assert_eq!(Scope::wanted(&one, 1), Scope::wanted(&other, 1));
-        assert_ne!(Scope::wanted(&one, 1), Scope::wanted(&one, 2), "a reinstallation");
+        assert_eq!(Scope::wanted(&one, id(1)), Scope::wanted(&other, id(1)));
+        assert_ne!(Scope::wanted(&one, id(1)), Scope::wanted(&one, id(2)), "a reinstallation");
     }
 
     #[test]
     fn it_reads_back_what_it_wrote() {
         for spec in [json!({"repositorySelection": "All"}), json!({"repositories": [{"name": "a"}, {"id": 7}]})] {
-            let scope = Scope::wanted(&token(&spec), 5);
+            let scope = Scope::wanted(&token(&spec), id(5));
             let text = serde_json::to_string(&scope).unwrap();
             assert_eq!(serde_json::from_str::<Scope>(&text).unwrap(), scope, "{text}");
         }

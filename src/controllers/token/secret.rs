@@ -10,6 +10,7 @@ use crate::api::{
     MINT_TIME_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,
 };
 use crate::github::Token;
+use crate::ids::RepositoryId;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -28,7 +29,7 @@ pub struct Content {
     /// The scope that was requested.
     pub scope: Scope,
     /// The repositories that it reaches. Empty for all.
-    pub repository_ids: Vec<i64>,
+    pub repository_ids: Vec<RepositoryId>,
     /// When it expires.
     pub expires_at: Timestamp,
     /// When it was minted.
@@ -213,10 +214,10 @@ fn looks_like(secret: &Secret, wanted: &Secret) -> bool {
         && has_all(secret.metadata.annotations.as_ref(), wanted.metadata.annotations.as_ref())
 }
 
-fn join(ids: &[i64]) -> String {
+fn join(ids: &[RepositoryId]) -> String {
     ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn split(text: &str) -> Vec<i64> {
+fn split(text: &str) -> Vec<RepositoryId> {
     text.split(',').filter_map(|id| id.parse().ok()).collect()
 }

@@ -8,6 +8,7 @@ use crate::api::InstallationToken;
 use crate::controllers::reference::Access;
 use crate::controllers::standing::Standing;
 use crate::github::GitHub;
+use crate::ids::RepositoryId;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use std::fmt;
@@ -34,7 +35,7 @@ pub struct Published {
     /// The scope that was requested.
     pub scope: Option<Scope>,
     /// The repositories that it reaches. Empty for all.
-    pub repository_ids: Vec<i64>,
+    pub repository_ids: Vec<RepositoryId>,
     /// When it expires.
     pub expires_at: Option<Timestamp>,
     /// When it was minted.

@@ -127,7 +127,7 @@ fn repository(
     token: Option<&InstallationToken>,
 ) -> (Option<Repository>, Standing) {
     let bound = token.filter(|token| objects::is_ours(*token, object)).and_then(|token| {
-        let id = u64::try_from(token.spec.repositories.first()?.id?).ok()?;
+        let id = token.spec.repositories.first()?.id?;
         Some(Repository { installation: token.spec.installation_ref.name.clone(), id })
     });
     let name = &object.spec.repository_ref.name;
@@ -210,7 +210,7 @@ fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspac
     let is_going = token.metadata.deletion_timestamp.is_some();
     // A deletion increases the generation without a change to the spec.
     let is_current = is_going || status.is_some_and(|status| status.observed_generation == token.metadata.generation);
-    let right = token.spec.repositories.first().and_then(|it| it.id).and_then(|id| u64::try_from(id).ok()).map(|id| {
+    let right = token.spec.repositories.first().and_then(|it| it.id).map(|id| {
         let wanted = objects::token(object, &token.spec.installation_ref.name, id);
         wanted.spec == token.spec
     });

@@ -13,6 +13,7 @@ use crate::api::{
     SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
     default_renew_before,
 };
+use crate::ids::RepositoryId;
 use crate::settings::WorkspaceSettings;
 use container::{
     Access, IDENTITY_FILE, IDENTITY_VOLUME, SCRATCH_VOLUME, TOKEN_VOLUME, TOOLS_VOLUME, WORKSPACE_VOLUME, literal, ours,
@@ -131,7 +132,7 @@ fn owned(workspace: &Workspace, name: &str, role: Option<&str>) -> ObjectMeta {
 }
 
 #[must_use]
-pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> InstallationToken {
+pub fn token(workspace: &Workspace, installation: &str, repository: RepositoryId) -> InstallationToken {
     let mut permissions = vec![("contents", "write"), ("metadata", "read")];
     if workspace.spec.pull_request.mode != PullRequestMode::None {
         permissions.push(("pull_requests", "write"));
@@ -141,7 +142,7 @@ pub fn token(workspace: &Workspace, installation: &str, repository: u64) -> Inst
     let metadata = ObjectMeta { finalizers: Some(vec![WORK_FINALIZER.to_owned()]), ..owned(workspace, &name, None) };
     let spec = InstallationTokenSpec {
         installation_ref: InstallationReference { name: installation.to_owned() },
-        repositories: vec![RepositoryReference { name: None, id: i64::try_from(repository).ok() }],
+        repositories: vec![RepositoryReference { name: None, id: Some(repository) }],
         repository_selection: RepositorySelection::Selected,
         permissions: permissions.into_iter().map(|(name, level)| (name.to_owned(), level.to_owned())).collect(),
         secret: SecretTemplate {

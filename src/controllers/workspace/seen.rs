@@ -8,6 +8,7 @@ use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCI
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};
 use crate::guards::Guards;
+use crate::ids::RepositoryId;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::fmt;
@@ -35,7 +36,7 @@ pub struct Repository {
     /// The `GitHubInstallation`.
     pub installation: String,
     /// Its id on GitHub.
-    pub id: u64,
+    pub id: RepositoryId,
 }
 
 /// The `InstallationToken`.

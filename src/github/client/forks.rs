@@ -74,6 +74,7 @@ impl GitHub {
 mod tests {
     use crate::github::scripted::{Scripted, answer, refusal};
     use crate::github::{Error, ForkBranches, MergeType, Token};
+    use crate::ids::id;
 
     const FORK: &str =
         r#"{"id": 6, "node_id": "R_6", "name": "lib", "full_name": "acme/lib", "private": false, "fork": true}"#;
@@ -95,7 +96,7 @@ mod tests {
             ),
         ] {
             let fork = github.github.create_fork(&token(), "up", "lib", organization, name, branches).await.unwrap();
-            assert_eq!((fork.id, fork.fork), (6, Some(true)));
+            assert_eq!((fork.id, fork.fork), (id(6), Some(true)));
             let sent = github.sent.lock().unwrap().pop().unwrap();
             assert_eq!(sent.line(), "POST https://h.example/api/v3/repos/up/lib/forks");
             assert_eq!(sent.body, body);

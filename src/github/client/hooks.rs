@@ -11,6 +11,7 @@ use super::{Error, GitHub, NO_BODY, Route};
 use crate::github::models::{Hook, HookConfig};
 use crate::github::secret::{Token, WebhookSecret};
 use crate::github::stack::auth::Credential;
+use crate::ids::HookId;
 
 const LIST: Route = Route { method: "GET", template: "/repos/{owner}/{repo}/hooks" };
 const CREATE: Route = Route { method: "POST", template: "/repos/{owner}/{repo}/hooks" };
@@ -125,7 +126,7 @@ impl GitHub {
         token: &Token,
         owner: &str,
         name: &str,
-        id: u64,
+        id: HookId,
         wanted: &HookWanted,
     ) -> Result<Hook, Error> {
         let path = format!("{}/hooks/{id}", self.repository_path(UPDATE, owner, name)?);
@@ -141,7 +142,7 @@ impl GitHub {
         token: &Token,
         owner: &str,
         name: &str,
-        id: u64,
+        id: HookId,
         wanted: &HookConfigWanted,
     ) -> Result<HookConfig, Error> {
         let path = format!("{}/hooks/{id}/config", self.repository_path(UPDATE_CONFIG, owner, name)?);
@@ -149,7 +150,7 @@ impl GitHub {
     }
 
     /// `DELETE /repos/{owner}/{repo}/hooks/{hook_id}`. It is no error if there is none, or no such repository.
-    pub async fn delete_hook(&self, token: &Token, owner: &str, name: &str, id: u64) -> Result<(), Error> {
+    pub async fn delete_hook(&self, token: &Token, owner: &str, name: &str, id: HookId) -> Result<(), Error> {
         let path = format!("{}/hooks/{id}", self.repository_path(DELETE, owner, name)?);
         match self.send(DELETE, Credential::Token(token.clone()), &path, NO_BODY).await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
@@ -189,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::github::scripted::{Scripted, answer, refusal};
+    use crate::ids::id;
 
     const SECRET: &str = "b0a1c2d3e4f5061728394a5b6c7d8e9fb0a1c2d3e4f5061728394a5b6c7d8e9f";
     const HOOKS: &str = "https://h.example/api/v3/repos/acme/shop/hooks";
@@ -226,7 +228,7 @@ mod tests {
             answer(200, headers, &json!([hook(id)]).to_string())
         });
         let found = github.github.hooks(&token(), "acme", "shop").await.unwrap();
-        assert_eq!(found.iter().map(|hook| hook.id).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(found.iter().map(|hook| hook.id.get()).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(github.lines(), [format!("GET {HOOKS}?per_page=100"), format!("GET {HOOKS}?per_page=100&page=2")]);
         assert!(github.sent.lock().unwrap().iter().all(|sent| sent.bearer() == Some("ghs_7_a.b-c")));
     }
@@ -236,11 +238,11 @@ mod tests {
         let github = obliging();
         let (client, wanted) = (&github.github, wanted());
         client.create_hook(&token(), "acme", "shop", &wanted).await.unwrap();
-        client.update_hook(&token(), "acme", "shop", 1, &wanted).await.unwrap();
-        client.update_hook_config(&token(), "acme", "shop", 1, &wanted.config).await.unwrap();
+        client.update_hook(&token(), "acme", "shop", id(1), &wanted).await.unwrap();
+        client.update_hook_config(&token(), "acme", "shop", id(1), &wanted.config).await.unwrap();
         client.update_app_hook_config(&wanted.config).await.unwrap();
         client.app_hook_config().await.unwrap();
-        client.delete_hook(&token(), "acme", "shop", 1).await.unwrap();
+        client.delete_hook(&token(), "acme", "shop", id(1)).await.unwrap();
         let config =
             json!({"url": "https://l.example/h", "content_type": "json", "insecure_ssl": "0", "secret": SECRET});
         let events = json!(["push", "repository"]);
@@ -275,9 +277,9 @@ mod tests {
         let unsigned = HookWanted { config: unsigned, ..wanted() };
         for error in [
             client.create_hook(&token(), "acme", "shop", &silent).await.unwrap_err(),
-            client.update_hook(&token(), "acme", "shop", 1, &silent).await.unwrap_err(),
+            client.update_hook(&token(), "acme", "shop", id(1), &silent).await.unwrap_err(),
             client.create_hook(&token(), "acme", "shop", &unsigned).await.unwrap_err(),
-            client.update_hook_config(&token(), "acme", "shop", 1, &unsigned.config).await.unwrap_err(),
+            client.update_hook_config(&token(), "acme", "shop", id(1), &unsigned.config).await.unwrap_err(),
             client.update_app_hook_config(&unsigned.config).await.unwrap_err(),
             client.hooks(&token(), "acme", "..").await.unwrap_err(),
         ] {
@@ -293,9 +295,9 @@ mod tests {
         let (client, wanted) = (&github.github, wanted());
         for error in [
             client.create_hook(&token(), "acme", "shop", &wanted).await.unwrap_err(),
-            client.update_hook(&token(), "acme", "shop", 1, &wanted).await.unwrap_err(),
-            client.update_hook_config(&token(), "acme", "shop", 1, &wanted.config).await.unwrap_err(),
-            client.delete_hook(&token(), "acme", "shop", 1).await.unwrap_err(),
+            client.update_hook(&token(), "acme", "shop", id(1), &wanted).await.unwrap_err(),
+            client.update_hook_config(&token(), "acme", "shop", id(1), &wanted.config).await.unwrap_err(),
+            client.delete_hook(&token(), "acme", "shop", id(1)).await.unwrap_err(),
             client
                 .create_fork(&token(), "acme", "shop", None, None, crate::github::ForkBranches::Default)
                 .await
@@ -311,7 +313,7 @@ mod tests {
     async fn a_hook_that_is_not_there_is_deleted_and_other_refusals_stay() {
         for (status, gone) in [(404, true), (410, true), (403, false), (500, false), (401, false)] {
             let github = Scripted::new(move |_| refusal(status, "no"));
-            let result = github.github.delete_hook(&token(), "acme", "shop", 1).await;
+            let result = github.github.delete_hook(&token(), "acme", "shop", id(1)).await;
             assert_eq!(result.is_ok(), gone, "{status} {result:?}");
         }
     }

@@ -5,6 +5,7 @@ use super::{Error, GitHub, NO_BODY, Route, SEGMENT};
 use crate::github::models::{Comparison, Repository};
 use crate::github::secret::Token;
 use crate::github::stack::auth::Credential;
+use crate::ids::RepositoryId;
 
 const BY_ID: Route = Route { method: "GET", template: "/repositories/{repository_id}" };
 const COMPARE: Route = Route { method: "GET", template: "/repos/{owner}/{repo}/compare/{basehead}" };
@@ -12,7 +13,7 @@ const COMPARE: Route = Route { method: "GET", template: "/repos/{owner}/{repo}/c
 impl GitHub {
     /// `GET /repositories/{id}`: the repository under its current name. GitHub's own redirects point to this address, although
     /// its documentation does not list it.
-    pub async fn repository(&self, token: &Token, id: u64) -> Result<Repository, Error> {
+    pub async fn repository(&self, token: &Token, id: RepositoryId) -> Result<Repository, Error> {
         let path = format!("/repositories/{id}");
         let answer = self.send(BY_ID, Credential::Token(token.clone()), &path, NO_BODY).await?;
         self.read(BY_ID, answer).await
@@ -45,6 +46,7 @@ impl GitHub {
 mod tests {
     use crate::github::scripted::{Scripted, answer};
     use crate::github::{Error, Relation, Repository, Token};
+    use crate::ids::id;
 
     const SHOP: &str = r#"{"id": 5, "node_id": "R_5", "name": "shop", "full_name": "acme/shop", "private": true}"#;
 
@@ -55,7 +57,7 @@ mod tests {
     #[tokio::test]
     async fn a_repository_is_asked_for_by_id() {
         let github = Scripted::new(|_| answer(200, &[], SHOP));
-        assert_eq!(github.github.repository(&token(), 5).await.unwrap().full_name, "acme/shop");
+        assert_eq!(github.github.repository(&token(), id(5)).await.unwrap().full_name, "acme/shop");
         assert_eq!(github.lines(), ["GET https://h.example/api/v3/repositories/5"]);
         assert!(github.sent.lock().unwrap().iter().all(|sent| sent.bearer() == Some("ghs_7_a.b-c")));
         let templates: Vec<_> =

@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::github::scripted::{Scripted, answer, refusal};
 use crate::github::{Level, Outlook, RepositorySelection};
+use crate::ids::id;
 
 fn installations(ids: &[u64]) -> String {
     let installations: Vec<_> = ids
@@ -34,7 +35,7 @@ async fn all_pages_are_read_and_what_moved_between_pages_counts_once() {
         answer(200, &[("link", link)], &installations(&ids))
     });
     let found = github.github.installations().await.unwrap();
-    assert_eq!(found.iter().map(|installation| installation.id).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(found.iter().map(|installation| installation.id.get()).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(
         github.lines(),
         [
@@ -96,13 +97,13 @@ async fn a_token_is_asked_for_with_exactly_the_scope() {
     for (repositories, body) in [
         (Repositories::All, r#"{"permissions":{"contents":"read"}}"#),
         (Repositories::Names(vec!["shop".into()]), r#"{"repositories":["shop"],"permissions":{"contents":"read"}}"#),
-        (Repositories::Ids(vec![5]), r#"{"repository_ids":[5],"permissions":{"contents":"read"}}"#),
+        (Repositories::Ids(vec![id(5)]), r#"{"repository_ids":[5],"permissions":{"contents":"read"}}"#),
     ] {
-        let minted = github.github.mint(3, &scope(repositories)).await.unwrap();
+        let minted = github.github.mint(id(3), &scope(repositories)).await.unwrap();
         assert_eq!(minted.token.expose(), "ghs_7_a.b-c");
         assert_eq!(minted.permissions["contents"], Level::Read);
         assert_eq!(minted.repository_selection, Some(RepositorySelection::Selected));
-        assert_eq!(minted.repositories.unwrap()[0].id, 5);
+        assert_eq!(minted.repositories.unwrap()[0].id, id(5));
         let sent = github.sent.lock().unwrap().pop().unwrap();
         assert_eq!(
             (sent.line().as_str(), sent.body.as_str()),
@@ -119,9 +120,12 @@ async fn what_github_would_take_for_everything_is_not_sent() {
         (scope(Repositories::Names(vec![])), "not sent: no repository was named, which GitHub takes for all of them"),
         (scope(Repositories::Ids(vec![])), "not sent: no repository was named, which GitHub takes for all of them"),
         (no_permission, "not sent: no permission was named, which GitHub takes for all that the installation has"),
-        (scope(Repositories::Ids((0..501).collect())), "not sent: 501 repositories were named, and GitHub takes 500"),
+        (
+            scope(Repositories::Ids((1..=501).map(id).collect())),
+            "not sent: 501 repositories were named, and GitHub takes 500",
+        ),
     ] {
-        let error = github.github.mint(3, &scope).await.unwrap_err();
+        let error = github.github.mint(id(3), &scope).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(error.outlook(), Outlook::Stalls);
     }

@@ -5,10 +5,12 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::ids::HookId;
+
 /// A repository's webhook: <https://docs.github.com/en/rest/repos/webhooks#list-repository-webhooks>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Hook {
-    pub id: u64,
+    pub id: HookId,
     /// `web`. Old servers have other kinds, which are not webhooks.
     pub name: String,
     pub active: bool,

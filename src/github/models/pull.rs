@@ -2,6 +2,8 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use crate::ids::RepositoryId;
+
 /// A pull request, in a list or alone: <https://docs.github.com/en/rest/pulls/pulls>
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PullRequest {
@@ -66,7 +68,7 @@ pub struct PullBase {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PullRepository {
     /// A rename does not change it.
-    pub id: u64,
+    pub id: RepositoryId,
     /// `owner/name`.
     pub full_name: String,
 }

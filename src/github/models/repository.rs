@@ -2,6 +2,7 @@
 use serde::Deserialize;
 
 use super::Account;
+use crate::ids::RepositoryId;
 
 /// A repository: <https://docs.github.com/en/rest/repos/repos#get-a-repository>
 ///
@@ -9,7 +10,7 @@ use super::Account;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Repository {
     /// A rename or transfer does not change it; a new repository of the same name has another one.
-    pub id: u64,
+    pub id: RepositoryId,
     /// The id for GraphQL.
     pub node_id: String,
     /// Without the owner.

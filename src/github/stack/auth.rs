@@ -16,6 +16,7 @@ use crate::github::endpoint::Endpoint;
 use crate::github::error::Error;
 use crate::github::jwt::Origin;
 use crate::github::secret::Token;
+use crate::ids::InstallationId;
 use crate::runtime::clock::Clock;
 
 /// The credential of a call.
@@ -33,7 +34,7 @@ pub(in crate::github) enum Credential {
 pub(super) enum Holder {
     App,
     /// By its id, for all of its tokens.
-    Installation(u64),
+    Installation(InstallationId),
     /// By the fingerprint of a token that another process minted.
     Token(String),
     Nobody,

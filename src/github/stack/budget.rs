@@ -144,6 +144,7 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::id;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -229,7 +230,7 @@ mod tests {
     #[test]
     fn an_answer_from_before_the_limit_takes_nothing_back() {
         let budget = Budget::default();
-        let holder = Holder::Installation(3);
+        let holder = Holder::Installation(id(3));
         let answer = |status: u16, retry_after: Option<&str>| {
             let response =
                 retry_after.map_or_else(Response::builder, |at| Response::builder().header("retry-after", at));
@@ -240,7 +241,7 @@ mod tests {
         learn(answer(200, None)).unwrap();
         learn(answer(429, Some("30"))).unwrap_err();
         assert_eq!(budget.admit(&holder, after(89)).unwrap_err().until, after(90));
-        assert_eq!(budget.admit(&Holder::Installation(4), NOW), Ok(()));
+        assert_eq!(budget.admit(&Holder::Installation(id(4)), NOW), Ok(()));
         assert_eq!(budget.admit(&holder, after(90)), Ok(()));
     }
 

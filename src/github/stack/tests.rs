@@ -11,6 +11,7 @@ use crate::github::error::Outlook;
 use crate::github::scripted::{APP, NOW, Scripted, answer, refusal};
 use crate::github::test_keys::KEYS;
 use crate::github::{Repositories, Revocation, Scope, Token};
+use crate::ids::id;
 use crate::runtime::metrics::Answer;
 use crate::runtime::telemetry::{self, LogFormat};
 
@@ -19,7 +20,7 @@ fn token() -> Token {
 }
 
 fn scope() -> Scope {
-    Scope { repositories: Repositories::Ids(vec![1]), permissions: [("contents".into(), "read".into())].into() }
+    Scope { repositories: Repositories::Ids(vec![id(1)]), permissions: [("contents".into(), "read".into())].into() }
 }
 
 #[tokio::test]
@@ -49,7 +50,7 @@ async fn each_call_carries_its_own_credential() {
     });
     github.github.verify(&token()).await.unwrap();
     assert_eq!(github.github.revoke(&token()).await.unwrap(), Revocation::Revoked);
-    assert_eq!(github.github.bot_user("landfall").await.unwrap().id, 9);
+    assert_eq!(github.github.bot_user("landfall").await.unwrap().id, id(9));
     let sent = github.sent.lock().unwrap().clone();
     assert_eq!(
         sent.iter().map(|sent| sent.bearer()).collect::<Vec<_>>(),
@@ -130,7 +131,7 @@ async fn a_redirect_keeps_method_body_and_credentials() {
         });
         match method {
             "GET" => drop(github.github.app().await.unwrap()),
-            _ => drop(github.github.mint(3, &scope()).await.unwrap()),
+            _ => drop(github.github.mint(id(3), &scope()).await.unwrap()),
         }
         let sent = github.sent.lock().unwrap().clone();
         assert_eq!(sent.len(), 2, "{method} {status}");
@@ -144,7 +145,7 @@ async fn a_redirect_keeps_method_body_and_credentials() {
 async fn a_post_is_not_followed_where_clients_have_made_it_a_get() {
     for status in [301, 302, 303] {
         let github = Scripted::new(move |_| answer(status, &[("location", "/api/v3/moved")], ""));
-        let error = github.github.mint(3, &scope()).await.unwrap_err();
+        let error = github.github.mint(id(3), &scope()).await.unwrap_err();
         assert!(
             error.to_string().contains(&format!("it answered {status}, which is no answer to this call")),
             "{error}"
@@ -216,7 +217,7 @@ async fn an_installations_limit_is_one_for_all_of_its_tokens_and_none_of_another
         _ => answer(403, &[("retry-after", "90")], r#"{"message": "You have exceeded a secondary rate limit"}"#),
     });
     let mint = async |id| github.github.mint(id, &scope()).await.unwrap().token;
-    let (one, another, elsewhere) = (mint(3).await, mint(3).await, mint(4).await);
+    let (one, another, elsewhere) = (mint(id(3)).await, mint(id(3)).await, mint(id(4)).await);
     assert_ne!(one, another);
     let sent = || github.lines().len();
     github.github.verify(&one).await.unwrap_err();
@@ -225,7 +226,7 @@ async fn an_installations_limit_is_one_for_all_of_its_tokens_and_none_of_another
     assert_eq!(sent(), 4, "refused here");
     github.github.verify(&elsewhere).await.unwrap_err();
     assert_eq!(sent(), 5);
-    mint(3).await;
+    mint(id(3)).await;
     assert_eq!(sent(), 6, "minting is the App's");
 }
 
@@ -244,7 +245,7 @@ async fn the_last_call_of_the_hour_succeeds_and_the_next_waits() {
 #[tokio::test]
 async fn a_call_is_observed_by_its_template() {
     let github = Scripted::new(|_| answer(404, &[("x-ratelimit-remaining", "4999")], ""));
-    github.github.mint(77, &scope()).await.unwrap_err();
+    github.github.mint(id(77), &scope()).await.unwrap_err();
     let exchange = github.exchanges.lock().unwrap()[0];
     assert_eq!(
         exchange.route,
@@ -347,7 +348,7 @@ async fn refusals_of_the_app_are_told_apart() {
             answer(200, &[], r#"{"id": "ghs_abc"}"#),
             Stalls,
             format!(
-                "its answer cannot be read at `id` (invalid type: string \"[redacted]\", expected u64 at line 1 column 16); {CHECK_URL}"
+                "its answer cannot be read at `id` (invalid type: string \"[redacted]\", expected i64 at line 1 column 16); {CHECK_URL}"
             ),
         ),
         (answer(304, &[], ""), Stalls, format!("it answered 304, which is no answer to this call; {CHECK_URL}")),

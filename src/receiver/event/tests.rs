@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::id;
 use serde_json::json;
 
 const GUID: &str = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
@@ -34,7 +35,7 @@ fn a_push_is_read_from_json_and_from_a_form() {
         action: None,
         reference: Some("refs/heads/main".into()),
         sha: Some("2".repeat(40)),
-        repository: Some(Repository { id: 9001, names: vec!["shop".into()], owners: vec![7001] }),
+        repository: Some(Repository { id: id(9001), names: vec!["shop".into()], owners: vec![id(7001)] }),
         selection: None,
     };
     assert_eq!(read_value(&push()), expected);
@@ -54,16 +55,17 @@ fn the_repositories_of_a_selection_are_read_by_id() {
         let body = json!({"action": "added", "installation": installation, "repositories_added": added, "repositories_removed": removed});
         read_value(&body).selection
     };
-    let of =
-        |repositories: &[u64]| Some(Selection { owner: 7001, repositories: repositories.iter().copied().collect() });
+    let of = |repositories: &[i64]| {
+        Some(Selection { owner: id(7001), repositories: repositories.iter().copied().map(id).collect() })
+    };
     assert_eq!(selection(json!([{"id": 1, "name": "a"}]), json!([{"id": 2}])), of(&[1, 2]));
     assert_eq!(selection(json!([]), json!([])), of(&[]), "all unselected repositories were removed");
-    let many: Vec<_> = (0..=MOST_LISTED).map(|id| json!({"id": id})).collect();
+    let many: Vec<_> = (0..=MOST_LISTED).map(|before| json!({"id": before + 1})).collect();
     let most = selection(json!(many[1..]), json!(many[2..])).unwrap().repositories;
     assert_eq!(most.len(), MOST_LISTED, "each id counts once");
     assert_eq!(selection(json!(many), json!([])), of(&[]), "too many to list");
-    assert_eq!(selection(json!(many[1..]), json!([{"id": 0}])), of(&[]), "too many in both lists");
-    assert_eq!(selection(json!({"id": 1}), json!([[3], "x", null, {"id": "4"}, {"id": 5}])), of(&[5]));
+    assert_eq!(selection(json!(many[1..]), json!([{"id": 1}])), of(&[]), "too many in both lists");
+    assert_eq!(selection(json!({"id": 1}), json!([[3], "x", null, {"id": "4"}, {"id": 0}, {"id": 5}])), of(&[5]));
 }
 
 #[test]
@@ -104,6 +106,13 @@ fn a_field_of_another_type_counts_as_absent() {
             let mut body = push();
             body["repository"][field] = odd.clone();
             assert_eq!(read_value(&body).repository, None, "{field} {odd}");
+        }
+    }
+    for odd in [0, u64::MAX] {
+        for id in ["/repository/id", "/repository/owner/id"] {
+            let mut body = push();
+            *body.pointer_mut(id).unwrap() = json!(odd);
+            assert_eq!(read_value(&body).repository, None, "{id} {odd}");
         }
     }
     for body in
@@ -151,9 +160,9 @@ fn a_moved_repository_is_known_by_its_former_name_and_owner() {
     });
     let repository = read_value(&body).repository.unwrap();
     assert_eq!(repository.names, ["shop", "store"]);
-    assert_eq!(repository.owners, [7001, 7002]);
+    assert_eq!(repository.owners, [id(7001), id(7002)]);
     body["changes"] = json!({"owner": {"from": {"user": {"id": 7003}}}});
-    assert_eq!(read_value(&body).repository.unwrap().owners, [7001, 7003]);
+    assert_eq!(read_value(&body).repository.unwrap().owners, [id(7001), id(7003)]);
 }
 
 #[test]

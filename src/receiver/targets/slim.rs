@@ -3,6 +3,7 @@
 //! Invariant: a tenant's odd value counts as absent and affects no other field. All other fields are not read at all.
 
 use crate::api::{DeliveryResult, ProjectRepository, WebhookMode};
+use crate::ids::RepositoryId;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
@@ -51,7 +52,7 @@ pub struct Existing {
     #[serde(default, deserialize_with = "loose")]
     pub name: Option<String>,
     #[serde(default, deserialize_with = "loose")]
-    pub id: Option<u64>,
+    pub id: Option<RepositoryId>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -71,7 +72,7 @@ pub struct Webhook {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Status {
     #[serde(default, deserialize_with = "loose")]
-    pub id: Option<u64>,
+    pub id: Option<RepositoryId>,
     #[serde(default, deserialize_with = "loose")]
     pub deliveries: BTreeMap<String, SlimDelivery>,
 }
@@ -119,7 +120,7 @@ impl SlimRepository {
     }
 
     /// The id of the repository that the object is bound to, from status, which a tenant may have written, or from spec.
-    pub fn id(&self) -> Option<u64> {
+    pub fn id(&self) -> Option<RepositoryId> {
         self.status.id.or(self.spec.source.existing.id)
     }
 }

@@ -1,6 +1,7 @@
 use super::watch::insert;
 use super::*;
 use crate::features::Features;
+use crate::ids::id;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -37,8 +38,8 @@ fn repository(namespace: &str, name: &str, installation: &str, existing: &Value,
         "status": {"id": id}})
 }
 
-fn payload(id: u64, name: &str, owner: i64) -> Repository {
-    Repository { id, names: vec![name.into()], owners: vec![owner] }
+fn payload(number: i64, name: &str, owner: i64) -> Repository {
+    Repository { id: id(number), names: vec![name.into()], owners: vec![id(owner)] }
 }
 
 fn names(objects: &[Object]) -> Vec<String> {
@@ -61,7 +62,8 @@ fn a_repositorys_deliveries_reach_objects_that_are_bound_to_it_and_were_granted_
     assert_eq!(bound(&payload(9001, "vault", 7001)), [""; 0], "a name that was not granted");
     assert_eq!(bound(&payload(9001, "shop", 7002)), [""; 0], "of another account");
     assert!(targets.bound_to("other", &payload(9001, "shop", 7001)).is_empty(), "another App");
-    let renamed = Repository { id: 9001, names: vec!["store".into(), "shop".into()], owners: vec![7009, 7001] };
+    let renamed =
+        Repository { id: id(9001), names: vec!["store".into(), "shop".into()], owners: vec![id(7009), id(7001)] };
     assert_eq!(bound(&renamed), ["team-a/shop"], "by its former name and owner");
 }
 
@@ -90,15 +92,15 @@ fn an_account_without_a_known_id_matches_nothing() {
 #[test]
 fn a_hook_is_known_by_its_app_and_the_objects_that_are_bound_to_it() {
     let targets = cluster();
-    let identity = AppIdentity { host: "ghe.example".into(), app_id: 42 };
+    let identity = AppIdentity { host: "ghe.example".into(), app_id: id(42) };
     assert_eq!(targets.identity_of("landfall", Hook::App), Some(identity.clone()));
-    assert_eq!(targets.identity_of("landfall", Hook::Repository(9001)), Some(identity));
-    assert_eq!(targets.identity_of("landfall", Hook::Repository(9999)), None);
+    assert_eq!(targets.identity_of("landfall", Hook::Repository(id(9001))), Some(identity));
+    assert_eq!(targets.identity_of("landfall", Hook::Repository(id(9999))), None);
     assert_eq!(targets.identity_of("other", Hook::App), None);
     let mut polled = repository("team-a", "shop", "acme", &json!({"name": "shop"}), Some(9001));
     polled["spec"]["webhook"] = json!({"mode": "None"});
     insert(&targets, &polled);
-    assert_eq!(targets.identity_of("landfall", Hook::Repository(9001)), None, "the object only polls");
+    assert_eq!(targets.identity_of("landfall", Hook::Repository(id(9001))), None, "the object only polls");
 }
 
 #[test]
@@ -117,8 +119,9 @@ fn an_object_without_an_id_waits_by_name() {
 fn a_selection_reaches_the_repositories_that_it_lists_or_all_of_the_account() {
     let targets = cluster();
     insert(&targets, &repository("team-a", "core", "acme", &json!({"name": "lib-core"}), Some(9002)));
-    let selected = |app: &str, owner: i64, repositories: &[u64]| {
-        names(&targets.selected(app, &Selection { owner, repositories: repositories.iter().copied().collect() }))
+    let selected = |app: &str, owner: i64, repositories: &[i64]| {
+        let repositories = repositories.iter().copied().map(id).collect();
+        names(&targets.selected(app, &Selection { owner: id(owner), repositories }))
     };
     assert_eq!(selected("landfall", 7001, &[]), ["team-a/core", "team-a/shop"]);
     assert_eq!(selected("landfall", 7001, &[9002, 5]), ["team-a/core"]);
@@ -147,7 +150,7 @@ fn a_namespace_with_many_objects_of_a_repository_leaves_room_for_the_others() {
     insert(&targets, &app);
     insert(&targets, &installation("team-b", "acme", "landfall", "acme"));
     insert(&targets, &repository("team-b", "zoo", "acme", &json!({"name": "zoo"}), Some(9009)));
-    let selected = names(&targets.selected("landfall", &Selection { owner: 7001, repositories: BTreeSet::new() }));
+    let selected = names(&targets.selected("landfall", &Selection { owner: id(7001), repositories: BTreeSet::new() }));
     assert_eq!(selected.len(), MOST_OBJECTS);
     assert!(selected.contains(&"team-b/zoo".to_owned()));
 }

@@ -5,7 +5,7 @@ use crate::run::Run;
 use github_sim::{HookChange, HookInfo};
 use landfall::api::{GitHubApp, ProjectRepository};
 use landfall::webhook::Hook;
-use landfall_world::objects;
+use landfall_world::{id, objects};
 use serde_json::{Value, json};
 
 const BASE: &str = "https://landfall.example.com";
@@ -73,10 +73,13 @@ async fn ensured(run: &Run, head: Option<&str>) -> Result<HookInfo, String> {
         let object = run.world.get::<ProjectRepository>("team-a", "shop").await;
         let Some(status) = object.and_then(|object| object.status) else { return false };
         let is_at = |head: &str| status.head.as_ref().is_some_and(|seen| seen.sha == head);
-        let id = status.webhook.as_ref().and_then(|webhook| u64::try_from(webhook.id?).ok());
+        let shown = status.webhook.as_ref().and_then(|webhook| webhook.id);
         let hooks = run.world.sim.hooks("acme/shop").expect("hooks");
         let is_right = |hook: &&HookInfo| {
-            Some(hook.id) == id && hook.active && hook.content_type == "json" && hook.events == ["push", "repository"]
+            Some(id(hook.id)) == shown
+                && hook.active
+                && hook.content_type == "json"
+                && hook.events == ["push", "repository"]
         };
         found = hooks.iter().find(is_right).filter(|_| head.is_none_or(is_at)).cloned();
         found.is_some()
@@ -87,7 +90,7 @@ async fn ensured(run: &Run, head: Option<&str>) -> Result<HookInfo, String> {
 
 async fn state(run: &Run) -> Value {
     let mut state = run.state().await;
-    let (repository, mut hooks) = (Hook::Repository(9001), Vec::new());
+    let (repository, mut hooks) = (Hook::Repository(id(9001)), Vec::new());
     for hook in run.world.sim.hooks("acme/shop").expect("hooks") {
         hooks.push(run.show(repository, &hook).await);
     }

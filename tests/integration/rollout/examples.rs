@@ -11,7 +11,7 @@ use landfall::receiver::{self, KeySource, Receiver, ServerLimits, WriteLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, CURRENT, CURRENT_ID, Hook, ROOT_KEYS_SECRET, RootKeys};
 use landfall_world::delivery::Delivery;
-use landfall_world::{SYSTEM, World, payloads, text};
+use landfall_world::{SYSTEM, World, id, payloads, text};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Inlet {
             world.until("there is a root key", async || world.get::<Secret>(SYSTEM, ROOT_KEYS_SECRET).await).await;
         std::fs::write(folder.path().join(CURRENT_ID), text(&secret, CURRENT_ID).unwrap()).unwrap();
         std::fs::write(folder.path().join(CURRENT), &secret.data.unwrap()[CURRENT].0).unwrap();
-        let identity = AppIdentity { host: world.sim.address().to_string(), app_id: 4242 };
+        let identity = AppIdentity { host: world.sim.address().to_string(), app_id: id(4242) };
         let keys = RootKeys::read_directory(folder.path()).unwrap();
         let shutdown = CancellationToken::new();
         let local = ([127, 0, 0, 1], 0).into();

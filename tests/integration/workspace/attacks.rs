@@ -12,7 +12,7 @@ use landfall::api::Workspace;
 use landfall::github::{AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp};
 use landfall::github::{PullRequest, Repositories, Scope};
 use landfall::guards::Sabotage;
-use landfall_world::World;
+use landfall_world::{World, id};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -174,7 +174,7 @@ async fn pulls(world: &World, branch: &str) -> Vec<PullRequest> {
     );
     let repositories = Repositories::Names(vec!["shop".into()]);
     let scope = Scope { repositories, permissions: [("pull_requests".into(), "read".into())].into() };
-    let token = github.mint(501, &scope).await.unwrap().token;
+    let token = github.mint(id(501), &scope).await.unwrap().token;
     github.pull_requests(&token, "acme", "shop", &format!("acme:{branch}")).await.unwrap()
 }
 

@@ -28,6 +28,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVo
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, Workspace};
+use landfall::ids::NotAnId;
 use landfall::runtime::clock::{Clock, ManualClock};
 use landfall_cluster::{AuditLog, Entry, Mark};
 use operator::{Operator, Start};
@@ -453,6 +454,11 @@ pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>)
         assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} and not yet: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The id with this number.
+pub fn id<I: TryFrom<u64, Error = NotAnId>>(number: u64) -> I {
+    number.try_into().expect("an id")
 }
 
 /// A Secret's value as text.

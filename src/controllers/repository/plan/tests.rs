@@ -10,6 +10,7 @@ use crate::api::{Delivery, DeliveryResult, GitHubApp, HeadStatus, ProjectReposit
 use crate::controllers::deliveries::Mark;
 use crate::git::Refs;
 use crate::grant::{NamespaceView, grant};
+use crate::ids::id;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -44,9 +45,9 @@ fn granted() -> Way {
     let namespace = NamespaceView { name: "team-a".into(), labels: [].into(), terminating: false };
     Way::GitHub(Granted {
         app: "landfall".into(),
-        installation: 501,
+        installation: id(501),
         account: "acme".into(),
-        account_id: 7,
+        account_id: id(7),
         settings_url: "https://github.com/settings/installations/501".into(),
         grant: grant(&app, "acme", &namespace).unwrap(),
         permissions: [].into(),
@@ -107,7 +108,7 @@ fn wish() -> HookWish {
 }
 
 fn hook() -> HookSeen {
-    HookSeen { id: 5, url: "https://l.example/webhooks/repo/landfall/9001".into(), key_id: "k1".into() }
+    HookSeen { id: id(5), url: "https://l.example/webhooks/repo/landfall/9001".into(), key_id: "k1".into() }
 }
 
 fn fail(seen: &mut Seen, task: Task, standing: Standing) {
@@ -424,9 +425,9 @@ fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
 fn what_github_answered_goes_before_the_spec_and_that_before_status() {
     let status = json!({"id": 3});
     let by_id = object(&json!({"source": {"existing": {"id": 2}}}), &json!({}), &status);
-    assert_eq!(seen(Arc::clone(&by_id), looked()).bound_id(), Some(9001));
-    assert_eq!(seen(by_id, Remembered::default()).bound_id(), Some(2));
-    assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).bound_id(), Some(3));
+    assert_eq!(seen(Arc::clone(&by_id), looked()).bound_id(), Some(id(9001)));
+    assert_eq!(seen(by_id, Remembered::default()).bound_id(), Some(id(2)));
+    assert_eq!(seen(object(&json!({}), &json!({}), &status), Remembered::default()).bound_id(), Some(id(3)));
     assert_eq!(seen(plain(), Remembered::default()).bound_id(), None);
 }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::api::GitHubApp;
 use crate::controllers::token::scope::Named;
 use crate::grant::{NamespaceView, grant};
+use crate::ids::id;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -44,9 +45,9 @@ fn granted(repositories: &[&str]) -> Access {
     .unwrap();
     let namespace = NamespaceView { name: "team-a".into(), labels: [].into(), terminating: false };
     Access::Granted {
-        installation: 501,
+        installation: id(501),
         account: "acme".into(),
-        account_id: 7,
+        account_id: id(7),
         settings_url: "https://github.com/settings/installations/501".into(),
         grant: grant(&app, "acme", &namespace).unwrap(),
         permissions: [("contents".to_owned(), "write".into()), ("metadata".to_owned(), "read".into())].into(),
@@ -54,7 +55,7 @@ fn granted(repositories: &[&str]) -> Access {
 }
 
 fn scope() -> Scope {
-    Scope::wanted(&object(&json!({}), None), 501)
+    Scope::wanted(&object(&json!({}), None), id(501))
 }
 
 fn published() -> Published {
@@ -62,7 +63,7 @@ fn published() -> Published {
         fingerprint: Some("00aa".into()),
         noted_fingerprint: Some("00aa".into()),
         scope: Some(scope()),
-        repository_ids: vec![9001],
+        repository_ids: vec![id(9001)],
         expires_at: Some(at(60)),
         minted_at: Some(at(0)),
         as_wanted: true,
@@ -92,7 +93,7 @@ fn seen() -> Seen {
 }
 
 fn mint(pinned: &[i64]) -> Plan {
-    Plan::Do(Step::Mint { scope: scope(), pinned: pinned.to_vec() })
+    Plan::Do(Step::Mint { scope: scope(), pinned: pinned.iter().copied().map(id).collect() })
 }
 
 #[track_caller]
@@ -322,7 +323,7 @@ fn walk(mut seen: Seen, now: Timestamp) -> Vec<&'static str> {
                     fingerprint: Some(held.fingerprint.clone()),
                     noted_fingerprint: Some(held.fingerprint.clone()),
                     scope: Some(held.scope.clone()),
-                    repository_ids: vec![9001],
+                    repository_ids: vec![id(9001)],
                     expires_at: Some(held.expires_at),
                     minted_at: Some(now),
                     as_wanted: true,

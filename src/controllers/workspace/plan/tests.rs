@@ -7,6 +7,7 @@ use super::*;
 use crate::agent::evidence::{Evidence, Listed};
 use crate::api::Workspace;
 use crate::guards::Guards;
+use crate::ids::id;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -67,7 +68,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
         has_finalizer: true,
         is_paused: false,
         is_namespace_going: false,
-        way: Way::Open(Repository { installation: "acme".into(), id: 5 }),
+        way: Way::Open(Repository { installation: "acme".into(), id: id(5) }),
         target: Some(Target {
             url: "https://github.com/acme/shop.git".into(),
             has_ca: false,

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::github::scripted::{Scripted, answer, refusal};
 use crate::github::{Outlook, PullState};
+use crate::ids::id;
 
 fn token() -> Token {
     Token::new("ghs_7_a.b-c".into())
@@ -90,7 +91,7 @@ async fn one_is_opened_with_what_was_said_read_and_closed() {
     });
     let opened = github.github.open_pull_request(&token(), "acme", "shop", &WANTED).await.unwrap();
     assert_eq!((opened.number, opened.state, opened.draft, opened.merged_at), (7, PullState::Open, true, None));
-    assert_eq!(opened.head.repo.map(|repo| (repo.id, repo.full_name)), Some((5, "acme/shop".into())));
+    assert_eq!(opened.head.repo.map(|repo| (repo.id, repo.full_name)), Some((id(5), "acme/shop".into())));
     assert_eq!((opened.head.branch.as_str(), opened.base.branch.as_str()), ("fix/a\"b", "main"));
     let body: Value = serde_json::from_str(&github.sent.lock().unwrap()[0].body).unwrap();
     let expected = json!({
