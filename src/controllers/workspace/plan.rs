@@ -451,8 +451,8 @@ fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
             Some(_) => ending(pod, now, Reason::Saving),
         },
         PodSeen::Absent | PodSeen::Foreign => {
-            let can_look =
-                matches!(seen.way, Way::Open(_)) && matches!(seen.token, TokenSeen::Ours { state: TokenState::Ready, .. });
+            let can_look = matches!(seen.way, Way::Open(_))
+                && matches!(seen.token, TokenSeen::Ours { state: TokenState::Ready, .. });
             let has_work = matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. });
             if can_look && has_work && seen.known.remote.is_none() {
                 let (task, step) = match seen.known.repository {
