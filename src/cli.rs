@@ -2,12 +2,13 @@
 //!
 //! Invariant: an error in the configuration is reported before anything starts, with the option's name.
 
+mod kubernetes;
 mod webhook;
 mod workspace;
 
 use crate::features::{Feature, Features};
 use crate::git::{AllowedHosts, Reach};
-use crate::github::{HttpsConnect, PlainHttp};
+use crate::github::{HttpsConnect, PlainHttp, Proxies};
 use crate::guards::Guards;
 use crate::operator::{Config, Controller, Environment};
 use crate::receiver::{self, KeySource, Receiver, ServerLimits, WriteLimits};
@@ -19,17 +20,14 @@ use crate::runtime::telemetry::{self, LogFormat};
 use crate::settings::WorkspaceSettings;
 use crate::{controllers, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use kubernetes::bounded;
 use std::ffi::OsString;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// Timeout of a request to Kubernetes, except watches.
-const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Ties GitHub to a Kubernetes cluster through a GitHub App.
 #[derive(Parser)]
@@ -137,7 +135,7 @@ struct WorkspaceArgs {
 }
 
 impl WorkspaceArgs {
-    fn settings(self) -> WorkspaceSettings {
+    fn settings(self, proxies: &Proxies) -> WorkspaceSettings {
         WorkspaceSettings {
             image: self.image,
             workspace_image: self.workspace_image,
@@ -147,6 +145,7 @@ impl WorkspaceArgs {
                 WorkspaceUser::Id(id) => Some(id),
                 WorkspaceUser::Unset => None,
             },
+            proxy: proxies.for_pods(),
         }
     }
 }
@@ -337,7 +336,8 @@ async fn control(
     election: Election,
     shutdown: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let mut kube = kubernetes().await?;
+    let proxies = Proxies::from_env()?;
+    let mut kube = kubernetes::config(&proxies).await?;
     let times = LeaseTimes::default();
     let elects = election == Election::ByLease && !args.no_leader_election;
     let lease = if elects { Some((lease::client(kube.clone(), times)?, times)) } else { None };
@@ -349,7 +349,7 @@ async fn control(
     let config = Config {
         git_hosts,
         reports_address: args.workspaces.reports_address,
-        workspaces: args.workspaces.settings(),
+        workspaces: args.workspaces.settings(&proxies),
         namespace: args.namespace,
         features: args.features,
         identity,
@@ -364,12 +364,19 @@ async fn control(
         features = %config.features,
         "starting"
     );
+    if let Some(variable) = proxies.withheld().filter(|_| config.features.has(Feature::Workspaces)) {
+        tracing::warn!(
+            variable,
+            "the pods of workspaces do not get the proxy, because its address has a user and a password, which everybody who \
+             reads a pod would see; let the proxy accept workspaces without a password, or write the variable into spec.pod.env"
+        );
+    }
     let environment = Environment {
         kube: kube::Client::try_from(kube)?,
         lease,
         clock: Arc::new(SystemClock),
         jitter: Arc::new(RandomJitter),
-        github: Arc::new(HttpsConnect::new()),
+        github: Arc::new(HttpsConnect::through(proxies)),
         shutdown,
         guards: Guards::default(),
     };
@@ -381,7 +388,7 @@ async fn control(
 
 async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
     let shutdown = on_signal()?;
-    let mut kube = kubernetes().await?;
+    let mut kube = kubernetes::config(&Proxies::from_env()?).await?;
     bounded(&mut kube);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let config = receiver::Config {
@@ -407,7 +414,7 @@ async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
 
 async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     let shutdown = on_signal()?;
-    let mut kube = kubernetes().await?;
+    let mut kube = kubernetes::config(&Proxies::from_env()?).await?;
     bounded(&mut kube);
     let config = receiver::Config {
         address: (args.receiver_address, "--receiver-address"),
@@ -450,19 +457,6 @@ fn receiver_config(features: Features, targets: &TargetArgs) -> receiver::Config
         server: ServerLimits::default(),
         writes: WriteLimits::default(),
     }
-}
-
-async fn kubernetes() -> Result<kube::Config, String> {
-    kube::Config::infer().await.map_err(|error| {
-        format!("cannot connect to a cluster: neither a pod's ServiceAccount nor a kubeconfig ($KUBECONFIG, ~/.kube/config) works: {error}")
-    })
-}
-
-/// The callers retry. kube's own retries would take up to 1000 seconds.
-fn bounded(kube: &mut kube::Config) {
-    kube.default_retry = false;
-    kube.write_timeout = Some(KUBERNETES_TIMEOUT);
-    kube.connect_timeout = Some(KUBERNETES_TIMEOUT);
 }
 
 fn hostname() -> Option<String> {

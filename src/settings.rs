@@ -1,7 +1,7 @@
 //! The configuration of the controllers.
 
 use crate::git::AllowedHosts;
-use crate::github::PlainHttp;
+use crate::github::{PlainHttp, PodProxy};
 
 /// What was configured.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct WorkspaceSettings {
     pub reports_url: Option<String>,
     /// The user and group of pods, unless a workspace names one; none: the cluster fills them in.
     pub user: Option<i64>,
+    /// The proxy on the way to GitHub, unless a workspace names one.
+    pub proxy: PodProxy,
 }
 
 impl Default for WorkspaceSettings {
@@ -39,6 +41,7 @@ impl Default for WorkspaceSettings {
             pull_policy: "IfNotPresent".to_owned(),
             reports_url: None,
             user: Some(1000),
+            proxy: PodProxy::default(),
         }
     }
 }

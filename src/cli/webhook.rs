@@ -3,7 +3,7 @@
 //! It runs with the caller's rights. A person who can read the Secret with the root keys knows every webhook's secret.
 
 use crate::api::GitHubApp;
-use crate::github::{Endpoint, PlainHttp};
+use crate::github::{Endpoint, PlainHttp, Proxies};
 use crate::ids::RepositoryId;
 use crate::runtime::lenient::Lenient;
 use crate::webhook::root_keys;
@@ -59,9 +59,7 @@ pub struct Rotate {
 }
 
 pub async fn run(command: Command) -> Outcome {
-    let client = Client::try_default()
-        .await
-        .map_err(|error| format!("cannot connect to a cluster: {error}; check $KUBECONFIG or ~/.kube/config"))?;
+    let client = Client::try_from(super::kubernetes::config(&Proxies::from_env()?).await?)?;
     match command {
         Command::Show(show) => print(&client, show).await,
         Command::Rotate(rotate_in) => rotate(&client, &rotate_in.namespace).await,

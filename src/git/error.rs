@@ -10,6 +10,7 @@ use super::branch::BranchError;
 use super::ls_refs::AnswerError;
 use crate::github::redact::shown;
 use crate::github::transport::deeper;
+use crate::github::tunnel::Proxied;
 use crate::github::{Outlook, Unreached};
 
 /// The reason why a remote gave no answer.
@@ -136,8 +137,14 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
         root = deeper;
     }
     let detail = shown(&root.to_string());
-    match reason {
-        Unreached::NotConnected => format!("no connection ({detail}); check the host, DNS and the network policies"),
+    let proxied = Proxied::find(source);
+    let text = match reason {
+        Unreached::NotConnected => {
+            return match proxied {
+                Some(proxied) => proxied.no_connection(&detail),
+                None => format!("no connection ({detail}); check the host, DNS and the network policies"),
+            };
+        }
         Unreached::Untrusted => {
             format!("the certificate is signed by an authority that is not trusted here ({detail})")
         }
@@ -148,5 +155,9 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
         Unreached::Cut => format!(
             "the connection ended before the answer was complete ({detail}); if this persists, check the network between here and the host"
         ),
+    };
+    match proxied {
+        Some(proxied) => format!("{text}; the connection goes through the proxy {}", proxied.name()),
+        None => text,
     }
 }

@@ -4,9 +4,13 @@
 //! and the owner of the name could give two answers: a public address to the check, then the cloud's metadata service or a
 //! database in the cluster. So the check is in the resolver of the connection itself ([`Screened`]), and for hosts that are IP
 //! addresses, which are never resolved, in [`Reach::check_host`].
+//!
+//! A connection through a proxy is the exception: the proxy resolves the name, so [`Screened::permits`] keeps a name of the cluster
+//! or of a private network from it, and the proxy has to refuse such addresses itself (docs/src/proxies.md).
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns::Name;
@@ -50,19 +54,45 @@ impl Reach {
 
     /// Refuses a host that is an IP address outside these networks. A name passes: the resolver checks it.
     pub fn check_host(self, host: &str) -> Result<(), Blocked> {
-        let literal = host.trim_start_matches('[').trim_end_matches(']');
-        match literal.parse::<IpAddr>() {
-            Ok(address) if !self.allows(address) => Err(Blocked),
+        match literal(host) {
+            Some(address) if !self.allows(address) => Err(Blocked),
             _ => Ok(()),
         }
     }
 }
+
+/// The IP address that a host is.
+fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// The longest wait for the addresses of a name that a proxy resolves anyway.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A resolver that drops addresses outside the permitted networks.
 #[derive(Clone, Debug)]
 pub struct Screened<R> {
     pub resolver: R,
     pub reach: Reach,
+}
+
+impl<R> Screened<R>
+where
+    R: Service<Name> + Clone,
+    R::Response: Iterator<Item = SocketAddr>,
+{
+    /// Whether a proxy may be asked to connect to `host`. The proxy resolves the name itself and chooses among its addresses, so
+    /// each address that this machine finds must be permitted. A name that it does not find is left to the proxy.
+    pub async fn permits(&self, host: &str) -> Result<(), Blocked> {
+        self.reach.check_host(host)?;
+        let Ok(name) = host.parse::<Name>() else { return Ok(()) };
+        if self.reach == Reach::Anywhere || literal(host).is_some() {
+            return Ok(());
+        }
+        let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, self.resolver.clone().oneshot(name));
+        let Ok(Ok(mut found)) = lookup.await else { return Ok(()) };
+        if found.all(|address| self.reach.allows(address.ip())) { Ok(()) } else { Err(Blocked) }
+    }
 }
 
 impl<R> Service<Name> for Screened<R>
@@ -210,6 +240,43 @@ mod tests {
         let left = Screened { resolver, reach }.oneshot(name).await;
         let left = left.map(|left| left.map(|address| address.ip().to_string()).collect());
         (left, asked.lock().map(|asked| *asked).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_name_goes_to_a_proxy_unless_one_of_its_addresses_is_refused() {
+        let name = "git.example.com";
+        for (reach, host, answer, expected, lookups) in [
+            (Reach::Public, name, Some("1.1.1.1 2606:50c0:8000::1"), Ok(()), 1),
+            (Reach::Public, name, Some("1.1.1.1 10.0.0.1"), Err(Blocked), 1),
+            (Reach::Public, name, Some("169.254.169.254"), Err(Blocked), 1),
+            (Reach::Private, name, Some("10.0.0.1"), Ok(()), 1),
+            (Reach::Private, name, Some("10.0.0.1 fe80::1"), Err(Blocked), 1),
+            (Reach::Public, name, None, Ok(()), 1),
+            (Reach::Public, name, Some(""), Ok(()), 1),
+            (Reach::Anywhere, name, Some("169.254.169.254"), Ok(()), 0),
+            (Reach::Public, "10.0.0.1", None, Err(Blocked), 0),
+            (Reach::Public, "[::ffff:10.0.0.1]", None, Err(Blocked), 0),
+            (Reach::Public, "1.1.1.1", None, Ok(()), 0),
+        ] {
+            let asked = Arc::new(Mutex::new(0));
+            let noted = Arc::clone(&asked);
+            let resolver = service_fn(move |_: Name| {
+                *noted.lock().unwrap() += 1;
+                let found = answer.map(|answer| {
+                    answer.split_whitespace().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect::<Vec<_>>()
+                });
+                async move { found.map(Vec::into_iter).ok_or("there is no such name") }
+            });
+            let permitted = Screened { resolver, reach }.permits(host).await;
+            assert_eq!((permitted, *asked.lock().unwrap()), (expected, lookups), "{reach:?} {host} {answer:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_that_does_not_end_leaves_the_name_to_the_proxy() {
+        let resolver =
+            service_fn(|_: Name| std::future::pending::<Result<std::vec::IntoIter<SocketAddr>, Infallible>>());
+        assert_eq!(Screened { resolver, reach: Reach::Public }.permits("git.example.com").await, Ok(()));
     }
 
     #[tokio::test]

@@ -71,7 +71,7 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// Variables that git inherits: the path of programs, and the proxies.
-const INHERITED: &[&str] = &["PATH", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"];
+const INHERITED: &[&str] = &["PATH", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
 
 /// git in a directory, with a git directory that the caller chose.
 #[derive(Clone, Debug)]

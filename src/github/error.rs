@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 pub use super::transport::Unreached;
+use super::tunnel::Proxied;
 
 /// A call, in a form with few values, for a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -222,9 +223,13 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
         root = deeper;
     }
     let detail = super::redact::shown(&root.to_string());
-    match reason {
+    let proxied = Proxied::find(source);
+    let text = match reason {
         Unreached::NotConnected => {
-            format!("no connection ({detail}); check spec.apiURL, DNS and the network policies")
+            return match proxied {
+                Some(proxied) => proxied.no_connection(&detail),
+                None => format!("no connection ({detail}); check spec.apiURL, DNS and the network policies"),
+            };
         }
         Unreached::Untrusted => {
             format!(
@@ -240,5 +245,9 @@ fn unreached(reason: Unreached, source: &(dyn std::error::Error + 'static)) -> S
         Unreached::Cut => format!(
             "the connection ended before the answer was complete ({detail}); if this persists, check the network between here and GitHub"
         ),
+    };
+    match proxied {
+        Some(proxied) => format!("{text}; the connection goes through the proxy {}", proxied.name()),
+        None => text,
     }
 }

@@ -1,6 +1,6 @@
 //! The client of GitHub's API.
 //!
-//! Owns every request to the API: its addresses ([`endpoint`]), the transport ([`transport`]), the credentials ([`credentials`],
+//! Owns every request to the API: its addresses ([`endpoint`]), the transport ([`transport`], [`proxy`]), the credentials ([`credentials`],
 //! [`jwt`], [`secret`]), the layers that all calls share ([`stack`]), the calls ([`client`]), their answers ([`models`]) and their
 //! errors ([`error`]).
 //!
@@ -15,10 +15,12 @@ pub mod error;
 pub mod jwt;
 pub mod models;
 mod private_key;
+pub mod proxy;
 pub mod redact;
 pub mod secret;
 pub mod stack;
 pub mod transport;
+pub(crate) mod tunnel;
 
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -38,6 +40,7 @@ pub use self::models::{
     PullHead, PullRepository, PullRequest, PullState, Relation, Repository, RepositorySelection,
 };
 pub use self::private_key::KeyProblem;
+pub use self::proxy::{PodProxy, Proxies, ProxiesError};
 pub use self::secret::{PrivateKeyPem, Token, WebhookSecret};
 pub use self::stack::{Count, Exchange, Ignore, Observe};
 pub use self::transport::{CaBundleError, Connect, HttpsConnect, Transport};

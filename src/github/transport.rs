@@ -13,8 +13,6 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Bytes;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::client::legacy::{Client, Error as LegacyError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use octocrab::OctoBody;
@@ -24,9 +22,10 @@ use rustls::{ClientConfig, RootCertStore};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt, service_fn};
 
-use crate::git::reach::{Reach, Screened};
+use super::proxy::Proxies;
+use super::tunnel::{Connector, Proxied};
+use crate::git::reach::Reach;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the idle timeouts of GitHub's load balancers, so that a request seldom uses a closed connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_CONNECTIONS: usize = 4;
@@ -114,12 +113,20 @@ pub enum CaBundleError {
 /// Real HTTPS: hyper over rustls with aws-lc, HTTP/2 or 1.1, a pool of connections.
 pub struct HttpsConnect {
     native_roots: RootCertStore,
+    proxies: Proxies,
 }
 
 impl HttpsConnect {
-    /// Loads the system's roots. If there are none, only the certificates of a `caBundle` are trusted.
+    /// Direct connections, whatever the environment says. Loads the system's roots. If there are none, only the certificates of
+    /// a `caBundle` are trusted.
     #[must_use]
     pub fn new() -> Self {
+        Self::through(Proxies::default())
+    }
+
+    /// The same, with connections through a proxy.
+    #[must_use]
+    pub fn through(proxies: Proxies) -> Self {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::warn!(%error, "some of the system's certificate authorities could not be read");
@@ -127,7 +134,7 @@ impl HttpsConnect {
         let mut native_roots = RootCertStore::empty();
         let (added, ignored) = native_roots.add_parsable_certificates(found.certs);
         tracing::debug!(added, ignored, "loaded the system's certificate authorities");
-        Self { native_roots }
+        Self { native_roots, proxies }
     }
 }
 
@@ -148,29 +155,29 @@ impl Connect for HttpsConnect {
             .map_err(CaBundleError::Tls)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut tcp = HttpConnector::new_with_resolver(Screened { resolver: GaiResolver::new(), reach });
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls);
         let https = match reach {
             // `Endpoint` has decided whether plain http is allowed.
             Reach::Anywhere => https.https_or_http(),
             Reach::Private | Reach::Public => https.https_only(),
         };
-        let https = https.enable_all_versions().wrap_connector(tcp);
+        let https = https.enable_all_versions().wrap_connector(Connector::new(reach, self.proxies.clone()));
         let client: Client<_, OctoBody> = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_timer(TokioTimer::new())
             .build(https);
+        let proxies = self.proxies.clone();
         Ok(Transport::new(service_fn(move |request: Request<OctoBody>| {
             // A host that is an IP address is never resolved.
             let within = reach.check_host(request.uri().host().unwrap_or_default());
-            let client = client.clone();
+            let (client, hop) = (client.clone(), proxies.toward(request.uri()));
             async move {
                 within?;
-                Ok::<_, BoxError>(client.request(request).await?)
+                client.request(request).await.map_err(|error| match hop {
+                    Some(hop) => BoxError::from(Proxied::new(hop, error)),
+                    None => error.into(),
+                })
             }
         })))
     }

@@ -6,6 +6,7 @@
 //! <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
 
 mod container;
+mod proxy;
 
 use crate::api::{
     AccessMode, BranchOnExists, CloneFilter, InstallationReference, InstallationToken, InstallationTokenSpec,
@@ -214,8 +215,8 @@ fn bytes(quantity: &Quantity) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * unit)
 }
 
-/// The environment of all the operator's containers. It describes the work and contains no secret.
-fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<EnvVar> {
+/// The environment of all the operator's containers. It describes the work and the proxy, and contains no secret.
+fn environment(workspace: &Workspace, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Vec<EnvVar> {
     let mut pairs = vec![
         ("LANDFALL_REPOSITORY_URL", target.url.clone()),
         ("LANDFALL_TOKEN_FILE", format!("{TOKEN}/password")),
@@ -231,7 +232,10 @@ fn environment(workspace: &Workspace, branch: &str, target: &Target) -> Vec<EnvV
     if target.has_ca {
         pairs.push(("LANDFALL_CA_FILE", format!("{TOKEN}/ca.crt")));
     }
-    pairs.into_iter().map(|(name, value)| literal(name, &value)).collect()
+    let mut variables: Vec<_> = pairs.into_iter().map(|(name, value)| literal(name, &value)).collect();
+    variables.extend(proxy::given(workspace, settings));
+    variables.extend(proxy::own(workspace));
+    variables
 }
 
 /// The directory of the clone on the volume. It has the name of the `ProjectRepository`, which stays when the
@@ -305,7 +309,7 @@ const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; do
 #[must_use]
 pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings) -> Pod {
     let spec = &workspace.spec;
-    let env = environment(workspace, &wanted_branch(workspace), target);
+    let env = environment(workspace, &wanted_branch(workspace), target, settings);
     let mut clone = words(&["workspace", "clone", "--tools", TOOLS, "--person-tools", TOOLS]);
     clone.extend(["--person-token-file".to_owned(), format!("{TOKEN}/password")]);
     if target.has_ca {
@@ -378,6 +382,7 @@ fn on_exists(wish: BranchOnExists) -> &'static str {
 fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
     let spec = &workspace.spec;
     let mut env = vec![literal("GIT_CONFIG_SYSTEM", &format!("{TOOLS}/gitconfig"))];
+    env.extend(proxy::given(workspace, settings));
     env.extend(spec.pod.env.iter().map(|variable| literal(&variable.name, &variable.value)));
     let resources = spec.pod.resources.as_ref().map(|asked| ResourceRequirements {
         limits: (!asked.limits.is_empty()).then(|| asked.limits.clone()),
@@ -412,7 +417,7 @@ fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
 /// The Job that saves the work on the volume when the pod did not. Kubernetes retries it where that may help.
 #[must_use]
 pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Job {
-    let env = environment(workspace, branch, target);
+    let env = environment(workspace, branch, target, settings);
     let args = words(&["workspace", "save", "--clean-is-success", "--termination-log", LAST_MESSAGE]);
     let mounts = vec![
         WORKSPACE_VOLUME.at(VOLUME, Access::Write),
