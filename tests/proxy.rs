@@ -204,7 +204,7 @@ async fn hosts_that_are_exempt_and_plain_http_go_direct() {
     let transport = world.transport(Reach::Anywhere, &[("HTTPS_PROXY", &address), ("ALL_PROXY", &address)]);
     let error = refs(&transport, &remote, None, None, &SystemClock).await.unwrap_err();
     assert!(matches!(error, git::Error::NotFound { .. }), "{error}");
-    assert_eq!(proxy.asked(), [String::new(); 0]);
+    assert_eq!(proxy.asked(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -279,7 +279,7 @@ async fn a_proxy_widens_the_reach_of_no_address_that_a_tenant_wrote() {
         let error = world.listed(host, Reach::Public, &variables).await.unwrap_err();
         assert!(matches!(error, git::Error::AddressRefused { .. }), "{error}");
     }
-    assert_eq!(proxy.asked(), [String::new(); 0]);
+    assert_eq!(proxy.asked(), Vec::<String>::new());
     world.listed("localhost", Reach::Private, &variables).await.unwrap();
     assert_eq!(proxy.asked(), [format!("CONNECT localhost:{} HTTP/1.1", world.port())]);
 }

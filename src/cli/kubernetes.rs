@@ -33,7 +33,7 @@ pub(super) async fn config(proxies: &Proxies) -> Result<Config, String> {
 }
 
 async fn from_kubeconfig(kubeconfig: Kubeconfig, proxies: &Proxies) -> Result<Config, KubeconfigError> {
-    let own = own_proxy(&kubeconfig).map(|proxy| proxy.parse()).transpose().map_err(KubeconfigError::ParseProxyUrl)?;
+    let own = own_proxy(&kubeconfig).map(str::parse).transpose().map_err(KubeconfigError::ParseProxyUrl)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     config.apply_debug_overrides();
     config.proxy_url = own.or_else(|| proxies.address_toward(&config.cluster_url));

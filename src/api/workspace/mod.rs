@@ -290,7 +290,8 @@ pub struct WorkspacePod {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub image_pull_secrets: Vec<PullSecretReference>,
-    /// Environment of the container, literal values only.
+    /// Environment of the container, literal values only. `HTTPS_PROXY` and `NO_PROXY` hold for all containers of the pod and of
+    /// the Job that saves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
