@@ -28,7 +28,7 @@ async fn every_example_is_accepted_and_changes_nothing_but_the_log() {
     }
     assert!(repositories.len() > 3, "{repositories:?}");
     let tenants = owners.iter().map(|(id, login)| {
-        json!({"name": login, "account": login, "accountID": id, "repositories": ["*"], "namespaces": {"names": [scene.name]}})
+        json!({"name": format!("o{id}"), "account": login, "accountID": id, "repositories": ["*"], "namespaces": {"names": [scene.name]}})
     });
     let tenants: Vec<Value> = tenants.collect();
     let app = json!({"appID": crate::scene::APP_ID, "credentialsSecretRef": {"name": "none"}, "tenants": tenants});
