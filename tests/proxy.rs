@@ -165,7 +165,7 @@ async fn a_name_that_only_the_proxy_resolves_is_reached_by_the_api_and_by_git() 
     let proxy = Proxy::start(Answer::Connects(world.sim.address())).await;
     let address = format!("http://me:{PASSWORD}@{}", proxy.address);
     let variables = [("HTTPS_PROXY", address.as_str())];
-    assert_eq!(world.github(NAME, &variables).app().await.unwrap().id, 4711);
+    assert_eq!(world.github(NAME, &variables).app().await.unwrap().id.get(), 4711);
 
     let push = Push {
         repository: "acme/open".into(),
