@@ -103,7 +103,7 @@ async fn helm_installs_upgrades_and_keeps_the_definitions() {
     assert_eq!(kubectl(&kubeconfig, &short, "").expect("the definition"), r#"["ghapp"]"#);
 
     let explained = kubectl(&kubeconfig, &["explain", "installationtoken.spec.renewBefore"], "").expect("a manual");
-    assert!(explained.contains("How long before its expiry a token is renewed"), "{explained}");
+    assert!(explained.contains("The time before its expiry at which the token is renewed"), "{explained}");
 
     release(&["uninstall", "landfall"]).expect("the release is removed");
     assert!(
