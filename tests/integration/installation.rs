@@ -40,7 +40,7 @@ async fn active_it_shows_what_was_granted() {
     world
         .until("the selection follows", async || {
             let status = value::<GitHubInstallation>(&world, "team-a", "acme").await["status"].clone();
-            (status["repositorySelection"] == "selected").then_some(())
+            (status["repositorySelection"] == "Selected").then_some(())
         })
         .await;
     world.apply::<InstallationToken>(&objects::token("libs", &json!({"repositories": [{"name": "lib-core"}]}))).await;

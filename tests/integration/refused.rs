@@ -19,8 +19,8 @@ async fn what_makes_no_sense_is_refused_at_once() {
     world.namespace("team-a", &[]).await;
     for (spec, words) in [
         (json!({"repositorySelection": "All"}), "exactly one of spec.repositories and spec.repositorySelection: All"),
-        (json!({"repositories": null}), "say spec.repositories, or spec.repositorySelection: All"),
-        (json!({"repositories": []}), "say spec.repositories"),
+        (json!({"repositories": null}), "a token for every repository must be asked for"),
+        (json!({"repositories": []}), "exactly one of spec.repositories"),
         (json!({"repositories": [{"name": "acme/shop"}]}), "without its owner: shop, not acme/shop"),
         (json!({"repositories": [{"name": "shop", "id": 9001}]}), "exactly one of name and id must be set"),
         (json!({"repositories": [{"name": "shop"}, {"id": 9002}]}), "all by name or all by id"),
