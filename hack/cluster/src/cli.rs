@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, Kind, Name};
 use crate::image::{self, ImageError};
 use crate::programs;
 
-/// A real one-node Kubernetes on this machine, built from source: no container engine, no registry.
+/// Run a real one-node Kubernetes on this machine, built from source, without a container engine or a registry.
 #[derive(Parser)]
 #[command(name = "landfall-cluster", version, max_term_width = 100)]
 struct Arguments {
@@ -27,17 +27,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bring a cluster up; the first time builds its programs.
+    /// Start a cluster; the first start builds its programs.
     ///
-    /// Where KUBECONFIG names a cluster that was not started here and no NAME is given, that one is used as it is.
+    /// If KUBECONFIG names a cluster that this program did not start, and no NAME is given, use that cluster as it is.
     Up {
-        /// Only etcd, the API server (on 127.0.0.1) and the controllers: no node, no root needed.
+        /// Start only etcd, the API server (on 127.0.0.1) and the controllers: no node, and no need for root.
         #[arg(long)]
         api_only: bool,
-        /// The cluster; several can be up side by side.
+        /// The cluster; several clusters can be up at the same time.
         name: Option<Name>,
     },
-    /// End a cluster and remove everything of it.
+    /// Stop a cluster and remove everything that belongs to it.
     Down {
         /// The cluster [default: landfall].
         name: Option<Name>,
@@ -45,14 +45,14 @@ enum Command {
         #[arg(long, conflicts_with = "name")]
         all: bool,
     },
-    /// Show what is up. Of a named cluster, fail if it is not.
+    /// Show the state of clusters. With a NAME, fail if that cluster is not up.
     Status {
         /// The cluster [default: all].
         name: Option<Name>,
     },
-    /// Make an image of an OCI tar known to the node.
+    /// Load an image from an OCI tar into the node.
     Load {
-        /// An OCI layout in a tar, whose index names the image (io.containerd.image.name).
+        /// A tar with an OCI layout, whose index names the image (io.containerd.image.name).
         image: PathBuf,
         /// The cluster [default: landfall].
         name: Option<Name>,
@@ -62,26 +62,26 @@ enum Command {
         /// The cluster [default: landfall].
         name: Option<Name>,
     },
-    /// Print what the programs of a cluster wrote.
+    /// Print the logs of the programs of a cluster.
     Logs {
         /// The cluster.
         name: Name,
-        /// Only of this program, all of it [default: the last lines of each].
+        /// Print the whole log of this program only [default: the last lines of each].
         program: Option<String>,
     },
-    /// Kill a program of a cluster, and start it again as it was started first.
+    /// Kill a program of a cluster, and start it again with the same arguments.
     Restart {
         /// The program: kubelet, containerd, …
         program: String,
         /// The cluster [default: landfall].
         name: Option<Name>,
     },
-    /// Print what a shell needs, for `eval "$(cargo cluster env)"`: kubectl and helm on PATH, and KUBECONFIG.
+    /// Print settings for `eval "$(cargo cluster env)"` in a shell: PATH with kubectl and helm, and KUBECONFIG.
     Env {
         /// The cluster [default: landfall].
         name: Option<Name>,
     },
-    /// Run a program in the network of a cluster's node, where it is reached as 10.99.0.1.
+    /// Run a program in the network of a cluster's node, where pods reach it at 10.99.0.1.
     Exec {
         /// The cluster [default: landfall].
         name: Option<Name>,
@@ -89,18 +89,18 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Build the programs that are not kept yet.
+    /// Build the programs that are not in the cache yet.
     Build {
-        /// Only what --api-only needs.
+        /// Build only the programs that `up --api-only` needs.
         #[arg(long)]
         api_only: bool,
     },
-    /// Make an image without an engine or a registry, and print the path of its tar.
+    /// Make an image without a container engine or a registry, and print the path of its tar.
     Image {
-        /// Where to write it [default: NAME.tar in the cache].
+        /// Write the tar to this file [default: NAME.tar in the cache].
         #[arg(long, global = true)]
         output: Option<PathBuf>,
-        /// Which one.
+        /// The image to make.
         #[command(subcommand)]
         image: Image,
     },
@@ -113,14 +113,14 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Image {
-    /// The operator, localhost/landfall:dev: Debian, git and the programs.
+    /// The image of the operator, localhost/landfall:dev: Debian, git and the programs.
     Operator {
         /// The program `landfall`, built for this machine, with `landfall-workspace` beside it.
         binary: PathBuf,
     },
-    /// The workspaces', localhost/landfall-workspace:dev: Debian, git, gh, ssh, editors.
+    /// The image of workspaces, localhost/landfall-workspace:dev: Debian, git, gh, ssh, editors.
     Workspace,
-    /// Somebody else's, for tests, localhost/plain:dev: a shell and its commands, no git, and root as its user.
+    /// A foreign image for tests, localhost/plain:dev: a shell and its commands, no git, and root as its user.
     Plain,
 }
 

@@ -9,35 +9,35 @@ use clap::{CommandFactory as _, Parser};
 use clap_complete::Shell;
 use github_sim::{Options, Seed, SeedError, Sim, Site, StartError};
 
-/// A GitHub that behaves: REST, GraphQL, git over HTTPS and webhooks from one port, with a control API under /_sim.
+/// Simulates GitHub: REST, GraphQL, git over HTTPS and webhooks on one port, with a control API under /_sim.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where to listen; port 0 takes a free one.
+    /// Listen on this address; port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Serve TLS with a certificate of an authority made at start.
+    /// Serve TLS, with a certificate of an authority that the simulator makes at its start.
     #[arg(long)]
     tls: bool,
-    /// What GitHub begins with (hack/github-sim/seed.example.yaml shows all of it).
+    /// Begin with the objects in this file (hack/github-sim/seed.example.yaml shows everything that it can contain).
     #[arg(long, value_name = "FILE.yaml", required_unless_present = "completions")]
     seed: Option<PathBuf>,
-    /// Keep the git directories here; a temporary directory unless told.
+    /// Keep the git directories in this directory instead of a temporary one.
     #[arg(long, value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
-    /// Write the authority's certificate to this file, `-` for standard output; also at /_sim/ca.
+    /// Write the authority's certificate to this file, or with `-` to standard output; /_sim/ca serves it too.
     #[arg(long, visible_alias = "print-ca", value_name = "FILE", requires = "tls")]
     ca_file: Option<PathBuf>,
-    /// Further names and addresses in the certificate.
+    /// Add these names and addresses to the certificate.
     #[arg(long, value_name = "NAME", num_args = 1.., requires = "tls")]
     tls_san: Vec<String>,
-    /// The base of URLs in answers, if clients reach it by another name.
+    /// Begin the URLs in answers with this base, if clients reach the simulator by another name.
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
-    /// An authority (PEM) that webhook receivers may be certified by.
+    /// Accept certificates of webhook receivers from this authority (PEM), too.
     #[arg(long, value_name = "FILE")]
     webhook_ca: Option<PathBuf>,
-    /// Connect deliveries for a hook's host and port to another address; a certificate is still verified for the host.
+    /// Connect deliveries for a hook's host and port to another address; the certificate must still be for the host.
     #[arg(long, value_name = "HOST:PORT=ADDRESS:PORT", value_parser = resolve)]
     webhook_resolve: Vec<(String, SocketAddr)>,
     /// Log requests as JSON lines.
@@ -48,7 +48,7 @@ struct Arguments {
     completions: Option<Shell>,
 }
 
-/// The reason why the program ends without having served.
+/// The reason that the program ends before it serves a request.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("cannot read the seed")]
