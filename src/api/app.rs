@@ -124,7 +124,7 @@ pub struct AppWebhook {
 /// Who sets the App's webhook on GitHub.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WebhookPolicy {
-    /// The operator. A webhook that delivers to another address is left alone: `HookForeign`.
+    /// The operator. A webhook that delivers to another address is left alone: `WebhookForeign`.
     #[default]
     Managed,
     /// The operator, which also takes over a webhook that delivers to another address.

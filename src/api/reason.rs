@@ -135,11 +135,11 @@ reasons! {
     /// The address is not one that the operator allows.
     UrlNotAllowed,
     /// The webhook is there and as it should be.
-    HookEnsured,
+    WebhookEnsured,
     /// The App's webhook delivers to another address, and was not taken over.
-    HookForeign,
+    WebhookForeign,
     /// GitHub did not let the webhook be made or repaired.
-    HookRefused,
+    WebhookRefused,
     /// Something changed shortly ago; further pushes are waited for.
     Debouncing,
     /// The workloads are being rolled.

@@ -27,7 +27,8 @@ pub(crate) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceD
         .with_transform(describe_values)
         .with_transform(StructuralSchemaRewriter)
         .with_transform(constrain_conditions)
-        .with_transform(replace_lists_whole);
+        .with_transform(replace_lists_whole)
+        .with_transform(replace_references_whole);
     let mut schema = generator.into_generator().into_root_schema_for::<K>();
     // As long as nobody has looked at an object, its status is of an earlier generation than its spec: kstatus takes one
     // without a status for current.
@@ -111,6 +112,20 @@ fn replace_lists_whole(schema: &mut Schema) {
     let Some(fields) = schema.as_object_mut() else { return };
     if fields.get("type").is_some_and(|one| one == "array") {
         fields.entry("x-kubernetes-list-type").or_insert_with(|| json!("atomic"));
+    }
+}
+
+/// References and selectors are atomic, as in core: two owners must not merge into a pair that neither of them wrote.
+fn replace_references_whole(schema: &mut Schema) {
+    transform_subschemas(&mut replace_references_whole, schema);
+    let Some(Value::Object(fields)) = schema.as_object_mut().and_then(|schema| schema.get_mut("properties")) else {
+        return;
+    };
+    for (name, field) in fields {
+        let is_whole = name.ends_with("Ref") || name.ends_with("Selector") || name == "selector";
+        if let (true, Value::Object(field)) = (is_whole, field) {
+            field.entry("x-kubernetes-map-type").or_insert_with(|| json!("atomic"));
+        }
     }
 }
 

@@ -138,15 +138,16 @@ pub struct SecretTemplate {
     /// The Secret's type and keys. Both formats have `ca.crt` if the GitHubApp has a `caBundle`.
     #[serde(default)]
     pub format: SecretFormat,
-    /// Labels for the Secret. Keys under landfall.dev and app.kubernetes.io/managed-by are the operator's.
+    /// Labels for the Secret. `app.kubernetes.io/managed-by` and keys under landfall.dev are the operator's; other keys under
+    /// kubernetes.io and k8s.io are refused, except those under app.kubernetes.io.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 50))]
     #[x_kube(
-        validation = Rule::new("self.all(k, !k.startsWith('landfall.dev/') && !k.contains('.landfall.dev/') && !k.contains('kubernetes.io/') && !k.contains('k8s.io/'))")
-            .message("spec.secret.labels must not use keys under landfall.dev, kubernetes.io or k8s.io")
+        validation = Rule::new("self.all(k, !k.startsWith('landfall.dev/') && !k.contains('.landfall.dev/') && (!k.contains('kubernetes.io/') || (k.startsWith('app.kubernetes.io/') && k != 'app.kubernetes.io/managed-by')) && !k.contains('k8s.io/'))")
+            .message("spec.secret.labels must not use app.kubernetes.io/managed-by, nor keys under landfall.dev, k8s.io or another domain of kubernetes.io")
     )]
     pub labels: BTreeMap<String, String>,
-    /// Annotations for the Secret. Keys under landfall.dev and kubernetes.io are refused.
+    /// Annotations for the Secret. Keys under landfall.dev, kubernetes.io and k8s.io are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 50))]
     #[x_kube(

@@ -115,7 +115,11 @@ fn bad_tokens() -> Vec<Bad> {
         (vec![("/spec/renewBefore", json!("1.5m"))], "must be a duration between 1m and 1h"),
         (secret("/spec/secret/name", json!("Shop_Git")), "must be a DNS name"),
         (secret("/spec/secret/format", json!("Netrc")), r#"supported values: "BasicAuth", "Opaque""#),
-        (secret("/spec/secret/labels", json!({"app.kubernetes.io/managed-by": "me"})), "must not use keys under"),
+        (
+            secret("/spec/secret/labels", json!({"app.kubernetes.io/managed-by": "me"})),
+            "must not use app.kubernetes.io/managed-by",
+        ),
+        (secret("/spec/secret/labels", json!({"node.kubernetes.io/a": "b"})), "nor keys under landfall.dev"),
         (secret("/spec/secret/annotations", json!({"landfall.dev/scope": "{}"})), "must not use keys under"),
         (vec![("/spec/installationRef", Value::Null)], "spec.installationRef: Required value"),
     ]

@@ -166,7 +166,7 @@ async fn webhooks(world: &World, operator: &Operator) {
     world.apply::<GitHubApp>(&app).await;
     let spec = json!({"webhook": {"mode": "Repository"}});
     world.apply::<ProjectRepository>(&objects::repository("shop", &spec)).await;
-    world.until_reason::<ProjectRepository>("team-a", "shop", "HookRefused").await;
+    world.until_reason::<ProjectRepository>("team-a", "shop", "WebhookRefused").await;
     world.live_through(operator, SignedDuration::from_mins(70)).await;
     world.until_reason::<ProjectRepository>("team-a", "shop", "Observed").await;
     assert_eq!(world.sim.hooks("acme/shop").expect("hooks").len(), 1);

@@ -237,7 +237,7 @@ async fn what_keeps_a_webhook_from_being_made_or_removed_is_said() {
     world.sim.grant(501, without).unwrap();
     look(&world).await;
     ask(&world, "lib-core").await;
-    says_no("lib-core", "HookRefused", &["repository_hooks: write", "accepted by acme", "polled"]).await;
+    says_no("lib-core", "WebhookRefused", &["repository_hooks: write", "accepted by acme", "polled"]).await;
     let pushed = world.push("acme/lib-core", "main");
     world.live_through(&operator, A_POLL).await;
     assert_eq!(status(&world, "lib-core").await["head"]["sha"], json!(pushed), "it is polled meanwhile");
@@ -261,7 +261,7 @@ async fn what_keeps_a_webhook_from_being_made_or_removed_is_said() {
             let told = |name: &str| {
                 events.items.iter().any(|event| {
                     event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some(name)
-                        && event.reason.as_deref() == Some("HookRefused")
+                        && event.reason.as_deref() == Some("WebhookRefused")
                         && event.note.as_deref().is_some_and(|note| note.contains("stays on GitHub"))
                 })
             };
@@ -314,7 +314,7 @@ async fn the_apps_webhook_delivers_here_and_a_foreign_one_is_left_alone() {
     let foreign = "https://stranger.example.com/hook?token=hunter2";
     change(HookChange { url: Some(foreign.into()), secret: Some("theirs".into()), ..HookChange::default() });
     look(&world).await;
-    let message = world.until_reason::<GitHubApp>("", "landfall", "HookForeign").await;
+    let message = world.until_reason::<GitHubApp>("", "landfall", "WebhookForeign").await;
     says(&message, &["stranger.example.com", "spec.webhook.policy: Adopt", "Manual"]);
     let object = value::<GitHubApp>(&world, "", "landfall").await;
     assert!(!object.to_string().contains("hunter2"), "{object}");

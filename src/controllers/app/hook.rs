@@ -130,7 +130,7 @@ async fn settle(
             "the App's webhook delivers to another address, on host {host}, and was left alone. Tokens and polling work without it. If \
              it is to deliver here, set spec.webhook.policy: Adopt; else set it to Manual"
         );
-        return Err((Standing::stalled(Reason::HookForeign, message), Again::Person));
+        return Err((Standing::stalled(Reason::WebhookForeign, message), Again::Person));
     }
     if is_signed && wanted.is_met_by(&config) {
         return Ok(());
@@ -142,11 +142,11 @@ async fn settle(
         }
         Err(github::Error::NotFound { .. }) => {
             let message = "the App has no webhook: tick Active under Webhook on the App's settings page";
-            Err((Standing::stalled(Reason::HookRefused, message), Again::Person))
+            Err((Standing::stalled(Reason::WebhookRefused, message), Again::Person))
         }
         Err(error @ (github::Error::Forbidden { .. } | github::Error::Unprocessable { .. })) => {
             let message = format!("GitHub refused the webhook's address or secret: {error}; see spec.webhook.url");
-            Err((Standing::stalled(Reason::HookRefused, message), Again::Person))
+            Err((Standing::stalled(Reason::WebhookRefused, message), Again::Person))
         }
         Err(error) => Err(github_failure(&error, "setting where the App's webhook delivers to")),
     }

@@ -56,7 +56,7 @@ pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Don
                 "the webhook of {name} stays on GitHub, because it cannot be removed; delete it in the repository's \
                  settings: {why}"
             );
-            kind.shared.warn(object, Reason::HookRefused, &note).await;
+            kind.shared.warn(object, Reason::WebhookRefused, &note).await;
             kind.memory.update(uid(object), |known| known.is_hook_removed = true);
         }
         Step::Look => look(kind, seen).await?,

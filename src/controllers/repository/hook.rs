@@ -259,7 +259,7 @@ fn refused(error: &github::Error, repository: &Repository, granted: &Granted, do
             Failure::stalled(Reason::RepositoryArchived, format!("{doing} {name}: {error}"))
         }
         github::Error::Forbidden { .. } | github::Error::Unprocessable { .. } => Failure::stalled(
-            Reason::HookRefused,
+            Reason::WebhookRefused,
             format!(
                 "{doing} {name}: {error}. The App needs the permission repository_hooks: write, accepted by {} at {}; pushes are \
                  polled for meanwhile",

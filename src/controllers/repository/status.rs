@@ -106,7 +106,7 @@ fn parts(seen: &Seen, status: &ProjectRepositoryStatus, now: Timestamp) -> Vec<C
         }
         (HookWish::Own { .. }, None, Some(hook)) => {
             let message = format!("pushes are delivered to {}", hook.url);
-            conditions.push(say(ConditionType::WebhookReady, Truth::True, Reason::HookEnsured, &message));
+            conditions.push(say(ConditionType::WebhookReady, Truth::True, Reason::WebhookEnsured, &message));
         }
     }
     if let Some(step) = &seen.known.in_step {

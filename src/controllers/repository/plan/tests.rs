@@ -202,8 +202,8 @@ fn a_failure_waits_for_its_time_and_says_what_it_means() {
     assert_eq!(rests(&known, 1), (Reason::RepositoryNotFound, State::Stalled, Some(at(5))));
     // A webhook that cannot be created does not stop the head from being followed.
     let mut hookless = Seen { hook: wish(), has_finalizer: true, ..seen(plain(), looked()) };
-    fail(&mut hookless, Task::Hook, Standing::stalled(Reason::HookRefused, "no"));
-    assert_eq!(rests(&hookless, 1), (Reason::HookRefused, State::Stalled, Some(at(5))));
+    fail(&mut hookless, Task::Hook, Standing::stalled(Reason::WebhookRefused, "no"));
+    assert_eq!(rests(&hookless, 1), (Reason::WebhookRefused, State::Stalled, Some(at(5))));
     assert_eq!(does(&hookless, 11), Step::Look);
     // A changed spec is tried at once.
     hookless.object = object(&json!({}), &json!({"generation": 2}), &Value::Null);
