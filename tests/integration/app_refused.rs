@@ -62,7 +62,7 @@ async fn credentials_are_told_apart() {
         ("public", secret("public"), &["private-key.pem holds", "public key", "private RSA key"]),
         ("next", secret("next"), &["private-key-next.pem is not PEM"]),
         ("foreign", secret("foreign"), &["refused the App's credentials", "generate one", "Secret foreign"]),
-        ("nobody", json!({"appID": 4999}), &["There is no App with the id in spec", "correct spec.appID"]),
+        ("nobody", json!({"appID": 4999}), &["There is no App with the id in spec", "the right spec.appID"]),
         ("neighbour", json!({"appID": 4343}), &["refused the App's credentials", "is another App's"]),
     ] {
         world.apply::<GitHubApp>(&app(&world, name, &spec)).await;

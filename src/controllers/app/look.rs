@@ -108,7 +108,7 @@ async fn ask(
         && found.id != asked
     {
         let message = format!(
-            "the private key belongs to App {} (id {}), not to the App with id {asked}: correct spec.appID, or put the right key into Secret {}",
+            "the private key belongs to App {} (id {}), not to the App with id {asked}: make another GitHubApp with the right spec.appID, or put the right key into Secret {}",
             found.slug().unwrap_or_default(),
             found.id,
             app.spec.credentials_secret_ref.name
@@ -146,7 +146,7 @@ fn refused(error: &github::Error, app: &GitHubApp) -> (Standing, Again) {
             Standing::stalled(
                 Reason::CredentialsInvalid,
                 format!(
-                    "{error}. There is no App with the id in spec at {}: correct spec.appID or spec.clientID, or spec.apiURL",
+                    "{error}. There is no App with the id in spec at {}: make another GitHubApp with the right spec.appID or spec.clientID, and spec.apiURL",
                     app.spec.api_url
                 ),
             ),
