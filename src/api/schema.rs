@@ -115,7 +115,8 @@ fn replace_lists_whole(schema: &mut Schema) {
     }
 }
 
-/// References and selectors are atomic, as in core: two owners must not merge into a pair that neither of them wrote.
+/// References and selectors are atomic, as in core: two owners must not merge into a pair that neither of them wrote. A reference
+/// with a default inside is not: an owner who leaves that field out would conflict with one who wrote the same.
 fn replace_references_whole(schema: &mut Schema) {
     transform_subschemas(&mut replace_references_whole, schema);
     let Some(Value::Object(fields)) = schema.as_object_mut().and_then(|schema| schema.get_mut("properties")) else {
@@ -123,7 +124,9 @@ fn replace_references_whole(schema: &mut Schema) {
     };
     for (name, field) in fields {
         let is_whole = name.ends_with("Ref") || name.ends_with("Selector") || name == "selector";
-        if let (true, Value::Object(field)) = (is_whole, field) {
+        let has_default =
+            field["properties"].as_object().is_some_and(|its| its.values().any(|it| it.get("default").is_some()));
+        if let (true, Value::Object(field)) = (is_whole && !has_default, field) {
             field.entry("x-kubernetes-map-type").or_insert_with(|| json!("atomic"));
         }
     }
