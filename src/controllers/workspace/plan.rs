@@ -256,6 +256,8 @@ pub fn plan_token(seen: &Seen) -> Option<Plan> {
         TokenSeen::Foreign => is_taken("InstallationToken", seen, false),
         // It is revoked only after the work is saved or kept. Until then a save can use it in any state.
         TokenSeen::Ours { state: TokenState::Ready, .. } if seen.is_going() => return None,
+        // It waits for this workspace's finalizer, so to wait for it would never end: its Secret went with the namespace.
+        TokenSeen::Ours { is_going: true, is_held: true, .. } if seen.is_going() => return None,
         TokenSeen::Ours { is_going: true, .. } => {
             settled(Standing::reconciling(Reason::WaitingForReference, "the former token is being revoked"), None)
         }

@@ -471,3 +471,14 @@ fn sizes_are_compared_by_their_bytes() {
         assert_eq!(objects::asks_for_less(&claim(asked), &wanted), is_less, "{asked} {wanted:?}");
     }
 }
+
+#[test]
+fn a_token_that_waits_for_the_workspace_is_not_waited_for() {
+    let mut seen = seen(&json!({}), true);
+    let TokenSeen::Ours { state, is_going, .. } = &mut seen.token else { panic!("it is the workspace's") };
+    (*state, *is_going) = (TokenState::Pending, true);
+    assert!(plan_token(&seen).is_none());
+    let TokenSeen::Ours { is_held, .. } = &mut seen.token else { panic!("it is the workspace's") };
+    *is_held = false;
+    assert!(plan_token(&seen).is_some(), "nothing holds it: it goes, and another is made");
+}
