@@ -255,9 +255,12 @@ pub fn plan_token(seen: &Seen) -> Option<Plan> {
         TokenSeen::Absent => Plan::Do(Step::MakeToken),
         TokenSeen::Foreign => is_taken("InstallationToken", seen, false),
         // It is revoked only after the work is saved or kept. Until then a save can use it in any state.
-        TokenSeen::Ours { state: TokenState::Ready, .. } if seen.is_going() => return None,
-        // It waits for this workspace's finalizer, so to wait for it would never end: its Secret went with the namespace.
-        TokenSeen::Ours { is_going: true, is_held: true, .. } if seen.is_going() => return None,
+        // A token that waits for this workspace's finalizer, and lost its Secret with the namespace, would be waited for without end.
+        TokenSeen::Ours { state: TokenState::Ready, .. } | TokenSeen::Ours { is_going: true, is_held: true, .. }
+            if seen.is_going() =>
+        {
+            return None;
+        }
         TokenSeen::Ours { is_going: true, .. } => {
             settled(Standing::reconciling(Reason::WaitingForReference, "the former token is being revoked"), None)
         }
