@@ -249,13 +249,13 @@ pub fn silent(pod: &PodView) -> String {
     format!("node {} does not answer, so pod {} does not end", pod.node.as_deref().unwrap_or("unknown"), pod.name)
 }
 
-/// Plans the steps up to a usable token. `None`: it is ready.
+/// Plans the steps up to a usable token. `None`: it is ready, or the workspace ends and there is nothing to wait for.
 pub fn plan_token(seen: &Seen) -> Option<Plan> {
     Some(match &seen.token {
         TokenSeen::Absent => Plan::Do(Step::MakeToken),
         TokenSeen::Foreign => is_taken("InstallationToken", seen, false),
         // It is revoked only after the work is saved or kept. Until then a save can use it in any state.
-        // A token that waits for this workspace's finalizer, and lost its Secret with the namespace, would be waited for without end.
+        // The namespace may have taken its Secret: it then waits for this workspace's finalizer, and a wait would not end.
         TokenSeen::Ours { state: TokenState::Ready, .. } | TokenSeen::Ours { is_going: true, is_held: true, .. }
             if seen.is_going() =>
         {
