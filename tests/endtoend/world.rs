@@ -28,7 +28,7 @@ use tokio::sync::RwLock;
 pub use asking::Kind;
 
 /// How long a condition may take. It is far more than needed; only a failing test waits so long.
-const PATIENCE: Duration = Duration::from_mins(3);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// The address of the simulated GitHub: that of the node, which pods reach as well.
 const GITHUB: &str = "10.99.0.1:8443";
 /// The operator's namespace.
