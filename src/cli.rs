@@ -11,7 +11,7 @@ use crate::git::{AllowedHosts, Reach};
 use crate::github::{HttpsConnect, PlainHttp, Proxies};
 use crate::guards::Guards;
 use crate::operator::{Config, Controller, Environment};
-use crate::receiver::{self, KeySource, Receiver, ServerLimits, WriteLimits};
+use crate::receiver::{self, InboxPlace, KeySource, Receiver, ServerLimits, WriteLimits};
 use crate::runtime::clock::SystemClock;
 use crate::runtime::jitter::RandomJitter;
 use crate::runtime::lease::{self, LeaseTimes};
@@ -171,6 +171,12 @@ struct ReceiverArgs {
     /// The features, with commas: tokens (always on), repositories, workspaces. Without repositories, the receiver takes deliveries to Apps only.
     #[arg(long, env = "LANDFALL_FEATURES", default_value_t)]
     features: Features,
+    /// The namespace of this receiver's WebhookInbox: the operator's own.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "landfall-system")]
+    namespace: String,
+    /// The name of this receiver's WebhookInbox, which the controller makes for the pod of that name.
+    #[arg(long, env = "POD_NAME")]
+    inbox: String,
     /// The directory in which the Secret landfall-webhook-keys is mounted. Changes are read.
     #[arg(long, env = "LANDFALL_KEY_DIRECTORY", default_value = "/etc/landfall/webhook-keys")]
     key_directory: PathBuf,
@@ -394,7 +400,7 @@ async fn receive(args: ReceiverArgs) -> Result<(), Box<dyn std::error::Error>> {
     let config = receiver::Config {
         address: (args.address, "--address"),
         health_address: Some(args.health_address),
-        ..receiver_config(args.features, &args.targets)
+        ..receiver_config(args.features, &args.targets, InboxPlace { namespace: args.namespace, name: args.inbox })
     };
     let environment = receiver::Environment {
         kube: kube::Client::try_from(kube)?,
@@ -416,12 +422,16 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     let shutdown = on_signal()?;
     let mut kube = kubernetes::config(&Proxies::from_env()?).await?;
     bounded(&mut kube);
+    let kube = kube::Client::try_from(kube)?;
+    // Here no pod stands for the receiver, so the controller makes no inbox for it.
+    let inbox = InboxPlace { namespace: args.controller.namespace.clone(), name: "landfall-all".to_owned() };
+    controllers::make_inbox(&kube, &inbox.namespace, &inbox.name, None).await?;
     let config = receiver::Config {
         address: (args.receiver_address, "--receiver-address"),
-        ..receiver_config(args.controller.features.clone(), &args.targets)
+        ..receiver_config(args.controller.features.clone(), &args.targets, inbox)
     };
     let environment = receiver::Environment {
-        kube: kube.try_into()?,
+        kube,
         // This process may read Secrets anyway.
         keys: KeySource::Secret(args.controller.namespace.clone()),
         clock: Arc::new(SystemClock),
@@ -447,10 +457,11 @@ async fn all(args: AllArgs) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn receiver_config(features: Features, targets: &TargetArgs) -> receiver::Config {
+fn receiver_config(features: Features, targets: &TargetArgs, inbox: InboxPlace) -> receiver::Config {
     receiver::Config {
         address: ((Ipv6Addr::UNSPECIFIED, 8081).into(), "--address"),
         health_address: None,
+        inbox,
         features,
         target_rate: targets.target_rate,
         target_burst: targets.target_burst,

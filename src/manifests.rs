@@ -20,6 +20,8 @@ pub enum RuleSet {
     Own,
     /// For the receiver, in the whole cluster.
     Receiver,
+    /// For the receiver, in the operator's own namespace.
+    ReceiverOwn,
     /// For people who may look at a namespace: joins the role `view`.
     View,
     /// For people who may work in a namespace: joins the role `edit`.

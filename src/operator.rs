@@ -5,6 +5,7 @@
 
 use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
+use crate::controllers::deliveries::TakingOut;
 use crate::controllers::shared::Shared;
 use crate::controllers::{InFlight, Kinds, WorkspaceReports};
 use crate::features::{Feature, Features};
@@ -234,6 +235,7 @@ impl Controller {
             metrics: metrics.clone(),
             connections: Connections::default(),
             root_keys: KnownRootKeys::default(),
+            taking_out: TakingOut::default(),
             caches: Caches::default(),
             lanes,
             guards,

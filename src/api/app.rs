@@ -1,6 +1,6 @@
 //! `GitHubApp`: a GitHub App, its credentials, and who in the cluster may use it for what.
 
-use super::delivery::Deliveries;
+use super::delivery::Delivery;
 use super::repository::WebhookStatus;
 use super::{PERMISSION_LEVELS, Permissions, permission_names, permission_names_message, reconciled};
 use crate::ids::{self, AccountId, AppId};
@@ -254,12 +254,11 @@ pub struct GitHubAppStatus {
     /// The App's webhook, once it is known to deliver here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookStatus>,
-    /// The newest deliveries that concern the App and its installations, by GUID (`X-GitHub-Delivery`). The receiver adds entries,
-    /// and the operator sets their result. Neither uses server-side apply.
-    #[serde(default, skip_serializing_if = "Deliveries::is_empty")]
-    #[schemars(extend("maxProperties" = 256))]
-    #[x_kube(merge_strategy = MapMerge::Atomic)]
-    pub deliveries: Deliveries,
+    /// The newest deliveries that concern the App and its installations, the newest first, once the operator has dealt with them. Deliveries that
+    /// wait are in the WebhookInboxes in the operator's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub deliveries: Vec<Delivery>,
     /// The last value of the annotation `landfall.dev/reconcile` that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile: Option<String>,

@@ -8,6 +8,7 @@
 
 mod app;
 mod delivery;
+mod inbox;
 mod installation;
 mod permissions;
 mod reason;
@@ -20,7 +21,8 @@ pub use app::{
     AppWebhook, CredentialsSecretReference, GitHubApp, GitHubAppSpec, GitHubAppStatus, NamespaceGrant, TenantGrant,
     TenantStatus, WebhookPolicy,
 };
-pub use delivery::{Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES};
+pub use delivery::{Delivery, DeliveryResult, KEPT_DELIVERIES};
+pub use inbox::{WaitingDelivery, WebhookInbox, WebhookInboxSpec, WebhookInboxStatus};
 pub use installation::{
     AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
 };
@@ -81,6 +83,8 @@ pub const SEQUENCE_ANNOTATION: &str = "landfall.dev/sequence";
 /// Annotation on the pods' template of a workload that was rolled: the repository whose commit it was for, by its id or, where it
 /// is followed by its address alone, by that. What another repository rolled is no rollout of this one's.
 pub const REPOSITORY_ANNOTATION: &str = "landfall.dev/repository";
+/// Finalizer on a `WebhookInbox`: the operator deals with its deliveries before it goes.
+pub const INBOX_FINALIZER: &str = "landfall.dev/inbox";
 /// Finalizer on a `ProjectRepository`: its webhook is removed before it goes.
 pub const WEBHOOK_FINALIZER: &str = "landfall.dev/webhook";
 /// Finalizer on a `GitHubApp` and a `GitHubInstallation`: it stays while what depends on it needs it to clean up.

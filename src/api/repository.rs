@@ -2,7 +2,7 @@
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
-use super::delivery::Deliveries;
+use super::delivery::Delivery;
 use super::token::{InstallationReference, RepositoryReference};
 use super::workspace::BRANCH_RULE;
 use super::{duration_rule, reconciled};
@@ -347,12 +347,11 @@ pub struct ProjectRepositoryStatus {
     /// The repository's own webhook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookStatus>,
-    /// The newest deliveries that concern the repository, by GUID (`X-GitHub-Delivery`). The receiver adds entries, and the operator
-    /// sets their result. Neither uses server-side apply.
-    #[serde(default, skip_serializing_if = "Deliveries::is_empty")]
-    #[schemars(extend("maxProperties" = 256))]
-    #[x_kube(merge_strategy = MapMerge::Atomic)]
-    pub deliveries: Deliveries,
+    /// The newest deliveries that concern the repository, the newest first, once the operator has dealt with them. Deliveries that
+    /// wait are in the WebhookInboxes in the operator's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub deliveries: Vec<Delivery>,
     /// What was deployed last, or is being deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<DeploymentStatus>,

@@ -33,7 +33,9 @@ pub(crate) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceD
     // As long as nobody has looked at an object, its status is of an earlier generation than its spec: kstatus takes one
     // without a status for current.
     if let Some(status) = schema.pointer_mut("/properties/status").and_then(Value::as_object_mut) {
-        status.insert("default".to_owned(), json!({"observedGeneration": -1}));
+        let is_observed = status["properties"].get("observedGeneration").is_some();
+        let default = if is_observed { json!({"observedGeneration": -1}) } else { json!({}) };
+        status.insert("default".to_owned(), default);
     }
     let mut definition = K::crd();
     for version in &mut definition.spec.versions {

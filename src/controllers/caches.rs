@@ -3,6 +3,7 @@
 //! Invariant: a type without a watch reads as empty. To the other kinds, a kind whose feature is off is therefore a
 //! kind without objects. The caches are set once, before anything runs.
 
+use super::object::ScopeApi;
 use futures::future::BoxFuture;
 use kube::Resource;
 use kube::runtime::reflector::store::WriterDropped;
@@ -15,11 +16,18 @@ use std::sync::{Arc, OnceLock};
 
 /// A type whose objects can be watched.
 pub trait Watched:
-    Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Unpin + Send + Sync + 'static
+    Resource<DynamicType = (), Scope: ScopeApi<Self>> + Clone + DeserializeOwned + Debug + Unpin + Send + Sync + 'static
 {
 }
 impl<T> Watched for T where
-    T: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Unpin + Send + Sync + 'static
+    T: Resource<DynamicType = (), Scope: ScopeApi<T>>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Unpin
+        + Send
+        + Sync
+        + 'static
 {
 }
 

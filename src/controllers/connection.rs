@@ -50,7 +50,7 @@ pub struct Connection {
     pub requests: Option<Allowance>,
     /// The state of the App's webhook.
     pub hook: AppHook,
-    /// The deliveries that a look has covered and that are not marked yet.
+    /// The deliveries that a look has covered and that still wait in an inbox.
     pub heard: BTreeSet<Announced>,
     /// While the App is being deleted: the uids of its installations that were deleted, which the cache may still show.
     pub withdrawn: BTreeSet<String>,

@@ -1,70 +1,134 @@
-//! Deliveries for the controllers: lists those that wait, and marks them.
-//!
-//! Invariant: marking changes the entries as they were seen. It does not wait for entries that the receiver adds
-//! meanwhile, and it does not remove them. A delivery that came again meanwhile is handled again.
+//! Deliveries that were dealt with: the log of them in status, and a record of those that were taken out of the inboxes.
 
-use super::object::ScopeApi;
-use crate::api::{Deliveries, Delivery, DeliveryResult, FIELD_MANAGER};
-use kube::api::{Patch, PatchParams};
-use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
-use serde_json::json;
-use std::fmt::Debug;
+use crate::api::{Delivery, DeliveryResult, KEPT_DELIVERIES, WaitingDelivery, WebhookInbox};
+use kube::ResourceExt;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A delivery that waits, and how often it came. A delivery that comes again waits again.
+/// A delivery that waits: the name of its inbox, and its number there. A delivery that comes again has another number.
 pub type Announced = (String, i64);
 
-/// The result to write to a delivery.
+/// A delivery that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    pub announced: Announced,
+    pub delivery: WaitingDelivery,
+}
+
+/// The effect of a delivery that waited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
     pub announced: Announced,
-    /// The delivery as it was seen.
-    pub delivery: Delivery,
+    pub delivery: WaitingDelivery,
     pub result: DeliveryResult,
     /// The reason, where it is not obvious.
     pub message: Option<String>,
 }
 
-pub fn waiting(deliveries: &Deliveries) -> impl Iterator<Item = (Announced, &Delivery)> {
-    deliveries
-        .iter()
-        .filter(|(_, delivery)| delivery.is_waiting())
-        .map(|(guid, delivery)| ((guid.clone(), delivery.attempts.unwrap_or(1)), delivery))
+impl Mark {
+    /// Whether the log has this delivery already.
+    fn is_in(&self, log: &[Delivery]) -> bool {
+        log.iter().any(|logged| {
+            logged.guid == self.delivery.guid
+                && logged.receipt_time.as_ref().is_some_and(|at| at.0 >= self.delivery.receipt_time.0)
+        })
+    }
 }
 
-/// Marks deliveries. Returns the object as it is afterwards.
-///
-/// # Errors
-/// Kubernetes refused the patch. It is a conflict if one of the deliveries came again meanwhile or was evicted.
-pub async fn mark<K>(client: &Client, object: &K, marks: impl IntoIterator<Item = Mark>) -> Result<K, kube::Error>
-where
-    K: Resource<DynamicType = (), Scope: ScopeApi<K>> + Clone + DeserializeOwned + Debug,
-{
-    let mut changes = Vec::new();
-    for Mark { announced: (guid, attempts), delivery: seen, result, message } in marks {
-        let sha = seen.sha.as_deref();
-        tracing::info!(delivery = guid, attempts, sha, ?result, "a delivery was dealt with");
-        // Escaped for a JSON pointer (RFC 6901).
-        let place = format!("/status/deliveries/{}", guid.replace('~', "~0").replace('/', "~1"));
-        if let Some(attempts) = seen.attempts {
-            changes.push(json!({"op": "test", "path": format!("{place}/attempts"), "value": attempts}));
-        }
-        changes.push(json!({"op": "add", "path": format!("{place}/result"), "value": result}));
-        if let Some(message) = message {
-            changes.push(json!({"op": "add", "path": format!("{place}/message"), "value": message}));
-        } else if seen.message.is_some() {
-            changes.push(json!({"op": "remove", "path": format!("{place}/message")}));
-        }
+/// The log with these deliveries, the newest first.
+#[must_use]
+pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -> Vec<Delivery> {
+    let mut log = stored.to_vec();
+    let mut marks: Vec<_> = marks.into_iter().filter(|mark| !mark.is_in(stored)).collect();
+    if marks.is_empty() {
+        return log;
     }
-    let patch: json_patch::Patch = serde_json::from_value(changes.into()).map_err(kube::Error::SerdeError)?;
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let api = <K::Scope as ScopeApi<K>>::api(client.clone(), object);
-    match api.patch_status(&object.name_any(), &params, &Patch::Json::<()>(patch)).await {
-        // The entry that the patch tests is gone or has changed. The watch brings the new one.
-        Err(kube::Error::Api(mut status)) if status.code == 422 => {
-            status.code = 409;
-            Err(kube::Error::Api(status))
-        }
-        marked => marked?.read(),
+    marks.sort_by_key(|mark| mark.delivery.receipt_time.0);
+    for Mark { delivery, result, message, .. } in marks {
+        let before = log.iter().position(|logged| logged.guid == delivery.guid).map(|at| log.remove(at));
+        let merged = delivery.merged.map(|count| format!("stands for {count} deliveries that were merged"));
+        let logged = Delivery {
+            guid: delivery.guid.clone(),
+            event: Some(delivery.event.clone()),
+            action: delivery.action.clone(),
+            reference: delivery.reference.clone(),
+            sha: delivery.sha.clone(),
+            receipt_time: Some(delivery.receipt_time.clone()),
+            attempts: Some(before.and_then(|before| before.attempts).unwrap_or(0).saturating_add(1)),
+            result: Some(*result),
+            message: message.clone().or(merged),
+        };
+        log.insert(0, logged);
+    }
+    log.truncate(KEPT_DELIVERIES);
+    log
+}
+
+/// The deliveries that were taken out of the inboxes, which the cache may still show, and those to take out next.
+#[derive(Default)]
+pub struct TakingOut {
+    taken: Mutex<HashSet<Announced>>,
+    wanted: Mutex<BTreeSet<Announced>>,
+    /// One patch is under way. Deliveries that are dealt with meanwhile share the next one.
+    pub turn: tokio::sync::Mutex<()>,
+}
+
+impl TakingOut {
+    pub fn taken(&self) -> MutexGuard<'_, HashSet<Announced>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn wanted(&self) -> MutexGuard<'_, BTreeSet<Announced>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets deliveries that the cache no longer shows either.
+    pub fn prune(&self, inbox: &WebhookInbox) {
+        let name = inbox.name_any();
+        let listed: HashSet<i64> = deliveries(inbox).iter().map(|delivery| delivery.id).collect();
+        self.taken().retain(|(of, id)| *of != name || listed.contains(id));
+    }
+}
+
+/// The deliveries in an inbox, as the cache has it.
+#[must_use]
+pub fn deliveries(inbox: &WebhookInbox) -> &[WaitingDelivery] {
+    inbox.status.as_ref().map_or(&[], |status| &status.deliveries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+    use serde_json::json;
+
+    fn mark(guid: &str, second: i64) -> Mark {
+        let delivery = serde_json::from_value(json!({
+            "id": second, "app": "landfall", "namespace": "team-a", "name": "shop", "guid": guid, "event": "push",
+            "receiptTime": MicroTime(Timestamp::from_second(1_800_000_000 + second).unwrap()),
+        }));
+        let announced = ("receiver".to_owned(), second);
+        Mark { announced, delivery: delivery.unwrap(), result: DeliveryResult::Handled, message: None }
+    }
+
+    fn guids(log: &[Delivery]) -> Vec<(&str, i64)> {
+        log.iter().map(|logged| (logged.guid.as_str(), logged.attempts.unwrap())).collect()
+    }
+
+    #[test]
+    fn the_newest_come_first_and_the_oldest_go() {
+        let marks: Vec<_> = (0..20).rev().map(|n| mark(&format!("{n:02}"), n)).collect();
+        let all = log(&[], &marks);
+        assert_eq!(all.len(), KEPT_DELIVERIES);
+        assert_eq!((all[0].guid.as_str(), all[15].guid.as_str()), ("19", "04"));
+    }
+
+    #[test]
+    fn a_delivery_is_logged_once_until_it_comes_again() {
+        let first = log(&[], &[mark("a", 1), mark("b", 2)]);
+        assert_eq!(guids(&first), [("b", 1), ("a", 1)]);
+        assert_eq!(log(&first, &[mark("a", 1)]), first, "it is not taken out yet");
+        assert_eq!(guids(&log(&first, &[mark("a", 3)])), [("a", 2), ("b", 1)]);
     }
 }

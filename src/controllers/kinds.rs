@@ -29,7 +29,7 @@ macro_rules! kinds {
 
             /// Starts the watches that the kinds declare. They never end by themselves.
             pub fn watch(&self, secret_namespaces: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
-                let mut watches = AllWatches::new(self.shared.client.clone(), secret_namespaces);
+                let mut watches = AllWatches::new(self.shared.client.clone(), &self.shared.settings.namespace, secret_namespaces);
                 $(self.$name.leave_out(&mut watches);)+
                 $(self.$name.watch(&self.shared, &mut watches);)+
                 watches.start(&self.shared)

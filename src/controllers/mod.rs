@@ -4,16 +4,17 @@
 //! comes from the due queue, one at a time for each object, and queues its next look there. kube's own requeueing is
 //! not used.
 //!
-//! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`, `deliveries`;
-//! `caches`, `lanes`; `connection`, `access`; `shared`; `watches`, `reference`, `dependents`; `reconcile`; the kinds.
+//! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`;
+//! `deliveries`; `caches`, `lanes`; `connection`, `access`; `shared`, `waiting`; `watches`, `reference`, `dependents`; `reconcile`; the kinds.
 
 mod access;
 mod app;
 pub mod caches;
 pub mod connection;
-mod deliveries;
+pub mod deliveries;
 mod dependents;
 mod drive;
+mod inbox;
 mod installation;
 mod kinds;
 pub mod lanes;
@@ -24,10 +25,12 @@ pub(crate) mod repository;
 pub mod shared;
 mod standing;
 pub(crate) mod token;
+mod waiting;
 pub mod watches;
 pub(crate) mod workspace;
 
 pub use drive::InFlight;
+pub use inbox::receiver::make_inbox;
 pub use workspace::WorkspaceReports;
 
 use crate::features::{Feature, Features};
@@ -41,7 +44,7 @@ use reconcile::Kind;
 use shared::Shared;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use watches::AllWatches;
+use watches::{AllWatches, Select};
 
 // A new kind is its folder and a line here: docs/src/adding-a-kind.md.
 kinds! {
@@ -51,6 +54,8 @@ kinds! {
     repositories: repository::RepositoryKind;
     workspaces: workspace::WorkspaceKind where tokens, repositories;
     claims: workspace::claim::ClaimKind;
+    inboxes: inbox::InboxKind where repositories;
+    receivers: inbox::receiver::ReceiverKind;
 }
 
 /// The controller of a kind, and the stream of the objects that are due. `None` if the kind's feature is off.
@@ -68,7 +73,7 @@ impl<K: Kind> Controller<K> {
 
     fn watch(&self, shared: &Arc<Shared>, watches: &mut AllWatches) {
         if self.fed.is_some() {
-            watches.own(K::LABEL, self.kind.lane());
+            watches.own(Select::own(K::PLACE, K::LABEL), self.kind.lane());
             self.kind.watches(&mut watches.of(shared, self.kind.lane()));
         }
     }

@@ -19,12 +19,17 @@ pub fn requested_look<K: Resource>(object: &K) -> Option<&String> {
 pub trait ScopeApi<K> {
     /// The API that reaches `object`.
     fn api(client: Client, object: &K) -> Api<Lenient<K>>;
+    /// The API for the objects in a namespace, or for all objects of a kind that has no namespaces.
+    fn within(client: Client, namespace: &str) -> Api<Lenient<K>>;
 }
 
 impl<K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>> ScopeApi<K>
     for kube::core::ClusterResourceScope
 {
     fn api(client: Client, _: &K) -> Api<Lenient<K>> {
+        Api::all(client)
+    }
+    fn within(client: Client, _: &str) -> Api<Lenient<K>> {
         Api::all(client)
     }
 }
@@ -34,6 +39,9 @@ impl<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>> 
 {
     fn api(client: Client, object: &K) -> Api<Lenient<K>> {
         Api::namespaced(client, object.meta().namespace.as_deref().unwrap_or_default())
+    }
+    fn within(client: Client, namespace: &str) -> Api<Lenient<K>> {
+        Api::namespaced(client, namespace)
     }
 }
 

@@ -8,7 +8,7 @@ use super::caches::Watched;
 use super::object::ScopeApi;
 use super::shared::Shared;
 use super::standing::{Again, Standing, kubernetes_refusal};
-use super::watches::Watches;
+use super::watches::{Place, Watches};
 use crate::api::{Reason, Reconciled};
 use crate::features::Feature;
 use crate::manifests::Rule;
@@ -123,6 +123,8 @@ pub trait Kind: Send + Sync + Sized + 'static {
     const DEFINITION: Option<fn() -> CustomResourceDefinition>;
     /// The label of the watched objects. `None`: all objects of the kind are watched.
     const LABEL: Option<&'static str> = None;
+    /// Where the kind's objects are watched.
+    const PLACE: Place = Place::Everywhere;
 
     /// The resources that all kinds share.
     fn shared(&self) -> &Arc<Shared>;
@@ -176,6 +178,14 @@ pub trait Kind: Send + Sync + Sized + 'static {
 
     /// Called when the plan is to do nothing. The kind may remember what it saw.
     fn settled(&self, _: &Self::Seen, _: Option<&Standing>) {}
+
+    /// Called once the status of a reconcile that came to an end is stored.
+    ///
+    /// # Errors
+    /// Kubernetes refused a request. The reconcile is tried again.
+    fn concluded(&self, _: &Self::Seen) -> impl Future<Output = Result<(), kube::Error>> + Send {
+        async { Ok(()) }
+    }
 
     /// Whether a refusal by Kubernetes in a step of this task is remembered, like a refusal by GitHub, because an
     /// object that is not admitted may never be.
@@ -261,7 +271,11 @@ async fn conclude<K: Kind>(
     again: Option<Again>,
 ) -> Result<Outcome, kube::Error> {
     let status = kind.status(seen, standing.as_ref());
-    kind.shared().conclude(kind.lane(), &**object, status, (standing.as_ref(), again)).await
+    let outcome = kind.shared().conclude(kind.lane(), &**object, status, (standing.as_ref(), again)).await?;
+    if standing.is_some() {
+        kind.concluded(seen).await?;
+    }
+    Ok(outcome)
 }
 
 /// Gathers once more, and concludes with this standing.

@@ -6,6 +6,7 @@
 
 use super::caches::Caches;
 use super::connection::Connections;
+use super::deliveries::TakingOut;
 use super::lanes::Lanes;
 use super::object::ScopeApi;
 use super::standing::{Again, Standing, State};
@@ -63,6 +64,8 @@ pub struct Shared {
     pub connections: Connections,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
+    /// The deliveries that are being taken out of the inboxes.
+    pub taking_out: TakingOut,
     pub caches: Caches,
     pub lanes: Lanes,
     /// The guards that tests can remove.
@@ -208,7 +211,7 @@ impl Shared {
         })
     }
 
-    /// Writes status except the fields that the receiver adds. Returns the object as it is afterwards.
+    /// Writes status. Returns the object as it is afterwards.
     ///
     /// # Errors
     /// Kubernetes refused the patch.
@@ -216,10 +219,7 @@ impl Shared {
     where
         K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
     {
-        let mut patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
-        // If the deliveries were applied, this field manager would own them, and the next write would remove those that
-        // the receiver adds meanwhile.
-        patch["status"].as_object_mut().map(|status| status.remove("deliveries"));
+        let patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
         let api = <K::Scope as ScopeApi<K>>::api(self.client.clone(), object);
         api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
             .await?

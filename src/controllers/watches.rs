@@ -6,6 +6,7 @@
 //! changes concern it.
 
 use super::caches::{Contents, Listener, News, Watched};
+use super::object::ScopeApi;
 use super::shared::Shared;
 use crate::api::{MANAGED_BY, MANAGED_BY_LABEL};
 use crate::runtime::due::Due;
@@ -31,10 +32,31 @@ pub enum Select {
     All,
     /// Those with this label.
     Labelled(&'static str),
+    /// Those in the operator's own namespace, with this label if there is one.
+    OwnNamespace(Option<&'static str>),
     /// The Secrets that the operator made, in the namespaces that it may use.
     OurSecrets,
     /// The Secrets in the operator's own namespace: the credentials of Apps, and the root keys.
     Credentials,
+}
+
+/// Where the objects of a kind are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Everywhere,
+    /// In the operator's own namespace.
+    OwnNamespace,
+}
+
+impl Select {
+    /// The objects of a kind itself.
+    #[must_use]
+    pub fn own(place: Place, label: Option<&'static str>) -> Self {
+        match place {
+            Place::OwnNamespace => Self::OwnNamespace(label),
+            Place::Everywhere => label.map_or(Self::All, Self::Labelled),
+        }
+    }
 }
 
 /// The kind of a change.
@@ -49,6 +71,8 @@ pub enum Turn {
 /// All watches, while the kinds declare them.
 pub struct AllWatches {
     client: Client,
+    /// The operator's own namespace.
+    namespace: String,
     secret_namespaces: Vec<String>,
     watches: BTreeMap<(TypeId, Select), Box<dyn Erased>>,
     contents: Contents,
@@ -96,9 +120,10 @@ impl<T: Watched> Erased for Watch<T> {
 impl AllWatches {
     /// No watches yet. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
     #[must_use]
-    pub fn new(client: Client, secret_namespaces: Vec<String>) -> Self {
+    pub fn new(client: Client, namespace: &str, secret_namespaces: Vec<String>) -> Self {
         Self {
             client,
+            namespace: namespace.to_owned(),
             secret_namespaces,
             watches: BTreeMap::new(),
             contents: Contents::default(),
@@ -111,15 +136,15 @@ impl AllWatches {
         self.left_out.insert(TypeId::of::<K>());
     }
 
-    /// Watches a kind's own objects. `label`: only those with this label; `None` for all.
-    pub fn own<K: Watched>(&mut self, label: Option<&'static str>, lane: &Due<K>) {
+    /// Watches a kind's own objects.
+    pub fn own<K: Watched>(&mut self, select: Select, lane: &Due<K>) {
         let lane = lane.clone();
         let own = move |news: &News<'_, K>| match news {
             News::Changed(object) => lane.look_now(&ObjectRef::from_obj(*object)),
             News::Gone(object) => lane.forget(&ObjectRef::from_obj(*object)),
             News::Listed => {}
         };
-        self.everywhere(label.map_or(Select::All, Select::Labelled), Arc::new(own));
+        self.select(select, Arc::new(own));
     }
 
     /// The declarations of one kind.
@@ -136,15 +161,21 @@ impl AllWatches {
         }
     }
 
-    fn everywhere<T: Watched>(&mut self, select: Select, listener: Listener<T>) {
+    fn select<T: Watched>(&mut self, select: Select, listener: Listener<T>) {
         if self.left_out.contains(&TypeId::of::<T>()) {
             return;
         }
         let config = match select {
-            Select::Labelled(label) => watcher::Config::default().labels(label),
-            Select::All | Select::OurSecrets | Select::Credentials => watcher::Config::default(),
+            Select::Labelled(label) | Select::OwnNamespace(Some(label)) => watcher::Config::default().labels(label),
+            Select::All | Select::OwnNamespace(None) | Select::OurSecrets | Select::Credentials => {
+                watcher::Config::default()
+            }
         };
-        self.listen(select, |all| vec![(Api::all(all.client.clone()), config)], listener);
+        let place = |all: &Self| match select {
+            Select::OwnNamespace(_) => <T::Scope as ScopeApi<T>>::within(all.client.clone(), &all.namespace),
+            _ => Api::all(all.client.clone()),
+        };
+        self.listen(select, |all| vec![(place(all), config)], listener);
     }
 
     fn listen<T: Watched>(
@@ -181,7 +212,7 @@ impl<K: Watched> Watches<'_, K> {
     ) {
         let listener = self.waking(concerned);
         self.all.contents.add_listener(Arc::clone(&listener));
-        self.all.everywhere(select, listener);
+        self.all.select(select, listener);
     }
 
     /// The same for the Secrets that the operator made.

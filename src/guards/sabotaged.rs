@@ -1,10 +1,7 @@
 //! The guards in a build for tests: each is left out where a test asks for that.
 
 use crate::agent::store::Store;
-use crate::api::{
-    DeploymentStatus, FORCE_DELETE_ANNOTATION, InstallationToken, ProjectRepositoryStatus, RepositorySelection,
-    Workspace,
-};
+use crate::api::{DeploymentStatus, FORCE_DELETE_ANNOTATION, InstallationToken, RepositorySelection, Workspace};
 use crate::controllers::repository::rollout::{self, Stamp};
 use crate::controllers::repository::{self, RepositoryKind};
 use crate::controllers::shared::Shared;
@@ -116,10 +113,11 @@ impl Guards {
         if self.out.skip_hook_listing { Ok(Vec::new()) } else { listing.await }
     }
 
-    pub(crate) fn refs(self, mut of_remote: Refs, status: Option<&ProjectRepositoryStatus>) -> Refs {
-        let Some(status) = status else { return of_remote };
-        let newest = status.deliveries.values().max_by(|one, other| one.receipt_time.cmp(&other.receipt_time));
-        let delivered = newest.filter(|_| self.out.believe_deliveries).and_then(|delivery| delivery.sha.as_ref());
+    pub(crate) fn refs(self, mut of_remote: Refs, seen: &repository::seen::Seen) -> Refs {
+        let Some(status) = &seen.object.status else { return of_remote };
+        let waiting = seen.pending.last().map(|pending| &pending.mark.delivery.sha);
+        let newest = waiting.or(status.deliveries.first().map(|delivery| &delivery.sha));
+        let delivered = newest.filter(|_| self.out.believe_deliveries).and_then(Option::as_ref);
         let shown = status.head.as_ref().filter(|_| self.out.believe_status).map(|head| &head.sha);
         let believed = delivered.or(shown).and_then(|sha| sha.parse().ok());
         if let (Head::At { sha, .. }, Some(believed)) = (&mut of_remote.head, believed) {

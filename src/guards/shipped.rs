@@ -20,7 +20,7 @@ impl Guards {
     }
 
     /// The branches of a repository as its remote has them, not as status says.
-    pub(crate) fn refs<T>(self, of_remote: T, _status: impl Sized) -> T {
+    pub(crate) fn refs<T>(self, of_remote: T, _seen: impl Sized) -> T {
         of_remote
     }
 

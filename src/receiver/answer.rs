@@ -5,7 +5,7 @@
 //! refusal says when to try again (`Retry-After`).
 
 use super::event::EventError;
-use super::status_writer::StoreError;
+use super::inbox::StoreError;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
@@ -81,7 +81,7 @@ impl Refusal {
             Self::OtherRepository => "other_repository",
             Self::Rate(_) => "rate",
             Self::Store(StoreError::Full) => "full",
-            Self::Store(StoreError::Gone) => "gone",
+            Self::Store(StoreError::NoInbox) => "no_inbox",
             Self::Store(_) => "not_stored",
             Self::Internal => "internal",
         }
@@ -89,7 +89,7 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Path | Self::Target | Self::Store(StoreError::Gone) => StatusCode::NOT_FOUND,
+            Self::Path | Self::Target => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -110,7 +110,9 @@ impl Refusal {
             Self::Memory => Some(1),
             Self::Keys
             | Self::Starting
-            | Self::Store(StoreError::Full | StoreError::Unreachable | StoreError::Refused(_)) => Some(5),
+            | Self::Store(StoreError::Full | StoreError::NoInbox | StoreError::Unreachable | StoreError::Refused(_)) => {
+                Some(5)
+            }
             _ => None,
         }
     }

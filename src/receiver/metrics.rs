@@ -5,10 +5,10 @@
 //! | `landfall_deliveries_total` | counter | `event`, `result` | deliveries with a valid signature by result: `accepted`, `pong`, `ignored`, `refused` |
 //! | `landfall_deliveries_refused_total` | counter | `reason` | refused requests by reason |
 //! | `landfall_deliveries_in_flight` | gauge | | requests in progress |
-//! | `landfall_deliveries_waiting` | gauge | | deliveries that wait to be written to status, once for each object |
-//! | `landfall_delivery_patches_total` | counter | `result` | status patches by result: `stored`; `failed`, where a retry may help; `refused`, where it does not |
-//! | `landfall_delivery_patch_duration_seconds` | histogram | | duration of status patches |
-//! | `landfall_delivery_patch_deliveries` | histogram | | deliveries per status patch |
+//! | `landfall_deliveries_waiting` | gauge | | deliveries that wait to be stored in the inbox |
+//! | `landfall_delivery_patches_total` | counter | `result` | patches of the inbox by result: `stored`; `failed`, where a retry may help; `refused`, where it does not |
+//! | `landfall_delivery_patch_duration_seconds` | histogram | | duration of the patches of the inbox |
+//! | `landfall_delivery_patch_deliveries` | histogram | | deliveries per patch of the inbox |
 //!
 //! Invariant: no label has a value from a request, except the few known event names.
 
@@ -79,19 +79,19 @@ impl Metrics {
             registry.register("deliveries_in_flight", "Requests in progress", metrics.in_flight.clone());
             registry.register(
                 "deliveries_waiting",
-                "Deliveries that wait to be written to status, once for each object",
+                "Deliveries that wait to be stored in the inbox",
                 metrics.waiting.clone(),
             );
-            registry.register("delivery_patches", "Status patches by result", metrics.patches.clone());
+            registry.register("delivery_patches", "Patches of the inbox by result", metrics.patches.clone());
             registry.register_with_unit(
                 "delivery_patch_duration",
-                "Duration of status patches",
+                "Duration of the patches of the inbox",
                 Unit::Seconds,
                 metrics.patch_duration.clone(),
             );
             registry.register(
                 "delivery_patch_deliveries",
-                "Deliveries per status patch",
+                "Deliveries per patch of the inbox",
                 metrics.patch_deliveries.clone(),
             );
         });
@@ -122,12 +122,12 @@ impl Metrics {
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Adds to the number of deliveries that wait to be written; negative to subtract.
+    /// Adds to the number of deliveries that wait to be stored; negative to subtract.
     pub fn waiting(&self, more: i64) {
         self.waiting.inc_by(more);
     }
 
-    /// Counts a status patch. `result` is a constant.
+    /// Counts a patch of the inbox. `result` is a constant.
     pub fn patched(&self, result: &'static str, deliveries: usize, took: Duration) {
         self.patches.get_or_create(&ResultLabel { result }).inc();
         self.patch_duration.observe(took.as_secs_f64());

@@ -1,14 +1,15 @@
-//! `landfall receiver`: accepts webhook deliveries, and writes each as a hint to the status of the objects that it concerns.
+//! `landfall receiver`: accepts webhook deliveries, and stores each as a hint for the objects that it concerns.
 //!
 //! Invariant: a delivery is answered with 2xx once it is stored, or if there is nothing to store; and its only effect is
-//! that the operator looks. The process can read no Secret and write nothing but `status.deliveries`, so an attacker who
-//! takes it over can do no more than make the operator look.
+//! that the operator looks. The process can read no Secret and write nothing but the status of its own `WebhookInbox`, so an
+//! attacker who takes it over can do no more than make the operator look.
 
 mod answer;
 mod body;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzed;
+mod inbox;
 pub(crate) mod keys;
 mod log_limiter;
 mod metrics;
@@ -16,12 +17,11 @@ mod pipeline;
 mod rate;
 mod server;
 mod signature;
-mod status_writer;
 mod targets;
 
+pub use inbox::{FIELD_MANAGER, Limits as WriteLimits, Place as InboxPlace};
 pub use keys::KeySource;
 pub use server::Limits as ServerLimits;
-pub use status_writer::{FIELD_MANAGER, Limits as WriteLimits};
 
 use crate::features::Features;
 use crate::guards::Guards;
@@ -32,12 +32,12 @@ use crate::runtime::http_server::BindError;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::shutdown::{ShutdownError, Tasks};
+use inbox::Inbox;
 use keys::Keys;
 use log_limiter::LogLimiter;
 use pipeline::Pipeline;
 use rate::Buckets;
 use server::Server;
-use status_writer::StatusWriter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,8 @@ pub struct Config {
     pub address: (SocketAddr, &'static str),
     /// The address for health and metrics; none if another part of the process serves them.
     pub health_address: Option<SocketAddr>,
+    /// The `WebhookInbox` of this receiver.
+    pub inbox: InboxPlace,
     /// The kinds that are served.
     pub features: Features,
     /// Deliveries per second that are stored for one repository. More than zero.
@@ -126,16 +128,17 @@ impl Receiver {
         serving.ready();
         let keys = Arc::new(Keys::new(keys, kube.clone(), readiness.check("webhook keys")));
         let targets = Targets::new(guards);
+        let inbox = Inbox::new(
+            kube.clone(),
+            config.inbox,
+            metrics.clone(),
+            config.writes,
+            (LogLimiter::new(Arc::clone(&clock)), readiness.check("inbox")),
+        );
         let pipeline = Pipeline {
             targets: targets.clone(),
             keys: Arc::clone(&keys),
-            writer: StatusWriter::new(
-                kube.clone(),
-                targets.clone(),
-                metrics.clone(),
-                config.writes,
-                LogLimiter::new(Arc::clone(&clock)),
-            ),
+            inbox: inbox.clone(),
             buckets: Arc::new(Buckets::new(config.target_rate, config.target_burst)),
             metrics,
             log_limiter: LogLimiter::new(Arc::clone(&clock)),
@@ -153,6 +156,11 @@ impl Receiver {
                 () = watches => {}
                 () = until.cancelled() => {}
             }
+            Ok(())
+        });
+        let until = tasks.shutdown();
+        tasks.spawn::<Error>("the inbox", async move {
+            inbox.run(until).await;
             Ok(())
         });
         let until = tasks.shutdown();

@@ -1,22 +1,21 @@
-//! The steps of one delivery: find its webhook, verify its signature, parse it, match objects, write to their status.
+//! The steps of one delivery: find its webhook, verify its signature, parse it, match objects, store it.
 //!
 //! Invariant: the order. A request for an unknown webhook costs a lookup in a table, and one for a known webhook an HMAC.
 //! Only a payload with a valid signature is parsed, and only a delivery that concerns an object is written.
 
 use super::answer::{Outcome, Refusal};
 use super::event::{Head, Payload};
+use super::inbox::{DeliveryHint, Inbox};
 use super::keys::{Keys, Verdict};
 use super::log_limiter::LogLimiter;
 use super::metrics::Metrics;
 use super::rate::Buckets;
 use super::signature::Signature;
-use super::status_writer::{DeliveryHint, StatusWriter};
 use super::targets::{Object, Targets};
 use crate::guards::Guards;
 use crate::ids::RepositoryId;
 use crate::runtime::clock::Clock;
 use crate::webhook::{AppIdentity, Hook};
-use futures::future::join_all;
 use http::request::Parts;
 use http::{HeaderMap, Method, header};
 use jiff::SignedDuration;
@@ -26,7 +25,7 @@ use tokio::time::sleep;
 pub struct Pipeline {
     pub targets: Targets,
     pub keys: Arc<Keys>,
-    pub writer: StatusWriter,
+    pub inbox: Inbox,
     pub buckets: Arc<Buckets>,
     pub metrics: Metrics,
     pub clock: Arc<dyn Clock>,
@@ -187,21 +186,21 @@ impl Pipeline {
         let now = self.clock.now();
         let target = repository.filter(|_| !matches!(objects[0], Object::App(_))).map(|repository| repository.id);
         let Payload { action, reference, sha, .. } = payload;
-        let hint = DeliveryHint { guid: head.guid, event: head.event, action, reference, sha, received_at: now };
+        let hint = DeliveryHint {
+            app: app.to_owned(),
+            guid: head.guid,
+            event: head.event,
+            action,
+            reference,
+            sha,
+            received_at: now,
+        };
         if let Err(after) = self.buckets.take(app, target, now) {
             self.coalesce(app, target, objects, hint, after);
             return Err(Refusal::Rate(after));
         }
-        let results = join_all(objects.into_iter().map(|object| self.writer.store(object, hint.clone()))).await;
-        let mut failures = results.iter().filter_map(|result| result.err());
-        // A lasting failure concerns one tenant's object. The sender still hears that the others were stored.
-        if let Some(error) = failures.clone().find(|error| error.is_temporary()) {
-            return Err(error.into());
-        }
-        match failures.next() {
-            Some(error) if results.iter().all(Result::is_err) => Err(error.into()),
-            _ => Ok(Outcome::Accepted),
-        }
+        self.inbox.store(objects, hint).await?;
+        Ok(Outcome::Accepted)
     }
 
     /// Coalesces rate-limited deliveries: stores one, without its branch, once the limit allows it, so that the operator looks
@@ -217,7 +216,7 @@ impl Pipeline {
         if !self.buckets.begin_coalescing(app, target) {
             return;
         }
-        let (buckets, writer, clock) = (Arc::clone(&self.buckets), self.writer.clone(), Arc::clone(&self.clock));
+        let (buckets, inbox, clock) = (Arc::clone(&self.buckets), self.inbox.clone(), Arc::clone(&self.clock));
         let (app, hint) = (app.to_owned(), DeliveryHint { reference: None, sha: None, ..hint });
         // The sender got a refusal, so the end of the process does not wait for this.
         tokio::spawn(async move {
@@ -230,7 +229,9 @@ impl Pipeline {
             }
             buckets.end_coalescing(&app, target);
             let hint = DeliveryHint { received_at: clock.now(), ..hint };
-            join_all(objects.into_iter().map(|object| writer.store(object, hint.clone()))).await;
+            if let Err(error) = inbox.store(objects, hint).await {
+                tracing::warn!(%error, "merged deliveries were not stored; the next poll finds what they announced");
+            }
         });
     }
 

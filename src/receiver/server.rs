@@ -133,7 +133,7 @@ impl Handler for Arc<Service> {
     async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
-        self.pipeline.writer.flush().await;
+        self.pipeline.inbox.flush().await;
     }
 }
 

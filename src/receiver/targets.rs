@@ -17,11 +17,10 @@ use crate::grant::{Grant, Known, NamespaceView, Pin, Reach, grant, pin};
 use crate::guards::Guards;
 use crate::ids::{AccountId, RepositoryId};
 use crate::webhook::{AppIdentity, Hook};
-use jiff::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// An object whose status has a log of deliveries.
+/// An object that deliveries concern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Object {
     /// The `GitHubApp` of this name.
@@ -33,32 +32,10 @@ pub enum Object {
 /// Namespace (empty for cluster-scoped objects) and name.
 pub type ObjectKey = (Arc<str>, Arc<str>);
 
-/// A delivery in the log of an object's status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoggedDelivery {
-    /// A tenant may have written any text.
-    pub guid: Box<str>,
-    /// None if it cannot be parsed.
-    pub received_at: Option<Timestamp>,
-    pub attempts: u32,
-    /// The operator has not handled it yet.
-    pub waits: bool,
-}
-
-/// The log in an object's status at one version of the object.
-#[derive(Clone, Debug, Default)]
-pub struct DeliveryLog {
-    /// `metadata.resourceVersion`: a later one is greater (KEP-5504).
-    pub version: u64,
-    /// The deliveries, in no order.
-    pub entries: Box<[LoggedDelivery]>,
-}
-
-/// The most objects that one delivery is written to: all writes must end within the ten seconds that GitHub waits, and all
-/// tenants share them. The other objects notice the change at their next poll, or within the hour, when their tokens are
-/// minted again.
+/// The most objects that one delivery is stored for: each is an entry in the inbox, which all tenants share. The other
+/// objects notice the change at their next poll, or within the hour, when their tokens are minted again.
 const MOST_OBJECTS: usize = 500;
-/// The most of them in one namespace. One would do in practice, and each costs a write.
+/// The most of them in one namespace. One would do in practice.
 const MOST_OBJECTS_PER_NAMESPACE: usize = 16;
 
 /// The cache. Clones share it.
@@ -84,7 +61,6 @@ type Labels = Box<[(Box<str>, Box<str>)]>;
 struct App {
     object: GitHubApp,
     identity: Option<AppIdentity>,
-    log: DeliveryLog,
 }
 
 struct Installation {
@@ -96,7 +72,6 @@ struct Bound {
     installation: Box<str>,
     id: Option<RepositoryId>,
     awaited_name: Option<Box<str>>,
-    log: DeliveryLog,
 }
 
 impl Targets {
@@ -155,29 +130,6 @@ impl Targets {
         };
         let concerned = index.repositories.iter().filter(|(_, bound)| concerns(bound)).map(|(key, _)| key);
         select(concerned.filter(|key| index.entries(key, app, &[selection.owner]).is_some()), MOST_OBJECTS)
-    }
-
-    /// The log in an object's status, as last seen.
-    #[must_use]
-    pub fn log(&self, object: &Object) -> DeliveryLog {
-        let index = self.read();
-        let log = match object {
-            Object::App(name) => index.apps.get(&unscoped(name)).map(|app| &app.log),
-            Object::Repository(key) => index.repositories.get(key).map(|bound| &bound.log),
-        };
-        log.cloned().unwrap_or_default()
-    }
-
-    /// Stores a log that was seen in an object's status, unless it is older than the known one.
-    pub fn update_log(&self, object: &Object, seen: DeliveryLog) {
-        let mut index = self.write();
-        let log = match object {
-            Object::App(name) => index.apps.get_mut(&unscoped(name)).map(|app| &mut app.log),
-            Object::Repository(key) => index.repositories.get_mut(key).map(|bound| &mut bound.log),
-        };
-        if let Some(log) = log.filter(|log| seen.version >= log.version) {
-            *log = seen;
-        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {

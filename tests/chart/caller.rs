@@ -1,7 +1,7 @@
 //! Whoever talks to the API server itself, where kubectl would ask for more than is meant.
 
 use http::{Method, Request};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 pub const MERGE: &str = "application/merge-patch+json";
-pub const APPLY: &str = "application/apply-patch+yaml";
+pub const JSON_PATCH: &str = "application/json-patch+json";
 pub const JSON: &str = "application/json";
 
 /// Somebody who talks to the API server, perhaps in another's name.
@@ -31,6 +31,14 @@ impl Caller {
     pub async fn new(kubeconfig: &str) -> Self {
         let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        Self { client: Client::try_from(config).unwrap(), poses_as: None }
+    }
+
+    /// Somebody with this token.
+    pub async fn with_token(kubeconfig: &str, token: String) -> Self {
+        let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
         Self { client: Client::try_from(config).unwrap(), poses_as: None }
     }
 

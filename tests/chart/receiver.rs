@@ -36,10 +36,12 @@ fn without_the_receiver_nothing_of_it_is_left() {
 #[test]
 fn the_receiver_sees_no_secret_but_the_one_that_is_mounted() {
     let objects = rendered(&[]);
-    let role = named(&objects, "ClusterRole", "landfall-receiver");
-    assert_eq!(role["rules"], rules(RuleSet::Receiver));
-    for word in ["secrets", "serviceaccounts", "pods", "events", "*", "impersonate", "create", "update", "delete"] {
-        assert!(!role["rules"].to_string().contains(&format!("\"{word}")), "{word}: {role}");
+    for (kind, set) in [("ClusterRole", RuleSet::Receiver), ("Role", RuleSet::ReceiverOwn)] {
+        let role = named(&objects, kind, "landfall-receiver");
+        assert_eq!(role["rules"], rules(set));
+        for word in ["secrets", "serviceaccounts", "pods", "events", "*", "impersonate", "create", "update", "delete"] {
+            assert!(!role["rules"].to_string().contains(&format!("\"{word}")), "{word}: {role}");
+        }
     }
     let bound: Vec<_> = [of_kind(&objects, "ClusterRoleBinding"), of_kind(&objects, "RoleBinding")]
         .concat()
@@ -47,7 +49,7 @@ fn the_receiver_sees_no_secret_but_the_one_that_is_mounted() {
         .filter(|binding| binding["subjects"].to_string().contains("landfall-receiver"))
         .map(|binding| &binding["metadata"]["name"])
         .collect();
-    assert_eq!(bound, ["landfall-receiver"]);
+    assert_eq!(bound, ["landfall-receiver"; 2]);
 
     let spec = &named(&objects, "Deployment", "landfall-receiver")["spec"]["template"]["spec"];
     assert_eq!(spec["serviceAccountName"], "landfall-receiver");

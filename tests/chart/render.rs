@@ -148,8 +148,11 @@ fn the_operator_gets_the_rules_of_the_source_and_no_more() {
         (&receiver, &rules(RuleSet::Receiver)),
     ];
     assert_eq!(given, wanted);
-    let own = only(&objects, "Role");
-    assert_eq!((&own["metadata"]["namespace"], &own["rules"]), (&json!("landfall-system"), &rules(RuleSet::Own)));
+    assert_eq!(of_kind(&objects, "Role").len(), 2);
+    for (name, set) in [("landfall-controller", RuleSet::Own), ("landfall-receiver", RuleSet::ReceiverOwn)] {
+        let own = named(&objects, "Role", name);
+        assert_eq!((&own["metadata"]["namespace"], &own["rules"]), (&json!("landfall-system"), &rules(set)));
+    }
     for binding in [of_kind(&objects, "ClusterRoleBinding"), of_kind(&objects, "RoleBinding")].concat() {
         let account = if binding["metadata"]["name"] == "landfall-receiver" { "landfall-receiver" } else { "landfall" };
         let subject = json!([{"kind": "ServiceAccount", "name": account, "namespace": "landfall-system"}]);
@@ -170,7 +173,8 @@ fn secrets_in_listed_namespaces_only() {
         .map(|role| role["metadata"]["namespace"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(places, ["team-a", "team-b"]);
-    assert_eq!(of_kind(&objects, "RoleBinding").len(), 3);
+    // The operator's own namespace, the receiver's inbox, and these two.
+    assert_eq!(of_kind(&objects, "RoleBinding").len(), 4);
     let args = container(&objects, "controller")["args"].to_string();
     assert!(args.contains("--secret-namespace=team-a") && args.contains("--secret-namespace=team-b"), "{args}");
 }

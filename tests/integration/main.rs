@@ -13,6 +13,8 @@ mod forks;
 mod forks_taken;
 mod health;
 mod hooks;
+mod inbox;
+mod inlet;
 mod installation;
 mod looks;
 mod not_granted;

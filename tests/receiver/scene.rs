@@ -4,15 +4,16 @@
 use crate::proxy::Proxy;
 use kube::Resource;
 use kube::{Client, Config};
-use landfall::api::{Deliveries, GitHubApp, GitHubInstallation, ProjectRepository};
+use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository, WaitingDelivery, WebhookInbox};
 use landfall::guards::{Guards, Sabotage};
-use landfall::receiver::{self, KeySource, Receiver, ServerLimits, WriteLimits};
+use landfall::receiver::{self, InboxPlace, KeySource, Receiver, ServerLimits, WriteLimits};
 use landfall::runtime::clock::SystemClock;
 use landfall::webhook::{AppIdentity, Hook, RootKeys};
 use landfall_world::cluster::{Cluster, cluster};
 use landfall_world::delivery::{Delivery, until_closed};
-use landfall_world::{id, until};
+use landfall_world::{SYSTEM, id, until};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +24,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// The receiver's user at the API server.
-pub const RECEIVER: &str = "system:serviceaccount:landfall-system:landfall-receiver";
 /// The App's id on GitHub.
 pub const APP_ID: u64 = 42;
 
@@ -41,6 +40,8 @@ pub struct Scene {
 
 /// A running receiver. Dropping it begins its shutdown.
 pub struct Running {
+    /// The name of its pod and its inbox.
+    pub pod: String,
     pub address: SocketAddr,
     pub health: SocketAddr,
     pub shutdown: CancellationToken,
@@ -59,6 +60,8 @@ pub fn config() -> receiver::Config {
     receiver::Config {
         address: (local, "--address"),
         health_address: Some(local),
+        // Replaced by that of the receiver's pod.
+        inbox: InboxPlace { namespace: SYSTEM.to_owned(), name: String::new() },
         features: landfall::features::Features::default(),
         target_rate: 10.0,
         target_burst: 100.0,
@@ -111,12 +114,12 @@ impl Scene {
         }
     }
 
-    /// Makes an admission policy refuse every delivery in the status of a repository, and waits until it does.
-    pub async fn bar(&self, repository: &str) {
+    /// Makes an admission policy refuse every delivery in a receiver's inbox, and waits until it does.
+    pub async fn bar(&self, inbox: &str) {
         let (group, name) = ("admissionregistration.k8s.io", format!("bar-{}", self.name));
         let object = |kind: &str, spec: &Value| json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": name}, "spec": spec});
-        let is_it = format!("object.metadata.namespace == '{}' && object.metadata.name == '{repository}'", self.name);
-        let rule = json!({"apiGroups": ["landfall.dev"], "apiVersions": ["*"], "resources": ["projectrepositories/status"], "operations": ["UPDATE"]});
+        let is_it = format!("object.metadata.name == '{inbox}'");
+        let rule = json!({"apiGroups": ["landfall.dev"], "apiVersions": ["*"], "resources": ["webhookinboxes/status"], "operations": ["UPDATE"]});
         let policy = json!({
             "matchConstraints": {"resourceRules": [rule]}, "matchConditions": [{"name": "it", "expression": is_it}],
             "validations": [{"expression": "false"}],
@@ -126,13 +129,18 @@ impl Scene {
         self.apply(&format!("{path}/validatingadmissionpolicies"), &object("ValidatingAdmissionPolicy", &policy)).await;
         let binding = object("ValidatingAdmissionPolicyBinding", &binding);
         self.apply(&format!("{path}/validatingadmissionpolicybindings"), &binding).await;
-        let path = format!("{}/{repository}/status?dryRun=All", ProjectRepository::url_path(&(), Some(&self.name)));
+        let path = format!("{}/{inbox}/status?dryRun=All", WebhookInbox::url_path(&(), Some(SYSTEM)));
         until("the policy holds", async || {
             let patch = http::Request::patch(&path).header("content-type", "application/merge-patch+json");
-            let patch = patch.body(br#"{"status": {"private": true}}"#.to_vec()).expect("a request");
+            let patch = patch.body(br#"{"status": {"deliveries": []}}"#.to_vec()).expect("a request");
             self.admin.request::<Value>(patch).await.is_err().then_some(())
         })
         .await;
+    }
+
+    /// Makes the inbox of a pod, as the operator does.
+    pub async fn make_inbox(&self, pod: &str) {
+        landfall::controllers::make_inbox(&self.admin, SYSTEM, pod, None).await.expect("an inbox");
     }
 
     /// Applies an object of ours.
@@ -193,7 +201,12 @@ impl Scene {
 
     /// Starts a receiver, which listens and may have an empty cache.
     pub async fn started(&self, sabotage: Sabotage, config: receiver::Config) -> Running {
-        let mut kube = self.cluster.user(RECEIVER).await;
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let pod = format!("{}-{}", self.name, NEXT.fetch_add(1, Ordering::Relaxed));
+        self.make_inbox(&pod).await;
+        let config =
+            receiver::Config { inbox: InboxPlace { namespace: SYSTEM.to_owned(), name: pod.clone() }, ..config };
+        let mut kube = self.cluster.receiver(&pod).await;
         self.lead_through_proxy(&mut kube);
         let shutdown = CancellationToken::new();
         let environment = receiver::Environment {
@@ -205,7 +218,7 @@ impl Scene {
         };
         let receiver = Receiver::start(config, environment).await.expect("a receiver");
         let (address, health) = (receiver.address(), receiver.health_address().expect("health is served"));
-        Running { address, health, shutdown, ended: tokio::spawn(receiver.run()) }
+        Running { pod, address, health, shutdown, ended: tokio::spawn(receiver.run()) }
     }
 
     fn lead_through_proxy(&self, kube: &mut Config) {
@@ -219,21 +232,27 @@ impl Scene {
         Delivery::new(&hook.path(&self.name), "push", &guid(), &push(9001).into_bytes(), &self.secret(hook))
     }
 
-    /// The log in a repository's status.
-    pub async fn deliveries(&self, namespace: &str, name: &str) -> Deliveries {
-        let path = format!("{}/{name}", ProjectRepository::url_path(&(), Some(namespace)));
-        self.status_of(&path).await
+    /// The deliveries for a repository that wait, by GUID.
+    pub async fn deliveries(&self, namespace: &str, name: &str) -> BTreeMap<String, WaitingDelivery> {
+        let all = self.waiting().await.into_iter().filter(|one| one.repository() == Some((namespace, name)));
+        all.map(|delivery| (delivery.guid.clone(), delivery)).collect()
     }
 
-    /// The log in the App's status.
-    pub async fn app_deliveries(&self) -> Deliveries {
-        self.status_of(&format!("{}/{}", GitHubApp::url_path(&(), None), self.name)).await
+    /// The deliveries for the App itself that wait, by GUID.
+    pub async fn app_deliveries(&self) -> BTreeMap<String, WaitingDelivery> {
+        let all = self.waiting().await.into_iter().filter(|one| one.app == self.name && one.repository().is_none());
+        all.map(|delivery| (delivery.guid.clone(), delivery)).collect()
     }
 
-    async fn status_of(&self, path: &str) -> Deliveries {
-        let get = http::Request::get(path).body(Vec::new()).expect("a request");
-        let object: Value = self.admin.request(get).await.expect("the object");
-        serde_json::from_value(object["status"]["deliveries"].clone()).unwrap_or_default()
+    /// The deliveries in all inboxes, those of other scenes included.
+    pub async fn waiting(&self) -> Vec<WaitingDelivery> {
+        let list = http::Request::get(WebhookInbox::url_path(&(), Some(SYSTEM))).body(Vec::new()).expect("a request");
+        let list: Value = self.admin.request(list).await.expect("a list");
+        let inboxes = list["items"].as_array().expect("a list").iter();
+        let read = |inbox: &Value| -> Vec<WaitingDelivery> {
+            serde_json::from_value(inbox["status"]["deliveries"].clone()).expect("deliveries")
+        };
+        inboxes.flat_map(read).collect()
     }
 
     /// All objects of our kinds in this scene, as they are stored.
@@ -255,8 +274,8 @@ impl Scene {
         objects
     }
 
-    /// The log in the status of acme/shop.
-    pub async fn shop(&self) -> Deliveries {
+    /// The deliveries for acme/shop that wait, by GUID.
+    pub async fn shop(&self) -> BTreeMap<String, WaitingDelivery> {
         self.deliveries(&self.name, "shop").await
     }
 }

@@ -1,12 +1,14 @@
-//! Valid deliveries, and their entries in status.
+//! Valid deliveries, and their entries in the inbox.
 
 use crate::scene::{Scene, config, guid, push};
-use landfall::api::DeliveryResult;
+use landfall::api::WaitingDelivery;
 use landfall::guards::Sabotage;
+use landfall::receiver::Config;
 use landfall::webhook::Hook;
 use landfall_world::delivery::{Delivery, signature};
 use landfall_world::id;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 #[tokio::test]
 async fn a_push_is_stored_as_a_hint_from_json_and_from_a_form() {
@@ -15,11 +17,10 @@ async fn a_push_is_stored_as_a_hint_from_json_and_from_a_form() {
     let json = scene.push().with("x-github-delivery", "72D3162E-cc78-11e3-81ab-4c9367dc0958");
     assert_eq!(json.send(receiver.address).await.result(), (202, "accepted"));
     let stored = &scene.shop().await["72d3162e-cc78-11e3-81ab-4c9367dc0958"];
-    assert_eq!(stored.event.as_deref(), Some("push"));
+    assert_eq!((stored.app.as_str(), stored.event.as_str()), ("push", "push"));
     assert_eq!(stored.reference.as_deref(), Some("refs/heads/main"));
     assert_eq!(stored.sha.as_deref(), Some(&*"2".repeat(40)));
-    assert_eq!((stored.attempts, stored.result), (Some(1), Some(DeliveryResult::Pending)));
-    assert!(stored.receipt_time.is_some() && stored.action.is_none() && stored.message.is_none());
+    assert!(stored.action.is_none() && stored.merged.is_none() && !stored.every_repository);
 
     let body = format!("payload={}", url::form_urlencoded::byte_serialize(push(9001).as_bytes()).collect::<String>());
     let secret = scene.secret(Hook::App);
@@ -50,22 +51,35 @@ async fn a_ping_is_answered_and_nothing_is_stored() {
     assert!(scene.shop().await.is_empty() && scene.app_deliveries().await.is_empty());
 }
 
+/// The operator may have looked after the first already.
 #[tokio::test]
-async fn a_repeated_delivery_is_one_entry_with_more_attempts() {
+async fn a_repeated_delivery_waits_again() {
     let scene = Scene::new("again").await;
     let receiver = scene.receiver(config()).await;
     let push = scene.push();
-    let (_, guid) = push.headers.iter().find(|(name, _)| name == "x-github-delivery").unwrap().clone();
-    assert_eq!(push.send(receiver.address).await.status, 202);
-    // The operator has handled it meanwhile.
-    let handled = json!({"deliveries": {&guid: {"result": "Handled", "message": "looked"}}});
-    scene.status(&scene.name, "shop", &handled).await;
-    assert_eq!(push.send(receiver.address).await.status, 202);
-    let stored = scene.shop().await;
-    assert_eq!(stored.len(), 1);
-    let stored = &stored[&guid];
-    assert_eq!((stored.attempts, stored.result), (Some(2), Some(DeliveryResult::Pending)));
-    assert_eq!(stored.message, None);
+    for _ in 0..2 {
+        assert_eq!(push.send(receiver.address).await.status, 202);
+    }
+    let stored = scene.waiting().await.into_iter().filter(|delivery| delivery.app == scene.name);
+    let ids: BTreeSet<_> = stored.map(|delivery| (delivery.id, delivery.guid)).collect();
+    let guids: BTreeSet<_> = ids.iter().map(|(_, guid)| guid).collect();
+    assert_eq!((ids.len(), guids.len()), (2, 1), "{ids:?}");
+}
+
+/// The inbox stays short, however many deliveries come while the operator is away.
+#[tokio::test]
+async fn deliveries_for_one_object_are_merged_before_the_inbox_grows_long() {
+    let scene = Scene::new("merged").await;
+    let receiver = scene.receiver(Config { target_rate: 1e6, target_burst: 1e6, ..config() }).await;
+    for _ in 0..100 {
+        assert_eq!(scene.push().send(receiver.address).await.status, 202);
+    }
+    let stored: Vec<_> = scene.waiting().await.into_iter().filter(|delivery| delivery.app == scene.name).collect();
+    let merged = |delivery: &WaitingDelivery| delivery.merged.unwrap_or(1);
+    assert_eq!(stored.iter().map(merged).sum::<i64>(), 100, "none is forgotten");
+    assert!(stored.len() <= 64, "{}", stored.len());
+    let first = &stored[0];
+    assert!(merged(first) > 1 && first.reference.is_none() && first.sha.is_none(), "it may concern any branch");
 }
 
 #[tokio::test]
@@ -93,7 +107,7 @@ async fn events_reach_the_objects_that_they_concern() {
     let body = json!({"action": "archived", "repository": repository(9001, "shop", 7001)});
     assert_eq!(send("repository", body).await, accepted);
     let stored = scene.shop().await.into_values().next().unwrap();
-    assert_eq!((stored.event.as_deref(), stored.action.as_deref()), (Some("repository"), Some("archived")));
+    assert_eq!((stored.event.as_str(), stored.action.as_deref()), ("repository", Some("archived")));
     // An object that waits for a repository of this name gets the delivery.
     let body = json!({"action": "created", "repository": repository(9002, "lib-core", 7001)});
     assert_eq!(send("repository", body).await, accepted);

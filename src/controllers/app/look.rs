@@ -48,7 +48,7 @@ pub async fn look(kind: &AppKind, seen: &Seen) {
                 connection.look = Some(Arc::new(look));
                 connection.trouble = None;
                 connection.next_look = next;
-                connection.heard.clone_from(&seen.waiting);
+                connection.heard = seen.waiting.iter().map(|waiting| waiting.announced.clone()).collect();
             });
             kind.lane.succeeded(&reference);
             if changed {

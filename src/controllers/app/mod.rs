@@ -6,7 +6,7 @@ mod look;
 mod made;
 mod plan;
 
-use super::deliveries::{self, Announced, Mark, waiting};
+use super::deliveries::{deliveries, log};
 use super::dependents::{app_concerned, dependents_of, installations_of};
 use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::reconcile::{Done, Failure, Kind, Plan};
@@ -14,8 +14,8 @@ use super::shared::{Asked, Shared};
 use super::standing::{Again, Standing};
 use super::watches::{Select, Watches};
 use crate::api::{
-    DEPENDENTS_FINALIZER, DeliveryResult, GitHubApp, GitHubAppStatus, GitHubInstallation, InstallationToken,
-    ProjectRepository, Reason, WebhookPolicy,
+    DEPENDENTS_FINALIZER, GitHubApp, GitHubAppStatus, GitHubInstallation, InstallationToken, ProjectRepository, Reason,
+    WebhookInbox, WebhookPolicy,
 };
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet};
@@ -69,15 +69,6 @@ impl AppKind {
         Ok(dependents)
     }
 
-    async fn mark(&self, app: &GitHubApp, marks: BTreeSet<Announced>) -> Result<GitHubApp, kube::Error> {
-        self.shared.connections.update(&app.name_any(), |connection| connection.heard.clone_from(&marks));
-        let handled = |announced: Announced| {
-            let delivery = app.status.as_ref()?.deliveries.get(&announced.0)?.clone();
-            Some(Mark { announced, delivery, result: DeliveryResult::Handled, message: None })
-        };
-        deliveries::mark(&self.shared.client, app, marks.into_iter().filter_map(handled)).await
-    }
-
     async fn adjust(&self, seen: &Seen) -> Done<GitHubApp> {
         let failures = made::adjust(&self.shared, &seen.app, &seen.desired).await;
         if failures.is_empty() {
@@ -105,10 +96,6 @@ impl AppKind {
     }
 }
 
-fn waiting_of(app: &GitHubApp) -> BTreeSet<Announced> {
-    app.status.iter().flat_map(|status| waiting(&status.deliveries)).map(|(announced, _)| announced).collect()
-}
-
 impl Kind for AppKind {
     type Object = GitHubApp;
     type Seen = Seen;
@@ -127,9 +114,6 @@ impl Kind for AppKind {
         // changes them: people replace them, with permissions of their own.
         Rule::new(RuleSet::Own, "", &["secrets"], &["get", "list", "watch", "create"]),
         Rule::new(RuleSet::Receiver, "landfall.dev", &["githubapps"], READ),
-        // The receiver stores deliveries there, and changes nothing else. RBAC cannot restrict fields, so the chart's
-        // ValidatingAdmissionPolicy ensures that.
-        Rule::new(RuleSet::Receiver, "landfall.dev", &["githubapps/status"], &["patch"]),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<GitHubApp>);
 
@@ -155,6 +139,10 @@ impl Kind for AppKind {
             let reference = repository.spec.installation_ref.as_ref();
             reference.map(|its| app_concerned(shared, repository.namespace(), &its.name, turn)).unwrap_or_default()
         });
+        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+            let own = deliveries(inbox).iter().filter(|delivery| delivery.repository().is_none());
+            own.map(|delivery| ObjectRef::new(&delivery.app)).collect()
+        });
         watches.woken_by_credentials(|shared, secret, _| {
             let name = secret.name_any();
             let are_keys = name == ROOT_KEYS_SECRET;
@@ -175,7 +163,8 @@ impl Kind for AppKind {
         let heard = self.shared.connections.get(&name).map(|connection| connection.heard).unwrap_or_default();
         let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
         let is_asked = requested_look(&*app).is_some_and(|request| handled != Some(request));
-        if is_asked || !waiting_of(&app).is_subset(&heard) {
+        let is_told = || self.shared.waiting_for_app(&name).iter().any(|waiting| !heard.contains(&waiting.announced));
+        if is_asked || is_told() {
             self.shared.connections.request_look(&name, self.shared.now());
         }
         app
@@ -200,7 +189,7 @@ impl Kind for AppKind {
         Ok(Seen {
             has_finalizer: has_finalizer(&**app, DEPENDENTS_FINALIZER),
             made_from: look::made_from(app, secret.as_ref()),
-            waiting: waiting_of(app),
+            waiting: shared.waiting_for_app(&name),
             dependents: if is_going { self.dependents(&installations).await? } else { Vec::new() },
             app: Arc::clone(app),
             secret,
@@ -240,7 +229,6 @@ impl Kind for AppKind {
             }
             Step::Connect => look::connect(&self.shared, seen),
             Step::Look => look::look(self, seen).await,
-            Step::Mark(marks) => return Ok(Done::Again(Some(self.mark(app, marks).await?))),
             Step::EnsureHook => hook::ensure(self, seen).await,
             Step::Adjust => return Ok(self.adjust(seen).await),
             Step::Withdraw(left) => self.withdraw(app, left).await?,
@@ -253,6 +241,14 @@ impl Kind for AppKind {
     }
 
     fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
+
+    /// Takes the deliveries out of their inboxes that the log has now.
+    async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
+        let taken: BTreeSet<_> = seen.marks().into_iter().map(|mark| mark.announced).collect();
+        self.shared.take_out(taken.iter().cloned()).await?;
+        self.shared.connections.update(&seen.app.name_any(), |its| its.heard.retain(|heard| !taken.contains(heard)));
+        Ok(())
+    }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> GitHubAppStatus {
         status(seen, self.shared.now())
@@ -277,6 +273,7 @@ fn status(seen: &Seen, now: Timestamp) -> GitHubAppStatus {
             None
         },
         tenants: seen.desired.tenants.clone(),
+        deliveries: log(&stored.deliveries, &seen.marks()),
         last_handled_reconcile: requested_look(&**app).cloned(),
         ..stored.clone()
     };

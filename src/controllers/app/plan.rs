@@ -2,9 +2,9 @@
 
 use super::desired::{Desired, is_made_for};
 use super::hook::{self, HookState};
-use crate::api::{GitHubApp, GitHubInstallation, Reason};
+use crate::api::{DeliveryResult, GitHubApp, GitHubInstallation, Reason};
 use crate::controllers::connection::Connection;
-use crate::controllers::deliveries::Announced;
+use crate::controllers::deliveries::{Mark, Waiting};
 use crate::controllers::dependents::waited_long_enough;
 use crate::controllers::reconcile;
 use crate::controllers::shared::PERSON_RECHECK;
@@ -13,7 +13,6 @@ use crate::webhook::RootKeys;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The gathered state of an App and its surroundings.
@@ -30,12 +29,31 @@ pub struct Seen {
     /// The root keys of webhooks, or the reason why there are none. `None`: the App has no webhook.
     pub keys: Option<Result<Arc<RootKeys>, Standing>>,
     /// The deliveries that wait for a look.
-    pub waiting: BTreeSet<Announced>,
+    pub waiting: Vec<Waiting>,
     pub installations: Vec<Arc<GitHubInstallation>>,
     /// The result of its grants.
     pub desired: Desired,
     /// The objects that still need it while it is being deleted.
     pub dependents: Vec<String>,
+}
+
+impl Seen {
+    /// The deliveries that a look has covered.
+    #[must_use]
+    pub fn marks(&self) -> Vec<Mark> {
+        let heard = self.connection.as_ref().map(|connection| &connection.heard);
+        let is_heard = |waiting: &&Waiting| heard.is_some_and(|heard| heard.contains(&waiting.announced));
+        let going = self.app.metadata.deletion_timestamp.is_some();
+        let heard = self.waiting.iter().filter(|_| !going).filter(is_heard).cloned();
+        heard
+            .map(|Waiting { announced, delivery }| Mark {
+                announced,
+                delivery,
+                result: DeliveryResult::Handled,
+                message: None,
+            })
+            .collect()
+    }
 }
 
 #[derive(Debug)]
@@ -50,8 +68,6 @@ pub enum Step {
     Connect,
     /// Look at GitHub.
     Look,
-    /// Mark the deliveries that a look has covered.
-    Mark(BTreeSet<Announced>),
     /// Examine the webhook.
     EnsureHook,
     /// Create and remove `GitHubInstallation`s.
@@ -75,10 +91,6 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     if is_going {
         return plan_removal(seen, connection, now);
-    }
-    let marks: BTreeSet<_> = seen.waiting.intersection(&connection.heard).cloned().collect();
-    if !marks.is_empty() {
-        return Plan::Do(Step::Mark(marks));
     }
     if let HookState::Due = hook::state(seen, now) {
         return Plan::Do(Step::EnsureHook);

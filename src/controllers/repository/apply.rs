@@ -6,7 +6,6 @@ use super::plan::Step;
 use super::seen::{Granted, Seen, Way};
 use super::{address, fork, hook, rollout};
 use crate::api::{HeadStatus, ProjectRepository, Reason, WEBHOOK_FINALIZER, default_permissions};
-use crate::controllers::deliveries;
 use crate::controllers::object::{requested_look, set_finalizer};
 use crate::controllers::reconcile::{Done, Failure};
 use crate::controllers::standing::{self, Again, Standing, github_failure, whole_second};
@@ -61,10 +60,6 @@ pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Don
         }
         Step::Look => look(kind, seen).await?,
         Step::Confirm => confirm(kind, seen).await?,
-        Step::Mark(marks) => {
-            let marks = marks.into_iter().map(|pending| pending.mark);
-            return Ok(Done::Again(Some(deliveries::mark(client, object, marks).await?)));
-        }
         Step::Fork => fork::ensure(kind, seen).await?,
         Step::Sync => fork::sync(kind, seen).await?,
         Step::EnsureHook => hook::ensure(kind, seen).await?,
@@ -116,7 +111,7 @@ async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
         }
         Way::NotYetKnown | Way::Blocked { .. } => return Ok(()),
     };
-    let refs = kind.shared.guards.refs(refs, seen.object.status.as_ref());
+    let refs = kind.shared.guards.refs(refs, seen);
     remember(kind, seen, (refs, name, facts), now);
     Ok(())
 }
@@ -131,9 +126,7 @@ fn remember(kind: &RepositoryKind, seen: &Seen, (refs, name, facts): (Refs, Stri
             let is_same = |head: &&&HeadStatus| head.branch == branch.as_str() && head.sha == sha.as_str();
             let same = before.iter().flatten().find(is_same).map(|head| (*head).clone());
             let is_news = same.is_none() && before.iter().any(Option::is_some);
-            let is_told = stored.is_some_and(|status| {
-                status.deliveries.values().any(|delivery| delivery.sha.as_deref() == Some(sha.as_str()))
-            });
+            let is_told = seen.announcing(sha.as_str()).next().is_some();
             let head = same.unwrap_or_else(|| HeadStatus {
                 branch: branch.to_string(),
                 sha: sha.to_string(),

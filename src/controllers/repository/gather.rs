@@ -2,11 +2,9 @@
 
 use super::RepositoryKind;
 use super::seen::{Granted, HookWish, Pending, Seen, Tools, Way};
-use crate::api::{
-    Deliveries, Delivery, DeliveryResult, KEPT_DELIVERIES, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode,
-};
+use crate::api::{DeliveryResult, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode};
 use crate::controllers::connection::Connection;
-use crate::controllers::deliveries::{Announced, Mark, waiting};
+use crate::controllers::deliveries::{Mark, Waiting};
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::shared::Shared;
@@ -50,15 +48,14 @@ pub fn gather(kind: &RepositoryKind, object: &Arc<ProjectRepository>) -> Seen {
         let looked = known.looked.as_ref()?;
         Some(looked.refs.default_branch.as_ref()?.as_str())
     });
-    let waiting = || object.status.iter().flat_map(|status| waiting(&status.deliveries));
+    let waiting = shared.waiting_for_repository(&namespace, &object.name_any());
     let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
     Seen {
         has_finalizer: has_finalizer(&**object, WEBHOOK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
         hook: hook(shared, object, referred.as_ref()),
-        pending: object.status.as_ref().map(|status| all_pending(&status.deliveries, branch)).unwrap_or_default(),
-        is_repository_news: waiting()
-            .any(|(_, delivery)| delivery.event.as_deref().is_some_and(|event| event != "push")),
+        is_repository_news: waiting.iter().any(|waiting| waiting.delivery.event != "push"),
+        pending: waiting.into_iter().map(|waiting| pending(waiting, branch)).collect(),
         allowed_at: kind.memory.allowed_at(object, shared.now()),
         object: Arc::clone(object),
         way,
@@ -94,21 +91,14 @@ fn by_app(referred: &Referred) -> Way {
     }
 }
 
-/// When as many deliveries wait as are kept, another may have been evicted before the operator saw it. Then each of
-/// them may stand for one that concerns the branch.
-fn all_pending(deliveries: &Deliveries, branch: Option<&str>) -> Vec<Pending> {
-    let branch = branch.filter(|_| waiting(deliveries).count() < KEPT_DELIVERIES);
-    waiting(deliveries).map(|(announced, delivery)| pending(announced, delivery, branch)).collect()
-}
-
-/// A push to another branch needs no look. Any other event may concern anything.
-fn pending(announced: Announced, delivery: &Delivery, branch: Option<&str>) -> Pending {
-    let elsewhere = delivery.event.as_deref() == Some("push")
+/// A push to another branch needs no look. Any other event may concern anything, and so may deliveries that were merged.
+fn pending(Waiting { announced, delivery }: Waiting, branch: Option<&str>) -> Pending {
+    let elsewhere = delivery.event == "push"
         && delivery.reference.as_deref().zip(branch).is_some_and(|(reference, branch)| {
             reference.strip_prefix("refs/heads/").is_none_or(|pushed| pushed != branch)
         });
     let result = if elsewhere { DeliveryResult::Ignored } else { DeliveryResult::Handled };
-    Pending { mark: Mark { announced, delivery: delivery.clone(), result, message: None }, needs_look: !elsewhere }
+    Pending { mark: Mark { announced, delivery, result, message: None }, needs_look: !elsewhere }
 }
 
 fn hook(shared: &Shared, object: &ProjectRepository, referred: Option<&Referred>) -> HookWish {
@@ -127,23 +117,5 @@ fn hook(shared: &Shared, object: &ProjectRepository, referred: Option<&Referred>
     match shared.root_keys.known() {
         Some(keys) => HookWish::Own { base: webhook.url.clone(), key_id: keys.current.id().to_owned() },
         None => unknown("the root key of webhooks is not known yet; the operator's log says why".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn in_a_full_log_a_push_to_another_branch_may_stand_for_one_that_was_put_out() {
-        let looks = |count: usize| {
-            let entry =
-                |n| (format!("{n:02}"), json!({"event": "push", "ref": "refs/heads/other", "result": "Pending"}));
-            let log: serde_json::Map<_, _> = (0..count).map(entry).collect();
-            let deliveries: Deliveries = serde_json::from_value(log.into()).unwrap();
-            all_pending(&deliveries, Some("main")).iter().filter(|pending| pending.needs_look).count()
-        };
-        assert_eq!((looks(KEPT_DELIVERIES - 1), looks(KEPT_DELIVERIES)), (0, KEPT_DELIVERIES));
     }
 }

@@ -116,7 +116,7 @@ pub struct Remembered {
     pub head: Option<HeadStatus>,
     /// The head that was confirmed by id, and when.
     pub confirmed: Option<(String, Timestamp)>,
-    /// The deliveries that a look has covered and that are not marked yet.
+    /// The deliveries that a look has covered and that still wait in an inbox.
     pub heard: BTreeSet<Announced>,
     /// The last value of the annotation that requests a look, after a look covered it.
     pub request: Option<String>,
@@ -245,6 +245,17 @@ impl RepositoryMemory {
         namespaces.retain(|_, allowance| !allowance.is_full(now));
         let of = namespaces.entry(object.metadata.namespace.clone().unwrap_or_default());
         of.or_insert_with(|| Allowance::full(NAMESPACE, now)).take(now)
+    }
+
+    /// Makes the next reconcile of an object look, as if it were due.
+    pub fn look_again(&self, object: &ProjectRepository) {
+        if let Some(looked) = self
+            .lock()
+            .get_mut(object.metadata.uid.as_deref().unwrap_or_default())
+            .and_then(|known| known.looked.as_mut())
+        {
+            looked.next = Timestamp::MIN;
+        }
     }
 
     /// Forgets a deleted object.

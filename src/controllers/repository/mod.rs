@@ -15,12 +15,13 @@ mod status;
 
 pub use memory::RepositoryMemory;
 
+use super::deliveries::{Mark, deliveries};
 use super::dependents::woken_by_access;
 use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
 use super::shared::Shared;
 use super::standing::{Again, Standing, matters_to_app};
-use super::watches::Watches;
-use crate::api::{ProjectRepository, ProjectRepositoryStatus, Reason};
+use super::watches::{Select, Watches};
+use crate::api::{ProjectRepository, ProjectRepositoryStatus, Reason, WaitingDelivery, WebhookInbox};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
 use crate::runtime::due::Due;
@@ -32,7 +33,7 @@ use kube::runtime::reflector::ObjectRef;
 use memory::{Failed, Task};
 use plan::Step;
 use readers::ReadTokens;
-use seen::Seen;
+use seen::{Seen, Way};
 use std::sync::Arc;
 
 pub struct RepositoryKind {
@@ -71,7 +72,6 @@ impl Kind for RepositoryKind {
         Rule::new(RuleSet::Cluster, "landfall.dev", &["projectrepositories/status"], &["patch"]),
         Rule::new(RuleSet::Cluster, "landfall.dev", &["projectrepositories/finalizers"], &["update"]),
         Rule::new(RuleSet::Receiver, "landfall.dev", &["projectrepositories"], READ),
-        Rule::new(RuleSet::Receiver, "landfall.dev", &["projectrepositories/status"], &["patch"]),
         Rule::new(RuleSet::View, "landfall.dev", &["projectrepositories"], READ),
         // A ProjectRepository makes the operator act as the ServiceAccount that the object names: the operator only
         // restarts workloads, and only where the namespace let it impersonate that account. This role may restart
@@ -92,6 +92,10 @@ impl Kind for RepositoryKind {
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, ProjectRepository>) {
         woken_by_access(watches, |repository: &ProjectRepository, name| {
             repository.spec.installation_ref.as_ref().is_some_and(|reference| reference.name == name)
+        });
+        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+            let repositories = deliveries(inbox).iter().filter_map(WaitingDelivery::repository);
+            repositories.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
         });
         // New root keys change the secrets of webhooks.
         watches.woken_by_announced::<RootKeys>();
@@ -172,6 +176,27 @@ impl Kind for RepositoryKind {
                 known.failed.insert(task, failed);
             });
         }
+    }
+
+    /// Takes the deliveries out of their inboxes that the log has now.
+    async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
+        let marks = seen.marks();
+        if marks.is_empty() {
+            return Ok(());
+        }
+        if let Way::Blocked { .. } = seen.way {
+            // They were not looked after, so a look comes first when there is a way again.
+            self.memory.look_again(&seen.object);
+        }
+        for Mark { announced: _, delivery, result, .. } in &marks {
+            let (guid, sha) = (&delivery.guid, delivery.sha.as_deref());
+            tracing::info!(delivery = guid, sha, ?result, "a delivery was dealt with");
+        }
+        self.shared.take_out(marks.iter().map(|mark| mark.announced.clone())).await?;
+        self.memory.update(uid(&seen.object), |known| {
+            known.heard.retain(|heard| !marks.iter().any(|mark| mark.announced == *heard));
+        });
+        Ok(())
     }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> ProjectRepositoryStatus {

@@ -6,7 +6,7 @@
 use super::memory::{Failed, Task};
 use super::rollout::plan::Next;
 use super::rollout::{self, RolloutInput, Settlement, Stamp, Workload};
-use super::seen::{HookWish, Pending, Seen, Way};
+use super::seen::{HookWish, Seen, Way};
 use crate::api::{DeploymentResult, DeploymentStatus, Reason};
 use crate::controllers::dependents::waited_long_enough;
 use crate::controllers::reconcile;
@@ -30,8 +30,6 @@ pub enum Step {
     Look,
     /// Ask GitHub by id whether the head belongs to the same repository.
     Confirm,
-    /// Mark deliveries.
-    Mark(Vec<Pending>),
     /// Find, create or repair the webhook.
     EnsureHook,
     /// Remove the webhook.
@@ -81,8 +79,7 @@ impl Step {
             | Self::Settle { .. }
             | Self::AddFinalizer
             | Self::RemoveFinalizer
-            | Self::LeaveHook(_)
-            | Self::Mark(_) => None,
+            | Self::LeaveHook(_) => None,
         }
     }
 }
@@ -107,11 +104,9 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
         Way::GitHub(_) | Way::Address(_) => {}
     }
     let failed = |task: Task| seen.waits(task, now);
-    let marks = seen.marks();
-    let or_mark = |plan: Plan| if marks.is_empty() { plan } else { Plan::Do(Step::Mark(marks.clone())) };
     if seen.object.spec.source.fork.is_some() && seen.bound_id().is_none() {
         return match failed(Task::Fork) {
-            Some(failed) => or_mark(settled(failed.standing, vec![failed.until])),
+            Some(failed) => settled(failed.standing, vec![failed.until]),
             None if seen.is_paused => Plan::Settled { standing: Some(paused()), again: None },
             None => Plan::Do(Step::Fork),
         };
@@ -119,15 +114,12 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let mut again = Vec::new();
     match (failed(Task::Look), look_due(seen, now)) {
         (Some(failed), _) if seen.known.looked.is_none() => {
-            return or_mark(settled_or_followed(seen, (failed.standing, Some(Again::At(failed.until))), now));
+            return settled_or_followed(seen, (failed.standing, Some(Again::At(failed.until))), now);
         }
         (Some(failed), _) => again.push(failed.until),
         (None, at) if at <= now => return Plan::Do(Step::Look),
         (None, _) if seen.is_doubtful() => return Plan::Do(Step::Confirm),
         (None, at) => again.push(at),
-    }
-    if !marks.is_empty() {
-        return Plan::Do(Step::Mark(marks));
     }
     let source = source(seen, failed(Task::Look).as_ref());
     let mut troubles = Vec::new();

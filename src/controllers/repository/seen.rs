@@ -71,10 +71,10 @@ pub enum HookWish {
     Unknown(Standing),
 }
 
-/// A delivery that is not marked yet.
+/// A delivery that waits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pending {
-    /// The mark, for after the look, or for now if no look is needed.
+    /// Its effect, after the look, or now if no look is needed.
     pub mark: Mark,
     /// It may concern the branch, or the repository.
     pub needs_look: bool,
@@ -216,20 +216,36 @@ impl Seen {
         self.pending.iter().any(|pending| pending.needs_look && !self.known.heard.contains(&pending.mark.announced))
     }
 
-    /// The deliveries that can be marked.
+    /// The GUIDs of the deliveries that announced a commit, those that wait first.
+    pub fn announcing<'a>(&'a self, sha: &'a str) -> impl Iterator<Item = &'a str> {
+        let waiting = self.pending.iter().map(|pending| &pending.mark.delivery);
+        let waiting = waiting.map(|delivery| (delivery.guid.as_str(), delivery.sha.as_deref()));
+        let logged = self.object.status.iter().flat_map(|status| &status.deliveries);
+        let logged = logged.map(|delivery| (delivery.guid.as_str(), delivery.sha.as_deref()));
+        waiting.chain(logged).filter(move |(_, announced)| *announced == Some(sha)).map(|(guid, _)| guid)
+    }
+
+    /// The deliveries that were dealt with.
     #[must_use]
-    pub fn marks(&self) -> Vec<Pending> {
+    pub fn marks(&self) -> Vec<Mark> {
+        let shortened = |standing: &Standing| Some(standing.message.chars().take(LONGEST_MESSAGE).collect());
+        if let Way::Blocked { standing, permanent: true } = &self.way {
+            let failed = |pending: &Pending| Mark {
+                result: DeliveryResult::Failed,
+                message: shortened(standing),
+                ..pending.mark.clone()
+            };
+            return self.pending.iter().map(failed).collect();
+        }
         let lost = [Task::Look, Task::Fork].into_iter().filter_map(|task| self.lost(task)).collect::<Vec<_>>();
         let marked = |pending: &Pending| {
             let announced = &pending.mark.announced;
             if !pending.needs_look || self.known.heard.contains(announced) {
-                return Some(pending.clone());
+                return Some(pending.mark.clone());
             }
             let failed = lost.iter().find(|failed| failed.heard.contains(announced))?;
-            let message = Some(failed.standing.message.chars().take(LONGEST_MESSAGE).collect());
-            let mut pending = pending.clone();
-            (pending.mark.result, pending.mark.message) = (DeliveryResult::Failed, message);
-            Some(pending)
+            let message = shortened(&failed.standing);
+            Some(Mark { result: DeliveryResult::Failed, message, ..pending.mark.clone() })
         };
         self.pending.iter().filter_map(marked).collect()
     }

@@ -4,6 +4,7 @@
 use super::memory::Task;
 use super::seen::{HookWish, Seen, Way};
 use crate::api::{ConditionType, DeploymentResult, ForkStatus, ProjectRepositoryStatus, Reason, WebhookStatus};
+use crate::controllers::deliveries::log;
 use crate::controllers::object::requested_look;
 use crate::controllers::shared::is_of_all;
 use crate::controllers::standing::{State, Truth, condition};
@@ -27,6 +28,7 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
             stored.last_handled_reconcile.clone()
         },
         uid: seen.object.metadata.uid.clone(),
+        deliveries: log(&stored.deliveries, &seen.marks()),
         ..stored.clone()
     };
     if requested_look(&*seen.object).is_none() {

@@ -1,16 +1,14 @@
-//! The fields of a `ProjectRepository` that the receiver reads: those it matches by, and the log of deliveries.
+//! The fields of a `ProjectRepository` that the receiver matches by.
 //!
 //! Invariant: a tenant's odd value counts as absent and affects no other field. All other fields are not read at all.
 
-use crate::api::{DeliveryResult, ProjectRepository, WebhookMode};
+use crate::api::{ProjectRepository, WebhookMode};
 use crate::ids::RepositoryId;
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct SlimRepository {
@@ -73,21 +71,6 @@ pub struct Webhook {
 pub struct Status {
     #[serde(default, deserialize_with = "loose")]
     pub id: Option<RepositoryId>,
-    #[serde(default, deserialize_with = "loose")]
-    pub deliveries: BTreeMap<String, SlimDelivery>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SlimDelivery {
-    #[serde(default, deserialize_with = "loose")]
-    pub receipt_time: Option<Timestamp>,
-    #[serde(default, deserialize_with = "loose")]
-    pub attempts: Option<u32>,
-    #[serde(default, deserialize_with = "loose")]
-    pub event: Option<String>,
-    #[serde(default, deserialize_with = "loose")]
-    pub result: Option<DeliveryResult>,
 }
 
 /// Labels, annotations and managed fields are the larger part of an object, and matching does not need them.
@@ -97,11 +80,10 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
     struct Slim {
         name: Option<String>,
         namespace: Option<String>,
-        resource_version: Option<String>,
         deletion_timestamp: Option<Time>,
     }
-    let Slim { name, namespace, resource_version, deletion_timestamp } = Slim::deserialize(deserializer)?;
-    Ok(ObjectMeta { name, namespace, resource_version, deletion_timestamp, ..ObjectMeta::default() })
+    let Slim { name, namespace, deletion_timestamp } = Slim::deserialize(deserializer)?;
+    Ok(ObjectMeta { name, namespace, deletion_timestamp, ..ObjectMeta::default() })
 }
 
 /// The value, or the default if it has another type.

@@ -4,8 +4,8 @@
 //! neither an odd object nor ten thousand objects stop the receiver or fill its memory.
 
 use super::slim::SlimRepository;
-use super::{App, Bound, DeliveryLog, Index, Installation, LoggedDelivery, ObjectKey, Targets, identity};
-use crate::api::{Deliveries, Delivery, GitHubApp, GitHubAppStatus, GitHubInstallation, WebhookMode};
+use super::{App, Bound, Index, Installation, ObjectKey, Targets, identity};
+use crate::api::{GitHubApp, GitHubAppStatus, GitHubInstallation, WebhookMode};
 use crate::features::{Feature, Features};
 use crate::runtime::lenient::{Lenient, readable};
 use crate::runtime::readiness::{Check, Readiness};
@@ -123,22 +123,17 @@ fn object_key(meta: &ObjectMeta) -> ObjectKey {
     (text(&meta.namespace), text(&meta.name))
 }
 
-fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
-}
-
 impl Indexed for GitHubApp {
     fn insert(self, key: ObjectKey, index: &mut Index) {
         let mut object = self;
         let identity = identity(&object);
         let status = object.status.take().unwrap_or_default();
-        let log = newer(log(version(&object.metadata), &status.deliveries), index.apps.remove(&key).map(|app| app.log));
         // The cache needs the ids that accounts are pinned to, and nothing else of status.
         object.status = Some(GitHubAppStatus { tenants: status.tenants, ..GitHubAppStatus::default() });
         object.spec.ca_bundle = None;
         object.metadata =
             ObjectMeta { deletion_timestamp: object.metadata.deletion_timestamp.take(), ..ObjectMeta::default() };
-        index.apps.insert(key, App { object, identity, log });
+        index.apps.insert(key, App { object, identity });
     }
     fn remove(key: &ObjectKey, index: &mut Index) {
         index.apps.remove(key);
@@ -185,19 +180,10 @@ impl Indexed for SlimRepository {
             index.remove_repository(&key);
             return;
         };
-        let entries = self.status.deliveries.iter().map(|(guid, delivery)| LoggedDelivery {
-            guid: guid.as_str().into(),
-            received_at: delivery.receipt_time,
-            attempts: delivery.attempts.unwrap_or(1),
-            waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
-        });
-        let seen = DeliveryLog { version: version(&self.metadata), entries: entries.collect() };
-        let known = index.repositories.get_mut(&key).map(|bound| std::mem::take(&mut bound.log));
         let bound = Bound {
             installation: installation.into(),
             id: self.id(),
             awaited_name: self.awaited_name().map(Into::into),
-            log: newer(seen, known),
         };
         index.put_repository(key, bound);
     }
@@ -207,21 +193,6 @@ impl Indexed for SlimRepository {
     fn keys(index: &Index) -> Vec<ObjectKey> {
         index.repositories.keys().cloned().collect()
     }
-}
-
-/// The answer to a patch may be newer than the object from a watch.
-fn newer(seen: DeliveryLog, known: Option<DeliveryLog>) -> DeliveryLog {
-    known.filter(|known| known.version > seen.version).unwrap_or(seen)
-}
-
-fn log(version: u64, deliveries: &Deliveries) -> DeliveryLog {
-    let entries = deliveries.iter().map(|(guid, delivery)| LoggedDelivery {
-        guid: guid.as_str().into(),
-        received_at: delivery.receipt_time.as_ref().map(|at| at.0),
-        attempts: delivery.attempts.and_then(|attempts| attempts.try_into().ok()).unwrap_or(1),
-        waits: Delivery::waits(delivery.event.as_deref(), delivery.result),
-    });
-    DeliveryLog { version, entries: entries.collect() }
 }
 
 /// Adds an object as a watch would.

@@ -6,7 +6,7 @@ use crate::run::Run;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, ListParams};
-use landfall::api::{DeliveryResult, DeploymentResult, ProjectRepository};
+use landfall::api::{DeploymentResult, ProjectRepository};
 use landfall_world::{OPERATOR, objects};
 use serde_json::{Value, json};
 
@@ -82,12 +82,8 @@ async fn allow(run: &Run) {
 async fn announce(run: &Run, guid: &str, name: &'static str) -> Result<(), String> {
     let pushed = run.world.push("acme/shop", "main");
     run.call(&pushed, name);
-    let delivery = json!({
-        "event": "push", "ref": "refs/heads/main", "sha": pushed, "receiptTime": run.world.now().to_string(),
-        "attempts": 1, "result": "Pending",
-    });
-    let delivered = json!({"deliveries": {guid: delivery}});
-    run.world.merge_status::<ProjectRepository>("team-a", "shop", &delivered).await.expect("delivered");
+    let delivery = json!({"ref": "refs/heads/main", "sha": pushed});
+    run.world.deliver(("team-a", "shop"), guid, &delivery).await;
     is_deployed(run, &pushed).await
 }
 
@@ -99,7 +95,7 @@ async fn is_deployed(run: &Run, sha: &str) -> Result<(), String> {
         }
         let object = run.world.get::<ProjectRepository>("team-a", "shop").await;
         let Some(status) = object.and_then(|object| object.status) else { return false };
-        let is_pending = status.deliveries.values().any(|one| one.result == Some(DeliveryResult::Pending));
+        let is_pending = !run.world.waiting().await.is_empty();
         let is_done = |done: DeploymentResult| done == DeploymentResult::Succeeded;
         let deployed = status.deployment.filter(|deployment| is_done(deployment.result));
         !is_pending && deployed.is_some_and(|deployment| deployment.sha == sha)

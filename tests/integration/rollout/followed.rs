@@ -170,12 +170,8 @@ async fn each_line_of_a_rollout_says_which_delivery_and_which_commit() {
 
     let sha = team.world.push("acme/shop", "main");
     let guid = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
-    let delivery = json!({
-        "event": "push", "ref": "refs/heads/main", "sha": sha, "attempts": 1, "result": "Pending",
-        "receiptTime": team.world.now().to_string(),
-    });
-    let change = json!({"deliveries": {guid: delivery}});
-    team.world.merge_status::<ProjectRepository>("team-a", "shop", &change).await.expect("added");
+    let delivery = json!({"ref": "refs/heads/main", "sha": sha});
+    team.world.deliver(("team-a", "shop"), guid, &delivery).await;
     team.comes_to(DeploymentResult::Waiting).await;
     team.lives(4).await;
     team.pods_run().await;

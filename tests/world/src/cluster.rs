@@ -71,6 +71,49 @@ impl Cluster {
         read(&kubeconfig).await
     }
 
+    /// The client's configuration of a receiver in a pod of this name, which is made: a token that the API server issued for the
+    /// pod, as a kubelet requests it.
+    pub async fn receiver(&self, pod: &str) -> Config {
+        const ACCOUNT: &str = "landfall-receiver";
+        let client = self.admin();
+        let post = async |path: String, body: Value| {
+            let request = http::Request::post(path).header("content-type", "application/json");
+            let request = request.body(serde_json::to_vec(&body).expect("json")).expect("a request");
+            client.request::<Value>(request).await
+        };
+        let base = format!("/api/v1/namespaces/{SYSTEM}");
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}});
+        match post(format!("{base}/serviceaccounts"), account).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            made => drop(made.expect("an account")),
+        }
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": pod, "labels": {"app.kubernetes.io/component": "receiver"}},
+            "spec": {
+                "serviceAccountName": ACCOUNT, "automountServiceAccountToken": false,
+                "containers": [{"name": "receiver", "image": "none.invalid/none"}],
+            },
+        });
+        let made = match post(format!("{base}/pods"), object).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let get = http::Request::get(format!("{base}/pods/{pod}")).body(Vec::new()).expect("a request");
+                client.request::<Value>(get).await.expect("the pod")
+            }
+            made => made.expect("a pod"),
+        };
+        let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": made["metadata"]["uid"]});
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound},
+        });
+        let answer = post(format!("{base}/serviceaccounts/{ACCOUNT}/token"), request).await.expect("a token");
+        let token = answer["status"]["token"].as_str().expect("a token").to_owned();
+        let auth_info = kube::config::AuthInfo { token: Some(token.into()), ..kube::config::AuthInfo::default() };
+        let mut config = self.admin.clone();
+        config.auth_info = auth_info;
+        config
+    }
+
     /// The requests to the API server.
     pub fn audit_log(&self) -> AuditLog {
         self.server.audit_log()

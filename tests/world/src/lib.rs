@@ -15,6 +15,7 @@
 
 pub mod cluster;
 pub mod delivery;
+pub mod inbox;
 pub mod kubelet;
 pub mod objects;
 pub mod operator;
@@ -27,7 +28,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
-use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, Workspace};
+use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, WebhookInbox, Workspace};
 use landfall::ids::NotAnId;
 use landfall::runtime::clock::{Clock, ManualClock};
 use landfall_cluster::{AuditLog, Entry, Mark};
@@ -185,6 +186,7 @@ impl World {
             left += all::<PersistentVolumeClaim>(&self.admin).await;
             left += all::<PersistentVolume>(&self.admin).await;
             left += all::<Node>(&self.admin).await;
+            left += all::<WebhookInbox>(&self.admin).await;
             left += all::<ProjectRepository>(&self.admin).await;
             left += all::<InstallationToken>(&self.admin).await;
             left += all::<GitHubInstallation>(&self.admin).await;
@@ -402,6 +404,11 @@ impl World {
     /// The configuration of another service account's client.
     pub async fn user(&self, name: &str) -> kube::Config {
         self.cluster.user(name).await
+    }
+
+    /// The client's configuration of a receiver in a pod of this name, which is made.
+    pub async fn receiver(&self, pod: &str) -> kube::Config {
+        self.cluster.receiver(pod).await
     }
 
     /// The operator's writes to the API server since a mark, successful or not.

@@ -4,10 +4,10 @@ use super::super::memory::{Facts, HookSeen, Looked, Remembered};
 use super::super::rollout::plan::tests::workload;
 use super::super::rollout::progress::Progress;
 use super::super::rollout::{RolloutMemory, Targets};
-use super::super::seen::{Granted, Tools};
+use super::super::seen::{Granted, Pending, Tools};
 use super::*;
-use crate::api::{Delivery, DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
-use crate::controllers::deliveries::Mark;
+use crate::api::{DeliveryResult, GitHubApp, HeadStatus, ProjectRepository};
+use crate::controllers::deliveries::{Announced, Mark};
 use crate::git::Refs;
 use crate::grant::{NamespaceView, grant};
 use crate::ids::id;
@@ -287,49 +287,63 @@ fn who_asks_for_looks_gets_a_few_at_once_and_then_has_to_wait() {
     assert_eq!(rests(&seen, 1).2, Some(at(11)));
 }
 
+fn announced(id: i64) -> Announced {
+    ("receiver".to_owned(), id)
+}
+
+fn waiting(id: i64, needs_look: bool, result: DeliveryResult) -> Pending {
+    let delivery = json!({
+        "id": id, "app": "landfall", "namespace": "team-a", "name": "shop", "guid": format!("guid-{id}"), "event": "push",
+        "receiptTime": "2027-01-15T08:00:00.000000Z",
+    });
+    let delivery = serde_json::from_value(delivery).unwrap();
+    Pending { mark: Mark { announced: announced(id), delivery, result, message: None }, needs_look }
+}
+
 #[test]
-fn a_delivery_is_marked_once_it_was_looked_after() {
-    let announced = ("guid".to_owned(), 1);
-    let mark = |result| Mark { announced: announced.clone(), delivery: Delivery::default(), result, message: None };
-    let pending = |needs_look, result| Pending { mark: mark(result), needs_look };
+fn a_delivery_is_dealt_with_once_it_was_looked_after() {
     let mut seen = seen(plain(), looked());
-    seen.pending = vec![pending(true, DeliveryResult::Handled)];
-    assert_eq!(does(&seen, 1), Step::Look);
-    seen.known.heard = [announced.clone()].into();
-    assert_eq!(does(&seen, 1), Step::Mark(seen.pending.clone()));
+    let dealt_with = |seen: &Seen| seen.marks().iter().map(|mark| mark.announced.1).collect::<Vec<_>>();
+    seen.pending = vec![waiting(1, true, DeliveryResult::Handled)];
+    assert_eq!((does(&seen, 1), dealt_with(&seen)), (Step::Look, vec![]));
+    seen.known.heard = [announced(1)].into();
+    rests(&seen, 1);
+    assert_eq!(dealt_with(&seen), [1]);
     // The same delivery again waits again.
-    seen.pending[0].mark.announced.1 = 2;
-    assert_eq!(does(&seen, 1), Step::Look);
-    seen.pending = vec![pending(false, DeliveryResult::Ignored)];
-    assert_eq!(does(&seen, 1), Step::Mark(seen.pending.clone()));
+    seen.pending.push(waiting(2, true, DeliveryResult::Handled));
+    assert_eq!((does(&seen, 1), dealt_with(&seen)), (Step::Look, vec![1]));
+    seen.pending = vec![waiting(3, false, DeliveryResult::Ignored)];
+    rests(&seen, 1);
+    assert_eq!(dealt_with(&seen), [3]);
+    // Nobody can look where the namespace has no access.
+    seen.pending = vec![waiting(4, true, DeliveryResult::Handled)];
+    let standing = Standing::stalled(Reason::AccountNotGranted, "not granted");
+    seen.way = Way::Blocked { standing: standing.clone(), permanent: false };
+    assert!(dealt_with(&seen).is_empty());
+    seen.way = Way::Blocked { standing, permanent: true };
+    let [mark] = seen.marks().try_into().unwrap();
+    assert_eq!((mark.result, mark.message.as_deref()), (DeliveryResult::Failed, Some("not granted")));
 }
 
 /// A delivery says that a lost repository may exist again. A delivery from before the loss does not.
 #[test]
 fn a_delivery_ends_the_wait_for_a_person_and_no_other() {
-    let announced = |guid: &str| (guid.to_owned(), 1);
-    let delivery = |guid: &str| {
-        let result = DeliveryResult::Handled;
-        let mark = Mark { announced: announced(guid), delivery: Delivery::default(), result, message: None };
-        Pending { mark, needs_look: true }
-    };
+    let delivery = |id| waiting(id, true, DeliveryResult::Handled);
     let gone = || Standing::stalled(Reason::RepositoryNotFound, "it is gone");
     for known in [Remembered::default(), looked()] {
         let mut seen = seen(plain(), known);
         fail(&mut seen, Task::Look, gone());
-        seen.known.failed.get_mut(&Task::Look).unwrap().heard = [announced("old")].into();
-        seen.pending = vec![delivery("old")];
-        let Step::Mark(marks) = does(&seen, 1) else { panic!("it came to nothing") };
-        assert_eq!(
-            (marks[0].mark.result, marks[0].mark.message.as_deref()),
-            (DeliveryResult::Failed, Some("it is gone"))
-        );
-        seen.pending = vec![delivery("new")];
+        seen.known.failed.get_mut(&Task::Look).unwrap().heard = [announced(1)].into();
+        seen.pending = vec![delivery(1)];
+        rests(&seen, 1);
+        let [mark] = seen.marks().try_into().unwrap();
+        assert_eq!((mark.result, mark.message.as_deref()), (DeliveryResult::Failed, Some("it is gone")));
+        seen.pending = vec![delivery(2)];
         assert_eq!(does(&seen, 1), Step::Look);
         seen.allowed_at = at(2);
         assert_eq!(rests(&seen, 1).2, Some(at(2)), "as often as it may");
-        seen.pending = vec![delivery("old"), delivery("new")];
-        assert!(matches!(does(&seen, 1), Step::Mark(marks) if marks.len() == 1));
+        seen.pending = vec![delivery(1), delivery(2)];
+        assert_eq!(seen.marks().len(), 1);
         // A failure that passes by itself waits for its time.
         seen.allowed_at = at(1);
         fail(&mut seen, Task::Look, Standing::reconciling(Reason::RateLimited, "later"));
@@ -338,7 +352,7 @@ fn a_delivery_ends_the_wait_for_a_person_and_no_other() {
     let fork = object(&json!({"source": {"fork": {"of": "globex/tools"}}}), &json!({}), &Value::Null);
     let mut fork = seen(fork, Remembered::default());
     fail(&mut fork, Task::Fork, Standing::stalled(Reason::ForkForbidden, "no"));
-    fork.pending = vec![delivery("new")];
+    fork.pending = vec![delivery(2)];
     assert_eq!(does(&fork, 1), Step::Fork);
 }
 

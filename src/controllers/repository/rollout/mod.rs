@@ -18,13 +18,12 @@ use super::apply::uid;
 use super::plan::Step;
 use super::seen::Seen;
 use super::status;
-use crate::api::{ConditionType, Deliveries, DeploymentResult, DeploymentStatus, OnPush, ProjectRepository, Reason};
+use crate::api::{ConditionType, DeploymentResult, DeploymentStatus, OnPush, ProjectRepository, Reason};
 use crate::controllers::reconcile::Failure;
 use account::{Account, Refused};
 use kube::{Client, ResourceExt};
 use seen::{Hindrance, Trouble};
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How often a workload that others change at the same time is looked at again at once.
 const CONFLICTS: u32 = 3;
@@ -138,7 +137,7 @@ pub async fn record(
     handled: Option<String>,
 ) -> Result<ProjectRepository, Failure> {
     let deployment = kind.shared.guards.deployment(deployment, kind, seen).await?;
-    Line::of(&seen.object, &deployment).info("deploying");
+    Line::of(seen, &deployment).info("deploying");
     let mut seen = seen.clone();
     seen.known.deployment = Some(deployment);
     seen.known.redeploy = handled;
@@ -169,7 +168,7 @@ pub async fn roll(
     let namespace = object.namespace().unwrap_or_default();
     let Ok(account) = account(kind, (on_push, &namespace)) else { return Ok(()) };
     for workload in workloads {
-        let line = Line { workload: Some(workload), ..Line::new(object, &stamp.sha, stamp.sequence) };
+        let line = Line { workload: Some(workload), ..Line::new(seen, &stamp.sha, stamp.sequence) };
         match apply::roll(&account, workload, stamp, source.as_deref()).await {
             Ok(()) => {
                 line.info("rolled");
@@ -203,7 +202,7 @@ pub fn settle(kind: &RepositoryKind, seen: &Seen, settlement: Settlement, handle
     if let Some(deployment) = &settlement.deployment
         && seen.deployment() != Some(deployment)
     {
-        tell(&Line::of(&seen.object, deployment), deployment);
+        tell(&Line::of(seen, deployment), deployment);
     }
     let result = settlement.deployment.as_ref().map(|deployment| deployment.result);
     kind.memory.update(uid(&seen.object), |known| {
@@ -239,53 +238,37 @@ pub fn was_forbidden(object: &ProjectRepository) -> bool {
 
 /// The fields of a line in the log: the object, the commit, and the deliveries that announced it.
 struct Line<'a> {
-    object: &'a ProjectRepository,
+    seen: &'a Seen,
     sha: &'a str,
     sequence: i64,
     workload: Option<&'a Workload>,
 }
 
 impl<'a> Line<'a> {
-    fn new(object: &'a ProjectRepository, sha: &'a str, sequence: i64) -> Self {
-        Self { object, sha, sequence, workload: None }
+    fn new(seen: &'a Seen, sha: &'a str, sequence: i64) -> Self {
+        Self { seen, sha, sequence, workload: None }
     }
 
-    fn of(object: &'a ProjectRepository, deployment: &'a DeploymentStatus) -> Self {
-        Self::new(object, &deployment.sha, deployment.sequence)
+    fn of(seen: &'a Seen, deployment: &'a DeploymentStatus) -> Self {
+        Self::new(seen, &deployment.sha, deployment.sequence)
     }
 
     fn info(&self, message: &str) {
-        let (namespace, name) = (self.object.namespace(), self.object.name_any());
+        let (namespace, name) = (self.seen.object.namespace(), self.seen.object.name_any());
         let (sha, sequence, workload) = (self.sha, self.sequence, self.workload.map(tracing::field::display));
-        tracing::info!(namespace, name, sha, sequence, workload, deliveries = %self.deliveries(), "{message}");
+        tracing::info!(namespace, name, sha, sequence, workload, deliveries = self.deliveries(), "{message}");
     }
 
     fn warn(&self, message: &str) {
-        let (namespace, name) = (self.object.namespace(), self.object.name_any());
+        let (namespace, name) = (self.seen.object.namespace(), self.seen.object.name_any());
         let (sha, sequence, workload) = (self.sha, self.sequence, self.workload.map(tracing::field::display));
-        tracing::warn!(namespace, name, sha, sequence, workload, deliveries = %self.deliveries(), "{message}");
+        tracing::warn!(namespace, name, sha, sequence, workload, deliveries = self.deliveries(), "{message}");
     }
 
-    fn deliveries(&self) -> Guids<'_> {
-        Guids(self.object.status.as_ref().map(|status| &status.deliveries), self.sha)
-    }
-}
-
-/// The GUIDs of the deliveries that announced a commit. An entry that is not a GUID was not written by the receiver.
-struct Guids<'a>(Option<&'a Deliveries>, &'a str);
-
-impl fmt::Display for Guids<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_guid = |text: &str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        let announced = self
-            .0
-            .into_iter()
-            .flatten()
-            .filter(|(guid, delivery)| is_guid(guid) && delivery.sha.as_deref() == Some(self.1));
-        for (number, (guid, _)) in announced.take(crate::api::KEPT_DELIVERIES).enumerate() {
-            let comma = if number == 0 { "" } else { "," };
-            write!(f, "{comma}{guid}")?;
-        }
-        Ok(())
+    /// The GUIDs of the deliveries that announced the commit. A text that is not a GUID was not written by the receiver.
+    fn deliveries(&self) -> String {
+        let is_guid = |text: &&str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let announced: BTreeSet<_> = self.seen.announcing(self.sha).filter(is_guid).collect();
+        announced.into_iter().collect::<Vec<_>>().join(",")
     }
 }

@@ -1,0 +1,101 @@
+//! `WebhookInbox`: the deliveries that a receiver took and that the operator has yet to deal with.
+//!
+//! Invariant: the receiver alone adds deliveries and the controller alone takes them out, so neither reads before it writes.
+//! The kind has no validation beyond its types, because the API server checks it at every delivery.
+
+#![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
+
+use super::Reconciled;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// The deliveries that one receiver took and that the operator has yet to deal with. The operator makes one for each receiver's
+/// pod, under the pod's name, and removes it after the pod is gone and the inbox is empty.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "landfall.dev",
+    version = "v1alpha1",
+    kind = "WebhookInbox",
+    plural = "webhookinboxes",
+    namespaced,
+    shortname = "lfinbox",
+    category = "landfall",
+    status = "WebhookInboxStatus",
+    derive = "PartialEq",
+    doc = "The webhook deliveries that one receiver took and that the operator has yet to deal with. Made by the operator for each receiver's pod.",
+    printcolumn(name = "Waiting-Since", type_ = "date", json_path = ".status.deliveries[0].receiptTime"),
+    printcolumn(name = "Event", type_ = "string", json_path = ".status.deliveries[0].event"),
+    printcolumn(name = "Namespace", type_ = "string", json_path = ".status.deliveries[0].namespace"),
+    printcolumn(name = "Name", type_ = "string", json_path = ".status.deliveries[0].name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+pub struct WebhookInboxSpec {}
+
+/// The deliveries that wait.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookInboxStatus {
+    /// The deliveries that wait, in the order of their arrival.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub deliveries: Vec<WaitingDelivery>,
+}
+
+/// A delivery that waits for the operator, or several for one object.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingDelivery {
+    /// A number that no other delivery of this inbox has or had.
+    pub id: i64,
+    /// The name of the GitHubApp.
+    pub app: String,
+    /// The namespace of the ProjectRepository that the delivery concerns. Absent if it concerns the App.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name of the ProjectRepository that the delivery concerns. Absent if it concerns the App.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The delivery concerns every ProjectRepository of the App, because deliveries for too many of them waited.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub every_repository: bool,
+    /// The delivery's GUID (`X-GitHub-Delivery`), as in the webhook's list of recent deliveries on GitHub.
+    pub guid: String,
+    /// The event (`X-GitHub-Event`): `push`.
+    pub event: String,
+    /// What was done, for events that say it: `renamed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// The ref that was pushed: `refs/heads/main`. Absent where several deliveries were merged.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The commit the ref was at after the push, as the delivery says. Absent where several deliveries were merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha: Option<String>,
+    /// When the receiver accepted it.
+    pub receipt_time: MicroTime,
+    /// How many deliveries this entry stands for, if they are more than one. The other fields are those of the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<i64>,
+}
+
+impl WaitingDelivery {
+    /// Namespace and name of the `ProjectRepository` that it concerns. `None`: it concerns the App.
+    #[must_use]
+    pub fn repository(&self) -> Option<(&str, &str)> {
+        self.namespace.as_deref().zip(self.name.as_deref())
+    }
+}
+
+/// The controller takes deliveries out, and writes nothing else there. An inbox has no conditions: it is in order when it is empty.
+impl Reconciled for WebhookInbox {
+    type Status = ();
+
+    fn status(&self) -> Option<&()> {
+        None
+    }
+    fn conditions((): &()) -> &[Condition] {
+        &[]
+    }
+    fn set_conditions((): &mut (), _: Option<i64>, _: Vec<Condition>) {}
+}

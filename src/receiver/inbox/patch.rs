@@ -1,0 +1,156 @@
+//! The JSON patch that adds deliveries to an inbox.
+//!
+//! Invariant: no delivery is left out. While the inbox is short, the patch appends, which needs no look at the stored list: the
+//! controller, which takes deliveries out, moves none of the others to the end. Otherwise it replaces the list by one with a
+//! single entry for each object, at the version that the receiver has seen, so that it brings back nothing that was taken out.
+
+use crate::api::WaitingDelivery;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The length up to which deliveries are appended. A longer list makes each patch dearer for the API server.
+pub const APPENDED: usize = 64;
+/// The most entries. More objects than this are merged into one entry for all repositories of the App.
+pub const MOST: usize = 512;
+
+/// An inbox at one version.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// `metadata.resourceVersion`.
+    pub version: String,
+    pub deliveries: Vec<WaitingDelivery>,
+}
+
+/// The patch that adds these deliveries, in the order of their arrival.
+pub fn patch(stored: &Stored, added: Vec<WaitingDelivery>) -> Value {
+    let added = merged(added);
+    if stored.deliveries.len() + added.len() <= APPENDED {
+        let append = |delivery| json!({"op": "add", "path": "/status/deliveries/-", "value": delivery});
+        return added.into_iter().map(append).collect();
+    }
+    let all = stored.deliveries.iter().cloned().chain(added).collect();
+    json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": stored.version},
+        {"op": "add", "path": "/status/deliveries", "value": merged(all)},
+    ])
+}
+
+/// The object that an entry is for: the App, all of its repositories, or a `ProjectRepository`.
+fn target(delivery: &WaitingDelivery) -> (&str, bool, Option<(&str, &str)>) {
+    (&delivery.app, delivery.every_repository, delivery.repository())
+}
+
+/// One entry for each object, in the order of the first arrival.
+fn merged(deliveries: Vec<WaitingDelivery>) -> Vec<WaitingDelivery> {
+    let by_object = joined(deliveries, |delivery| {
+        let (app, every, repository) = target(delivery);
+        (app.to_owned(), every, repository.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())))
+    });
+    if by_object.len() <= MOST {
+        return by_object;
+    }
+    let mut by_app = joined(by_object, |delivery| delivery.app.clone());
+    for delivery in &mut by_app {
+        (delivery.namespace, delivery.name, delivery.every_repository) = (None, None, true);
+    }
+    by_app
+}
+
+fn joined<K: Ord>(deliveries: Vec<WaitingDelivery>, key: impl Fn(&WaitingDelivery) -> K) -> Vec<WaitingDelivery> {
+    let mut at: BTreeMap<K, usize> = BTreeMap::new();
+    let mut entries: Vec<WaitingDelivery> = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        match at.get(&key(&delivery)).and_then(|at| entries.get_mut(*at)) {
+            Some(entry) => join(entry, delivery),
+            None => {
+                at.insert(key(&delivery), entries.len());
+                entries.push(delivery);
+            }
+        }
+    }
+    entries
+}
+
+/// Makes an entry stand for a later delivery, too. Without a ref it concerns every branch; an event other than a push stays,
+/// because it may concern the repository itself.
+fn join(entry: &mut WaitingDelivery, later: WaitingDelivery) {
+    let earlier = std::mem::replace(entry, later);
+    if entry.event == "push" && earlier.event != "push" {
+        (entry.event, entry.action) = (earlier.event, earlier.action);
+    }
+    (entry.reference, entry.sha) = (None, None);
+    entry.merged = Some(entry.merged.unwrap_or(1).saturating_add(earlier.merged.unwrap_or(1)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+    fn push(id: i64, name: &str) -> WaitingDelivery {
+        WaitingDelivery {
+            id,
+            app: "landfall".into(),
+            namespace: Some("team-a".into()),
+            name: Some(name.into()),
+            every_repository: false,
+            guid: format!("guid-{id}"),
+            event: "push".into(),
+            action: None,
+            reference: Some("refs/heads/main".into()),
+            sha: Some("a".repeat(40)),
+            receipt_time: MicroTime(Timestamp::UNIX_EPOCH),
+            merged: None,
+        }
+    }
+
+    fn stored(count: usize) -> Stored {
+        let deliveries = (0..count).map(|n| push(i64::try_from(n).unwrap(), &format!("r{n}"))).collect();
+        Stored { version: "7".into(), deliveries }
+    }
+
+    fn replaced(patch: &Value) -> Vec<WaitingDelivery> {
+        assert_eq!(patch[0], json!({"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}));
+        serde_json::from_value(patch[1]["value"].clone()).unwrap()
+    }
+
+    #[test]
+    fn a_short_inbox_is_appended_to() {
+        let patch = patch(&stored(62), vec![push(100, "shop"), push(101, "r1")]);
+        assert_eq!(patch.as_array().unwrap().len(), 2);
+        assert!(patch.as_array().unwrap().iter().all(|one| one["path"] == "/status/deliveries/-"));
+        assert_eq!(patch[1]["value"]["id"], 101);
+    }
+
+    #[test]
+    fn a_long_inbox_gets_one_entry_for_each_object() {
+        let entries = replaced(&patch(&stored(64), vec![push(100, "shop"), push(101, "r1"), push(102, "r1")]));
+        assert_eq!(entries.len(), 65);
+        let joined = &entries[1];
+        assert_eq!((joined.id, joined.name.as_deref(), joined.merged), (102, Some("r1"), Some(3)));
+        assert_eq!((&joined.reference, &joined.sha, joined.guid.as_str()), (&None, &None, "guid-102"));
+        assert_eq!(entries[0], push(0, "r0"), "an entry for one delivery stays as it is");
+        assert_eq!(entries[64], push(100, "shop"));
+    }
+
+    #[test]
+    fn a_change_of_the_repository_is_not_hidden_by_a_push() {
+        let renamed = WaitingDelivery { event: "repository".into(), action: Some("renamed".into()), ..push(1, "shop") };
+        let entry = merged(vec![renamed, push(2, "shop")]).remove(0);
+        assert_eq!((entry.event.as_str(), entry.action.as_deref(), entry.id), ("repository", Some("renamed"), 2));
+    }
+
+    #[test]
+    fn too_many_objects_become_all_of_the_app() {
+        let other = WaitingDelivery { app: "other".into(), ..push(2, "shop") };
+        let entries = replaced(&patch(&stored(MOST), vec![push(1000, "shop"), other]));
+        let of = |entry: &WaitingDelivery| (entry.app.clone(), entry.every_repository, entry.merged);
+        let count = i64::try_from(MOST + 1).unwrap();
+        let expected = [("landfall".to_owned(), true, Some(count)), ("other".to_owned(), true, None)];
+        assert_eq!(entries.iter().map(of).collect::<Vec<_>>(), expected);
+        // A later delivery for one repository stands beside it, because the look at all may have begun.
+        let after = merged(entries.into_iter().chain([push(1001, "shop")]).collect());
+        assert_eq!(after.len(), 3);
+    }
+}
