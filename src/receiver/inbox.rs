@@ -153,13 +153,13 @@ impl Inbox {
                     }
                     Err(StoreError::NoInbox) => {
                         let Place { namespace, name } = &self.0.place;
-                        self.0.check.not_ready(&format!(
+                        self.0.check.not_ready(format!(
                             "there is no WebhookInbox {name} in namespace {namespace}: the controller makes it for this pod; its log says why not"
                         ));
                         sleep(ASK_EVERY).await;
                     }
                     Err(error) => {
-                        self.0.check.not_ready(&format!("the WebhookInbox cannot be read: {error}"));
+                        self.0.check.not_ready(format!("the WebhookInbox cannot be read: {error}"));
                         sleep(ASK_EVERY).await;
                     }
                 }
@@ -175,7 +175,7 @@ impl Inbox {
     pub fn store(
         &self,
         objects: Vec<Object>,
-        hint: DeliveryHint,
+        hint: &DeliveryHint,
     ) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let (result, written) = oneshot::channel();
         let queued = self.queue(objects, hint, result);
@@ -195,14 +195,14 @@ impl Inbox {
     fn queue(
         &self,
         objects: Vec<Object>,
-        hint: DeliveryHint,
+        hint: &DeliveryHint,
         result: oneshot::Sender<Result<(), StoreError>>,
     ) -> Result<(), StoreError> {
         let mut queue = lock(&self.0.queue);
         if queue.waiters.len() >= self.0.limits.waiting {
             return Err(StoreError::Full);
         }
-        let entries = objects.into_iter().map(|object| entry(object, &hint, queue.next_id(hint.received_at))).collect();
+        let entries = objects.into_iter().map(|object| entry(object, hint, queue.next_id(hint.received_at))).collect();
         queue.waiters.push(Waiter { entries, result });
         self.0.metrics.waiting(1);
         if !queue.is_written {
@@ -442,7 +442,7 @@ mod tests {
             sha: None,
             received_at: Timestamp::UNIX_EPOCH,
         };
-        let stored = inbox.store(vec![Object::App("landfall".into())], hint);
+        let stored = inbox.store(vec![Object::App("landfall".into())], &hint);
         timeout(Duration::from_mins(3), stored).await.expect("a task writes it")
     }
 

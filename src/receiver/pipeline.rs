@@ -199,7 +199,7 @@ impl Pipeline {
             self.coalesce(app, target, objects, hint, after);
             return Err(Refusal::Rate(after));
         }
-        self.inbox.store(objects, hint).await?;
+        self.inbox.store(objects, &hint).await?;
         Ok(Outcome::Accepted)
     }
 
@@ -229,7 +229,7 @@ impl Pipeline {
             }
             buckets.end_coalescing(&app, target);
             let hint = DeliveryHint { received_at: clock.now(), ..hint };
-            if let Err(error) = inbox.store(objects, hint).await {
+            if let Err(error) = inbox.store(objects, &hint).await {
                 tracing::warn!(%error, "merged deliveries were not stored; the next poll finds what they announced");
             }
         });

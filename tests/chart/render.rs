@@ -1,6 +1,6 @@
 //! What the chart renders, for which values.
 
-use super::programs::{helm, kubectl_alone, named, objects, of_kind, only, path, template};
+use super::programs::{helm, kubectl_alone, named, objects, of_kind, path, template};
 use landfall::features::Features;
 use landfall::manifests::RuleSet;
 use serde_json::{Value, json};

@@ -60,12 +60,11 @@ fn joined<K: Ord>(deliveries: Vec<WaitingDelivery>, key: impl Fn(&WaitingDeliver
     let mut at: BTreeMap<K, usize> = BTreeMap::new();
     let mut entries: Vec<WaitingDelivery> = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
-        match at.get(&key(&delivery)).and_then(|at| entries.get_mut(*at)) {
-            Some(entry) => join(entry, delivery),
-            None => {
-                at.insert(key(&delivery), entries.len());
-                entries.push(delivery);
-            }
+        if let Some(entry) = at.get(&key(&delivery)).and_then(|at| entries.get_mut(*at)) {
+            join(entry, delivery);
+        } else {
+            at.insert(key(&delivery), entries.len());
+            entries.push(delivery);
         }
     }
     entries
