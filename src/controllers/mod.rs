@@ -5,7 +5,7 @@
 //! not used.
 //!
 //! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`, `deliveries`;
-//! `caches`, `lanes`; `connection`, `access`; `shared`; `watches`, `reference`, `dependents`; `reconcile`; the kinds.
+//! `caches`, `lanes`, `newest`; `connection`, `access`; `shared`; `watches`, `reference`, `dependents`; `reconcile`; the kinds.
 
 mod access;
 mod app;
@@ -17,6 +17,7 @@ mod drive;
 mod installation;
 mod kinds;
 pub mod lanes;
+mod newest;
 mod object;
 mod reconcile;
 mod reference;

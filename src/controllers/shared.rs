@@ -78,6 +78,18 @@ pub enum Asked {
     ApiServer,
 }
 
+/// The end of a reconcile.
+pub struct Conclusion<'a, K: Reconciled> {
+    /// The status, without the conditions that every kind has.
+    pub status: K::Status,
+    /// `None`: not known, and status stays as it is.
+    pub standing: Option<&'a Standing>,
+    /// When to look again. `None`: when something changes.
+    pub again: Option<Again>,
+    /// Whether an event tells that an object without conditions is ready.
+    pub tells_first_ready: bool,
+}
+
 impl Shared {
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -163,7 +175,7 @@ impl Shared {
     }
 
     /// Concludes a reconcile: writes status if it changed, publishes an event on a transition, and queues the next
-    /// look.
+    /// look. Returns the object, if its status was written.
     ///
     /// # Errors
     /// Status could not be written.
@@ -171,9 +183,8 @@ impl Shared {
         &self,
         lane: &Due<K>,
         object: &K,
-        mut status: K::Status,
-        (standing, again): (Option<&Standing>, Option<Again>),
-    ) -> Result<Outcome, kube::Error>
+        Conclusion { mut status, standing, again, tells_first_ready }: Conclusion<'_, K>,
+    ) -> Result<(Outcome, Option<K>), kube::Error>
     where
         K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
     {
@@ -182,7 +193,7 @@ impl Shared {
             if let Some(again) = again {
                 lane.look_at(&reference, self.resolve(lane, &reference, again));
             }
-            return Ok(Outcome::Waiting);
+            return Ok((Outcome::Waiting, None));
         };
         let stored = object.status().map_or(&[][..], K::conditions);
         let generation = object.meta().generation;
@@ -190,9 +201,13 @@ impl Shared {
         // A kind may have conditions of its own in addition.
         conditions.extend(K::conditions(&status).iter().filter(|own| !is_of_all(own)).cloned());
         K::set_conditions(&mut status, generation, conditions);
+        let mut written = None;
         if object.status() != Some(&status) {
-            self.write_status(object, &status).await?;
-            self.tell(object, stored, standing).await;
+            written = Some(self.write_status(object, &status).await?);
+            let is_first = stored.iter().all(|condition| condition.type_ != ConditionType::Ready.as_str());
+            if tells_first_ready || !is_first || standing.state != State::Ready {
+                self.tell(object, stored, standing).await;
+            }
         }
         if matches!(standing.state, State::Ready | State::Suspended) {
             lane.succeeded(&reference);
@@ -201,11 +216,12 @@ impl Shared {
             Some(again) => lane.look_at(&reference, self.resolve(lane, &reference, again)),
             None => lane.succeeded(&reference),
         }
-        Ok(match standing.state {
+        let outcome = match standing.state {
             State::Ready | State::Suspended => Outcome::Ok,
             State::ReadyButRetrying | State::Reconciling => Outcome::Retry,
             State::Stalled => Outcome::Stalled,
-        })
+        };
+        Ok((outcome, written))
     }
 
     /// Writes status except the fields that the receiver adds. Returns the object as it is afterwards.

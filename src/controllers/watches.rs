@@ -190,6 +190,16 @@ impl<K: Watched> Watches<'_, K> {
         concerned: impl Fn(&Shared, &SecretMeta, Turn) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
     ) {
         let listener = self.waking(concerned);
+        self.listen_to_our_secrets(listener);
+    }
+
+    /// Calls a function with each change of the Secrets that the operator made. Functions and wake-ups are called in the
+    /// order of their declaration.
+    pub fn hear_our_secrets(&mut self, hear: impl Fn(&News<'_, SecretMeta>) + Send + Sync + 'static) {
+        self.listen_to_our_secrets(Arc::new(hear));
+    }
+
+    fn listen_to_our_secrets(&mut self, listener: Listener<SecretMeta>) {
         let places = |all: &AllWatches| {
             let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
             if all.secret_namespaces.is_empty() {

@@ -13,12 +13,12 @@ use crate::github::Token;
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The memory about one object.
 #[derive(Default)]
 struct Entry {
-    held: Option<(Content, Stage)>,
+    held: Option<(Arc<Content>, Stage)>,
     revoked: Option<String>,
     asking: Option<(Failed, FailedFor)>,
     revoking: Option<(Failed, FailedFor)>,
@@ -64,7 +64,7 @@ const NAMESPACE: Rate = Rate { burst: 200.0, every: SignedDuration::from_secs(3)
 
 impl TokenMemory {
     /// Stores a minted token. Drops entries that are over, including those of objects whose deletion was not seen.
-    pub fn minted(&self, uid: &str, content: Content, stage: Stage) {
+    pub fn minted(&self, uid: &str, content: Arc<Content>, stage: Stage) {
         let mut entries = self.lock();
         let now = content.minted_at;
         entries.retain(|_, entry| !entry.is_over(now));
@@ -83,7 +83,7 @@ impl TokenMemory {
     pub fn held(&self, uid: &str) -> Option<Held> {
         let entries = self.lock();
         let (content, stage) = entries.get(uid)?.held.as_ref()?;
-        let Content { token, scope, expires_at, .. } = content;
+        let Content { token, scope, expires_at, .. } = &**content;
         Some(Held {
             fingerprint: token.fingerprint(),
             scope: Scope::clone(scope),
@@ -94,8 +94,8 @@ impl TokenMemory {
 
     /// The held token with all the content of its Secret.
     #[must_use]
-    pub fn content(&self, uid: &str) -> Option<Content> {
-        self.lock().get(uid)?.held.as_ref().map(|(content, _)| content.clone())
+    pub fn content(&self, uid: &str) -> Option<Arc<Content>> {
+        self.lock().get(uid)?.held.as_ref().map(|(content, _)| Arc::clone(content))
     }
 
     /// Remembers that a token was revoked.

@@ -3,6 +3,7 @@
 mod apply;
 mod gather;
 mod memory;
+mod noted;
 mod plan;
 mod scope;
 mod secret;
@@ -11,12 +12,14 @@ mod seen;
 pub use memory::TokenMemory;
 pub use seen::{SecretSeen, Seen};
 
+use super::caches::News;
 use super::dependents::woken_by_access;
+use super::newest::Newest;
 use super::object::requested_look;
 use super::reconcile::{Done, Failure, Kind, Plan};
 use super::shared::Shared;
 use super::standing::{Again, Standing, State, matters_to_app, whole_second};
-use super::watches::{Select, Turn, Watches};
+use super::watches::{SecretMeta, Select, Turn, Watches};
 use crate::api::{InstallationToken, InstallationTokenStatus, Workspace};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
@@ -26,6 +29,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use noted::{Place, SecretNotes};
 use plan::{Call, Step};
 use seen::{Failed, Stage};
 use std::sync::Arc;
@@ -34,13 +38,21 @@ pub struct TokenKind {
     shared: Arc<Shared>,
     lane: Due<InstallationToken>,
     memory: Arc<TokenMemory>,
+    notes: Arc<SecretNotes>,
+    newest: Newest<InstallationToken>,
 }
 
 impl TokenKind {
     /// A controller with an empty memory.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<InstallationToken>) -> Self {
-        Self { shared: Arc::clone(shared), lane, memory: Arc::default() }
+        Self {
+            shared: Arc::clone(shared),
+            lane,
+            memory: Arc::default(),
+            notes: Arc::default(),
+            newest: Newest::default(),
+        }
     }
 
     /// The tokens that this process minted.
@@ -95,6 +107,8 @@ impl Kind for TokenKind {
         Rule::new(RuleSet::Edit, "landfall.dev", &["installationtokens"], WRITE),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<InstallationToken>);
+    // Its condition says so, and namespaces may have thousands of tokens.
+    const TELLS_FIRST_READY: bool = false;
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -106,6 +120,17 @@ impl Kind for TokenKind {
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, InstallationToken>) {
         woken_by_access(watches, |token: &InstallationToken, name| token.spec.installation_ref.name == name);
+        // Declared before the wake-up, so that the look finds the note gone.
+        let (notes, shared) = (Arc::clone(&self.notes), Arc::clone(&self.shared));
+        watches.hear_our_secrets(move |news| match news {
+            News::Changed(_) => {}
+            News::Gone(secret) => {
+                notes.deleted(&Place { namespace: secret.namespace().unwrap_or_default(), name: secret.name_any() });
+            }
+            News::Listed => {
+                notes.listed(|place| shared.caches.named::<SecretMeta>(&place.namespace, &place.name).is_some());
+            }
+        });
         watches.woken_by_our_secrets(|_, secret, _| {
             let namespace = secret.namespace().unwrap_or_default();
             let owners = secret.owner_references().iter().filter(|owner| owner.kind == "InstallationToken");
@@ -128,6 +153,10 @@ impl Kind for TokenKind {
 
     async fn gather(&self, token: &Arc<InstallationToken>) -> Result<Seen, kube::Error> {
         gather::gather(self, token).await
+    }
+
+    fn newest(&self) -> Option<&Newest<InstallationToken>> {
+        Some(&self.newest)
     }
 
     fn plan(seen: &Seen, now: Timestamp) -> Plan<Step> {
@@ -163,9 +192,9 @@ impl Kind for TokenKind {
     fn settled(&self, seen: &Seen, standing: Option<&Standing>) {
         if standing.is_some_and(|standing| standing.state == State::Ready)
             && seen.held.is_none()
-            && let Some(content) = seen.tools.secret.as_ref().and_then(secret::content)
+            && let Some(content) = &seen.tools.content
         {
-            self.memory.minted(uid(&seen.token), content, Stage::Published);
+            self.memory.minted(uid(&seen.token), Arc::clone(content), Stage::Published);
         }
     }
 
