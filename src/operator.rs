@@ -5,6 +5,7 @@
 
 use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
+use crate::controllers::credentials::Credentials;
 use crate::controllers::shared::Shared;
 use crate::controllers::{InFlight, Kinds, WorkspaceReports};
 use crate::features::{Feature, Features};
@@ -227,12 +228,14 @@ impl Controller {
             connect: github,
             settings: Settings {
                 namespace: config.namespace,
+                secret_namespaces: config.secret_namespaces.clone(),
                 plain_http: config.plain_http,
                 git_hosts: config.git_hosts,
                 workspaces: config.workspaces,
             },
             metrics: metrics.clone(),
             connections: Connections::default(),
+            credentials: Credentials::default(),
             root_keys: KnownRootKeys::default(),
             caches: Caches::default(),
             lanes,

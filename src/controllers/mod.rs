@@ -5,12 +5,14 @@
 //! not used.
 //!
 //! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`, `deliveries`;
-//! `caches`, `lanes`, `newest`; `connection`, `access`; `shared`; `watches`, `reference`, `dependents`; `reconcile`; the kinds.
+//! `caches`, `lanes`, `newest`; `connection`, `credentials`, `access`; `shared`; `watches`, `reference`, `dependents`;
+//! `reconcile`; the kinds.
 
 mod access;
 mod app;
 pub mod caches;
 pub mod connection;
+pub mod credentials;
 mod deliveries;
 mod dependents;
 mod drive;

@@ -136,6 +136,12 @@ pub trait Kind: Send + Sync + Sized + 'static {
     /// Declares the other objects that wake an object of this kind.
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, Self::Object>);
 
+    /// Called once, before the first reconcile and after the caches were filled. Reads what would otherwise be read for
+    /// each object.
+    fn prepare(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// The object as it is at the beginning of a reconcile.
     fn begin(&self, object: Arc<Self::Object>) -> Arc<Self::Object> {
         object

@@ -6,6 +6,7 @@
 
 use super::caches::Caches;
 use super::connection::Connections;
+use super::credentials::Credentials;
 use super::lanes::Lanes;
 use super::object::ScopeApi;
 use super::standing::{Again, Standing, State};
@@ -61,6 +62,8 @@ pub struct Shared {
     pub events: Events,
     /// The connection of each App.
     pub connections: Connections,
+    /// The Secrets with the credentials of Apps.
+    pub credentials: Credentials,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
     pub caches: Caches,

@@ -158,7 +158,9 @@ impl AllWatches {
             let mut streams = Vec::new();
             for (api, config) in places(self) {
                 let (store, writer) = reflector::store();
-                if select != Select::Credentials {
+                if select == Select::Credentials {
+                    self.contents.await_store(&store);
+                } else {
                     self.contents.add_store(store.clone());
                 }
                 streams.push((api, config, store, writer));
@@ -220,6 +222,9 @@ impl<K: Watched> Watches<'_, K> {
         let namespace = self.shared.settings.namespace.clone();
         let places =
             |all: &AllWatches| vec![(Api::namespaced(all.client.clone(), &namespace), watcher::Config::default())];
+        let shared = Arc::clone(&self.shared);
+        // Declared before the wake-up, so that the look reads the Secret again.
+        self.all.listen(Select::Credentials, places, Arc::new(move |news| shared.credentials.hear(news)));
         self.all.listen(Select::Credentials, places, listener);
     }
 

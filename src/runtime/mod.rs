@@ -18,4 +18,4 @@ pub(crate) mod shutdown;
 pub mod telemetry;
 
 #[cfg(test)]
-mod scripted;
+pub(crate) mod scripted;

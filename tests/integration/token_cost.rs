@@ -1,9 +1,10 @@
 //! The cost of tokens at the API server, in its audit log.
 
-use crate::scene::{connected, publish};
+use crate::scene::{connected, is_alive, publish, token_in};
+use k8s_openapi::api::core::v1::Secret;
 use landfall::api::InstallationToken;
 use landfall_cluster::{Entry, Mark};
-use landfall_world::{OPERATOR, World, objects};
+use landfall_world::{OPERATOR, SYSTEM, World, objects};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -52,16 +53,52 @@ async fn a_renewal_costs_two_writes_and_one_read() {
     let mark = world.audit.mark().unwrap();
     world.live_through(&operator, jiff::SignedDuration::from_mins(55)).await;
     assert_eq!(world.mints(), 2);
-    let mut found = by_kind(&world, mark);
-    found.retain(|request, _| request.contains("installationtokens") || request.contains("secrets"));
-    // The App's key is read for each look at GitHub.
-    let expected = [("patch secrets", 1), ("patch installationtokens status", 1)];
-    for (request, count) in expected {
+    let found = by_kind(&world, mark);
+    for (request, count) in [("patch secrets", 1), ("patch installationtokens status", 1)] {
         assert_eq!(found.get(request), Some(&count), "{request}: {found:?}");
     }
+    assert_eq!(found.get("create events"), None, "{found:?}");
     let entries = world.audit.since(mark).unwrap();
     let reads =
         entries.iter().filter(|entry| entry.user == OPERATOR && entry.verb == "get" && entry.name == "shop-git");
     assert_eq!(reads.count(), 1);
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_reads_the_published_tokens_by_one_list() {
+    let (world, operator) = connected().await;
+    let names: Vec<_> = (0..10).map(|number| format!("shop-{number}")).collect();
+    for name in &names {
+        world.apply::<InstallationToken>(&objects::token(name, &json!({}))).await;
+    }
+    for name in &names {
+        world.until_reason::<InstallationToken>("team-a", name, "Published").await;
+    }
+    operator.settled().await;
+    let mints = world.mints();
+    operator.kill();
+    let mark = world.audit.mark().unwrap();
+    let operator = world.operator().await;
+    operator.ready().await;
+    operator.settled().await;
+    let entries = world.audit.since(mark).unwrap();
+    let ours: Vec<_> = entries.iter().filter(|entry| entry.user == OPERATOR).collect();
+    let of = |verb: &str, namespace: &str| {
+        ours.iter().filter(|it| it.verb == verb && it.resource == "secrets" && it.namespace == namespace).count()
+    };
+    assert_eq!((of("get", "team-a"), of("list", "")), (0, 2), "one list is that of the watch: {ours:?}");
+    // The App's key and the root keys of webhooks. The key is read again if its watch begins meanwhile.
+    assert!((1..=3).contains(&of("get", SYSTEM)), "{ours:?}");
+    let writes: Vec<_> = ours.iter().filter(|entry| entry.is_write()).collect();
+    assert!(writes.is_empty(), "{writes:?}");
+    assert_eq!(world.mints(), mints);
+
+    // The token in a Secret that is deleted now is known, so it is revoked, although another process minted it.
+    let first = token_in(&world, "shop-0-git").await.unwrap();
+    world.delete::<Secret>("team-a", "shop-0-git").await;
+    world.until("the Secret is back", async || token_in(&world, "shop-0-git").await).await;
+    operator.settled().await;
+    assert!(!is_alive(&world, &first));
     operator.stop().await;
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod gather;
+mod listing;
 mod memory;
 mod noted;
 mod plan;
@@ -149,6 +150,10 @@ impl Kind for TokenKind {
             let tokens = shared.caches.all::<InstallationToken>();
             tokens.iter().filter(is_its).map(|token| ObjectRef::from_obj(&**token)).collect()
         });
+    }
+
+    async fn prepare(&self) {
+        listing::note_published(self).await;
     }
 
     async fn gather(&self, token: &Arc<InstallationToken>) -> Result<Seen, kube::Error> {
