@@ -14,7 +14,7 @@ use crate::controllers::connection::Connection;
 use crate::controllers::dependents::is_needed;
 use crate::controllers::object::{has_finalizer, requested_look};
 use crate::controllers::reference::{Purpose, Referred, refer};
-use crate::controllers::shared::{Asked, PERSON_RECHECK, Shared};
+use crate::controllers::shared::{Asked, PERSON_RECHECK};
 use crate::controllers::standing::Standing;
 use crate::controllers::watches::SecretMeta;
 use crate::runtime::lenient::Lenient;
@@ -59,7 +59,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
         is_needed,
         secret: found.state,
         known: found.known,
-        former_secrets: former_secrets(shared, token, &namespace),
+        former_secrets: former_secrets(kind, token),
         held: kind.memory.held(&uid),
         revoked: kind.memory.last_revoked(&uid),
         failed: failures(kind, &uid, &about, connection.as_ref(), app_name.as_deref()),
@@ -130,18 +130,16 @@ fn failures(
 }
 
 /// The names of Secrets that were made for this object under a name that its spec no longer has.
-fn former_secrets(shared: &Shared, token: &InstallationToken, namespace: &str) -> Vec<String> {
-    let secrets = shared.caches.all::<SecretMeta>();
-    let mut names: Vec<_> = secrets
-        .iter()
-        .filter(|secret| {
-            secret.namespace().as_deref() == Some(namespace)
-                && secret.name_any() != token.spec.secret.name
-                && secret.metadata.deletion_timestamp.is_none()
-                && secret::is_ours(&secret.metadata, token)
-        })
-        .map(|secret| secret.name_any())
-        .collect();
-    names.sort();
-    names
+fn former_secrets(kind: &TokenKind, token: &InstallationToken) -> Vec<String> {
+    let here = Place::of(token);
+    let mut places = kind.owned.of(token.metadata.uid.as_deref().unwrap_or_default());
+    places.retain(|place| {
+        let cached = || kind.shared.caches.named::<SecretMeta>(&place.namespace, &place.name);
+        place.namespace == here.namespace
+            && place.name != here.name
+            && cached().is_some_and(|secret| {
+                secret.metadata.deletion_timestamp.is_none() && secret::is_ours(&secret.metadata, token)
+            })
+    });
+    places.into_iter().map(|place| place.name).collect()
 }

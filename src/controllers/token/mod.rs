@@ -5,6 +5,7 @@ mod gather;
 mod listing;
 mod memory;
 mod noted;
+mod owned;
 mod plan;
 mod scope;
 mod secret;
@@ -31,6 +32,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use noted::{Place, SecretNotes};
+use owned::OwnedSecrets;
 use plan::{Call, Step};
 use seen::{Failed, Stage};
 use std::sync::Arc;
@@ -40,6 +42,7 @@ pub struct TokenKind {
     lane: Due<InstallationToken>,
     memory: Arc<TokenMemory>,
     notes: Arc<SecretNotes>,
+    owned: Arc<OwnedSecrets>,
     newest: Newest<InstallationToken>,
 }
 
@@ -52,6 +55,7 @@ impl TokenKind {
             lane,
             memory: Arc::default(),
             notes: Arc::default(),
+            owned: Arc::default(),
             newest: Newest::default(),
         }
     }
@@ -121,14 +125,16 @@ impl Kind for TokenKind {
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, InstallationToken>) {
         woken_by_access(watches, |token: &InstallationToken, name| token.spec.installation_ref.name == name);
-        // Declared before the wake-up, so that the look finds the note gone.
-        let (notes, shared) = (Arc::clone(&self.notes), Arc::clone(&self.shared));
+        // Declared before the wake-up, so that the look finds the index changed and the note gone.
+        let (notes, owned, shared) = (Arc::clone(&self.notes), Arc::clone(&self.owned), Arc::clone(&self.shared));
         watches.hear_our_secrets(move |news| match news {
-            News::Changed(_) => {}
+            News::Changed(secret) => owned.changed(secret),
             News::Gone(secret) => {
-                notes.deleted(&Place { namespace: secret.namespace().unwrap_or_default(), name: secret.name_any() });
+                owned.deleted(&Place::of_secret(secret));
+                notes.deleted(&Place::of_secret(secret));
             }
             News::Listed => {
+                owned.set(|| shared.caches.all::<SecretMeta>());
                 notes.listed(|place| shared.caches.named::<SecretMeta>(&place.namespace, &place.name).is_some());
             }
         });
@@ -153,6 +159,8 @@ impl Kind for TokenKind {
     }
 
     async fn prepare(&self) {
+        // The caches are filled, and the listeners may be late.
+        self.owned.set(|| self.shared.caches.all::<SecretMeta>());
         listing::note_published(self).await;
     }
 
@@ -196,7 +204,7 @@ impl Kind for TokenKind {
     /// Secret is deleted first.
     fn settled(&self, seen: &Seen, standing: Option<&Standing>) {
         if standing.is_some_and(|standing| standing.state == State::Ready)
-            && seen.held.is_none()
+            && seen.held.as_ref().is_none_or(|held| held.expires_at <= self.shared.now())
             && let Some(content) = &seen.tools.content
         {
             self.memory.minted(uid(&seen.token), Arc::clone(content), Stage::Published);

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Namespace and name of a Secret.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     pub namespace: String,
     pub name: String,
@@ -31,6 +31,11 @@ impl Place {
     #[must_use]
     pub fn of(token: &InstallationToken) -> Self {
         Self { namespace: token.namespace().unwrap_or_default(), name: token.spec.secret.name.clone() }
+    }
+
+    #[must_use]
+    pub fn of_secret(secret: &SecretMeta) -> Self {
+        Self { namespace: secret.namespace().unwrap_or_default(), name: secret.name_any() }
     }
 }
 
