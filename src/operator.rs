@@ -5,6 +5,7 @@
 
 use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
+use crate::controllers::credentials::Credentials;
 use crate::controllers::deliveries::TakingOut;
 use crate::controllers::shared::Shared;
 use crate::controllers::{InFlight, Kinds, WorkspaceReports};
@@ -228,12 +229,14 @@ impl Controller {
             connect: github,
             settings: Settings {
                 namespace: config.namespace,
+                secret_namespaces: config.secret_namespaces.clone(),
                 plain_http: config.plain_http,
                 git_hosts: config.git_hosts,
                 workspaces: config.workspaces,
             },
             metrics: metrics.clone(),
             connections: Connections::default(),
+            credentials: Credentials::default(),
             root_keys: KnownRootKeys::default(),
             taking_out: TakingOut::default(),
             caches: Caches::default(),

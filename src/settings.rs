@@ -8,6 +8,8 @@ use crate::github::{PlainHttp, PodProxy};
 pub struct Settings {
     /// The operator's own namespace, in which the Apps' credentials are.
     pub namespace: String,
+    /// The namespaces in which Secrets may be read and written; empty for all.
+    pub secret_namespaces: Vec<String>,
     /// Whether plain http to GitHub is accepted.
     pub plain_http: PlainHttp,
     /// The hosts whose repositories may be followed by their address alone.

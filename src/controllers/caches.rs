@@ -63,15 +63,20 @@ pub struct Contents {
 impl Contents {
     /// Adds a cache of a type. A type may have several.
     pub fn add_store<T: Watched>(&mut self, store: Store<T>) {
+        self.await_store(&store);
+        let stores = self.stores.entry(TypeId::of::<T>()).or_insert_with(|| Box::new(Vec::<Store<T>>::new()));
+        if let Some(stores) = stores.downcast_mut::<Vec<Store<T>>>() {
+            stores.push(store);
+        }
+    }
+
+    /// Has [`Caches::wait_until_filled`] wait for a store that is not one of the caches.
+    pub fn await_store<T: Watched>(&mut self, store: &Store<T>) {
         let copy = store.clone();
         self.filled.push(Box::new(move || {
             let store = copy.clone();
             Box::pin(async move { store.wait_until_ready().await })
         }));
-        let stores = self.stores.entry(TypeId::of::<T>()).or_insert_with(|| Box::new(Vec::<Store<T>>::new()));
-        if let Some(stores) = stores.downcast_mut::<Vec<Store<T>>>() {
-            stores.push(store);
-        }
     }
 
     /// Adds a listener for [`Caches::announce`].

@@ -61,6 +61,13 @@ pub async fn drive<K: Kind>(
 ) {
     let (Some(fed), Some(store)) = (fed, kind.shared().caches.store::<K::Object>()) else { return };
     let name = kind_name::<K>();
+    {
+        let _guard = in_flight.enter();
+        tokio::select! {
+            () = kind.prepare() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
     let queue = fed.map(|reference| Ok::<_, Infallible>(ReconcileRequest::from(reference)));
     let queue = Box::pin(queue.take_until(shutdown.cancelled()));
     let run = |object: Arc<K::Object>, kind: Arc<K>| {

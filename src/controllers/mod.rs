@@ -4,13 +4,15 @@
 //! comes from the due queue, one at a time for each object, and queues its next look there. kube's own requeueing is
 //! not used.
 //!
-//! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`;
-//! `deliveries`; `caches`, `lanes`; `connection`, `access`; `shared`, `waiting`; `watches`, `reference`, `dependents`; `reconcile`; the kinds.
+//! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`; `deliveries`;
+//! `caches`, `lanes`, `newest`; `connection`, `credentials`, `access`; `shared`, `waiting`; `watches`, `reference`,
+//! `dependents`; `reconcile`; the kinds.
 
 mod access;
 mod app;
 pub mod caches;
 pub mod connection;
+pub mod credentials;
 pub mod deliveries;
 mod dependents;
 mod drive;
@@ -18,6 +20,7 @@ mod inbox;
 mod installation;
 mod kinds;
 pub mod lanes;
+mod newest;
 mod object;
 mod reconcile;
 mod reference;

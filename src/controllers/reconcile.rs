@@ -5,8 +5,9 @@
 //! the end.
 
 use super::caches::Watched;
+use super::newest::Newest;
 use super::object::ScopeApi;
-use super::shared::Shared;
+use super::shared::{Conclusion, Shared};
 use super::standing::{Again, Standing, kubernetes_refusal};
 use super::watches::{Place, Watches};
 use crate::api::{Reason, Reconciled};
@@ -125,6 +126,8 @@ pub trait Kind: Send + Sync + Sized + 'static {
     const LABEL: Option<&'static str> = None;
     /// Where the kind's objects are watched.
     const PLACE: Place = Place::Everywhere;
+    /// Whether an event tells that an object is ready, if it has no condition yet. Later changes are always told.
+    const TELLS_FIRST_READY: bool = true;
 
     /// The resources that all kinds share.
     fn shared(&self) -> &Arc<Shared>;
@@ -135,9 +138,21 @@ pub trait Kind: Send + Sync + Sized + 'static {
     /// Declares the other objects that wake an object of this kind.
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, Self::Object>);
 
+    /// Called once, before the first reconcile and after the caches were filled. Reads what would otherwise be read for
+    /// each object.
+    fn prepare(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// The object as it is at the beginning of a reconcile.
     fn begin(&self, object: Arc<Self::Object>) -> Arc<Self::Object> {
         object
+    }
+
+    /// The objects that this process wrote and the cache does not have yet. `None`: the kind begins with the cached
+    /// object, and may write a status twice.
+    fn newest(&self) -> Option<&Newest<Self::Object>> {
+        None
     }
 
     /// Reads everything that a decision needs.
@@ -203,7 +218,8 @@ pub trait Kind: Send + Sync + Sized + 'static {
 /// Kubernetes refused a request, and the refusal may pass.
 pub async fn reconcile<K: Kind>(kind: &K, object: Arc<K::Object>) -> Result<Outcome, kube::Error> {
     let shared = kind.shared();
-    let mut object = kind.begin(object);
+    let newest = kind.newest();
+    let mut object = kind.begin(newest.map_or(Arc::clone(&object), |newest| newest.of(object)));
     for _ in 0..MOST_STEPS {
         let seen = match kind.gather(&object).await {
             Ok(seen) => seen,
@@ -235,7 +251,8 @@ pub async fn reconcile<K: Kind>(kind: &K, object: Arc<K::Object>) -> Result<Outc
                     // The object was deleted and created again meanwhile. The gathered state is not that of the new
                     // one.
                     Done::Again(Some(changed)) if changed.uid() != object.uid() => return Ok(Outcome::Ok),
-                    Done::Again(changed) => object = changed.map_or(object, Arc::new),
+                    Done::Again(Some(changed)) => object = remember(kind, &object, changed),
+                    Done::Again(None) => {}
                 }
                 continue;
             }
@@ -271,11 +288,22 @@ async fn conclude<K: Kind>(
     again: Option<Again>,
 ) -> Result<Outcome, kube::Error> {
     let status = kind.status(seen, standing.as_ref());
-    let outcome = kind.shared().conclude(kind.lane(), &**object, status, (standing.as_ref(), again)).await?;
+    let concluded = Conclusion { status, standing: standing.as_ref(), again, tells_first_ready: K::TELLS_FIRST_READY };
+    let (outcome, written) = kind.shared().conclude(kind.lane(), &**object, concluded).await?;
+    written.map(|written| remember(kind, object, written));
     if standing.is_some() {
         kind.concluded(seen).await?;
     }
     Ok(outcome)
+}
+
+/// Remembers an object as it was written, until the cache has it.
+fn remember<K: Kind>(kind: &K, before: &K::Object, written: K::Object) -> Arc<K::Object> {
+    let written = Arc::new(written);
+    if let Some(newest) = kind.newest() {
+        newest.wrote(before, &written);
+    }
+    written
 }
 
 /// Gathers once more, and concludes with this standing.
@@ -293,6 +321,11 @@ async fn stands<K: Kind>(
 /// retried.
 async fn unseen<K: Kind>(kind: &K, object: &Arc<K::Object>, error: kube::Error) -> Result<Outcome, kube::Error> {
     let Some(standing) = refusal(kind, object, &error) else { return Err(error) };
-    let status = object.status().cloned().unwrap_or_default();
-    kind.shared().conclude(kind.lane(), &**object, status, (Some(&standing), Some(Again::Backoff))).await
+    let concluded = Conclusion {
+        status: object.status().cloned().unwrap_or_default(),
+        standing: Some(&standing),
+        again: Some(Again::Backoff),
+        tells_first_ready: K::TELLS_FIRST_READY,
+    };
+    Ok(kind.shared().conclude(kind.lane(), &**object, concluded).await?.0)
 }

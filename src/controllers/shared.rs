@@ -6,6 +6,7 @@
 
 use super::caches::Caches;
 use super::connection::Connections;
+use super::credentials::Credentials;
 use super::deliveries::TakingOut;
 use super::lanes::Lanes;
 use super::object::ScopeApi;
@@ -62,6 +63,8 @@ pub struct Shared {
     pub events: Events,
     /// The connection of each App.
     pub connections: Connections,
+    /// The Secrets with the credentials of Apps.
+    pub credentials: Credentials,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
     /// The deliveries that are being taken out of the inboxes.
@@ -79,6 +82,18 @@ pub enum Asked {
     /// In the API server too. The deletion of a namespace also deletes its objects, and the watches may bring those
     /// deletions first.
     ApiServer,
+}
+
+/// The end of a reconcile.
+pub struct Conclusion<'a, K: Reconciled> {
+    /// The status, without the conditions that every kind has.
+    pub status: K::Status,
+    /// `None`: not known, and status stays as it is.
+    pub standing: Option<&'a Standing>,
+    /// When to look again. `None`: when something changes.
+    pub again: Option<Again>,
+    /// Whether an event tells that an object without conditions is ready.
+    pub tells_first_ready: bool,
 }
 
 impl Shared {
@@ -166,7 +181,7 @@ impl Shared {
     }
 
     /// Concludes a reconcile: writes status if it changed, publishes an event on a transition, and queues the next
-    /// look.
+    /// look. Returns the object, if its status was written.
     ///
     /// # Errors
     /// Status could not be written.
@@ -174,9 +189,8 @@ impl Shared {
         &self,
         lane: &Due<K>,
         object: &K,
-        mut status: K::Status,
-        (standing, again): (Option<&Standing>, Option<Again>),
-    ) -> Result<Outcome, kube::Error>
+        Conclusion { mut status, standing, again, tells_first_ready }: Conclusion<'_, K>,
+    ) -> Result<(Outcome, Option<K>), kube::Error>
     where
         K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
     {
@@ -185,7 +199,7 @@ impl Shared {
             if let Some(again) = again {
                 lane.look_at(&reference, self.resolve(lane, &reference, again));
             }
-            return Ok(Outcome::Waiting);
+            return Ok((Outcome::Waiting, None));
         };
         let stored = object.status().map_or(&[][..], K::conditions);
         let generation = object.meta().generation;
@@ -193,9 +207,13 @@ impl Shared {
         // A kind may have conditions of its own in addition.
         conditions.extend(K::conditions(&status).iter().filter(|own| !is_of_all(own)).cloned());
         K::set_conditions(&mut status, generation, conditions);
+        let mut written = None;
         if object.status() != Some(&status) {
-            self.write_status(object, &status).await?;
-            self.tell(object, stored, standing).await;
+            written = Some(self.write_status(object, &status).await?);
+            let is_first = stored.iter().all(|condition| condition.type_ != ConditionType::Ready.as_str());
+            if tells_first_ready || !is_first || standing.state != State::Ready {
+                self.tell(object, stored, standing).await;
+            }
         }
         if matches!(standing.state, State::Ready | State::Suspended) {
             lane.succeeded(&reference);
@@ -204,11 +222,12 @@ impl Shared {
             Some(again) => lane.look_at(&reference, self.resolve(lane, &reference, again)),
             None => lane.succeeded(&reference),
         }
-        Ok(match standing.state {
+        let outcome = match standing.state {
             State::Ready | State::Suspended => Outcome::Ok,
             State::ReadyButRetrying | State::Reconciling => Outcome::Retry,
             State::Stalled => Outcome::Stalled,
-        })
+        };
+        Ok((outcome, written))
     }
 
     /// Writes status. Returns the object as it is afterwards.

@@ -189,7 +189,9 @@ impl AllWatches {
             let mut streams = Vec::new();
             for (api, config) in places(self) {
                 let (store, writer) = reflector::store();
-                if select != Select::Credentials {
+                if select == Select::Credentials {
+                    self.contents.await_store(&store);
+                } else {
                     self.contents.add_store(store.clone());
                 }
                 streams.push((api, config, store, writer));
@@ -221,6 +223,16 @@ impl<K: Watched> Watches<'_, K> {
         concerned: impl Fn(&Shared, &SecretMeta, Turn) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
     ) {
         let listener = self.waking(concerned);
+        self.listen_to_our_secrets(listener);
+    }
+
+    /// Calls a function with each change of the Secrets that the operator made. Functions and wake-ups are called in the
+    /// order of their declaration.
+    pub fn hear_our_secrets(&mut self, hear: impl Fn(&News<'_, SecretMeta>) + Send + Sync + 'static) {
+        self.listen_to_our_secrets(Arc::new(hear));
+    }
+
+    fn listen_to_our_secrets(&mut self, listener: Listener<SecretMeta>) {
         let places = |all: &AllWatches| {
             let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
             if all.secret_namespaces.is_empty() {
@@ -241,6 +253,9 @@ impl<K: Watched> Watches<'_, K> {
         let namespace = self.shared.settings.namespace.clone();
         let places =
             |all: &AllWatches| vec![(Api::namespaced(all.client.clone(), &namespace), watcher::Config::default())];
+        let shared = Arc::clone(&self.shared);
+        // Declared before the wake-up, so that the look reads the Secret again.
+        self.all.listen(Select::Credentials, places, Arc::new(move |news| shared.credentials.hear(news)));
         self.all.listen(Select::Credentials, places, listener);
     }
 

@@ -9,7 +9,6 @@
 //! an object that flips between states does not fill its namespace with events.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 pub use kube::runtime::events::EventType;
 use kube::runtime::events::{Event, Recorder, Reporter};
 
-use super::metrics::Metrics;
+use super::{metrics::Metrics, pruned::Pruned};
 
 /// An event's `reportingController`.
 const CONTROLLER: &str = "landfall.dev/controller";
@@ -34,7 +33,7 @@ pub struct Events {
     client: kube::Client,
     reporter: Reporter,
     metrics: Metrics,
-    recent: Arc<Mutex<HashMap<Published, Instant>>>,
+    recent: Arc<Mutex<Pruned<Published, Instant>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -84,11 +83,12 @@ impl Events {
 
     fn is_recent(&self, event: &Published, now: Instant) -> bool {
         let mut recent = self.recent();
-        recent.retain(|_, at| now.duration_since(*at) < REPEAT_AFTER);
-        recent.contains_key(event)
+        let is_recent = |at: &Instant| now.duration_since(*at) < REPEAT_AFTER;
+        recent.make_room(is_recent);
+        recent.get(event).is_some_and(is_recent)
     }
 
-    fn recent(&self) -> MutexGuard<'_, HashMap<Published, Instant>> {
+    fn recent(&self) -> MutexGuard<'_, Pruned<Published, Instant>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -159,7 +159,12 @@ mod tests {
         let published = events.recent().keys().next().expect("published").clone();
         assert!(events.is_recent(&published, Instant::now()));
         assert!(!events.is_recent(&published, Instant::now() + REPEAT_AFTER));
-        assert!(events.recent().is_empty(), "old events are forgotten");
+        // Old events are forgotten when there are many.
+        for number in 1..128 {
+            events.transition(&object(&number.to_string()), EventType::Normal, "Ready", "Ready.").await;
+        }
+        events.is_recent(&published, Instant::now() + REPEAT_AFTER);
+        assert!(events.recent().is_empty());
     }
 
     #[tokio::test]

@@ -13,9 +13,10 @@ pub mod lease;
 pub(crate) mod lenient;
 mod listen;
 pub(crate) mod metrics;
+pub(crate) mod pruned;
 pub(crate) mod readiness;
 pub(crate) mod shutdown;
 pub mod telemetry;
 
 #[cfg(test)]
-mod scripted;
+pub(crate) mod scripted;

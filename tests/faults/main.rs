@@ -188,7 +188,7 @@ fn complaint(scenario: &Scenario, lane: usize, kind: &str, fault: Fault, sabotag
 #[test]
 fn a_dropped_finalizer_is_noticed() {
     let sabotage = Sabotage { drop_finalizer: true, ..Sabotage::default() };
-    let kind = "POST events team-a/InstallationToken b Published";
+    let kind = "PATCH installationtokens/status team-a/b";
     let complaint = complaint(&scenario::TOKEN, 1, kind, Fault::KilledAfter, sabotage);
     println!("{complaint}");
     assert!(complaint.contains("tokens live"), "nobody revoked the token of what was deleted: {complaint}");

@@ -28,6 +28,7 @@ mod rollout;
 mod scene;
 mod tenant;
 mod token;
+mod token_cost;
 mod urls;
 mod webhooks_left;
 mod workspace;

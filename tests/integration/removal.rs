@@ -99,6 +99,24 @@ async fn a_withdrawn_grant_takes_the_token_back() {
 }
 
 #[tokio::test]
+async fn a_secret_whose_label_was_removed_is_taken_back_too() {
+    let (world, operator) = published(&json!({})).await;
+    only_token(&world, "shop-git").await;
+    operator.kill();
+    // The watch of the next operator does not bring this Secret.
+    let unlabelled = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}});
+    world.merge::<Secret>("team-a", "shop-git", &unlabelled).await.unwrap();
+    world.apply::<GitHubApp>(&objects::app(&world, &json!([]))).await;
+    let operator = world.operator().await;
+    operator.ready().await;
+    // The revocation may have to wait for the first look at the App.
+    world.live_through(&operator, SignedDuration::from_mins(5)).await;
+    assert!(world.get::<Secret>("team-a", "shop-git").await.is_none());
+    assert!(world.sim.live_tokens().is_empty());
+    operator.stop().await;
+}
+
+#[tokio::test]
 async fn less_than_it_may_now_a_token_dies_with_the_grant_for_more() {
     let (world, operator) = published(&json!({})).await;
     let writes = only_token(&world, "shop-git").await;

@@ -20,15 +20,14 @@ use crate::api::{
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet};
 use crate::runtime::due::Due;
-use crate::runtime::lenient::Lenient;
 use crate::webhook::ROOT_KEYS_SECRET;
 use desired::desired;
 use hook::HookState;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
-use kube::api::{Api, PartialObjectMeta};
+use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use plan::{Seen, Step};
 use std::collections::BTreeSet;
@@ -173,8 +172,8 @@ impl Kind for AppKind {
     async fn gather(&self, app: &Arc<GitHubApp>) -> Result<Seen, kube::Error> {
         let shared = &*self.shared;
         let name = app.name_any();
-        let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &shared.settings.namespace);
-        let secret = secrets.get_opt(&app.spec.credentials_secret_ref.name).await?.map(Lenient::read).transpose()?;
+        let (system, credentials) = (&shared.settings.namespace, &app.spec.credentials_secret_ref.name);
+        let secret = shared.credentials.read(&shared.client, system, credentials, shared.now()).await?;
         let connection = shared.connections.get(&name);
         // They are created if there are none, because everything about webhooks depends on them.
         let keys = match &app.spec.webhook {

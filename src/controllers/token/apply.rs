@@ -5,6 +5,7 @@
 //! operator's.
 
 use super::TokenKind;
+use super::noted::{About, Place};
 use super::plan::{Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
@@ -14,6 +15,7 @@ use crate::controllers::object::set_finalizer;
 use crate::controllers::reconcile::{Done, Failure};
 use crate::controllers::reference::Access;
 use crate::controllers::standing::{Again, Standing, github_failure};
+use crate::controllers::watches::SecretMeta;
 use crate::github::{self, Minted, Repositories, Revocation, Token};
 use crate::grant::{Grant, Known, Reach, Refusal, excess};
 use crate::ids::RepositoryId;
@@ -46,8 +48,11 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
                 other => other?,
             }
             kind.memory.forget(uid(object));
+            kind.newest.forget(&**object);
+            kind.notes.forget(&Place::of(object));
             return Ok(Done::Finished);
         }
+        Step::ReadSecret => kind.notes.doubt(Place::of(object)),
         Step::Mint { scope, pinned } => mint(kind, seen, &scope, &pinned).await?,
         Step::Verify => verify(kind, seen).await?,
         Step::Publish => publish(kind, seen).await?,
@@ -59,7 +64,7 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
                     .and_then(secret::token)
                     .is_some_and(|token| token.fingerprint() == minted.token.fingerprint())
             });
-            if let Some(content) = minted.or_else(|| seen.tools.secret.as_ref().and_then(secret::content)) {
+            if let Some(content) = minted.or_else(|| seen.tools.content.clone()) {
                 write(kind, seen, &content).await?;
             }
         }
@@ -77,6 +82,7 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
         Step::DeleteSecret => {
             if let Some(secret) = &seen.tools.secret {
                 tell_of_what_lives_on(kind, seen, secret).await;
+                kind.notes.doubt(Place::of(object));
                 remove(&secrets(kind, object), secret).await?;
             }
         }
@@ -117,7 +123,7 @@ async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[Repository
         expires_at: minted.expires_at,
         minted_at,
     };
-    kind.memory.minted(uid(object), content, stage);
+    kind.memory.minted(uid(object), Arc::new(content), stage);
     // The plan revokes it next. The remembered failure is the reason why it was unfit.
     unfit.map_or(Ok(()), |standing| Err(Failure::Remote(standing, Again::Person)))
 }
@@ -279,32 +285,51 @@ async fn verify(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
 async fn publish(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.token;
     let Some(content) = kind.memory.content(uid(object)) else { return Ok(()) };
-    write(kind, seen, &content).await?;
-    kind.memory.moved(uid(object), Stage::Published);
+    if write(kind, seen, &content).await? {
+        kind.memory.moved(uid(object), Stage::Published);
+    }
     Ok(())
 }
 
-/// Writes the Secret. Creates it if there is none, changes it if it is the operator's, and replaces it if its type,
-/// which cannot be changed, differs.
-async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<(), kube::Error> {
+/// Writes the Secret, and notes its new state. Creates it if there is none, changes it if it is the operator's, and
+/// replaces it if its type, which cannot be changed, differs. Returns whether it was written: it was not if somebody else
+/// created one meanwhile.
+async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<bool, kube::Error> {
+    let (object, shared) = (&seen.token, &kind.shared);
+    let (place, about) = (Place::of(object), About { token: object, ca_bundle: seen.tools.ca_bundle.as_deref() });
+    let cached = shared.caches.named::<SecretMeta>(&place.namespace, &place.name);
+    let before = kind.notes.before(cached.as_deref());
+    // Without an answer nobody knows whether it was written.
+    kind.notes.doubt(place);
+    let written = match put(&secrets(kind, object), seen, content).await {
+        Err(kube::Error::Api(status)) if status.code == 409 && seen.tools.secret.is_none() => return Ok(false),
+        other => other?,
+    };
+    if secret::is_ours(&written.metadata, object) {
+        kind.notes.ours(about, &written, Some(content), Some(before), shared.now());
+    }
+    Ok(true)
+}
+
+/// Creates, changes or replaces the Secret. Returns it as it is afterwards.
+async fn put(secrets: &Api<Lenient<Secret>>, seen: &Seen, content: &Content) -> Result<Secret, kube::Error> {
     let object = &seen.token;
-    let secrets = secrets(kind, object);
     let wanted = secret::build(object, content, seen.tools.ca_bundle.as_deref());
-    match &seen.tools.secret {
+    let written = match &seen.tools.secret {
         Some(existing) if existing.type_ == wanted.type_ => {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
             let change = Patch::Merge(secret::change(existing, &wanted));
-            secrets.patch(&object.spec.secret.name, &params, &change).await?;
+            secrets.patch(&object.spec.secret.name, &params, &change).await?
         }
         existing => {
             if let Some(existing) = existing {
-                remove(&secrets, existing).await?;
+                remove(secrets, existing).await?;
             }
             let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            secrets.create(&create, &Lenient::from(wanted)).await?;
+            secrets.create(&create, &Lenient::from(wanted)).await?
         }
-    }
-    Ok(())
+    };
+    written.read()
 }
 
 /// `minted_at`: when the token was minted, if that was a moment ago. GitHub may then answer that the token is unknown,

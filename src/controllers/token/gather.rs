@@ -1,18 +1,20 @@
 //! Reads everything that a decision about an `InstallationToken` needs.
 //!
-//! The Secret is read from the API server and not from a cache, because a late cache would cause a second token to be
-//! minted. Everything else comes from caches and memory.
+//! A Secret is read from the API server and not from a cache, because a late cache would cause a second token to be
+//! minted. It is read once, and again when the watch shows another version of it. Everything else comes from caches and
+//! memory.
 
 use super::TokenKind;
 use super::memory::FailedFor;
+use super::noted::{About, Found, Place};
 use super::secret;
-use super::seen::{Failed, Failures, SecretSeen, Seen, Tools};
+use super::seen::{Failed, Failures, Known, SecretSeen, Seen, Tools};
 use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
 use crate::controllers::connection::Connection;
 use crate::controllers::dependents::is_needed;
 use crate::controllers::object::{has_finalizer, requested_look};
 use crate::controllers::reference::{Purpose, Referred, refer};
-use crate::controllers::shared::{Asked, PERSON_RECHECK, Shared};
+use crate::controllers::shared::{Asked, PERSON_RECHECK};
 use crate::controllers::standing::Standing;
 use crate::controllers::watches::SecretMeta;
 use crate::runtime::lenient::Lenient;
@@ -41,16 +43,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
     let Referred { installation, app_name, app, connection, access } = refer(shared, &namespace, installation, purpose);
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.clone());
 
-    let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &namespace);
-    let secret = secrets.get_opt(&token.spec.secret.name).await?.map(Lenient::read).transpose()?;
-    let published = match &secret {
-        None => SecretSeen::Absent,
-        Some(secret) if !secret::is_ours(&secret.metadata, token) => SecretSeen::Foreign,
-        Some(secret) => {
-            let minted = kind.memory.content(&uid);
-            SecretSeen::Ours(secret::published(secret, token, ca_bundle.as_deref(), minted.as_ref()))
-        }
-    };
+    let found = find_secret(kind, About { token, ca_bundle: ca_bundle.as_deref() }).await?;
     let about = FailedFor {
         generation: token.metadata.generation,
         request: requested_look(&**token).cloned(),
@@ -64,20 +57,50 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
             || app.as_ref().is_some_and(|app| app.spec.paused),
         access,
         is_needed,
-        secret: published,
-        former_secrets: former_secrets(shared, token, &namespace),
+        secret: found.state,
+        known: found.known,
+        former_secrets: former_secrets(kind, token),
         held: kind.memory.held(&uid),
         revoked: kind.memory.last_revoked(&uid),
         failed: failures(kind, &uid, &about, connection.as_ref(), app_name.as_deref()),
         about,
         tools: Tools {
-            secret,
+            secret: found.secret,
+            content: found.content,
             ca_bundle,
             github: connection.and_then(|connection| connection.github),
             app: app.and(app_name),
         },
     };
     Ok(shared.guards.token(seen))
+}
+
+/// Finds the Secret with the name in the spec. Reads it unless its state is known.
+async fn find_secret(kind: &TokenKind, about: About<'_>) -> Result<Found, kube::Error> {
+    let (shared, token, place) = (&*kind.shared, about.token, Place::of(about.token));
+    let cached = shared.caches.named::<SecretMeta>(&place.namespace, &place.name);
+    if let Some(found) = kind.notes.recall(&place, about, cached.as_deref()) {
+        return Ok(found);
+    }
+    let before = kind.notes.before(cached.as_deref());
+    let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &place.namespace);
+    let secret = secrets.get_opt(&place.name).await?.map(Lenient::read).transpose()?;
+    let (state, content) = match &secret {
+        None => {
+            kind.notes.absent(place, before, shared.now());
+            (SecretSeen::Absent, None)
+        }
+        Some(secret) if !secret::is_ours(&secret.metadata, token) => {
+            kind.notes.doubt(place);
+            (SecretSeen::Foreign, None)
+        }
+        Some(secret) => {
+            let minted = kind.memory.content(token.metadata.uid.as_deref().unwrap_or_default());
+            let (published, content) = kind.notes.ours(about, secret, minted.as_deref(), Some(before), shared.now());
+            (SecretSeen::Ours(published), content)
+        }
+    };
+    Ok(Found { state, known: Known::Read, secret, content })
 }
 
 /// The failed calls, and those that would fail: while the App itself does not work, its tokens make no calls of their
@@ -107,18 +130,16 @@ fn failures(
 }
 
 /// The names of Secrets that were made for this object under a name that its spec no longer has.
-fn former_secrets(shared: &Shared, token: &InstallationToken, namespace: &str) -> Vec<String> {
-    let secrets = shared.caches.all::<SecretMeta>();
-    let mut names: Vec<_> = secrets
-        .iter()
-        .filter(|secret| {
-            secret.namespace().as_deref() == Some(namespace)
-                && secret.name_any() != token.spec.secret.name
-                && secret.metadata.deletion_timestamp.is_none()
-                && secret::is_ours(&secret.metadata, token)
-        })
-        .map(|secret| secret.name_any())
-        .collect();
-    names.sort();
-    names
+fn former_secrets(kind: &TokenKind, token: &InstallationToken) -> Vec<String> {
+    let here = Place::of(token);
+    let mut places = kind.owned.of(token.metadata.uid.as_deref().unwrap_or_default());
+    places.retain(|place| {
+        let cached = || kind.shared.caches.named::<SecretMeta>(&place.namespace, &place.name);
+        place.namespace == here.namespace
+            && place.name != here.name
+            && cached().is_some_and(|secret| {
+                secret.metadata.deletion_timestamp.is_none() && secret::is_ours(&secret.metadata, token)
+            })
+    });
+    places.into_iter().map(|place| place.name).collect()
 }

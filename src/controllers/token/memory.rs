@@ -11,14 +11,14 @@ use super::seen::{Failed, Failures, Held, Stage};
 use crate::controllers::reference::Terms;
 use crate::github::Token;
 use crate::runtime::allowance::{Allowance, Rate};
+use crate::runtime::pruned::Pruned;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The memory about one object.
 #[derive(Default)]
 struct Entry {
-    held: Option<(Content, Stage)>,
+    held: Option<(Arc<Content>, Stage)>,
     revoked: Option<String>,
     asking: Option<(Failed, FailedFor)>,
     revoking: Option<(Failed, FailedFor)>,
@@ -53,8 +53,8 @@ pub struct FailedFor {
 /// The memory about all objects, by uid.
 #[derive(Default)]
 pub struct TokenMemory {
-    entries: Mutex<HashMap<String, Entry>>,
-    allowances: Mutex<HashMap<String, Allowance>>,
+    entries: Mutex<Pruned<String, Entry>>,
+    allowances: Mutex<Pruned<String, Allowance>>,
 }
 
 /// How many calls an object may cause: enough for tokens that live for half a minute.
@@ -63,11 +63,12 @@ const OBJECT: Rate = Rate { burst: 10.0, every: SignedDuration::from_secs(10) };
 const NAMESPACE: Rate = Rate { burst: 200.0, every: SignedDuration::from_secs(3) };
 
 impl TokenMemory {
-    /// Stores a minted token. Drops entries that are over, including those of objects whose deletion was not seen.
-    pub fn minted(&self, uid: &str, content: Content, stage: Stage) {
+    /// Stores a minted token. Now and then drops entries that are over, including those of objects whose deletion was
+    /// not seen.
+    pub fn minted(&self, uid: &str, content: Arc<Content>, stage: Stage) {
         let mut entries = self.lock();
         let now = content.minted_at;
-        entries.retain(|_, entry| !entry.is_over(now));
+        entries.make_room(|entry| !entry.is_over(now));
         entries.entry(uid.to_owned()).or_default().held = Some((content, stage));
     }
 
@@ -83,7 +84,7 @@ impl TokenMemory {
     pub fn held(&self, uid: &str) -> Option<Held> {
         let entries = self.lock();
         let (content, stage) = entries.get(uid)?.held.as_ref()?;
-        let Content { token, scope, expires_at, .. } = content;
+        let Content { token, scope, expires_at, .. } = &**content;
         Some(Held {
             fingerprint: token.fingerprint(),
             scope: Scope::clone(scope),
@@ -94,8 +95,8 @@ impl TokenMemory {
 
     /// The held token with all the content of its Secret.
     #[must_use]
-    pub fn content(&self, uid: &str) -> Option<Content> {
-        self.lock().get(uid)?.held.as_ref().map(|(content, _)| content.clone())
+    pub fn content(&self, uid: &str) -> Option<Arc<Content>> {
+        self.lock().get(uid)?.held.as_ref().map(|(content, _)| Arc::clone(content))
     }
 
     /// Remembers that a token was revoked.
@@ -149,7 +150,7 @@ impl TokenMemory {
     /// When to try again.
     pub fn spend(&self, uid: &str, namespace: &str, now: Timestamp) -> Result<(), Timestamp> {
         let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
-        allowances.retain(|_, allowance| !allowance.is_full(now));
+        allowances.make_room(|allowance| !allowance.is_full(now));
         let mut take =
             |key: String, rate: Rate| allowances.entry(key).or_insert_with(|| Allowance::full(rate, now)).take(now);
         take(format!("object {uid}"), OBJECT)?;
@@ -162,7 +163,7 @@ impl TokenMemory {
     }
 
     // A panic while the lock was held leaves a consistent map, because every change is one insertion or one field.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Pruned<String, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,7 +2,10 @@
 
 mod apply;
 mod gather;
+mod listing;
 mod memory;
+mod noted;
+mod owned;
 mod plan;
 mod scope;
 mod secret;
@@ -11,12 +14,14 @@ mod seen;
 pub use memory::TokenMemory;
 pub use seen::{SecretSeen, Seen};
 
+use super::caches::News;
 use super::dependents::woken_by_access;
+use super::newest::Newest;
 use super::object::requested_look;
 use super::reconcile::{Done, Failure, Kind, Plan};
 use super::shared::Shared;
 use super::standing::{Again, Standing, State, matters_to_app, whole_second};
-use super::watches::{Select, Turn, Watches};
+use super::watches::{SecretMeta, Select, Turn, Watches};
 use crate::api::{InstallationToken, InstallationTokenStatus, Workspace};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
@@ -26,6 +31,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use noted::{Place, SecretNotes};
+use owned::OwnedSecrets;
 use plan::{Call, Step};
 use seen::{Failed, Stage};
 use std::sync::Arc;
@@ -34,13 +41,23 @@ pub struct TokenKind {
     shared: Arc<Shared>,
     lane: Due<InstallationToken>,
     memory: Arc<TokenMemory>,
+    notes: Arc<SecretNotes>,
+    owned: Arc<OwnedSecrets>,
+    newest: Newest<InstallationToken>,
 }
 
 impl TokenKind {
     /// A controller with an empty memory.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<InstallationToken>) -> Self {
-        Self { shared: Arc::clone(shared), lane, memory: Arc::default() }
+        Self {
+            shared: Arc::clone(shared),
+            lane,
+            memory: Arc::default(),
+            notes: Arc::default(),
+            owned: Arc::default(),
+            newest: Newest::default(),
+        }
     }
 
     /// The tokens that this process minted.
@@ -95,6 +112,8 @@ impl Kind for TokenKind {
         Rule::new(RuleSet::Edit, "landfall.dev", &["installationtokens"], WRITE),
     ];
     const DEFINITION: Option<fn() -> CustomResourceDefinition> = Some(crate::api::definition::<InstallationToken>);
+    // Its condition says so, and namespaces may have thousands of tokens.
+    const TELLS_FIRST_READY: bool = false;
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -106,6 +125,19 @@ impl Kind for TokenKind {
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, InstallationToken>) {
         woken_by_access(watches, |token: &InstallationToken, name| token.spec.installation_ref.name == name);
+        // Declared before the wake-up, so that the look finds the index changed and the note gone.
+        let (notes, owned, shared) = (Arc::clone(&self.notes), Arc::clone(&self.owned), Arc::clone(&self.shared));
+        watches.hear_our_secrets(move |news| match news {
+            News::Changed(secret) => owned.changed(secret),
+            News::Gone(secret) => {
+                owned.deleted(&Place::of_secret(secret));
+                notes.deleted(&Place::of_secret(secret));
+            }
+            News::Listed => {
+                owned.set(|| shared.caches.all::<SecretMeta>());
+                notes.listed(|place| shared.caches.named::<SecretMeta>(&place.namespace, &place.name).is_some());
+            }
+        });
         watches.woken_by_our_secrets(|_, secret, _| {
             let namespace = secret.namespace().unwrap_or_default();
             let owners = secret.owner_references().iter().filter(|owner| owner.kind == "InstallationToken");
@@ -126,8 +158,18 @@ impl Kind for TokenKind {
         });
     }
 
+    async fn prepare(&self) {
+        // The caches are filled, and the listeners may be late.
+        self.owned.set(|| self.shared.caches.all::<SecretMeta>());
+        listing::note_published(self).await;
+    }
+
     async fn gather(&self, token: &Arc<InstallationToken>) -> Result<Seen, kube::Error> {
         gather::gather(self, token).await
+    }
+
+    fn newest(&self) -> Option<&Newest<InstallationToken>> {
+        Some(&self.newest)
     }
 
     fn plan(seen: &Seen, now: Timestamp) -> Plan<Step> {
@@ -162,10 +204,10 @@ impl Kind for TokenKind {
     /// Secret is deleted first.
     fn settled(&self, seen: &Seen, standing: Option<&Standing>) {
         if standing.is_some_and(|standing| standing.state == State::Ready)
-            && seen.held.is_none()
-            && let Some(content) = seen.tools.secret.as_ref().and_then(secret::content)
+            && seen.held.as_ref().is_none_or(|held| held.expires_at <= self.shared.now())
+            && let Some(content) = &seen.tools.content
         {
-            self.memory.minted(uid(&seen.token), content, Stage::Published);
+            self.memory.minted(uid(&seen.token), Arc::clone(content), Stage::Published);
         }
     }
 

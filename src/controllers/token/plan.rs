@@ -6,7 +6,7 @@
 //! between any two steps without a change to the state that the object reaches in the end.
 
 use super::scope::{Repositories, Scope};
-use super::seen::{Published, SecretSeen, Seen, Stage};
+use super::seen::{Failed, Known, Published, SecretSeen, Seen, Stage};
 use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, Reconciled, WORK_FINALIZER};
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reconcile;
@@ -20,6 +20,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Read the Secret, because its cached or noted state is not enough for the next step.
+    ReadSecret,
     /// Add the finalizer, so that the operator can revoke the token before the object is deleted.
     AddFinalizer,
     /// Ask GitHub for a token.
@@ -54,20 +56,59 @@ pub const REFUSALS_UNTIL_GIVEN_UP: u32 = 6;
 /// The longest life of a token: GitHub gives them an hour, and another hour allows for clocks that differ.
 const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(2);
 
+/// How long an absent Secret counts as absent when a token is minted for it. Somebody else may make one of its name.
+const ABSENCE_HOLDS: SignedDuration = SignedDuration::from_mins(1);
+
 /// Decides the next step.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let plan = next(seen, now);
+    if !waits(seen, &plan, now) && lacks_reading(seen, &plan, now) {
+        return Plan::Do(Step::ReadSecret);
+    }
     let Plan::Do(step) = &plan else { return plan };
+    match failed(seen, step, now) {
+        Some(failed) if step.call() == Some(Call::Asks) => retrying(seen, &failed.standing, failed.until, now),
+        Some(failed) => Plan::Settled { standing: Some(failed.standing.clone()), again: Some(Again::At(failed.until)) },
+        None => plan,
+    }
+}
+
+/// The failure for which a step waits.
+fn failed<'a>(seen: &'a Seen, step: &Step, now: Timestamp) -> Option<&'a Failed> {
     let failed = match step.call() {
         Some(Call::Asks) => &seen.failed.asking,
         Some(Call::Revokes) => &seen.failed.revoking,
         None => &None,
     };
-    match failed.as_ref().filter(|failed| failed.until > now) {
-        Some(failed) if step.call() == Some(Call::Asks) => retrying(seen, &failed.standing, failed.until, now),
-        Some(failed) => Plan::Settled { standing: Some(failed.standing.clone()), again: Some(Again::At(failed.until)) },
-        None => plan,
+    failed.as_ref().filter(|failed| failed.until > now)
+}
+
+fn waits(seen: &Seen, plan: &Plan, now: Timestamp) -> bool {
+    matches!(plan, Plan::Do(step) if failed(seen, step, now).is_some())
+}
+
+/// Whether the plan needs to know more of the Secret than the cache and the notes tell.
+///
+/// A Secret without the operator's label is not in the cache. A tenant can remove the label, and would otherwise keep
+/// the token in it after the end of its grant. So nothing is concluded from an absence that was never read.
+fn lacks_reading(seen: &Seen, plan: &Plan, now: Timestamp) -> bool {
+    match (&seen.secret, plan) {
+        // GitHub is asked for a token only if it has a place.
+        (SecretSeen::Absent, Plan::Do(Step::Mint { .. })) => match seen.known {
+            Known::Cached => true,
+            Known::Noted(at) => at.checked_add(ABSENCE_HOLDS).is_ok_and(|end| end <= now),
+            Known::Read => false,
+        },
+        // A POST never overwrites, so it reads as well.
+        (SecretSeen::Absent, Plan::Do(Step::AddFinalizer | Step::Verify | Step::Publish))
+        | (SecretSeen::Absent, Plan::Settled { standing: None, .. }) => false,
+        (SecretSeen::Absent, _) => seen.known == Known::Cached,
+        // These change the Secret, or use the token in it.
+        (SecretSeen::Ours(_), Plan::Do(Step::Publish | Step::Repair | Step::RevokePublished | Step::DeleteSecret)) => {
+            seen.known != Known::Read
+        }
+        (SecretSeen::Ours(_) | SecretSeen::Foreign, _) => false,
     }
 }
 
@@ -87,7 +128,12 @@ impl Step {
         match self {
             Self::Mint { .. } | Self::Verify => Some(Call::Asks),
             Self::RevokeHeld | Self::RevokePublished | Self::DeleteFormer(_) => Some(Call::Revokes),
-            Self::AddFinalizer | Self::Publish | Self::Repair | Self::DeleteSecret | Self::RemoveFinalizer => None,
+            Self::ReadSecret
+            | Self::AddFinalizer
+            | Self::Publish
+            | Self::Repair
+            | Self::DeleteSecret
+            | Self::RemoveFinalizer => None,
         }
     }
 }

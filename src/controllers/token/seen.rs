@@ -4,6 +4,7 @@
 
 use super::memory::FailedFor;
 use super::scope::Scope;
+use super::secret::Content;
 use crate::api::InstallationToken;
 use crate::controllers::reference::Access;
 use crate::controllers::standing::Standing;
@@ -23,6 +24,17 @@ pub enum SecretSeen {
     Foreign,
     /// It is the operator's.
     Ours(Published),
+}
+
+/// How the state of the Secret is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// From the cache alone, which has no Secret of this name with the operator's label.
+    Cached,
+    /// From a read or a write of this process at this time. Nothing that the watch brought since contradicts it.
+    Noted(Timestamp),
+    /// It was read for this decision.
+    Read,
 }
 
 /// The content of the operator's Secret.
@@ -85,6 +97,8 @@ pub struct Seen {
     /// It belongs to a terminating workspace whose work is not saved yet. The save needs the token.
     pub is_needed: bool,
     pub secret: SecretSeen,
+    /// How the state of the Secret is known.
+    pub known: Known,
     /// Names of Secrets of the operator that are no longer wanted, because the spec named them before.
     pub former_secrets: Vec<String>,
     /// The token in the memory of this process.
@@ -102,8 +116,10 @@ pub struct Seen {
 /// The clients and data that steps need.
 #[derive(Clone, Default)]
 pub struct Tools {
-    /// The Secret with the name in the spec.
+    /// The Secret with the name in the spec, if it was read for this decision.
     pub secret: Option<Secret>,
+    /// The token in the operator's Secret.
+    pub content: Option<Arc<Content>>,
     /// The certificates to write into the Secret.
     pub ca_bundle: Option<String>,
     /// The client, unless the App's credentials cannot be used at all.
@@ -112,7 +128,7 @@ pub struct Tools {
     pub app: Option<String>,
 }
 
-/// Omits the Secret.
+/// Omits the Secret and the token.
 impl fmt::Debug for Tools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tools").field("app", &self.app).finish_non_exhaustive()

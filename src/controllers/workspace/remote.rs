@@ -53,7 +53,7 @@ pub async fn own_token(kind: &WorkspaceKind, object: &Workspace) -> Result<Token
         // The deletion of a namespace deletes Secrets first. This process may have minted the token in it.
         let minted = uid.as_ref().and_then(|uid| kind.tokens.content(uid));
         return minted
-            .map(|minted| minted.token)
+            .map(|minted| minted.token.clone())
             .ok_or_else(|| Failure::waiting(format!("Secret {name} is not there yet")));
     };
     let password = secret.data.as_ref().and_then(|data| data.get("password")).map(|bytes| bytes.0.clone());

@@ -1,7 +1,7 @@
 //! Situations, and the one step that each calls for. No Kubernetes, no GitHub, no sleeping.
 
 use super::super::memory::FailedFor;
-use super::super::seen::{Failed, Failures, Held, Tools};
+use super::super::seen::{Failures, Held, Tools};
 use super::*;
 use crate::api::GitHubApp;
 use crate::controllers::token::scope::Named;
@@ -82,6 +82,7 @@ fn seen() -> Seen {
         is_paused: false,
         access: granted(&["shop"]),
         secret: SecretSeen::Absent,
+        known: Known::Read,
         is_needed: false,
         former_secrets: Vec::new(),
         held: None,
@@ -350,6 +351,10 @@ fn walk(mut seen: Seen, now: Timestamp) -> Vec<&'static str> {
                 "delete"
             }
             Step::Repair => "repair",
+            Step::ReadSecret => {
+                seen.known = Known::Read;
+                "read"
+            }
             Step::AddFinalizer | Step::RemoveFinalizer => "finalizer",
         });
         assert!(done.len() < 12, "it does not settle: {done:?}");
@@ -380,4 +385,52 @@ fn every_way_settles_with_one_mint_at_most() {
     ] {
         assert_eq!(walk(seen, now), steps, "{what}");
     }
+}
+
+#[test]
+fn an_absence_counts_only_once_it_was_read() {
+    let now = at(30);
+    let read = Plan::Do(Step::ReadSecret);
+    let cached = || Seen { known: Known::Cached, ..seen() };
+    let noted = |minutes| Seen { known: Known::Noted(at(minutes)), ..seen() };
+    // A new token: the finalizer needs nothing, the mint needs a place for the token, and the POST is a check itself.
+    assert_eq!(plan(&Seen { has_finalizer: false, ..cached() }, now), Plan::Do(Step::AddFinalizer));
+    assert_eq!(plan(&cached(), now), read);
+    assert_eq!(plan(&noted(30), now), mint(&[]));
+    assert_eq!(plan(&noted(29), now), read, "somebody may have made one in a minute");
+    assert_eq!(plan(&Seen { held: Some(held(Stage::Verified)), ..cached() }, now), Plan::Do(Step::Publish));
+    // A token that was published here is not revoked because the cache has lost its Secret.
+    let lost = Seen { held: Some(held(Stage::Published)), ..cached() };
+    assert_eq!(plan(&lost, now), read);
+    assert_eq!(plan(&Seen { known: Known::Read, ..lost }, now), Plan::Do(Step::RevokeHeld));
+    // A Secret whose label was removed is withdrawn, and its token is revoked with its object.
+    let denied = |seen| Seen { access: Access::Denied(Standing::stalled(Reason::AccountNotGranted, "")), ..seen };
+    assert_eq!(plan(&denied(cached()), now), read);
+    settles(&plan(&denied(noted(0)), now), Reason::AccountNotGranted, Stalled);
+    let mut token = object(&json!({}), None);
+    token.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
+    let gone = |seen| Seen { token: Arc::new(token.clone()), ..seen };
+    assert_eq!(plan(&gone(cached()), now), read);
+    assert_eq!(plan(&gone(noted(0)), now), Plan::Do(Step::RemoveFinalizer));
+    // While a failed call waits for its time, nothing is read.
+    let failed = Failed { standing: Standing::reconciling(Reason::RateLimited, ""), until: at(40) };
+    let waits = Seen { failed: Failures { asking: Some(failed), revoking: None }, ..cached() };
+    settles(&plan(&waits, now), Reason::RateLimited, Reconciling);
+}
+
+#[test]
+fn a_noted_secret_is_read_before_it_is_changed() {
+    let there = |known| Seen { known, secret: SecretSeen::Ours(published()), ..seen() };
+    let noted = Known::Noted(at(0));
+    settles(&plan(&there(noted), at(1)), Reason::Published, Ready);
+    assert_eq!(plan(&there(noted), at(50)), mint(&[9001]));
+    let verified = |known| Seen { held: Some(held(Stage::Verified)), ..there(known) };
+    assert_eq!(plan(&verified(noted), at(50)), Plan::Do(Step::ReadSecret));
+    assert_eq!(plan(&verified(Known::Read), at(50)), Plan::Do(Step::Publish));
+    let odd = |known| {
+        let secret = SecretSeen::Ours(Published { as_wanted: false, ..published() });
+        Seen { secret, ..there(known) }
+    };
+    assert_eq!(plan(&odd(noted), at(1)), Plan::Do(Step::ReadSecret));
+    assert_eq!(plan(&odd(Known::Read), at(1)), Plan::Do(Step::Repair));
 }
