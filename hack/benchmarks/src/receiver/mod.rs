@@ -102,6 +102,9 @@ pub async fn run(each: Duration) -> Result<Figures, BenchmarkError> {
     let mut plain = Contender::new(plain_address, plain_deliveries, processes.with(plain_receiver.pid())).await?;
     let mut levels = Vec::new();
     for in_flight in LEVELS {
+        for contender in [&mut ours, &mut plain] {
+            contender.warm(in_flight).await?;
+        }
         let first = ours.turn(in_flight, each).await?;
         let reference = plain.turn(in_flight, each).await?;
         let reference = reference.and(plain.turn(in_flight, each).await?);
@@ -142,13 +145,19 @@ struct Contender {
 }
 
 impl Contender {
-    /// The first deliveries, on new connections and for new objects, are not what is measured.
     async fn new(address: SocketAddr, deliveries: Deliveries, processes: Processes) -> Result<Self, BenchmarkError> {
         let most = LEVELS.into_iter().max().unwrap_or_default();
         let connections = Connection::open_many(address, most).await?;
         let mut contender = Self { deliveries, connections, processes };
+        // The first deliveries for new objects are not what is measured.
         contender.send(AT_ONCE, Until::Calls(10 * OBJECTS)).await?;
         Ok(contender)
+    }
+
+    /// Opens the connections to the API server that so many deliveries at once take: the handshakes are not what is
+    /// measured, and both ends close what was idle for a while.
+    async fn warm(&mut self, in_flight: usize) -> Result<(), LoadError> {
+        self.send(in_flight, Until::Calls(2 * in_flight as u64)).await.map(drop)
     }
 
     async fn send(&mut self, in_flight: usize, until: Until) -> Result<Measured, LoadError> {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use github_sim::{Caller, Sim};
 use landfall_cluster::{AuditError, AuditLog, Entry, Mark};
 
+use crate::cluster::SYSTEM;
+
 const MINT: &str = "/app/installations/{installation_id}/access_tokens";
 
 /// The requests of one user to the API server. Watches are not counted: they appear when they end.
@@ -26,11 +28,13 @@ pub(super) struct ApiRequests {
 }
 
 impl ApiRequests {
-    /// Counts those of a user in which an object is one of these resources or a Secret.
+    /// Counts those of a user in which an object is one of these resources, or a Secret outside of the operator's
+    /// namespace.
     fn count(entries: &[Entry], user: &str, resources: &[&str]) -> Self {
         let mut counts = Self::default();
         for entry in of_user(entries, user) {
-            let own = entry.resource == "secrets" || resources.contains(&entry.resource.as_str());
+            let own = (entry.resource == "secrets" && entry.namespace != SYSTEM)
+                || resources.contains(&entry.resource.as_str());
             let count = match (entry.is_write(), own) {
                 (true, true) => &mut counts.writes,
                 (true, false) if entry.resource == "events" => &mut counts.events,
@@ -137,7 +141,7 @@ impl<'a> Witnesses<'a> {
         let mut asked = false;
         for entry in of_user(&entries, self.user) {
             asked = true;
-            if entry.resource == "secrets" && entry.is_write() && entry.succeeded() {
+            if entry.resource == "secrets" && entry.namespace != SYSTEM && entry.is_write() && entry.succeeded() {
                 if entry.name.is_empty() {
                     self.secrets += 1;
                 } else {
