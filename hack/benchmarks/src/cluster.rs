@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use http::Request;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -91,8 +92,29 @@ pub async fn start() -> Result<(ApiServer, Client), ClusterError> {
             Ok(Err(source)) => return Err(ClusterError::NotEstablished { name, source: Some(source) }),
             Err(_) => return Err(ClusterError::NotEstablished { name, source: None }),
         }
+        match tokio::time::timeout(ESTABLISHED_WITHIN, listed(&client, &definition)).await {
+            Ok(listed) => listed.map_err(refused(&name))?,
+            Err(_) => return Err(ClusterError::NotEstablished { name, source: None }),
+        }
     }
     Ok((server, client))
+}
+
+/// Lists a kind until that succeeds: the API server fills its cache of a kind at the first request, and refuses lists
+/// meanwhile.
+async fn listed(client: &Client, definition: &CustomResourceDefinition) -> Result<(), kube::Error> {
+    let spec = &definition.spec;
+    let version = spec.versions.first().map(|version| version.name.as_str()).unwrap_or_default();
+    let path = format!("/apis/{}/{version}/{}", spec.group, spec.names.plural);
+    loop {
+        let get = Request::get(&path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+        match client.request_text(get).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 429) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            listed => return listed.map(drop),
+        }
+    }
 }
 
 /// The id of one of the API server's processes, by the name of its program.
