@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::figures::FiguresError;
-use crate::{BenchmarkError, api_server, receiver};
+use crate::{BenchmarkError, api_server, process, receiver, reference, tokens};
 
 /// Measures Landfall on this machine.
 #[derive(Parser)]
@@ -25,10 +25,29 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// What the API server does alone: changes of status per second, and how long one takes.
+    /// What the API server does alone: the smallest writes and changes of status per second, and how long one takes.
     ApiServer,
-    /// What the receiver does: deliveries stored per second, wrong signatures refused, memory.
+    /// What the receiver does, against a plain one: deliveries stored per second, wrong signatures refused, memory.
     Receiver,
+    /// What installation tokens cost, against plain ones: time from cold, requests, memory, a restart.
+    Tokens {
+        /// How many tokens there are.
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=50_000))]
+        count: u64,
+        /// In how many namespaces they are. Default: one for each hundred.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=500))]
+        namespaces: Option<u64>,
+    },
+    /// Run the plain receiver.
+    #[command(hide = true)]
+    PlainReceiver {
+        /// The way to the API server.
+        #[arg(long)]
+        kubeconfig: PathBuf,
+    },
+    /// Run the plain tokens.
+    #[command(hide = true)]
+    PlainTokens(reference::tokens::Plain),
 }
 
 /// Why there are no figures.
@@ -58,10 +77,14 @@ pub async fn main() -> ExitCode {
 }
 
 async fn measure(arguments: Arguments) -> Result<(), Failure> {
+    process::raise_open_files();
     let each = Duration::from_secs(arguments.seconds);
     let figures = match arguments.benchmark {
         Benchmark::ApiServer => api_server::run(each).await?,
         Benchmark::Receiver => receiver::run(each).await?,
+        Benchmark::Tokens { count, namespaces } => tokens::run(count, namespaces).await?,
+        Benchmark::PlainReceiver { kubeconfig } => return Ok(reference::receiver::serve(&kubeconfig).await?),
+        Benchmark::PlainTokens(plain) => return Ok(reference::tokens::publish(&plain).await?),
     };
     print!("{figures}");
     if let Some(path) = arguments.json {
@@ -80,8 +103,25 @@ mod tests {
     fn the_script_lists_what_there_is() {
         let script = include_str!("../../bench");
         Arguments::command().debug_assert();
-        for benchmark in Arguments::command().get_subcommands() {
+        for benchmark in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             assert!(script.contains(&format!("\n  [{}]=", benchmark.get_name())), "{}", benchmark.get_name());
         }
+    }
+
+    #[test]
+    fn the_plain_tokens_read_the_options_that_they_are_given() {
+        let plain = reference::tokens::Plain {
+            kubeconfig: "a".into(),
+            github: "http://127.0.0.1:1/api/v3".into(),
+            app_id: 1,
+            installation: 2,
+            repository: "shop".into(),
+            key_file: "b".into(),
+            count: 3,
+            namespaces: 4,
+        };
+        let words = ["landfall-bench".into(), "plain-tokens".into()].into_iter().chain(plain.to_arguments());
+        let Benchmark::PlainTokens(read) = Arguments::parse_from(words).benchmark else { panic!("another command") };
+        assert_eq!(format!("{read:?}"), format!("{plain:?}"));
     }
 }

@@ -6,12 +6,16 @@
 pub mod api_server;
 pub mod cli;
 pub mod cluster;
+pub mod cost;
 pub mod figures;
+pub mod floor;
 pub mod http_load;
 pub mod load;
 pub mod process;
 pub mod program;
 pub mod receiver;
+pub mod reference;
+pub mod tokens;
 
 /// A benchmark gave no figures.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +36,32 @@ pub enum BenchmarkError {
     #[error(transparent)]
     Program(#[from] program::ProgramError),
     /// There is no folder for what a process is given.
-    #[error("no folder for the keys of webhooks could be made")]
+    #[error("no folder for keys could be made")]
     Folder(#[source] std::io::Error),
     /// The keys of webhooks are none.
     #[error(transparent)]
     Keys(#[from] landfall::webhook::RootKeyError),
+    /// A reference, which runs as this program, did not do its work.
+    #[error("the reference failed")]
+    Reference(#[source] std::io::Error),
+    /// There is no thread for a load.
+    #[error("no thread for a load could be started")]
+    Thread(#[source] std::io::Error),
+    /// There is no simulated GitHub.
+    #[error("the simulated GitHub did not start")]
+    GitHub(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The audit log cannot be read.
+    #[error(transparent)]
+    Audit(#[from] landfall_cluster::AuditError),
+    /// A user of the API server cannot be had.
+    #[error(transparent)]
+    Certificate(#[from] landfall_cluster::CertificateError),
+    /// Something took too long.
+    #[error("this took too long: {what}")]
+    Late {
+        /// What was waited for.
+        what: String,
+    },
     /// A number is no id of GitHub's.
     #[error(transparent)]
     Id(#[from] landfall::ids::NotAnId),

@@ -64,6 +64,13 @@ impl Measured {
         Self { latencies, elapsed }
     }
 
+    /// This and another load of the same kind, measured one after the other.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.latencies.extend(other.latencies);
+        Self::new(self.latencies, self.elapsed + other.elapsed)
+    }
+
     /// How many calls there were.
     #[must_use]
     pub fn calls(&self) -> usize {
@@ -122,6 +129,8 @@ mod tests {
         assert!((hundred.per_second() - 50.0).abs() < 1e-9);
         assert_eq!((milliseconds([7]).p50_ms(), milliseconds([7]).p99_ms()), (7.0, 7.0));
         assert!(milliseconds([]).p50_ms().is_nan());
+        let both = milliseconds([9, 1]).and(milliseconds([2]));
+        assert_eq!((both.calls(), both.elapsed(), both.p50_ms()), (3, Duration::from_secs(4), 2.0));
     }
 
     #[tokio::test]

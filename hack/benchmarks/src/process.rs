@@ -46,12 +46,33 @@ fn ticks(stat: &str) -> Option<u64> {
 /// The memory of a process that is in RAM, in bytes. Walked through and not estimated: `VmRSS` may be off by megabytes.
 pub fn resident(pid: u32) -> Result<u64, ProcessError> {
     let (path, text) = read(pid, "smaps_rollup")?;
-    let kibibytes = kibibytes(&text).ok_or(ProcessError::Content { path, text })?;
+    let kibibytes = kibibytes(&text, "Rss:").ok_or(ProcessError::Content { path, text })?;
     Ok(kibibytes * 1024)
 }
 
-fn kibibytes(rollup: &str) -> Option<u64> {
-    rollup.lines().find_map(|line| line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?.parse().ok())
+/// The most memory of a process that was in RAM at once since its start, in bytes: the kernel's own estimate, `VmHWM`.
+pub fn peak_resident(pid: u32) -> Result<u64, ProcessError> {
+    let (path, text) = read(pid, "status")?;
+    let kibibytes = kibibytes(&text, "VmHWM:").ok_or(ProcessError::Content { path, text })?;
+    Ok(kibibytes * 1024)
+}
+
+/// Allows this process, and those that it starts, as many open files as it may allow itself: a connection is one, and
+/// the usual limit is 1,024.
+pub fn raise_open_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it, a load for which there are too few ends with an error that says so.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
+/// The name of a process's program, of which the kernel keeps 15 bytes.
+pub fn name(pid: u32) -> Result<String, ProcessError> {
+    read(pid, "comm").map(|(_, text)| text.trim_end().to_owned())
+}
+
+fn kibibytes(text: &str, field: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
 fn read(pid: u32, file: &str) -> Result<(PathBuf, String), ProcessError> {
@@ -70,7 +91,10 @@ mod tests {
     fn fields_are_counted_from_the_name() {
         assert_eq!(ticks("42 (a) R 7 (b)) S 1 42 42 0 -1 4194560 1 2 3 4 700 30 5 6 20 0 1 0 99"), Some(730));
         assert_eq!(ticks("42 (a"), None);
-        assert_eq!(kibibytes("5581-7ffd ---p 00:00 0 [rollup]\nRss:    1308 kB\nPss:     131 kB\n"), Some(1308));
+        assert_eq!(
+            kibibytes("5581-7ffd ---p 00:00 0 [rollup]\nRss:    1308 kB\nPss:     131 kB\n", "Rss:"),
+            Some(1308)
+        );
     }
 
     #[test]
@@ -82,6 +106,9 @@ mod tests {
             std::hint::black_box(&memory);
         }
         assert!(resident(pid).unwrap() > small + 16_000_000);
+        drop(memory);
+        assert!(peak_resident(pid).unwrap() > small + 16_000_000);
+        assert!(!name(pid).unwrap().is_empty());
         assert!(matches!(cpu_time(u32::MAX), Err(ProcessError::Read { .. })));
     }
 }
