@@ -256,7 +256,7 @@ pub struct GitHubAppStatus {
     pub webhook: Option<WebhookStatus>,
     /// The newest deliveries that concern the App and its installations, the newest first, once the operator has dealt with them. Deliveries that
     /// wait are in the WebhookInboxes in the operator's namespace.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)] // written even if it is empty, so that nothing stays there that somebody else wrote
     #[schemars(length(max = 64))]
     pub deliveries: Vec<Delivery>,
     /// The last value of the annotation `landfall.dev/reconcile` that was acted on.

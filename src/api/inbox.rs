@@ -1,7 +1,6 @@
 //! `WebhookInbox`: the deliveries that a receiver took and that the operator has yet to deal with.
 //!
-//! Invariant: the receiver alone adds deliveries and the controller alone takes them out, so neither reads before it writes.
-//! The kind has no validation beyond its types, because the API server checks it at every delivery.
+//! Invariant: the receiver alone adds deliveries and the controller alone takes them out. The kind has no validation beyond its types, because the API server checks it at every delivery.
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
@@ -11,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 /// The deliveries that one receiver took and that the operator has yet to deal with. The operator makes one for each receiver's
-/// pod, under the pod's name, and removes it after the pod is gone and the inbox is empty.
+/// pod, under the pod's name. Kubernetes removes it with the pod.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "landfall.dev",
@@ -26,6 +25,7 @@ use serde::{Deserialize, Serialize};
     doc = "The webhook deliveries that one receiver took and that the operator has yet to deal with. Made by the operator for each receiver's pod.",
     printcolumn(name = "Waiting-Since", type_ = "date", json_path = ".status.deliveries[0].receiptTime"),
     printcolumn(name = "Event", type_ = "string", json_path = ".status.deliveries[0].event"),
+    printcolumn(name = "App", type_ = "string", json_path = ".status.deliveries[0].app"),
     printcolumn(name = "Namespace", type_ = "string", json_path = ".status.deliveries[0].namespace"),
     printcolumn(name = "Name", type_ = "string", json_path = ".status.deliveries[0].name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -60,21 +60,27 @@ pub struct WaitingDelivery {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub every_repository: bool,
     /// The delivery's GUID (`X-GitHub-Delivery`), as in the webhook's list of recent deliveries on GitHub.
+    #[schemars(length(max = 64))]
     pub guid: String,
     /// The event (`X-GitHub-Event`): `push`.
+    #[schemars(length(max = 64))]
     pub event: String,
     /// What was done, for events that say it: `renamed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub action: Option<String>,
-    /// The ref that was pushed: `refs/heads/main`. Absent where several deliveries were merged.
+    /// The ref that was pushed: `refs/heads/main`. Absent where deliveries for several refs were merged, and where it is longer
+    /// than 255 characters.
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
     pub reference: Option<String>,
-    /// The commit the ref was at after the push, as the delivery says. Absent where several deliveries were merged.
+    /// The commit the ref was at after the push, as the delivery says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub sha: Option<String>,
-    /// When the receiver accepted it.
+    /// When the receiver accepted it, or the first of those that were merged.
     pub receipt_time: MicroTime,
-    /// How many deliveries this entry stands for, if they are more than one. The other fields are those of the newest.
+    /// How many deliveries this entry stands for, if they are more than one. GUID, event and commit are those of the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged: Option<i64>,
 }
@@ -85,6 +91,12 @@ impl WaitingDelivery {
     pub fn repository(&self) -> Option<(&str, &str)> {
         self.namespace.as_deref().zip(self.name.as_deref())
     }
+
+    /// Whether it concerns the App itself, and no repository.
+    #[must_use]
+    pub fn is_for_app(&self) -> bool {
+        self.repository().is_none() && !self.every_repository
+    }
 }
 
 /// The controller takes deliveries out, and writes nothing else there. An inbox has no conditions: it is in order when it is empty.
@@ -92,7 +104,7 @@ impl Reconciled for WebhookInbox {
     type Status = ();
 
     fn status(&self) -> Option<&()> {
-        None
+        Some(&())
     }
     fn conditions((): &()) -> &[Condition] {
         &[]

@@ -83,8 +83,6 @@ pub const SEQUENCE_ANNOTATION: &str = "landfall.dev/sequence";
 /// Annotation on the pods' template of a workload that was rolled: the repository whose commit it was for, by its id or, where it
 /// is followed by its address alone, by that. What another repository rolled is no rollout of this one's.
 pub const REPOSITORY_ANNOTATION: &str = "landfall.dev/repository";
-/// Finalizer on a `WebhookInbox`: the operator deals with its deliveries before it goes.
-pub const INBOX_FINALIZER: &str = "landfall.dev/inbox";
 /// Finalizer on a `ProjectRepository`: its webhook is removed before it goes.
 pub const WEBHOOK_FINALIZER: &str = "landfall.dev/webhook";
 /// Finalizer on a `GitHubApp` and a `GitHubInstallation`: it stays while what depends on it needs it to clean up.

@@ -349,7 +349,7 @@ pub struct ProjectRepositoryStatus {
     pub webhook: Option<WebhookStatus>,
     /// The newest deliveries that concern the repository, the newest first, once the operator has dealt with them. Deliveries that
     /// wait are in the WebhookInboxes in the operator's namespace.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)] // written even if it is empty, so that nothing stays there that somebody else wrote
     #[schemars(length(max = 64))]
     pub deliveries: Vec<Delivery>,
     /// What was deployed last, or is being deployed.

@@ -50,8 +50,12 @@ pub struct Connection {
     pub requests: Option<Allowance>,
     /// The state of the App's webhook.
     pub hook: AppHook,
+    /// The deliveries for which a look was requested, as far as they still wait in an inbox.
+    pub told: BTreeSet<Announced>,
     /// The deliveries that a look has covered and that still wait in an inbox.
     pub heard: BTreeSet<Announced>,
+    /// When the next look is to be that was requested since the last one began.
+    pub wanted: Option<Timestamp>,
     /// While the App is being deleted: the uids of its installations that were deleted, which the cache may still show.
     pub withdrawn: BTreeSet<String>,
     /// When to look again. A look that failed is not repeated before this time, even if something else wakes the
@@ -109,7 +113,18 @@ impl Connections {
             let allowance = connection.requests.get_or_insert_with(|| Allowance::full(REQUESTED_LOOKS, now));
             let at = allowance.take(now).err().unwrap_or(now);
             connection.next_look = Some(connection.next_look.map_or(at, |next| next.min(at)));
+            connection.wanted = Some(connection.wanted.map_or(at, |wanted| wanted.min(at)));
         }
+    }
+
+    /// Whether there are deliveries among those that wait for which no look was requested yet. From now on they count as
+    /// known.
+    pub fn are_new(&self, app: &str, waiting: BTreeSet<Announced>) -> bool {
+        self.lock().get_mut(app).is_some_and(|connection| {
+            let are_new = !waiting.is_subset(&connection.told);
+            connection.told = waiting;
+            are_new
+        })
     }
 
     /// Whether the account is an organization, according to the App's last look.

@@ -35,6 +35,11 @@ impl Mark {
     }
 }
 
+/// A word as a status may have it. The receiver's inbox may have been written by somebody with a stolen token.
+fn shown(word: &str, longest: usize) -> String {
+    word.chars().filter(|c| !c.is_control()).take(longest).collect()
+}
+
 /// The log with these deliveries, the newest first.
 #[must_use]
 pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -> Vec<Delivery> {
@@ -48,11 +53,11 @@ pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -
         let before = log.iter().position(|logged| logged.guid == delivery.guid).map(|at| log.remove(at));
         let merged = delivery.merged.map(|count| format!("stands for {count} deliveries that were merged"));
         let logged = Delivery {
-            guid: delivery.guid.clone(),
-            event: Some(delivery.event.clone()),
-            action: delivery.action.clone(),
-            reference: delivery.reference.clone(),
-            sha: delivery.sha.clone(),
+            guid: shown(&delivery.guid, 64),
+            event: Some(shown(&delivery.event, 64)),
+            action: delivery.action.as_deref().map(|action| shown(action, 64)),
+            reference: delivery.reference.as_deref().map(|reference| shown(reference, 255)),
+            sha: delivery.sha.as_deref().map(|sha| shown(sha, 64)),
             receipt_time: Some(delivery.receipt_time.clone()),
             attempts: Some(before.and_then(|before| before.attempts).unwrap_or(0).saturating_add(1)),
             result: Some(*result),

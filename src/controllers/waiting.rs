@@ -6,10 +6,14 @@
 use super::deliveries::{Announced, Waiting, deliveries};
 use super::shared::Shared;
 use crate::api::{WaitingDelivery, WebhookInbox};
+use crate::runtime::lenient::Lenient;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How often a patch is tried again while the receiver replaces the list.
+const MOST_TRIES: usize = 5;
 
 impl Shared {
     /// The deliveries in an inbox that were not taken out.
@@ -24,7 +28,7 @@ impl Shared {
     /// The deliveries that wait for an App itself.
     #[must_use]
     pub fn waiting_for_app(&self, app: &str) -> Vec<Waiting> {
-        self.waiting(|delivery| delivery.app == app && delivery.repository().is_none())
+        self.waiting(|delivery| delivery.app == app && delivery.is_for_app())
     }
 
     /// The deliveries that wait for a `ProjectRepository`.
@@ -72,21 +76,27 @@ impl Shared {
         for (inbox, id) in wanted.into_iter().chain(left) {
             by_inbox.entry(inbox).or_default().insert(id);
         }
+        let mut refused = None;
         for (inbox, ids) in by_inbox {
-            self.take_out_of(&inbox, &ids).await?;
-            self.taking_out.taken().extend(ids.into_iter().map(|id| (inbox.clone(), id)));
+            // One inbox that cannot be patched holds up no other.
+            match self.take_out_of(&inbox, &ids).await {
+                Ok(()) => self.taking_out.taken().extend(ids.into_iter().map(|id| (inbox.clone(), id))),
+                Err(error) => refused = Some(error),
+            }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     async fn take_out_of(&self, name: &str, ids: &BTreeSet<i64>) -> Result<(), kube::Error> {
-        let inboxes = Api::<WebhookInbox>::namespaced(self.client.clone(), &self.settings.namespace);
+        let inboxes = Api::<Lenient<WebhookInbox>>::namespaced(self.client.clone(), &self.settings.namespace);
         let cached = self.caches.named::<WebhookInbox>(&self.settings.namespace, name);
         let mut listed: Vec<i64> = match cached {
             Some(inbox) => self.waiting_in(&inbox).into_iter().map(|waiting| waiting.announced.1).collect(),
             None => return Ok(()),
         };
+        let mut tries = 0;
         loop {
+            tries += 1;
             // From the end, so that no removal moves one that follows.
             let places = listed.iter().enumerate().rev().filter(|(_, id)| ids.contains(id));
             let changes: Vec<_> = places
@@ -105,8 +115,9 @@ impl Shared {
             match inboxes.patch_status(name, &PatchParams::default(), &Patch::Json::<()>(patch)).await {
                 Ok(_) => return Ok(()),
                 // The receiver merged deliveries meanwhile, so they are at other places, or have other numbers.
-                Err(kube::Error::Api(status)) if matches!(status.code, 409 | 422) => {
+                Err(kube::Error::Api(status)) if matches!(status.code, 409 | 422) && tries < MOST_TRIES => {
                     let Some(inbox) = inboxes.get_opt(name).await? else { return Ok(()) };
+                    let inbox = inbox.read()?;
                     listed = deliveries(&inbox).iter().map(|delivery| delivery.id).collect();
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),

@@ -217,6 +217,11 @@ impl<K: Watched> Watches<'_, K> {
         self.all.select(select, listener);
     }
 
+    /// Calls a function with each change of a `T`.
+    pub fn hear<T: Watched>(&mut self, select: Select, hear: impl Fn(&News<'_, T>) + Send + Sync + 'static) {
+        self.all.select(select, Arc::new(hear));
+    }
+
     /// The same for the Secrets that the operator made.
     pub fn woken_by_our_secrets(
         &mut self,

@@ -30,15 +30,15 @@ use tokio_util::task::TaskTracker;
 /// The receiver's field manager.
 pub const FIELD_MANAGER: &str = "landfall-receiver";
 
-/// The most entries that one patch adds, so that its size is bounded.
-const MOST_ADDED: usize = 256;
+/// The longest ref that is stored. A delivery without a ref makes the operator look at all branches.
+const LONGEST_REF: usize = 255;
 /// How often the receiver asks for an inbox that is not there.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Limits for writing to the inbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Deliveries that wait to be written.
+    /// Deliveries that wait to be written, once for each object that they concern.
     pub waiting: usize,
     /// Time for one patch. GitHub gives up on a delivery after ten seconds.
     pub timeout: Duration,
@@ -118,6 +118,8 @@ struct Inner {
 #[derive(Default)]
 struct Queue {
     waiters: Vec<Waiter>,
+    /// The number of their entries.
+    entries: usize,
     /// A task writes until nothing waits.
     is_written: bool,
     last_id: i64,
@@ -186,7 +188,7 @@ impl Inbox {
         }
     }
 
-    /// Waits until every queued delivery is written or has failed. Later ones are not accepted.
+    /// Waits until every queued delivery is written or has failed.
     pub async fn flush(&self) {
         self.0.writers.close();
         self.0.writers.wait().await;
@@ -199,9 +201,10 @@ impl Inbox {
         result: oneshot::Sender<Result<(), StoreError>>,
     ) -> Result<(), StoreError> {
         let mut queue = lock(&self.0.queue);
-        if queue.waiters.len() >= self.0.limits.waiting {
+        if queue.entries >= self.0.limits.waiting {
             return Err(StoreError::Full);
         }
+        queue.entries += objects.len();
         let entries = objects.into_iter().map(|object| entry(object, hint, queue.next_id(hint.received_at))).collect();
         queue.waiters.push(Waiter { entries, result });
         self.0.metrics.waiting(1);
@@ -222,15 +225,10 @@ impl Queue {
         self.last_id
     }
 
-    /// The next deliveries to write: as many as a patch may add, and at least one.
+    /// All that waits. The patch is bounded, because entries for one object are merged.
     fn take(&mut self) -> Vec<Waiter> {
-        let mut added = 0;
-        let fits = |waiter: &&Waiter| {
-            added += waiter.entries.len();
-            added <= MOST_ADDED
-        };
-        let count = self.waiters.iter().take_while(fits).count().max(1).min(self.waiters.len());
-        self.waiters.drain(..count).collect()
+        self.entries = 0;
+        std::mem::take(&mut self.waiters)
     }
 }
 
@@ -295,7 +293,10 @@ impl Inner {
 
     async fn read(&self) -> Result<Stored, StoreError> {
         match self.send(Request::get(self.path()), Vec::new()).await? {
-            (status, answer) if status.is_success() => read(&answer).ok_or(StoreError::Unreachable),
+            (status, answer) if status.is_success() => read(&answer).ok_or_else(|| {
+                tracing::warn!(name = self.place.name, "the WebhookInbox cannot be parsed");
+                StoreError::Unreachable
+            }),
             (status, answer) => Err(self.refused(status, &answer)),
         }
     }
@@ -351,6 +352,7 @@ fn entry(object: Object, hint: &DeliveryHint, id: i64) -> WaitingDelivery {
         Object::Repository((namespace, name)) => (Some(namespace.to_string()), Some(name.to_string())),
     };
     let DeliveryHint { app, guid, event, action, reference, sha, received_at } = hint.clone();
+    let reference = reference.filter(|reference| reference.len() <= LONGEST_REF);
     WaitingDelivery {
         id,
         app,

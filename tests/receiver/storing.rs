@@ -85,9 +85,6 @@ async fn without_its_inbox_a_receiver_accepts_nothing() {
     let scene = Scene::new("no-inbox").await;
     let receiver = scene.receiver(config()).await;
     let path = format!("{}/{}", WebhookInbox::url_path(&(), Some(SYSTEM)), receiver.pod);
-    let unlocked = http::Request::patch(&path).header("content-type", "application/merge-patch+json");
-    let unlocked = unlocked.body(br#"{"metadata": {"finalizers": null}}"#.to_vec()).unwrap();
-    let _: serde_json::Value = scene.admin.request(unlocked).await.unwrap();
     let delete = http::Request::delete(&path).body(Vec::new()).unwrap();
     let _: serde_json::Value = scene.admin.request(delete).await.unwrap();
     let answer = scene.push().send(receiver.address).await;

@@ -18,6 +18,8 @@ use crate::cluster::SYSTEM;
 use crate::http_load::Connection;
 use crate::reference;
 
+/// The name of the receiver's `WebhookInbox`.
+pub const INBOX: &str = "receiver-bench";
 /// How long it may take to be ready.
 const READY_WITHIN: Duration = Duration::from_mins(2);
 /// How long it may take to end.
@@ -65,12 +67,13 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a receiver that limits nobody, and returns it with its address when it is ready.
+    /// Starts a receiver that limits nobody, and returns it with its address when it is ready. Its inbox, [`INBOX`], must be
+    /// there.
     pub async fn receiver(kubeconfig: &Path, keys: &Path) -> Result<(Self, SocketAddr), ProgramError> {
         let mut receiver = Self::start("landfall", |command| {
             command.args(["receiver", "--address=127.0.0.1:0", "--health-address=127.0.0.1:0"]);
             command.args(["--target-rate=1000000", "--target-burst=1000000"]).arg("--key-directory").arg(keys);
-            command.env("KUBECONFIG", kubeconfig).env("POD_NAMESPACE", SYSTEM).env("POD_NAME", "receiver-bench");
+            command.env("KUBECONFIG", kubeconfig).env("POD_NAMESPACE", SYSTEM).env("POD_NAME", INBOX);
         })?;
         receiver.ready().await?;
         let address = receiver.until_told("receiving deliveries").await?;

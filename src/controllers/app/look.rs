@@ -35,6 +35,8 @@ pub async fn look(kind: &AppKind, seen: &Seen) {
     let Some(connection) = &seen.connection else { return };
     let Some(github) = &connection.github else { return };
     let (name, reference, now) = (app.name_any(), ObjectRef::from_obj(app), shared.now());
+    // A request during the look is for another one.
+    shared.connections.update(&name, |connection| connection.wanted = None);
     let known_bot = app.status.as_ref().and_then(|status| Some((status.slug.clone()?, status.bot_user_id?)));
     match ask(shared, github, app, known_bot).await {
         Ok(look) => {
@@ -47,7 +49,7 @@ pub async fn look(kind: &AppKind, seen: &Seen) {
             shared.connections.update(&name, |connection| {
                 connection.look = Some(Arc::new(look));
                 connection.trouble = None;
-                connection.next_look = next;
+                connection.next_look = next.into_iter().chain(connection.wanted).min();
                 connection.heard = seen.waiting.iter().map(|waiting| waiting.announced.clone()).collect();
             });
             kind.lane.succeeded(&reference);

@@ -6,8 +6,9 @@ mod look;
 mod made;
 mod plan;
 
-use super::deliveries::{deliveries, log};
+use super::deliveries::{Mark, deliveries, log};
 use super::dependents::{app_concerned, dependents_of, installations_of};
+use super::newest::Newest;
 use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::reconcile::{Done, Failure, Kind, Plan};
 use super::shared::{Asked, Shared};
@@ -38,12 +39,13 @@ use std::sync::Arc;
 pub struct AppKind {
     shared: Arc<Shared>,
     lane: Due<GitHubApp>,
+    newest: Newest<GitHubApp>,
 }
 
 impl AppKind {
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<GitHubApp>) -> Self {
-        Self { shared: Arc::clone(shared), lane }
+        Self { shared: Arc::clone(shared), lane, newest: Newest::default() }
     }
 
     /// Namespace and name of the `GitHubInstallation`s that tokens and repositories refer to.
@@ -139,7 +141,7 @@ impl Kind for AppKind {
             reference.map(|its| app_concerned(shared, repository.namespace(), &its.name, turn)).unwrap_or_default()
         });
         watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
-            let own = deliveries(inbox).iter().filter(|delivery| delivery.repository().is_none());
+            let own = deliveries(inbox).iter().filter(|delivery| delivery.is_for_app());
             own.map(|delivery| ObjectRef::new(&delivery.app)).collect()
         });
         watches.woken_by_credentials(|shared, secret, _| {
@@ -159,11 +161,11 @@ impl Kind for AppKind {
     /// Requests a look if a delivery or the annotation does.
     fn begin(&self, app: Arc<GitHubApp>) -> Arc<GitHubApp> {
         let name = app.name_any();
-        let heard = self.shared.connections.get(&name).map(|connection| connection.heard).unwrap_or_default();
         let handled = app.status.as_ref().and_then(|status| status.last_handled_reconcile.as_ref());
         let is_asked = requested_look(&*app).is_some_and(|request| handled != Some(request));
-        let is_told = || self.shared.waiting_for_app(&name).iter().any(|waiting| !heard.contains(&waiting.announced));
-        if is_asked || is_told() {
+        let waiting = self.shared.waiting_for_app(&name).into_iter().map(|waiting| waiting.announced).collect();
+        let is_told = self.shared.connections.are_new(&name, waiting);
+        if is_asked || is_told {
             self.shared.connections.request_look(&name, self.shared.now());
         }
         app
@@ -199,6 +201,10 @@ impl Kind for AppKind {
         })
     }
 
+    fn newest(&self) -> Option<&Newest<GitHubApp>> {
+        Some(&self.newest)
+    }
+
     fn plan(seen: &Seen, now: Timestamp) -> Plan<Step> {
         plan::plan(seen, now)
     }
@@ -222,6 +228,7 @@ impl Kind for AppKind {
                     self.shared.warn(app, Reason::WaitingForDependents, &note).await;
                 }
                 set_finalizer(client, app, DEPENDENTS_FINALIZER, false).await?;
+                self.newest.forget(app);
                 self.shared.connections.forget(&app.name_any());
                 self.shared.metrics.forget_app(&app.name_any());
                 return Ok(Done::Finished);
@@ -243,7 +250,11 @@ impl Kind for AppKind {
 
     /// Takes the deliveries out of their inboxes that the log has now.
     async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
-        let taken: BTreeSet<_> = seen.marks().into_iter().map(|mark| mark.announced).collect();
+        let marks = seen.marks();
+        for Mark { delivery, result, .. } in &marks {
+            tracing::info!(delivery = delivery.guid, event = delivery.event, ?result, "a delivery was dealt with");
+        }
+        let taken: BTreeSet<_> = marks.into_iter().map(|mark| mark.announced).collect();
         self.shared.take_out(taken.iter().cloned()).await?;
         self.shared.connections.update(&seen.app.name_any(), |its| its.heard.retain(|heard| !taken.contains(heard)));
         Ok(())

@@ -1,84 +1,137 @@
-//! `WebhookInbox`: wakes the objects that its deliveries are for, and lets it go once it is empty.
+//! `WebhookInbox`: has its deliveries dealt with.
 //!
 //! Each object's own controller deals with the object's deliveries. This controller deals with the rest: deliveries for objects
-//! that are gone, and those that are for all repositories of an App.
+//! that are gone, those that are for all repositories of an App, and those in an inbox that is deleted. Invariant: a requested
+//! look is kept in memory alone, because a process that starts looks at everything anyway. So an inbox needs no finalizer, and
+//! an uninstalled operator leaves nothing that cannot be deleted.
 
 pub mod receiver;
 
+use super::caches;
 use super::deliveries::{Announced, Waiting};
-use super::object::{has_finalizer, set_finalizer};
 use super::reconcile::{self, Done, Failure, Kind};
-use super::repository::{RepositoryKind, RepositoryMemory};
+use super::repository::{News, RepositoryKind, RepositoryMemory};
 use super::shared::Shared;
 use super::standing::{Again, Standing};
 use super::watches::{Place, Select, Turn, Watches};
-use crate::api::{GitHubApp, INBOX_FINALIZER, ProjectRepository, WebhookInbox};
+use crate::api::{GitHubApp, ProjectRepository, WaitingDelivery, WebhookInbox};
 use crate::features::Feature;
 use crate::manifests::{Rule, RuleSet};
 use crate::runtime::due::Due;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// The controller of the inboxes. It has no memory of its own.
+/// The controller of the inboxes.
 pub struct InboxKind {
     shared: Arc<Shared>,
     lane: Due<WebhookInbox>,
     repositories: Arc<RepositoryMemory>,
+    /// The names of the inboxes that the watch has brought.
+    brought: Mutex<BTreeSet<String>>,
 }
 
-/// The gathered state of an inbox.
-pub struct Seen {
-    inbox: Arc<WebhookInbox>,
-    waits: Waits,
-}
-
-/// The deliveries in an inbox that were not taken out.
+/// The deliveries in an inbox that this controller deals with.
 #[derive(Default)]
-struct Waits {
-    /// Deliveries for all repositories of an App: its name, and their numbers.
-    for_all: Vec<(String, Announced)>,
+pub struct Seen {
+    inbox: Option<Arc<WebhookInbox>>,
+    /// Deliveries for all repositories of an App.
+    for_all: Vec<Waiting>,
     /// Deliveries for objects that do not exist.
-    for_nobody: Vec<Announced>,
-    /// How many others there are.
-    others: usize,
+    for_nobody: Vec<Waiting>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Step {
-    AddFinalizer,
-    RemoveFinalizer,
-    /// Have every repository of these Apps looked at, and take the deliveries out.
-    LookAtAll(Vec<(String, Announced)>),
+    /// Have every repository of the Apps looked at, and take the deliveries out.
+    LookAtAll(Vec<Waiting>),
     /// Take out deliveries for objects that do not exist.
-    Drop(Vec<Announced>),
+    Drop(Vec<Waiting>),
 }
 
 impl InboxKind {
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<WebhookInbox>, repositories: &RepositoryKind) -> Self {
-        Self { shared: Arc::clone(shared), lane, repositories: Arc::clone(repositories.memory()) }
+        let repositories = Arc::clone(repositories.memory());
+        Self { shared: Arc::clone(shared), lane, repositories, brought: Mutex::default() }
     }
 
-    /// A request to look is kept in memory alone: a process that starts looks at every repository anyway.
-    fn look_at_all(&self, app: &str) {
+    fn look_at(&self, repository: &ProjectRepository, about: News) {
+        self.repositories.look_again(repository, about);
+        self.shared.lanes.look_now(&ObjectRef::from_obj(repository));
+    }
+
+    /// Has an App and all of its repositories looked at.
+    fn look_at_all(&self, app: &str, about: News) {
         self.shared.look_at_app(app);
         for repository in self.shared.caches.all::<ProjectRepository>() {
             if self.shared.app_of(&repository).as_deref() == Some(app) {
-                self.repositories.look_again(&repository);
-                self.shared.lanes.look_now(&ObjectRef::from_obj(&*repository));
+                self.look_at(&repository, about);
             }
         }
     }
 
-    fn exists(&self, waiting: &Waiting) -> bool {
-        match waiting.delivery.repository() {
-            Some((namespace, name)) => self.shared.caches.named::<ProjectRepository>(namespace, name).is_some(),
-            None => self.shared.caches.get(&ObjectRef::<GitHubApp>::new(&waiting.delivery.app)).is_some(),
+    /// Has looked at whatever a delivery is for.
+    fn look_after(&self, delivery: &WaitingDelivery) {
+        let about = News::of(&delivery.event);
+        match delivery.repository() {
+            Some((namespace, name)) => {
+                if let Some(repository) = self.shared.caches.named::<ProjectRepository>(namespace, name) {
+                    self.look_at(&repository, about);
+                }
+            }
+            None if delivery.every_repository => self.look_at_all(&delivery.app, about),
+            None => self.shared.look_at_app(&delivery.app),
         }
     }
+
+    /// The object that a delivery is for exists, and is not being deleted.
+    fn has_object(&self, delivery: &WaitingDelivery) -> bool {
+        let caches = &self.shared.caches;
+        match delivery.repository() {
+            Some((namespace, name)) => caches
+                .named::<ProjectRepository>(namespace, name)
+                .is_some_and(|repository| repository.metadata.deletion_timestamp.is_none()),
+            None => caches
+                .get(&ObjectRef::<GitHubApp>::new(&delivery.app))
+                .is_some_and(|app| app.metadata.deletion_timestamp.is_none()),
+        }
+    }
+
+    /// Called with what the watch brings. The deliveries of an inbox that is deleted are dealt with from its last state.
+    fn hear(&self, news: &caches::News<'_, WebhookInbox>) {
+        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        match news {
+            caches::News::Changed(inbox) => {
+                brought.insert(inbox.name_any());
+            }
+            caches::News::Gone(inbox) => {
+                brought.remove(&inbox.name_any());
+                for waiting in self.shared.waiting_in(inbox) {
+                    self.look_after(&waiting.delivery);
+                }
+            }
+            caches::News::Listed => {
+                let listed: BTreeSet<_> =
+                    self.shared.caches.all::<WebhookInbox>().iter().map(|inbox| inbox.name_any()).collect();
+                // Nobody knows what an inbox had in it that was deleted while the watch was interrupted.
+                if !brought.is_subset(&listed) {
+                    for app in self.shared.caches.all::<GitHubApp>() {
+                        self.look_at_all(&app.name_any(), News::Repository);
+                    }
+                }
+                *brought = listed;
+            }
+        }
+    }
+}
+
+fn announced(deliveries: Vec<Waiting>) -> impl Iterator<Item = Announced> {
+    deliveries.into_iter().map(|waiting| waiting.announced)
 }
 
 impl Kind for InboxKind {
@@ -89,7 +142,7 @@ impl Kind for InboxKind {
 
     const FEATURE: Feature = Feature::Tokens;
     const RULES: &'static [Rule] = &[
-        Rule::new(RuleSet::Own, "landfall.dev", &["webhookinboxes"], &["get", "list", "watch", "create", "patch"]),
+        Rule::new(RuleSet::Own, "landfall.dev", &["webhookinboxes"], &["get", "list", "watch", "create"]),
         Rule::new(RuleSet::Own, "landfall.dev", &["webhookinboxes/status"], &["patch"]),
         // The receiver faces the internet. It stores deliveries in its own inbox and changes nothing else. RBAC cannot restrict
         // it to its own, so the chart's ValidatingAdmissionPolicy does.
@@ -108,69 +161,63 @@ impl Kind for InboxKind {
     }
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, WebhookInbox>) {
-        // A delivery for a repository that is deleted waits for nobody.
-        watches.woken_by(Select::All, |shared, _: &ProjectRepository, turn| {
-            if turn == Turn::Changed {
-                return Vec::new();
-            }
-            let inboxes = shared.caches.all::<WebhookInbox>();
-            inboxes.iter().map(|inbox| ObjectRef::from_obj(&**inbox)).collect()
+        let kind = Arc::clone(self);
+        watches.hear(Select::OwnNamespace(None), move |news| kind.hear(news));
+        // A delivery for an object that goes waits for nobody.
+        watches.woken_by(Select::All, |shared, repository: &ProjectRepository, turn| {
+            let is_going = turn == Turn::Gone || repository.metadata.deletion_timestamp.is_some();
+            if is_going { all_inboxes(shared) } else { Vec::new() }
+        });
+        watches.woken_by(Select::All, |shared, app: &GitHubApp, turn| {
+            let is_going = turn == Turn::Gone || app.metadata.deletion_timestamp.is_some();
+            if is_going { all_inboxes(shared) } else { Vec::new() }
         });
     }
 
     async fn gather(&self, inbox: &Arc<WebhookInbox>) -> Result<Seen, kube::Error> {
-        self.shared.taking_out.prune(inbox);
-        let mut waits = Waits::default();
-        for waiting in self.shared.waiting_in(inbox) {
-            if waiting.delivery.every_repository {
-                waits.for_all.push((waiting.delivery.app.clone(), waiting.announced));
-            } else if self.exists(&waiting) {
-                waits.others += 1;
-            } else {
-                waits.for_nobody.push(waiting.announced);
-            }
-        }
-        Ok(Seen { inbox: Arc::clone(inbox), waits })
+        // Steps change it, and the watch brings it again.
+        let name = inbox.name_any();
+        let Some(inbox) = self.shared.caches.named::<WebhookInbox>(&self.shared.settings.namespace, &name) else {
+            return Ok(Seen::default());
+        };
+        self.shared.taking_out.prune(&inbox);
+        let waiting = self.shared.waiting_in(&inbox).into_iter();
+        let (for_all, others): (Vec<_>, Vec<_>) = waiting.partition(|waiting| waiting.delivery.every_repository);
+        let for_nobody = others.into_iter().filter(|waiting| !self.has_object(&waiting.delivery)).collect();
+        Ok(Seen { inbox: Some(inbox), for_all, for_nobody })
     }
 
-    fn plan(Seen { inbox, waits }: &Seen, _: Timestamp) -> reconcile::Plan<Step> {
-        let is_going = inbox.metadata.deletion_timestamp.is_some();
-        if !waits.for_all.is_empty() {
-            return reconcile::Plan::Do(Step::LookAtAll(waits.for_all.clone()));
+    fn plan(seen: &Seen, _: Timestamp) -> reconcile::Plan<Step> {
+        if !seen.for_all.is_empty() {
+            return reconcile::Plan::Do(Step::LookAtAll(seen.for_all.clone()));
         }
-        if !waits.for_nobody.is_empty() {
-            return reconcile::Plan::Do(Step::Drop(waits.for_nobody.clone()));
+        if !seen.for_nobody.is_empty() {
+            return reconcile::Plan::Do(Step::Drop(seen.for_nobody.clone()));
         }
-        match (is_going, has_finalizer(&**inbox, INBOX_FINALIZER)) {
-            (false, false) => reconcile::Plan::Do(Step::AddFinalizer),
-            (true, true) if waits.others == 0 => reconcile::Plan::Do(Step::RemoveFinalizer),
-            _ => reconcile::Plan::nothing(),
-        }
+        reconcile::Plan::nothing()
     }
 
     fn task(_: &Step) -> Option<Infallible> {
         None
     }
 
-    async fn apply(&self, seen: &Seen, step: Step) -> Result<Done<WebhookInbox>, Failure> {
-        let (client, inbox) = (&self.shared.client, &*seen.inbox);
+    async fn apply(&self, _: &Seen, step: Step) -> Result<Done<WebhookInbox>, Failure> {
         match step {
-            Step::AddFinalizer => {
-                return Ok(Done::Again(Some(set_finalizer(client, inbox, INBOX_FINALIZER, true).await?)));
-            }
-            Step::RemoveFinalizer => {
-                // The patch names the version that was seen, so a delivery that the receiver adds meanwhile makes it fail.
-                set_finalizer(client, inbox, INBOX_FINALIZER, false).await?;
-                return Ok(Done::Finished);
-            }
             Step::LookAtAll(deliveries) => {
-                for (app, _) in &deliveries {
-                    tracing::info!(app, "deliveries for many repositories were merged; all of the App are looked at");
-                    self.look_at_all(app);
+                for Waiting { delivery, .. } in &deliveries {
+                    let WaitingDelivery { app, merged, .. } = delivery;
+                    tracing::info!(app, merged, "deliveries for many repositories were merged; all are looked at");
+                    self.look_after(delivery);
                 }
-                self.shared.take_out(deliveries.into_iter().map(|(_, announced)| announced)).await?;
+                self.shared.take_out(announced(deliveries)).await?;
             }
-            Step::Drop(deliveries) => self.shared.take_out(deliveries).await?,
+            Step::Drop(deliveries) => {
+                for Waiting { delivery, .. } in &deliveries {
+                    let WaitingDelivery { app, namespace, name, guid, .. } = delivery;
+                    tracing::info!(app, namespace, name, delivery = guid, "a delivery is for an object that is gone");
+                }
+                self.shared.take_out(announced(deliveries)).await?;
+            }
         }
         Ok(Done::Again(None))
     }
@@ -181,5 +228,15 @@ impl Kind for InboxKind {
 
     fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
 
+    fn settled(&self, seen: &Seen, _: Option<&Standing>) {
+        if let Some(inbox) = &seen.inbox {
+            self.lane.succeeded(&ObjectRef::from_obj(&**inbox));
+        }
+    }
+
     fn status(&self, _: &Seen, _: Option<&Standing>) {}
+}
+
+fn all_inboxes(shared: &Shared) -> Vec<ObjectRef<WebhookInbox>> {
+    shared.caches.all::<WebhookInbox>().iter().map(|inbox| ObjectRef::from_obj(&**inbox)).collect()
 }

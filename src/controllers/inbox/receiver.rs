@@ -1,6 +1,6 @@
 //! The pods of the receiver: makes a `WebhookInbox` for each.
 
-use crate::api::{INBOX_FINALIZER, Reconciled, WebhookInbox, WebhookInboxSpec};
+use crate::api::{Reconciled, WebhookInbox, WebhookInboxSpec};
 use crate::controllers::reconcile::{self, Done, Failure, Kind};
 use crate::controllers::shared::Shared;
 use crate::controllers::standing::{Again, Standing};
@@ -69,7 +69,6 @@ pub async fn make_inbox(
 ) -> Result<(), kube::Error> {
     let mut inbox = WebhookInbox::new(name, WebhookInboxSpec {});
     inbox.metadata.namespace = Some(namespace.to_owned());
-    inbox.metadata.finalizers = Some(vec![INBOX_FINALIZER.to_owned()]);
     inbox.metadata.owner_references = owner.map(|owner| vec![owner]);
     let inboxes = Api::<WebhookInbox>::namespaced(client.clone(), namespace);
     match inboxes.create(&PostParams::default(), &inbox).await {
@@ -102,7 +101,7 @@ impl Kind for ReceiverKind {
     }
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, PodMeta>) {
-        // An inbox that a person deleted is made again.
+        // An inbox that somebody deleted is made again. With the pod, Kubernetes deletes the inbox.
         watches.woken_by(Select::OwnNamespace(None), |shared, inbox: &WebhookInbox, _| {
             vec![ObjectRef::new(&inbox.name_any()).within(&shared.settings.namespace)]
         });
@@ -134,6 +133,7 @@ impl Kind for ReceiverKind {
             ..OwnerReference::default()
         };
         make_inbox(&self.shared.client, &self.shared.settings.namespace, &name, Some(owner)).await?;
+        self.lane.succeeded(&ObjectRef::from_obj(&*seen.pod));
         // The watch brings the inbox.
         Ok(Done::Finished)
     }

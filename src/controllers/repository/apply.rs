@@ -45,6 +45,7 @@ pub async fn apply(kind: &RepositoryKind, seen: &Seen, step: Step) -> Result<Don
             let changed = set_finalizer(client, object, WEBHOOK_FINALIZER, false).await?;
             if object.metadata.deletion_timestamp.is_some() {
                 kind.memory.forget(uid(object));
+                kind.newest.forget(object);
                 return Ok(Done::Finished);
             }
             return Ok(Done::Again(Some(changed)));
@@ -148,6 +149,7 @@ fn remember(kind: &RepositoryKind, seen: &Seen, (refs, name, facts): (Refs, Stri
             next,
         });
         known.heard = heard.collect();
+        known.covered = seen.known.wanted;
         known.request = requested_look(&*seen.object).cloned();
         if matches!(&head, Some((_, true))) || seen.is_asked() {
             // A poll found a push that no delivery announced, so the webhook may be gone; or a person requested a look.

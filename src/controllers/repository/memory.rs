@@ -92,6 +92,23 @@ pub struct About {
     pub access: Option<Terms>,
 }
 
+/// The subject of a requested look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The branch may have moved.
+    Push,
+    /// The repository itself may have changed as well.
+    Repository,
+}
+
+impl News {
+    /// The subject of an event.
+    #[must_use]
+    pub fn of(event: &str) -> Self {
+        if event == "push" { Self::Push } else { Self::Repository }
+    }
+}
+
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failed {
@@ -118,6 +135,10 @@ pub struct Remembered {
     pub confirmed: Option<(String, Timestamp)>,
     /// The deliveries that a look has covered and that still wait in an inbox.
     pub heard: BTreeSet<Announced>,
+    /// How many looks this process itself has requested.
+    pub wanted: u64,
+    /// How many of these requests the last look has covered. A request during a look is not covered by it.
+    pub covered: u64,
     /// The last value of the annotation that requests a look, after a look covered it.
     pub request: Option<String>,
     /// The webhook.
@@ -247,15 +268,14 @@ impl RepositoryMemory {
         of.or_insert_with(|| Allowance::full(NAMESPACE, now)).take(now)
     }
 
-    /// Makes the next reconcile of an object look, as if it were due.
-    pub fn look_again(&self, object: &ProjectRepository) {
-        if let Some(looked) = self
-            .lock()
-            .get_mut(object.metadata.uid.as_deref().unwrap_or_default())
-            .and_then(|known| known.looked.as_mut())
-        {
-            looked.next = Timestamp::MIN;
-        }
+    /// Requests a look at an object, which begins after this call. `about`: what the look is after.
+    pub fn look_again(&self, object: &ProjectRepository, about: News) {
+        self.update(object.metadata.uid.as_deref().unwrap_or_default(), |known| {
+            known.wanted += 1;
+            if let (News::Repository, Some(facts)) = (about, &mut known.facts) {
+                facts.at = Timestamp::MIN;
+            }
+        });
     }
 
     /// Forgets a deleted object.

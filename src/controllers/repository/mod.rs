@@ -13,10 +13,11 @@ pub(crate) mod rollout;
 pub(crate) mod seen;
 mod status;
 
-pub use memory::RepositoryMemory;
+pub use memory::{News, RepositoryMemory};
 
 use super::deliveries::{Mark, deliveries};
 use super::dependents::woken_by_access;
+use super::newest::Newest;
 use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
 use super::shared::Shared;
 use super::standing::{Again, Standing, matters_to_app};
@@ -33,7 +34,7 @@ use kube::runtime::reflector::ObjectRef;
 use memory::{Failed, Task};
 use plan::Step;
 use readers::ReadTokens;
-use seen::{Seen, Way};
+use seen::Seen;
 use std::sync::Arc;
 
 pub struct RepositoryKind {
@@ -42,13 +43,20 @@ pub struct RepositoryKind {
     memory: Arc<RepositoryMemory>,
     /// The tokens that read repositories.
     readers: ReadTokens,
+    newest: Newest<ProjectRepository>,
 }
 
 impl RepositoryKind {
     /// A controller with an empty memory.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, lane: Due<ProjectRepository>) -> Self {
-        Self { shared: Arc::clone(shared), lane, memory: Arc::default(), readers: ReadTokens::default() }
+        Self {
+            shared: Arc::clone(shared),
+            lane,
+            memory: Arc::default(),
+            readers: ReadTokens::default(),
+            newest: Newest::default(),
+        }
     }
 
     /// The memory of this process about each repository.
@@ -113,15 +121,16 @@ impl Kind for RepositoryKind {
             return object;
         }
         let mut object = Arc::unwrap_or_clone(object);
-        object.status = object.status.map(|status| ProjectRepositoryStatus {
-            deliveries: status.deliveries,
-            ..ProjectRepositoryStatus::default()
-        });
+        object.status = object.status.map(|_| ProjectRepositoryStatus::default());
         Arc::new(object)
     }
 
     async fn gather(&self, object: &Arc<ProjectRepository>) -> Result<Seen, kube::Error> {
         Ok(gather::gather(self, object))
+    }
+
+    fn newest(&self) -> Option<&Newest<ProjectRepository>> {
+        Some(&self.newest)
     }
 
     fn plan(seen: &Seen, now: Timestamp) -> Plan<Step> {
@@ -184,11 +193,13 @@ impl Kind for RepositoryKind {
         if marks.is_empty() {
             return Ok(());
         }
-        if let Way::Blocked { .. } = seen.way {
-            // They were not looked after, so a look comes first when there is a way again.
-            self.memory.look_again(&seen.object);
+        if seen.hindrance().is_some() {
+            // They were not looked after, so a look comes first when that is possible again.
+            let events = marks.iter().map(|mark| News::of(&mark.delivery.event));
+            let about = events.max_by_key(|about| *about == News::Repository).unwrap_or(News::Push);
+            self.memory.look_again(&seen.object, about);
         }
-        for Mark { announced: _, delivery, result, .. } in &marks {
+        for Mark { delivery, result, .. } in &marks {
             let (guid, sha) = (&delivery.guid, delivery.sha.as_deref());
             tracing::info!(delivery = guid, sha, ?result, "a delivery was dealt with");
         }

@@ -246,7 +246,7 @@ fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     if is_other || known.failed.contains_key(&Task::Look) {
         return now;
     }
-    if !seen.is_asked() && !seen.is_announced() {
+    if !seen.is_asked() && !seen.is_announced() && !seen.is_wanted() {
         return looked.next;
     }
     seen.allowed_at.min(looked.next.max(now))

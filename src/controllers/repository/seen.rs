@@ -5,7 +5,7 @@
 
 use super::memory::{About, Failed, Remembered, Task};
 use super::rollout;
-use crate::api::{DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository, REDEPLOY_ANNOTATION};
+use crate::api::{DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository, REDEPLOY_ANNOTATION, Reason};
 use crate::controllers::deliveries::Mark;
 use crate::controllers::object::requested_look;
 use crate::controllers::reference::Terms;
@@ -210,6 +210,12 @@ impl Seen {
         requested_look(&*self.object).is_some_and(|request| covered != Some(request))
     }
 
+    /// Whether this process requested a look that has not happened yet.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.known.wanted != self.known.covered
+    }
+
     /// Whether a delivery waits for a look.
     #[must_use]
     pub fn is_announced(&self) -> bool {
@@ -225,14 +231,27 @@ impl Seen {
         waiting.chain(logged).filter(move |(_, announced)| *announced == Some(sha)).map(|(guid, _)| guid)
     }
 
+    /// The standing of an object at which nobody can look now. A look comes first when that ends, so deliveries need not
+    /// wait for it.
+    #[must_use]
+    pub fn hindrance(&self) -> Option<Standing> {
+        match &self.way {
+            Way::Blocked { standing, .. } => Some(standing.clone()),
+            _ if self.is_paused && self.object.spec.source.fork.is_some() && self.bound_id().is_none() => {
+                Some(Standing::ready(Reason::Paused, "spec.paused: true holds back the making of the fork"))
+            }
+            _ => None,
+        }
+    }
+
     /// The deliveries that were dealt with.
     #[must_use]
     pub fn marks(&self) -> Vec<Mark> {
         let shortened = |standing: &Standing| Some(standing.message.chars().take(LONGEST_MESSAGE).collect());
-        if let Way::Blocked { standing, permanent: true } = &self.way {
+        if let Some(standing) = self.hindrance() {
             let failed = |pending: &Pending| Mark {
                 result: DeliveryResult::Failed,
-                message: shortened(standing),
+                message: shortened(&standing),
                 ..pending.mark.clone()
             };
             return self.pending.iter().map(failed).collect();
@@ -263,7 +282,7 @@ impl Seen {
         let is_news = |pending: &Pending| pending.needs_look && !failed.heard.contains(&pending.mark.announced);
         let may_be_mended = matches!(task, Task::Look | Task::Fork)
             && failed.standing.state == State::Stalled
-            && self.pending.iter().any(is_news);
+            && (self.is_wanted() || self.pending.iter().any(is_news));
         let is_other = may_be_mended || failed.about != self.about();
         let until = if is_other { failed.until.min(self.allowed_at) } else { failed.until };
         (until > now).then(|| Failed { until, ..failed.clone() })

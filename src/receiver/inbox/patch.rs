@@ -6,7 +6,7 @@
 
 use crate::api::WaitingDelivery;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The length up to which deliveries are appended. A longer list makes each patch dearer for the API server.
 pub const APPENDED: usize = 64;
@@ -49,11 +49,34 @@ fn merged(deliveries: Vec<WaitingDelivery>) -> Vec<WaitingDelivery> {
     if by_object.len() <= MOST {
         return by_object;
     }
-    let mut by_app = joined(by_object, |delivery| delivery.app.clone());
-    for delivery in &mut by_app {
+    // The Apps with the most entries first, so that one App's deliveries make nobody look at all of another's.
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for delivery in &by_object {
+        *counts.entry(delivery.app.clone()).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let (mut left, mut whole) = (by_object.len(), BTreeSet::new());
+    for (app, count) in counts {
+        if left <= MOST {
+            break;
+        }
+        left -= count - 1;
+        whole.insert(app);
+    }
+    let mut entries = joined(by_object, |delivery| {
+        let (app, every, repository) = target(delivery);
+        let repository = repository.filter(|_| !whole.contains(app));
+        (
+            app.to_owned(),
+            every && !whole.contains(app),
+            repository.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+        )
+    });
+    for delivery in entries.iter_mut().filter(|delivery| whole.contains(&delivery.app)) {
         (delivery.namespace, delivery.name, delivery.every_repository) = (None, None, true);
     }
-    by_app
+    entries
 }
 
 fn joined<K: Ord>(deliveries: Vec<WaitingDelivery>, key: impl Fn(&WaitingDelivery) -> K) -> Vec<WaitingDelivery> {
@@ -71,13 +94,16 @@ fn joined<K: Ord>(deliveries: Vec<WaitingDelivery>, key: impl Fn(&WaitingDeliver
 }
 
 /// Makes an entry stand for a later delivery, too. Without a ref it concerns every branch; an event other than a push stays,
-/// because it may concern the repository itself.
+/// because it may concern the repository itself. It waits since the first of them arrived.
 fn join(entry: &mut WaitingDelivery, later: WaitingDelivery) {
     let earlier = std::mem::replace(entry, later);
     if entry.event == "push" && earlier.event != "push" {
         (entry.event, entry.action) = (earlier.event, earlier.action);
     }
-    (entry.reference, entry.sha) = (None, None);
+    if entry.reference != earlier.reference {
+        entry.reference = None;
+    }
+    entry.receipt_time = earlier.receipt_time;
     entry.merged = Some(entry.merged.unwrap_or(1).saturating_add(earlier.merged.unwrap_or(1)));
 }
 
@@ -128,7 +154,7 @@ mod tests {
         assert_eq!(entries.len(), 65);
         let joined = &entries[1];
         assert_eq!((joined.id, joined.name.as_deref(), joined.merged), (102, Some("r1"), Some(3)));
-        assert_eq!((&joined.reference, &joined.sha, joined.guid.as_str()), (&None, &None, "guid-102"));
+        assert_eq!((joined.reference.as_deref(), joined.guid.as_str()), (Some("refs/heads/main"), "guid-102"));
         assert_eq!(entries[0], push(0, "r0"), "an entry for one delivery stays as it is");
         assert_eq!(entries[64], push(100, "shop"));
     }
@@ -141,12 +167,19 @@ mod tests {
     }
 
     #[test]
+    fn pushes_to_several_branches_may_concern_any() {
+        let other = WaitingDelivery { reference: Some("refs/heads/other".into()), ..push(2, "shop") };
+        let entry = merged(vec![push(1, "shop"), other]).remove(0);
+        assert_eq!((entry.reference, entry.sha, entry.merged), (None, Some("a".repeat(40)), Some(2)));
+    }
+
+    #[test]
     fn too_many_objects_become_all_of_the_app() {
         let other = WaitingDelivery { app: "other".into(), ..push(2, "shop") };
         let entries = replaced(&patch(&stored(MOST), vec![push(1000, "shop"), other]));
         let of = |entry: &WaitingDelivery| (entry.app.clone(), entry.every_repository, entry.merged);
         let count = i64::try_from(MOST + 1).unwrap();
-        let expected = [("landfall".to_owned(), true, Some(count)), ("other".to_owned(), true, None)];
+        let expected = [("landfall".to_owned(), true, Some(count)), ("other".to_owned(), false, None)];
         assert_eq!(entries.iter().map(of).collect::<Vec<_>>(), expected);
         // A later delivery for one repository stands beside it, because the look at all may have begun.
         let after = merged(entries.into_iter().chain([push(1001, "shop")]).collect());

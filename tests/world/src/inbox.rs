@@ -3,7 +3,7 @@
 use crate::{SYSTEM, World};
 use jiff::SignedDuration;
 use kube::Resource;
-use landfall::api::{INBOX_FINALIZER, WebhookInbox};
+use landfall::api::WebhookInbox;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -41,7 +41,7 @@ impl World {
         let path = WebhookInbox::url_path(&(), Some(SYSTEM));
         let inbox = json!({
             "apiVersion": "landfall.dev/v1alpha1", "kind": "WebhookInbox", "spec": {},
-            "metadata": {"name": INBOX, "namespace": SYSTEM, "finalizers": [INBOX_FINALIZER]},
+            "metadata": {"name": INBOX, "namespace": SYSTEM},
         });
         let create = http::Request::post(&path).header("content-type", "application/json");
         let create = create.body(serde_json::to_vec(&inbox).expect("json")).expect("a request");

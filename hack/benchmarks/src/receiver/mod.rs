@@ -24,7 +24,7 @@ use crate::floor::Floor;
 use crate::http_load::{Connection, LoadError, requests};
 use crate::load::{Measured, Until, drive};
 use crate::process::{cpu_time, resident};
-use crate::program::Program;
+use crate::program::{self, Program};
 use crate::{BenchmarkError, cluster, reference};
 use deliveries::Deliveries;
 
@@ -85,6 +85,7 @@ pub async fn run(each: Duration) -> Result<Figures, BenchmarkError> {
     let installations = "/apis/landfall.dev/v1alpha1/namespaces/default/githubinstallations";
     make(&client, installations, "GitHubInstallation", "acme", &installation).await?;
     repositories(&client, 1..=OBJECTS).await?;
+    landfall::controllers::make_inbox(&client, cluster::SYSTEM, program::INBOX, None).await?;
     reference::receiver::objects(&client, OBJECTS).await?;
     let floor = Floor::measure(&client, processes, each).await?;
 

@@ -315,14 +315,17 @@ fn a_delivery_is_dealt_with_once_it_was_looked_after() {
     seen.pending = vec![waiting(3, false, DeliveryResult::Ignored)];
     rests(&seen, 1);
     assert_eq!(dealt_with(&seen), [3]);
-    // Nobody can look where the namespace has no access.
+    // Nobody can look where the namespace has no access. A look comes first when it has.
     seen.pending = vec![waiting(4, true, DeliveryResult::Handled)];
+    let way = seen.way.clone();
     let standing = Standing::stalled(Reason::AccountNotGranted, "not granted");
-    seen.way = Way::Blocked { standing: standing.clone(), permanent: false };
-    assert!(dealt_with(&seen).is_empty());
     seen.way = Way::Blocked { standing, permanent: true };
     let [mark] = seen.marks().try_into().unwrap();
     assert_eq!((mark.result, mark.message.as_deref()), (DeliveryResult::Failed, Some("not granted")));
+    (seen.pending, seen.way, seen.known.wanted) = (Vec::new(), way, 1);
+    assert_eq!(does(&seen, 1), Step::Look);
+    seen.known.covered = 1;
+    rests(&seen, 1);
 }
 
 /// A delivery says that a lost repository may exist again. A delivery from before the loss does not.
