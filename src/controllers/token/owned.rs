@@ -65,7 +65,9 @@ impl OwnedSecrets {
     pub fn set(&self, cached: impl FnOnce() -> Vec<Arc<SecretMeta>>) {
         let mut index = self.lock();
         *index = Index::default();
-        cached().iter().for_each(|secret| index.add(secret));
+        for secret in cached() {
+            index.add(&secret);
+        }
     }
 
     // A panic while the lock was held leaves at worst a stale entry, which the cache corrects.

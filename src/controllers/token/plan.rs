@@ -101,8 +101,10 @@ fn lacks_reading(seen: &Seen, plan: &Plan, now: Timestamp) -> bool {
             Known::Read => false,
         },
         // A POST never overwrites, so it reads as well.
-        (SecretSeen::Absent, Plan::Do(Step::AddFinalizer | Step::Verify | Step::Publish))
-        | (SecretSeen::Absent, Plan::Settled { standing: None, .. }) => false,
+        (
+            SecretSeen::Absent,
+            Plan::Do(Step::AddFinalizer | Step::Verify | Step::Publish) | Plan::Settled { standing: None, .. },
+        ) => false,
         (SecretSeen::Absent, _) => seen.known == Known::Cached,
         // These change the Secret, or use the token in it.
         (SecretSeen::Ours(_), Plan::Do(Step::Publish | Step::Repair | Step::RevokePublished | Step::DeleteSecret)) => {
