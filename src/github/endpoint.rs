@@ -59,6 +59,14 @@ impl Endpoint {
         Ok(Self { api, web, graphql })
     }
 
+    /// Whether this GitHub has secondary rate limits. On a GitHub Enterprise Server they are off by default; if an
+    /// administrator turned them on, its answers tell.
+    #[must_use]
+    pub fn has_secondary_limits(&self) -> bool {
+        let host = self.host();
+        host == "github.com" || host.ends_with(".github.com") || host.ends_with(".ghe.com")
+    }
+
     /// The base of the REST API, without a slash at the end of its path: `https://api.github.com`, `https://H/api/v3`.
     #[must_use]
     pub fn api_url(&self) -> &str {

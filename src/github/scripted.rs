@@ -59,6 +59,11 @@ impl Observe for Record {
 impl Scripted {
     /// A client of `https://h.example/api/v3` with two keys; `answer` answers it.
     pub fn new(answer: impl Fn(&Sent) -> Response<String> + Send + Sync + 'static) -> Self {
+        Self::at("https://h.example/api/v3", answer)
+    }
+
+    /// The same at another address.
+    pub fn at(api_url: &str, answer: impl Fn(&Sent) -> Response<String> + Send + Sync + 'static) -> Self {
         let (sent, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(answer));
         let log = Arc::clone(&sent);
         let transport = Transport::new(service_fn(move |request: Request<OctoBody>| {
@@ -72,12 +77,16 @@ impl Scripted {
                 Ok::<_, Infallible>(answer(&sent).map(|body| Full::new(Bytes::from(body))))
             }
         }));
-        Self { sent, ..Self::over(transport) }
+        Self { sent, ..Self::over_at(api_url, transport) }
     }
 
     /// The same client over another transport, which does not record requests in `sent`.
     pub fn over(transport: Transport) -> Self {
-        let endpoint = Endpoint::parse("https://h.example/api/v3", None, None, PlainHttp::OnLoopback).unwrap();
+        Self::over_at("https://h.example/api/v3", transport)
+    }
+
+    fn over_at(api_url: &str, transport: Transport) -> Self {
+        let endpoint = Endpoint::parse(api_url, None, None, PlainHttp::OnLoopback).unwrap();
         let credentials = AppCredentials::parse("7", &KEYS[0].pkcs1(), Some(&KEYS[1].pkcs1())).unwrap();
         let clock = Arc::new(ManualClock::new(NOW.parse::<Timestamp>().unwrap()));
         let exchanges = Arc::new(Mutex::new(Vec::new()));

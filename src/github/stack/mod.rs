@@ -1,6 +1,6 @@
 //! The layers between octocrab and the transport, for every call to GitHub.
 //!
-//! From the outside in: rate budget and errors ([`budget`], [`answer`]) · span and metric ([`observe`]) · one deadline for the
+//! From the outside in: rate budget and errors ([`budget`], [`rate`], [`answer`]) · span and metric ([`observe`]) · one deadline for the
 //! whole call · redirects ([`redirect`]) · credentials ([`auth`]) · the wire. Bodies are complete and in memory, so that a layer
 //! can repeat a request.
 //!
@@ -17,6 +17,7 @@ mod answer;
 pub(super) mod auth;
 mod budget;
 mod observe;
+mod rate;
 mod redirect;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use octocrab::OctoBody;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 
-use self::auth::Credential;
+use self::auth::{Credential, Holder};
 pub use self::observe::{Count, Exchange, Ignore, Observe};
 use super::credentials::AppCredentials;
 use super::endpoint::Endpoint;
@@ -82,7 +83,8 @@ impl Layer<Transport> for Stack {
         let observer = self.observer.clone();
         let seen = around(timed, move |call, next| observe::observe(call, next, observer.clone()));
         let (budget, clock) = (Arc::new(budget::Budget::default()), self.clock.clone());
-        let judged = around(seen, move |call, next| judge(call, next, budget.clone(), clock.clone()));
+        let rate = self.endpoint.has_secondary_limits().then(|| Arc::new(rate::Rate::default()));
+        let judged = around(seen, move |call, next| judge(call, next, (budget.clone(), rate.clone()), clock.clone()));
         let stack = self.clone();
         BoxCloneSyncService::new(service_fn(move |request| {
             let (stack, judged) = (stack.clone(), judged.clone());
@@ -128,17 +130,19 @@ impl Stack {
 async fn judge(
     call: Call,
     next: Next,
-    budget: Arc<budget::Budget>,
+    (budget, rate): (Arc<budget::Budget>, Option<Arc<rate::Rate>>),
     clock: Arc<dyn Clock>,
 ) -> Result<Response<Bytes>, Error> {
     let (target, credential) = (call.target.clone(), call.credential.clone());
-    let limited = |stop: budget::Limit| Error::RateLimited {
-        target: target.clone(),
-        until: stop.until,
-        secondary: stop.secondary,
-    };
+    let limited_until = |until, secondary| Error::RateLimited { target: target.clone(), until, secondary };
+    let limited = |stop: budget::Limit| limited_until(stop.until, stop.secondary);
     let holder = credential.holder();
-    budget.admit(&holder, clock.now()).map_err(limited)?;
+    let now = clock.now();
+    budget.admit(&holder, now).map_err(limited)?;
+    let _under_way = rate
+        .filter(|_| holder == Holder::App)
+        .map(|rate| rate.admit(call.request.method(), now).map_err(|turn| limited_until(turn, true)))
+        .transpose()?;
     let response = next.oneshot(call).await?;
     let now = clock.now();
     let said = answer::RefusalBody::read(&response);

@@ -8,7 +8,7 @@ use tower::service_fn;
 
 use super::*;
 use crate::github::error::Outlook;
-use crate::github::scripted::{APP, NOW, Scripted, answer, refusal};
+use crate::github::scripted::{APP, NOW, Scripted, Sent, answer, refusal};
 use crate::github::test_keys::KEYS;
 use crate::github::{Repositories, Revocation, Scope, Token};
 use crate::ids::id;
@@ -228,6 +228,32 @@ async fn an_installations_limit_is_one_for_all_of_its_tokens_and_none_of_another
     assert_eq!(sent(), 5);
     mint(id(3)).await;
     assert_eq!(sent(), 6, "minting is the App's");
+}
+
+#[tokio::test]
+async fn an_apps_own_calls_keep_the_secondary_limits_of_github_com() {
+    const MINTED: &str =
+        r#"{"token": "ghs_x", "expires_at": "2026-11-21T02:00:00Z", "repository_selection": "selected"}"#;
+    let script = |sent: &Sent| if sent.method == "POST" { answer(201, &[], MINTED) } else { answer(200, &[], APP) };
+    let github = Scripted::at("https://api.github.com", script);
+    let mint = async || github.github.mint(id(3), &scope()).await;
+    for _ in 0..170 {
+        mint().await.unwrap();
+    }
+    let error = mint().await.unwrap_err();
+    let minute: Timestamp = NOW.parse::<Timestamp>().unwrap() + SignedDuration::from_secs(61);
+    assert_eq!(error.outlook(), Outlook::Waits(minute), "{error}");
+    github.github.app().await.expect("a look at the App has room");
+    assert_eq!(github.lines().len(), 171, "the refused mint was not sent");
+    github.github.verify(&token()).await.expect("an installation has limits of its own");
+    github.clock.advance(Duration::from_secs(61));
+    mint().await.unwrap();
+
+    // A GitHub Enterprise Server has no such limits by default.
+    let server = Scripted::new(script);
+    for _ in 0..200 {
+        server.github.mint(id(3), &scope()).await.unwrap();
+    }
 }
 
 #[tokio::test]
