@@ -54,13 +54,23 @@ pub struct FailedFor {
 #[derive(Default)]
 pub struct TokenMemory {
     entries: Mutex<Pruned<String, Entry>>,
-    allowances: Mutex<Pruned<String, Allowance>>,
+    allowances: Mutex<Allowances>,
+}
+
+#[derive(Default)]
+struct Allowances {
+    left: Pruned<String, Allowance>,
+    /// The last turn that was given to an object of a namespace without allowance.
+    turns: Pruned<String, Timestamp>,
 }
 
 /// How many calls an object may cause: enough for tokens that live for half a minute.
 const OBJECT: Rate = Rate { burst: 10.0, every: SignedDuration::from_secs(10) };
 /// How many calls the objects of a namespace may cause together: 1,200 an hour, of the 5,000 of an App.
 const NAMESPACE: Rate = Rate { burst: 200.0, every: SignedDuration::from_secs(3) };
+/// The time over which the turns of a namespace's waiting objects are spread. An object whose turn somebody else took
+/// gets another one, so it waits no longer than that for its next try.
+const TURNS: SignedDuration = SignedDuration::from_mins(10);
 
 impl TokenMemory {
     /// Stores a minted token. Now and then drops entries that are over, including those of objects whose deletion was
@@ -147,14 +157,22 @@ impl TokenMemory {
     /// all tenants.
     ///
     /// # Errors
-    /// When to try again.
+    /// When to try again. The objects of a namespace get different times, because one call is allowed at each.
     pub fn spend(&self, uid: &str, namespace: &str, now: Timestamp) -> Result<(), Timestamp> {
         let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
-        allowances.make_room(|allowance| !allowance.is_full(now));
+        let Allowances { left, turns } = &mut *allowances;
+        left.make_room(|allowance| !allowance.is_full(now));
         let mut take =
-            |key: String, rate: Rate| allowances.entry(key).or_insert_with(|| Allowance::full(rate, now)).take(now);
+            |key: String, rate: Rate| left.entry(key).or_insert_with(|| Allowance::full(rate, now)).take(now);
         take(format!("object {uid}"), OBJECT)?;
-        take(format!("namespace {namespace}"), NAMESPACE)
+        take(format!("namespace {namespace}"), NAMESPACE).map_err(|next| {
+            turns.make_room(|turn| *turn > now);
+            let end = now.checked_add(TURNS).unwrap_or(now);
+            let after = turns.get(namespace).and_then(|last| last.checked_add(NAMESPACE.every).ok());
+            let turn = after.filter(|turn| (next..end).contains(turn)).unwrap_or(next);
+            turns.insert(namespace.to_owned(), turn);
+            turn
+        })
     }
 
     /// Forgets a deleted object.
@@ -185,5 +203,23 @@ mod tests {
         let storm = (0..1000).filter(|n| memory.spend(&format!("object-{n}"), "team", at(10)).is_ok()).count();
         assert!(storm < 200, "{storm}: many objects do not make a namespace's allowance larger");
         memory.spend("c", "other", at(10)).expect("another namespace has its own");
+    }
+
+    #[test]
+    fn the_objects_of_a_namespace_wait_for_turns_of_their_own() {
+        let memory = TokenMemory::default();
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let mut due: std::collections::BTreeSet<_> = (0..500).map(|object| (at(0), object)).collect();
+        let (mut last, mut looks) = (at(0), 0);
+        while let Some((now, object)) = due.pop_first() {
+            looks += 1;
+            last = now;
+            if let Err(turn) = memory.spend(&format!("object-{object}"), "team", now) {
+                assert!(turn > now && turn <= now + TURNS);
+                due.insert((turn, object));
+            }
+        }
+        assert_eq!(last, at(300 * 3), "one each three seconds after the first 200");
+        assert!(looks < 2 * 500, "{looks}: hardly anybody comes in vain");
     }
 }
