@@ -80,10 +80,12 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
     struct Slim {
         name: Option<String>,
         namespace: Option<String>,
+        // A watch goes on from there.
+        resource_version: Option<String>,
         deletion_timestamp: Option<Time>,
     }
-    let Slim { name, namespace, deletion_timestamp } = Slim::deserialize(deserializer)?;
-    Ok(ObjectMeta { name, namespace, deletion_timestamp, ..ObjectMeta::default() })
+    let Slim { name, namespace, resource_version, deletion_timestamp } = Slim::deserialize(deserializer)?;
+    Ok(ObjectMeta { name, namespace, resource_version, deletion_timestamp, ..ObjectMeta::default() })
 }
 
 /// The value, or the default if it has another type.

@@ -4,6 +4,7 @@
 //! so that both have the same share of a machine that becomes slower or faster.
 
 mod deliveries;
+mod drain;
 mod report;
 
 use std::net::SocketAddr;
@@ -96,6 +97,8 @@ pub async fn run(each: Duration) -> Result<Figures, BenchmarkError> {
     let kubeconfig = server.kubeconfig();
     let mut memory = Memory::default();
     let (receiver, address) = Program::receiver(&kubeconfig, keys.path()).await?;
+    // The API server pays for this as well, as it does where a controller runs.
+    let draining = tokio::spawn(drain::drain(client.clone(), cluster::SYSTEM));
     memory.idle_50 = resident(receiver.pid())?;
     let (plain_receiver, plain_address) = Program::plain_receiver(&kubeconfig).await?;
     let mut ours = Contender::new(address, Deliveries::to_landfall()?, processes.with(receiver.pid())).await?;
@@ -124,6 +127,7 @@ pub async fn run(each: Duration) -> Result<Figures, BenchmarkError> {
     let refused = (refused, cpu_time(receiver.pid())?.saturating_sub(before));
     receiver.stop().await;
 
+    draining.abort();
     memory.idle_10000 = idle_with_many(&client, &kubeconfig, keys.path()).await?;
     server.stop().await;
     report::figures(&Results { floor, levels, beside_flood, refused, memory })
