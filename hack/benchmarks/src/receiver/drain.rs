@@ -30,9 +30,7 @@ pub async fn drain(client: Client, namespace: &str) {
             continue;
         }
         if let Ok(patch) = serde_json::from_value::<JsonPatch>(changes.into()) {
-            let _ = inboxes
-                .patch_status(&inbox.name_any(), &PatchParams::default(), &Patch::Json::<()>(patch))
-                .await;
+            let _ = inboxes.patch_status(&inbox.name_any(), &PatchParams::default(), &Patch::Json::<()>(patch)).await;
         }
     }
 }
