@@ -21,7 +21,7 @@ pub struct Delivery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub event: Option<String>,
-    /// What was done, for events that say it: `renamed`.
+    /// The action, for events that have one: `renamed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub action: Option<String>,

@@ -4,8 +4,8 @@
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
-use super::Reconciled;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use super::without_status;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,7 @@ pub struct WaitingDelivery {
     /// The event (`X-GitHub-Event`): `push`.
     #[schemars(length(max = 64))]
     pub event: String,
-    /// What was done, for events that say it: `renamed`.
+    /// The action, for events that have one: `renamed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub action: Option<String>,
@@ -99,15 +99,5 @@ impl WaitingDelivery {
     }
 }
 
-/// The controller takes deliveries out, and writes nothing else there. An inbox has no conditions: it is in order when it is empty.
-impl Reconciled for WebhookInbox {
-    type Status = ();
-
-    fn status(&self) -> Option<&()> {
-        Some(&())
-    }
-    fn conditions((): &()) -> &[Condition] {
-        &[]
-    }
-    fn set_conditions((): &mut (), _: Option<i64>, _: Vec<Condition>) {}
-}
+// The controller takes deliveries out of the status, and writes nothing else there. An inbox has no conditions.
+without_status!(WebhookInbox);

@@ -165,3 +165,26 @@ macro_rules! reconciled {
     };
 }
 use reconciled;
+
+/// For a kind whose status is somebody else's: the operator writes none.
+macro_rules! without_status {
+    ($kind:ty) => {
+        impl crate::api::Reconciled for $kind {
+            type Status = ();
+
+            fn status(&self) -> Option<&()> {
+                Some(&())
+            }
+            fn conditions((): &()) -> &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition] {
+                &[]
+            }
+            fn set_conditions(
+                (): &mut (),
+                _: Option<i64>,
+                _: Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>,
+            ) {
+            }
+        }
+    };
+}
+pub(crate) use without_status;

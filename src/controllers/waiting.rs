@@ -19,10 +19,7 @@ impl Shared {
     /// The deliveries in an inbox that were not taken out.
     #[must_use]
     pub fn waiting_in(&self, inbox: &WebhookInbox) -> Vec<Waiting> {
-        let (name, taken) = (inbox.name_any(), self.taking_out.taken());
-        let waiting = deliveries(inbox).iter().map(|delivery| ((name.clone(), delivery.id), delivery));
-        let left = waiting.filter(|(announced, _)| !taken.contains(announced));
-        left.map(|(announced, delivery)| Waiting { announced, delivery: delivery.clone() }).collect()
+        self.left_in(inbox, |_| true)
     }
 
     /// The deliveries that wait for an App itself.
@@ -39,17 +36,16 @@ impl Shared {
 
     /// The inboxes are as many as the receiver has replicas, and each is short.
     fn waiting(&self, concerns: impl Fn(&WaitingDelivery) -> bool) -> Vec<Waiting> {
-        let taken = self.taking_out.taken();
-        let mut waiting = Vec::new();
-        for inbox in self.caches.all::<WebhookInbox>() {
-            for delivery in deliveries(&inbox).iter().filter(|delivery| concerns(delivery)) {
-                let announced = (inbox.name_any(), delivery.id);
-                if !taken.contains(&announced) {
-                    waiting.push(Waiting { announced, delivery: delivery.clone() });
-                }
-            }
-        }
-        waiting
+        let inboxes = self.caches.all::<WebhookInbox>();
+        inboxes.iter().flat_map(|inbox| self.left_in(inbox, &concerns)).collect()
+    }
+
+    fn left_in(&self, inbox: &WebhookInbox, concerns: impl Fn(&WaitingDelivery) -> bool) -> Vec<Waiting> {
+        let (name, taken) = (inbox.name_any(), self.taking_out.taken());
+        let concerned = deliveries(inbox).iter().filter(|delivery| concerns(delivery));
+        let waiting = concerned.map(|delivery| ((name.clone(), delivery.id), delivery));
+        let left = waiting.filter(|(announced, _)| !taken.contains(announced));
+        left.map(|(announced, delivery)| Waiting { announced, delivery: delivery.clone() }).collect()
     }
 
     /// Takes deliveries out of their inboxes. Calls at the same time share one patch of each inbox.

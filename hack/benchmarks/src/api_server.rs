@@ -1,4 +1,4 @@
-//! What the API server does alone: the smallest writes, and changes of the status of an object of ours.
+//! The API server alone: the smallest writes, and changes of the status of an object of ours.
 
 use std::time::Duration;
 

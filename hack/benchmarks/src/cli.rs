@@ -25,11 +25,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// What the API server does alone: the smallest writes and changes of status per second, and how long one takes.
+    /// The API server alone: the smallest writes and changes of status per second, and the time that one takes.
     ApiServer,
-    /// What the receiver does, against a plain one: deliveries stored per second, wrong signatures refused, memory.
+    /// The receiver against a plain one: deliveries stored per second, wrong signatures refused, memory.
     Receiver,
-    /// What installation tokens cost, against plain ones: time from cold, requests, memory, a restart.
+    /// Installation tokens against plain ones: time from cold, requests, memory, a restart.
     Tokens {
         /// How many tokens there are.
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=50_000))]

@@ -1,4 +1,4 @@
-//! What a load costs the processes that it passes: the measured program, the API server and etcd.
+//! The cost of a load to the processes that it passes: the measured program, the API server and etcd.
 //!
 //! Invariant: processor time is what the kernel counted between the beginning and the end of the same load whose calls
 //! are counted, so that a figure for each call has both from one measurement.

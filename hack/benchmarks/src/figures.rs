@@ -1,4 +1,4 @@
-//! What a benchmark found out: named numbers, as a table for people and as one flat JSON object for programs. The table
+//! The results of a benchmark: named numbers, as a table for people and as one flat JSON object for programs. The table
 //! also shows goals and whether they are met.
 
 use std::fmt;

@@ -23,7 +23,7 @@ const CONFIG_MAPS: usize = 50;
 /// How many patches precede the measured ones, on new connections and new objects.
 const WARM: Until = Until::Calls(4 * CONFIG_MAPS as u64);
 
-/// What the floor is.
+/// The figures of the floor.
 pub struct Floor {
     config_map_1: Turn,
     config_map_50: Turn,

@@ -59,7 +59,7 @@ pub enum BenchmarkError {
     /// Something took too long.
     #[error("this took too long: {what}")]
     Late {
-        /// What was waited for.
+        /// The awaited event.
         what: String,
     },
     /// A number is no id of GitHub's.

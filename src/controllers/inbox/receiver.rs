@@ -1,6 +1,6 @@
 //! The pods of the receiver: makes a `WebhookInbox` for each.
 
-use crate::api::{Reconciled, WebhookInbox, WebhookInboxSpec};
+use crate::api::{WebhookInbox, WebhookInboxSpec, without_status};
 use crate::controllers::reconcile::{self, Done, Failure, Kind};
 use crate::controllers::shared::Shared;
 use crate::controllers::standing::{Again, Standing};
@@ -11,7 +11,7 @@ use crate::runtime::due::Due;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, PartialObjectMeta, PostParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
@@ -37,18 +37,8 @@ pub struct Seen {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Make;
 
-/// Kubernetes owns the status of a pod: nothing is written there.
-impl Reconciled for PodMeta {
-    type Status = ();
-
-    fn status(&self) -> Option<&()> {
-        None
-    }
-    fn conditions((): &()) -> &[Condition] {
-        &[]
-    }
-    fn set_conditions((): &mut (), _: Option<i64>, _: Vec<Condition>) {}
-}
+// Kubernetes owns the status of a pod.
+without_status!(PodMeta);
 
 impl ReceiverKind {
     #[must_use]

@@ -120,6 +120,8 @@ pub struct Failed {
     pub about: About,
     /// The deliveries that waited for a look then. The failed call was made for them as well.
     pub heard: BTreeSet<Announced>,
+    /// How many looks this process itself had requested then. The failed call was made for them as well.
+    pub wanted: u64,
 }
 
 /// The memory about one repository.

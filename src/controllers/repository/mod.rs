@@ -179,7 +179,7 @@ impl Kind for RepositoryKind {
         let until = self.shared.resolve(&self.lane, &ObjectRef::from_obj(&*seen.object), again);
         let pending = seen.pending.iter().filter(|pending| pending.needs_look);
         let heard = pending.map(|pending| pending.mark.announced.clone()).collect();
-        let failed = Failed { standing, until, about: seen.about(), heard };
+        let failed = Failed { standing, until, about: seen.about(), heard, wanted: seen.known.wanted };
         if let Some(task) = task {
             self.memory.update(uid(&seen.object), |known| {
                 known.failed.insert(task, failed);

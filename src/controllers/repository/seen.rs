@@ -282,7 +282,7 @@ impl Seen {
         let is_news = |pending: &Pending| pending.needs_look && !failed.heard.contains(&pending.mark.announced);
         let may_be_mended = matches!(task, Task::Look | Task::Fork)
             && failed.standing.state == State::Stalled
-            && (self.is_wanted() || self.pending.iter().any(is_news));
+            && (self.known.wanted != failed.wanted || self.pending.iter().any(is_news));
         let is_other = may_be_mended || failed.about != self.about();
         let until = if is_other { failed.until.min(self.allowed_at) } else { failed.until };
         (until > now).then(|| Failed { until, ..failed.clone() })

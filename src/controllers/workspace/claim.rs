@@ -2,7 +2,7 @@
 
 use super::gather::noted;
 use super::keep::{let_go, retain};
-use crate::api::{Reconciled, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace};
+use crate::api::{WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace, without_status};
 use crate::controllers::object::{has_finalizer, set_finalizer};
 use crate::controllers::reconcile::{self, Done, Failure, Kind};
 use crate::controllers::shared::Shared;
@@ -14,7 +14,6 @@ use crate::runtime::due::Due;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
@@ -50,18 +49,8 @@ pub enum Step {
     Keep(String),
 }
 
-/// Kubernetes owns the status of a claim: nothing is written there.
-impl Reconciled for PersistentVolumeClaim {
-    type Status = ();
-
-    fn status(&self) -> Option<&()> {
-        None
-    }
-    fn conditions((): &()) -> &[Condition] {
-        &[]
-    }
-    fn set_conditions((): &mut (), _: Option<i64>, _: Vec<Condition>) {}
-}
+// Kubernetes owns the status of a claim.
+without_status!(PersistentVolumeClaim);
 
 impl ClaimKind {
     /// A controller with this lane.

@@ -36,16 +36,16 @@ pub fn patch(stored: &Stored, added: Vec<WaitingDelivery>) -> Value {
 }
 
 /// The object that an entry is for: the App, all of its repositories, or a `ProjectRepository`.
-fn target(delivery: &WaitingDelivery) -> (&str, bool, Option<(&str, &str)>) {
-    (&delivery.app, delivery.every_repository, delivery.repository())
+type Target = (String, bool, Option<String>, Option<String>);
+
+fn target(delivery: &WaitingDelivery) -> Target {
+    let WaitingDelivery { app, every_repository, namespace, name, .. } = delivery;
+    (app.clone(), *every_repository, namespace.clone(), name.clone())
 }
 
 /// One entry for each object, in the order of the first arrival.
 fn merged(deliveries: Vec<WaitingDelivery>) -> Vec<WaitingDelivery> {
-    let by_object = joined(deliveries, |delivery| {
-        let (app, every, repository) = target(delivery);
-        (app.to_owned(), every, repository.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())))
-    });
+    let mut by_object = joined(deliveries);
     if by_object.len() <= MOST {
         return by_object;
     }
@@ -64,29 +64,21 @@ fn merged(deliveries: Vec<WaitingDelivery>) -> Vec<WaitingDelivery> {
         left -= count - 1;
         whole.insert(app);
     }
-    let mut entries = joined(by_object, |delivery| {
-        let (app, every, repository) = target(delivery);
-        let repository = repository.filter(|_| !whole.contains(app));
-        (
-            app.to_owned(),
-            every && !whole.contains(app),
-            repository.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
-        )
-    });
-    for delivery in entries.iter_mut().filter(|delivery| whole.contains(&delivery.app)) {
+    for delivery in by_object.iter_mut().filter(|delivery| whole.contains(&delivery.app)) {
         (delivery.namespace, delivery.name, delivery.every_repository) = (None, None, true);
     }
-    entries
+    joined(by_object)
 }
 
-fn joined<K: Ord>(deliveries: Vec<WaitingDelivery>, key: impl Fn(&WaitingDelivery) -> K) -> Vec<WaitingDelivery> {
-    let mut at: BTreeMap<K, usize> = BTreeMap::new();
+fn joined(deliveries: Vec<WaitingDelivery>) -> Vec<WaitingDelivery> {
+    let mut at: BTreeMap<Target, usize> = BTreeMap::new();
     let mut entries: Vec<WaitingDelivery> = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
-        if let Some(entry) = at.get(&key(&delivery)).and_then(|at| entries.get_mut(*at)) {
+        let target = target(&delivery);
+        if let Some(entry) = at.get(&target).and_then(|at| entries.get_mut(*at)) {
             join(entry, delivery);
         } else {
-            at.insert(key(&delivery), entries.len());
+            at.insert(target, entries.len());
             entries.push(delivery);
         }
     }

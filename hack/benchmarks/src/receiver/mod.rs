@@ -1,4 +1,4 @@
-//! What the receiver does: deliveries that are stored per second, what they cost, what a wrong signature costs, memory.
+//! The receiver: deliveries that are stored per second, their cost, the cost of a wrong signature, memory.
 //!
 //! The plain receiver takes turns with it (`reference/receiver.rs`): ours, plain, plain, ours for each number in flight,
 //! so that both have the same share of a machine that becomes slower or faster.

@@ -1,4 +1,4 @@
-//! What installation tokens cost: from cold until all are published, and a restart of the controller.
+//! The cost of installation tokens: from cold until all are published, and at a restart of the controller.
 //!
 //! The plain tokens take turns with the controller (`reference/tokens.rs`): ours, plain, plain, ours, each with the same
 //! number of objects in the same namespaces, from the start of the process on.
@@ -40,7 +40,7 @@ struct Turns {
     github: GitHubRequests,
 }
 
-/// What a controller asks when it comes back.
+/// The requests of a controller that comes back.
 struct Restart {
     api: ApiRequests,
     github: GitHubRequests,

@@ -113,7 +113,7 @@ pub(super) struct Witnesses<'a> {
     sim: &'a Sim,
     user: &'a str,
     began: Mark,
-    /// What was read until here.
+    /// The place up to which the log was read.
     read: Mark,
     requests: u64,
     /// The Secrets that were written with success, by namespace and name; a created one has no name in the log.

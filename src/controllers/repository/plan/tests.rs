@@ -112,7 +112,8 @@ fn hook() -> HookSeen {
 }
 
 fn fail(seen: &mut Seen, task: Task, standing: Standing) {
-    let failed = Failed { standing, until: at(5), about: seen.about(), heard: [].into() };
+    let wanted = seen.known.wanted;
+    let failed = Failed { standing, until: at(5), about: seen.about(), heard: [].into(), wanted };
     seen.known.failed.insert(task, failed);
 }
 
@@ -347,6 +348,15 @@ fn a_delivery_ends_the_wait_for_a_person_and_no_other() {
         assert_eq!(rests(&seen, 1).2, Some(at(2)), "as often as it may");
         seen.pending = vec![delivery(1), delivery(2)];
         assert_eq!(seen.marks().len(), 1);
+        // So does a look that this process requested, once: it is not repeated because it failed, too.
+        seen.pending = Vec::new();
+        assert_eq!(rests(&seen, 1).2, Some(at(5)));
+        seen.known.wanted += 1;
+        assert_eq!(rests(&seen, 1).2, Some(at(2)));
+        seen.known.failed.get_mut(&Task::Look).unwrap().wanted = seen.known.wanted;
+        assert_eq!(rests(&seen, 1).2, Some(at(5)), "the request is not covered, and its look has failed");
+        seen.known.covered = seen.known.wanted;
+        seen.pending = vec![delivery(2)];
         // A failure that passes by itself waits for its time.
         seen.allowed_at = at(1);
         fail(&mut seen, Task::Look, Standing::reconciling(Reason::RateLimited, "later"));
