@@ -166,7 +166,7 @@ impl Leading {
             filled = kinds.shared().caches.wait_until_filled() => filled.map_err(|_| LeadError::Caches)?,
             () = shutdown.cancelled() => return Ok(()),
         }
-        caches.ready();
+        kinds.shared().caches.refused.report_to(caches);
         let Some(lease) = lease else {
             leads.store(true, Ordering::SeqCst);
             kinds.run(in_flight, shutdown).await;

@@ -29,7 +29,9 @@ macro_rules! kinds {
 
             /// Starts the watches that the kinds declare. They never end by themselves.
             pub fn watch(&self, secret_namespaces: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
-                let mut watches = AllWatches::new(self.shared.client.clone(), &self.shared.settings.namespace, secret_namespaces);
+                let (client, namespace) = (self.shared.client.clone(), &self.shared.settings.namespace);
+                let refused = &self.shared.caches.refused;
+                let mut watches = AllWatches::new(client, namespace, secret_namespaces, refused);
                 $(self.$name.leave_out(&mut watches);)+
                 $(self.$name.watch(&self.shared, &mut watches);)+
                 watches.start(&self.shared)

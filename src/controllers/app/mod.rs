@@ -48,15 +48,14 @@ impl AppKind {
         Self { shared: Arc::clone(shared), lane, newest: Newest::default() }
     }
 
-    /// Namespace and name of the `GitHubInstallation`s that tokens and repositories refer to.
-    fn in_use(&self) -> BTreeSet<(String, String)> {
-        let tokens = self.shared.caches.all::<InstallationToken>();
-        let tokens = tokens.iter().map(|token| (token.namespace(), token.spec.installation_ref.name.clone()));
-        let repositories = self.shared.caches.all::<ProjectRepository>();
-        let repositories = repositories.iter().filter_map(|repository| {
-            Some((repository.namespace(), repository.spec.installation_ref.as_ref()?.name.clone()))
-        });
-        tokens.chain(repositories).map(|(namespace, name)| (namespace.unwrap_or_default(), name)).collect()
+    /// Namespace and name of those of these installations that tokens and repositories refer to.
+    fn in_use(&self, installations: &[Arc<GitHubInstallation>]) -> BTreeSet<(String, String)> {
+        let index = &self.shared.caches.index;
+        let places = installations.iter().map(|it| (it.namespace().unwrap_or_default(), it.name_any()));
+        let is_used = |(namespace, name): &(String, String)| {
+            index.tokens.has(namespace, name) || index.repositories.has(namespace, name)
+        };
+        places.filter(is_used).collect()
     }
 
     /// The objects that need the App while it is being deleted.
@@ -87,13 +86,17 @@ impl AppKind {
     }
 
     async fn withdraw(&self, app: &GitHubApp, left: Vec<Arc<GitHubInstallation>>) -> Result<(), kube::Error> {
+        let mut refused = None;
         for installation in left {
-            made::delete(&self.shared, &installation).await?;
+            if let Err(error) = made::delete(&self.shared, &installation).await {
+                refused.get_or_insert(error);
+                continue;
+            }
             let uid = installation.uid();
             self.shared.connections.update(&app.name_any(), |connection| connection.withdrawn.extend(uid));
             self.shared.lanes.look_now(&ObjectRef::from_obj(&*installation));
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 }
 
@@ -184,8 +187,8 @@ impl Kind for AppKind {
         };
         let look = connection.as_ref().and_then(|connection| connection.look.as_deref());
         let all = shared.caches.all::<GitHubInstallation>();
-        let desired = desired(app, look, &shared.namespaces(), &all, &self.in_use());
         let installations = installations_of(shared, &name);
+        let desired = desired(app, look, &shared.namespaces(), &all, &self.in_use(&installations));
         let is_going = app.metadata.deletion_timestamp.is_some();
         Ok(Seen {
             has_finalizer: has_finalizer(&**app, DEPENDENTS_FINALIZER),

@@ -17,6 +17,7 @@ pub use memory::{News, RepositoryMemory};
 
 use super::deliveries::{Mark, deliveries};
 use super::dependents::woken_by_access;
+use super::index::keep;
 use super::newest::Newest;
 use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
 use super::shared::Shared;
@@ -30,6 +31,7 @@ use crate::webhook::RootKeys;
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use memory::{Failed, Task};
 use plan::Step;
@@ -98,9 +100,11 @@ impl Kind for RepositoryKind {
     }
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, ProjectRepository>) {
-        woken_by_access(watches, |repository: &ProjectRepository, name| {
-            repository.spec.installation_ref.as_ref().is_some_and(|reference| reference.name == name)
-        });
+        let key = |repository: &ProjectRepository| {
+            Some((repository.namespace()?, repository.spec.installation_ref.as_ref()?.name.clone()))
+        };
+        keep(watches, |index| &index.repositories, key);
+        woken_by_access(watches, |index, namespace, name| index.repositories.of(namespace, name));
         watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
             let repositories = deliveries(inbox).iter().filter_map(WaitingDelivery::repository);
             repositories.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
