@@ -21,15 +21,19 @@ use super::newest::Newest;
 use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
 use super::shared::Shared;
 use super::standing::{Again, Standing, matters_to_app};
-use super::watches::{Select, Watches};
-use crate::api::{ProjectRepository, ProjectRepositoryStatus, Reason, WaitingDelivery, WebhookInbox};
+use super::watches::Watches;
+use crate::api::{
+    DeploymentResult, DeploymentStatus, ProjectRepository, ProjectRepositoryStatus, Reason, WaitingDelivery,
+    WebhookInbox,
+};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places, Urgency};
 use crate::webhook::RootKeys;
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use memory::{Failed, Task};
 use plan::Step;
@@ -101,7 +105,7 @@ impl Kind for RepositoryKind {
         woken_by_access(watches, |repository: &ProjectRepository, name| {
             repository.spec.installation_ref.as_ref().is_some_and(|reference| reference.name == name)
         });
-        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+        watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
             let repositories = deliveries(inbox).iter().filter_map(WaitingDelivery::repository);
             repositories.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
         });
@@ -123,6 +127,28 @@ impl Kind for RepositoryKind {
         let mut object = Arc::unwrap_or_clone(object);
         object.status = object.status.map(|_| ProjectRepositoryStatus::default());
         Arc::new(object)
+    }
+
+    /// The App's GitHub. The objects of a namespace share slots for all addresses, because it may name as many hosts as
+    /// it likes.
+    fn places(&self, object: &ProjectRepository) -> Places {
+        match (&object.spec.installation_ref, &object.spec.source.url) {
+            (Some(reference), _) => self.shared.place_of_app(object.namespace(), &reference.name),
+            (None, Some(url)) => {
+                let host = self.shared.settings.git_hosts.check(url).map(|address| format!("host {}", address.host()));
+                let namespace = format!("addresses in {}", object.namespace().unwrap_or_default());
+                host.into_iter().chain([namespace]).collect()
+            }
+            (None, None) => Places::new(),
+        }
+    }
+
+    /// A push that is being rolled out is as urgent as the delivery that announced it.
+    fn urgency(seen: &Seen) -> Urgency {
+        let is_under_way = |deployment: &DeploymentStatus| {
+            matches!(deployment.result, DeploymentResult::Waiting | DeploymentResult::Running)
+        };
+        if seen.deployment().is_some_and(is_under_way) { Urgency::Delivery } else { Urgency::Time }
     }
 
     async fn gather(&self, object: &Arc<ProjectRepository>) -> Result<Seen, kube::Error> {
