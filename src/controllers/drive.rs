@@ -108,9 +108,14 @@ async fn run<K: Kind>(kind: &K, name: &'static str, mut turn: Turn<K::Object>) {
     turn.served = if outcome == Outcome::Waiting { Served::NotYet } else { Served::Yes };
     if let Err(error) = result {
         let again = kind.lane().retry(&reference);
-        tracing::warn!(
-            kind = name, namespace = reference.namespace, name = reference.name, attempt = again.attempt, %error,
-            "Kubernetes refused; it is tried again"
-        );
+        let (namespace, object, attempt) = (reference.namespace, reference.name, again.attempt);
+        if matches!(&error, kube::Error::Api(status) if status.code == 409) {
+            // Another client was faster, which is ordinary.
+            tracing::debug!(kind = name, namespace, name = object, attempt, %error, "an object changed meanwhile");
+        } else {
+            tracing::warn!(
+                kind = name, namespace, name = object, attempt, %error, "Kubernetes refused; it is tried again"
+            );
+        }
     }
 }

@@ -32,7 +32,7 @@ fn stored(sha: &str, sequence: i64, result: DeploymentResult, second: i64) -> De
         sha: sha.to_owned(),
         sequence,
         result,
-        start_time: Some(Time(at(second))),
+        start_time: Some(MicroTime(at(second))),
         completion_time: over.then(|| Time(at(second))),
         message: None,
     }
@@ -82,6 +82,10 @@ struct Case {
 
 impl Case {
     fn plan(&self, second: i64) -> Next {
+        self.plan_at(at(second))
+    }
+
+    fn plan_at(&self, now: Timestamp) -> Next {
         let on_push = on_push();
         let seen = RolloutInput {
             on_push: &on_push,
@@ -92,7 +96,7 @@ impl Case {
             is_asked_again: self.is_asked_again,
             targets: self.targets.as_ref(),
         };
-        plan(&seen, at(second))
+        plan(&seen, now)
     }
 
     fn settles(&self, second: i64) -> Settlement {
@@ -180,7 +184,7 @@ fn a_new_head_waits_for_more_and_the_newest_wins() {
     let settlement = case.settles(11);
     assert_eq!(result(&settlement), (A, 3, Waiting));
     assert_eq!(settlement.again, Some(at(12)));
-    assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(Time(at(10))));
+    assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(MicroTime(at(10))));
     // It ended, but the look at the head was before that.
     case.stored = settlement.deployment;
     assert_eq!(case.plan(12), Next::LookAtHead);
@@ -323,4 +327,16 @@ fn paused_nothing_is_begun_or_changed() {
         let (now, before) = (settlement.deployment.unwrap(), case.stored.unwrap());
         assert_eq!((&now.sha, now.sequence, now.result), (&before.sha, before.sequence, before.result));
     }
+}
+
+#[test]
+fn a_push_waits_for_the_debounce_and_not_for_the_next_second() {
+    let now = Timestamp::from_nanosecond(1_000_100_250_000_300).unwrap();
+    let newer = ConfirmedHead { sha: B.to_owned(), looked_at: now };
+    let succeeded = stored(A, 1, DeploymentResult::Succeeded, 0);
+    let case = Case { head: Some(newer), stored: Some(succeeded), ..Case::default() };
+    let Next::Settle(settlement) = case.plan_at(now) else { panic!("it waits") };
+    let since = settlement.deployment.unwrap().start_time.unwrap().0;
+    assert_eq!(since, Timestamp::from_microsecond(1_000_100_250_001).unwrap(), "rounded up to a microsecond");
+    assert_eq!(settlement.again, Some(since + SignedDuration::from_secs(2)));
 }
