@@ -212,11 +212,9 @@ impl RepositoryMemory {
 
     /// Notes that this process has heard of an object.
     pub fn heard(&self, uid: &str, moment: Moment) {
-        let mut all = self.lock();
-        match all.get_mut(uid) {
-            Some(known) => drop(known.first_heard.get_or_insert(moment)),
-            None => drop(all.entry(uid.to_owned()).or_default().first_heard.insert(moment)),
-        }
+        self.update(uid, |known| {
+            known.first_heard.get_or_insert(moment);
+        });
     }
 
     /// Takes calls that were made because of repositories that are gone from the allowances of the namespaces that follow
