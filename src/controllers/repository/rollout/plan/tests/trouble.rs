@@ -160,7 +160,7 @@ fn time_away_is_not_counted_before_it_is_rolled() {
         ..Case::default()
     };
     let begun = case.begins(5000);
-    assert_eq!((begun.sequence, begun.start_time.clone()), (4, Some(Time(at(5000)))));
+    assert_eq!((begun.sequence, begun.start_time.clone()), (4, Some(MicroTime(at(5000)))));
     let case = Case { stored: Some(begun), ..case };
     assert!(matches!(case.plan(5001), Next::Roll { .. }));
 }
