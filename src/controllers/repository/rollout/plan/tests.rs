@@ -142,9 +142,15 @@ fn at_first_sight_the_head_is_where_it_begins() {
     assert_eq!(result(&settlement), (A, 0, Succeeded));
     assert_eq!(reason(&settlement), Reason::RolledOut);
     assert!(settlement.handles_redeploy, "an annotation that was there before asks for nothing");
-    // A missing workload may be created later.
+    // A missing workload is named before the first push, and looked for again.
     case.targets = Some(Targets { workloads: Vec::new(), troubles: vec![trouble(Reason::WaitingForReference)] });
-    assert_eq!(result(&case.settles(0)), (A, 0, Succeeded));
+    let missing = case.settles(0);
+    assert_eq!((result(&missing), reason(&missing)), ((A, 0, Failed), Reason::WaitingForReference));
+    assert_eq!(missing.again, Some(at(600)));
+    case.stored = missing.deployment;
+    case.targets = Some(targets(&[workload("shop", None, done())]));
+    let there = case.settles(600);
+    assert_eq!((result(&there), reason(&there)), ((A, 0, Succeeded), Reason::RolledOut));
 }
 
 #[test]
@@ -210,10 +216,11 @@ fn a_fraction_of_a_second_is_not_taken_from_the_debounce() {
     };
     let now = at(10) + SignedDuration::from_millis(700);
     let Next::Settle(settlement) = plan(&seen, now) else { panic!("it waits") };
-    assert_eq!(settlement.again, Some(at(13)));
+    let due = at(12) + SignedDuration::from_millis(700);
+    assert_eq!(settlement.again, Some(due), "no more than the debounce");
     let next = RolloutInput { stored: settlement.deployment.as_ref(), ..seen };
     let Next::Settle(settlement) = plan(&next, now) else { panic!("it goes on waiting") };
-    assert_eq!(settlement.again, Some(at(13)));
+    assert_eq!(settlement.again, Some(due));
 }
 
 #[test]
