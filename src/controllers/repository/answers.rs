@@ -144,6 +144,7 @@ impl Answers {
     }
 
     /// The moment of something that happens now.
+    #[must_use]
     pub fn next_moment(&self) -> Moment {
         Moment(self.moments.fetch_add(1, Ordering::SeqCst) + 1)
     }

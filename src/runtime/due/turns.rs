@@ -253,12 +253,11 @@ impl Turns {
     pub fn finish(&mut self, given: Given, served: Served) {
         let Given { name, places, urgency } = given;
         for place in places {
-            let taken = self.slots.get_mut(&place);
-            if taken.is_some_and(|taken| {
-                *taken = taken.saturating_sub(1);
-                *taken == 0
-            }) {
-                self.slots.remove(&place);
+            if let Some(taken) = self.slots.get_mut(&place) {
+                *taken -= 1;
+                if *taken == 0 {
+                    self.slots.remove(&place);
+                }
             }
             if self.held.get(&place).is_some_and(Waiting::is_empty) {
                 self.held.remove(&place);
@@ -297,8 +296,8 @@ mod tests {
     use super::*;
     use Urgency::{Change, Delivery, First, Time};
 
-    fn name(namespace: &str, name: impl ToString) -> Name {
-        Name { namespace: Some(namespace.to_owned()), name: name.to_string() }
+    fn name(namespace: &str, name: impl Into<String>) -> Name {
+        Name { namespace: Some(namespace.to_owned()), name: name.into() }
     }
 
     fn shown(given: &Given) -> String {
@@ -338,15 +337,15 @@ mod tests {
     fn a_namespace_with_many_objects_delays_another_one_by_a_turn() {
         let mut turns = Turns::default();
         for number in 0..2000 {
-            turns.fire(name("b", number), Some(Time));
+            turns.fire(name("b", number.to_string()), Some(Time));
         }
         for _ in 0..100 {
             one(&mut turns);
         }
         for number in 0..3 {
-            turns.fire(name("a", number), Some(Time));
+            turns.fire(name("a", number.to_string()), Some(Time));
         }
-        turns.fire(name("c", 0), Some(Time));
+        turns.fire(name("c", "0"), Some(Time));
         let order = all(&mut turns);
         let place = |object: &str| order.iter().position(|name| name == object).unwrap();
         assert!(place("a/0") <= 2 && place("c/0") <= 3 && place("a/2") <= 8, "{:?}", &order[..10]);
@@ -359,7 +358,7 @@ mod tests {
         turns.fire(name("a", "new"), None);
         let mut order = Vec::new();
         for number in 0..16 {
-            turns.fire(name("b", number), Some(Delivery));
+            turns.fire(name("b", number.to_string()), Some(Delivery));
             order.extend(one(&mut turns));
         }
         assert!(order.contains(&"a/poll".to_owned()) && order.contains(&"a/new".to_owned()), "{order:?}");
@@ -369,7 +368,7 @@ mod tests {
     fn a_place_that_never_answers_takes_its_own_slots_alone() {
         let mut turns = Turns::default();
         for number in 0..100 {
-            turns.fire(name("b", number), Some(Delivery));
+            turns.fire(name("b", number.to_string()), Some(Delivery));
         }
         turns.fire(name("a", "shop"), Some(Time));
         let place = |name: &Name| Some(vec![if name.name == "shop" { "github" } else { "hangs" }.to_owned()]);
@@ -379,7 +378,7 @@ mod tests {
         // A slot that becomes free is given to the next of those that wait for it.
         let mut given = given.into_iter();
         turns.finish(given.next().unwrap(), Served::Yes);
-        assert_eq!(turns.take(place, |_| ()).unwrap().name, name("b", 8));
+        assert_eq!(turns.take(place, |_| ()).unwrap().name, name("b", "8"));
         assert_eq!(turns.take(place, |_| ()), None);
         assert_eq!(turns.len(), 91);
     }
@@ -388,7 +387,7 @@ mod tests {
     fn an_object_that_needs_two_places_waits_for_both() {
         let mut turns = Turns::default();
         for number in 0..20 {
-            turns.fire(name("b", number), Some(Time));
+            turns.fire(name("b", number.to_string()), Some(Time));
         }
         // Each has a host of its own, and they share what the namespace may have.
         let places = |name: &Name| Some(vec![format!("host {}", name.name), "namespace b".to_owned()]);
