@@ -221,7 +221,7 @@ async fn paused_nothing_is_rolled_and_then_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_commit_nothing_is_begun() {
+async fn without_a_commit_nothing_is_rolled() {
     let team = Team::without_rights("empty").await;
     let empty =
         RepositorySeed { owner: "acme".into(), name: "lib-empty".into(), empty: true, ..RepositorySeed::default() };
@@ -232,7 +232,8 @@ async fn without_a_commit_nothing_is_begun() {
     team.world.until_reason::<ProjectRepository>("team-a", "lib-empty", "RepositoryEmpty").await;
     team.lives(3600).await;
     let object = team.world.get::<ProjectRepository>("team-a", "lib-empty").await.unwrap();
-    assert_eq!(object.status.unwrap().deployment, None);
+    let deployment = object.status.unwrap().deployment.expect("a beginning without a commit");
+    assert_eq!((deployment.sha, deployment.sequence), ("0".repeat(40), 0));
     assert!(team.asked_as_the_account().is_empty());
     team.operator.stop().await;
 }
