@@ -96,6 +96,12 @@ impl Kinds {
         &self.shared
     }
 
+    /// Registers the metrics of the deliveries that wait.
+    pub fn count_deliveries(&self) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.metrics.watch_inboxes(move || shared.waiting_times());
+    }
+
     /// Takes the reports of workspaces' pods. `leads`: whether this process is the leader, which writes.
     #[must_use]
     pub fn reports(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> WorkspaceReports {

@@ -195,12 +195,7 @@ pub trait Kind: Send + Sync + Sized + 'static {
     fn settled(&self, _: &Self::Seen, _: Option<&Standing>) {}
 
     /// Called once the status of a reconcile that came to an end is stored.
-    ///
-    /// # Errors
-    /// Kubernetes refused a request. The reconcile is tried again.
-    fn concluded(&self, _: &Self::Seen) -> impl Future<Output = Result<(), kube::Error>> + Send {
-        async { Ok(()) }
-    }
+    fn concluded(&self, _: &Self::Seen) {}
 
     /// Whether a refusal by Kubernetes in a step of this task is remembered, like a refusal by GitHub, because an
     /// object that is not admitted may never be.
@@ -292,7 +287,7 @@ async fn conclude<K: Kind>(
     let (outcome, written) = kind.shared().conclude(kind.lane(), &**object, concluded).await?;
     written.map(|written| remember(kind, object, written));
     if standing.is_some() {
-        kind.concluded(seen).await?;
+        kind.concluded(seen);
     }
     Ok(outcome)
 }

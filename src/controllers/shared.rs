@@ -7,7 +7,7 @@
 use super::caches::Caches;
 use super::connection::Connections;
 use super::credentials::Credentials;
-use super::deliveries::TakingOut;
+use super::deliveries::DealtWith;
 use super::lanes::Lanes;
 use super::object::ScopeApi;
 use super::standing::{Again, Standing, State};
@@ -67,8 +67,8 @@ pub struct Shared {
     pub credentials: Credentials,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
-    /// The deliveries that are being taken out of the inboxes.
-    pub taking_out: TakingOut,
+    /// The deliveries that were dealt with and are still in an inbox.
+    pub dealt_with: DealtWith,
     pub caches: Caches,
     pub lanes: Lanes,
     /// The guards that tests can remove.

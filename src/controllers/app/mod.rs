@@ -248,16 +248,15 @@ impl Kind for AppKind {
 
     fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
 
-    /// Takes the deliveries out of their inboxes that the log has now.
-    async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
+    /// The log has the deliveries now, so they can be taken out of their inboxes.
+    fn concluded(&self, seen: &Seen) {
         let marks = seen.marks();
         for Mark { delivery, result, .. } in &marks {
             tracing::info!(delivery = delivery.guid, event = delivery.event, ?result, "a delivery was dealt with");
         }
         let taken: BTreeSet<_> = marks.into_iter().map(|mark| mark.announced).collect();
-        self.shared.take_out(taken.iter().cloned()).await?;
+        self.shared.dealt_with(taken.iter().cloned());
         self.shared.connections.update(&seen.app.name_any(), |its| its.heard.retain(|heard| !taken.contains(heard)));
-        Ok(())
     }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> GitHubAppStatus {

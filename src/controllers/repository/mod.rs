@@ -187,11 +187,11 @@ impl Kind for RepositoryKind {
         }
     }
 
-    /// Takes the deliveries out of their inboxes that the log has now.
-    async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
+    /// The log has the deliveries now, so they can be taken out of their inboxes.
+    fn concluded(&self, seen: &Seen) {
         let marks = seen.marks();
         if marks.is_empty() {
-            return Ok(());
+            return;
         }
         if seen.hindrance().is_some() {
             // They were not looked after, so a look comes first when that is possible again.
@@ -203,11 +203,10 @@ impl Kind for RepositoryKind {
             let (guid, sha) = (&delivery.guid, delivery.sha.as_deref());
             tracing::info!(delivery = guid, sha, ?result, "a delivery was dealt with");
         }
-        self.shared.take_out(marks.iter().map(|mark| mark.announced.clone())).await?;
+        self.shared.dealt_with(marks.iter().map(|mark| mark.announced.clone()));
         self.memory.update(uid(&seen.object), |known| {
             known.heard.retain(|heard| !marks.iter().any(|mark| mark.announced == *heard));
         });
-        Ok(())
     }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> ProjectRepositoryStatus {
