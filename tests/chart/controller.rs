@@ -263,7 +263,14 @@ fn allowed() -> Vec<Request> {
 
 /// Requests that its role allows, and its policy does not.
 fn forbidden() -> Vec<Request> {
-    let (post, patch, delete) = (Method::POST, Method::PATCH, Method::DELETE);
+    let mut requests = forbidden_pods();
+    requests.extend(forbidden_of_kubernetes());
+    requests.extend(forbidden_of_ours());
+    requests
+}
+
+fn forbidden_pods() -> Vec<Request> {
+    let post = Method::POST;
     let mut requests = Vec::new();
     for (place, value) in too_much() {
         let spec = with(pod_spec(), place, value.clone());
@@ -299,9 +306,13 @@ fn forbidden() -> Vec<Request> {
     }
     let relabelled = with(job(), "/spec/template/metadata/labels", json!({"landfall.dev/workspace": "other"}));
     requests.push(Request::new("a Job whose pods are another Workspace's", post.clone(), JOBS, relabelled));
-    let size = json!({"spec": {"paused": true}});
+    requests
+}
+
+fn forbidden_of_kubernetes() -> Vec<Request> {
+    let (post, patch, delete) = (Method::POST, Method::PATCH, Method::DELETE);
     let marked = json!({"metadata": {"annotations": {"landfall.dev/force-delete": "true"}}});
-    for (what, method, path, body) in [
+    [
         ("another's pod", &delete, format!("{TEAM}/pods/theirs"), Value::Null),
         ("another's Job", &delete, format!("{JOBS}/theirs"), Value::Null),
         ("another's Secret", &delete, format!("{TEAM}/secrets/theirs"), Value::Null),
@@ -334,7 +345,7 @@ fn forbidden() -> Vec<Request> {
             }),
         ),
         ("another's claim", &delete, format!("{TEAM}/persistentvolumeclaims/theirs"), Value::Null),
-        ("another's claim", &patch, format!("{TEAM}/persistentvolumeclaims/theirs"), marked.clone()),
+        ("another's claim", &patch, format!("{TEAM}/persistentvolumeclaims/theirs"), marked),
         (
             "a claim of another's volume",
             &post,
@@ -374,6 +385,17 @@ fn forbidden() -> Vec<Request> {
             "/api/v1/persistentvolumes/ours".to_owned(),
             json!({"spec": {"persistentVolumeReclaimPolicy": "Retain", "claimRef": {"name": "theirs", "uid": null}}}),
         ),
+    ]
+    .into_iter()
+    .map(|(what, method, path, body)| Request::new(what, method.clone(), &path, body))
+    .collect()
+}
+
+fn forbidden_of_ours() -> Vec<Request> {
+    let (post, patch, delete) = (Method::POST, Method::PATCH, Method::DELETE);
+    let paused = json!({"spec": {"paused": true}});
+    let marked = json!({"metadata": {"annotations": {"landfall.dev/force-delete": "true"}}});
+    [
         ("a grant", &patch, format!("{OURS}/githubapps/landfall"), json!({"spec": {"tenants": []}})),
         (
             "a label of a GitHubApp",
@@ -381,21 +403,21 @@ fn forbidden() -> Vec<Request> {
             format!("{OURS}/githubapps/landfall"),
             json!({"metadata": {"labels": {"a": "b"}}}),
         ),
-        ("a person's repository", &patch, format!("{OURS}/namespaces/team-b/projectrepositories/shop"), size.clone()),
+        ("a person's repository", &patch, format!("{OURS}/namespaces/team-b/projectrepositories/shop"), paused.clone()),
         ("a person's workspace", &patch, format!("{OURS}/namespaces/team-b/workspaces/fix-typo"), marked),
-        ("a person's token", &patch, format!("{OURS}/namespaces/team-b/installationtokens/shop-git"), size.clone()),
+        ("a person's token", &patch, format!("{OURS}/namespaces/team-b/installationtokens/shop-git"), paused.clone()),
         ("a person's token", &delete, format!("{OURS}/namespaces/team-b/installationtokens/shop-git"), Value::Null),
         ("a token of nobody", &post, format!("{OURS}/namespaces/team-b/installationtokens"), {
             let mut token = sample("installationtoken");
             token["metadata"] = json!({"name": "new"});
             token
         }),
-        ("a person's installation", &patch, format!("{OURS}/namespaces/team-b/githubinstallations/acme"), size),
+        ("a person's installation", &patch, format!("{OURS}/namespaces/team-b/githubinstallations/acme"), paused),
         ("a person's installation", &delete, format!("{OURS}/namespaces/team-b/githubinstallations/acme"), Value::Null),
-    ] {
-        requests.push(Request::new(what, method.clone(), &path, body));
-    }
-    requests
+    ]
+    .into_iter()
+    .map(|(what, method, path, body)| Request::new(what, method.clone(), &path, body))
+    .collect()
 }
 
 async fn world() -> (ApiServer, Caller) {
