@@ -158,7 +158,7 @@ fn too_much() -> Vec<(&'static str, Value)> {
         ("/securityContext/runAsNonRoot", Value::Null),
         ("/securityContext/seccompProfile", Value::Null),
         ("/securityContext/sysctls", json!([{"name": "kernel.shm_rmid_forced", "value": "1"}])),
-        ("/containers/0/securityContext/privileged", json!(true)),
+        ("/containers/0/securityContext", json!({"privileged": true, "capabilities": {"drop": ["ALL"]}})),
         ("/containers/0/securityContext/allowPrivilegeEscalation", Value::Null),
         ("/containers/0/securityContext/capabilities", json!({"drop": ["ALL"], "add": ["NET_ADMIN"]})),
         ("/containers/0/securityContext/capabilities", Value::Null),
@@ -291,7 +291,7 @@ fn forbidden_pods() -> Vec<Request> {
     }
     for (place, value) in [
         ("/metadata/name", json!("other")),
-        ("/metadata/labels", Value::Null),
+        ("/metadata/labels", json!({"app.kubernetes.io/managed-by": "landfall"})),
         ("/metadata/ownerReferences", Value::Null),
         ("/metadata/ownerReferences", owner("InstallationToken", "git")),
     ] {
