@@ -18,7 +18,7 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, reflector};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -312,16 +312,30 @@ fn wake_all<K: Watched>(shared: &Shared, lane: &Due<K>) {
     }
 }
 
-/// A watch that keeps a cache. It drops the managed fields, which nothing here uses and which are most of an object's
-/// size.
+/// The objects in a page of a listing. A tenant's object may have more than a megabyte, and while it is parsed it takes a
+/// multiple of that.
+const PAGE: u32 = 16;
+/// The most bytes of annotations that a cache keeps of an object. The operator's own are a fraction of that.
+const MOST_ANNOTATIONS: usize = 64 << 10;
+
+/// Drops what nothing here reads: the managed fields, which are most of an object's size, and everybody's annotations, of
+/// which a tenant can write 256 KiB into each object.
+fn drop_unread<T: Resource>(object: &mut T) {
+    object.managed_fields_mut().clear();
+    let Some(annotations) = &mut object.meta_mut().annotations else { return };
+    annotations.retain(|name, _| name.starts_with("landfall.dev/"));
+    if annotations.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MOST_ANNOTATIONS {
+        annotations.clear();
+    }
+}
+
+/// A watch that keeps a cache.
 fn reflected<T: Watched>(
     api: Api<Lenient<T>>,
     config: watcher::Config,
     writer: Writer<T>,
 ) -> impl Stream<Item = watcher::Result<Event<T>>> + Send {
-    readable(watcher(api, config).default_backoff())
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer)
+    readable(watcher(api, config.page_size(PAGE)).default_backoff()).modify(drop_unread).reflect(writer)
 }
 
 async fn drive<T: Watched>(
@@ -345,5 +359,32 @@ async fn drive<T: Watched>(
             }
             Err(error) => tracing::warn!(%error, "a watch broke off and is taken up again"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::InstallationToken;
+    use serde_json::{Value, json};
+
+    fn kept(annotations: &Value) -> Value {
+        let mut object: InstallationToken = serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
+            "metadata": {"name": "t", "annotations": annotations, "managedFields": [{"manager": "a"}]},
+            "spec": {"installationRef": {"name": "acme"}, "repositories": [{"name": "shop"}], "secret": {"name": "git"}},
+        }))
+        .unwrap();
+        drop_unread(&mut object);
+        assert!(object.managed_fields().is_empty());
+        json!(object.metadata.annotations)
+    }
+
+    #[test]
+    fn a_cache_keeps_what_is_read() {
+        let ours = json!({"landfall.dev/reconcile": "now"});
+        assert_eq!(kept(&json!({"landfall.dev/reconcile": "now", "example.com/a": "b"})), ours);
+        assert_eq!(kept(&Value::Null), Value::Null);
+        assert_eq!(kept(&json!({"landfall.dev/a": "x".repeat(240 << 10), "landfall.dev/reconcile": "now"})), json!({}));
     }
 }

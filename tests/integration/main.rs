@@ -30,6 +30,7 @@ mod scene;
 mod tenant;
 mod token;
 mod token_cost;
+mod uninstall;
 mod urls;
 mod webhooks_left;
 mod workspace;

@@ -8,7 +8,7 @@ mod noted;
 mod owned;
 mod plan;
 mod scope;
-mod secret;
+pub(crate) mod secret;
 mod seen;
 
 pub use memory::TokenMemory;
