@@ -9,7 +9,7 @@ use super::caches::{Contents, Listener, News, Watched};
 use super::object::ScopeApi;
 use super::refused::RefusedNamespaces;
 use super::shared::Shared;
-use crate::api::{MANAGED_BY, MANAGED_BY_LABEL};
+use crate::api::{MANAGED_BY, MANAGED_BY_LABEL, WebhookInbox};
 use crate::runtime::due::Due;
 use crate::runtime::lenient::{Lenient, readable};
 use futures::future::BoxFuture;
@@ -19,7 +19,7 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, reflector};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -275,6 +275,24 @@ impl<K: Watched> Watches<'_, K> {
         self.all.select(select, Arc::new(filtered));
     }
 
+    /// Queues the objects that `concerned` names when an inbox changes, because deliveries for them wait in it, and all
+    /// objects of this kind after a listing.
+    pub fn woken_by_deliveries(
+        &mut self,
+        concerned: impl Fn(&Shared, &WebhookInbox) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) {
+        let (shared, lane) = (Arc::clone(&self.shared), self.lane.clone());
+        let listener = move |news: &News<'_, WebhookInbox>| match news {
+            News::Changed(inbox) | News::Gone(inbox) => {
+                for object in concerned(&shared, inbox) {
+                    lane.look_after_delivery(&object);
+                }
+            }
+            News::Listed => wake_all(&shared, &lane),
+        };
+        self.all.select(Select::OwnNamespace(None), Arc::new(listener));
+    }
+
     /// Calls a function with each change of a `T`.
     pub fn hear<T: Watched>(&mut self, select: Select, hear: impl Fn(&News<'_, T>) + Send + Sync + 'static) {
         self.all.select(select, Arc::new(hear));
@@ -355,12 +373,29 @@ fn wake_all<K: Watched>(shared: &Shared, lane: &Due<K>) {
     }
 }
 
-/// A watch. It drops the managed fields, which nothing here uses and which are most of an object's size.
+/// The objects in a page of a listing. A tenant's object may have more than a megabyte, and while it is parsed it takes a
+/// multiple of that.
+const PAGE: u32 = 16;
+/// The most bytes of annotations that a cache keeps of an object. The operator's own are a fraction of that.
+const MOST_ANNOTATIONS: usize = 64 << 10;
+
+/// Drops what nothing here reads: the managed fields, which are most of an object's size, and everybody's annotations, of
+/// which a tenant can write 256 KiB into each object.
+fn drop_unread<T: Resource>(object: &mut T) {
+    object.managed_fields_mut().clear();
+    let Some(annotations) = &mut object.meta_mut().annotations else { return };
+    annotations.retain(|name, _| name.starts_with("landfall.dev/"));
+    if annotations.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MOST_ANNOTATIONS {
+        annotations.clear();
+    }
+}
+
+/// A watch.
 fn watched<T: Watched>(
     api: Api<Lenient<T>>,
     config: watcher::Config,
 ) -> impl Stream<Item = watcher::Result<Event<T>>> + Send {
-    readable(watcher(api, config).default_backoff()).modify(|object| object.managed_fields_mut().clear())
+    readable(watcher(api, config.page_size(PAGE)).default_backoff()).modify(drop_unread)
 }
 
 /// Keeps a cache, and announces each change. `refused`: the namespace in which the operator needs a RoleBinding. If it has
@@ -415,5 +450,32 @@ fn is_forbidden(error: &watcher::Error) -> bool {
         | watcher::Error::WatchFailed(error) => super::standing::is_forbidden(error),
         watcher::Error::WatchError(status) => status.code == 403,
         watcher::Error::NoResourceVersion => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::InstallationToken;
+    use serde_json::{Value, json};
+
+    fn kept(annotations: &Value) -> Value {
+        let mut object: InstallationToken = serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
+            "metadata": {"name": "t", "annotations": annotations, "managedFields": [{"manager": "a"}]},
+            "spec": {"installationRef": {"name": "acme"}, "repositories": [{"name": "shop"}], "secret": {"name": "git"}},
+        }))
+        .unwrap();
+        drop_unread(&mut object);
+        assert!(object.managed_fields().is_empty());
+        json!(object.metadata.annotations)
+    }
+
+    #[test]
+    fn a_cache_keeps_what_is_read() {
+        let ours = json!({"landfall.dev/reconcile": "now"});
+        assert_eq!(kept(&json!({"landfall.dev/reconcile": "now", "example.com/a": "b"})), ours);
+        assert_eq!(kept(&Value::Null), Value::Null);
+        assert_eq!(kept(&json!({"landfall.dev/a": "x".repeat(240 << 10), "landfall.dev/reconcile": "now"})), json!({}));
     }
 }

@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places};
 use crate::webhook::ROOT_KEYS_SECRET;
 use desired::desired;
 use hook::HookState;
@@ -143,7 +143,7 @@ impl Kind for AppKind {
             let reference = repository.spec.installation_ref.as_ref();
             reference.map(|its| app_concerned(shared, repository.namespace(), &its.name, turn)).unwrap_or_default()
         });
-        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+        watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
             let own = deliveries(inbox).iter().filter(|delivery| delivery.is_for_app());
             own.map(|delivery| ObjectRef::new(&delivery.app)).collect()
         });
@@ -159,6 +159,10 @@ impl Kind for AppKind {
             let apps = shared.caches.all::<GitHubApp>();
             apps.iter().filter(is_concerned).map(|app| ObjectRef::from_obj(&**app)).collect()
         });
+    }
+
+    fn places(&self, app: &GitHubApp) -> Places {
+        vec![format!("app {}", app.name_any())]
     }
 
     /// Requests a look if a delivery or the annotation does.
@@ -251,16 +255,15 @@ impl Kind for AppKind {
 
     fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
 
-    /// Takes the deliveries out of their inboxes that the log has now.
-    async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
+    /// The log has the deliveries now, so they can be taken out of their inboxes.
+    fn concluded(&self, seen: &Seen) {
         let marks = seen.marks();
         for Mark { delivery, result, .. } in &marks {
             tracing::info!(delivery = delivery.guid, event = delivery.event, ?result, "a delivery was dealt with");
         }
         let taken: BTreeSet<_> = marks.into_iter().map(|mark| mark.announced).collect();
-        self.shared.take_out(taken.iter().cloned()).await?;
+        self.shared.dealt_with(taken.iter().cloned());
         self.shared.connections.update(&seen.app.name_any(), |its| its.heard.retain(|heard| !taken.contains(heard)));
-        Ok(())
     }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> GitHubAppStatus {
