@@ -25,6 +25,8 @@ const SHARES_FOR: SignedDuration = SignedDuration::from_mins(61);
 /// The parts of an App's bucket that have to be left, for a first mint within the namespace's share, a renewal beyond it,
 /// and a first mint beyond it.
 const LEFT_BY_FIRST: f64 = 0.25;
+/// The part of a namespace's share that first mints leave to renewals.
+const LEFT_OF_SHARE_BY_FIRST: f64 = 0.5;
 const LEFT_BEYOND_SHARE: f64 = 0.5;
 const LEFT_BY_FIRST_BEYOND_SHARE: f64 = 0.75;
 
@@ -203,17 +205,21 @@ impl Shares {
         let (share, last) = self.each.entry(namespace.to_owned()).or_insert_with(|| (Allowance::full(rate, now), now));
         share.change(rate, now);
         *last = now;
-        let (within, beyond) = match purpose {
-            Purpose::Renewal => (1.0, APP.burst * LEFT_BEYOND_SHARE),
-            Purpose::First => (APP.burst * LEFT_BY_FIRST, APP.burst * LEFT_BY_FIRST_BEYOND_SHARE),
+        // How much has to be in the share, in the bucket within the share, and in the bucket beyond it.
+        let (own, within, beyond) = match purpose {
+            Purpose::Renewal => (1.0, 1.0, LEFT_BEYOND_SHARE),
+            Purpose::First => {
+                ((rate.burst * LEFT_OF_SHARE_BY_FIRST).max(1.0), APP.burst * LEFT_BY_FIRST, LEFT_BY_FIRST_BEYOND_SHARE)
+            }
         };
-        let within = share.next(now).max(self.all.when(within, now));
-        let beyond = self.all.when(beyond, now);
+        let beyond = self.all.when(APP.burst * beyond, now);
+        let within = share.when(own, now).max(self.all.when(within, now));
         if within.min(beyond) > now {
             return Err((within.min(beyond), rate.every));
         }
-        // Beyond its share there is nothing to take from it.
-        let _ = share.take(now);
+        if beyond > now {
+            share.take(now).map_err(|next| (next, rate.every))?;
+        }
         self.all.take(now).map_err(|next| (next, rate.every))
     }
 }
