@@ -18,10 +18,10 @@ macro_rules! kinds {
                 $(let $name = lanes.add(queue, features.has(<$kind>::FEATURE));)+
                 let shared = Arc::new(shared(lanes));
                 $(
-                    let (lane, fed) = $name;
+                    let (lane, feed) = $name;
                     let $name = Controller {
                         kind: Arc::new(<$kind>::new(&shared, lane $($(, &*$other.kind)+)?)),
-                        fed,
+                        feed,
                     };
                 )+
                 Self { shared, $($name,)+ }
@@ -46,7 +46,7 @@ macro_rules! kinds {
                     // Only webhooks need it. A controller that needs it tries again and reports failures in status.
                     tracing::warn!(error = &error as &dyn std::error::Error, "there is no root key for webhooks yet");
                 }
-                futures::join!($(drive(self.$name.kind, self.$name.fed, &in_flight, &shutdown)),+);
+                futures::join!($(drive(self.$name.kind, self.$name.feed, &in_flight, &shutdown)),+);
             }
         }
 

@@ -38,11 +38,11 @@ pub use workspace::WorkspaceReports;
 
 use crate::features::{Feature, Features};
 use crate::manifests::Rule;
-use crate::runtime::due::DueQueue;
+use crate::runtime::due::{DueQueue, Feed};
 use drive::{drive, kind_name};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kinds::kinds;
-use lanes::{Fed, Lanes};
+use lanes::Lanes;
 use reconcile::Kind;
 use shared::Shared;
 use std::sync::Arc;
@@ -61,28 +61,28 @@ kinds! {
     receivers: inbox::receiver::ReceiverKind;
 }
 
-/// The controller of a kind, and the stream of the objects that are due. `None` if the kind's feature is off.
+/// The controller of a kind, and the objects that are due. `None` if the kind's feature is off.
 struct Controller<K: Kind> {
     kind: Arc<K>,
-    fed: Option<Fed<K::Object>>,
+    feed: Option<Feed<K::Object>>,
 }
 
 impl<K: Kind> Controller<K> {
     fn leave_out(&self, watches: &mut AllWatches) {
-        if self.fed.is_none() {
+        if self.feed.is_none() {
             watches.leave_out::<K::Object>();
         }
     }
 
     fn watch(&self, shared: &Arc<Shared>, watches: &mut AllWatches) {
-        if self.fed.is_some() {
+        if self.feed.is_some() {
             watches.own(Select::own(K::PLACE, K::LABEL), self.kind.lane());
             self.kind.watches(&mut watches.of(shared, self.kind.lane()));
         }
     }
 
     fn count(&self, shared: &Arc<Shared>) {
-        if self.fed.is_some() && K::DEFINITION.is_some() {
+        if self.feed.is_some() && K::DEFINITION.is_some() {
             let counted = Arc::clone(shared);
             shared.metrics.count_objects(kind_name::<K>(), move || counted.count::<K::Object>());
         }

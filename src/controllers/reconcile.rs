@@ -13,7 +13,7 @@ use super::watches::{Place, Watches};
 use crate::api::{Reason, Reconciled};
 use crate::features::Feature;
 use crate::manifests::Rule;
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places, Urgency};
 use crate::runtime::metrics::Outcome;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -155,6 +155,17 @@ pub trait Kind: Send + Sync + Sized + 'static {
         None
     }
 
+    /// The places that a reconcile of this object talks to: an App's GitHub, a git server. The objects of one place share
+    /// a few slots, so that a place that does not answer delays no other one's. None: the API server alone.
+    fn places(&self, _: &Self::Object) -> Places {
+        Places::new()
+    }
+
+    /// How urgent the next look is that the plan asks for.
+    fn urgency(_: &Self::Seen) -> Urgency {
+        Urgency::Time
+    }
+
     /// Reads everything that a decision needs.
     ///
     /// # Errors
@@ -283,7 +294,13 @@ async fn conclude<K: Kind>(
     again: Option<Again>,
 ) -> Result<Outcome, kube::Error> {
     let status = kind.status(seen, standing.as_ref());
-    let concluded = Conclusion { status, standing: standing.as_ref(), again, tells_first_ready: K::TELLS_FIRST_READY };
+    let concluded = Conclusion {
+        status,
+        standing: standing.as_ref(),
+        again,
+        urgency: K::urgency(seen),
+        tells_first_ready: K::TELLS_FIRST_READY,
+    };
     let (outcome, written) = kind.shared().conclude(kind.lane(), &**object, concluded).await?;
     written.map(|written| remember(kind, object, written));
     if standing.is_some() {
@@ -320,6 +337,7 @@ async fn unseen<K: Kind>(kind: &K, object: &Arc<K::Object>, error: kube::Error) 
         status: object.status().cloned().unwrap_or_default(),
         standing: Some(&standing),
         again: Some(Again::Backoff),
+        urgency: Urgency::Time,
         tells_first_ready: K::TELLS_FIRST_READY,
     };
     Ok(kind.shared().conclude(kind.lane(), &**object, concluded).await?.0)

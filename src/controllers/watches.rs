@@ -8,7 +8,7 @@
 use super::caches::{Contents, Listener, News, Watched};
 use super::object::ScopeApi;
 use super::shared::Shared;
-use crate::api::{MANAGED_BY, MANAGED_BY_LABEL};
+use crate::api::{MANAGED_BY, MANAGED_BY_LABEL, WebhookInbox};
 use crate::runtime::due::Due;
 use crate::runtime::lenient::{Lenient, readable};
 use futures::future::BoxFuture;
@@ -215,6 +215,24 @@ impl<K: Watched> Watches<'_, K> {
         let listener = self.waking(concerned);
         self.all.contents.add_listener(Arc::clone(&listener));
         self.all.select(select, listener);
+    }
+
+    /// Queues the objects that `concerned` names when an inbox changes, because deliveries for them wait in it, and all
+    /// objects of this kind after a listing.
+    pub fn woken_by_deliveries(
+        &mut self,
+        concerned: impl Fn(&Shared, &WebhookInbox) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) {
+        let (shared, lane) = (Arc::clone(&self.shared), self.lane.clone());
+        let listener = move |news: &News<'_, WebhookInbox>| match news {
+            News::Changed(inbox) | News::Gone(inbox) => {
+                for object in concerned(&shared, inbox) {
+                    lane.look_after_delivery(&object);
+                }
+            }
+            News::Listed => wake_all(&shared, &lane),
+        };
+        self.all.select(Select::OwnNamespace(None), Arc::new(listener));
     }
 
     /// Calls a function with each change of a `T`.

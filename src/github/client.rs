@@ -9,7 +9,7 @@
 pub mod forks;
 pub mod hooks;
 pub mod pulls;
-mod repositories;
+pub mod repositories;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

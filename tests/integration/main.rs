@@ -8,6 +8,7 @@ mod app_refused;
 mod canary;
 mod deliveries;
 mod election;
+mod fairness;
 mod features;
 mod forks;
 mod forks_taken;

@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places};
 use crate::webhook::ROOT_KEYS_SECRET;
 use desired::desired;
 use hook::HookState;
@@ -140,7 +140,7 @@ impl Kind for AppKind {
             let reference = repository.spec.installation_ref.as_ref();
             reference.map(|its| app_concerned(shared, repository.namespace(), &its.name, turn)).unwrap_or_default()
         });
-        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+        watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
             let own = deliveries(inbox).iter().filter(|delivery| delivery.is_for_app());
             own.map(|delivery| ObjectRef::new(&delivery.app)).collect()
         });
@@ -156,6 +156,10 @@ impl Kind for AppKind {
             let apps = shared.caches.all::<GitHubApp>();
             apps.iter().filter(is_concerned).map(|app| ObjectRef::from_obj(&**app)).collect()
         });
+    }
+
+    fn places(&self, app: &GitHubApp) -> Places {
+        vec![format!("app {}", app.name_any())]
     }
 
     /// Requests a look if a delivery or the annotation does.

@@ -67,7 +67,7 @@ impl InboxKind {
 
     fn look_at(&self, repository: &ProjectRepository, about: News) {
         self.repositories.look_again(repository, about);
-        self.shared.lanes.look_now(&ObjectRef::from_obj(repository));
+        self.shared.lanes.look_after_delivery(&ObjectRef::from_obj(repository));
     }
 
     /// Has an App and all of its repositories looked at.

@@ -1,11 +1,13 @@
 //! `ProjectRepository`: finds or forks a repository, follows its head, keeps its webhook, and rolls out pushes.
 
 mod address;
+mod answers;
 mod apply;
 mod followed;
 mod fork;
 mod gather;
 mod hook;
+mod listing;
 mod memory;
 mod plan;
 mod readers;
@@ -15,6 +17,7 @@ mod status;
 
 pub use memory::{News, RepositoryMemory};
 
+use super::caches;
 use super::deliveries::{Mark, deliveries};
 use super::dependents::woken_by_access;
 use super::newest::Newest;
@@ -22,19 +25,25 @@ use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
 use super::shared::Shared;
 use super::standing::{Again, Standing, matters_to_app};
 use super::watches::{Select, Watches};
-use crate::api::{ProjectRepository, ProjectRepositoryStatus, Reason, WaitingDelivery, WebhookInbox};
+use crate::api::{
+    DeploymentResult, DeploymentStatus, ProjectRepository, ProjectRepositoryStatus, Reason, WaitingDelivery,
+    WebhookInbox,
+};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places, Urgency};
 use crate::webhook::RootKeys;
+use answers::Answers;
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use listing::Listings;
 use memory::{Failed, Task};
 use plan::Step;
 use readers::ReadTokens;
-use seen::Seen;
+use seen::{Seen, own_status};
 use std::sync::Arc;
 
 pub struct RepositoryKind {
@@ -43,6 +52,10 @@ pub struct RepositoryKind {
     memory: Arc<RepositoryMemory>,
     /// The tokens that read repositories.
     readers: ReadTokens,
+    /// The answers about branches.
+    answers: Answers,
+    /// The repositories of installations.
+    listings: Listings,
     newest: Newest<ProjectRepository>,
 }
 
@@ -55,6 +68,8 @@ impl RepositoryKind {
             lane,
             memory: Arc::default(),
             readers: ReadTokens::default(),
+            answers: Answers::default(),
+            listings: Listings::default(),
             newest: Newest::default(),
         }
     }
@@ -101,9 +116,15 @@ impl Kind for RepositoryKind {
         woken_by_access(watches, |repository: &ProjectRepository, name| {
             repository.spec.installation_ref.as_ref().is_some_and(|reference| reference.name == name)
         });
-        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+        watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
             let repositories = deliveries(inbox).iter().filter_map(WaitingDelivery::repository);
             repositories.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
+        });
+        let kind = Arc::clone(self);
+        watches.hear(Select::own(Self::PLACE, Self::LABEL), move |news: &caches::News<'_, ProjectRepository>| {
+            if let caches::News::Changed(object) = news {
+                kind.memory.heard(uid(object), kind.answers.moment());
+            }
         });
         // New root keys change the secrets of webhooks.
         watches.woken_by_announced::<RootKeys>();
@@ -116,13 +137,34 @@ impl Kind for RepositoryKind {
     fn begin(&self, object: Arc<ProjectRepository>) -> Arc<ProjectRepository> {
         self.memory.prune(&self.shared.caches);
         self.memory.update(uid(&object), |known| known.rollout.begin());
-        let writes_for = object.status.as_ref().and_then(|status| status.uid.as_ref());
-        if writes_for.is_none_or(|uid| Some(uid) == object.metadata.uid.as_ref()) {
+        if object.status.is_none() || own_status(&object).is_some() {
             return object;
         }
         let mut object = Arc::unwrap_or_clone(object);
         object.status = object.status.map(|_| ProjectRepositoryStatus::default());
         Arc::new(object)
+    }
+
+    /// The App's GitHub. The objects of a namespace share slots for all addresses, because it may name as many hosts as
+    /// it likes.
+    fn places(&self, object: &ProjectRepository) -> Places {
+        match (&object.spec.installation_ref, &object.spec.source.url) {
+            (Some(reference), _) => self.shared.place_of_app(object.namespace(), &reference.name),
+            (None, Some(url)) => {
+                let host = self.shared.settings.git_hosts.check(url).map(|address| format!("host {}", address.host()));
+                let namespace = format!("addresses in {}", object.namespace().unwrap_or_default());
+                host.into_iter().chain([namespace]).collect()
+            }
+            (None, None) => Places::new(),
+        }
+    }
+
+    /// A push that is being rolled out is as urgent as the delivery that announced it.
+    fn urgency(seen: &Seen) -> Urgency {
+        let is_under_way = |deployment: &DeploymentStatus| {
+            matches!(deployment.result, DeploymentResult::Waiting | DeploymentResult::Running)
+        };
+        if seen.deployment().is_some_and(is_under_way) { Urgency::Delivery } else { Urgency::Time }
     }
 
     async fn gather(&self, object: &Arc<ProjectRepository>) -> Result<Seen, kube::Error> {

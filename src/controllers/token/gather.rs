@@ -9,13 +9,12 @@ use super::memory::FailedFor;
 use super::noted::{About, Found, Place};
 use super::secret;
 use super::seen::{Failed, Failures, Known, SecretSeen, Seen, Tools};
-use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
+use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER};
 use crate::controllers::connection::Connection;
 use crate::controllers::dependents::is_needed;
 use crate::controllers::object::{has_finalizer, requested_look};
 use crate::controllers::reference::{Purpose, Referred, refer};
 use crate::controllers::shared::{Asked, PERSON_RECHECK};
-use crate::controllers::standing::Standing;
 use crate::controllers::watches::SecretMeta;
 use crate::runtime::lenient::Lenient;
 use jiff::Timestamp;
@@ -113,19 +112,10 @@ fn failures(
     app: Option<&str>,
 ) -> Failures {
     let own = kind.memory.failures(uid, about);
-    let trouble = connection.filter(|connection| {
-        connection
-            .trouble
-            .as_ref()
-            .is_some_and(|trouble| [Reason::ApiUnreachable, Reason::CredentialsInvalid].contains(&trouble.reason))
-    });
-    let (Some(connection), Some(app)) = (trouble, app) else { return own };
+    let hindrance = connection.zip(app).and_then(|(connection, app)| connection.hindrance(app));
+    let Some(standing) = hindrance else { return own };
     let until = kind.shared.now().checked_add(PERSON_RECHECK).unwrap_or(Timestamp::MAX);
-    let reason = connection.trouble.as_ref().map_or(Reason::ApiUnreachable, |trouble| trouble.reason);
-    let message = format!(
-        "GitHubApp {app} does not work: {reason}. `kubectl describe githubapp {app}` says more; this goes on as soon as it does"
-    );
-    let failed = Failed { standing: Standing::reconciling(reason, message), until };
+    let failed = Failed { standing, until };
     Failures { asking: own.asking.or(Some(failed.clone())), revoking: own.revoking.or(Some(failed)) }
 }
 

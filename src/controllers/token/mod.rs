@@ -25,7 +25,7 @@ use super::watches::{SecretMeta, Select, Turn, Watches};
 use crate::api::{InstallationToken, InstallationTokenStatus, Workspace};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -162,6 +162,10 @@ impl Kind for TokenKind {
         // The caches are filled, and the listeners may be late.
         self.owned.set(|| self.shared.caches.all::<SecretMeta>());
         listing::note_published(self).await;
+    }
+
+    fn places(&self, token: &InstallationToken) -> Places {
+        self.shared.place_of_app(token.namespace(), &token.spec.installation_ref.name)
     }
 
     async fn gather(&self, token: &Arc<InstallationToken>) -> Result<Seen, kube::Error> {

@@ -24,6 +24,7 @@ mod remote;
 mod reports;
 pub(crate) mod seen;
 mod status;
+mod volume;
 
 pub use memory::WorkspaceMemory;
 pub use reports::WorkspaceReports;
@@ -38,7 +39,7 @@ use super::watches::{Select, Turn, Watches};
 use crate::api::{InstallationToken, ProjectRepository, WORKSPACE_LABEL, Workspace, WorkspaceStatus};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places};
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -160,6 +161,13 @@ impl Kind for WorkspaceKind {
         let mut object = Arc::unwrap_or_clone(object);
         object.status = None;
         Arc::new(object)
+    }
+
+    fn places(&self, workspace: &Workspace) -> Places {
+        let namespace = workspace.namespace().unwrap_or_default();
+        let repository = self.shared.caches.named::<ProjectRepository>(&namespace, &workspace.spec.repository_ref.name);
+        let reference = repository.and_then(|repository| repository.spec.installation_ref.clone());
+        reference.map(|reference| self.shared.place_of_app(Some(namespace), &reference.name)).unwrap_or_default()
     }
 
     async fn gather(&self, object: &Arc<Workspace>) -> Result<Seen, kube::Error> {
