@@ -88,7 +88,9 @@ fn print(report: &Report) -> Outcome {
     let lines = |title: &str, lines: &[String]| {
         if !lines.is_empty() {
             println!("{title}:");
-            lines.iter().for_each(|line| println!("  {line}"));
+            for line in lines {
+                println!("  {line}");
+            }
         }
     };
     for (kind, count) in &report.released {

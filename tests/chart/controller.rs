@@ -239,6 +239,12 @@ fn allowed() -> Vec<Request> {
             Value::Null,
         ),
         Request::new(
+            "the mark of a clone",
+            patch.clone(),
+            "/api/v1/persistentvolumes/ours",
+            json!({"metadata": {"annotations": {"landfall.dev/cloned-for": "a"}}}),
+        ),
+        Request::new(
             "a volume that is kept",
             patch.clone(),
             "/api/v1/persistentvolumes/ours",

@@ -24,6 +24,7 @@ mod remote;
 mod reports;
 pub(crate) mod seen;
 mod status;
+mod volume;
 
 pub use memory::WorkspaceMemory;
 pub use reports::WorkspaceReports;

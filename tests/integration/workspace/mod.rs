@@ -4,7 +4,9 @@ mod attacks;
 mod ends;
 mod fields;
 mod foreign;
+mod former;
 mod idle;
+mod kept;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
@@ -176,6 +178,11 @@ fn workspace(name: &str, further: &Value) -> Value {
         "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace",
         "metadata": {"name": name, "namespace": "team-a"}, "spec": spec,
     })
+}
+
+/// The last message of a pod whose clone had no work.
+fn nothing_to_do() -> Value {
+    json!({"outcome": "NothingToDo", "branch": BRANCH, "head": "1".repeat(40)})
 }
 
 fn container(name: &str, state: &Value) -> Value {
