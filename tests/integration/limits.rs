@@ -21,7 +21,7 @@ fn two_tenants() -> Value {
 
 /// A token that git can try, one that it cannot, and so on.
 fn spec(number: usize) -> Value {
-    if number % 2 == 0 { json!({}) } else { json!({"permissions": {"pull_requests": "write"}}) }
+    if number.is_multiple_of(2) { json!({}) } else { json!({"permissions": {"pull_requests": "write"}}) }
 }
 
 async fn publish_all(world: &World, names: &[String]) {
