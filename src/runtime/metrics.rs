@@ -10,6 +10,8 @@
 //! | `landfall_github_rate_limit_remaining` | gauge | `app` | requests left in the current window, by the last answer; `app` is the `GitHubApp`'s name |
 //! | `landfall_tokens_total` | counter | `event` | installation tokens `minted`, `verified`, `revoked`, and mints that `failed` |
 //! | `landfall_events_failed_total` | counter | | events that could not be published |
+//! | `landfall_inbox_deliveries` | gauge | | deliveries that wait in the inboxes |
+//! | `landfall_inbox_oldest_delivery_age_seconds` | gauge | | how long the oldest of them has waited |
 //! | `landfall_leader` | gauge | | 1 while this process leads |
 //! | `landfall_due_objects` | gauge | `state` | objects with a due time in the future (`scheduled`), and objects that wait for their controller (`waiting`) |
 //! | `landfall_ready` | gauge | `check` | 1 while a readiness check passes |

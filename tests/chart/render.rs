@@ -177,8 +177,8 @@ fn secrets_in_listed_namespaces_only() {
         .map(|role| role["metadata"]["namespace"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(places, ["team-a", "team-b"]);
-    // The operator's own namespace, the receiver's inbox, and these two.
-    assert_eq!(of_kind(&objects, "RoleBinding").len(), 4);
+    // The operator's own namespace, the receiver's inbox, the uninstallation, and these two.
+    assert_eq!(of_kind(&objects, "RoleBinding").len(), 5);
     let args = container(&objects, "controller")["args"].to_string();
     assert!(args.contains("--secret-namespace=team-a") && args.contains("--secret-namespace=team-b"), "{args}");
 }

@@ -279,7 +279,7 @@ fn ids_may_be_unset() {
     }
     assert!(rendered.contains("--workspace-user=unset") && rendered.contains("runAsNonRoot: true"));
     let none = template(&["--set=podSecurityContext=null", "--set=securityContext=null"]).expect("none at all");
-    assert!(!none.contains("runAsNonRoot: true") && !none.contains("allowPrivilegeEscalation"));
+    assert!(!none.contains("runAsNonRoot: true") && !none.contains("allowPrivilegeEscalation: "));
 }
 
 /// The definition of Workspace has a field of that name.
