@@ -25,6 +25,7 @@ use crate::journal::{Count, Entry};
 use crate::model::TokenInfo;
 use crate::person::{ControlError, Install, Push};
 use crate::pulling::PullInfo;
+use crate::secondary::SecondaryLimits;
 use crate::seed::{AccountSeed, RepositorySeed, Seed, Selection};
 use crate::server::{self, Hub};
 use crate::state::State;
@@ -336,6 +337,11 @@ impl Sim {
     /// Sets the requests per hour and installation.
     pub fn set_rate_limit(&self, limit: u64) {
         lock(&self.state).rates.limit = limit;
+    }
+
+    /// Turns the secondary rate limits on or off. They are off at first.
+    pub fn set_secondary_limits(&self, limits: Option<SecondaryLimits>) {
+        lock(&self.state).secondary.limits = limits;
     }
 
     /// Injects a fault; returns its id.
