@@ -17,4 +17,5 @@ pub mod receiver;
 pub mod reports;
 pub mod runtime;
 pub mod settings;
+pub mod uninstall;
 pub mod webhook;

@@ -149,6 +149,7 @@ impl Trouble {
             return Self::LargeFile;
         }
         if says(&[
+            super::parts::WHOLE,
             "exceeds GitHub's file size limit",
             "GH001",
             "exceeds the maximum",
@@ -334,6 +335,18 @@ mod tests {
             (" ! [remote rejected] a -> main (protected branch hook declined)", Trouble::Refused),
             (
                 "remote: error: GH001: Large files detected.\n ! [remote rejected] a -> b (pre-receive hook declined)",
+                Trouble::TooLarge,
+            ),
+            (
+                "remote: error: GH008: Your push referenced at least 1 unknown Git LFS object\n ! [remote rejected] a -> b (pre-receive hook declined)",
+                Trouble::LargeFile,
+            ),
+            (
+                "remote: error: GH013: Repository rule violations found for refs/heads/b.\n ! [remote rejected] a -> b (push declined due to repository rule violations)",
+                Trouble::Refused,
+            ),
+            (
+                "remote: fatal: pack exceeds maximum allowed size (2.00 GiB)\nerror: remote unpack failed: index-pack abnormal exit\n ! [remote rejected] a -> b (failed)",
                 Trouble::TooLarge,
             ),
             (" ! [rejected] a -> main (non-fast-forward)", Trouble::Conflict),

@@ -228,6 +228,8 @@ impl Reason {
                 | Self::Saving
                 | Self::Debouncing
                 | Self::RollingOut
+                | Self::WaitingForReference
+                | Self::WaitingForDependents
         )
     }
 }

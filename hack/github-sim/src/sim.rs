@@ -25,6 +25,7 @@ use crate::journal::{Count, Entry};
 use crate::model::TokenInfo;
 use crate::person::{ControlError, Install, Push};
 use crate::pulling::PullInfo;
+use crate::rate::Budget;
 use crate::secondary::SecondaryLimits;
 use crate::seed::{AccountSeed, RepositorySeed, Seed, Selection};
 use crate::server::{self, Hub};
@@ -342,6 +343,13 @@ impl Sim {
     /// Turns the secondary rate limits on or off. They are off at first.
     pub fn set_secondary_limits(&self, limits: Option<SecondaryLimits>) {
         lock(&self.state).secondary.limits = limits;
+    }
+
+    /// Uses all that is left of an installation's requests of this hour, as a busy client with one of its tokens does.
+    pub fn spend_rate_limit(&self, installation: u64) {
+        let mut state = lock(&self.state);
+        let now = state.clock.now();
+        state.rates.spend(Budget::Installation(installation), now);
     }
 
     /// Injects a fault; returns its id.
