@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{RepositoryUrl, helper};
 use crate::git::{Sealed, SealedError, Sha};
+use crate::github::Block;
 
 /// The address of a workspace's repository, and the means to reach it.
 #[derive(Clone, Debug)]
@@ -40,6 +41,28 @@ pub enum Trouble {
     Untrusted,
     /// A file is larger than the host accepts.
     TooLarge,
+    /// The push has a commit with a secret, and the host's push protection refuses it.
+    Secret,
+    /// The host accepts signed commits alone.
+    Unsigned,
+    /// A commit has an address that its owner keeps private.
+    Email,
+    /// The push changes a workflow file, and the token lacks the permission `workflows`.
+    Workflows,
+    /// The repository is archived.
+    Archived,
+    /// The repository or branch is locked.
+    Locked,
+    /// The organization enforces SAML single sign-on.
+    SingleSignOn,
+    /// The organization's IP allow list does not have the cluster's address.
+    IpAddress,
+    /// The account is locked because of a bill.
+    Billing,
+    /// The host disabled the repository.
+    Disabled,
+    /// The host asks to wait.
+    RateLimited,
     /// A rule of the host, such as a protected branch or a hook, refused it.
     Refused,
     /// The ref changed meanwhile, or has diverged.
@@ -63,14 +86,57 @@ impl Trouble {
     /// Whether a retry may succeed although nobody acts.
     #[must_use]
     pub fn passes(self) -> bool {
-        matches!(self, Self::Unauthorized | Self::Unreachable | Self::Conflict | Self::Late | Self::Unknown)
+        matches!(
+            self,
+            Self::Unauthorized | Self::Unreachable | Self::RateLimited | Self::Conflict | Self::Late | Self::Unknown
+        )
     }
 
     /// Whether every other push will fail for the same reason.
     #[must_use]
     pub fn concerns_all(self) -> bool {
-        let all = [Self::Unauthorized, Self::NotFound, Self::Moved, Self::Unreachable, Self::Untrusted, Self::Late];
+        let all = [
+            Self::Unauthorized,
+            Self::NotFound,
+            Self::Moved,
+            Self::Unreachable,
+            Self::Untrusted,
+            Self::Late,
+            Self::RateLimited,
+            Self::Archived,
+            Self::SingleSignOn,
+            Self::IpAddress,
+            Self::Billing,
+            Self::Disabled,
+        ];
         all.contains(&self)
+    }
+
+    /// The remedy, where git's message does not say it.
+    #[must_use]
+    pub fn remedy(self) -> Option<&'static str> {
+        Some(match self {
+            Self::TooLarge => "remove the file from the commits, or keep it in Git LFS",
+            Self::Secret => {
+                "remove the secret from the commits, and revoke it; or allow it at the address in the message"
+            }
+            Self::LargeFile => "push the LFS objects first, with `git lfs push --all`",
+            Self::Unsigned => {
+                "the repository accepts signed commits alone: have its administrators let the App bypass that rule"
+            }
+            Self::Email => "use the account's noreply address in spec.git.email and in the commits",
+            Self::Workflows => "give the App the permission workflows: write, and have the account accept it",
+            Self::Archived => "unarchive the repository in its settings",
+            Self::Locked => Block::Locked.remedy(),
+            Self::SingleSignOn => Block::SingleSignOn.remedy(),
+            Self::IpAddress => Block::IpAddress.remedy(),
+            Self::Billing => Block::Billing.remedy(),
+            Self::Disabled => Block::Withdrawn.remedy(),
+            Self::Refused => {
+                "follow the rule that the message names, or have the repository's administrators let the App bypass it"
+            }
+            _ => return None,
+        })
     }
 
     /// Classifies an error by git's words, because git tells it in no other way.
@@ -87,6 +153,7 @@ impl Trouble {
             "exceeds GitHub's file size limit",
             "GH001",
             "exceeds the maximum",
+            "exceeds maximum allowed size",
             "is too large",
             "HTTP 413",
             "error: 413",
@@ -103,6 +170,25 @@ impl Trouble {
         ]) {
             return Self::Conflict;
         }
+        let rules: [(Self, &[&str]); 6] = [
+            (Self::Secret, &["Push cannot contain secrets", "GITHUB PUSH PROTECTION"]),
+            (Self::Email, &["GH007"]),
+            (Self::Unsigned, &["must have verified signatures"]),
+            (Self::Workflows, &["without `workflows` permission"]),
+            (Self::Archived, &["repository was archived so"]),
+            (Self::RateLimited, &["rate limit", "error: 429", "HTTP 429"]),
+        ];
+        if let Some((trouble, _)) = rules.iter().find(|(_, texts)| says(texts)) {
+            return *trouble;
+        }
+        match Block::of(words) {
+            Some(Block::SingleSignOn) => return Self::SingleSignOn,
+            Some(Block::IpAddress) => return Self::IpAddress,
+            Some(Block::Billing) => return Self::Billing,
+            Some(Block::Withdrawn) => return Self::Disabled,
+            Some(Block::Locked) => return Self::Locked,
+            None => {}
+        }
         if says(&["[remote rejected]", "ERR access denied"]) {
             return if says(&["Internal Server Error", "internal error"]) { Self::Unreachable } else { Self::Refused };
         }
@@ -115,7 +201,7 @@ impl Trouble {
         ]) {
             return Self::Unauthorized;
         }
-        if says(&["rate limit", "error: 429", "HTTP 429", "error: 408", "error: 5", "HTTP 5"]) {
+        if says(&["error: 408", "error: 5", "HTTP 5"]) {
             return Self::Unreachable;
         }
         if says(&["error: 403", "HTTP 403", "denied to"]) {
@@ -150,7 +236,7 @@ impl Trouble {
 
 /// A push, fetch or listing failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{words}")]
+#[error("{words}{}", trouble.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default())]
 pub struct RemoteError {
     pub trouble: Trouble,
     /// git's message.
@@ -277,7 +363,59 @@ mod tests {
             ("fatal: unable to access 'https://h/': The requested URL returned error: 503", Trouble::Unreachable),
             (
                 "remote: You have exceeded a secondary rate limit\nfatal: unable to access 'https://h/': The requested URL returned error: 403",
-                Trouble::Unreachable,
+                Trouble::RateLimited,
+            ),
+            (
+                "remote: fatal: pack exceeds maximum allowed size (2.00 GiB)\n ! [remote rejected] a -> b (unpacker error)",
+                Trouble::TooLarge,
+            ),
+            (
+                "remote: error: GH006: Protected branch update failed for refs/heads/b.\nremote: error: - Commits must have verified signatures.\n ! [remote rejected] a -> b (protected branch hook declined)",
+                Trouble::Unsigned,
+            ),
+            (
+                "remote: error: GH006: Protected branch update failed for refs/heads/b.\nremote: error: - Cannot change this locked branch\n ! [remote rejected] a -> b (protected branch hook declined)",
+                Trouble::Locked,
+            ),
+            (
+                "remote: error: GH007: Your push would publish a private email address.\n ! [remote rejected] a -> b (push declined due to email privacy restrictions)",
+                Trouble::Email,
+            ),
+            (
+                "remote: error: GH008: Your push referenced at least 1 unknown Git LFS object:\n ! [remote rejected] a -> b (pre-receive hook declined)",
+                Trouble::LargeFile,
+            ),
+            (
+                "remote: error: GH013: Repository rule violations found for refs/heads/b.\nremote: - Changes must be made through a pull request.\n ! [remote rejected] a -> b (push declined due to repository rule violations)",
+                Trouble::Refused,
+            ),
+            (
+                "remote: error: GH013: Repository rule violations found for refs/heads/b.\nremote: - Push cannot contain secrets\n ! [remote rejected] a -> b (push declined due to repository rule violations)",
+                Trouble::Secret,
+            ),
+            (
+                " ! [remote rejected] a -> b (refusing to allow a GitHub App to create or update workflow `.github/workflows/ci.yaml` without `workflows` permission)",
+                Trouble::Workflows,
+            ),
+            (
+                "remote: This repository was archived so it is read-only.\nfatal: unable to access 'https://h/a/b.git/': The requested URL returned error: 403",
+                Trouble::Archived,
+            ),
+            (
+                "remote: The 'a' organization has enabled or enforced SAML SSO.\nfatal: unable to access 'https://h/a/b.git/': The requested URL returned error: 403",
+                Trouble::SingleSignOn,
+            ),
+            (
+                "remote: The `a` organization has an IP allow list enabled, and 192.0.2.1 is not permitted to access this resource.\nfatal: unable to access 'https://h/a/b.git/': The requested URL returned error: 403",
+                Trouble::IpAddress,
+            ),
+            (
+                "remote: Repository 'a/b' is disabled. Please ask the owner to check their account.\nfatal: unable to access 'https://h/a/b.git/': The requested URL returned error: 403",
+                Trouble::Billing,
+            ),
+            (
+                "remote: Access to this repository has been disabled by GitHub staff.\nfatal: unable to access 'https://h/a/b.git/': The requested URL returned error: 403",
+                Trouble::Disabled,
             ),
             ("fatal: unable to access 'https://h/': Could not resolve host: h", Trouble::Unreachable),
             ("error: RPC failed; curl 56 GnuTLS recv error\nfatal: early EOF", Trouble::Unreachable),

@@ -116,6 +116,14 @@ reasons! {
     Observed,
     /// The repository is archived: it can be read, and nothing in it can be changed.
     RepositoryArchived,
+    /// The repository is locked, for example for a migration.
+    RepositoryLocked,
+    /// The organization enforces SAML single sign-on, and the credentials are not authorized for it.
+    SingleSignOnRequired,
+    /// The organization's IP allow list does not have the address from which the operator calls.
+    IpAddressNotAllowed,
+    /// GitHub locked the account because of a bill.
+    BillingLocked,
     /// GitHub disabled the repository.
     RepositoryDisabled,
     /// The repository has no commit yet.

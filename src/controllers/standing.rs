@@ -124,6 +124,16 @@ pub fn condition(
     }
 }
 
+fn blocked(block: github::Block) -> Reason {
+    match block {
+        github::Block::SingleSignOn => Reason::SingleSignOnRequired,
+        github::Block::IpAddress => Reason::IpAddressNotAllowed,
+        github::Block::Billing => Reason::BillingLocked,
+        github::Block::Withdrawn => Reason::RepositoryDisabled,
+        github::Block::Locked => Reason::RepositoryLocked,
+    }
+}
+
 /// The standing of an object after a failed call to GitHub. `what` is the attempt: "minting a token for acme".
 #[must_use]
 pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
@@ -134,9 +144,11 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
         github::Error::Suspended { .. } => Reason::InstallationSuspended,
         github::Error::Forbidden { .. } => Reason::InsufficientPermissions,
         github::Error::Unprocessable { .. } => Reason::RepositoryNotFound,
+        github::Error::Blocked { block, .. } => blocked(*block),
+        github::Error::Archived { .. } => Reason::RepositoryArchived,
         github::Error::RateLimited { .. } => Reason::RateLimited,
         github::Error::Unreachable { .. } => Reason::ApiUnreachable,
-        github::Error::Archived { .. }
+        github::Error::Page { .. }
         | github::Error::Conflict { .. }
         | github::Error::Moved { .. }
         | github::Error::Server { .. }
@@ -179,6 +191,7 @@ pub fn git_failure(error: &git::Error) -> (Standing, Again) {
         git::Error::NotFound { .. } | git::Error::Moved { .. } => Reason::RepositoryNotFound,
         git::Error::CredentialsRefused { .. } => Reason::TokenRefused,
         git::Error::Forbidden { .. } => Reason::InsufficientPermissions,
+        git::Error::Blocked { block, .. } => blocked(*block),
         git::Error::AddressRefused { .. } => Reason::UrlNotAllowed,
         git::Error::RateLimited { .. } => Reason::RateLimited,
         git::Error::Unreachable { .. } => Reason::ApiUnreachable,

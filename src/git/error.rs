@@ -11,7 +11,7 @@ use super::ls_refs::AnswerError;
 use crate::github::redact::shown;
 use crate::github::transport::deeper;
 use crate::github::tunnel::Proxied;
-use crate::github::{Outlook, Unreached};
+use crate::github::{Block, Outlook, Unreached};
 
 /// The reason why a remote gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,6 +46,14 @@ pub enum Error {
         remote: String,
         message: String,
     },
+    /// 403 or 451 that no permission changes: single sign-on, an IP allow list, a bill, a lock.
+    #[error("{remote}: {message}; {block}")]
+    Blocked {
+        /// The repository's address.
+        remote: String,
+        message: String,
+        block: Block,
+    },
     /// A redirect that is not followed: a token for one repository goes to no other, and credentials for one host to no other.
     #[error("{remote}: it has moved{}; it is not followed there", to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default())]
     Moved {
@@ -54,7 +62,7 @@ pub enum Error {
         /// The target, as the server names it. For display only.
         to: Option<String>,
     },
-    /// 429, or a 403 that names a wait.
+    /// 429, or a 403 that names a wait or a rate limit.
     #[error("{remote}: too many requests; it is asked again at {until}")]
     RateLimited {
         /// The repository's address.
@@ -113,9 +121,10 @@ impl Error {
     pub fn outlook(&self) -> Outlook {
         match self {
             Self::RateLimited { until, .. } => Outlook::Waits(*until),
-            Self::CredentialsRefused { .. } | Self::Server { .. } | Self::Protocol { source: AnswerError::Cut, .. } => {
-                Outlook::Passes
-            }
+            Self::CredentialsRefused { .. }
+            | Self::Server { .. }
+            | Self::Protocol { source: AnswerError::Cut, .. }
+            | Self::Blocked { block: Block::Locked, .. } => Outlook::Passes,
             Self::Unreachable { reason, .. } => match reason {
                 Unreached::NotConnected | Unreached::TimedOut | Unreached::Cut => Outlook::Passes,
                 Unreached::Untrusted | Unreached::BadCertificate => Outlook::Stalls,
@@ -123,6 +132,7 @@ impl Error {
             Self::Branch { .. }
             | Self::NotFound { .. }
             | Self::Forbidden { .. }
+            | Self::Blocked { .. }
             | Self::Moved { .. }
             | Self::AddressRefused { .. }
             | Self::Refused { .. }

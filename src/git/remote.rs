@@ -36,7 +36,7 @@ use super::sha::Sha;
 use crate::github::redact::shown;
 use crate::github::secret::{REDACTED, Token};
 use crate::github::transport::{self, Body, Transport};
-use crate::github::{Endpoint, Unreached};
+use crate::github::{Block, Endpoint, Unreached};
 use crate::runtime::clock::Clock;
 
 /// For all requests about one remote, from the first byte out to the last byte in.
@@ -383,9 +383,7 @@ impl Exchange<'_> {
         let (remote, status) = (self.remote.to_string(), response.status());
         let wait = retry_after(response.headers(), self.clock.now());
         if status == StatusCode::TOO_MANY_REQUESTS || (status == StatusCode::FORBIDDEN && wait.is_some()) {
-            let wait = wait.unwrap_or(SHORTEST_WAIT).clamp(SignedDuration::from_secs(1), LONGEST_WAIT);
-            let until = self.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX);
-            return Error::RateLimited { remote, until };
+            return self.limited(wait);
         }
         if status.is_redirection() {
             return self.moved(self.moved_to(response.headers()));
@@ -394,21 +392,40 @@ impl Exchange<'_> {
             return Error::Server { remote, status: status.as_u16() };
         }
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let is_html = kind.starts_with("text/html");
         let said = if kind.starts_with("text/plain") {
             self.bytes(response.body_mut(), REFUSAL_LIMIT).await.unwrap_or_default()
         } else {
             Vec::new()
         };
         let said = self.said(&String::from_utf8_lossy(&said));
-        let message = if said.is_empty() { status.to_string() } else { said };
+        let message = match said.as_str() {
+            "" if is_html => {
+                format!("{status}, with an HTML page, which may be that of a proxy or firewall")
+            }
+            "" => status.to_string(),
+            _ => said,
+        };
+        if status == StatusCode::FORBIDDEN && message.to_ascii_lowercase().contains("rate limit") {
+            return self.limited(None);
+        }
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { remote, message },
             // Without credentials, GitHub does not show whether the repository exists.
             StatusCode::UNAUTHORIZED if self.credentials.is_none() => Error::NotFound { remote, message },
             StatusCode::UNAUTHORIZED => Error::CredentialsRefused { remote, message },
-            StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Error::Forbidden { remote, message },
+            StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => match Block::of(&message) {
+                Some(block) => Error::Blocked { remote, message, block },
+                None => Error::Forbidden { remote, message },
+            },
             _ => Error::Refused { remote, message },
         }
+    }
+
+    fn limited(&self, wait: Option<SignedDuration>) -> Error {
+        let wait = wait.unwrap_or(SHORTEST_WAIT).clamp(SignedDuration::from_secs(1), LONGEST_WAIT);
+        let until = self.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX);
+        Error::RateLimited { remote: self.remote.to_string(), until }
     }
 
     /// The next bytes of a body. `None` at its end.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::block::Block;
 pub use super::transport::Unreached;
 use super::tunnel::Proxied;
 
@@ -82,6 +83,14 @@ pub enum Error {
     /// 403: the repository is archived, and the call would change it.
     #[error("{target}: the repository is archived ({message}); its administrators can unarchive it in its settings")]
     Archived { target: Target, message: String },
+    /// 403 or 451 that no permission changes: single sign-on, an IP allow list, a bill, a lock.
+    #[error("{target}: {message}; {block}")]
+    Blocked { target: Target, message: String, block: Block },
+    /// An HTML page, as of a proxy, of a firewall, or of GitHub in an outage.
+    #[error(
+        "{target}: an HTML page came in place of GitHub's answer, with status {status}; if this persists, check that no proxy or firewall answers instead of GitHub, and https://www.githubstatus.com"
+    )]
+    Page { target: Target, status: u16 },
     /// 409: the call conflicts with the current state: a merge conflict, an empty repository, a fork that is not ready.
     #[error("{target}: GitHub reports a conflict with the current state: {message}")]
     Conflict { target: Target, message: String },
@@ -135,9 +144,12 @@ impl Error {
     pub fn outlook(&self) -> Outlook {
         match self {
             Self::RateLimited { until, .. } => Outlook::Waits(*until),
-            Self::TokenRefused { .. } | Self::Conflict { .. } | Self::Moved { .. } | Self::Server { .. } => {
-                Outlook::Passes
-            }
+            Self::TokenRefused { .. }
+            | Self::Conflict { .. }
+            | Self::Moved { .. }
+            | Self::Server { .. }
+            | Self::Page { .. }
+            | Self::Blocked { block: Block::Locked, .. } => Outlook::Passes,
             Self::Unreachable { reason, .. } => match reason {
                 Unreached::NotConnected | Unreached::TimedOut | Unreached::Cut => Outlook::Passes,
                 Unreached::Untrusted | Unreached::BadCertificate => Outlook::Stalls,
@@ -146,6 +158,7 @@ impl Error {
             | Self::NotFound { .. }
             | Self::Suspended { .. }
             | Self::Forbidden { .. }
+            | Self::Blocked { .. }
             | Self::Archived { .. }
             | Self::Unprocessable { .. }
             | Self::Refused { .. }

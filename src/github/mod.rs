@@ -8,6 +8,7 @@
 //! only for api.github.com, refreshes a token once per clone, mints no narrowed tokens, keys its cache by address alone so that
 //! one installation could read another's answers, and repeats a POST.
 
+pub mod block;
 pub mod client;
 pub mod credentials;
 pub mod endpoint;
@@ -27,6 +28,7 @@ pub(crate) mod scripted;
 #[cfg(test)]
 pub(crate) mod test_keys;
 
+pub use self::block::Block;
 pub use self::client::forks::ForkBranches;
 pub use self::client::hooks::{HookConfigWanted, HookWanted};
 pub use self::client::pulls::{NewPull, NotOpened};

@@ -1,6 +1,7 @@
 //! `InstallationToken`s that cannot be published: each has its reason, and a message that says what to do.
 
 use crate::scene::{connected, only_token, publish, says};
+use github_sim::{Because, Fault, FaultKind};
 use landfall::api::InstallationToken;
 use landfall_world::{World, objects};
 use serde_json::{Value, json};
@@ -150,5 +151,29 @@ async fn a_repository_made_anew_under_the_same_name_is_not_taken_for_the_old_one
     world.live_through(&operator, jiff::SignedDuration::from_mins(40)).await;
     world.until_reason::<InstallationToken>("team-a", "shop", "Published").await;
     assert_eq!(world.sim.live_tokens()[0].repository_ids, Some(vec![other]));
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_no_permission_changes_has_its_reason_and_remedy() {
+    let (world, operator) = connected().await;
+    for (because, reason, words) in [
+        (
+            Because::IpAllowList,
+            "IpAddressNotAllowed",
+            &["IP allow list enabled", "add the cluster's outgoing address"][..],
+        ),
+        (Because::SingleSignOn, "SingleSignOnRequired", &["SAML enforcement", "authorize these credentials"]),
+        (Because::Billing, "BillingLocked", &["Repository access blocked", "settle it in its billing settings"]),
+        (Because::ProxyPage, "ApiFailed", &["an HTML page came", "403", "no proxy or firewall"]),
+        (Because::SecondaryLimit, "RateLimited", &["secondary rate limit"]),
+    ] {
+        let refusal = FaultKind::Refuse { because };
+        world.sim.inject(Fault::new("POST", "/app/installations/*/access_tokens", refusal));
+        let name = format!("for-{}", reason.to_lowercase());
+        world.apply::<InstallationToken>(&objects::token(&name, &json!({}))).await;
+        let message = world.until_reason::<InstallationToken>("team-a", &name, reason).await;
+        says(&message, words);
+    }
     operator.stop().await;
 }

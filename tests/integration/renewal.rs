@@ -1,7 +1,7 @@
 //! Renewal: on time, by the clock, and without a gap for users of the Secret.
 
 use crate::scene::{connected, is_alive, only_token, publish, published, says, token_in, value};
-use github_sim::{Fault, FaultKind};
+use github_sim::{Fault, FaultKind, SecondaryLimits};
 use jiff::SignedDuration;
 use landfall::api::InstallationToken;
 use landfall_world::{objects, ready};
@@ -95,5 +95,22 @@ async fn a_rate_limit_is_waited_out() {
     assert_eq!(world.mints(), 1, "not before its time");
     world.live_through(&operator, SignedDuration::from_secs(20)).await;
     world.until_reason::<InstallationToken>("team-a", "shop", "Published").await;
+    operator.stop().await;
+}
+
+/// The simulator enforces the limit itself here: the first token uses up the App's minute.
+#[tokio::test]
+async fn a_token_refused_by_the_secondary_limit_is_published_at_the_stated_time() {
+    let (world, operator) = connected().await;
+    world.sim.set_secondary_limits(Some(SecondaryLimits { points: 9, ..SecondaryLimits::default() }));
+    publish(&world, "shop", &json!({})).await;
+    world.apply::<InstallationToken>(&objects::token("second", &json!({}))).await;
+    let message = world.until_reason::<InstallationToken>("team-a", "second", "RateLimited").await;
+    says(&message, &["secondary rate limit", "retried by itself as soon as GitHub allows it"]);
+    world.live_through(&operator, SignedDuration::from_secs(40)).await;
+    assert_eq!(world.mints(), 2, "not before its time");
+    world.live_through(&operator, SignedDuration::from_secs(30)).await;
+    world.until_reason::<InstallationToken>("team-a", "second", "Published").await;
+    assert_eq!(world.mints(), 3);
     operator.stop().await;
 }

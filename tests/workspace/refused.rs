@@ -1,6 +1,6 @@
 //! Work that cannot be saved, or not now: the two are distinguished, and the message is that of the refusing side.
 
-use github_sim::{Fault, FaultKind};
+use github_sim::{Because, Fault, FaultKind};
 
 use crate::scene::{BRANCH, Scene, WIP, heads_branch};
 
@@ -42,7 +42,7 @@ async fn what_the_host_refuses_is_said_in_its_words() {
     scene.write(".github/workflows/ci.yaml", "on: push\n");
     let done = scene.save(&[]).await;
     assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
-    assert_eq!(done.left(), [("working tree".to_owned(), "Refused".to_owned())]);
+    assert_eq!(done.left(), [("working tree".to_owned(), "Workflows".to_owned())]);
     assert!(done.said["left"][0]["message"].as_str().unwrap().contains("without `workflows` permission"), "{done:?}");
     assert_eq!(scene.refs(), refs);
 
@@ -67,7 +67,7 @@ async fn what_the_host_refuses_is_said_in_its_words() {
     scene.renew("write").await;
     scene.sim.set_archived("acme/shop", true).unwrap();
     let done = scene.save(&[]).await;
-    assert_eq!(done.left()[0].1, "Forbidden", "{done:?}");
+    assert_eq!(done.left()[0].1, "Archived", "{done:?}");
     assert!(done.said["left"][0]["message"].as_str().unwrap().contains("archived"), "{done:?}");
     assert_eq!(scene.refs(), refs);
 }
@@ -124,4 +124,37 @@ async fn what_cannot_be_read_as_a_clone_is_said() {
     scene.write(".git", format!("gitdir: {}\n", scene.at("volume/elsewhere").display()));
     let done = scene.save(&[]).await;
     assert_eq!((done.outcome(), done.code), ("Refused", Some(20)), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_refusal_of_github_has_a_reason_of_its_own() {
+    let scene = Scene::cloned().await;
+    scene.write("new", "new");
+    let refs = scene.refs();
+    for (because, reason, outcome) in [
+        (Because::LargeFile, "TooLarge", "Refused"),
+        (Because::LargePack, "TooLarge", "Refused"),
+        (Because::ProtectedBranch, "Refused", "Refused"),
+        (Because::LockedBranch, "Locked", "Refused"),
+        (Because::UnsignedCommits, "Unsigned", "Refused"),
+        (Because::PrivateEmail, "Email", "Refused"),
+        (Because::MissingLfs, "LargeFile", "Refused"),
+        (Because::Ruleset, "Refused", "Refused"),
+        (Because::PushProtection, "Secret", "Refused"),
+        (Because::SingleSignOn, "SingleSignOn", "Refused"),
+        (Because::IpAllowList, "IpAddress", "Refused"),
+        (Because::Billing, "Billing", "Refused"),
+        (Because::Terms, "Disabled", "Refused"),
+        (Because::SecondaryLimit, "RateLimited", "TryAgain"),
+        (Because::Outage, "Unreachable", "TryAgain"),
+    ] {
+        for (method, path) in [("GET", "*/info/refs"), ("POST", "*/git-receive-pack")] {
+            scene.sim.inject(Fault::new(method, path, FaultKind::Refuse { because }).times(999));
+        }
+        let done = scene.save(&[]).await;
+        assert_eq!((done.outcome(), done.left()[0].1.as_str()), (outcome, reason), "{because:?} {done:?}");
+        assert_eq!(scene.refs(), refs, "{because:?}");
+        scene.sim.clear_faults();
+    }
+    assert_eq!(scene.save(&[]).await.outcome(), "Saved");
 }

@@ -14,6 +14,7 @@ use crate::keys::{self, AppKey, KeyError};
 use crate::model::{App, HookConfig, HookOwner};
 use crate::person::{ControlError, Install};
 use crate::rate::Rates;
+use crate::secondary::Secondary;
 use crate::seed::{AccountType, AppSeed, Seed};
 use crate::state::State;
 use crate::webhook::Attempt;
@@ -49,7 +50,13 @@ pub enum BeginError {
 
 /// Commits that change workflow files need a permission of their own. The simulator sets an environment variable that
 /// says whether the pusher has it. git runs this for each ref, after it has the objects.
+///
+/// A refusal that a test asked for comes first, in another variable.
 const UPDATE_HOOK: &str = r#"#!/bin/sh
+if [ -n "$GITHUB_SIM_REFUSAL" ]; then
+  printf '%s\n' "$GITHUB_SIM_REFUSAL" | sed "s|REF|$1|" >&2
+  exit 1
+fi
 [ "$GITHUB_SIM_WORKFLOWS" = refused ] || exit 0
 case "$3" in *[!0]*) ;; *) exit 0 ;; esac
 touched=$(git log --format= --name-only "$3" --not --all -- .github/workflows) || exit 1
@@ -96,6 +103,7 @@ pub(crate) fn state(
         fork_delay: Duration::ZERO,
         webhook_resolve: BTreeMap::new(),
         rates: Rates::new(seed.rate_limit.unwrap_or(5000)),
+        secondary: Secondary::default(),
         faults: Faults::default(),
         journal: Journal::default(),
         // The initial state causes no events, so nobody reads from this channel.

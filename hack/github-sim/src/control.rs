@@ -18,6 +18,7 @@ use crate::fault::Fault;
 use crate::forking::Fork;
 use crate::hooking::{HookChange, NewHook};
 use crate::person::{ControlError, Install, Push};
+use crate::secondary::SecondaryLimits;
 use crate::seed::{AccountSeed, RepositorySeed, Selection};
 use crate::server::Hub;
 use crate::state::State;
@@ -55,6 +56,7 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/clock/advance", post(advance))
         .route("/token-life", put(token_life))
         .route("/rate-limit", put(rate_limit))
+        .route("/secondary-limits", put(secondary_limits).delete(no_secondary_limits))
         .route("/faults", get(faults).post(inject).delete(clear_faults))
         .route("/faults/{id}", delete(remove_fault))
         .route("/requests", get(requests).delete(reset))
@@ -343,6 +345,16 @@ struct Limit {
 
 async fn rate_limit(Shared(hub): Shared<Arc<Hub>>, Json(limit): Json<Limit>) -> Answer {
     lock(&hub.state).rates.limit = limit.limit;
+    done()
+}
+
+async fn secondary_limits(Shared(hub): Shared<Arc<Hub>>, Json(limits): Json<SecondaryLimits>) -> Answer {
+    lock(&hub.state).secondary.limits = Some(limits);
+    done()
+}
+
+async fn no_secondary_limits(Shared(hub): Shared<Arc<Hub>>) -> Answer {
+    lock(&hub.state).secondary.limits = None;
     done()
 }
 

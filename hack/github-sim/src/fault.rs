@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::because::Because;
+
 /// A fault: the affected requests, and the effect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fault {
@@ -67,6 +69,8 @@ pub enum FaultKind {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         headers: BTreeMap<String, String>,
     },
+    /// This refusal in GitHub's words, without any other effect. One of a pushed ref affects pushes alone.
+    Refuse { because: Because },
     /// The request is handled later, in real time; at most 30 s.
     Delay { milliseconds: u64 },
     /// The connection is closed before any effect.
@@ -93,6 +97,7 @@ impl FaultKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Status { .. } => "status",
+            Self::Refuse { .. } => "refuse",
             Self::Delay { .. } => "delay",
             Self::Cut => "cut",
             Self::LoseResponse => "lose_response",

@@ -15,6 +15,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::access::Level;
 use crate::bare;
+use crate::because::{Because, PushRefusal};
 use crate::credential::{self, Credential};
 use crate::journal::Caller;
 use crate::lock;
@@ -116,7 +117,13 @@ impl Denied {
 }
 
 /// Serves one request of a git client.
-pub(crate) async fn serve(hub: Arc<Hub>, target: Target, head: request::Parts, body: Body) -> Served {
+pub(crate) async fn serve(
+    hub: Arc<Hub>,
+    target: Target,
+    head: request::Parts,
+    body: Body,
+    because: Option<Because>,
+) -> Served {
     let (caller, admitted) = {
         let mut state = lock(&hub.state);
         let who = who(&mut state, &head.headers);
@@ -124,8 +131,11 @@ pub(crate) async fn serve(hub: Arc<Hub>, target: Target, head: request::Parts, b
         (caller, who.and_then(|who| admit(&state, &target, &head, &who)))
     };
     let route = target.route();
+    let refused = because.and_then(Because::of_git);
+    let refusal = because.and_then(Because::of_push).filter(|_| target.push && head.method == Method::POST);
     let response = match admitted {
-        Ok(admitted) => run(&hub, &target, &head, body, &admitted).await.unwrap_or_else(|error| {
+        Ok(_) if refused.is_some() => refused.unwrap_or_default(),
+        Ok(admitted) => run(&hub, &target, &head, body, &admitted, refusal).await.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "git http-backend failed");
             Denied::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error").response()
         }),
@@ -205,8 +215,9 @@ async fn run(
     head: &request::Parts,
     body: Body,
     admitted: &Admitted,
+    refusal: Option<PushRefusal>,
 ) -> std::io::Result<Response<Body>> {
-    let mut child = backend(hub, target, head, admitted)?;
+    let mut child = backend(hub, target, head, admitted, refusal)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     if let Some(mut stdin) = stdin {
         tokio::spawn(async move {
@@ -233,7 +244,13 @@ async fn run(
     Ok(response)
 }
 
-fn backend(hub: &Hub, target: &Target, head: &request::Parts, admitted: &Admitted) -> std::io::Result<Child> {
+fn backend(
+    hub: &Hub,
+    target: &Target,
+    head: &request::Parts,
+    admitted: &Admitted,
+    refusal: Option<PushRefusal>,
+) -> std::io::Result<Child> {
     let header = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut command = Command::new("git");
     command
@@ -252,6 +269,16 @@ fn backend(hub: &Hub, target: &Target, head: &request::Parts, admitted: &Admitte
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
+    match refusal {
+        Some(PushRefusal::Lines(lines)) => {
+            command.env("GITHUB_SIM_REFUSAL", lines);
+        }
+        Some(PushRefusal::PackSize) => {
+            let setting = [("COUNT", "1"), ("KEY_0", "receive.maxInputSize"), ("VALUE_0", "1")];
+            command.envs(setting.map(|(name, value)| (format!("GIT_CONFIG_{name}"), value)));
+        }
+        None => {}
+    }
     let length = header(&header::CONTENT_LENGTH);
     if !length.is_empty() {
         command.env("CONTENT_LENGTH", length);

@@ -20,6 +20,7 @@
 
 mod access;
 mod bare;
+mod because;
 mod begin;
 mod clock;
 mod control;
@@ -38,6 +39,7 @@ mod pulling;
 mod rate;
 mod refusal;
 mod rest;
+mod secondary;
 mod seed;
 mod server;
 mod settings;
@@ -50,6 +52,7 @@ mod webhook;
 
 pub use access::{Level, Permissions};
 pub use bare::GitError;
+pub use because::Because;
 pub use begin::BeginError;
 pub use clock::Clock;
 pub use fault::{Fault, FaultKind, Injected};
@@ -60,6 +63,7 @@ pub use keys::{AppKey, KeyError};
 pub use model::TokenInfo;
 pub use person::{ControlError, Install, Push};
 pub use pulling::PullInfo;
+pub use secondary::SecondaryLimits;
 pub use seed::{
     AccountSeed, AccountType, AppSeed, InstallationSeed, RepositorySeed, Seed, SeedError, Selection, WebhookSeed,
 };

@@ -1,11 +1,12 @@
 //! The primary rate limit: the number of requests an hour for each App, installation or address.
 //!
-//! A window begins with its first request and ends an hour later on the simulator's clock. Secondary limits depend on
-//! load and are injected as faults.
+//! A window begins with its first request and ends an hour later on the simulator's clock.
 
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
+
+use crate::journal::Caller;
 
 /// The owner of a request's budget. The tokens of one installation share a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +14,16 @@ pub(crate) enum Budget {
     Anonymous,
     App(u64),
     Installation(u64),
+}
+
+impl From<Caller> for Budget {
+    fn from(caller: Caller) -> Self {
+        match caller {
+            Caller::None => Self::Anonymous,
+            Caller::App(id) => Self::App(id),
+            Caller::Installation(id) => Self::Installation(id),
+        }
+    }
 }
 
 /// The rest of a budget.

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::because::Because;
 use crate::credential::Credential;
 use crate::fault::FaultKind;
 use crate::git_http::{self, Served, Target};
@@ -23,6 +24,7 @@ use crate::journal::{Caller, Entry};
 use crate::lock;
 use crate::refusal::Refusal;
 use crate::rest::{self, Answer, Asked, Reply};
+use crate::secondary::UnderWay;
 use crate::state::State;
 
 /// The most bytes of a request to the API.
@@ -120,9 +122,12 @@ async fn answered(hub: &Arc<Hub>, request: Request) -> Response {
     let query = head.uri.query().unwrap_or_default().to_owned();
     let (api, path) = api_of(&hub.web, head.uri.path());
     settle(hub).await;
-    let (time, fault) = {
+    let target = Target::of(head.uri.path(), &query);
+    let (time, under_way, fault) = {
         let mut state = lock(&hub.state);
-        (state.now(), state.faults.strike(head.method.as_str(), &path))
+        // git has no part in the API's limits.
+        let under_way = if target.is_none() { UnderWay::begin(&hub.state, &mut state, &head.headers) } else { None };
+        (state.now(), under_way, state.faults.strike(head.method.as_str(), &path))
     };
     let text =
         |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
@@ -143,7 +148,7 @@ async fn answered(hub: &Arc<Hub>, request: Request) -> Response {
         tokio::time::sleep(Duration::from_millis(milliseconds).min(LONGEST_DELAY)).await;
     }
     let lost = matches!(fault, Some(FaultKind::Cut | FaultKind::LoseResponse));
-    let mut response = match (fault, Target::of(head.uri.path(), &query)) {
+    let mut response = match (fault, target) {
         (Some(kind @ (FaultKind::Cut | FaultKind::Status { .. })), target) => {
             let asked = asked(head, axum::body::Bytes::new(), api, path, None);
             let mut state = lock(&hub.state);
@@ -157,18 +162,32 @@ async fn answered(hub: &Arc<Hub>, request: Request) -> Response {
                 _ => Response::new(Body::empty()),
             }
         }
-        (_, Some(target)) => {
-            let Served { response, caller, route } = git_http::serve(Arc::clone(hub), target, head, body).await;
+        (fault, Some(target)) => {
+            let because = because(fault.as_ref());
+            let served = git_http::serve(Arc::clone(hub), target, head, body, because).await;
+            let Served { response, caller, route } = served;
             entry.caller = caller;
             entry.route = Some(route);
             response
+        }
+        (fault, None) if because(fault.as_ref()).and_then(Because::of_api).is_some() => {
+            let asked = asked(head, axum::body::Bytes::new(), api, path, None);
+            let mut state = lock(&hub.state);
+            let (caller, route) = rest::attribution(&state, &asked);
+            entry.caller = caller;
+            entry.route = route;
+            let reply = because(fault.as_ref()).and_then(Because::of_api);
+            let reply = reply.ok_or_else(Refusal::not_found);
+            into_response(rest::finish(&mut state, &asked, None, &Credential::Nobody, reply))
         }
         (fault, None) => {
             let fresh = match fault {
                 Some(FaultKind::FreshToken { uses, status }) => Some((uses, status)),
                 _ => None,
             };
-            let answer = api_answer(hub, head, body, (api, path), fresh).await;
+            let crowded = under_way.as_ref().is_some_and(|under_way| under_way.crowded);
+            let asked = Asked { crowded, ..asked(head, axum::body::Bytes::new(), api, path, fresh) };
+            let answer = api_answer(hub, asked, body).await;
             entry.caller = answer.caller;
             entry.route.clone_from(&answer.route);
             entry.unknown = answer.unknown;
@@ -187,16 +206,10 @@ async fn answered(hub: &Arc<Hub>, request: Request) -> Response {
     response
 }
 
-async fn api_answer(
-    hub: &Hub,
-    head: request::Parts,
-    body: Body,
-    (api, path): (String, String),
-    fresh: Option<(u32, u16)>,
-) -> Answer {
+async fn api_answer(hub: &Hub, asked: Asked, body: Body) -> Answer {
     let body = axum::body::to_bytes(body, MOST_BODY).await;
     let too_large = body.is_err();
-    let asked = asked(head, body.unwrap_or_default(), api, path, fresh);
+    let asked = Asked { body: body.unwrap_or_default(), ..asked };
     let state = Arc::clone(&hub.state);
     let answer = tokio::task::spawn_blocking(move || {
         let mut state = lock(&state);
@@ -220,7 +233,7 @@ fn asked(
     fresh_token: Option<(u32, u16)>,
 ) -> Asked {
     let query = head.uri.query().unwrap_or_default().to_owned();
-    Asked { method: head.method, path, query, headers: head.headers, body, api, fresh_token }
+    Asked { method: head.method, path, query, headers: head.headers, body, api, fresh_token, crowded: false }
 }
 
 /// The API's base as the caller used it, and the path under it.
@@ -232,6 +245,13 @@ fn api_of(web: &str, path: &str) -> (String, String) {
         Some("") => (format!("{web}/api/v3"), "/".to_owned()),
         Some(rest) if rest.starts_with('/') => (format!("{web}/api/v3"), rest.to_owned()),
         _ => (web.to_owned(), path.to_owned()),
+    }
+}
+
+fn because(fault: Option<&FaultKind>) -> Option<Because> {
+    match fault {
+        Some(FaultKind::Refuse { because }) => Some(*because),
+        _ => None,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::model::TokenInfo;
 use crate::person::{ControlError, Install, Push};
 use crate::pulling::PullInfo;
 use crate::rate::Budget;
+use crate::secondary::SecondaryLimits;
 use crate::seed::{AccountSeed, RepositorySeed, Seed, Selection};
 use crate::server::{self, Hub};
 use crate::state::State;
@@ -337,6 +338,11 @@ impl Sim {
     /// Sets the requests per hour and installation.
     pub fn set_rate_limit(&self, limit: u64) {
         lock(&self.state).rates.limit = limit;
+    }
+
+    /// Turns the secondary rate limits on or off. They are off at first.
+    pub fn set_secondary_limits(&self, limits: Option<SecondaryLimits>) {
+        lock(&self.state).secondary.limits = limits;
     }
 
     /// Uses all that is left of an installation's requests of this hour, as a busy client with one of its tokens does.

@@ -21,6 +21,7 @@ use crate::model::{
     Account, App, Delivery, Hook, HookConfig, HookOwner, Installation, Pull, Repository, Token, TokenInfo,
 };
 use crate::rate::Rates;
+use crate::secondary::Secondary;
 use crate::seed::AccountType;
 use crate::token;
 use crate::webhook::Attempt;
@@ -49,6 +50,7 @@ pub(crate) struct State {
     /// The addresses that deliveries connect to instead of the `host:port` of a hook's URL.
     pub(crate) webhook_resolve: BTreeMap<String, SocketAddr>,
     pub(crate) rates: Rates,
+    pub(crate) secondary: Secondary,
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,
     pub(crate) outbox: UnboundedSender<Attempt>,

@@ -211,6 +211,7 @@ fn is_on_its_way(seen: &Seen, error: &git::Error) -> bool {
             | git::Error::AddressRefused { .. }
             | git::Error::Branch { .. }
             | git::Error::Moved { .. }
+            | git::Error::Blocked { .. }
     );
     seen.object.spec.source.fork.is_some() && !was_read && is_its_own
 }

@@ -286,7 +286,10 @@ fn plan_save(seen: &Seen, now: Timestamp) -> Release {
 
 /// The part of the evidence that lists work that could not be pushed.
 fn left(evidence: &Evidence) -> String {
-    let left = evidence.left.iter().map(|left| format!("{} ({:?}: {})", left.what, left.reason, left.message));
+    let left = evidence.left.iter().map(|left| {
+        let remedy = left.reason.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        format!("{} ({:?}: {}{remedy})", left.what, left.reason, left.message)
+    });
     left.collect::<Vec<_>>().join("; ")
 }
 

@@ -268,7 +268,7 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn each_refusal_has_its_meaning() {
     let limited = |headers: &[(&str, &str)], status| answer(status, headers, "");
-    let cases: [(Response<String>, &str, Outlook); 14] = [
+    let cases: [(Response<String>, &str, Outlook); 18] = [
         (plain(404, "Repository not found."), "there is no such repository", Outlook::Stalls),
         (plain(410, ""), "there is no such repository", Outlook::Stalls),
         (plain(401, "Invalid username or token."), "the credentials were refused (Invalid username", Outlook::Passes),
@@ -278,6 +278,22 @@ async fn each_refusal_has_its_meaning() {
             Outlook::Stalls,
         ),
         (plain(451, ""), "reading it is forbidden (451", Outlook::Stalls),
+        (plain(403, "You have exceeded a secondary rate limit."), "asked again at", until("2026-11-21T01:01:00Z")),
+        (
+            plain(403, "The `acme` organization has an IP allow list enabled."),
+            "add the cluster's outgoing address to its IP allow list",
+            Outlook::Stalls,
+        ),
+        (
+            plain(403, "This repository has been locked for migration."),
+            "wait for the end of the migration",
+            Outlook::Passes,
+        ),
+        (
+            answer(403, &[("content-type", "text/html")], "<html>"),
+            "with an HTML page, which may be that of a proxy or firewall",
+            Outlook::Stalls,
+        ),
         (plain(400, "no"), "the server refused: no", Outlook::Stalls),
         (
             answer(405, &[("content-type", "text/html")], "<b>"),

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, GitHub, NO_BODY, Route, SEGMENT};
+use crate::github::block::Block;
 use crate::github::error::FieldError;
 use crate::github::models::PullRequest;
 use crate::github::redact::shown;
@@ -244,7 +245,10 @@ impl GitHub {
         let (target, message) = (self.target(GRAPHQL), shown(&error.message));
         match error.kind.as_str() {
             "NOT_FOUND" => Error::NotFound { target, message },
-            "FORBIDDEN" => Error::Forbidden { target, message },
+            "FORBIDDEN" => match Block::of(&message) {
+                Some(block) => Error::Blocked { target, message, block },
+                None => Error::Forbidden { target, message },
+            },
             "RATE_LIMITED" => match reset(headers) {
                 Some(until) => Error::RateLimited { target, until, secondary: false },
                 None => Error::Conflict { target, message },

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::auth::Credential;
+use crate::github::block::Block;
 use crate::github::error::{Error, FieldError, Target};
 use crate::github::redact::shown;
 
@@ -22,11 +23,14 @@ pub(super) struct RefusalBody {
     /// GitHub's `message`, unless the body is not JSON or has none.
     pub message: Option<String>,
     errors: Vec<FieldError>,
+    block: Option<Block>,
 }
 
 #[derive(Deserialize)]
 struct Refusal {
     message: Option<String>,
+    #[serde(default)]
+    block: Value,
     #[serde(default)]
     errors: Value,
 }
@@ -42,7 +46,10 @@ impl RefusalBody {
             Value::String(error) => vec![Value::String(error)],
             _ => Vec::new(),
         };
+        let message = refusal.message.as_deref().unwrap_or_default();
+        let block = refusal.block["reason"].as_str().map(Block::of_reason).or_else(|| Block::of(message));
         Self {
+            block,
             message: refusal.message.map(|message| shown(&message)).filter(|message| !message.is_empty()),
             errors: errors.iter().take(SHOWN_ERRORS).map(detail).filter(|it| *it != FieldError::default()).collect(),
         }
@@ -66,10 +73,14 @@ pub(super) fn judge(
     now: Timestamp,
 ) -> Result<Response<Bytes>, Error> {
     let status = response.status();
+    let code = status.as_u16();
+    // GitHub's API answers in JSON, except for its own failures.
+    if is_html(&response) && !status.is_server_error() {
+        return Err(Error::Page { target, status: code });
+    }
     if status.is_success() {
         return Ok(response);
     }
-    let code = status.as_u16();
     let message = said.message.unwrap_or_else(|| status.canonical_reason().unwrap_or("no message").to_owned());
     Err(match (status, credential) {
         (StatusCode::UNAUTHORIZED, Credential::App) => {
@@ -87,7 +98,10 @@ pub(super) fn judge(
         (StatusCode::FORBIDDEN, _) if message.contains("archived so is read-only") => {
             Error::Archived { target, message }
         }
-        (StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, _) => Error::Forbidden { target, message },
+        (StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, _) => match said.block {
+            Some(block) => Error::Blocked { target, message, block },
+            None => Error::Forbidden { target, message },
+        },
         (StatusCode::CONFLICT, _) => Error::Conflict { target, message },
         // The layer for redirects has followed all other redirects.
         (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, _) => Error::Moved { target },
@@ -97,6 +111,11 @@ pub(super) fn judge(
         _ if status.is_client_error() => Error::Refused { target, status: code, message },
         _ => Error::Malformed { target, what: format!("it answered {code}, which is no answer to this call") },
     })
+}
+
+fn is_html(response: &Response<Bytes>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("text/html")
 }
 
 /// How far the clock here is ahead of GitHub's, by the `Date` of its answer.

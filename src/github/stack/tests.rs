@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tower::service_fn;
 
 use super::*;
+use crate::github::block::Block;
 use crate::github::error::Outlook;
 use crate::github::scripted::{APP, NOW, Scripted, Sent, answer, refusal};
 use crate::github::test_keys::KEYS;
@@ -419,9 +420,42 @@ async fn refusals_of_a_token_are_told_apart() {
         (
             refusal(451, "Repository access blocked"),
             Stalls,
-            "GitHub forbids it: Repository access blocked; check the App's permissions, \
-             that the account has accepted them, and the account's policies"
+            format!("Repository access blocked; {}", Block::Withdrawn.remedy()),
+        ),
+        (
+            answer(403, &[], r#"{"message": "Repository access blocked", "block": {"reason": "billing"}}"#),
+            Stalls,
+            format!("Repository access blocked; {}", Block::Billing.remedy()),
+        ),
+        (
+            refusal(403, "Resource protected by organization SAML enforcement. You must grant your OAuth token access."),
+            Stalls,
+            format!(
+                "Resource protected by organization SAML enforcement. You must grant your OAuth token access.; {}",
+                Block::SingleSignOn.remedy()
+            ),
+        ),
+        (
+            refusal(403, "The `acme` organization has an IP allow list enabled."),
+            Stalls,
+            format!("The `acme` organization has an IP allow list enabled.; {}", Block::IpAddress.remedy()),
+        ),
+        (
+            refusal(403, "Repository has been locked for migration."),
+            Passes,
+            format!("Repository has been locked for migration.; {}", Block::Locked.remedy()),
+        ),
+        (
+            answer(403, &[("content-type", "text/html")], "<html>secret</html>"),
+            Passes,
+            "an HTML page came in place of GitHub's answer, with status 403; if this persists, check that no proxy or \
+             firewall answers instead of GitHub, and https://www.githubstatus.com"
                 .into(),
+        ),
+        (
+            answer(503, &[("content-type", "text/html")], "<html>Unicorn!</html>"),
+            Passes,
+            "GitHub failed with 503; see https://www.githubstatus.com if this persists".into(),
         ),
         (
             refusal(403, "Repository was archived so is read-only."),

@@ -10,6 +10,7 @@ use crate::credential::Credential;
 use crate::journal::Caller;
 use crate::rate::Standing;
 use crate::refusal::Refusal;
+use crate::secondary::Load;
 use crate::state::State;
 
 /// The version of an answer if the caller does not choose one.
@@ -218,11 +219,13 @@ fn http_date(time: Timestamp) -> String {
     time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// The checks before those of the request: the requested version, the accepted types, and the caller's rate limit.
+/// The checks before those of the request: the requested version, the accepted types, and the caller's rate limits.
 pub(crate) fn before(state: &mut State, asked: &Asked, who: &Credential) -> Result<(), Refusal> {
     version(asked)?;
     acceptable(asked)?;
     let now = state.now();
+    let load = Load { method: &asked.method, path: &asked.path, body: &asked.body, crowded: asked.crowded };
+    state.secondary.charge(who.budget(), &load, now)?;
     within(&state.rates.charge(who.budget(), now), who)
 }
 

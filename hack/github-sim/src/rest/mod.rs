@@ -22,7 +22,7 @@ pub(crate) use answer::{Answer, Content, Reply, finish};
 use route::Parameters;
 pub(crate) use route::{Access, Asked, Call, Route};
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::access::Level;
 use crate::credential::{self, Credential};
@@ -71,7 +71,7 @@ fn matched(state: &State, asked: &Asked) -> Option<(&'static Route, Parameters, 
 
 /// The sender and the route of a request that is not handled.
 pub(crate) fn attribution(state: &State, asked: &Asked) -> (Caller, Option<String>) {
-    (attributed(state, asked), matched(state, asked).map(|(_, _, template)| template))
+    (attributed(state, &asked.headers), matched(state, asked).map(|(_, _, template)| template))
 }
 
 /// Answers a request.
@@ -97,7 +97,7 @@ pub(crate) fn answer(state: &mut State, asked: &Asked) -> Answer {
         }
         Err(refused) => {
             let mut answer = finish(state, asked, Some(route), &Credential::Nobody, Err(refused));
-            answer.caller = attributed(state, asked);
+            answer.caller = attributed(state, &asked.headers);
             answer
         }
     };
@@ -132,8 +132,8 @@ fn preflight() -> Reply {
 
 /// The owner of a credential, for the log, even if it is refused: the requests of a suspended installation belong to
 /// it.
-fn attributed(state: &State, asked: &Asked) -> Caller {
-    let Some(secret) = credential::presented(&asked.headers) else { return Caller::None };
+pub(crate) fn attributed(state: &State, headers: &HeaderMap) -> Caller {
+    let Some(secret) = credential::presented(headers) else { return Caller::None };
     if jwt::is_jwt(&secret) {
         let app = jwt::verify(&secret, state.apps.values(), state.now());
         return app.map_or(Caller::None, |app| Caller::App(app.id));

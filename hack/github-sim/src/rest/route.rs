@@ -95,6 +95,8 @@ pub(crate) struct Asked {
     pub(crate) api: String,
     /// The first refusals of the token from this mint: their number and status.
     pub(crate) fresh_token: Option<(u32, u16)>,
+    /// Whether too many requests of the same caller are under way.
+    pub(crate) crowded: bool,
 }
 
 impl Asked {

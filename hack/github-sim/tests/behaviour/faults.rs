@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use github_sim::{Fault, FaultKind};
+use github_sim::{Because, Fault, FaultKind};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -107,4 +107,65 @@ async fn a_delay_takes_its_time_and_then_answers() {
     world.sim.inject(Fault::new("GET", "/app", FaultKind::Cut));
     world.sim.clear_faults();
     assert_eq!(world.ask(Method::GET, "/app", &world.jwt(), &[], Value::Null).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_api_refuses_in_githubs_words() {
+    let world = World::new().await;
+    let token = world.token(json!({})).await;
+    for (because, status, words) in [
+        (Because::SingleSignOn, 403, "SAML enforcement"),
+        (Because::IpAllowList, 403, "IP allow list enabled"),
+        (Because::Billing, 403, "Repository access blocked"),
+        (Because::Terms, 403, "Repository access blocked"),
+        (Because::Takedown, 451, "Repository access blocked"),
+        (Because::Migration, 403, "locked for migration"),
+        (Because::SecondaryLimit, 403, "secondary rate limit"),
+        (Because::Outage, 503, "Unicorn!"),
+        (Because::ProxyPage, 403, "Access Denied"),
+    ] {
+        world.sim.inject(Fault::new("GET", "/repos/acme/shop", FaultKind::Refuse { because }));
+        let refused = world.get("/repos/acme/shop", &token).await;
+        assert_eq!(refused.status.as_u16(), status, "{because:?}");
+        assert!(refused.body.to_string().contains(words), "{because:?} {:?}", refused.body);
+        let is_html = refused.header("content-type").starts_with("text/html");
+        assert_eq!(is_html, matches!(because, Because::Outage | Because::ProxyPage), "{because:?}");
+        assert_eq!(refused.header("retry-after"), "");
+        assert_eq!(world.get("/repos/acme/shop", &token).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_push_is_refused_in_githubs_words() {
+    let world = World::new().await;
+    let token = world.token(json!({})).await;
+    let at = world.folder.path();
+    succeeded(&world.git(at, &token, &["clone", "-q", &world.url("acme/shop"), "shop"]).await);
+    let clone = at.join("shop");
+    succeeded(&world.git(&clone, &token, &["commit", "-q", "--allow-empty", "-m", "x"]).await);
+    for (because, words) in [
+        (Because::LargeFile, "remote: error: GH001: Large files detected."),
+        (Because::LargePack, "pack exceeds maximum allowed size"),
+        (Because::ProtectedBranch, "remote: error: GH006: Protected branch update failed for refs/heads/work."),
+        (Because::LockedBranch, "remote: error: - Cannot change this locked branch"),
+        (Because::UnsignedCommits, "remote: - Commits must have verified signatures."),
+        (Because::PrivateEmail, "remote: error: GH007: Your push would publish a private email address."),
+        (Because::MissingLfs, "remote: error: GH008: Your push referenced at least 1 unknown Git LFS object"),
+        (Because::Ruleset, "remote: error: GH013: Repository rule violations found for refs/heads/work."),
+        (Because::PushProtection, "Push cannot contain secrets"),
+        (Because::SingleSignOn, "SAML SSO"),
+        (Because::IpAllowList, "IP allow list enabled"),
+        (Because::Billing, "is disabled. Please ask the owner"),
+        (Because::Migration, "locked for migration"),
+        (Because::SecondaryLimit, "secondary rate limit"),
+    ] {
+        // git shows the text of a refusal only if it is refused before it pushes.
+        world.sim.inject(Fault::new("GET", "*/info/refs", FaultKind::Refuse { because }));
+        world.sim.inject(Fault::new("POST", "*/git-receive-pack", FaultKind::Refuse { because }));
+        let said = refused(&world.git(&clone, &token, &["push", "origin", "main:work"]).await);
+        assert!(said.contains(words), "{because:?}: {said}");
+        assert_eq!(world.sim.head("acme/shop", "work"), None, "{because:?}");
+        world.sim.clear_faults();
+    }
+    succeeded(&world.git(&clone, &token, &["push", "-q", "origin", "main:work"]).await);
 }

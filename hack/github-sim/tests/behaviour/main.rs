@@ -8,6 +8,7 @@ mod forks;
 mod git;
 mod hooks;
 mod identity;
+mod limits;
 mod names;
 mod program;
 mod pulls;

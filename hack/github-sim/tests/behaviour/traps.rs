@@ -10,7 +10,10 @@ struct Trap {
     #[serde(rename = "trap")]
     what: String,
     simulator: Vec<String>,
+    #[serde(default)]
     operator: Vec<String>,
+    /// Why the operator never meets it.
+    never: Option<String>,
 }
 
 /// Whether a file of tests has a test function of this name.
@@ -39,7 +42,8 @@ fn each_trap_names_tests_that_exist() {
     let traps: Vec<Trap> = serde_saphyr::from_str(&text).unwrap();
     assert!(traps.len() >= 30);
     let operator = [here.join("../../tests"), here.join("../../src")];
-    for Trap { what, simulator, operator: survived } in &traps {
+    for Trap { what, simulator, operator: survived, never } in &traps {
+        assert!(never.is_some() == survived.is_empty(), "{what} needs a test of the operator, or a reason for none");
         assert!(!simulator.is_empty(), "{what}");
         for test in simulator {
             assert!(exists(&here.join("tests/behaviour"), test), "{what} names {test}, which is no test here");
