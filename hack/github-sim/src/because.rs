@@ -53,6 +53,7 @@ pub enum Because {
 }
 
 /// The refusal of a pushed ref.
+#[derive(Clone, Copy)]
 pub(crate) enum PushRefusal {
     /// The lines that a hook prints. `REF` stands for the ref.
     Lines(&'static str),
