@@ -21,11 +21,14 @@ use kube::{Client, Resource};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The finalizers of Landfall begin so.
 const OURS: &str = "landfall.dev/";
 /// Objects in one page. An object may have more than a megabyte.
 const PAGE: usize = 20;
+/// How long tokens are revoked in all. The rest of the work does not wait longer for a GitHub that does not answer.
+const REVOKED_WITHIN: Duration = Duration::from_mins(1);
 /// How often a change is tried when somebody else changes the object at the same time.
 const TRIES: usize = 5;
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
@@ -170,13 +173,15 @@ impl Uninstall {
                 installations.insert((namespace, name), text(&it["spec"]["appRef"]["name"]));
             }
         }
+        let until = tokio::time::Instant::now() + REVOKED_WITHIN;
         let mut pages = Pages::new::<InstallationToken>("application/json");
         while let Some(page) = pages.next(&self.kube, report).await {
             for token in page.into_iter().filter(|token| finalizers(token).any(|it| it == REVOKE_FINALIZER)) {
                 let name = named::<InstallationToken>(&token);
                 let place = (text(&token["metadata"]["namespace"]), text(&token["spec"]["installationRef"]["name"]));
                 let app = installations.get(&place).and_then(|app| apps.get(app));
-                match self.revoke(&token, app).await {
+                let revoked = tokio::time::timeout_at(until, self.revoke(&token, app)).await;
+                match revoked.unwrap_or_else(|_| Err("GitHub did not answer in time".to_owned())) {
                     Ok(true) => report.revoked += 1,
                     Ok(false) => {}
                     Err(why) => report.unrevoked.push(format!("{name}: {why}")),

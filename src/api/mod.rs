@@ -97,6 +97,8 @@ pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
 pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";
 /// Annotation on a `Workspace`: the uid of an earlier Workspace of its name, whose claim it takes over.
 pub const ADOPT_ANNOTATION: &str = "landfall.dev/adopt-volume-of";
+/// Annotation on the claim of a workspace: the id on GitHub of the repository whose clone is on its volume.
+pub const WORKSPACE_REPOSITORY_ANNOTATION: &str = "landfall.dev/workspace-repository";
 /// Annotation on the claim of a workspace that goes: where its work was read back from the remote, in JSON. The claim may go.
 pub const SAVED_ANNOTATION: &str = "landfall.dev/saved";
 /// Annotation on the volume of a workspace on which the operator saw a clone: the uid of the claim that it is bound to.

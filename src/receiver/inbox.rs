@@ -293,10 +293,18 @@ impl Inner {
 
     async fn read(&self) -> Result<Stored, StoreError> {
         match self.send(Request::get(self.path()), Vec::new()).await? {
-            (status, answer) if status.is_success() => read(&answer).ok_or_else(|| {
-                tracing::warn!(name = self.place.name, "the WebhookInbox cannot be parsed");
-                StoreError::Unreachable
-            }),
+            (status, answer) if status.is_success() => {
+                let stored = read(&answer).ok_or_else(|| {
+                    tracing::warn!(name = self.place.name, "the WebhookInbox cannot be parsed");
+                    StoreError::Unreachable
+                })?;
+                // Numbers go up, also after a restart on a clock that was set back.
+                let last = stored.deliveries.iter().map(|delivery| delivery.id).max().unwrap_or_default();
+                let mut queue = lock(&self.queue);
+                queue.last_id = queue.last_id.max(last);
+                drop(queue);
+                Ok(stored)
+            }
             (status, answer) => Err(self.refused(status, &answer)),
         }
     }

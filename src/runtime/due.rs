@@ -14,7 +14,7 @@
 
 mod turns;
 
-pub use turns::{Places, Served, Urgency};
+pub use turns::{ADDRESSES, Places, Served, Urgency};
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map},

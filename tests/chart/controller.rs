@@ -350,6 +350,19 @@ fn forbidden_of_kubernetes() -> Vec<Request> {
                 "metadata": {"name": "new", "annotations": {"kubernetes.io/service-account.name": "builder"}},
             }),
         ),
+        (
+            "the token of an account in a Secret that seems its own",
+            &post,
+            format!("{TEAM}/secrets"),
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+                "metadata": {
+                    "name": "new", "labels": {"app.kubernetes.io/managed-by": "landfall"},
+                    "annotations": {"kubernetes.io/service-account.name": "builder"},
+                    "ownerReferences": owner("InstallationToken", "git"),
+                },
+            }),
+        ),
         ("another's claim", &delete, format!("{TEAM}/persistentvolumeclaims/theirs"), Value::Null),
         ("another's claim", &patch, format!("{TEAM}/persistentvolumeclaims/theirs"), marked),
         (

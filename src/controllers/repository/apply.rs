@@ -23,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// How long GitHub's answer about a repository is used without asking again: one call a day.
@@ -302,7 +302,7 @@ async fn sight(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<
     }
     let find = |listing: &Listing| listing.find(seen.bound_id(), name, seen.known.first_heard);
     let key = (seen.tools.identity.as_str(), granted.installation);
-    let mut found = kind.listings.last(key.0, key.1).and_then(|listing| find(&listing));
+    let mut found = kind.listings.last(key.0, key.1, kind.shared.now()).and_then(|listing| find(&listing));
     if found.is_none() {
         let unknown = kind.unknown_through(&granted.app, granted.installation, listing::MOST_UNKNOWN);
         let began = (kind.answers.next_moment(), kind.shared.now());
@@ -325,14 +325,14 @@ fn charge(kind: &RepositoryKind, refused: &[RepositoryId]) {
     if refused.is_empty() {
         return;
     }
-    let mut namespaces: HashMap<RepositoryId, String> = HashMap::new();
+    let mut namespaces: HashMap<RepositoryId, BTreeSet<String>> = HashMap::new();
     for repository in kind.shared.caches.all::<ProjectRepository>() {
         let facts = kind.memory.get(uid(&repository)).facts;
         if let (Some(facts), Some(namespace)) = (facts, repository.namespace()) {
-            namespaces.insert(facts.repository.id, namespace);
+            namespaces.entry(facts.repository.id).or_default().insert(namespace);
         }
     }
-    let charged = refused.iter().filter_map(|id| namespaces.get(id).map(String::as_str));
+    let charged = refused.iter().filter_map(|id| namespaces.get(id)).flatten().map(String::as_str);
     kind.memory.charge(charged, kind.shared.now());
 }
 

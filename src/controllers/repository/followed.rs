@@ -28,7 +28,7 @@ impl RepositoryKind {
     #[must_use]
     pub fn followed_by(&self, through: Followed<'_>) -> Vec<RepositoryId> {
         let repositories = self.shared.caches.all::<ProjectRepository>();
-        let listing = self.listings.last(through.identity, through.installation);
+        let listing = self.listings.last(through.identity, through.installation, self.shared.now());
         let ids: BTreeSet<_> = repositories
             .iter()
             .filter_map(|repository| self.is_followed(repository, through, listing.as_deref()))

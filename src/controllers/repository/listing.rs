@@ -11,12 +11,17 @@ use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Mutex as Turn;
 
 /// The number of unknown objects from which a listing is worth its calls: a token, the first page, and the revocation.
 const SEVERAL: usize = 4;
 /// The listings of one installation.
 const RATE: Rate = Rate { burst: 3.0, every: SignedDuration::from_mins(30) };
+/// The longest time that a listing takes. Objects of the same App wait for it.
+const LONGEST: Duration = Duration::from_mins(1);
+/// How long a listing serves looks.
+const SERVES: SignedDuration = SignedDuration::from_hours(1);
 /// The most pages of a listing: the repositories of the largest installations that the budget is made for. More unknown
 /// objects are not counted.
 pub const MOST_UNKNOWN: usize = 200;
@@ -88,10 +93,11 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// The last listing, if there was one.
+    /// The last listing, if there was one in the last hour. Forgets older ones.
     #[must_use]
-    pub fn last(&self, identity: &str, installation: InstallationId) -> Option<Arc<Listing>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn last(&self, identity: &str, installation: InstallationId, now: Timestamp) -> Option<Arc<Listing>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.retain(|_, listing| now.duration_since(listing.at) < SERVES);
         last.get(&(identity.to_owned(), installation)).cloned()
     }
 
@@ -116,9 +122,9 @@ impl Listings {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(turns.entry(key.clone()).or_default())
         };
-        let came = self.last(identity, installation);
+        let came = self.last(identity, installation, now);
         let mut last = turn.lock().await;
-        let meanwhile = self.last(identity, installation);
+        let meanwhile = self.last(identity, installation, now);
         if meanwhile.as_ref().map(Arc::as_ptr) != came.as_ref().map(Arc::as_ptr) {
             return Ok(meanwhile);
         }
@@ -131,10 +137,15 @@ impl Listings {
             permissions: BTreeMap::from([("metadata".to_owned(), "read".to_owned())]),
         };
         let token = github.mint(installation, &scope).await?.token;
-        let listed = github.repositories(&token, most).await;
+        let listing = tokio::time::timeout(LONGEST, github.repositories(&token, most)).await;
         if let Err(error) = github.revoke(&token).await {
             tracing::info!(%error, "the token for listing repositories was not revoked, and expires within the hour");
         }
+        let Ok(listed) = listing else {
+            // Looks at single repositories are slow, too, and go on.
+            tracing::info!(%installation, "the repositories of an installation could not be listed within a minute");
+            return Ok(None);
+        };
         let listing = match listed? {
             Listed::All(repositories) => {
                 last.pages = repositories.len().div_ceil(100);

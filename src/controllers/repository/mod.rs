@@ -32,7 +32,7 @@ use crate::api::{
 };
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::{Due, Places, Urgency};
+use crate::runtime::due::{ADDRESSES, Due, Places, Urgency};
 use crate::webhook::RootKeys;
 use answers::Answers;
 use apply::uid;
@@ -156,18 +156,19 @@ impl Kind for RepositoryKind {
             (None, Some(url)) => {
                 let host = self.shared.settings.git_hosts.check(url).map(|address| format!("host {}", address.host()));
                 let namespace = format!("addresses in {}", object.namespace().unwrap_or_default());
-                host.into_iter().chain([namespace]).collect()
+                host.into_iter().chain([namespace, ADDRESSES.to_owned()]).collect()
             }
             (None, None) => Places::new(),
         }
     }
 
-    /// A push that is being rolled out is as urgent as the delivery that announced it.
+    /// A push that is being rolled out is as urgent as the delivery that announced it. A tenant may have written the stored status,
+    /// so only the one counts that this process wrote.
     fn urgency(seen: &Seen) -> Urgency {
         let is_under_way = |deployment: &DeploymentStatus| {
             matches!(deployment.result, DeploymentResult::Waiting | DeploymentResult::Running)
         };
-        if seen.deployment().is_some_and(is_under_way) { Urgency::Delivery } else { Urgency::Time }
+        if seen.known.deployment.as_ref().is_some_and(is_under_way) { Urgency::Delivery } else { Urgency::Time }
     }
 
     async fn gather(&self, object: &Arc<ProjectRepository>) -> Result<Seen, kube::Error> {

@@ -100,11 +100,17 @@ async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[Repository
     let doing = format!("minting a token for {}", scope.describe());
     let request = github::Scope { repositories: request(scope, pinned), permissions: scope.permissions.clone() };
     let minted_at = kind.shared.now();
+    let github = client(seen)?;
     spend(kind, seen, scope, minted_at)?;
-    let minted = client(seen)?
+    let minted = github
         .mint(*installation, &request)
         .await
-        .inspect_err(|_| kind.shared.metrics.token(TokenEvent::Failed))
+        .inspect_err(|error| {
+            kind.shared.metrics.token(TokenEvent::Failed);
+            if is_trouble(error) {
+                give_back(kind, seen, scope);
+            }
+        })
         .map_err(|error| mint_failure(&error, &doing, account, object))?;
     kind.shared.metrics.token(TokenEvent::Minted);
 
@@ -225,6 +231,12 @@ fn fitness(scope: &Scope, pinned: &[RepositoryId], minted: &Minted) -> Result<Op
 }
 
 /// The failure of a mint. GitHub answers 422 both for repositories and for permissions.
+/// Whether GitHub, or the way to it, failed, and not the request.
+fn is_trouble(error: &github::Error) -> bool {
+    use github::Error::{Page, RateLimited, Server, Unreachable, Unsent};
+    matches!(error, Page { .. } | RateLimited { .. } | Server { .. } | Unreachable { .. } | Unsent { .. })
+}
+
 fn mint_failure(error: &github::Error, doing: &str, account: &str, object: &InstallationToken) -> Failure {
     let (standing, again) = match error {
         error if error.lacks_permissions() => (

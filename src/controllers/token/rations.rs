@@ -131,6 +131,16 @@ impl Rations {
         Err(Wait { of: Of::App, until: state.turn(&queue, every, next, now) })
     }
 
+    /// Gives a mint back: GitHub made no token, for a reason that is not the object's.
+    pub fn not_minted(&self, caller: Caller<'_>, purpose: Purpose) {
+        let Caller { uid, namespace, .. } = caller;
+        let state = &mut *self.lock();
+        state.put_back(&match purpose {
+            Purpose::Renewal => format!("renewals of object {uid}"),
+            Purpose::First => format!("mints of namespace {namespace}"),
+        });
+    }
+
     /// Takes the revocation of a token that GitHub may not know.
     ///
     /// # Errors

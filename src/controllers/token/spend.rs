@@ -12,13 +12,10 @@ use jiff::Timestamp;
 
 /// Takes a mint out of the rations.
 pub fn spend(kind: &TokenKind, seen: &Seen, scope: &Scope, now: Timestamp) -> Result<(), Failure> {
-    let (object, app) = (&*seen.token, seen.tools.app.as_deref().unwrap_or_default());
-    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    let renews = matches!(&seen.secret, SecretSeen::Ours(published) if published.scope.as_ref() == Some(scope));
-    let purpose = if renews { Purpose::Renewal } else { Purpose::First };
+    let (caller, purpose) = (caller(seen), purpose(seen, scope));
+    let Caller { namespace, app, .. } = caller;
     let is_limited = seen.tools.github.as_ref().is_some_and(|github| github.endpoint().has_secondary_limits());
     let limits = if is_limited { Limits::OfGitHub } else { Limits::None };
-    let caller = Caller { uid: uid(object), namespace, app };
     kind.rations.mint(caller, purpose, limits, now).map_err(|Wait { of, until }| {
         let why = match of {
             Of::Object => "this object requests tokens too often: find the person or program that changes or deletes it or its Secret all the time".to_owned(),
@@ -33,6 +30,25 @@ pub fn spend(kind: &TokenKind, seen: &Seen, scope: &Scope, now: Timestamp) -> Re
         };
         Failure::Remote(Standing::reconciling(Reason::RateLimited, format!("{why}. It goes on by itself, {}", turn(until))), Again::At(until))
     })
+}
+
+/// Gives a mint back that came to nothing because GitHub, or the way to it, failed. Otherwise an outage of some minutes would use
+/// up the renewals of all objects.
+pub fn give_back(kind: &TokenKind, seen: &Seen, scope: &Scope) {
+    kind.rations.not_minted(caller(seen), purpose(seen, scope));
+}
+
+fn caller(seen: &Seen) -> Caller<'_> {
+    Caller {
+        uid: uid(&seen.token),
+        namespace: seen.token.metadata.namespace.as_deref().unwrap_or_default(),
+        app: seen.tools.app.as_deref().unwrap_or_default(),
+    }
+}
+
+fn purpose(seen: &Seen, scope: &Scope) -> Purpose {
+    let renews = matches!(&seen.secret, SecretSeen::Ours(published) if published.scope.as_ref() == Some(scope));
+    if renews { Purpose::Renewal } else { Purpose::First }
 }
 
 /// Takes the revocation of a token that may be nobody's out of the rations. A tenant can write anything into a Secret, and

@@ -13,7 +13,7 @@ use super::seen::{Holder, PodSeen, Repository, Seen, VolumeSeen, Way};
 use super::volume;
 use crate::api::{
     FIELD_MANAGER, InstallationToken, Reason, SAVED_ANNOTATION, WORK_FINALIZER, WORKSPACE_LABEL,
-    WORKSPACE_UID_ANNOTATION, Workspace,
+    WORKSPACE_REPOSITORY_ANNOTATION, WORKSPACE_UID_ANNOTATION, Workspace,
 };
 use crate::controllers::object::{requested_look, set_finalizer};
 use crate::controllers::reconcile::{Done, Failure};
@@ -74,7 +74,11 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
                 set_finalizer(&kind.shared.client, &claim, WORK_FINALIZER, true).await?;
             }
         }
-        Step::AdoptVolume(former) => adopt_volume(kind, object, &former).await?,
+        Step::AdoptVolume(former) => {
+            if let Some(standing) = adopt_volume(kind, seen, &former).await? {
+                return Ok(Done::Waits { standing, again: Some(Again::Person) });
+            }
+        }
         Step::MarkVolume => {
             if let Some(claim) = claim(kind, object).await? {
                 match volume::mark(&kind.shared, &claim).await {
@@ -240,7 +244,8 @@ async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.object;
     let was_cloned = object.status.as_ref().and_then(|status| status.timings.as_ref()?.clone_time.as_ref()).is_some();
     let was_parted = seen.known.safe.is_some() || seen.known.is_parted;
-    create(kind, object, objects::claim(object), |it| objects::is_our_claim(it, object)).await?;
+    let Way::Open(repository) = &seen.way else { return Ok(()) };
+    create(kind, object, objects::claim(object, repository.id), |it| objects::is_our_claim(it, object)).await?;
     if was_cloned && !was_parted {
         let message = format!(
             "the volume was deleted without the operator: work on it that was not pushed is lost, except for autosaves at \
@@ -260,11 +265,24 @@ async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
 }
 
 /// Makes the claim of an earlier workspace of the same name this workspace's own. That workspace is gone, because this one has its
-/// name.
-async fn adopt_volume(kind: &WorkspaceKind, object: &Workspace, former: &str) -> Result<(), Failure> {
+/// name. Returns the standing if its volume has a clone of another repository, whose readers may not be those of this one.
+async fn adopt_volume(kind: &WorkspaceKind, seen: &Seen, former: &str) -> Result<Option<Standing>, Failure> {
+    let object = &*seen.object;
+    let Way::Open(repository) = &seen.way else { return Ok(None) };
     let claim = live::<PersistentVolumeClaim>(kind, object).await?;
     let is_its = |claim: &PersistentVolumeClaim| objects::holder(claim, object) == Holder::Former(former.to_owned());
-    let Some(claim) = claim.filter(is_its) else { return Ok(()) };
+    let Some(claim) = claim.filter(is_its) else { return Ok(None) };
+    let of = claim.annotations().get(WORKSPACE_REPOSITORY_ANNOTATION);
+    if of != Some(&repository.id.to_string()) {
+        let of = of.map_or("one that its annotations do not name", String::as_str);
+        let message = format!(
+            "PersistentVolumeClaim {} cannot be taken over: the earlier Workspace was of the repository with id {of}, and this one is \
+             of the repository with id {}. Mount the claim in a pod to get at the work, or make a Workspace of another name",
+            claim.name_any(),
+            repository.id
+        );
+        return Ok(Some(Standing::stalled(Reason::NameTaken, message)));
+    }
     let change = json!({"metadata": {
         "resourceVersion": claim.metadata.resource_version,
         "annotations": {WORKSPACE_UID_ANNOTATION: uid(object), SAVED_ANNOTATION: null},
@@ -274,7 +292,7 @@ async fn adopt_volume(kind: &WorkspaceKind, object: &Workspace, former: &str) ->
     let message =
         format!("PersistentVolumeClaim {} of the Workspace with uid {former} is taken over", claim.name_any());
     kind.shared.events.transition(&object.object_ref(&()), EventType::Normal, Reason::Cloned.as_str(), &message).await;
-    Ok(())
+    Ok(None)
 }
 
 async fn grow_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Failure> {

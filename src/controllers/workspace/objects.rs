@@ -12,8 +12,8 @@ use super::seen::{Holder, Workflows};
 use crate::api::{
     AccessMode, BranchOnExists, CloneFilter, InstallationReference, InstallationToken, InstallationTokenSpec,
     MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RETAINED_LABEL, RepositoryReference,
-    RepositorySelection, SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION,
-    Workspace, default_renew_before,
+    RepositorySelection, SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL,
+    WORKSPACE_REPOSITORY_ANNOTATION, WORKSPACE_UID_ANNOTATION, Workspace, default_renew_before,
 };
 use crate::ids::RepositoryId;
 use crate::settings::WorkspaceSettings;
@@ -170,18 +170,19 @@ pub fn token(
 /// The volume's claim. It has no owner: it is deleted when its work is safe, and not because another object was
 /// deleted.
 #[must_use]
-pub fn claim(workspace: &Workspace) -> PersistentVolumeClaim {
+pub fn claim(workspace: &Workspace, repository: RepositoryId) -> PersistentVolumeClaim {
     let storage = &workspace.spec.storage;
+    let mut metadata = metadata(workspace, &name(workspace), None);
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(WORKSPACE_REPOSITORY_ANNOTATION.to_owned(), repository.to_string());
+    metadata.finalizers = Some(vec![WORK_FINALIZER.to_owned()]);
     let access = match storage.access_mode {
         AccessMode::ReadWriteOnce => "ReadWriteOnce",
         AccessMode::ReadWriteOncePod => "ReadWriteOncePod",
         AccessMode::ReadWriteMany => "ReadWriteMany",
     };
     PersistentVolumeClaim {
-        metadata: ObjectMeta {
-            finalizers: Some(vec![WORK_FINALIZER.to_owned()]),
-            ..metadata(workspace, &name(workspace), None)
-        },
+        metadata,
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec![access.to_owned()]),
             resources: Some(VolumeResourceRequirements {

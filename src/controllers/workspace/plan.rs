@@ -112,7 +112,7 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
             Release::Next(plan) => plan,
         };
     }
-    if seen.is_cloned() && !seen.is_marked && matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. }) {
+    if seen.was_cloned() && !seen.is_marked && matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. }) {
         return Plan::Do(Step::MarkVolume);
     }
     if seen.is_paused {

@@ -49,7 +49,8 @@ pub fn name_of(claim: &PersistentVolumeClaim) -> Option<&str> {
 /// It cannot be read.
 pub async fn has_mark(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<bool, kube::Error> {
     let Some(volume) = name_of(claim) else { return Ok(false) };
-    Ok(bound(shared, claim, volume).await?.is_some_and(|volume| is_marked(&volume, claim)))
+    // The mark may be that of a claim whose place this one took when a backup was restored. The volume is this claim's.
+    Ok(bound(shared, claim, volume).await?.is_some_and(|volume| volume.annotations().contains_key(CLONED_ANNOTATION)))
 }
 
 fn is_marked(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {

@@ -5,14 +5,19 @@
 //! GitHub, a git server) share a few slots, so that a place that never answers delays nobody else's objects. An object has
 //! one turn at a time, and each object waits once.
 //!
-//! Urgent objects do not keep the others waiting forever: of eight turns, one belongs to the objects whose time has come,
-//! and one to those that were never looked at.
+//! Urgent objects do not keep the others waiting forever: of eight turns, two belong to changed objects, one to the objects
+//! whose time has come, and one to those that were never looked at.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 
 /// The turns that objects of one place may have at the same time. Small enough to stay far below the 100 concurrent
 /// requests that GitHub's secondary limits allow an App.
 const SLOTS_OF_A_PLACE: usize = 8;
+/// The place of all objects whose spec names an address. Everybody may name addresses that never answer, in as many
+/// namespaces as they have, so these objects leave turns to others.
+pub const ADDRESSES: &str = "addresses";
+const SLOTS_OF_ADDRESSES: usize = 32;
 
 /// How urgent a look is, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +38,7 @@ impl Urgency {
     /// The order of one turn of eight.
     fn order(turn: u64) -> [Self; 4] {
         match turn % 8 {
+            1 | 5 => [Self::Change, Self::Delivery, Self::Time, Self::First],
             3 => [Self::Time, Self::Delivery, Self::Change, Self::First],
             7 => [Self::First, Self::Delivery, Self::Change, Self::Time],
             _ => Self::ALL,
@@ -74,18 +80,29 @@ pub struct Turns {
     /// Those that wait for a slot, by the place whose slots are taken.
     held: BTreeMap<String, Waiting>,
     waiting: HashMap<Name, Spot>,
-    /// Those that have a turn, and how urgent another one is, if they fired meanwhile.
-    busy: HashMap<Name, Option<Urgency>>,
+    /// Those that have a turn.
+    busy: HashMap<Name, Busy>,
     /// The number of turns at each place.
     slots: HashMap<String, usize>,
     /// The objects that were looked at.
     known: HashSet<Name>,
     /// How urgent the last turn was of those that were not looked at in it.
     unserved: HashMap<Name, Urgency>,
+    /// The place whose objects had the last turn among those that waited for a slot.
+    last_held: Option<String>,
     /// The number of the next object that waits.
     next: u64,
     /// The number of turns that were given.
     given: u64,
+}
+
+/// An object that has a turn.
+#[derive(Debug, Default)]
+struct Busy {
+    /// How urgent another turn is, if the object fired meanwhile.
+    again: Option<Urgency>,
+    /// The object was forgotten meanwhile, and did not fire since.
+    is_gone: bool,
 }
 
 /// Where an object waits.
@@ -168,8 +185,9 @@ impl Turns {
     pub fn fire(&mut self, name: Name, urgency: Option<Urgency>) {
         let urgency = urgency.unwrap_or(if self.known.contains(&name) { Urgency::Change } else { Urgency::First });
         let urgency = self.unserved.get(&name).map_or(urgency, |unserved| urgency.min(*unserved));
-        if let Some(again) = self.busy.get_mut(&name) {
-            *again = Some(again.map_or(urgency, |again| again.min(urgency)));
+        if let Some(busy) = self.busy.get_mut(&name) {
+            busy.again = Some(busy.again.map_or(urgency, |again| again.min(urgency)));
+            busy.is_gone = false;
             return;
         }
         let (place, number) = match self.waiting.get(&name) {
@@ -203,9 +221,10 @@ impl Turns {
     pub fn forget(&mut self, name: &Name) {
         if let Some(spot) = self.waiting.remove(name) {
             self.among(spot.place.as_deref()).of(spot.urgency).remove(spot.number, name);
+            self.tidy(spot.place.as_deref());
         }
-        if let Some(again) = self.busy.get_mut(name) {
-            *again = None;
+        if let Some(busy) = self.busy.get_mut(name) {
+            *busy = Busy { again: None, is_gone: true };
         }
         self.known.remove(name);
         self.unserved.remove(name);
@@ -217,6 +236,10 @@ impl Turns {
         loop {
             let (place, urgency) = self.next()?;
             let name = self.among(place.as_deref()).of(urgency).pop()?;
+            self.tidy(place.as_deref());
+            if place.is_some() {
+                self.last_held = place;
+            }
             let number = self.waiting.remove(&name).map_or(0, |spot| spot.number);
             let Some(places) = places(&name) else {
                 self.forget(&name);
@@ -230,23 +253,39 @@ impl Turns {
             for place in &places {
                 *self.slots.entry(place.clone()).or_default() += 1;
             }
-            self.busy.insert(name.clone(), None);
+            self.busy.insert(name.clone(), Busy::default());
             self.given += 1;
             return Some(Given { name, places, urgency });
         }
     }
 
-    /// Where the next object waits that may have a turn: those that waited for a slot come first.
+    /// Where the next object waits that may have a turn. Objects that waited for a slot have every other turn, and places
+    /// take turns among them, so that no place delays another one's objects.
     fn next(&self) -> Option<(Option<String>, Urgency)> {
-        let with_slot = || self.held.iter().filter(|(place, _)| self.has_slot(place));
+        let after = |last: &String| (Bound::Excluded(last.clone()), Bound::Unbounded);
+        let rest = self.last_held.as_ref().map_or((Bound::Unbounded, Bound::Unbounded), after);
+        let rotated = || self.held.range::<String, _>(rest.clone()).chain(&self.held);
         Urgency::order(self.given).into_iter().find_map(|urgency| {
-            let held = with_slot().find(|(_, waiting)| waiting.has(urgency)).map(|(place, _)| Some(place.clone()));
-            held.or_else(|| self.fired.has(urgency).then_some(None)).map(|place| (place, urgency))
+            let held = || {
+                let mut with_slot = rotated().filter(|(place, waiting)| waiting.has(urgency) && self.has_slot(place));
+                with_slot.next().map(|(place, _)| Some(place.clone()))
+            };
+            let fired = || self.fired.has(urgency).then_some(None);
+            let place = if self.given.is_multiple_of(2) { held().or_else(fired) } else { fired().or_else(held) };
+            place.map(|place| (place, urgency))
         })
     }
 
+    /// Removes a place at which nothing waits for a slot.
+    fn tidy(&mut self, place: Option<&str>) {
+        if let Some(place) = place.filter(|place| self.held.get(*place).is_some_and(Waiting::is_empty)) {
+            self.held.remove(place);
+        }
+    }
+
     fn has_slot(&self, place: &str) -> bool {
-        self.slots.get(place).is_none_or(|taken| *taken < SLOTS_OF_A_PLACE)
+        let most = if place == ADDRESSES { SLOTS_OF_ADDRESSES } else { SLOTS_OF_A_PLACE };
+        self.slots.get(place).is_none_or(|taken| *taken < most)
     }
 
     /// Ends a turn. The object waits for another one if it fired meanwhile.
@@ -259,9 +298,10 @@ impl Turns {
                     self.slots.remove(&place);
                 }
             }
-            if self.held.get(&place).is_some_and(Waiting::is_empty) {
-                self.held.remove(&place);
-            }
+        }
+        let Busy { again, is_gone } = self.busy.remove(&name).unwrap_or_default();
+        if is_gone {
+            return;
         }
         match served {
             Served::Yes => {
@@ -273,7 +313,7 @@ impl Turns {
                 *unserved = urgency.min(*unserved);
             }
         }
-        if let Some(Some(again)) = self.busy.remove(&name) {
+        if let Some(again) = again {
             self.fire(name, Some(again));
         }
     }
@@ -281,7 +321,7 @@ impl Turns {
     /// The number of objects that wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.busy.values().flatten().count()
+        self.waiting.len() + self.busy.values().filter(|busy| busy.again.is_some()).count()
     }
 
     /// Whether nothing is left of any object.
@@ -448,7 +488,40 @@ mod tests {
         assert_eq!(turns.take(|_| None, |name| gone.push(name.name.clone())), None);
         assert_eq!(gone, ["gone"]);
         turns.finish(busy, Served::NotYet);
-        turns.forget(&name("a", "busy"));
         assert!(turns.is_clear());
+        // One that was made again meanwhile has another turn.
+        turns.fire(name("a", "again"), Some(Time));
+        let again = turns.take(|_| Some(Vec::new()), |_| ()).unwrap();
+        turns.forget(&name("a", "again"));
+        turns.fire(name("a", "again"), None);
+        turns.finish(again, Served::Yes);
+        assert_eq!(one(&mut turns).as_deref(), Some("a/again"));
+    }
+
+    #[test]
+    fn places_take_turns_and_addresses_leave_some_to_others() {
+        let mut turns = Turns::default();
+        for number in 0..200 {
+            turns.fire(name(&format!("b{}", number % 10), number.to_string()), Some(Delivery));
+        }
+        for number in 0..20 {
+            turns.fire(name("a", format!("shop-{number}")), Some(Delivery));
+        }
+        let places = |name: &Name| {
+            let namespace = name.namespace.clone().unwrap_or_default();
+            let of_address = vec![format!("addresses in {namespace}"), ADDRESSES.to_owned()];
+            Some(if namespace == "a" { vec!["app".to_owned()] } else { of_address })
+        };
+        let take = |turns: &mut Turns| std::iter::from_fn(|| turns.take(places, |_| ())).collect::<Vec<_>>();
+        let given = take(&mut turns);
+        assert_eq!(given.len(), SLOTS_OF_ADDRESSES + SLOTS_OF_A_PLACE);
+        // All of them end: the App's objects get their slots again, whatever waits at the addresses.
+        for given in given {
+            turns.finish(given, Served::Yes);
+        }
+        let again: Vec<_> = take(&mut turns).iter().map(shown).collect();
+        assert_eq!(again.iter().filter(|name| name.starts_with("a/")).count(), SLOTS_OF_A_PLACE);
+        let first = again.iter().position(|name| name.starts_with("a/")).unwrap();
+        assert!(first < 4, "{again:?}");
     }
 }

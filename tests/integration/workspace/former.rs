@@ -32,7 +32,19 @@ async fn the_volume_of_a_former_workspace_is_named_and_taken_over_when_asked() {
     let told = team.world.until("the former workspace is named", told).await;
     assert_eq!(told.reason, "NameTaken");
     assert!(!told.message.contains("delete"), "{}", told.message);
+    let repository = claim(&team.world).await.annotations()["landfall.dev/workspace-repository"].clone();
+    let of = |id: &str| json!({"metadata": {"annotations": {"landfall.dev/workspace-repository": id}}});
+    team.world.merge::<PersistentVolumeClaim>("team-a", OBJECTS, &of("1")).await.expect("annotated");
     let change = json!({"metadata": {"annotations": {ADOPT_ANNOTATION: former}}});
+    team.world.merge::<Workspace>("team-a", "try", &change).await.expect("annotated");
+    let told = async || {
+        team.operator.settled().await;
+        let conditions = team.world.get::<Workspace>("team-a", "try").await?.status?.conditions;
+        conditions.into_iter().find(|it| it.type_ == "Ready" && it.message.contains("the repository with id 1,"))
+    };
+    team.world.until("the other repository is named", told).await;
+    team.world.merge::<PersistentVolumeClaim>("team-a", OBJECTS, &of(&repository)).await.expect("annotated");
+    let change = json!({"metadata": {"annotations": {ADOPT_ANNOTATION: former, "landfall.dev/reconcile": "again"}}});
     let now = team.world.merge::<Workspace>("team-a", "try", &change).await.expect("annotated").uid();
     team.run("try", BRANCH).await;
     let after = claim(&team.world).await;

@@ -30,6 +30,20 @@ fn an_object_and_a_namespace_have_their_allowances() {
 }
 
 #[test]
+fn an_outage_does_not_use_up_renewals() {
+    let rations = Rations::default();
+    let caller = caller("a", "team");
+    for attempt in 0..20 {
+        let now = at(attempt * 10_000);
+        rations.mint(caller, Purpose::Renewal, Limits::None, now).unwrap();
+        rations.not_minted(caller, Purpose::Renewal);
+    }
+    // The namespace paid for none of them.
+    let firsts = (0..1000).filter(|n| first(&rations, &format!("object-{n}"), "team", at(190_000)).is_ok()).count();
+    assert_eq!(firsts, 200);
+}
+
+#[test]
 fn the_objects_of_a_namespace_wait_for_turns_of_their_own() {
     let rations = Rations::default();
     let mut due: BTreeSet<_> = (0..500).map(|object| (at(0), object)).collect();
