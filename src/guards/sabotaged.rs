@@ -33,7 +33,7 @@ fn is_out(guard: &str) -> bool {
 }
 
 /// Guards that a test takes out.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each guard")]
 pub struct Sabotage {
     /// Tokens get no finalizer.

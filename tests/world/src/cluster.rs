@@ -133,6 +133,22 @@ impl Cluster {
         config
     }
 
+    /// Limits the operator's account to objects of its own, as the chart does.
+    pub async fn bind_policy(&self) {
+        apply(&self.admin(), &POLICY_BINDING).await;
+    }
+
+    /// Lets the operator's account do all that its RBAC rules allow.
+    pub async fn lift_policy(&self) {
+        let name = POLICY_BINDING["metadata"]["name"].as_str().expect("a name");
+        let path = format!("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/{name}");
+        let delete = http::Request::delete(path).body(Vec::new()).expect("a request");
+        match self.admin().request::<Value>(delete).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            done => drop(done.expect("deleted")),
+        }
+    }
+
     /// The definitions and the chart's rules.
     async fn install(&self) {
         let client = self.admin();
@@ -187,6 +203,13 @@ fn rendered(release: &str, values: &[&str]) -> Vec<Value> {
         serde_saphyr::from_multiple(std::str::from_utf8(&rendered.stdout).expect("text")).expect("YAML");
     rendered.into_iter().filter(|object| KINDS.iter().any(|kind| object["kind"] == *kind)).collect()
 }
+
+/// The binding of the admission policy for the operator's account.
+static POLICY_BINDING: LazyLock<Value> = LazyLock::new(|| {
+    let bindings = manifests().into_iter().filter(|object| object["kind"] == "ValidatingAdmissionPolicyBinding");
+    let mut of_operator = bindings.filter(|binding| binding["metadata"]["name"] == "landfall-controller");
+    of_operator.next().expect("the chart has it")
+});
 
 async fn apply(client: &Client, object: &Value) {
     let kind = object["kind"].as_str().expect("a kind");

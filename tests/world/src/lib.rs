@@ -29,6 +29,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVo
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
 use landfall::api::{GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, WebhookInbox, Workspace};
+use landfall::guards::Sabotage;
 use landfall::ids::NotAnId;
 use landfall::runtime::clock::{Clock, ManualClock};
 use landfall_cluster::{AuditLog, Entry, Mark};
@@ -143,6 +144,7 @@ impl World {
             github,
             _turn: turn,
         };
+        world.cluster.bind_policy().await;
         world.clear().await;
         world.namespace(SYSTEM, &[]).await;
         world.put_key(KEY.private_pem()).await;
@@ -312,8 +314,12 @@ impl World {
         self.start(Start::default()).await
     }
 
-    /// Starts an operator with these options.
+    /// Starts an operator with these options. Without a guard of its own, the operator has no admission policy either, which would
+    /// refuse the same.
     pub async fn start(&self, start: Start) -> Operator {
+        if start.sabotage != Sabotage::default() {
+            self.cluster.lift_policy().await;
+        }
         Operator::start(self.cluster, Arc::clone(&self.clock), start).await
     }
 
