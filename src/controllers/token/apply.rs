@@ -10,7 +10,7 @@ use super::plan::{Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
 use super::seen::{SecretSeen, Seen, Stage, Trial};
-use super::spend::{spend, spend_unknown};
+use super::spend::{give_back, spend, spend_unknown};
 use super::trial::verify;
 use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason, WORK_FINALIZER};
 use crate::controllers::object::set_finalizer;
