@@ -7,7 +7,7 @@
 use crate::api::CLONED_ANNOTATION;
 use crate::controllers::shared::Shared;
 use crate::runtime::lenient::Lenient;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
@@ -72,6 +72,18 @@ pub async fn mark(shared: &Shared, claim: &PersistentVolumeClaim) -> Result<(), 
     Ok(())
 }
 
+/// Whether no container of a pod runs or will run. The kubelet reports that before it reports the end of the pod: the pod of a Job
+/// that saved is among them.
+fn has_ended(pod: &Pod) -> bool {
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return false };
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let state = |status: &ContainerStatus| status.state.clone().unwrap_or_default();
+    spec.restart_policy.as_deref() == Some("Never")
+        && containers.len() == spec.containers.len()
+        && containers.iter().all(|container| state(container).terminated.is_some())
+        && status.init_container_statuses.iter().flatten().all(|container| state(container).running.is_none())
+}
+
 /// The names of the running pods that mount a claim.
 ///
 /// # Errors
@@ -86,7 +98,7 @@ pub async fn mounted_by(shared: &Shared, namespace: &str, claim: &str) -> Result
             let pod = pod.read()?;
             let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
             let mut claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
-            if claims.any(|mounted| mounted.claim_name == claim) {
+            if claims.any(|mounted| mounted.claim_name == claim) && !has_ended(&pod) {
                 found.push(pod.name_any());
             }
         }
@@ -94,5 +106,31 @@ pub async fn mounted_by(shared: &Shared, namespace: &str, claim: &str) -> Result
             Some(next) => params = params.continue_token(&next),
             None => return Ok(found),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn pod(policy: &str, container: Option<&Value>, init: Option<&Value>) -> Pod {
+        let status = |state: &Value| json!({"name": "a", "image": "b", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let all = |state: Option<&Value>| state.map(status).into_iter().collect::<Vec<_>>();
+        serde_json::from_value(json!({
+            "spec": {"restartPolicy": policy, "containers": [{"name": "a"}]},
+            "status": {"phase": "Running", "containerStatuses": all(container), "initContainerStatuses": all(init)},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_pod_has_ended_when_none_of_its_containers_can_run() {
+        let (running, ended) = (json!({"running": {}}), json!({"terminated": {"exitCode": 0}}));
+        assert!(has_ended(&pod("Never", Some(&ended), Some(&ended))));
+        assert!(!has_ended(&pod("Never", Some(&running), None)));
+        assert!(!has_ended(&pod("Never", Some(&ended), Some(&running))), "a sidecar still runs");
+        assert!(!has_ended(&pod("Never", None, None)), "it has not begun");
+        assert!(!has_ended(&pod("OnFailure", Some(&ended), None)), "it may begin again");
     }
 }

@@ -144,9 +144,25 @@ impl Cluster {
         let path = format!("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/{name}");
         let delete = http::Request::delete(path).body(Vec::new()).expect("a request");
         match self.admin().request::<Value>(delete).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return,
             done => drop(done.expect("deleted")),
         }
+        // The API server notices the deletion after a moment.
+        let operator = Client::try_from(self.operator()).expect("a client");
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "policy"},
+            "spec": {"containers": [{"name": "main", "image": "none.invalid/none"}]},
+        });
+        super::until("the policy is lifted", async || {
+            let path = format!("/api/v1/namespaces/{SYSTEM}/pods?dryRun=All");
+            let create = http::Request::post(path).header("content-type", "application/json");
+            let create = create.body(serde_json::to_vec(&pod).expect("json")).expect("a request");
+            match operator.request::<Value>(create).await {
+                Err(kube::Error::Api(status)) if status.message.contains("ValidatingAdmissionPolicy") => None,
+                _ => Some(()),
+            }
+        })
+        .await;
     }
 
     /// The definitions and the chart's rules.
