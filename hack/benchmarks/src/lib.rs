@@ -11,6 +11,7 @@ pub mod figures;
 pub mod floor;
 pub mod http_load;
 pub mod load;
+mod objects;
 pub mod process;
 pub mod program;
 pub mod push;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use github_sim::{AppKey, AppSeed, Options, Push, RepositorySeed, Seed, Sim};
+use github_sim::{AppKey, Push, RepositorySeed, Sim};
 use http::{HeaderValue, Request};
 use http_body_util::Full;
 use kube::Client;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::cluster::{self, SYSTEM};
 use crate::load::{Until, drive};
 use crate::program::INBOX;
-use crate::{BenchmarkError, api_server};
+use crate::{BenchmarkError, api_server, objects};
 
 /// `spec.onPush.debounce` of the objects.
 pub(super) const DEBOUNCE: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl Scene {
     pub(super) async fn new(repositories: u64, pushed: u64) -> Result<Self, BenchmarkError> {
         let (server, client) = cluster::start().await?;
         let key = AppKey::generate().map_err(|error| BenchmarkError::GitHub(Box::new(error)))?;
-        let sim = simulator(&key).await?;
+        let sim = objects::simulator(&key, (APP_ID, INSTALLATION), "[]").await?;
         let mut ids = Vec::new();
         for number in 0..repositories {
             let seed =
@@ -116,18 +116,7 @@ impl Scene {
     pub(super) async fn ready(&self) -> Result<(u64, Option<String>), kube::Error> {
         let get = Request::get(format!("{OURS}/projectrepositories?resourceVersion=0")).body(Vec::new());
         let list: Value = self.client.request(get.map_err(kube::Error::HttpError)?).await?;
-        let (mut ready, mut other) = (0, None);
-        for object in list["items"].as_array().into_iter().flatten() {
-            let conditions = object["status"]["conditions"].as_array();
-            let condition = conditions.and_then(|all| all.iter().find(|condition| condition["type"] == "Ready"));
-            if condition.is_some_and(|condition| condition["status"] == "True") {
-                ready += 1;
-            } else {
-                let message = condition.and_then(|condition| condition["message"].as_str());
-                other = Some(format!("{}: {}", object["metadata"]["name"], message.unwrap_or("no status yet")));
-            }
-        }
-        Ok((ready, other))
+        Ok(objects::ready(list["items"].as_array().into_iter().flatten()))
     }
 
     async fn objects(&self, key: &AppKey) -> Result<(), BenchmarkError> {
@@ -242,27 +231,4 @@ fn app_secret(sim: &Sim) -> Result<hmac::Key, BenchmarkError> {
     let identity = AppIdentity { host: host.unwrap_or_default(), app_id: APP_ID.try_into()? };
     let secret = keys.current.secret(&identity, Hook::App);
     Ok(hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()))
-}
-
-/// A GitHub that refuses nothing for coming too often.
-async fn simulator(key: &AppKey) -> Result<Sim, BenchmarkError> {
-    let app = AppSeed {
-        name: "Landfall".into(),
-        owner: "acme".into(),
-        id: Some(APP_ID),
-        public_key: Some(key.public_pem().into()),
-        permissions: serde_json::from_value(json!({"contents": "read", "metadata": "read"}))
-            .map_err(|error| BenchmarkError::GitHub(Box::new(error)))?,
-        ..AppSeed::default()
-    };
-    let yaml = format!(
-        "accounts: [{{login: acme, id: 7001, type: Organization}}]
-installations: [{{app: landfall, account: acme, id: {INSTALLATION}}}]
-rate_limit: 1000000000
-"
-    );
-    let seed = Seed::from_yaml(&yaml).map_err(|error| BenchmarkError::GitHub(Box::new(error)))?;
-    let seed = Seed { apps: vec![app], ..seed };
-    let options = Options { listen: ([127, 0, 0, 1], 0).into(), tls: false, seed };
-    Sim::start(options).await.map_err(|error| BenchmarkError::GitHub(Box::new(error)))
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use github_sim::{AppKey, AppSeed, Options, Seed, Sim};
+use github_sim::{AppKey, Sim};
 use http::Request;
 use kube::Client;
 use landfall_cluster::ApiServer;
@@ -17,7 +17,7 @@ use crate::api_server::write;
 use crate::cluster::{self, SYSTEM};
 use crate::load::{Until, drive};
 use crate::reference::tokens::{self as reference, Plain, name, namespace};
-use crate::{BenchmarkError, reference::collection};
+use crate::{BenchmarkError, objects, reference::collection};
 
 /// How many objects are written at once.
 const AT_ONCE: usize = 50;
@@ -47,7 +47,9 @@ impl Scene {
     pub(super) async fn new(count: u64, namespaces: u64) -> Result<Self, BenchmarkError> {
         let (server, client) = cluster::start().await?;
         let key = AppKey::generate().map_err(|error| BenchmarkError::GitHub(Box::new(error)))?;
-        let sim = simulator(&key).await?;
+        let sim =
+            objects::simulator(&key, (APP_ID, INSTALLATION), "[{owner: acme, name: shop, id: 9001, private: true}]")
+                .await?;
         let folder = tempfile::tempdir().map_err(BenchmarkError::Folder)?;
         let in_folder = |name: &str, content: &str| {
             let path = folder.path().join(name);
@@ -123,18 +125,7 @@ impl Scene {
     /// How many `InstallationToken`s are Ready, and what one that is not says.
     pub(super) async fn ready(&self) -> Result<(u64, Option<String>), kube::Error> {
         let tokens = self.list(&format!("{OURS}/installationtokens")).await?;
-        let (mut ready, mut other) = (0, None);
-        for token in &tokens {
-            let conditions = token["status"]["conditions"].as_array();
-            let condition = conditions.and_then(|all| all.iter().find(|condition| condition["type"] == "Ready"));
-            if condition.is_some_and(|condition| condition["status"] == "True") {
-                ready += 1;
-            } else {
-                let message = condition.and_then(|condition| condition["message"].as_str());
-                other = Some(format!("{}: {}", token["metadata"]["name"], message.unwrap_or("no status yet")));
-            }
-        }
-        Ok((ready, other))
+        Ok(objects::ready(&tokens))
     }
 
     /// Removes the objects of a turn, with everything that it made. The program of that turn has ended.
@@ -188,31 +179,4 @@ impl Scene {
 
 fn names(namespaces: u64) -> impl Iterator<Item = String> {
     (0..namespaces).map(move |number| namespace(number, namespaces))
-}
-
-/// A GitHub that refuses nothing for coming too often. It speaks http, as both sides would otherwise measure its TLS.
-async fn simulator(key: &AppKey) -> Result<Sim, BenchmarkError> {
-    let app = AppSeed {
-        name: "Landfall".into(),
-        owner: "acme".into(),
-        id: Some(APP_ID),
-        public_key: Some(key.public_pem().into()),
-        permissions: [("contents", "read"), ("metadata", "read")]
-            .into_iter()
-            .map(|(name, level)| serde_json::from_value(json!(level)).map(|level| (name.to_owned(), level)))
-            .collect::<Result<_, _>>()
-            .map_err(|error| BenchmarkError::GitHub(Box::new(error)))?,
-        ..AppSeed::default()
-    };
-    let yaml = format!(
-        "accounts: [{{login: acme, id: 7001, type: Organization}}]
-repositories: [{{owner: acme, name: shop, id: 9001, private: true}}]
-installations: [{{app: landfall, account: acme, id: {INSTALLATION}}}]
-rate_limit: 1000000000
-"
-    );
-    let seed = Seed::from_yaml(&yaml).map_err(|error| BenchmarkError::GitHub(Box::new(error)))?;
-    let seed = Seed { apps: vec![app], ..seed };
-    let options = Options { listen: ([127, 0, 0, 1], 0).into(), tls: false, seed };
-    Sim::start(options).await.map_err(|error| BenchmarkError::GitHub(Box::new(error)))
 }
