@@ -44,7 +44,7 @@ pub struct Uninstall {
     pub clock: Arc<dyn Clock>,
 }
 
-/// What was done, and what was not.
+/// The result: the work that was done, and the objects that it failed for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// How many objects were let go, by kind.

@@ -58,7 +58,7 @@ pub struct CollectedWork {
     pub tracked: Option<Sha>,
 }
 
-/// What is collected.
+/// The use of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Everything, as commits that can be pushed.

@@ -1,5 +1,5 @@
-//! What the operator's account can do to a real API server, with the chart's rules and its policy, and what it could do
-//! without the policy.
+//! The requests that a real API server takes from the operator's account with the chart's rules and its policy, and those that it
+//! takes without the policy.
 
 use super::caller::{Caller, JSON, MERGE, until};
 use super::programs::{kubectl, objects, path, template};
@@ -129,7 +129,7 @@ fn with(mut value: Value, place: &str, other: Value) -> Value {
     value
 }
 
-/// What a pod must not have, by its place in the pod's spec.
+/// Fields that a pod must not have, by their place in its spec.
 fn too_much() -> Vec<(&'static str, Value)> {
     let volume = |source: Value| {
         let mut volume = json!({"name": "more"});

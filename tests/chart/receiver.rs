@@ -63,7 +63,7 @@ fn the_receiver_sees_no_secret_but_the_one_that_is_mounted() {
     assert_eq!(spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"], true);
 }
 
-/// Whatever the release is called, each policy speaks of the account that the pods run as, and is in force.
+/// Each policy speaks of the account that the pods run as, under any name of the release, and is in force.
 #[test]
 fn each_policy_is_for_the_account_of_the_pods() {
     for values in [&[][..], &["--set=fullnameOverride=github"], &["--set=nameOverride=hub", "--namespace=hub"]] {

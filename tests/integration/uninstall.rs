@@ -1,4 +1,4 @@
-//! What is left when the operator was uninstalled: no object that nobody can delete, no live token, and all volumes.
+//! The cluster after an uninstallation: every object can be deleted, no token is live, and all volumes are there.
 
 use super::workspace::{OBJECTS, Team};
 use crate::scene::{is_alive, publish, token_in};

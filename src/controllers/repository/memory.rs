@@ -223,7 +223,7 @@ impl RepositoryMemory {
         let mut all = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
         for namespace in namespaces {
             let of = all.entry(namespace.to_owned()).or_insert_with(|| Allowance::full(NAMESPACE, now));
-            // What is used up already cannot be used up further.
+            // An allowance that is used up stays so.
             let _ = of.take(now);
         }
     }
