@@ -5,11 +5,13 @@ use landfall::receiver::{Config, ServerLimits};
 use landfall::webhook::Hook;
 use landfall_world::delivery::{Delivery, PATIENCE, answer, exchange, kept_answer, until_closed};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 const LARGEST: usize = 25 * 1024 * 1024;
 
@@ -130,7 +132,13 @@ async fn a_body_that_is_slow_or_breaks_off_is_refused() {
 }
 
 /// Strangers who keep every slot busy: a head or a body that never ends, from a client that comes again when it is cut off.
+///
+/// They open 500 connections a second: a delivery whose request follows its connection within half a second is not the one
+/// that lets the server wait longest, even if this process gets no time of a processor in between.
 fn besiege(address: SocketAddr, push: &Delivery, count: usize) -> JoinSet<()> {
+    let mut pace = tokio::time::interval(Duration::from_millis(2));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pace = Arc::new(Mutex::new(pace));
     let mut strangers = JoinSet::new();
     for n in 0..count {
         let beginning = match n % 3 {
@@ -138,8 +146,10 @@ fn besiege(address: SocketAddr, push: &Delivery, count: usize) -> JoinSet<()> {
             1 => "POST / HTTP/1.1\r\n".to_owned(),
             _ => push.head("content-length: 1000000\r\n"),
         };
+        let pace = Arc::clone(&pace);
         strangers.spawn(async move {
             loop {
+                pace.lock().await.tick().await;
                 if let Ok(mut stream) = TcpStream::connect(address).await {
                     let mut sent = stream.write_all(beginning.as_bytes()).await;
                     while sent.is_ok() && !beginning.is_empty() {
