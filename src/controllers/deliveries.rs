@@ -70,8 +70,9 @@ pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -
     log
 }
 
-/// So many deliveries in one inbox are taken out together as soon as they were dealt with.
-pub const TAKEN_OUT_TOGETHER: usize = 16;
+/// So many deliveries in one inbox are taken out together as soon as they were dealt with. More of them make each patch of the
+/// receiver dearer, and fewer take more patches that take them out.
+pub const TAKEN_OUT_TOGETHER: usize = 8;
 /// Fewer deliveries are taken out this long after the first of them was dealt with.
 pub const TAKEN_OUT_AFTER: SignedDuration = SignedDuration::from_secs(1);
 
@@ -190,10 +191,10 @@ mod tests {
         dealt.add(("receiver".into(), 1), at(100));
         dealt.add(("receiver".into(), 2), at(110));
         assert_eq!(dealt.left_in(&inbox(1..4)), Some(([1, 2].into(), at(101))));
-        for id in 3..=16 {
+        for id in 3..=8 {
             dealt.add(("receiver".into(), id), at(120));
         }
-        assert_eq!(dealt.left_in(&inbox(1..20)).map(|(ids, at)| (ids.len(), at)), Some((16, at(100))));
+        assert_eq!(dealt.left_in(&inbox(1..20)).map(|(ids, at)| (ids.len(), at)), Some((8, at(100))));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The inbox of this receiver: stores deliveries before their senders hear that they were accepted.
 //!
-//! At most one patch is under way. Deliveries that arrive meanwhile share the next one, whatever objects they are for.
+//! At most one patch is under way. Deliveries that arrive meanwhile share the next one, whatever objects they are for. Where several
+//! did, the next patch waits a moment for as many again: each patch costs the API server the most, and each entry in it little.
 //! Invariant: `Ok` means that the API server stored the patch; and a queued delivery is written even if its sender hangs up.
 
 mod patch;
@@ -42,11 +43,13 @@ pub struct Limits {
     pub waiting: usize,
     /// Time for one patch. GitHub gives up on a delivery after ten seconds.
     pub timeout: Duration,
+    /// The longest wait for further deliveries before a patch, where several have just shared one.
+    pub gather: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { waiting: 4096, timeout: Duration::from_secs(5) }
+        Self { waiting: 4096, timeout: Duration::from_secs(5), gather: Duration::from_millis(2) }
     }
 }
 
@@ -108,6 +111,8 @@ struct Inner {
     log_limiter: LogLimiter,
     check: Check,
     queue: Mutex<Queue>,
+    /// A delivery was queued.
+    queued: Notify,
     /// The inbox as the last answer showed it. `None`: it has to be read first.
     stored: Mutex<Option<Stored>>,
     /// The inbox was not found.
@@ -138,9 +143,21 @@ impl Inbox {
         limits: Limits,
         (log_limiter, check): (LogLimiter, Check),
     ) -> Self {
-        let (queue, stored, lost) = (Mutex::default(), Mutex::default(), Notify::new());
-        let writers = TaskTracker::new();
-        Self(Arc::new(Inner { client, place, metrics, limits, log_limiter, check, queue, stored, lost, writers }))
+        let (queue, stored) = (Mutex::default(), Mutex::default());
+        let (queued, lost, writers) = (Notify::new(), Notify::new(), TaskTracker::new());
+        Self(Arc::new(Inner {
+            client,
+            place,
+            metrics,
+            limits,
+            log_limiter,
+            check,
+            queue,
+            queued,
+            stored,
+            lost,
+            writers,
+        }))
     }
 
     /// Waits for the inbox, and again whenever it is lost.
@@ -213,6 +230,9 @@ impl Inbox {
             drop(queue);
             let inner = Arc::clone(&self.0);
             self.0.writers.spawn(async move { inner.write_all().await });
+        } else {
+            drop(queue);
+            self.0.queued.notify_one();
         }
         Ok(())
     }
@@ -262,10 +282,22 @@ impl Inner {
             };
             self.metrics.patched(word, group.len(), began.elapsed());
             self.metrics.waiting(-i64::try_from(group.len()).unwrap_or_default());
+            let expected = group.len() + lock(&self.queue).waiters.len();
             for waiter in group {
                 // A sender that hung up has no receiver any more.
                 let _ = waiter.result.send(result);
             }
+            if expected > 1 {
+                // Senders that have an answer send the next delivery at once.
+                let _ = timeout(self.limits.gather, self.until_waiting(expected)).await;
+            }
+        }
+    }
+
+    /// Waits until so many deliveries wait.
+    async fn until_waiting(&self, count: usize) {
+        while lock(&self.queue).waiters.len() < count {
+            self.queued.notified().await;
         }
     }
 
@@ -466,6 +498,25 @@ mod tests {
         });
         assert_eq!(stored(&inbox).await, Err(StoreError::Unreachable));
         assert_eq!(stored(&inbox).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn senders_that_shared_a_patch_share_the_next_one() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        let (inbox, _) = inbox(move |number| {
+            counted.store(number + 1, Ordering::SeqCst);
+            (200, THERE)
+        });
+        let sends = async |pause: Duration| {
+            for _ in 0..3 {
+                assert_eq!(stored(&inbox).await, Ok(()));
+                sleep(pause).await;
+            }
+        };
+        // The second one answers a little later than the first.
+        tokio::join!(sends(Duration::ZERO), sends(Duration::from_millis(1)));
+        assert_eq!(requests.load(Ordering::SeqCst), 4, "one read and a patch for each pair");
     }
 
     #[tokio::test]
