@@ -2,7 +2,8 @@
 //!
 //! hyper has one timeout for the head of a request and for the silence before it. As short as slow heads need it, it would
 //! close connections that a proxy is about to use again. Invariant: from its first byte a head has this long, and the first
-//! head has it from the beginning of the connection; then reading fails and the connection ends.
+//! head has it from the beginning of the connection; then reading fails and the connection ends. A client that does not take its
+//! answer ends it likewise.
 
 use std::io;
 use std::pin::Pin;
@@ -69,14 +70,29 @@ pub(super) struct TimedStream<S> {
     stream: S,
     activity: Activity,
     head: Duration,
+    write: Duration,
     /// When the next head must be complete, and the number of requests before it.
     deadline: Option<(Pin<Box<Sleep>>, usize)>,
+    /// When the bytes that wait to be written must have moved.
+    write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> TimedStream<S> {
-    pub(super) fn new(stream: S, activity: Activity, head: Duration) -> Self {
+    pub(super) fn new(stream: S, activity: Activity, head: Duration, write: Duration) -> Self {
         let deadline = Some((Box::pin(sleep_until(Instant::now() + head)), 0));
-        Self { stream, activity, head, deadline }
+        Self { stream, activity, head, write, deadline, write_deadline: None }
+    }
+
+    /// Limits the time for which writing makes no progress.
+    fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_deadline = None;
+            return written;
+        }
+        let write = self.write;
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + write)));
+        ready!(deadline.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -109,13 +125,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.written(context, flushed)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.written(context, shut)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
@@ -125,7 +144,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(context, written)
     }
 }
 
@@ -142,7 +162,7 @@ mod tests {
     async fn a_head_has_a_deadline_and_a_body_or_silence_between_requests_has_none() {
         let (mut client, stream) = duplex(64);
         let activity = Activity::new();
-        let mut stream = TimedStream::new(stream, activity.clone(), HOUR);
+        let mut stream = TimedStream::new(stream, activity.clone(), HOUR, HOUR);
         let mut bytes = [0; 4];
         let is_cut = async |stream: &mut TimedStream<DuplexStream>| {
             let mut byte = [0];
@@ -162,6 +182,23 @@ mod tests {
         stream.read_exact(&mut bytes).await.unwrap();
         assert!(is_cut(&mut stream).await, "within a head");
         let (_client, silent) = duplex(64);
-        assert!(is_cut(&mut TimedStream::new(silent, Activity::new(), HOUR)).await, "before the first head");
+        assert!(is_cut(&mut TimedStream::new(silent, Activity::new(), HOUR, HOUR)).await, "before the first head");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_ends_its_connection_and_a_slow_one_does_not() {
+        let (mut client, stream) = duplex(64);
+        let mut stream = TimedStream::new(stream, Activity::new(), HOUR, HOUR);
+        let slow = async {
+            let mut bytes = [0; 64];
+            for _ in 0..4 {
+                tokio::time::sleep(HOUR / 2).await;
+                client.read_exact(&mut bytes).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(stream.write_all(&[0; 300]), slow);
+        written.unwrap();
+        let stalled = timeout(2 * HOUR, stream.write_all(&[0; 300])).await.unwrap();
+        assert_eq!(stalled.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
