@@ -15,6 +15,7 @@ use super::stream::{Pace, Reader, StreamError, pipe};
 use super::upstream::{Failed, Passed, Right, Upstream, Upstreams, answer_type, media_type};
 use crate::github::Unreached;
 use crate::github::transport;
+use crate::guards::Guards;
 use crate::reports::PodIdentity;
 use crate::runtime::http_server::{self, ActiveRequest, BindError, Client, Handler, HttpServer, Purpose};
 use bytes::Bytes;
@@ -48,6 +49,8 @@ pub struct Surroundings {
     pub identities: Arc<dyn Identities>,
     pub workspaces: Arc<dyn Workspaces>,
     pub upstreams: Arc<dyn Upstreams>,
+    /// The guards, all in place but in some tests.
+    pub guards: Guards,
 }
 
 /// A server that listens, and serves once [`serve`](GatewayServer::serve) runs.
@@ -225,7 +228,8 @@ impl GatewayService {
             upload.discard().await?;
             return Ok(answer::own(StatusCode::OK, &kind, Bytes::new()));
         }
-        let verdicts = stageable(&push, call.access.policy.judge(&push));
+        let judged = self.surroundings.guards.verdicts(call.access.policy.judge(&push));
+        let verdicts = stageable(&push, judged);
         if verdicts.iter().any(Result::is_err) {
             upload.discard().await?;
             log_push(&call, &push, "refused");

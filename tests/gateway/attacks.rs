@@ -1,7 +1,7 @@
 //! What a program in a workspace may try by requests of its own making.
 
 use super::raw::{EMPTY_PACK, Raw, ZERO, creation, head, packet};
-use super::scene::{BRANCH, Scene};
+use super::scene::{BRANCH, Scene, TOKEN};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write as _;
@@ -118,7 +118,7 @@ async fn paths_and_headers_that_name_another_repository_do_not() {
     ] {
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {}\r\nx-original-url: {other}\r\nconnection: close\r\n\r\n",
-            super::scene::TOKEN
+            TOKEN
         );
         let said = answer(&scene, &request, b"").await;
         assert!(said.starts_with("HTTP/1.1 4") && !said.contains("# service"), "{path}: {said}");
@@ -189,7 +189,7 @@ async fn five_hundred_slow_connections_keep_nobody_out() {
     );
     let said = answer(&scene, &request, b"").await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
-    let own = request.replace("eyJ.pod.mona", super::scene::TOKEN);
+    let own = request.replace("eyJ.pod.mona", TOKEN);
     let said = answer(&scene, &own, b"").await;
     assert!(said.starts_with("HTTP/1.1 429"), "{said}");
     drop(slow);

@@ -1,6 +1,7 @@
 //! Pushes that are refused: git prints each ref with its reason, and GitHub is sent nothing.
 
-use super::scene::{BRANCH, Scene, output, words};
+use super::scene::{BRANCH, Scene, TOKEN, output, words};
+use landfall::guards::Sabotage;
 
 const ONLY: &str = "(this workspace pushes to landfall/try-0a1b2 only; see spec.push.refs)";
 const WITH_OTHERS: &str = "(not pushed, because another ref of this push was refused)";
@@ -41,6 +42,19 @@ async fn each_refused_ref_is_told_with_its_reason() {
         "{said}"
     );
     assert_eq!((scene.refs("shop"), scene.pushes()), (before, 0));
+}
+
+/// The tests above notice a gateway without its policy.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_policy_every_ref_is_pushed() {
+    let scene = Scene::without(Sabotage { any_ref: true, ..Sabotage::default() }).await;
+    scene.cloned().await;
+    let commit = scene.commit("a.txt", b"a").await;
+    for name in ["refs/heads/main", "refs/heads/landfall/other-0b1b2", "refs/landfall/wip/0b1b2c3d", "refs/tags/v1"] {
+        let pushed = scene.push(&["origin", &format!("HEAD:{name}")]).await;
+        assert!(pushed.status.success(), "{}", words(&pushed));
+        assert_eq!(scene.refs("shop")[name], commit);
+    }
 }
 
 /// A large pack is read and thrown away, so that git reads the answer.
@@ -86,12 +100,12 @@ async fn strangers_and_other_repositories_get_nothing() {
     let none = format!("{}999999999.git", shop.strip_suffix(&format!("{}.git", scene.id("shop"))).unwrap());
     let own = "remote: Repository not found. A workspace reaches its own repository only.";
     for url in [scene.url("other"), none] {
-        let said = refused(Some(super::scene::TOKEN), &url).await;
+        let said = refused(Some(TOKEN), &url).await;
         assert!(said.contains(own), "{url}: {said}");
     }
     // A token that was good, of a pod whose workspace is gone.
     scene.pods.forget("pod-1");
-    let said = refused(Some(super::scene::TOKEN), &shop).await;
+    let said = refused(Some(TOKEN), &shop).await;
     assert!(said.contains("remote: this pod does not belong to a workspace"), "{said}");
     assert!(scene.sim.requests().iter().all(|request| !request.path.contains(".git/")), "GitHub was asked nothing");
 }

@@ -20,6 +20,7 @@ use landfall::github::{
     AppCredentials, Connect as _, Endpoint, GitHub, HttpsConnect, Ignore, PlainHttp, Repositories, Scope, Token,
     Transport,
 };
+use landfall::guards::{Guards, Sabotage};
 use landfall::ids::RepositoryId;
 use landfall::reports::PodIdentity;
 use landfall::reports::identity::IdentityError;
@@ -128,17 +129,22 @@ fn limits() -> Limits {
 
 impl Scene {
     pub async fn new() -> Self {
-        Self::with(limits(), true).await
+        Self::with(limits(), true, Sabotage::default()).await
+    }
+
+    /// Without these guards.
+    pub async fn without(out: Sabotage) -> Self {
+        Self::with(limits(), true, out).await
     }
 
     /// Without TLS, for tests that write requests themselves.
     pub async fn plain(change: impl FnOnce(&mut Limits)) -> Self {
         let mut limits = limits();
         change(&mut limits);
-        Self::with(limits, false).await
+        Self::with(limits, false, Sabotage::default()).await
     }
 
-    async fn with(limits: Limits, is_tls: bool) -> Self {
+    async fn with(limits: Limits, is_tls: bool, out: Sabotage) -> Self {
         let key = AppKey::generate().unwrap();
         let permissions = [("contents".into(), Level::Write), ("metadata".into(), Level::Read)];
         let app = AppSeed {
@@ -191,6 +197,7 @@ impl Scene {
             identities: Arc::<Pods>::clone(&pods),
             workspaces: Arc::<Pods>::clone(&pods),
             upstreams: Arc::<Minting>::clone(&upstreams),
+            guards: Guards::without(out),
         };
         let server = GatewayServer::bind("127.0.0.1:0".parse().unwrap(), tls, limits, surroundings).await.unwrap();
         let (address, shutdown) = (server.address(), CancellationToken::new());
