@@ -76,6 +76,7 @@ async fn a_stale_token_is_replaced_and_github_s_words_come_through() {
     scene.cloned().await;
     // GitHub forgets the tokens, as after an hour.
     scene.sim.advance(std::time::Duration::from_secs(3700));
+    scene.upstreams.clock.set(scene.sim.now());
     scene.git(&["-C", "shop", "fetch"]).await;
     scene.sim.set_archived("acme/shop", true).unwrap();
     let words = scene.fails(&["-C", "shop", "push", "origin", "HEAD:landfall/try-0a1b2"]).await;

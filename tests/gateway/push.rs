@@ -135,6 +135,7 @@ async fn a_branch_of_unknown_origin_moves_by_fast_forwards_alone() {
     assert_eq!(refs[&full], third);
     assert_eq!(refs[wip], scene.git(&["-C", "shop", "rev-parse", "HEAD"]).await, "the others of the push stand");
     assert!(!refs.keys().any(|name| name.starts_with("refs/landfall/incoming")), "{refs:?}");
+    scene.git(&["-C", "shop", "commit", "--quiet", "--amend", "-m", "once more"]).await;
     let said = words(&scene.push(&["--atomic", "--force", "origin", &branch, &format!("+HEAD:{wip}")]).await);
     assert!(said.contains("cannot be pushed together with others by --atomic"), "{said}");
 }

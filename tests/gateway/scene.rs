@@ -78,6 +78,7 @@ pub struct Minting {
     names: HashMap<RepositoryId, String>,
     kept: tokio::sync::Mutex<HashMap<(RepositoryId, Right), Arc<Upstream>>>,
     stale: Mutex<Vec<Arc<Upstream>>>,
+    pub clock: Arc<ManualClock>,
     pub withdrawn: std::sync::atomic::AtomicBool,
 }
 
@@ -119,6 +120,8 @@ pub struct Scene {
     pub shutdown: CancellationToken,
     pub served: Option<JoinHandle<()>>,
     is_tls: bool,
+    /// By the names of the repositories, which a test may delete.
+    ids: HashMap<&'static str, u64>,
     directory: tempfile::TempDir,
 }
 
@@ -176,11 +179,12 @@ impl Scene {
         let installation = sim.install(&install).unwrap();
         let endpoint = Endpoint::parse(&sim.api_url(), None, None, PlainHttp::OnLoopback).unwrap();
         let transport = HttpsConnect::new().connect(Some(sim.ca_pem().as_bytes())).unwrap();
-        let clock = Arc::new(ManualClock::new(sim.now())) as Arc<dyn Clock>;
+        let clock = Arc::new(ManualClock::new(sim.now()));
         let credentials = AppCredentials::parse("4711", key.private_pem().as_bytes(), None).unwrap();
-        let github = GitHub::new(endpoint.clone(), transport.clone(), credentials, clock, Arc::new(Ignore));
-        let id = |name: &str| sim.repository_id(&format!("acme/{name}")).unwrap().try_into().unwrap();
-        let names = ["shop", "other"].map(|name| (id(name), format!("acme/{name}"))).into();
+        let time = Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>;
+        let github = GitHub::new(endpoint.clone(), transport.clone(), credentials, time, Arc::new(Ignore));
+        let ids = ["shop", "other"].map(|name| (name, sim.repository_id(&format!("acme/{name}")).unwrap()));
+        let names = ids.map(|(name, id)| (id.try_into().unwrap(), format!("acme/{name}"))).into();
         let upstreams = Arc::new(Minting {
             github,
             installation,
@@ -189,6 +193,7 @@ impl Scene {
             names,
             kept: tokio::sync::Mutex::default(),
             stale: Mutex::default(),
+            clock,
             withdrawn: false.into(),
         });
         let pods = Arc::<Pods>::default();
@@ -205,7 +210,7 @@ impl Scene {
         for name in ["home", "work"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
-        let scene = Self { sim, address, pods, upstreams, shutdown, served, is_tls, directory };
+        let scene = Self { sim, address, pods, upstreams, shutdown, served, is_tls, ids: ids.into(), directory };
         let pod = PodIdentity { namespace: "team-a".into(), name: "ws-try".into(), uid: "pod-1".into() };
         scene.pods.add(TOKEN, pod, scene.access(NAME, UID, PushRefs::default(), vec![]));
         scene
@@ -248,7 +253,7 @@ impl Scene {
     }
 
     pub fn id(&self, name: &str) -> u64 {
-        self.sim.repository_id(&format!("acme/{name}")).unwrap()
+        self.ids[name]
     }
 
     pub fn path(&self, name: &str) -> String {
