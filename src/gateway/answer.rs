@@ -32,6 +32,8 @@ pub enum Refusal {
     OtherRepository,
     #[error("too many git commands of this workspace run at once; wait for the others")]
     TooMany,
+    #[error("too many large pushes run at once; try again")]
+    Busy,
     #[error(transparent)]
     Encoding(#[from] EncodingError),
     #[error(transparent)]
@@ -73,6 +75,7 @@ impl Refusal {
             Self::TooMany | Self::Identity(IdentityError::TooMany) => StatusCode::TOO_MANY_REQUESTS,
             Self::Identity(IdentityError::Unavailable)
             | Self::NoAccess(NoAccess::NotYetKnown)
+            | Self::Busy
             | Self::NoUpstream(NoUpstream::Unavailable(_))
             | Self::Upstream(Failed::Stale) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Push(_) | Self::Stream(StreamError::Broken | StreamError::Compressed | StreamError::Unwanted) => {

@@ -274,6 +274,12 @@ impl PushReader {
         Ok(Progress::Complete)
     }
 
+    /// How many bytes were read, whole packets.
+    #[must_use]
+    pub fn read(&self) -> usize {
+        self.read
+    }
+
     /// The push, and the bytes of its pack that arrived with it.
     pub fn finish(self) -> Result<(Push, Bytes), PushError> {
         if self.section == Section::End { Ok((self.push, self.buffer.freeze())) } else { Err(PushError::Cut) }

@@ -28,12 +28,19 @@ use rustls::ServerConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The bytes of a request's head. A token has about 1000, and 1400 in Basic authentication.
 const HEAD: usize = 16 << 10;
+/// The bytes of a push's commands that need no place of their own: about 500 refs.
+const SMALL_HEAD: usize = 64 << 10;
+/// Pushes with more than that at once; each holds up to 16 MiB.
+const LARGE_HEADS: usize = 8;
+/// Time for such a place, and for the commands then.
+const HEAD_TIME: Duration = Duration::from_secs(30);
 /// The most bytes that are read of a request that was refused before its body.
 const DISCARDED: u64 = 64 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(30);
@@ -63,6 +70,8 @@ struct GatewayService {
     surroundings: Surroundings,
     limits: Limits,
     slots: Slots,
+    /// Places for pushes with many commands.
+    large_heads: Arc<Semaphore>,
     transfers: TaskTracker,
 }
 
@@ -100,7 +109,8 @@ impl GatewayServer {
         let server = HttpServer::bind(address, purpose, http).await?;
         let server = if let Some(tls) = tls { server.with_tls(tls) } else { server };
         let slots = Slots::new(limits.requests_per_pod);
-        let service = GatewayService { surroundings, limits, slots, transfers: TaskTracker::new() };
+        let large_heads = Arc::new(Semaphore::new(LARGE_HEADS));
+        let service = GatewayService { surroundings, limits, slots, large_heads, transfers: TaskTracker::new() };
         Ok(Self { server, service: Arc::new(service) })
     }
 
@@ -203,9 +213,9 @@ impl GatewayService {
     }
 
     async fn fetch(&self, call: Call, body: Incoming) -> Result<Response<Body>, Refusal> {
+        let passed = Passed::of(&call.headers)?;
         let upload = Reader::plain(body, self.limits.fetch, call.pace);
         let upstream = self.open(&call).await?;
-        let passed = Passed::of(&call.headers);
         let (sender, piped) = pipe();
         let mut upload: Option<Upload> = Some(Box::pin(upload.pump(sender)));
         let response = self.exchange(&call, &upstream, &passed, OctoBody::new(piped), &mut upload).await?;
@@ -214,7 +224,7 @@ impl GatewayService {
 
     async fn push(&self, call: Call, body: Incoming) -> Result<Response<Body>, Refusal> {
         let mut upload = Reader::decoded(&call.headers, body, self.limits.push, call.pace)?;
-        let (push, pack) = match commands(&mut upload).await {
+        let (push, pack, _large) = match self.commands(&mut upload).await {
             Ok(read) => read,
             Err(refusal @ Refusal::Push(_)) => {
                 upload.discard().await?;
@@ -235,7 +245,8 @@ impl GatewayService {
             log_push(&call, &push, "refused");
             return Ok(answer::own(StatusCode::OK, &kind, refusal(&push, &verdicts)));
         }
-        if !push.has_pack() && !(pack.is_empty() && upload.next().await?.is_none()) {
+        let is_well_formed = push.has_pack() || (pack.is_empty() && upload.next().await?.is_none());
+        if !is_well_formed {
             return Err(Refusal::Push(PushError::Malformed("what follows its deletions")));
         }
         let upstream = self.open(&call).await?;
@@ -276,7 +287,7 @@ impl GatewayService {
                 if let Some(upload) = sending {
                     let _ = upload.await;
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             let answer = tokio::select! {
                 biased;
@@ -289,6 +300,34 @@ impl GatewayService {
         });
         let told = concluded.await.map_err(|_| Refusal::Upstream(Failed::NotGit))??;
         Ok(answer::own(StatusCode::OK, &kind, told))
+    }
+
+    /// Reads a push up to its pack. One with many commands needs a place among those, and has to arrive soon.
+    async fn commands(
+        &self,
+        upload: &mut Reader<Incoming>,
+    ) -> Result<(Push, Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+        let (mut reader, mut large, mut until) = (PushReader::default(), None, None);
+        loop {
+            let next = upload.next();
+            let bytes = match until {
+                None => next.await?,
+                Some(until) => timeout_at(until, next).await.map_err(|_| StreamError::Slow)??,
+            };
+            let Some(bytes) = bytes else { break };
+            if reader.push(&bytes)? == Progress::Complete {
+                break;
+            }
+            if large.is_none() && reader.read() > SMALL_HEAD {
+                let place = Arc::clone(&self.large_heads).acquire_owned();
+                let place = timeout(HEAD_TIME, place).await.map_err(|_| Refusal::Busy)?;
+                // The semaphore is never closed, so there is always a permit.
+                large = place.ok();
+                until = Some(Instant::now() + HEAD_TIME);
+            }
+        }
+        let (push, pack) = reader.finish()?;
+        Ok((push, pack, large))
     }
 
     async fn open(&self, call: &Call) -> Result<Arc<Upstream>, Refusal> {
@@ -353,7 +392,7 @@ impl GatewayService {
                 ended = download => if let Err(error) = ended {
                     tracing::debug!(%error, "an answer to git broke off");
                 },
-                () = async { upload.await; std::future::pending().await } => {}
+                () = async { upload.await; std::future::pending::<()>().await; } => {}
             }
             drop(held);
         });
@@ -363,17 +402,6 @@ impl GatewayService {
 
 /// The body of a request on its way to GitHub.
 type Upload = BoxFuture<'static, Result<(), StreamError>>;
-
-/// Reads a push up to its pack.
-async fn commands(upload: &mut Reader<Incoming>) -> Result<(Push, Bytes), Refusal> {
-    let mut reader = PushReader::default();
-    while let Some(bytes) = upload.next().await? {
-        if reader.push(&bytes)? == Progress::Complete {
-            break;
-        }
-    }
-    Ok(reader.finish()?)
-}
 
 /// The record of a push: who, and what where.
 fn log_push(call: &Call, push: &Push, result: &str) {

@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use flate2::write::GzDecoder;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
 use std::io::Write as _;
@@ -70,6 +70,26 @@ pub struct Reader<B> {
 #[error("the encoding of the body is not supported; send it plain or as gzip")]
 pub struct EncodingError;
 
+/// The encoding of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Plain,
+    Gzip,
+}
+
+impl Encoding {
+    /// The one that the headers name.
+    pub fn of(headers: &HeaderMap) -> Result<Self, EncodingError> {
+        let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+        match (encodings.next().map(HeaderValue::as_bytes), encodings.next()) {
+            (None, _) => Ok(Self::Plain),
+            (Some(encoding), None) if encoding.eq_ignore_ascii_case(b"identity") => Ok(Self::Plain),
+            (Some(encoding), None) if encoding.eq_ignore_ascii_case(b"gzip") => Ok(Self::Gzip),
+            _ => Err(EncodingError),
+        }
+    }
+}
+
 impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     /// Reads at most `most` bytes as they are.
     pub fn plain(body: B, most: u64, pace: Pace) -> Self {
@@ -78,12 +98,9 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
 
     /// Reads at most `most` bytes behind the encoding that the headers name.
     pub fn decoded(headers: &HeaderMap, body: B, most: u64, pace: Pace) -> Result<Self, EncodingError> {
-        let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-        let decoder = match (encodings.next().map(|encoding| encoding.as_bytes()), encodings.next()) {
-            (None, _) => None,
-            (Some(encoding), None) if encoding.eq_ignore_ascii_case(b"identity") => None,
-            (Some(encoding), None) if encoding.eq_ignore_ascii_case(b"gzip") => Some(Decoder::default()),
-            _ => return Err(EncodingError),
+        let decoder = match Encoding::of(headers)? {
+            Encoding::Plain => None,
+            Encoding::Gzip => Some(Decoder::default()),
         };
         Ok(Self { decoder, ..Self::plain(body, most, pace) })
     }

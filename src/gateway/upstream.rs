@@ -8,7 +8,7 @@
 use super::identity::Access;
 use super::refs::RefName;
 use super::route::{Route, Service, Step};
-use super::stream::{Pace, Reader};
+use super::stream::{Encoding, EncodingError, Pace, Reader};
 use crate::git::{BasicAuth, FullNameError, Remote, Sha};
 use crate::github::redact::shown;
 use crate::github::transport::{Body, Transport, Unreached, reason};
@@ -104,10 +104,12 @@ pub struct Passed {
 
 impl Passed {
     /// Those of a request whose body is passed on as it is.
-    #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
-        let encoding = headers.get(header::CONTENT_ENCODING).filter(|encoding| encoding.as_bytes() == b"gzip").cloned();
-        Self { encoding, ..Self::decoded(headers) }
+    pub fn of(headers: &HeaderMap) -> Result<Self, EncodingError> {
+        let encoding = match Encoding::of(headers)? {
+            Encoding::Plain => None,
+            Encoding::Gzip => Some(HeaderValue::from_static("gzip")),
+        };
+        Ok(Self { encoding, ..Self::decoded(headers) })
     }
 
     /// Those of a request whose body was decoded.

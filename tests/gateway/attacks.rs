@@ -119,8 +119,7 @@ async fn paths_and_headers_that_name_another_repository_do_not() {
         "*".to_owned(),
     ] {
         let request = format!(
-            "GET {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {}\r\nx-original-url: {other}\r\nconnection: close\r\n\r\n",
-            TOKEN
+            "GET {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {TOKEN}\r\nx-original-url: {other}\r\nconnection: close\r\n\r\n"
         );
         let said = answer(&scene, &request, b"").await;
         assert!(said.starts_with("HTTP/1.1 4") && !said.contains("# service"), "{path}: {said}");
@@ -136,6 +135,9 @@ async fn paths_and_headers_that_name_another_repository_do_not() {
             "{headers}: {said}"
         );
     }
+    let fetch = head(&scene, "content-encoding: br\r\ncontent-length: 4\r\n").replace("receive-pack", "upload-pack");
+    let said = answer(&scene, &fetch, b"0000").await;
+    assert!(said.starts_with("HTTP/1.1 415"), "{said}");
     assert!(scene.sim.requests().iter().all(|request| !request.path.contains("other")));
 }
 

@@ -1,7 +1,6 @@
 use super::*;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::HeaderValue;
 use http_body_util::{Full, StreamBody};
 
 fn pace() -> Pace {
