@@ -3,6 +3,7 @@
 //! Invariant: an error in the configuration is reported before anything starts, with the option's name.
 
 mod kubernetes;
+mod uninstall;
 mod webhook;
 mod workspace;
 
@@ -59,6 +60,8 @@ enum Command {
     /// Show and rotate the secrets of webhooks, with your own rights in the cluster.
     #[command(subcommand)]
     Webhook(webhook::Command),
+    /// Before or after the operator is removed: let go of everything that its finalizers hold, and revoke tokens. Volumes of workspaces are kept.
+    Uninstall(uninstall::Command),
     /// Inside a workspace's pod: clone the repository, answer git's requests for credentials, and save the work.
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Workspace {
@@ -310,6 +313,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         Command::Webhook(command) => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(webhook::run(command))
+        }
+        Command::Uninstall(command) => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(uninstall::run(command))
         }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "landfall", &mut std::io::stdout());

@@ -18,4 +18,5 @@ pub mod receiver;
 pub mod reports;
 pub mod runtime;
 pub mod settings;
+pub mod uninstall;
 pub mod webhook;

@@ -54,6 +54,7 @@ fn counted_process() -> Metrics {
     let readiness = Readiness::new();
     readiness.check("caches").ready();
     metrics.watch_readiness(readiness);
+    metrics.watch_inboxes(Vec::new);
     metrics
 }
 

@@ -6,7 +6,7 @@
 use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
 use crate::controllers::credentials::Credentials;
-use crate::controllers::deliveries::TakingOut;
+use crate::controllers::deliveries::DealtWith;
 use crate::controllers::shared::Shared;
 use crate::controllers::{InFlight, Kinds, WorkspaceReports};
 use crate::features::{Feature, Features};
@@ -166,7 +166,7 @@ impl Leading {
             filled = kinds.shared().caches.wait_until_filled() => filled.map_err(|_| LeadError::Caches)?,
             () = shutdown.cancelled() => return Ok(()),
         }
-        caches.ready();
+        kinds.shared().caches.refused.report_to(caches);
         let Some(lease) = lease else {
             leads.store(true, Ordering::SeqCst);
             kinds.run(in_flight, shutdown).await;
@@ -238,12 +238,13 @@ impl Controller {
             connections: Connections::default(),
             credentials: Credentials::default(),
             root_keys: KnownRootKeys::default(),
-            taking_out: TakingOut::default(),
+            dealt_with: DealtWith::default(),
             caches: Caches::default(),
             lanes,
             guards,
         });
         kinds.count();
+        kinds.count_deliveries();
         let watching = kinds.watch(config.secret_namespaces);
         let until = shutdown.clone();
         tasks.spawn::<Error>("the watches", async move {

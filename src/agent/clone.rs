@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::directory::Directory;
 use super::dot_git::LocalRefs;
-use super::remote::{RemoteAccess, RemoteError, Trouble};
+use super::origin::NOTE;
+use super::remote::{RemoteAccess, RemoteError, RemoteRefs, Trouble};
 use super::store::{Author, Commit, commit_tree};
 use super::{WorkspaceError, exit};
 use crate::git::{BranchName, Sealed, SealedError, Sha};
@@ -83,6 +84,18 @@ pub struct Cloned {
     pub cloned: bool,
     /// Whether this command, or an earlier attempt that failed later, started the branch; else it was at the remote.
     pub begun: bool,
+    /// The parts of the repository that a new clone does not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<Lack>,
+}
+
+/// A part of a repository that a clone does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Lack {
+    /// Submodules are not checked out.
+    Submodules,
+    /// Files of Git LFS are pointers.
+    LargeFiles,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +108,11 @@ pub enum CloneError {
     /// The branch exists.
     #[error("branch {0} exists at the remote: choose another name, or resume it")]
     BranchExists(BranchName),
+    /// One branch would be a directory of the other.
+    #[error(
+        "branch {other} of the remote is in the way of branch {branch}, because git keeps a branch as a file, and one would be a directory of the other: rename or delete {other}, or choose another name"
+    )]
+    InTheWay { branch: String, other: String },
     /// The branch to start from does not exist.
     #[error("there is no branch {0} to start from")]
     BranchNotFound(BranchName),
@@ -119,6 +137,7 @@ impl CloneError {
         match self {
             Self::BranchExists(_) => exit::BRANCH_EXISTS,
             Self::BranchNotFound(_) => exit::BRANCH_NOT_FOUND,
+            Self::InTheWay { .. } => exit::BRANCH_IN_THE_WAY,
             Self::Remote(error) | Self::FirstCommit { error, .. } if error.trouble.passes() => exit::AGAIN,
             Self::Volume { .. } => exit::AGAIN,
             Self::Workspace(error) if error.passes() => exit::AGAIN,
@@ -211,7 +230,7 @@ fn there(at: &Path) -> Result<Option<Cloned>, CloneError> {
     let head = local.head(&git, &git_at).map_err(WorkspaceError::from)?;
     let branch = head.branch.map(|branch| String::from_utf8_lossy(&branch).into_owned());
     let branch = branch.filter(|branch| branch.len() <= MOST_NAME);
-    Ok(Some(Cloned { branch, head: head.commit, cloned: false, begun: false }))
+    Ok(Some(Cloned { branch, head: head.commit, cloned: false, begun: false, lacks: Vec::new() }))
 }
 
 fn cleared(path: &Path) -> Result<(), CloneError> {
@@ -223,7 +242,47 @@ fn cleared(path: &Path) -> Result<(), CloneError> {
     removed.map_err(CloneError::volume(path))
 }
 
+/// The branch below which a save puts what does not go to the workspace's branch.
+const WIP: &str = "landfall-wip";
+
+/// Refuses a branch that the remote could never take, before anything is cloned.
+fn in_the_way(branch: &str, refs: &RemoteRefs) -> Result<(), CloneError> {
+    let heads = |branch: &str| format!("refs/heads/{branch}");
+    let refused =
+        |other: &str, branch: &str| Err(CloneError::InTheWay { branch: branch.to_owned(), other: other.to_owned() });
+    if refs.contains_key(&heads(WIP)) {
+        return refused(WIP, &format!("{WIP}/…"));
+    }
+    let mut above = branch;
+    while let Some((parent, _)) = above.rsplit_once('/') {
+        if refs.contains_key(&heads(parent)) {
+            return refused(parent, branch);
+        }
+        above = parent;
+    }
+    let below = heads(branch) + "/";
+    let found = refs.range(below.clone()..).next().map(|(name, _)| name).filter(|name| name.starts_with(&below));
+    match found.and_then(|name| name.strip_prefix("refs/heads/")) {
+        Some(other) => refused(other, branch),
+        None => Ok(()),
+    }
+}
+
+/// The parts of the repository that the clone at `at` does not have.
+async fn lacks(git: &Sealed, at: &Path) -> Result<Vec<Lack>, SealedError> {
+    let mut lacks = Vec::new();
+    if at.join(".gitmodules").symlink_metadata().is_ok() {
+        lacks.push(Lack::Submodules);
+    }
+    if !git.run(&["ls-files", "-z", "--", ":(top,attr:filter=lfs)"]).await?.is_empty() {
+        lacks.push(Lack::LargeFiles);
+    }
+    Ok(lacks)
+}
+
 async fn attempt_at(request: &Request, git: &Sealed, to: &Path) -> Result<Cloned, CloneError> {
+    let refs = request.access.remote(git.clone()).refs().await.map_err(CloneError::Remote)?;
+    in_the_way(request.branch.as_str(), &refs)?;
     let mut arguments =
         ["clone", "--quiet", "--no-checkout", "--template=", "--origin=origin", "--no-recurse-submodules"]
             .map(str::to_owned)
@@ -254,13 +313,15 @@ async fn attempt_at(request: &Request, git: &Sealed, to: &Path) -> Result<Cloned
         git.run(&["update-ref", "--no-deref", &name, head.as_str()]).await?;
     }
     git.run(&["symbolic-ref", "HEAD", &name]).await?;
+    git.run(&["config", NOTE, &request.access.url.address()]).await?;
     for (key, value) in [("remote", "origin"), ("merge", &*name)] {
         git.run(&["config", &format!("branch.{branch}.{key}"), value]).await?;
     }
     if head.is_some() {
         git.run(&["reset", "--quiet", "--hard"]).await?;
     }
-    Ok(Cloned { branch: Some(branch.to_string()), head, cloned: true, begun: begin != Begin::Not })
+    let lacks = lacks(&git, to).await?;
+    Ok(Cloned { branch: Some(branch.to_string()), head, cloned: true, begun: begin != Begin::Not, lacks })
 }
 
 impl FirstCommit {

@@ -9,11 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
+use super::credential::RepositoryUrl;
 use super::directory::Directory;
 use super::dot_git::{self, CheckedOut, LocalRefs, objects, unfinished};
+use super::lfs::{Storage, in_commits};
+use super::origin::Origin;
 use super::remote::Trouble;
 use super::repositories::{Within, git_directory};
-use super::snapshot::{Snapshot, SnapshotSource, Unsaved, staged, take};
+use super::snapshot::{Snapshot, SnapshotSource, Unsaved, look, staged, take};
 use super::store::{Author, Commit, Store};
 use crate::git::{BranchName, Sealed, Sha};
 
@@ -46,14 +49,30 @@ pub struct CollectedWork {
     pub left: Vec<Unsaved>,
     /// The working tree, and a date for a commit with it.
     pub tree: (Sha, i64),
+    /// In the clone, its worktrees, and the repositories in it that have no remote.
     pub changed: usize,
     pub untracked: usize,
+    /// Commits that the workspace's repository has, by the clone's remote-tracking refs.
+    pub known: Vec<Sha>,
+    /// The workspace's branch among them.
+    pub tracked: Option<Sha>,
+}
+
+/// What is collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Everything, as commits that can be pushed.
+    Save,
+    /// The same, without commits of uncommitted changes.
+    Look,
 }
 
 /// A workspace and its clone.
 #[derive(Clone, Debug)]
 pub struct WorkspaceClone {
     pub directory: PathBuf,
+    /// The repository that it is a clone of.
+    pub repository: RepositoryUrl,
     pub name: String,
     pub uid: String,
     pub branch: BranchName,
@@ -96,17 +115,25 @@ pub async fn collect(
     workspace: &WorkspaceClone,
     scratch: &Path,
     git: &Sealed,
+    purpose: Purpose,
     now: i64,
 ) -> Result<CollectedWork, WorkspaceError> {
     let at = &workspace.directory;
     let OpenClone { directory, git: git_directory, git_at: dot_git, local, head, store } =
         open(at, scratch, git).await?;
     let volume = at.parent().unwrap_or(at);
+    let origin = Origin::of(&git_directory, store.git(), &workspace.repository).await?;
+    let tips = origin.known(&local);
+    let known = store.commits(tips.clone()).await?;
+    let tracked = origin.tracked(&local, &workspace.branch);
 
     let mut collector = Collector {
         workspace,
         volume,
         now,
+        purpose,
+        changed: 0,
+        untracked: 0,
         store,
         pieces: Vec::new(),
         left: Vec::new(),
@@ -115,19 +142,36 @@ pub async fn collect(
         git_directories: BTreeSet::from([dot_git.clone()]),
     };
     let clone = Worktree { at, directory: &directory, git: &git_directory, git_at: &dot_git, common: &git_directory };
-    let (snapshot, date) = collector.tree(&clone, &local, &head, None).await?;
-    collector.refs(&local, &head, None).await?;
-    collector.worktrees(&clone, &local).await?;
-    let tips = local.tracking.values().cloned().collect();
-    collector
-        .nested_repositories(Within { at, directory: &directory, prefix: Path::new(""), tips }, snapshot.nested)
-        .await?;
+    let tree = match origin.of_another() {
+        None => {
+            let (snapshot, date) = collector.tree(&clone, &local, &head, None).await?;
+            collector.refs(&local, &head, None).await?;
+            collector.worktrees(&clone, &local, &tips).await?;
+            let within = Within { at, directory: &directory, prefix: Path::new(""), tips };
+            collector.nested_repositories(within, snapshot.nested).await?;
+            (snapshot.tree, date)
+        }
+        Some(other) => {
+            let message = format!(
+                "a clone of another repository ({other}) is in the place of the workspace's clone: a save does not push it, \
+                 because its readers may be others; push its work from within, and put the clone of {} there",
+                workspace.repository.bare_address()
+            );
+            let name = at.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            collector.leave(name, Trouble::Nested, message);
+            (empty_tree()?, 0)
+        }
+    };
     collector.sibling_repositories().await?;
-    let Collector { store, mut pieces, left, .. } = collector;
+    collector.large_files(&known).await?;
+    let Collector { store, mut pieces, left, changed, untracked, .. } = collector;
     // A piece that an earlier one contains is not pushed, so the names that people know go first.
     pieces.sort_by_key(|piece| (!piece.for_branch, !piece.label.starts_with("branch/")));
-    let (tree, changed, untracked) = ((snapshot.tree, date), snapshot.changed, snapshot.untracked);
-    Ok(CollectedWork { store, head, pieces, left, tree, changed, untracked })
+    Ok(CollectedWork { store, head, pieces, left, tree, changed, untracked, known, tracked })
+}
+
+fn empty_tree() -> Result<Sha, WorkspaceError> {
+    EMPTY_TREE.parse().map_err(|_| WorkspaceError::Answer(EMPTY_TREE.into()))
 }
 
 /// A working tree and its git directory.
@@ -144,6 +188,9 @@ pub(super) struct Collector<'a> {
     pub(super) workspace: &'a WorkspaceClone,
     pub(super) volume: &'a Path,
     now: i64,
+    purpose: Purpose,
+    changed: usize,
+    untracked: usize,
     pub(super) store: Store,
     pieces: Vec<Piece>,
     left: Vec<Unsaved>,
@@ -173,7 +220,16 @@ impl Collector<'_> {
         let name = format!("index-{}", self.indexes);
         let work =
             SnapshotSource { at: place.at, directory: place.directory, git: place.git, common: place.common, head };
-        take(&self.store, &work, &name, self.now).await
+        match self.purpose {
+            Purpose::Save => take(&self.store, &work, &name, self.now).await,
+            Purpose::Look => {
+                let tree = match head {
+                    Some(head) => self.store.commit(head).await?.0,
+                    None => empty_tree()?,
+                };
+                look(&self.store, &work, &name, &tree).await
+            }
+        }
     }
 
     /// Collects the working tree, the index, and unfinished operations. Returns a date for a commit with the tree, too.
@@ -198,13 +254,15 @@ impl Collector<'_> {
             });
         }
         let mut snapshot = self.take(place, commit.as_ref()).await?;
+        self.changed += snapshot.changed;
+        self.untracked += snapshot.untracked;
         self.left.extend(snapshot.left.drain(..).map(|left| Unsaved { what: below(within, &left.what), ..left }));
         let (head_tree, head_date) = match &commit {
             Some(commit) => {
                 let (tree, date, _) = self.store.commit(commit).await?;
                 (tree, date)
             }
-            None => (EMPTY_TREE.parse().map_err(|_| WorkspaceError::Answer(EMPTY_TREE.into()))?, 0),
+            None => (empty_tree()?, 0),
         };
         let date = snapshot.modified.map_or(head_date, |modified| modified.max(head_date));
         let unfinished = unfinished(place.git, place.git_at)?;
@@ -288,10 +346,10 @@ impl Collector<'_> {
     }
 
     /// Collects the clone's further worktrees (git-worktree(1)).
-    async fn worktrees(&mut self, clone: &Worktree<'_>, local: &LocalRefs) -> Result<(), WorkspaceError> {
+    async fn worktrees(&mut self, clone: &Worktree<'_>, local: &LocalRefs, tips: &[Sha]) -> Result<(), WorkspaceError> {
         for (folder, at) in dot_git::worktrees(clone.git, clone.git_at)? {
             let label = format!("worktree/{}", folder.file_name().unwrap_or_default().to_string_lossy());
-            if let Err(error) = self.worktree(clone, local, (&folder, &at), &label).await {
+            if let Err(error) = self.worktree(clone, local, tips, (&folder, &at), &label).await {
                 self.leave(label, Trouble::Unreadable, format!("a worktree that cannot be read: {error}"));
                 self.worktrees.insert(at);
             }
@@ -303,6 +361,7 @@ impl Collector<'_> {
         &mut self,
         clone: &Worktree<'_>,
         local: &LocalRefs,
+        tips: &[Sha],
         (folder, at): (&Path, &Path),
         label: &str,
     ) -> Result<(), WorkspaceError> {
@@ -321,7 +380,7 @@ impl Collector<'_> {
             self.worktrees.insert(at.to_owned());
             let place = Worktree { at, directory: &directory, git: &git, git_at: &git_at, common: clone.git };
             let (snapshot, _) = self.tree(&place, local, &head, Some(label)).await?;
-            let tips = local.tracking.values().cloned().collect();
+            let tips = tips.to_vec();
             // The git directories of its submodules are in the clone's.
             let within = Within { at: self.volume, directory: &volume, prefix: inside, tips };
             return self.nested_repositories(within, snapshot.nested).await;
@@ -342,6 +401,48 @@ impl Collector<'_> {
             let (tree, date, _) = self.store.commit(commit).await?;
             if staged != tree {
                 self.add_staged(&staged, vec![commit.clone()], date, Some(label)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the pointers of Git LFS in the work whose objects may be on the volume alone. The remote has the objects of `known`,
+    /// because git-lfs uploads them before a push.
+    async fn large_files(&mut self, known: &[Sha]) -> Result<(), WorkspaceError> {
+        let volume = Directory::open(self.volume).map_err(WorkspaceError::volume(self.volume))?;
+        let mut storages = Vec::new();
+        for at in &self.git_directories {
+            let Ok(inside) = at.strip_prefix(self.volume) else { continue };
+            let git = volume.descend(inside).map_err(WorkspaceError::volume(at))?;
+            storages.extend(git.map(Storage::of).transpose().map_err(WorkspaceError::volume(at))?.flatten());
+        }
+        if storages.is_empty() {
+            return Ok(());
+        }
+        let of: Vec<_> = self.pieces.iter().map(|piece| piece.object.clone()).collect();
+        let found = match in_commits(&self.store, &of, known).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.leave(
+                    "large files",
+                    Trouble::LargeFile,
+                    format!("pointers of Git LFS cannot be looked for: {error}"),
+                );
+                return Ok(());
+            }
+        };
+        for (pointer, path) in found {
+            let mut is_here = false;
+            for storage in &storages {
+                is_here |= storage.may_hold(&pointer).map_err(WorkspaceError::volume(self.volume))?;
+            }
+            if is_here {
+                let message = format!(
+                    "a commit has its pointer of Git LFS, and its {} bytes are on the volume alone (sha256 {}): a save does \
+                     not upload them; in the clone, `git lfs push --all origin` does",
+                    pointer.size, pointer.oid
+                );
+                self.leave(path, Trouble::LargeFile, message);
             }
         }
         Ok(())

@@ -27,6 +27,10 @@ pub mod dot_git;
 pub mod evidence;
 mod file_system;
 pub mod gitconfig;
+mod ignored;
+mod lfs;
+mod origin;
+mod parts;
 pub mod remote;
 pub mod report;
 pub mod reporter;
@@ -55,6 +59,8 @@ pub mod exit {
     pub const BRANCH_EXISTS: u8 = 21;
     /// `clone`: the branch to start from does not exist.
     pub const BRANCH_NOT_FOUND: u8 = 22;
+    /// `clone`: another branch is in the way of the branch.
+    pub const BRANCH_IN_THE_WAY: u8 = 23;
     /// Not done, and a retry may help (`EX_TEMPFAIL` of sysexits.h).
     pub const AGAIN: u8 = 75;
 }

@@ -48,6 +48,8 @@ pub enum Trouble {
     Unreadable,
     /// git cannot store it.
     NotForGit,
+    /// It belongs into Git LFS, and is on the volume alone.
+    LargeFile,
     /// A repository of another remote, in the clone or outside it.
     Nested,
     /// The deadline passed.
@@ -77,7 +79,11 @@ impl Trouble {
             return if matches!(error, SealedError::Late { .. }) { Self::Late } else { Self::Unknown };
         };
         let says = |texts: &[&str]| texts.iter().any(|text| words.contains(text));
+        if says(&["GH008"]) {
+            return Self::LargeFile;
+        }
         if says(&[
+            super::parts::WHOLE,
             "exceeds GitHub's file size limit",
             "GH001",
             "exceeds the maximum",
@@ -243,6 +249,18 @@ mod tests {
             (" ! [remote rejected] a -> main (protected branch hook declined)", Trouble::Refused),
             (
                 "remote: error: GH001: Large files detected.\n ! [remote rejected] a -> b (pre-receive hook declined)",
+                Trouble::TooLarge,
+            ),
+            (
+                "remote: error: GH008: Your push referenced at least 1 unknown Git LFS object\n ! [remote rejected] a -> b (pre-receive hook declined)",
+                Trouble::LargeFile,
+            ),
+            (
+                "remote: error: GH013: Repository rule violations found for refs/heads/b.\n ! [remote rejected] a -> b (push declined due to repository rule violations)",
+                Trouble::Refused,
+            ),
+            (
+                "remote: fatal: pack exceeds maximum allowed size (2.00 GiB)\nerror: remote unpack failed: index-pack abnormal exit\n ! [remote rejected] a -> b (failed)",
                 Trouble::TooLarge,
             ),
             (" ! [rejected] a -> main (non-fast-forward)", Trouble::Conflict),

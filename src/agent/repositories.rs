@@ -232,8 +232,8 @@ impl Collector<'_> {
             Some(commit) => Some(self.store.commit(commit).await?.0),
             None => None,
         };
-        let clean =
-            committed.as_ref() == Some(&snapshot.tree) && snapshot.index == snapshot.tree && snapshot.left.is_empty();
+        let is_committed = committed.as_ref() == Some(&snapshot.tree) && snapshot.index == snapshot.tree;
+        let clean = is_committed && snapshot.changed + snapshot.untracked == 0 && snapshot.left.is_empty();
         if !clean || (Repository { git, at: git_at, local: &local, known }).has_own(&self.store).await? {
             let message = "a repository of another remote, with work that is not there: a save does not push it; push it from within";
             self.leave(name, Trouble::Nested, message);

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::collect::{CollectedWork, Piece, WorkspaceClone, collect};
+use super::collect::{CollectedWork, Piece, Purpose, WorkspaceClone, collect};
 use super::dot_git::has_content;
 use super::evidence::{Listed, autosave_ref, wip_name};
+use super::parts;
 use super::remote::{RemoteAccess, RemoteError, RemoteGit, RemoteRefs, Trouble};
 use super::snapshot::Unsaved;
 use super::store::{Commit, Store};
@@ -150,6 +151,16 @@ impl SaveReport {
     }
 }
 
+/// A sentence about work that is not saved. None if there is none.
+#[must_use]
+pub fn not_saved(left: &[Unsaved]) -> Option<String> {
+    let first = left.first()?;
+    Some(match left.len() {
+        1 => format!("{} is not saved: {}", first.what, first.message),
+        more => format!("{} and {} more are not saved: {}", first.what, more - 1, first.message),
+    })
+}
+
 /// Saves everything, to the workspace's branch and to `landfall-wip/`.
 pub async fn save(request: &Request) -> SaveReport {
     match prepare(request).await {
@@ -183,7 +194,7 @@ async fn prepare(request: &Request) -> Result<Option<(CollectedWork, RemoteGit, 
     let scratch = tempfile::Builder::new().prefix("landfall-save-").tempdir_in(&request.scratch);
     let scratch = scratch.map_err(WorkspaceError::scratch(&request.scratch))?;
     let git = Sealed::new(scratch.path(), scratch.path(), request.deadline);
-    let collected = collect(&request.workspace, scratch.path(), &git, request.now).await?;
+    let collected = collect(&request.workspace, scratch.path(), &git, Purpose::Save, request.now).await?;
     let partial =
         is_partial(&request.workspace.directory).map_err(WorkspaceError::volume(Path::new("objects/pack")))?;
     let mut git = collected.store.git().clone();
@@ -341,7 +352,7 @@ impl<'a> Saving<'a> {
         let mut first_refusal = None;
         let mut last = None;
         for (number, name) in names.iter().enumerate() {
-            match self.remote.push(&piece.object, name).await {
+            match parts::push(&self.remote, self.store, &piece.object, name, &self.tips).await {
                 Ok(()) => return Ok(self.pushed(piece, name, first_refusal)),
                 // git also reports a conflict if it repeats a push whose answer was lost.
                 Err(error) if error.trouble == Trouble::Conflict && self.shows(name, &piece.object).await => {
@@ -468,7 +479,7 @@ impl<'a> Saving<'a> {
         let message = format!("Save work of workspace {}\n", self.request.workspace.name);
         let commit = Commit { tree, parents, date: *date, message: &message };
         let commit = self.store.make(&commit, &self.request.workspace.author).await?;
-        let pushed = self.remote.push(&commit, &name).await;
+        let pushed = parts::push(&self.remote, self.store, &commit, &name, &self.tips).await;
         let looked = self.look().await?;
         if looked.is_ok() && self.refs.get(&name) == Some(&commit) {
             let what = "everything".to_owned();

@@ -27,7 +27,7 @@ use super::dot_git::has_content;
 use super::remote::RemoteAccess;
 use super::report::{Autosave, MOST_TEXT, OnStop, Report, bounded, tolerant};
 use super::reporter::Reporter;
-use super::save::{self, Outcome, autosave, save};
+use super::save::{self, Outcome, autosave, not_saved, save};
 use super::status::status;
 use crate::git::{BranchName, Sealed};
 use crate::runtime::clock::Clock;
@@ -36,6 +36,8 @@ use crate::runtime::clock::Clock;
 const GLANCE: Duration = Duration::from_secs(1);
 const BETWEEN_REPORTS: Duration = Duration::from_secs(3);
 const LONGEST_BETWEEN_REPORTS: Duration = Duration::from_mins(1);
+/// After this time a report is sent again although nothing changed, so that the controller notices a silent agent.
+const BEAT: Duration = Duration::from_mins(15);
 /// The timeout of a report.
 const REPORT: Duration = Duration::from_secs(10);
 /// The timeout of the last report; the rest of the time is for the save.
@@ -104,6 +106,7 @@ struct Agent<'a> {
     /// The errors of the last look and of the last save.
     troubles: [Option<String>; 2],
     sent: Option<Report>,
+    sent_at: Instant,
     /// How many reports failed in a row.
     failures: u32,
 }
@@ -119,6 +122,7 @@ pub async fn run(request: &Request, clock: &dyn Clock, stop: &CancellationToken)
         report: Report::default(),
         troubles: [None, None],
         sent: None,
+        sent_at: Instant::now(),
         failures: 0,
     };
     // So that the agent can reap orphans of git. Process 1 of a container can do that anyway, but in a pod with a shared process
@@ -151,7 +155,8 @@ impl Agent<'_> {
                 self.look().await;
                 look_at = Instant::now() + LOOK_AGAIN.after(began.elapsed());
             }
-            if report_at <= Instant::now() && self.sent.as_ref() != Some(&self.report) {
+            let is_news = self.sent.as_ref() != Some(&self.report) || self.sent_at.elapsed() >= BEAT;
+            if report_at <= Instant::now() && is_news {
                 self.tell().await;
                 let wait = BETWEEN_REPORTS.saturating_mul(2_u32.saturating_pow(self.failures));
                 report_at = Instant::now() + wait.min(LONGEST_BETWEEN_REPORTS);
@@ -165,9 +170,13 @@ impl Agent<'_> {
     async fn walk(&self) -> u64 {
         let directory = self.request.workspace.directory.clone();
         let walked = tokio::task::spawn_blocking(move || {
-            Directory::open(&directory).and_then(|directory| directory.marks(OsStr::new(".git")))
+            let name = directory.file_name().unwrap_or_default();
+            let clone = Directory::open(&directory).and_then(|clone| clone.marks(OsStr::new(".git")));
+            let beside = Directory::open(directory.parent().unwrap_or(&directory)).and_then(|it| it.marks(name));
+            let marks = [clone, beside, elsewhere(&directory)].map(io::Result::unwrap_or_default);
+            marks.into_iter().fold(0_u64, |sum, mark| sum.wrapping_mul(31).wrapping_add(mark))
         });
-        walked.await.map_or(0, io::Result::unwrap_or_default)
+        walked.await.unwrap_or_default()
     }
 
     async fn look(&mut self) {
@@ -175,9 +184,9 @@ impl Agent<'_> {
         self.looked = Some(self.signs);
         self.troubles[0] = match looked {
             Ok(report) => {
-                let autosave = self.report.autosave.take();
+                let (autosave, trouble) = (self.report.autosave.take(), report.trouble.clone());
                 self.report = Report { autosave, ..report };
-                None
+                trouble
             }
             Err(error) => Some(with_cause(&error)),
         };
@@ -187,12 +196,15 @@ impl Agent<'_> {
     async fn looked_at(&self) -> Result<Report, WorkspaceError> {
         let WorkspaceClone { directory, .. } = &self.request.workspace;
         if !has_content(directory)? {
-            return Ok(Report::default());
+            let had_clone = self.request.record.as_deref().is_some_and(|record| recorded(record).is_some());
+            let trouble = had_clone.then(|| "the volume holds nothing: the clone was removed or moved".to_owned());
+            return Ok(Report { trouble, ..Report::default() });
         }
         let scratch = tempfile::Builder::new().prefix("landfall-look-").tempdir_in(&self.request.scratch);
         let scratch = scratch.map_err(WorkspaceError::scratch(&self.request.scratch))?;
         let git = Sealed::new(scratch.path(), scratch.path(), Instant::now() + LOOK);
-        status(directory, &self.branch(), scratch.path(), &git).await
+        let workspace = WorkspaceClone { branch: self.branch(), ..self.request.workspace.clone() };
+        status(&workspace, scratch.path(), &git, self.clock.now().as_second()).await
     }
 
     async fn autosave(&mut self) {
@@ -210,10 +222,7 @@ impl Agent<'_> {
             let at = Timestamp::from_second(self.clock.now().as_second()).unwrap_or_default();
             self.report.autosave = Some(Autosave { commit: saved.commit.clone(), at });
         }
-        self.troubles[1] = report.left.first().map(|left| match report.left.len() {
-            1 => format!("{} is not saved: {}", left.what, left.message),
-            more => format!("{} and {} more are not saved: {}", left.what, more - 1, left.message),
-        });
+        self.troubles[1] = not_saved(&report.left);
         self.settle();
     }
 
@@ -224,12 +233,12 @@ impl Agent<'_> {
 
     async fn tell(&mut self) {
         let Some(reporter) = &self.request.reporter else {
-            self.sent = Some(self.report.clone());
+            (self.sent, self.sent_at) = (Some(self.report.clone()), Instant::now());
             return;
         };
         let error = match timeout(REPORT, reporter.send(&self.report)).await {
             Ok(Ok(_)) => {
-                self.sent = Some(self.report.clone());
+                (self.sent, self.sent_at) = (Some(self.report.clone()), Instant::now());
                 self.failures = 0;
                 return;
             }
@@ -336,6 +345,17 @@ fn glance(directory: &Path) -> io::Result<u64> {
     }
     let refs = git.descend(Path::new("refs"))?.map(|refs| refs.marks(OsStr::new(""))).transpose()?;
     Ok(sum.wrapping_add(refs.unwrap_or_default()))
+}
+
+/// A hash of the git directories of submodules and further worktrees.
+fn elsewhere(directory: &Path) -> io::Result<u64> {
+    let Some(git) = Directory::open(directory)?.descend(Path::new(".git"))? else { return Ok(0) };
+    let mut sum = 0_u64;
+    for name in ["modules", "worktrees"] {
+        let marks = git.descend(Path::new(name))?.map(|found| found.marks(OsStr::new(""))).transpose()?;
+        sum = sum.wrapping_mul(31).wrapping_add(marks.unwrap_or_default());
+    }
+    Ok(sum)
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

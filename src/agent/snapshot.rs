@@ -2,7 +2,7 @@
 //!
 //! The invariant: a file that git takes for unchanged is taken as it was committed; every other one that is not ignored is
 //! taken with the bytes, mode and link target on the volume, which Landfall reads itself, so no filter and no attribute changes
-//! them. Only where the clone's git found that the volume keeps no modes or no links ([`FileSystem`]), they are the index's.
+//! them. A file of Git LFS is taken as its pointer. Only where the clone's git found that the volume keeps no modes or no links ([`FileSystem`]), they are the index's.
 //! Whatever cannot be taken is in [`Snapshot::left`]. git does three things: it finds files that changed since the person's
 //! index was written, finds files that are neither in the index nor ignored, and stores the bytes. It works on a copy of the
 //! index.
@@ -17,6 +17,8 @@ use super::WorkspaceError;
 use super::collect::EMPTY_TREE;
 use super::directory::{Directory, Entry, path};
 use super::file_system::{FileSystem, Modes};
+use super::ignored;
+use super::lfs::{self, Pointer};
 use super::remote::Trouble;
 use super::repositories;
 use super::store::{Store, sha};
@@ -99,7 +101,9 @@ struct Differences {
     /// Submodules at another commit than the index records, and that commit.
     links: Vec<(Vec<u8>, Sha)>,
     /// Untracked repositories.
-    nested: BTreeSet<Vec<u8>>,
+    nested: Vec<PathBuf>,
+    /// The pointers of files that belong into Git LFS, and are not there as pointers.
+    pointers: BTreeMap<Vec<u8>, Pointer>,
     /// Files that cannot be read.
     left: Vec<Unsaved>,
     listed: Index,
@@ -130,13 +134,21 @@ async fn differences(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Re
         Ok(_) | Err(SealedError::Failed { status: Some(1), .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let mut changed = paths(&git.run(&["diff-files", "-z", "--name-only", "--ignore-submodules=all"]).await?);
-    changed.retain(|path| !listed.links.contains_key(path));
+    let mut changed =
+        changes(&git.run(&["diff-files", "-z", "--raw", "--no-abbrev", "--ignore-submodules=all"]).await?);
+    changed.retain(|path, _| !listed.links.contains_key(path));
     let found = git.fed(&["ls-files", "-z", "--others", "--exclude-standard"], |_| Ok(())).await?;
     // git warns of a directory that it cannot read, and goes on.
     let unseen = found.stderr.lines().filter(|line| line.contains("could not open directory"));
     left.extend(unseen.map(|line| Unsaved::path(Path::new("."), Trouble::Unreadable, line)));
-    let (nested, others) = paths(&found.stdout).into_iter().partition(|path| path.ends_with(b"/"));
+    let (nested, others): (BTreeSet<_>, BTreeSet<_>) =
+        paths(&found.stdout).into_iter().partition(|path| path.ends_with(b"/"));
+    let nested = nested.iter().filter_map(|found| found.strip_suffix(b"/")).map(|found| path(found).to_owned());
+    let mut nested: Vec<_> = nested.collect();
+    nested.extend(ignored::repositories(&git, work.directory, &mut left).await?);
+    let pointers = pointers(store, work.directory, &git, &mut changed, &others).await?;
+    left.extend(pointers.keys().map(|name| Unsaved::path(path(name), Trouble::LargeFile, ONLY_HERE)));
+    let changed = changed.into_keys().collect();
     let mut links = Vec::new();
     for (link, recorded) in &listed.links {
         let head = repositories::head(work.directory, work.at, path(link));
@@ -144,28 +156,49 @@ async fn differences(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Re
             links.push((link.clone(), head));
         }
     }
-    Ok(Differences { changed, others, links, nested, left, listed, file_system })
+    Ok(Differences { changed, others, links, nested, pointers, left, listed, file_system })
+}
+
+/// Why a file that belongs into Git LFS is left.
+const ONLY_HERE: &str = "it belongs into Git LFS (filter=lfs in .gitattributes), and a save uploads nothing there: its pointer is \
+                         saved, and its content is on the volume alone; add and push it with git-lfs";
+
+/// The pointers of changed and untracked files that belong into Git LFS. A file is not changed if the index has its pointer.
+async fn pointers(
+    store: &Store,
+    directory: &Directory,
+    git: &Sealed,
+    changed: &mut BTreeMap<Vec<u8>, Change>,
+    others: &BTreeSet<Vec<u8>>,
+) -> Result<BTreeMap<Vec<u8>, Pointer>, WorkspaceError> {
+    let names = lfs::filtered(git, changed.keys().chain(others).cloned().collect()).await?;
+    let mut pointers = lfs::pointers(directory, names).await?;
+    let objects = changed.iter().filter(|(name, _)| pointers.contains_key(*name));
+    let recorded = lfs::read(store.git(), objects.filter_map(|(_, change)| change.object.clone()).collect()).await?;
+    let is_same = |name: &[u8], change: &Change| {
+        let pointer = change.object.as_ref().and_then(|object| recorded.get(object));
+        pointer.is_some() && pointer == pointers.get(name)
+    };
+    let same: BTreeSet<_> =
+        changed.iter().filter(|(name, change)| is_same(name, change)).map(|(name, _)| name.clone()).collect();
+    changed.retain(|name, change| change.is_of_mode || !same.contains(name));
+    // The object of a pointer that is in the index was added with git-lfs, so its content is not in the file alone.
+    pointers.retain(|name, _| !same.contains(name) || changed.contains_key(name));
+    Ok(pointers)
 }
 
 /// Stores the working tree in `store`. `name` is that of the copied index; `now` is in seconds since 1970.
 pub async fn take(store: &Store, work: &SnapshotSource<'_>, name: &str, now: i64) -> Result<Snapshot, WorkspaceError> {
-    let Differences { changed, others, links, nested, left, mut listed, file_system } =
-        differences(store, work, name).await?;
+    let mut differences = differences(store, work, name).await?;
+    let nested = differences.nested(work.directory);
+    let Differences { changed, others, links, pointers, left, mut listed, file_system, .. } = differences;
     let git = store.git_with(work.at, name);
     listed.settle(&git).await?;
     let index = sha(&git.run(&["write-tree", "--missing-ok"]).await?)?;
     let (executables, symlinks) = (std::mem::take(&mut listed.executables), std::mem::take(&mut listed.symlinks));
     let modes = Modes { file_system, executables, symlinks };
-    let edits = Edits { tracked: changed, others, links, modes, now };
+    let edits = Edits { tracked: changed, others, links, pointers, modes, now };
     let (changed, untracked) = (edits.tracked.len() + edits.links.len(), edits.others.len());
-    let linked = listed.links.into_keys().map(|link| (path(&link).to_owned(), true));
-    let found = nested.iter().filter_map(|found| found.strip_suffix(b"/")).map(|found| (path(found).to_owned(), false));
-    // git treats a repository that a person created around tracked files as a plain directory.
-    let is_made = |inner: &&Vec<u8>| {
-        matches!(work.directory.entry(&path(inner).join(".git")), Ok(Some(Entry::Directory | Entry::File(_))))
-    };
-    let made = listed.directories.iter().filter(is_made).map(|made| (path(made).to_owned(), false));
-    let nested = made.collect::<Vec<_>>().into_iter().chain(linked).chain(found).collect();
     let mut snapshot = Snapshot { tree: index.clone(), index, modified: None, left, nested, changed, untracked };
     if changed + untracked > 0 {
         edits.write(store, work.directory, &mut snapshot).await?;
@@ -185,19 +218,66 @@ pub async fn staged(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Res
     Ok(Some(sha(&git.run(&["write-tree", "--missing-ok"]).await?)?))
 }
 
-/// How many files differ from HEAD, staged or not, and how many are untracked.
-pub async fn count(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Result<(usize, usize), WorkspaceError> {
-    let Differences { mut changed, others, links, .. } = differences(store, work, name).await?;
+/// The same without storing anything: the tree and the index are those of HEAD, and `changed` counts the staged files, too.
+pub async fn look(
+    store: &Store,
+    work: &SnapshotSource<'_>,
+    name: &str,
+    head_tree: &Sha,
+) -> Result<Snapshot, WorkspaceError> {
+    let mut differences = differences(store, work, name).await?;
+    let nested = differences.nested(work.directory);
+    let Differences { mut changed, others, links, left, .. } = differences;
     changed.extend(links.into_iter().map(|(link, _)| link));
     let head = work.head.map_or(EMPTY_TREE, Sha::as_str);
     let staged = ["diff-index", "-z", "--name-only", "--cached", "--ignore-submodules=all", head, "--"];
     changed.extend(paths(&store.git_with(work.at, name).run(&staged).await?));
-    Ok((changed.len(), others.len()))
+    let (tree, index) = (head_tree.clone(), head_tree.clone());
+    let (changed, untracked) = (changed.len(), others.len());
+    Ok(Snapshot { tree, index, modified: None, left, nested, changed, untracked })
+}
+
+impl Differences {
+    /// The repositories in the working tree, and whether the index records them as submodules.
+    fn nested(&mut self, directory: &Directory) -> Vec<(PathBuf, bool)> {
+        let linked = self.listed.links.keys().map(|link| (path(link).to_owned(), true));
+        let found = self.nested.drain(..).map(|found| (found, false));
+        // git treats a repository that a person created around tracked files as a plain directory.
+        let is_made = |inner: &&Vec<u8>| {
+            matches!(directory.entry(&path(inner).join(".git")), Ok(Some(Entry::Directory | Entry::File(_))))
+        };
+        let made = self.listed.directories.iter().filter(is_made).map(|made| (path(made).to_owned(), false));
+        made.chain(linked).chain(found).collect()
+    }
+}
+
+/// A difference between the index and a file.
+#[derive(Debug)]
+struct Change {
+    /// The object in the index.
+    object: Option<Sha>,
+    /// The mode differs.
+    is_of_mode: bool,
+}
+
+/// Reads the output of git-diff-files(1) with `--raw -z`.
+fn changes(said: &[u8]) -> BTreeMap<Vec<u8>, Change> {
+    let fields: Vec<_> = said.split(|byte| *byte == 0).collect();
+    let change = |field: &[&[u8]]| {
+        // :100644 100644 78981922613b2afb6025042ff6bd878ac1994e85 0000000000000000000000000000000000000000 M
+        let about = String::from_utf8_lossy(field.first()?).into_owned();
+        let name = field.get(1).filter(|name| !name.is_empty())?;
+        let words: Vec<_> = about.trim_start_matches(':').split(' ').collect();
+        let object = words.get(2).and_then(|object| object.parse().ok());
+        Some((name.to_vec(), Change { object, is_of_mode: words.first() != words.get(1) }))
+    };
+    fields.chunks(2).filter_map(change).collect()
 }
 
 /// Copies the person's index. git replaces an index by a rename, so the copy is complete.
 fn copy_index(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Result<(), WorkspaceError> {
     store.copy(work.common, Path::new("info/exclude"), "info/exclude")?;
+    store.copy(work.common, Path::new("info/attributes"), "info/attributes")?;
     store.copy(work.git, Path::new("index"), name)?;
     for shared in work.git.names().map_err(WorkspaceError::volume(work.at))? {
         // A split index has two files (git-update-index(1)).
@@ -316,6 +396,7 @@ struct Edits {
     tracked: BTreeSet<Vec<u8>>,
     others: BTreeSet<Vec<u8>>,
     links: Vec<(Vec<u8>, Sha)>,
+    pointers: BTreeMap<Vec<u8>, Pointer>,
     modes: Modes,
     now: i64,
 }
@@ -369,6 +450,12 @@ impl Edits {
         }
         for name in taken {
             let modified = match directory.entry(path(name))? {
+                Some(Entry::File(opened)) if self.pointers.contains_key(name) => {
+                    let text = self.pointers.get(name).map(Pointer::text).unwrap_or_default();
+                    let mode = self.modes.of_file(name, &opened);
+                    write!(to, "M {mode} inline {}\ndata {}\n{text}", quoted(name), text.len())?;
+                    opened.modified
+                }
                 Some(Entry::File(opened)) => {
                     let mode = self.modes.of_file(name, &opened);
                     writeln!(to, "M {mode} inline {}\ndata {}", quoted(name), opened.length)?;

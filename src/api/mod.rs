@@ -95,8 +95,12 @@ pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
 pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
 /// Annotation on a `Workspace`: its uid as the value gives up the work that cannot be saved.
 pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";
+/// Annotation on a `Workspace`: the uid of an earlier Workspace of its name, whose claim it takes over.
+pub const ADOPT_ANNOTATION: &str = "landfall.dev/adopt-volume-of";
 /// Annotation on the claim of a workspace that goes: where its work was read back from the remote, in JSON. The claim may go.
 pub const SAVED_ANNOTATION: &str = "landfall.dev/saved";
+/// Annotation on the volume of a workspace on which the operator saw a clone: the uid of the claim that it is bound to.
+pub const CLONED_ANNOTATION: &str = "landfall.dev/cloned-for";
 /// Label on a volume and its claim that were kept, for there is work on it that could not be pushed.
 pub const RETAINED_LABEL: &str = "landfall.dev/retained";
 /// Annotation on a volume that was kept: whose it was, and why it was kept.

@@ -220,6 +220,8 @@ impl Reason {
                 | Self::Saving
                 | Self::Debouncing
                 | Self::RollingOut
+                | Self::WaitingForReference
+                | Self::WaitingForDependents
         )
     }
 }

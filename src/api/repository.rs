@@ -7,7 +7,7 @@ use super::token::{InstallationReference, RepositoryReference};
 use super::workspace::BRANCH_RULE;
 use super::{duration_rule, reconciled};
 use crate::ids::{self, HookId, RepositoryId};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -413,7 +413,7 @@ pub struct WebhookStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentStatus {
-    /// The commit.
+    /// The commit; zeros if the branch had none when this began.
     pub sha: String,
     /// Counts the deployments of this object, from 1; 0 for the head that was there when it began.
     pub sequence: i64,
@@ -421,7 +421,7 @@ pub struct DeploymentStatus {
     pub result: DeploymentResult,
     /// Since when it waits, or runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_time: Option<Time>,
+    pub start_time: Option<MicroTime>,
     /// When it was done, or was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
@@ -441,7 +441,7 @@ pub enum DeploymentResult {
     /// All are rolled out.
     Succeeded,
     /// Something refused, or was not rolled out in time. Any new value of the annotation `landfall.dev/redeploy` asks for it
-    /// again; a new head is deployed in any case.
+    /// again; a new head is tried in any case.
     Failed,
 }
 

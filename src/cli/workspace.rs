@@ -46,7 +46,8 @@ const CLONE_HELP: &str = "\
 The clone is made beside the directory and renamed when it is complete. An existing clone stays unchanged; the tools are \
 written again. Nothing from the repository is executed: no hooks, no filters, no submodules.
 
-Prints the result as JSON: branch, head, cloned (true if the clone is new), begun (true if the branch is new).
+Prints the result as JSON: branch, head, cloned (true if the clone is new), begun (true if the branch is new), lacks (Submodules, \
+LargeFiles: what the repository has and a new clone does not).
 
 The tools are for the person's container, which may have any image with a POSIX shell:
   gitconfig                for the variable GIT_CONFIG_SYSTEM: the credential helper for this one repository, the author, and
@@ -60,6 +61,7 @@ Exit status:
   20  the clone failed, and a person has to act: git's own message is printed
   21  the branch is on the remote already, and --on-exists is fail
   22  the branch --from does not exist
+  23  another branch is in the way of the branch: one would be a directory of the other
   75  the clone failed (network, token), and a retry may help
   1, 2  the command itself is wrong";
 

@@ -3,7 +3,9 @@
 //! Invariant: a type without a watch reads as empty. To the other kinds, a kind whose feature is off is therefore a
 //! kind without objects. The caches are set once, before anything runs.
 
+use super::index::Index;
 use super::object::ScopeApi;
+use super::refused::RefusedNamespaces;
 use futures::future::BoxFuture;
 use kube::Resource;
 use kube::runtime::reflector::store::WriterDropped;
@@ -48,7 +50,13 @@ type ByType = HashMap<TypeId, Box<dyn Any + Send + Sync>>;
 type Filled = Box<dyn Fn() -> BoxFuture<'static, Result<(), WriterDropped>> + Send + Sync>;
 
 #[derive(Default)]
-pub struct Caches(OnceLock<Contents>);
+pub struct Caches {
+    contents: OnceLock<Contents>,
+    /// The objects by those that they refer to.
+    pub index: Index,
+    /// The namespaces whose Secrets Kubernetes does not let the operator list.
+    pub refused: Arc<RefusedNamespaces>,
+}
 
 /// The caches and their listeners, while the watches are being declared.
 #[derive(Default)]
@@ -91,13 +99,13 @@ impl Contents {
 impl Caches {
     /// Sets the caches. Only the first call has an effect.
     pub fn set(&self, contents: Contents) {
-        if self.0.set(contents).is_err() {
+        if self.contents.set(contents).is_err() {
             tracing::error!("the caches were set twice; the first ones stay");
         }
     }
 
     fn stores<T: Watched>(&self) -> &[Store<T>] {
-        let stores = self.0.get().and_then(|contents| contents.stores.get(&TypeId::of::<T>()));
+        let stores = self.contents.get().and_then(|contents| contents.stores.get(&TypeId::of::<T>()));
         stores.and_then(|stores| stores.downcast_ref::<Vec<Store<T>>>()).map_or(&[], Vec::as_slice)
     }
 
@@ -133,7 +141,7 @@ impl Caches {
 
     /// Calls the listeners of a type, as if its watch had brought a change.
     pub fn announce<T: 'static>(&self, changed: &T) {
-        let listeners = self.0.get().and_then(|contents| contents.listeners.get(&TypeId::of::<T>()));
+        let listeners = self.contents.get().and_then(|contents| contents.listeners.get(&TypeId::of::<T>()));
         let listeners = listeners.and_then(|listeners| listeners.downcast_ref::<Vec<Listener<T>>>());
         for listener in listeners.into_iter().flatten() {
             listener(&News::Changed(changed));
@@ -145,7 +153,7 @@ impl Caches {
     /// # Errors
     /// A watch ended before that.
     pub async fn wait_until_filled(&self) -> Result<(), WriterDropped> {
-        for filled in self.0.get().into_iter().flat_map(|contents| &contents.filled) {
+        for filled in self.contents.get().into_iter().flat_map(|contents| &contents.filled) {
             filled().await?;
         }
         Ok(())

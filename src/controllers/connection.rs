@@ -6,7 +6,7 @@
 
 use super::deliveries::Announced;
 use super::standing::Standing;
-use crate::api::{WebhookPolicy, WebhookStatus};
+use crate::api::{Reason, WebhookPolicy, WebhookStatus};
 use crate::github::{Account, App, GitHub, Installation, Transport};
 use crate::grant::Pin;
 use crate::ids::AccountId;
@@ -81,6 +81,19 @@ pub struct AppHook {
 }
 
 impl Connection {
+    /// The standing of objects that would make calls, while the App itself does not work: they make none of their own. The
+    /// next successful look at the App wakes them.
+    #[must_use]
+    pub fn hindrance(&self, app: &str) -> Option<Standing> {
+        let is_general =
+            |trouble: &&Standing| [Reason::ApiUnreachable, Reason::CredentialsInvalid].contains(&trouble.reason);
+        let reason = self.trouble.as_ref().filter(is_general)?.reason;
+        let message = format!(
+            "GitHubApp {app} does not work: {reason}. `kubectl describe githubapp {app}` says more; this goes on as soon as it does"
+        );
+        Some(Standing::reconciling(reason, message))
+    }
+
     /// The identity of the App whose webhooks these are.
     #[must_use]
     pub fn app_identity(&self) -> Option<AppIdentity> {

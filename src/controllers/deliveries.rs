@@ -1,8 +1,9 @@
-//! Deliveries that were dealt with: the log of them in status, and a record of those that were taken out of the inboxes.
+//! Deliveries that were dealt with: the log of them in status, and those of them that are still in an inbox.
 
 use crate::api::{Delivery, DeliveryResult, KEPT_DELIVERIES, WaitingDelivery, WebhookInbox};
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A delivery that waits: the name of its inbox, and its number there. A delivery that comes again has another number.
@@ -69,29 +70,67 @@ pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -
     log
 }
 
-/// The deliveries that were taken out of the inboxes, which the cache may still show, and those to take out next.
+/// So many deliveries in one inbox are taken out together as soon as they were dealt with.
+pub const TAKEN_OUT_TOGETHER: usize = 16;
+/// Fewer deliveries are taken out this long after the first of them was dealt with.
+pub const TAKEN_OUT_AFTER: SignedDuration = SignedDuration::from_secs(1);
+
+/// The deliveries that were dealt with and that an inbox still has, or that the cache still shows in it.
 #[derive(Default)]
-pub struct TakingOut {
-    taken: Mutex<HashSet<Announced>>,
-    wanted: Mutex<BTreeSet<Announced>>,
-    /// One patch is under way. Deliveries that are dealt with meanwhile share the next one.
-    pub turn: tokio::sync::Mutex<()>,
+pub struct DealtWith(Mutex<HashMap<String, InInbox>>);
+
+#[derive(Default)]
+struct InInbox {
+    /// The deliveries to take out, by number, with the time at which each was dealt with.
+    left: BTreeMap<i64, Timestamp>,
+    /// The deliveries that were taken out. The cache may still show them.
+    taken: HashSet<i64>,
 }
 
-impl TakingOut {
-    pub fn taken(&self) -> MutexGuard<'_, HashSet<Announced>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+impl DealtWith {
+    /// Remembers that a delivery was dealt with. It waits no longer.
+    pub fn add(&self, (inbox, id): Announced, now: Timestamp) {
+        let mut inboxes = self.inboxes();
+        let its = inboxes.entry(inbox).or_default();
+        if !its.taken.contains(&id) {
+            its.left.entry(id).or_insert(now);
+        }
     }
 
-    pub fn wanted(&self) -> MutexGuard<'_, BTreeSet<Announced>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a delivery in an inbox was dealt with.
+    #[must_use]
+    pub fn has(&self, inbox: &str, id: i64) -> bool {
+        self.inboxes().get(inbox).is_some_and(|its| its.left.contains_key(&id) || its.taken.contains(&id))
     }
 
-    /// Forgets deliveries that the cache no longer shows either.
-    pub fn prune(&self, inbox: &WebhookInbox) {
-        let name = inbox.name_any();
+    /// The deliveries to take out of an inbox, and the time for it. Forgets those that the inbox no longer lists.
+    #[must_use]
+    pub fn left_in(&self, inbox: &WebhookInbox) -> Option<(BTreeSet<i64>, Timestamp)> {
         let listed: HashSet<i64> = deliveries(inbox).iter().map(|delivery| delivery.id).collect();
-        self.taken().retain(|(of, id)| *of != name || listed.contains(id));
+        let mut inboxes = self.inboxes();
+        let its = inboxes.get_mut(&inbox.name_any())?;
+        its.taken.retain(|id| listed.contains(id));
+        its.left.retain(|id, _| listed.contains(id));
+        let first = *its.left.values().min()?;
+        let at = if its.left.len() < TAKEN_OUT_TOGETHER { first.checked_add(TAKEN_OUT_AFTER).ok()? } else { first };
+        Some((its.left.keys().copied().collect(), at))
+    }
+
+    /// Remembers that deliveries were taken out of an inbox.
+    pub fn taken(&self, inbox: &str, ids: &BTreeSet<i64>) {
+        if let Some(its) = self.inboxes().get_mut(inbox) {
+            its.left.retain(|id, _| !ids.contains(id));
+            its.taken.extend(ids);
+        }
+    }
+
+    /// Forgets an inbox that is gone.
+    pub fn forget(&self, inbox: &str) {
+        self.inboxes().remove(inbox);
+    }
+
+    fn inboxes(&self) -> MutexGuard<'_, HashMap<String, InInbox>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,7 +143,7 @@ pub fn deliveries(inbox: &WebhookInbox) -> &[WaitingDelivery] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::Timestamp;
+    use crate::api::{WebhookInboxSpec, WebhookInboxStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
     use serde_json::json;
 
@@ -135,5 +174,39 @@ mod tests {
         assert_eq!(guids(&first), [("b", 1), ("a", 1)]);
         assert_eq!(log(&first, &[mark("a", 1)]), first, "it is not taken out yet");
         assert_eq!(guids(&log(&first, &[mark("a", 3)])), [("a", 2), ("b", 1)]);
+    }
+
+    fn inbox(ids: impl IntoIterator<Item = i64>) -> WebhookInbox {
+        let mut inbox = WebhookInbox::new("receiver", WebhookInboxSpec {});
+        let deliveries = ids.into_iter().map(|id| mark("a", id).delivery).collect();
+        inbox.status = Some(WebhookInboxStatus { deliveries });
+        inbox
+    }
+
+    #[test]
+    fn deliveries_are_taken_out_when_they_are_many_or_after_a_while() {
+        let (dealt, at) = (DealtWith::default(), |second| Timestamp::from_second(second).unwrap());
+        assert_eq!(dealt.left_in(&inbox(1..4)), None);
+        dealt.add(("receiver".into(), 1), at(100));
+        dealt.add(("receiver".into(), 2), at(110));
+        assert_eq!(dealt.left_in(&inbox(1..4)), Some(([1, 2].into(), at(101))));
+        for id in 3..=16 {
+            dealt.add(("receiver".into(), id), at(120));
+        }
+        assert_eq!(dealt.left_in(&inbox(1..20)).map(|(ids, at)| (ids.len(), at)), Some((16, at(100))));
+    }
+
+    #[test]
+    fn a_delivery_that_was_taken_out_waits_no_longer_although_the_cache_shows_it() {
+        let (dealt, now) = (DealtWith::default(), Timestamp::UNIX_EPOCH);
+        dealt.add(("receiver".into(), 1), now);
+        assert!(dealt.has("receiver", 1) && !dealt.has("receiver", 2) && !dealt.has("other", 1));
+        dealt.taken("receiver", &[1].into());
+        dealt.add(("receiver".into(), 1), now);
+        assert_eq!(dealt.left_in(&inbox([1, 2])), None);
+        assert!(dealt.has("receiver", 1));
+        // The cache has the patch now.
+        assert_eq!(dealt.left_in(&inbox([2])), None);
+        assert!(!dealt.has("receiver", 1));
     }
 }

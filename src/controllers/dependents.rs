@@ -1,18 +1,19 @@
 //! The dependents of an App or installation that is being deleted. The deletion waits for them, but not forever.
 
 use super::caches::Watched;
+use super::index::Index;
 use super::object::has_finalizer;
 use super::shared::Shared;
 use super::watches::{Select, Turn, Watches};
 use crate::api::{
-    GitHubApp, GitHubInstallation, InstallationToken, ProjectRepository, WEBHOOK_FINALIZER, WORK_FINALIZER, Workspace,
+    GitHubApp, GitHubAppStatus, GitHubInstallation, InstallationToken, WEBHOOK_FINALIZER, WORK_FINALIZER, Workspace,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// How long the deletion of an object waits for its dependents.
@@ -47,18 +48,17 @@ pub fn is_needed(shared: &Shared, token: &InstallationToken, is_namespace_going:
 pub fn dependents_of(shared: &Shared, installation: &GitHubInstallation, is_namespace_going: bool) -> Vec<String> {
     let namespace = installation.namespace().unwrap_or_default();
     let name = installation.name_any();
-    let tokens = shared.caches.all::<InstallationToken>();
-    let used = tokens.iter().filter(|token| {
-        let is_its = token.namespace().as_ref() == Some(&namespace) && token.spec.installation_ref.name == name;
-        is_its
+    let index = &shared.caches.index;
+    let tokens = index.tokens.of(&namespace, &name);
+    let used = tokens.iter().filter_map(|token| shared.caches.get(token)).filter(|token| {
+        token.spec.installation_ref.name == name
             && (token.metadata.deletion_timestamp.is_some()
                 || token.status.as_ref().is_some_and(|status| status.fingerprint.is_some())
                 || is_needed(shared, token, is_namespace_going))
     });
-    let repositories = shared.caches.all::<ProjectRepository>();
-    let hooked = repositories.iter().filter(|repository| {
-        repository.namespace().as_ref() == Some(&namespace)
-            && has_finalizer(&***repository, WEBHOOK_FINALIZER)
+    let repositories = index.repositories.of(&namespace, &name);
+    let hooked = repositories.iter().filter_map(|it| shared.caches.get(it)).filter(|repository| {
+        has_finalizer(&**repository, WEBHOOK_FINALIZER)
             && repository.spec.installation_ref.as_ref().is_some_and(|of| of.name == name)
     });
     let used = used.map(|token| format!("InstallationToken {namespace}/{}", token.name_any()));
@@ -66,46 +66,59 @@ pub fn dependents_of(shared: &Shared, installation: &GitHubInstallation, is_name
 }
 
 /// Declares the objects that wake an object with an installation reference: the installation, its App, and the
-/// namespace, because grants select by its labels. `refers`: whether an object refers to the installation of this name,
-/// in its own namespace.
-pub fn woken_by_access<K: Watched>(watches: &mut Watches<'_, K>, refers: fn(&K, &str) -> bool) {
-    watches.woken_by(Select::All, move |shared, app: &GitHubApp, _| {
-        referring(shared, installations_of(shared, &app.name_any()), refers)
+/// namespace, because grants select by its labels. `referring`: the objects that refer to the installation of this
+/// namespace and name.
+pub fn woken_by_access<K: Watched>(
+    watches: &mut Watches<'_, K>,
+    referring: fn(&Index, &str, &str) -> Vec<ObjectRef<K>>,
+) {
+    watches.woken_by_part(Select::All, what_access_depends_on, move |shared, app: &GitHubApp, _| {
+        all_referring(shared, &shared.caches.index.by_app.under(&app.name_any()), referring)
     });
     watches.woken_by(Select::All, move |shared, installation: &GitHubInstallation, _| {
-        referring(shared, vec![Arc::new(installation.clone())], refers)
+        let namespace = installation.namespace().unwrap_or_default();
+        referring(&shared.caches.index, &namespace, &installation.name_any())
     });
     watches.woken_by(Select::All, move |shared, namespace: &PartialObjectMeta<Namespace>, _| {
-        let mut installations = shared.caches.all::<GitHubInstallation>();
-        installations.retain(|installation| installation.namespace() == namespace.metadata.name);
-        referring(shared, installations, refers)
+        all_referring(shared, &shared.caches.index.by_namespace.under(&namespace.name_any()), referring)
     });
+}
+
+/// The part of a `GitHubApp` that access through it depends on. The deliveries, the conditions and the counts in its
+/// status change all the time, strangers can cause that, and nobody else needs them.
+#[must_use]
+pub fn what_access_depends_on(app: &GitHubApp) -> (Option<String>, Option<i64>, bool, Option<GitHubAppStatus>) {
+    let status = app.status.clone().map(|mut status| {
+        status.tenants.iter_mut().for_each(|tenant| tenant.namespaces = 0);
+        GitHubAppStatus {
+            deliveries: Vec::new(),
+            conditions: Vec::new(),
+            observed_generation: None,
+            last_handled_reconcile: None,
+            ..status
+        }
+    });
+    (app.uid(), app.metadata.generation, app.metadata.deletion_timestamp.is_some(), status)
 }
 
 #[must_use]
 pub fn installations_of(shared: &Shared, app: &str) -> Vec<Arc<GitHubInstallation>> {
-    let mut all = shared.caches.all::<GitHubInstallation>();
-    all.retain(|installation| installation.spec.app_ref.name == app);
-    all
+    let found = shared.caches.index.by_app.under(app);
+    let found = found.iter().filter_map(|reference| shared.caches.get(reference));
+    found.filter(|installation| installation.spec.app_ref.name == app).collect()
 }
 
-fn referring<K: Watched>(
+fn all_referring<K: Watched>(
     shared: &Shared,
-    installations: Vec<Arc<GitHubInstallation>>,
-    refers: fn(&K, &str) -> bool,
+    installations: &[ObjectRef<GitHubInstallation>],
+    referring: fn(&Index, &str, &str) -> Vec<ObjectRef<K>>,
 ) -> Vec<ObjectRef<K>> {
-    let mut names: HashMap<Option<String>, Vec<String>> = HashMap::new();
-    for installation in installations {
-        names.entry(installation.namespace()).or_default().push(installation.name_any());
-    }
-    if names.is_empty() {
-        return Vec::new();
-    }
-    let is_concerned = |object: &&Arc<K>| {
-        let here = names.get(&object.namespace()).into_iter().flatten();
-        here.into_iter().any(|name| refers(object, name))
-    };
-    shared.caches.all::<K>().iter().filter(is_concerned).map(|object| ObjectRef::from_obj(&**object)).collect()
+    let each = installations.iter().flat_map(|installation| {
+        let namespace = installation.namespace.as_deref().unwrap_or_default();
+        referring(&shared.caches.index, namespace, &installation.name)
+    });
+    // A namespace may have several installations to which the same object refers.
+    each.collect::<HashSet<_>>().into_iter().collect()
 }
 
 /// The installation of this name, if it is being deleted and so waits for the objects that refer to it.

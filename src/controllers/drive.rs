@@ -1,21 +1,23 @@
 //! Runs the controller of a kind on what the due queue brings.
 
-use super::lanes::Fed;
 use super::reconcile::{Kind, reconcile};
+use crate::runtime::due::{Feed, Served, Turn};
 use crate::runtime::metrics::Outcome;
 use futures::StreamExt;
-use kube::runtime::controller::{self, Action, Error as ControllerError, ReconcileRequest, applier};
+use futures::stream::FuturesUnordered;
+use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
-/// How many objects of a kind are reconciled at once. Each may wait for GitHub, so the number is larger than that of
-/// cores. It is small enough to stay far below the 100 concurrent requests that GitHub's secondary limits allow an App.
-const CONCURRENCY: u16 = 8;
+/// How many objects of a kind are reconciled at once, at all places together. The slots of each place are fewer.
+const CONCURRENCY: usize = 64;
+
+/// The place of objects whose kind names none: the API server.
+const KUBERNETES: &str = "kubernetes";
 
 /// The limit of one reconcile. All calls have limits of their own; this one is for an API server that accepts a request
 /// and never answers.
@@ -51,16 +53,15 @@ pub fn kind_name<K: Kind>() -> &'static str {
     Box::leak(K::Object::kind(&()).into_owned().into_boxed_str())
 }
 
-/// Runs the controller of a kind until `shutdown`, then finishes the reconciles under way. Without a stream of objects,
-/// because the kind's feature is off, it does nothing.
+/// Runs the controller of a kind until `shutdown`, then finishes the reconciles under way. Without a feed, because the
+/// kind's feature is off, it does nothing.
 pub async fn drive<K: Kind>(
     kind: Arc<K>,
-    fed: Option<Fed<K::Object>>,
+    feed: Option<Feed<K::Object>>,
     in_flight: &InFlight,
     shutdown: &CancellationToken,
 ) {
-    let (Some(fed), Some(store)) = (fed, kind.shared().caches.store::<K::Object>()) else { return };
-    let name = kind_name::<K>();
+    let Some(mut feed) = feed else { return };
     {
         let _guard = in_flight.enter();
         tokio::select! {
@@ -68,42 +69,53 @@ pub async fn drive<K: Kind>(
             () = shutdown.cancelled() => return,
         }
     }
-    let queue = fed.map(|reference| Ok::<_, Infallible>(ReconcileRequest::from(reference)));
-    let queue = Box::pin(queue.take_until(shutdown.cancelled()));
-    let run = |object: Arc<K::Object>, kind: Arc<K>| {
-        let in_flight = in_flight.clone();
-        Box::pin(async move {
-            let _guard = in_flight.enter();
-            let began = Instant::now();
-            let result = match tokio::time::timeout(LONGEST_RECONCILE, reconcile(&*kind, object)).await {
-                Ok(result) => result,
-                Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
-            };
-            let outcome = result.as_ref().map_or(Outcome::Retry, |outcome| *outcome);
-            kind.shared().metrics.reconciled(name, outcome, began.elapsed());
-            result.map(|_| Action::await_change())
-        })
+    let name = kind_name::<K>();
+    let places = |object: &ObjectRef<K::Object>| {
+        let object = kind.shared().caches.get(object)?;
+        let places = kind.places(&object);
+        Some(if places.is_empty() { vec![KUBERNETES.to_owned()] } else { places })
     };
-    let on_error = move |object: Arc<K::Object>, error: &kube::Error, kind: Arc<K>| {
-        let again = kind.lane().retry(&ObjectRef::from_obj(&*object));
-        tracing::warn!(
-            kind = name, namespace = object.namespace(), name = object.name_any(), attempt = again.attempt, %error,
-            "Kubernetes refused; it is tried again"
-        );
-        Action::await_change()
-    };
-    let config = controller::Config::default().concurrency(CONCURRENCY);
-    applier(run, on_error, Arc::clone(&kind), store, queue, config)
-        .for_each(|result| {
-            match result {
-                Err(ControllerError::ObjectNotFound(reference)) => kind.lane().unknown(&reference),
-                Err(ControllerError::QueueError(never)) => match never {},
-                Err(ControllerError::RunnerError(error)) => {
-                    tracing::error!(kind = name, %error, "the controller's cache ended");
-                }
-                Err(ControllerError::ReconcilerFailed(..)) | Ok(_) => {}
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(()) = under_way.next() => {}
+            turn = feed.next(places), if under_way.len() < CONCURRENCY => {
+                let guard = in_flight.enter();
+                let object = turn.object.to_string();
+                let span = tracing::info_span!("reconciling object", object.ref = object);
+                let kind = Arc::clone(&kind);
+                under_way.push(async move {
+                    let _guard = guard;
+                    run(&*kind, name, turn).await;
+                }.instrument(span));
             }
-            std::future::ready(())
-        })
-        .await;
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+async fn run<K: Kind>(kind: &K, name: &'static str, mut turn: Turn<K::Object>) {
+    let Some(object) = kind.shared().caches.get(&turn.object) else { return };
+    let reference = ObjectRef::from_obj(&*object);
+    let began = Instant::now();
+    let result = match tokio::time::timeout(LONGEST_RECONCILE, reconcile(kind, object)).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
+    };
+    let outcome = result.as_ref().map_or(Outcome::Retry, |outcome| *outcome);
+    kind.shared().metrics.reconciled(name, outcome, began.elapsed());
+    turn.served = if outcome == Outcome::Waiting { Served::NotYet } else { Served::Yes };
+    if let Err(error) = result {
+        let again = kind.lane().retry(&reference);
+        let (namespace, object, attempt) = (reference.namespace, reference.name, again.attempt);
+        if matches!(&error, kube::Error::Api(status) if status.code == 409) {
+            // Another client was faster, which is ordinary.
+            tracing::debug!(kind = name, namespace, name = object, attempt, %error, "an object changed meanwhile");
+        } else {
+            tracing::warn!(
+                kind = name, namespace, name = object, attempt, %error, "Kubernetes refused; it is tried again"
+            );
+        }
+    }
 }

@@ -18,10 +18,10 @@ macro_rules! kinds {
                 $(let $name = lanes.add(queue, features.has(<$kind>::FEATURE));)+
                 let shared = Arc::new(shared(lanes));
                 $(
-                    let (lane, fed) = $name;
+                    let (lane, feed) = $name;
                     let $name = Controller {
                         kind: Arc::new(<$kind>::new(&shared, lane $($(, &*$other.kind)+)?)),
-                        fed,
+                        feed,
                     };
                 )+
                 Self { shared, $($name,)+ }
@@ -29,7 +29,9 @@ macro_rules! kinds {
 
             /// Starts the watches that the kinds declare. They never end by themselves.
             pub fn watch(&self, secret_namespaces: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
-                let mut watches = AllWatches::new(self.shared.client.clone(), &self.shared.settings.namespace, secret_namespaces);
+                let (client, namespace) = (self.shared.client.clone(), &self.shared.settings.namespace);
+                let refused = &self.shared.caches.refused;
+                let mut watches = AllWatches::new(client, namespace, secret_namespaces, refused);
                 $(self.$name.leave_out(&mut watches);)+
                 $(self.$name.watch(&self.shared, &mut watches);)+
                 watches.start(&self.shared)
@@ -46,7 +48,7 @@ macro_rules! kinds {
                     // Only webhooks need it. A controller that needs it tries again and reports failures in status.
                     tracing::warn!(error = &error as &dyn std::error::Error, "there is no root key for webhooks yet");
                 }
-                futures::join!($(drive(self.$name.kind, self.$name.fed, &in_flight, &shutdown)),+);
+                futures::join!($(drive(self.$name.kind, self.$name.feed, &in_flight, &shutdown)),+);
             }
         }
 

@@ -17,6 +17,7 @@ pub mod deliveries;
 mod dependents;
 mod drive;
 mod inbox;
+pub mod index;
 mod installation;
 mod kinds;
 pub mod lanes;
@@ -24,6 +25,7 @@ mod newest;
 mod object;
 mod reconcile;
 mod reference;
+pub mod refused;
 pub(crate) mod repository;
 pub mod shared;
 mod standing;
@@ -38,11 +40,11 @@ pub use workspace::WorkspaceReports;
 
 use crate::features::{Feature, Features};
 use crate::manifests::Rule;
-use crate::runtime::due::DueQueue;
+use crate::runtime::due::{DueQueue, Feed};
 use drive::{drive, kind_name};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kinds::kinds;
-use lanes::{Fed, Lanes};
+use lanes::Lanes;
 use reconcile::Kind;
 use shared::Shared;
 use std::sync::Arc;
@@ -61,28 +63,28 @@ kinds! {
     receivers: inbox::receiver::ReceiverKind;
 }
 
-/// The controller of a kind, and the stream of the objects that are due. `None` if the kind's feature is off.
+/// The controller of a kind, and the objects that are due. `None` if the kind's feature is off.
 struct Controller<K: Kind> {
     kind: Arc<K>,
-    fed: Option<Fed<K::Object>>,
+    feed: Option<Feed<K::Object>>,
 }
 
 impl<K: Kind> Controller<K> {
     fn leave_out(&self, watches: &mut AllWatches) {
-        if self.fed.is_none() {
+        if self.feed.is_none() {
             watches.leave_out::<K::Object>();
         }
     }
 
     fn watch(&self, shared: &Arc<Shared>, watches: &mut AllWatches) {
-        if self.fed.is_some() {
+        if self.feed.is_some() {
             watches.own(Select::own(K::PLACE, K::LABEL), self.kind.lane());
             self.kind.watches(&mut watches.of(shared, self.kind.lane()));
         }
     }
 
     fn count(&self, shared: &Arc<Shared>) {
-        if self.fed.is_some() && K::DEFINITION.is_some() {
+        if self.feed.is_some() && K::DEFINITION.is_some() {
             let counted = Arc::clone(shared);
             shared.metrics.count_objects(kind_name::<K>(), move || counted.count::<K::Object>());
         }
@@ -94,6 +96,12 @@ impl Kinds {
     #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Registers the metrics of the deliveries that wait.
+    pub fn count_deliveries(&self) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.metrics.watch_inboxes(move || shared.waiting_times());
     }
 
     /// Takes the reports of workspaces' pods. `leads`: whether this process is the leader, which writes.

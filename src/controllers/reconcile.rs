@@ -13,7 +13,7 @@ use super::watches::{Place, Watches};
 use crate::api::{Reason, Reconciled};
 use crate::features::Feature;
 use crate::manifests::Rule;
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places, Urgency};
 use crate::runtime::metrics::Outcome;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -155,6 +155,17 @@ pub trait Kind: Send + Sync + Sized + 'static {
         None
     }
 
+    /// The places that a reconcile of this object talks to: an App's GitHub, a git server. The objects of one place share
+    /// a few slots, so that a place that does not answer delays no other one's. None: the API server alone.
+    fn places(&self, _: &Self::Object) -> Places {
+        Places::new()
+    }
+
+    /// How urgent the next look is that the plan asks for.
+    fn urgency(_: &Self::Seen) -> Urgency {
+        Urgency::Time
+    }
+
     /// Reads everything that a decision needs.
     ///
     /// # Errors
@@ -195,12 +206,7 @@ pub trait Kind: Send + Sync + Sized + 'static {
     fn settled(&self, _: &Self::Seen, _: Option<&Standing>) {}
 
     /// Called once the status of a reconcile that came to an end is stored.
-    ///
-    /// # Errors
-    /// Kubernetes refused a request. The reconcile is tried again.
-    fn concluded(&self, _: &Self::Seen) -> impl Future<Output = Result<(), kube::Error>> + Send {
-        async { Ok(()) }
-    }
+    fn concluded(&self, _: &Self::Seen) {}
 
     /// Whether a refusal by Kubernetes in a step of this task is remembered, like a refusal by GitHub, because an
     /// object that is not admitted may never be.
@@ -288,11 +294,17 @@ async fn conclude<K: Kind>(
     again: Option<Again>,
 ) -> Result<Outcome, kube::Error> {
     let status = kind.status(seen, standing.as_ref());
-    let concluded = Conclusion { status, standing: standing.as_ref(), again, tells_first_ready: K::TELLS_FIRST_READY };
+    let concluded = Conclusion {
+        status,
+        standing: standing.as_ref(),
+        again,
+        urgency: K::urgency(seen),
+        tells_first_ready: K::TELLS_FIRST_READY,
+    };
     let (outcome, written) = kind.shared().conclude(kind.lane(), &**object, concluded).await?;
     written.map(|written| remember(kind, object, written));
     if standing.is_some() {
-        kind.concluded(seen).await?;
+        kind.concluded(seen);
     }
     Ok(outcome)
 }
@@ -325,6 +337,7 @@ async fn unseen<K: Kind>(kind: &K, object: &Arc<K::Object>, error: kube::Error) 
         status: object.status().cloned().unwrap_or_default(),
         standing: Some(&standing),
         again: Some(Again::Backoff),
+        urgency: Urgency::Time,
         tells_first_ready: K::TELLS_FIRST_READY,
     };
     Ok(kind.shared().conclude(kind.lane(), &**object, concluded).await?.0)

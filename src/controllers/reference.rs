@@ -12,8 +12,8 @@ use crate::api::{GitHubApp, GitHubInstallation, Reason};
 use crate::github::Permissions as GitHubPermissions;
 use crate::grant::Grant;
 use crate::ids::{AccountId, InstallationId};
+use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 
 /// Whether an object that needs an installation may use it, according to the App, the installation and the grants.
@@ -109,13 +109,8 @@ fn decide(
     connection: Option<&Connection>,
 ) -> Access {
     let Some(installation) = installation else {
-        let here: Vec<_> = shared
-            .caches
-            .all::<GitHubInstallation>()
-            .iter()
-            .filter(|other| other.namespace().as_deref() == Some(namespace_name))
-            .map(|other| other.name_any())
-            .collect();
+        let here = shared.caches.index.by_namespace.under(namespace_name);
+        let here: Vec<_> = here.into_iter().map(|other| other.name).collect();
         let here = if here.is_empty() { "none".to_owned() } else { here.join(", ") };
         return Access::Unavailable(Standing::reconciling(
             Reason::WaitingForReference,

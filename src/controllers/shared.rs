@@ -7,7 +7,7 @@
 use super::caches::Caches;
 use super::connection::Connections;
 use super::credentials::Credentials;
-use super::deliveries::TakingOut;
+use super::deliveries::DealtWith;
 use super::lanes::Lanes;
 use super::object::ScopeApi;
 use super::standing::{Again, Standing, State};
@@ -17,7 +17,7 @@ use crate::grant::NamespaceView;
 use crate::guards::Guards;
 use crate::manifests::{READ, Rule, RuleSet};
 use crate::runtime::clock::Clock;
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places, Urgency};
 use crate::runtime::events::Events;
 use crate::runtime::jitter::Jitter;
 use crate::runtime::metrics::{Metrics, ObjectCount, Outcome};
@@ -67,8 +67,8 @@ pub struct Shared {
     pub credentials: Credentials,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
-    /// The deliveries that are being taken out of the inboxes.
-    pub taking_out: TakingOut,
+    /// The deliveries that were dealt with and are still in an inbox.
+    pub dealt_with: DealtWith,
     pub caches: Caches,
     pub lanes: Lanes,
     /// The guards that tests can remove.
@@ -92,6 +92,8 @@ pub struct Conclusion<'a, K: Reconciled> {
     pub standing: Option<&'a Standing>,
     /// When to look again. `None`: when something changes.
     pub again: Option<Again>,
+    /// How urgent that look is.
+    pub urgency: Urgency,
     /// Whether an event tells that an object without conditions is ready.
     pub tells_first_ready: bool,
 }
@@ -135,6 +137,14 @@ impl Shared {
         let reference = repository.spec.installation_ref.as_ref()?;
         let place = ObjectRef::<crate::api::GitHubInstallation>::new(&reference.name).within(&repository.namespace()?);
         Some(self.caches.get(&place)?.spec.app_ref.name.clone())
+    }
+
+    /// The place that an object talks to through the `GitHubInstallation` of this name in its namespace: the App's GitHub.
+    #[must_use]
+    pub fn place_of_app(&self, namespace: Option<String>, installation: &str) -> Places {
+        let installation =
+            self.caches.named::<crate::api::GitHubInstallation>(&namespace.unwrap_or_default(), installation);
+        installation.map(|installation| format!("app {}", installation.spec.app_ref.name)).into_iter().collect()
     }
 
     /// Queues a look at the App soon, because a failure of one object may affect all objects of the App.
@@ -189,7 +199,7 @@ impl Shared {
         &self,
         lane: &Due<K>,
         object: &K,
-        Conclusion { mut status, standing, again, tells_first_ready }: Conclusion<'_, K>,
+        Conclusion { mut status, standing, again, urgency, tells_first_ready }: Conclusion<'_, K>,
     ) -> Result<(Outcome, Option<K>), kube::Error>
     where
         K: Reconciled + Resource<Scope: ScopeApi<K>> + DeserializeOwned + Debug + 'static,
@@ -197,7 +207,7 @@ impl Shared {
         let reference = ObjectRef::from_obj(object);
         let Some(standing) = standing else {
             if let Some(again) = again {
-                lane.look_at(&reference, self.resolve(lane, &reference, again));
+                lane.look_at(&reference, self.resolve(lane, &reference, again), urgency);
             }
             return Ok((Outcome::Waiting, None));
         };
@@ -219,7 +229,7 @@ impl Shared {
             lane.succeeded(&reference);
         }
         match again {
-            Some(again) => lane.look_at(&reference, self.resolve(lane, &reference, again)),
+            Some(again) => lane.look_at(&reference, self.resolve(lane, &reference, again), urgency),
             None => lane.succeeded(&reference),
         }
         let outcome = match standing.state {

@@ -197,6 +197,13 @@ pub fn git_failure(error: &git::Error) -> (Standing, Again) {
     }
 }
 
+/// Whether Kubernetes does not let the operator do something. The operator may do everything that it does, unless a
+/// RoleBinding is missing.
+#[must_use]
+pub fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
 /// The standing of an object after a refusal by the Kubernetes API that will not pass. Conflicts, limits and failures
 /// of the API server pass.
 #[must_use]
@@ -207,7 +214,8 @@ pub fn kubernetes_refusal(error: &kube::Error, namespace: &str) -> Option<Standi
         403 if status.message.contains("being terminated") => "the namespace is being deleted",
         403 if status.message.contains("exceeded quota") => "raise the ResourceQuota, or delete what takes it up",
         403 if status.message.contains(" cannot ") => {
-            "grant it to the operator: if the chart's value secretNamespaces is set, it has to list this namespace"
+            "grant it to the operator: if the chart's value secretNamespaces is set, it has to list this namespace, and \
+             `helm upgrade` makes a RoleBinding again that was deleted"
         }
         _ => "correct the field that it names",
     };

@@ -7,8 +7,9 @@
 
 use super::caches::{Contents, Listener, News, Watched};
 use super::object::ScopeApi;
+use super::refused::RefusedNamespaces;
 use super::shared::Shared;
-use crate::api::{MANAGED_BY, MANAGED_BY_LABEL};
+use crate::api::{MANAGED_BY, MANAGED_BY_LABEL, WebhookInbox};
 use crate::runtime::due::Due;
 use crate::runtime::lenient::{Lenient, readable};
 use futures::future::BoxFuture;
@@ -18,10 +19,10 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, reflector};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Secrets without their data.
 pub type SecretMeta = PartialObjectMeta<Secret>;
@@ -78,6 +79,7 @@ pub struct AllWatches {
     contents: Contents,
     /// The kinds whose feature is off: the API server may refuse to list them, and may not know them.
     left_out: BTreeSet<TypeId>,
+    refused: Arc<RefusedNamespaces>,
 }
 
 /// The watches that one kind declares.
@@ -88,12 +90,20 @@ pub struct Watches<'a, K> {
 }
 
 /// The objects of one watch, and the cache that it fills.
-type Source<T> = (Api<Lenient<T>>, watcher::Config, Store<T>, Writer<T>);
+struct Source<T: Watched> {
+    api: Api<Lenient<T>>,
+    config: watcher::Config,
+    store: Store<T>,
+    writer: Writer<T>,
+    /// The namespace, if the operator needs a RoleBinding in each.
+    bound_in: Option<String>,
+}
 
 /// A watch of one type and selection.
 struct Watch<T: Watched> {
     streams: Vec<Source<T>>,
     listeners: Vec<Listener<T>>,
+    refused: Arc<RefusedNamespaces>,
 }
 
 trait Erased: Send {
@@ -110,17 +120,24 @@ impl<T: Watched> Erased for Watch<T> {
         let listeners: Arc<[Listener<T>]> = self.listeners.into();
         let streams = self.streams.into_iter();
         streams
-            .map(|(api, config, store, writer)| -> BoxFuture<'static, ()> {
-                Box::pin(drive(reflected(api, config, writer), store, Arc::clone(&listeners)))
+            .map(|Source { api, config, store, writer, bound_in }| -> BoxFuture<'static, ()> {
+                let refused = bound_in.map(|namespace| (namespace, Arc::clone(&self.refused)));
+                Box::pin(drive(watched(api, config), (store, writer), Arc::clone(&listeners), refused))
             })
             .collect()
     }
 }
 
 impl AllWatches {
-    /// No watches yet. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all.
+    /// No watches yet. `secret_namespaces`: the namespaces in which Secrets may be watched; empty for all. `refused` learns
+    /// in which of them Kubernetes refuses it.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, secret_namespaces: Vec<String>) -> Self {
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        secret_namespaces: Vec<String>,
+        refused: &Arc<RefusedNamespaces>,
+    ) -> Self {
         Self {
             client,
             namespace: namespace.to_owned(),
@@ -128,6 +145,7 @@ impl AllWatches {
             watches: BTreeMap::new(),
             contents: Contents::default(),
             left_out: BTreeSet::new(),
+            refused: Arc::clone(refused),
         }
     }
 
@@ -175,28 +193,29 @@ impl AllWatches {
             Select::OwnNamespace(_) => <T::Scope as ScopeApi<T>>::within(all.client.clone(), &all.namespace),
             _ => Api::all(all.client.clone()),
         };
-        self.listen(select, |all| vec![(place(all), config)], listener);
+        self.listen(select, |all| vec![(place(all), config, None)], listener);
     }
 
     fn listen<T: Watched>(
         &mut self,
         select: Select,
-        places: impl FnOnce(&Self) -> Vec<(Api<Lenient<T>>, watcher::Config)>,
+        places: impl FnOnce(&Self) -> Vec<(Api<Lenient<T>>, watcher::Config, Option<String>)>,
         listener: Listener<T>,
     ) {
         let key = (TypeId::of::<T>(), select);
         if !self.watches.contains_key(&key) {
             let mut streams = Vec::new();
-            for (api, config) in places(self) {
+            for (api, config, bound_in) in places(self) {
                 let (store, writer) = reflector::store();
                 if select == Select::Credentials {
                     self.contents.await_store(&store);
                 } else {
                     self.contents.add_store(store.clone());
                 }
-                streams.push((api, config, store, writer));
+                streams.push(Source { api, config, store, writer, bound_in });
             }
-            self.watches.insert(key, Box::new(Watch::<T> { streams, listeners: Vec::new() }));
+            let refused = Arc::clone(&self.refused);
+            self.watches.insert(key, Box::new(Watch::<T> { streams, listeners: Vec::new(), refused }));
         }
         if let Some(watch) = self.watches.get_mut(&key).and_then(|watch| watch.as_any().downcast_mut::<Watch<T>>()) {
             watch.listeners.push(listener);
@@ -205,6 +224,11 @@ impl AllWatches {
 }
 
 impl<K: Watched> Watches<'_, K> {
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Queues the objects that `concerned` names when a `T` changes or is deleted, and all objects of this kind after a
     /// listing.
     pub fn woken_by<T: Watched>(
@@ -215,6 +239,58 @@ impl<K: Watched> Watches<'_, K> {
         let listener = self.waking(concerned);
         self.all.contents.add_listener(Arc::clone(&listener));
         self.all.select(select, listener);
+    }
+
+    /// The same, for changes of a part of a `T` alone. Announcements that come from no watch always count.
+    pub fn woken_by_part<T: Watched, P: PartialEq + Send + Sync + 'static>(
+        &mut self,
+        select: Select,
+        part: impl Fn(&T) -> P + Send + Sync + 'static,
+        concerned: impl Fn(&Shared, &T, Turn) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) {
+        let listener = self.waking(concerned);
+        self.all.contents.add_listener(Arc::clone(&listener));
+        let parts: Mutex<HashMap<ObjectRef<T>, P>> = Mutex::default();
+        let filtered = move |news: &News<'_, T>| {
+            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_news = match news {
+                News::Changed(object) => {
+                    let part = part(object);
+                    let reference = ObjectRef::from_obj(*object);
+                    let is_news = parts.get(&reference) != Some(&part);
+                    parts.insert(reference, part);
+                    is_news
+                }
+                News::Gone(object) => {
+                    parts.remove(&ObjectRef::from_obj(*object));
+                    true
+                }
+                News::Listed => true,
+            };
+            drop(parts);
+            if is_news {
+                listener(news);
+            }
+        };
+        self.all.select(select, Arc::new(filtered));
+    }
+
+    /// Queues the objects that `concerned` names when an inbox changes, because deliveries for them wait in it, and all
+    /// objects of this kind after a listing.
+    pub fn woken_by_deliveries(
+        &mut self,
+        concerned: impl Fn(&Shared, &WebhookInbox) -> Vec<ObjectRef<K>> + Send + Sync + 'static,
+    ) {
+        let (shared, lane) = (Arc::clone(&self.shared), self.lane.clone());
+        let listener = move |news: &News<'_, WebhookInbox>| match news {
+            News::Changed(inbox) | News::Gone(inbox) => {
+                for object in concerned(&shared, inbox) {
+                    lane.look_after_delivery(&object);
+                }
+            }
+            News::Listed => wake_all(&shared, &lane),
+        };
+        self.all.select(Select::OwnNamespace(None), Arc::new(listener));
     }
 
     /// Calls a function with each change of a `T`.
@@ -241,10 +317,12 @@ impl<K: Watched> Watches<'_, K> {
         let places = |all: &AllWatches| {
             let ours = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
             if all.secret_namespaces.is_empty() {
-                return vec![(Api::all(all.client.clone()), ours)];
+                return vec![(Api::all(all.client.clone()), ours, None)];
             }
-            let namespaces = all.secret_namespaces.iter();
-            namespaces.map(|namespace| (Api::namespaced(all.client.clone(), namespace), ours.clone())).collect()
+            let place = |namespace: &String| {
+                (Api::namespaced(all.client.clone(), namespace), ours.clone(), Some(namespace.clone()))
+            };
+            all.secret_namespaces.iter().map(place).collect()
         };
         self.all.listen(Select::OurSecrets, places, listener);
     }
@@ -256,8 +334,9 @@ impl<K: Watched> Watches<'_, K> {
     ) {
         let listener = self.waking(concerned);
         let namespace = self.shared.settings.namespace.clone();
-        let places =
-            |all: &AllWatches| vec![(Api::namespaced(all.client.clone(), &namespace), watcher::Config::default())];
+        let places = |all: &AllWatches| {
+            vec![(Api::namespaced(all.client.clone(), &namespace), watcher::Config::default(), None)]
+        };
         let shared = Arc::clone(&self.shared);
         // Declared before the wake-up, so that the look reads the Secret again.
         self.all.listen(Select::Credentials, places, Arc::new(move |news| shared.credentials.hear(news)));
@@ -294,38 +373,109 @@ fn wake_all<K: Watched>(shared: &Shared, lane: &Due<K>) {
     }
 }
 
-/// A watch that keeps a cache. It drops the managed fields, which nothing here uses and which are most of an object's
-/// size.
-fn reflected<T: Watched>(
-    api: Api<Lenient<T>>,
-    config: watcher::Config,
-    writer: Writer<T>,
-) -> impl Stream<Item = watcher::Result<Event<T>>> + Send {
-    readable(watcher(api, config).default_backoff())
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer)
+/// The objects in a page of a listing. A tenant's object may have more than a megabyte, and while it is parsed it takes a
+/// multiple of that.
+const PAGE: u32 = 16;
+/// The most bytes of annotations that a cache keeps of an object. The operator's own are a fraction of that.
+const MOST_ANNOTATIONS: usize = 64 << 10;
+
+/// Drops what nothing here reads: the managed fields, which are most of an object's size, and everybody's annotations, of
+/// which a tenant can write 256 KiB into each object.
+fn drop_unread<T: Resource>(object: &mut T) {
+    object.managed_fields_mut().clear();
+    let Some(annotations) = &mut object.meta_mut().annotations else { return };
+    annotations.retain(|name, _| name.starts_with("landfall.dev/"));
+    if annotations.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MOST_ANNOTATIONS {
+        annotations.clear();
+    }
 }
 
+/// A watch.
+fn watched<T: Watched>(
+    api: Api<Lenient<T>>,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<Event<T>>> + Send {
+    readable(watcher(api, config.page_size(PAGE)).default_backoff()).modify(drop_unread)
+}
+
+/// Keeps a cache, and announces each change. `refused`: the namespace in which the operator needs a RoleBinding. If it has
+/// none, the cache counts as empty, so that one namespace does not stop the others, until a list succeeds.
 async fn drive<T: Watched>(
     stream: impl Stream<Item = watcher::Result<Event<T>>>,
-    store: Store<T>,
+    (store, mut writer): (Store<T>, Writer<T>),
     listeners: Arc<[Listener<T>]>,
+    refused: Option<(String, Arc<RefusedNamespaces>)>,
 ) {
     let tell = |news: News<'_, T>| listeners.iter().for_each(|listener| listener(&news));
+    let mut is_filled = false;
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
+        if let Ok(event) = &event {
+            writer.apply_watcher_event(event);
+        }
         match event {
             Ok(Event::Apply(object)) => tell(News::Changed(&object)),
             Ok(Event::Delete(object)) => tell(News::Gone(&object)),
             // kube announces the objects of a listing before its cache has them, so they are announced here at its end.
             Ok(Event::Init | Event::InitApply(_)) => {}
             Ok(Event::InitDone) => {
+                is_filled = true;
+                if let Some((namespace, refused)) = &refused {
+                    refused.allowed(namespace);
+                }
                 for object in store.state() {
                     tell(News::Changed(&object));
                 }
                 tell(News::Listed);
             }
-            Err(error) => tracing::warn!(%error, "a watch broke off and is taken up again"),
+            Err(error) => {
+                tracing::warn!(%error, "a watch broke off and is taken up again");
+                let Some((namespace, refused)) = refused.as_ref().filter(|_| is_forbidden(&error)) else { continue };
+                refused.refused(namespace);
+                if !is_filled {
+                    is_filled = true;
+                    for event in [Event::Init, Event::InitDone] {
+                        writer.apply_watcher_event(&event);
+                    }
+                }
+            }
         }
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => super::standing::is_forbidden(error),
+        watcher::Error::WatchError(status) => status.code == 403,
+        watcher::Error::NoResourceVersion => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::InstallationToken;
+    use serde_json::{Value, json};
+
+    fn kept(annotations: &Value) -> Value {
+        let mut object: InstallationToken = serde_json::from_value(json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "InstallationToken",
+            "metadata": {"name": "t", "annotations": annotations, "managedFields": [{"manager": "a"}]},
+            "spec": {"installationRef": {"name": "acme"}, "repositories": [{"name": "shop"}], "secret": {"name": "git"}},
+        }))
+        .unwrap();
+        drop_unread(&mut object);
+        assert!(object.managed_fields().is_empty());
+        json!(object.metadata.annotations)
+    }
+
+    #[test]
+    fn a_cache_keeps_what_is_read() {
+        let ours = json!({"landfall.dev/reconcile": "now"});
+        assert_eq!(kept(&json!({"landfall.dev/reconcile": "now", "example.com/a": "b"})), ours);
+        assert_eq!(kept(&Value::Null), Value::Null);
+        assert_eq!(kept(&json!({"landfall.dev/a": "x".repeat(240 << 10), "landfall.dev/reconcile": "now"})), json!({}));
     }
 }

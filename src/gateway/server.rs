@@ -11,7 +11,7 @@ use super::identity::{self, Access, Identities, Workspaces};
 use super::limits::{Limits, Slot, Slots};
 use super::report_status::refusal;
 use super::route::{Route, Service, Step};
-use super::stream::{Pace, Reader, StreamError, pipe};
+use super::stream::{Reader, StreamError, TimeLimits, pipe};
 use super::upstream::{Failed, Passed, Right, Upstream, Upstreams, answer_type, media_type};
 use crate::github::Unreached;
 use crate::github::transport;
@@ -81,7 +81,7 @@ struct Call {
     pod: PodIdentity,
     access: Arc<Access>,
     headers: HeaderMap,
-    pace: Pace,
+    time: TimeLimits,
     /// Held to the end of the answer.
     held: (Slot, ActiveRequest),
 }
@@ -136,9 +136,9 @@ impl Handler for Arc<GatewayService> {
             Err((refusal, active)) => {
                 // A client that sent Expect waits for the word to send its body, which does not come.
                 if !waits {
-                    let pace = Pace { until: Instant::now() + DISCARD_TIME, stall: DISCARD_TIME };
+                    let time = TimeLimits { until: Instant::now() + DISCARD_TIME, stall: DISCARD_TIME };
                     self.transfers.spawn(async move {
-                        let _ = Reader::plain(body, DISCARDED, pace).discard().await;
+                        let _ = Reader::plain(body, DISCARDED, time).discard().await;
                         drop(active);
                     });
                 }
@@ -160,7 +160,7 @@ impl Handler for Arc<GatewayService> {
 impl GatewayService {
     /// Finds out whose the request is, and whether it may be for this repository.
     async fn admit(&self, head: http::request::Parts, client: Client) -> Result<Call, (Refusal, ActiveRequest)> {
-        let Client { address, request: active } = client;
+        let Client { address, request: mut active } = client;
         let admitted = async {
             let route = Route::of(&head.method, &head.uri)?;
             if route.step == Step::Exchange {
@@ -180,8 +180,10 @@ impl GatewayService {
         };
         match admitted.await {
             Ok((route, pod, access, slot)) => {
-                let pace = Pace { until: Instant::now() + self.limits.transfer, stall: self.limits.stall };
-                Ok(Call { route, pod, access, headers: head.headers, pace, held: (slot, active) })
+                // The pod's own limits hold from here on: no connection of a transfer is closed for another.
+                active.complete();
+                let time = TimeLimits { until: Instant::now() + self.limits.transfer, stall: self.limits.stall };
+                Ok(Call { route, pod, access, headers: head.headers, time, held: (slot, active) })
             }
             Err(refusal) => Err((refusal, active)),
         }
@@ -214,7 +216,7 @@ impl GatewayService {
 
     async fn fetch(&self, call: Call, body: Incoming) -> Result<Response<Body>, Refusal> {
         let passed = Passed::of(&call.headers)?;
-        let upload = Reader::plain(body, self.limits.fetch, call.pace);
+        let upload = Reader::plain(body, self.limits.fetch, call.time);
         let upstream = self.open(&call).await?;
         let (sender, piped) = pipe();
         let mut upload: Option<Upload> = Some(Box::pin(upload.pump(sender)));
@@ -223,7 +225,7 @@ impl GatewayService {
     }
 
     async fn push(&self, call: Call, body: Incoming) -> Result<Response<Body>, Refusal> {
-        let mut upload = Reader::decoded(&call.headers, body, self.limits.push, call.pace)?;
+        let mut upload = Reader::decoded(&call.headers, body, self.limits.push, call.time)?;
         let (push, pack, _large) = match self.commands(&mut upload).await {
             Ok(read) => read,
             Err(refusal @ Refusal::Push(_)) => {
@@ -252,11 +254,11 @@ impl GatewayService {
         let upstream = self.open(&call).await?;
         let staged = Staged::of(&push, &verdicts, &call.access.uid, rand::random());
         let (sender, piped) = pipe();
-        let (pace, head) = (call.pace, staged.as_ref().map_or(&push, |staged| &staged.push).encode());
+        let (time, head) = (call.time, staged.as_ref().map_or(&push, |staged| &staged.push).encode());
         let mut sending: Option<Upload> = Some(Box::pin(async move {
-            sender.send(head, pace).await?;
+            sender.send(head, time).await?;
             if !pack.is_empty() {
-                sender.send(pack, pace).await?;
+                sender.send(pack, time).await?;
             }
             upload.pump(sender).await
         }));
@@ -282,7 +284,7 @@ impl GatewayService {
     ) -> Result<Response<Body>, Refusal> {
         let kind = answer_type(&call.route);
         let concluded = self.transfers.spawn(async move {
-            let answer = Reader::plain(response.into_body(), LONGEST_REPORT, call.pace).bytes();
+            let answer = Reader::plain(response.into_body(), LONGEST_REPORT, call.time).bytes();
             let upload = async {
                 if let Some(upload) = sending {
                     let _ = upload.await;
@@ -363,11 +365,11 @@ impl GatewayService {
                 }
             }
         };
-        let answer = match timeout_at(call.pace.until, exchanged).await {
+        let answer = match timeout_at(call.time.until, exchanged).await {
             Ok(answer) => answer?.map_err(Refusal::Upstream)?,
             Err(_) => return Err(Refusal::Upstream(Failed::Unreached(Unreached::TimedOut))),
         };
-        let judged = upstream.judge(&call.route, answer, call.pace).await;
+        let judged = upstream.judge(&call.route, answer, call.time).await;
         if matches!(judged, Err(Failed::Stale)) {
             self.surroundings.upstreams.refused(&call.access, Right::of(call.route.service), upstream);
         }
@@ -378,9 +380,9 @@ impl GatewayService {
     fn passed_on(&self, call: Call, response: Response<transport::Body>, upload: Option<Upload>) -> Response<Body> {
         let kind = answer_type(&call.route);
         let (sender, piped) = pipe();
-        let Call { pace, held, .. } = call;
+        let Call { time, held, .. } = call;
         self.transfers.spawn(async move {
-            let download = Reader::plain(response.into_body(), u64::MAX, pace).pump(sender);
+            let download = Reader::plain(response.into_body(), u64::MAX, time).pump(sender);
             let upload = async {
                 if let Some(upload) = upload {
                     let _ = upload.await;

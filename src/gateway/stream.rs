@@ -41,14 +41,14 @@ pub enum StreamError {
 
 /// The time for a transfer.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct TimeLimits {
     /// For the whole of it.
     pub until: Instant,
     /// Without a byte.
     pub stall: Duration,
 }
 
-impl Pace {
+impl TimeLimits {
     async fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T, StreamError> {
         let stalled = Instant::now() + self.stall;
         let error = if stalled < self.until { StreamError::Stalled } else { StreamError::Slow };
@@ -61,7 +61,7 @@ pub struct Reader<B> {
     body: B,
     decoder: Option<Decoder>,
     left: u64,
-    pace: Pace,
+    time: TimeLimits,
     has_ended: bool,
 }
 
@@ -92,17 +92,17 @@ impl Encoding {
 
 impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     /// Reads at most `most` bytes as they are.
-    pub fn plain(body: B, most: u64, pace: Pace) -> Self {
-        Self { body, decoder: None, left: most, pace, has_ended: false }
+    pub fn plain(body: B, most: u64, time: TimeLimits) -> Self {
+        Self { body, decoder: None, left: most, time, has_ended: false }
     }
 
     /// Reads at most `most` bytes behind the encoding that the headers name.
-    pub fn decoded(headers: &HeaderMap, body: B, most: u64, pace: Pace) -> Result<Self, EncodingError> {
+    pub fn decoded(headers: &HeaderMap, body: B, most: u64, time: TimeLimits) -> Result<Self, EncodingError> {
         let decoder = match Encoding::of(headers)? {
             Encoding::Plain => None,
             Encoding::Gzip => Some(Decoder::default()),
         };
-        Ok(Self { decoder, ..Self::plain(body, most, pace) })
+        Ok(Self { decoder, ..Self::plain(body, most, time) })
     }
 
     /// The next bytes; none at the end.
@@ -113,7 +113,7 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
             {
                 return self.counted(bytes).map(Some);
             }
-            match self.pace.wait(self.body.frame()).await? {
+            match self.time.wait(self.body.frame()).await? {
                 None => {
                     self.has_ended = true;
                     let rest = self.decoder.take().map(Decoder::finish).transpose()?.unwrap_or_default();
@@ -166,9 +166,9 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     /// Sends all that is left, and the end.
     pub async fn pump(mut self, to: Sender) -> Result<(), StreamError> {
         while let Some(bytes) = self.next().await? {
-            to.send(bytes, self.pace).await?;
+            to.send(bytes, self.time).await?;
         }
-        to.end(self.pace).await
+        to.end(self.time).await
     }
 }
 
@@ -231,17 +231,17 @@ pub fn pipe() -> (Sender, Piped) {
 
 impl Sender {
     /// Waits until there is room.
-    pub async fn send(&self, bytes: Bytes, pace: Pace) -> Result<(), StreamError> {
-        self.part(Part::Bytes(bytes), pace).await
+    pub async fn send(&self, bytes: Bytes, time: TimeLimits) -> Result<(), StreamError> {
+        self.part(Part::Bytes(bytes), time).await
     }
 
     /// The body is complete.
-    pub async fn end(self, pace: Pace) -> Result<(), StreamError> {
-        self.part(Part::End, pace).await
+    pub async fn end(self, time: TimeLimits) -> Result<(), StreamError> {
+        self.part(Part::End, time).await
     }
 
-    async fn part(&self, part: Part, pace: Pace) -> Result<(), StreamError> {
-        pace.wait(self.0.send(part)).await?.map_err(|_| StreamError::Unwanted)
+    async fn part(&self, part: Part, time: TimeLimits) -> Result<(), StreamError> {
+        time.wait(self.0.send(part)).await?.map_err(|_| StreamError::Unwanted)
     }
 }
 

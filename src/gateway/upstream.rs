@@ -8,7 +8,7 @@
 use super::identity::Access;
 use super::refs::RefName;
 use super::route::{Route, Service, Step};
-use super::stream::{Encoding, EncodingError, Pace, Reader};
+use super::stream::{Encoding, EncodingError, Reader, TimeLimits};
 use crate::git::{BasicAuth, FullNameError, Remote, Sha};
 use crate::github::redact::shown;
 use crate::github::transport::{Body, Transport, Unreached, reason};
@@ -210,8 +210,8 @@ impl Upstream {
             if status.is_success() {
                 return Ok(());
             }
-            let pace = Pace { until: Instant::now() + CHANGE, stall: CHANGE };
-            let text = Reader::plain(response.into_body(), u64::MAX, pace).text(LONGEST_REFUSAL).await;
+            let time = TimeLimits { until: Instant::now() + CHANGE, stall: CHANGE };
+            let text = Reader::plain(response.into_body(), u64::MAX, time).text(LONGEST_REFUSAL).await;
             let message = serde_json::from_str::<Refusal>(&text).map(|refusal| refusal.message).unwrap_or_default();
             Err(not_moved(match message.as_str() {
                 "Update is not a fast forward" => {
@@ -251,7 +251,12 @@ impl Upstream {
     }
 
     /// The answer, if it is git's.
-    pub async fn judge(&self, route: &Route, response: Response<Body>, pace: Pace) -> Result<Response<Body>, Failed> {
+    pub async fn judge(
+        &self,
+        route: &Route,
+        response: Response<Body>,
+        time: TimeLimits,
+    ) -> Result<Response<Body>, Failed> {
         let status = response.status();
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -266,7 +271,7 @@ impl Upstream {
         }
         let retry_after = response.headers().get(header::RETRY_AFTER).cloned();
         let text = match kind.as_str() {
-            "text/plain" => Reader::plain(response.into_body(), u64::MAX, pace).text(LONGEST_REFUSAL).await,
+            "text/plain" => Reader::plain(response.into_body(), u64::MAX, time).text(LONGEST_REFUSAL).await,
             _ => String::new(),
         };
         let text = self.credentials.cut_from(&text);

@@ -9,9 +9,9 @@
 pub mod forks;
 pub mod hooks;
 pub mod pulls;
-mod repositories;
+pub mod repositories;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, header};
@@ -42,8 +42,8 @@ const VERIFY: Route = Route { method: "GET", template: "/installation/repositori
 const REVOKE: Route = Route { method: "DELETE", template: "/installation/token" };
 const USER: Route = Route { method: "GET", template: "/users/{username}" };
 
-/// Ten thousand installations; a `Link` that leads in circles ends here.
-const PAGES: usize = 100;
+/// A hundred thousand installations.
+const PAGES: usize = 1000;
 /// The most repositories that GitHub accepts in one request for a token.
 const MINTED_REPOSITORIES: usize = 500;
 
@@ -188,7 +188,11 @@ impl GitHub {
         let mut found = Vec::new();
         let more = if path.contains('?') { '&' } else { '?' };
         let mut page = format!("{}{path}{more}per_page=100", self.endpoint.api_url());
+        let mut seen = HashSet::new();
         for _ in 0..PAGES {
+            if !seen.insert(page.clone()) {
+                return Err(self.malformed(route, "its pages lead in circles".into()));
+            }
             let answer = self.send(route, credential.clone(), &page, NO_BODY).await?;
             let next = next_page(answer.headers(), &page).map_err(|what| self.malformed(route, what.to_owned()))?;
             found.extend(self.read::<Vec<T>>(route, answer).await?);

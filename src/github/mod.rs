@@ -30,6 +30,7 @@ pub(crate) mod test_keys;
 pub use self::client::forks::ForkBranches;
 pub use self::client::hooks::{HookConfigWanted, HookWanted};
 pub use self::client::pulls::{NewPull, NotOpened};
+pub use self::client::repositories::Listed;
 pub use self::client::{GitHub, Repositories, Revocation, Scope};
 pub use self::credentials::{AppCredentials, CredentialsError};
 pub use self::endpoint::{Endpoint, EndpointError, PlainHttp};

@@ -98,6 +98,15 @@ pub struct Payload {
     pub repository: Option<Repository>,
     /// The repositories that were added to an installation or removed from it.
     pub selection: Option<Selection>,
+    /// The account of the installation that an event is about.
+    pub account: Option<Account>,
+}
+
+/// An account in a payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub id: AccountId,
+    pub login: Option<String>,
 }
 
 /// The repositories that were added to an installation or removed from it.
@@ -118,6 +127,12 @@ pub struct Repository {
     pub names: Vec<String>,
     /// Its owner's id and, after a transfer, the former owner's.
     pub owners: Vec<AccountId>,
+}
+
+impl Account {
+    fn of(raw: RawAccount<'_>) -> Option<Self> {
+        Some(Self { id: raw.id.number()?, login: raw.login.text().map(Cow::into_owned) })
+    }
 }
 
 impl Payload {
@@ -153,6 +168,7 @@ impl Payload {
                 owners: [Some(owner), former_owner].into_iter().flatten().collect(),
             })
         });
+        let installed_on = raw.installation.0.and_then(|installation| installation.account.0).and_then(Account::of);
         // Status is printed in terminals, and git allows no control character in a ref.
         let printable = |field, text: Option<Cow<'_, str>>, longest| {
             if text.as_ref().is_some_and(|text| text.contains(|c: char| c.is_ascii_control())) {
@@ -165,13 +181,14 @@ impl Payload {
             reference: printable("ref", raw.reference.text(), LONGEST_REF)?,
             sha: raw.after.text().filter(|sha| is_commit(sha)).map(Cow::into_owned),
             repository,
-            selection: raw.installation.0.and_then(|installation| {
-                let owner = installation.account.0?.id.number()?;
+            selection: installed_on.as_ref().map(|account| {
                 let listed = raw.repositories_added.0.zip(raw.repositories_removed.0);
                 let repositories = listed.map(|(added, removed)| &added | &removed);
                 let repositories = repositories.filter(|all| all.len() <= MOST_LISTED).unwrap_or_default();
-                Some(Selection { owner, repositories })
+                Selection { owner: account.id, repositories }
             }),
+            // The event about a renamed account has it outside of the installation.
+            account: installed_on.or_else(|| raw.account.0.and_then(Account::of)),
         })
     }
 }
@@ -197,6 +214,8 @@ struct Raw<'a> {
     changes: Object<RawChanges<'a>>,
     #[serde(borrow, default)]
     installation: Object<RawInstallation<'a>>,
+    #[serde(borrow, default)]
+    account: Object<RawAccount<'a>>,
     #[serde(default)]
     repositories_added: Ids,
     #[serde(default)]
@@ -219,11 +238,13 @@ struct RawRepository<'a> {
     owner: Object<RawAccount<'a>>,
 }
 
-/// An object of which only the id is used.
+/// An object of which only the id and the login are used.
 #[derive(Deserialize)]
 struct RawAccount<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
+    #[serde(borrow, default)]
+    login: Scalar<'a>,
 }
 
 /// `changes.repository.name.from` of a rename, `changes.owner.from.{user,organization}.id` of a transfer.

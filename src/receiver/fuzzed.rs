@@ -36,7 +36,7 @@ pub fn read(input: &[u8]) {
     let Ok(head) = Head::read(&headers) else { return };
     assert!(head.guid.len() == 36 && head.guid == head.guid.to_ascii_lowercase());
     let Ok(payload) = Payload::read(&head, body) else { return };
-    let Payload { action, reference, sha, repository, selection } = payload;
+    let Payload { action, reference, sha, repository, selection, account: _ } = payload;
     let is_within = |text: &Option<String>, most| text.as_ref().is_none_or(|text| text.chars().count() <= most);
     assert!(is_within(&action, 64) && is_within(&reference, 1024) && is_within(&sha, 64), "longer than a status takes");
     let is_printable =

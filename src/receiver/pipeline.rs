@@ -57,8 +57,8 @@ enum Subject {
     Push,
     /// A repository itself: it was renamed, archived, transferred, deleted.
     Repository,
-    /// Any other event. The operator does not use them: created and deleted branches come as pushes as well, and forks, issues
-    /// and checks do not concern it.
+    /// Any other event. The operator does not use them: created and deleted branches come as pushes as well, and forks, issues,
+    /// checks and people who authorize the App do not concern it.
     Other,
 }
 
@@ -66,9 +66,7 @@ impl Subject {
     fn of(event: &str) -> Self {
         match event {
             "ping" => Self::Webhook,
-            "installation" | "installation_repositories" | "installation_target" | "github_app_authorization" => {
-                Self::Installation
-            }
+            "installation" | "installation_repositories" | "installation_target" => Self::Installation,
             "meta" => Self::WebhookDeleted,
             "push" => Self::Push,
             "repository" => Self::Repository,
@@ -158,6 +156,12 @@ impl Pipeline {
             && self.guards.other_repository(is_other(id))
         {
             return Err(Refusal::OtherRepository);
+        }
+        if subject == Subject::Installation
+            && let Some(account) = &payload.account
+            && !self.targets.grants_account(app, account)
+        {
+            return Ok(Outcome::Ignored("the App grants this account to nobody"));
         }
         let objects = match (subject, hook, repository) {
             (Subject::Installation | Subject::WebhookDeleted, Hook::App, _) => {

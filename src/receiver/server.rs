@@ -30,10 +30,11 @@ use tokio_util::task::TaskTracker;
 /// | 64 | the process with a cache of 10,000 repositories |
 /// | 36 | a page of 16 objects of 1.5 MB, as text, and one of them as values |
 ///
-/// The owner of a secret can take more while a delivery is being read: as much again as it is long.
+/// A body that grows beyond this takes the memory of bodies that began to arrive before it. The owner of a secret can take
+/// more while a delivery is being read: as much again as it is long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections. One more waits, and meanwhile idle connections are closed, the longest idle first.
+    /// Open connections. For one more, the connection is closed that has let the server wait longest for a request.
     pub connections: usize,
     /// Bytes of a request's head, and of its body that are buffered at once. At least 8192.
     pub head_bytes: usize,
@@ -141,7 +142,11 @@ impl Handler for Arc<Service> {
 }
 
 impl Service {
-    async fn receive(self: &Arc<Self>, request: Request<Incoming>, active: ActiveRequest) -> Result<Outcome, Refusal> {
+    async fn receive(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        mut active: ActiveRequest,
+    ) -> Result<Outcome, Refusal> {
         let (head, incoming) = request.into_parts();
         let waits = head.headers.contains_key(header::EXPECT);
         let addressed = match self.pipeline.address(head) {
@@ -158,6 +163,7 @@ impl Service {
             }
         };
         let body = Body::read(incoming, self.limits.body, &self.memory).await?;
+        active.complete();
         let service = Arc::clone(self);
         let processed = self.tasks.spawn(async move { service.pipeline.process(addressed, &body.bytes).await });
         processed.await.unwrap_or(Err(Refusal::Internal))

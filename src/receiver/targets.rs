@@ -10,7 +10,7 @@ mod watch;
 
 pub use watch::watch;
 
-use super::event::{Repository, Selection};
+use super::event::{Account, Repository, Selection};
 use crate::api::{GitHubApp, Permissions};
 use crate::github::{Endpoint, PlainHttp};
 use crate::grant::{Grant, Known, NamespaceView, Pin, Reach, grant, pin};
@@ -97,6 +97,18 @@ impl Targets {
                 bound.any(|key| index.installation_of(key, app).is_some()).then_some(identity)
             }
         }
+    }
+
+    /// Whether the App grants this account to somebody. Where an App is public, strangers can cause events of their own
+    /// accounts.
+    #[must_use]
+    pub fn grants_account(&self, app: &str, account: &Account) -> bool {
+        let index = self.read();
+        let Some(App { object, .. }) = index.apps.get(&unscoped(app)) else { return false };
+        object.spec.tenants.iter().any(|tenant| match pin(object, &tenant.account, tenant.account_id) {
+            Pin::To(id) => id == account.id,
+            Pin::FirstSeen => account.login.as_ref().is_none_or(|login| login.eq_ignore_ascii_case(&tenant.account)),
+        })
     }
 
     /// The objects that an event of a repository concerns.

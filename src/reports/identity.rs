@@ -5,6 +5,7 @@
 //! tokens are refused costs it a few reviews per minute.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,8 @@ const MOST_CACHED: usize = 8192;
 const MOST_TOKEN: usize = 8 << 10;
 /// Reviews at once.
 const REVIEWS: usize = 8;
+/// Reviews from one address that wait or are in progress, so that a few pods cannot keep the others' waiting. An agent has one.
+const REVIEWS_PER_ADDRESS: usize = 2;
 /// How long a caller waits until its review can begin.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
 const REVIEW_TIME: Duration = Duration::from_secs(10);
@@ -56,8 +59,28 @@ pub struct PodIdentities {
     slots: Semaphore,
     cache: Mutex<HashMap<[u8; 32], (PodIdentity, Timestamp)>>,
     refusals: Mutex<HashMap<IpAddr, Allowance>>,
+    /// The reviews that wait or are in progress, by address.
+    waiting: Mutex<HashMap<IpAddr, usize>>,
     /// The last review failed, which is logged as a warning once.
     is_failing: AtomicBool,
+}
+
+/// The place of one review among those of its address, until it is dropped.
+struct Place<'a> {
+    waiting: &'a Mutex<HashMap<IpAddr, usize>>,
+    from: IpAddr,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = waiting.entry(self.from) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }
 
 impl PodIdentities {
@@ -68,6 +91,7 @@ impl PodIdentities {
             slots: Semaphore::new(REVIEWS),
             cache: Mutex::default(),
             refusals: Mutex::default(),
+            waiting: Mutex::default(),
             is_failing: AtomicBool::new(false),
         }
     }
@@ -88,6 +112,7 @@ impl PodIdentities {
         if self.is_blocked(from) {
             return Err(IdentityError::TooMany);
         }
+        let _place = self.take_place(from).ok_or(IdentityError::TooMany)?;
         let Ok(Ok(_slot)) = timeout(QUEUE_TIME, self.slots.acquire()).await else {
             return Err(IdentityError::TooMany);
         };
@@ -98,6 +123,15 @@ impl PodIdentities {
         }
         self.count_refusal(from);
         Err(IdentityError::Refused)
+    }
+
+    fn take_place(&self, from: IpAddr) -> Option<Place<'_>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.entry(from).or_default();
+        (*count < REVIEWS_PER_ADDRESS).then(|| {
+            *count += 1;
+            Place { waiting: &self.waiting, from }
+        })
     }
 
     async fn review(&self, token: &Token) -> Result<TokenReviewStatus, IdentityError> {

@@ -12,8 +12,8 @@ use crate::runtime::http_server::{BindError, BodyError, Client, Handler, HttpSer
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::{Body as _, Incoming};
-use std::net::{IpAddr, SocketAddr};
+use hyper::body::Incoming;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,7 @@ enum Refusal {
     Identity(IdentityError),
     TooLarge,
     Broken,
+    Slow,
     NotAReport,
     Refused(Refused),
 }
@@ -89,12 +90,12 @@ impl Handler for Arc<ReportService> {
     type Body = Full<Bytes>;
 
     async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<Full<Bytes>> {
-        respond(self.receive(request, client.address).await)
+        respond(self.receive(request, client).await)
     }
 }
 
 impl ReportService {
-    async fn receive(&self, request: Request<Incoming>, from: IpAddr) -> Result<Answer, Refusal> {
+    async fn receive(&self, request: Request<Incoming>, mut client: Client) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
         if head.uri.path() != PATH {
             return Err(Refusal::NotFound);
@@ -103,15 +104,15 @@ impl ReportService {
             return Err(Refusal::Method);
         }
         let token = bearer(&head.headers).ok_or(Refusal::NoToken)?;
-        // A token whose report is refused anyway is not worth a review.
-        if body.size_hint().lower() > LARGEST as u64 {
-            return Err(Refusal::TooLarge);
-        }
-        let pod = self.identities.identify(&token, from).await.map_err(Refusal::Identity)?;
-        let body = read_body(body, LARGEST).await.map_err(|error| match error {
+        // A token whose report is refused anyway is not worth a review. And once the token is known, nothing waits for the
+        // pod, so that pods with good tokens cannot hold connections either.
+        let body = read_body(body, LARGEST, LIMITS.head).await.map_err(|error| match error {
             BodyError::TooLarge => Refusal::TooLarge,
             BodyError::Broken => Refusal::Broken,
+            BodyError::Slow => Refusal::Slow,
         })?;
+        client.request.complete();
+        let pod = self.identities.identify(&token, client.address).await.map_err(Refusal::Identity)?;
         let report: Report = serde_json::from_slice(&body).map_err(|_| Refusal::NotAReport)?;
         self.handler.receive(&pod, report).map_err(Refusal::Refused)
     }
@@ -133,6 +134,7 @@ impl Refusal {
             Self::NoToken | Self::Identity(IdentityError::Refused) => StatusCode::UNAUTHORIZED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Broken | Self::NotAReport => StatusCode::BAD_REQUEST,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Refused(Refused::Unknown) => StatusCode::FORBIDDEN,
             Self::Identity(IdentityError::TooMany) | Self::Refused(Refused::TooMany) => StatusCode::TOO_MANY_REQUESTS,
             Self::Identity(IdentityError::Unavailable) | Self::Refused(Refused::NotLeading) => {
@@ -149,6 +151,7 @@ impl Refusal {
             Self::Identity(error) => return format!("{error}\n"),
             Self::TooLarge => "the report is larger than 16384 bytes",
             Self::Broken => "the report broke off; send it again",
+            Self::Slow => "the report did not arrive in time; send it again",
             Self::NotAReport => "the report is not the expected JSON object",
             Self::Refused(Refused::Unknown) => "this pod does not belong to a workspace",
             Self::Refused(Refused::TooMany) => "this pod reports too often; report less often",

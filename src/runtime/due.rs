@@ -1,40 +1,35 @@
 //! The one queue of due times: when each object is reconciled next, by the injected clock.
 //!
-//! Controllers answer every reconcile with `Action::await_change()`. A reconcile that depends on time (a resync, a renewal,
-//! a retry after a failure) is put on the queue through a [`Due`] and comes back to the controller through
-//! `Controller::reconcile_on`. Invariants:
+//! A reconcile that depends on time (a resync, a renewal, a retry after a failure) is put on the queue through a [`Due`],
+//! and its controller takes the objects that are due out of a [`Feed`], in the order of [`turns`]. Invariants:
 //!
 //! - An object has at most one entry, and the latest due time replaces the one before, whether it is earlier or later.
 //! - [`Due::look_now`] makes no entry: it fires at once, and a reconcile that ends meanwhile and sets the next due time
 //!   does not postpone it.
-//! - Nothing that has fired is lost. It stays in the kind's stream, each object once, until the controller takes it; a
-//!   controller that is working on the object takes it up again afterwards.
+//! - Nothing that has fired is lost. It waits, each object once, until the controller takes it; an object that fires while
+//!   its controller is working on it is taken up again afterwards. An object that the cache does not have is forgotten:
+//!   its watch announces it when the cache has it.
 //!
 //! Without this module time would be spread over sleeps and requeues that no test can move.
-//!
-//! # Objects that kube does not know
-//!
-//! kube's runner looks a requested object up in the reflector's store. If it is missing, the runner drops the request
-//! and the controller's stream yields `controller::Error::ObjectNotFound`. Usually the object was deleted. But the
-//! store may be late: the object was created a moment ago; or a broken watch lists again, and kube announces each
-//! object before it puts the whole list into the store, so that the announcement of an object first seen in that list
-//! can be dropped as well, and nothing announces it again. A controller therefore hands each `ObjectNotFound` to
-//! [`Due::unknown`], which asks again a few times (about half a minute in all) and then forgets the object. By then it
-//! is in the store, or the watch announces it later, or it was deleted.
+
+mod turns;
+
+pub use turns::{Places, Served, Urgency};
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},
+    collections::{BTreeSet, HashMap, hash_map},
     fmt,
     marker::PhantomData,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use futures::{Stream, stream};
 use jiff::{SignedDuration, Timestamp};
-use kube::{api::DynamicObject, runtime::reflector::ObjectRef};
+use kube::runtime::reflector::ObjectRef;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+
+use turns::{Given, Name, Turns};
 
 use super::{
     clock::Clock,
@@ -46,8 +41,6 @@ use super::{
 const RETRY_FLOOR: f64 = 1.0;
 /// Seconds: the longest wait before a retry.
 const RETRY_CEILING: f64 = 300.0;
-/// How often an object that kube does not know is asked for again: after 2, 4, 8 and 16 seconds.
-const UNKNOWN_LOOKS: u32 = 4;
 
 /// A kind whose controller the due queue can feed.
 pub trait Kind: kube::Resource<DynamicType = ()> + 'static {}
@@ -94,27 +87,41 @@ struct State {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Key {
     lane: usize,
-    namespace: Option<String>,
-    name: String,
+    name: Name,
 }
 
 #[derive(Default)]
 struct Entry {
     at: Option<Timestamp>,
+    /// How urgent the look at that time is, if it is not one of many that time brings.
+    urgency: Option<Urgency>,
     /// Failures in a row.
     attempts: u32,
-    /// How often in a row kube did not know the object.
-    unknown: u32,
     /// The object that these attempts count for: a new object of the same name starts from zero.
     uid: Option<String>,
 }
 
-/// The objects of one kind that have fired and that its controller has not taken yet, each once.
+/// The objects of one kind that have fired, and those that its controller works on.
 #[derive(Default)]
 struct Lane {
-    fired: VecDeque<Key>,
-    members: HashSet<Key>,
+    turns: Turns,
     waker: Option<Waker>,
+}
+
+/// The objects of a kind that are due, for its controller.
+pub struct Feed<K> {
+    shared: Arc<Shared>,
+    lane: usize,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// The turn of an object. The object gets no other one, and the slots stay taken, until this is dropped.
+pub struct Turn<K: Kind> {
+    pub object: ObjectRef<K>,
+    pub served: Served,
+    shared: Arc<Shared>,
+    lane: usize,
+    given: Option<Given>,
 }
 
 impl DueQueue {
@@ -124,17 +131,16 @@ impl DueQueue {
         Self { shared: Arc::new(Shared { clock, jitter, heartbeat, state: Mutex::default(), changed: Notify::new() }) }
     }
 
-    /// Adds a kind: its due times, and the stream for its controller's `reconcile_on`, which never ends.
-    pub fn register<K: Kind>(&self) -> (Due<K>, impl Stream<Item = ObjectRef<K>> + Send + use<K>) {
+    /// Adds a kind: its due times, and its objects that are due.
+    #[must_use]
+    pub fn register<K: Kind>(&self) -> (Due<K>, Feed<K>) {
         let lane = {
             let mut state = self.shared.state();
             state.lanes.push(Lane::default());
             state.lanes.len() - 1
         };
-        let shared = self.shared.clone();
-        let fired =
-            stream::poll_fn(move |context| shared.state().poll_fired(lane, context).map(Key::into_object).map(Some));
-        (Due { shared: self.shared.clone(), lane, kind: PhantomData }, fired)
+        let due = Due { shared: self.shared.clone(), lane, kind: PhantomData };
+        (due, Feed { shared: self.shared.clone(), lane, kind: PhantomData })
     }
 
     /// Fires what falls due, until `shutdown`. The one task that waits for time.
@@ -180,7 +186,7 @@ impl DueQueue {
     pub fn due_now(&self) -> usize {
         let now = self.shared.clock.now();
         let state = self.shared.state();
-        let fired: usize = state.lanes.iter().map(|lane| lane.fired.len()).sum();
+        let fired: usize = state.lanes.iter().map(|lane| lane.turns.len()).sum();
         fired + state.order.iter().take_while(|(at, _)| *at <= now).count()
     }
 
@@ -205,16 +211,21 @@ impl fmt::Debug for DueQueue {
 
 impl<K: Kind> Due<K> {
     /// Reconciles the object at `at`; an earlier call is replaced.
-    pub fn look_at(&self, object: &ObjectRef<K>, at: Timestamp) {
+    pub fn look_at(&self, object: &ObjectRef<K>, at: Timestamp, urgency: Urgency) {
         self.shared.set(self.key(object), |entry| {
-            entry.unknown = 0;
             entry.at = Some(at);
+            entry.urgency = Some(urgency);
         });
     }
 
-    /// Reconciles the object as soon as its controller is free. Its due time stays.
+    /// Reconciles the object as soon as it is its turn, because something changed. Its due time stays.
     pub fn look_now(&self, object: &ObjectRef<K>) {
-        self.shared.state().fire(self.key(object));
+        self.shared.state().fire(self.key(object), None);
+    }
+
+    /// The same after a delivery.
+    pub fn look_after_delivery(&self, object: &ObjectRef<K>) {
+        self.shared.state().fire(self.key(object), Some(Urgency::Delivery));
     }
 
     /// Retries after a failure. The wait doubles from two seconds to five minutes with each failure in a row; jitter takes
@@ -226,7 +237,7 @@ impl<K: Kind> Due<K> {
                 entry.attempts = 0;
                 entry.uid.clone_from(&object.extra.uid);
             }
-            entry.unknown = 0;
+            entry.urgency = None;
             entry.attempts = entry.attempts.saturating_add(1);
             let ceiling = doubled(entry.attempts).min(RETRY_CEILING);
             let wait = self.shared.jitter.between((ceiling / 4.0).max(RETRY_FLOOR), ceiling);
@@ -238,10 +249,7 @@ impl<K: Kind> Due<K> {
 
     /// Called after a success: the next failure counts as the first again. The due time stays.
     pub fn succeeded(&self, object: &ObjectRef<K>) {
-        self.shared.set(self.key(object), |entry| {
-            entry.attempts = 0;
-            entry.unknown = 0;
-        });
+        self.shared.set(self.key(object), |entry| entry.attempts = 0);
     }
 
     /// Removes everything about a deleted object.
@@ -249,29 +257,35 @@ impl<K: Kind> Due<K> {
         self.shared.state().forget(&self.key(object));
     }
 
-    /// Handles `controller::Error::ObjectNotFound`: asks for the object again some times, then forgets it. The module's
-    /// documentation says why.
-    pub fn unknown(&self, object: &ObjectRef<DynamicObject>) {
-        let now = self.shared.clock.now();
-        let key = Key { lane: self.lane, namespace: object.namespace.clone(), name: object.name.clone() };
-        let mut state = self.shared.state();
-        let given_up = state.set(key.clone(), |entry| {
-            entry.unknown += 1;
-            let given_up = entry.unknown > UNKNOWN_LOOKS;
-            if !given_up {
-                entry.at = Some(after(now, doubled(entry.unknown)));
-            }
-            given_up
-        });
-        if given_up {
-            state.forget(&key);
-        }
-        drop(state);
-        self.shared.changed.notify_one();
-    }
-
     fn key(&self, object: &ObjectRef<K>) -> Key {
-        Key { lane: self.lane, namespace: object.namespace.clone(), name: object.name.clone() }
+        Key { lane: self.lane, name: Name { namespace: object.namespace.clone(), name: object.name.clone() } }
+    }
+}
+
+impl<K: Kind> Feed<K> {
+    /// The next turn. `places`: the places that an object talks to, whose slots its turn takes; `None` if the cache does
+    /// not have it.
+    pub async fn next(&mut self, places: impl Fn(&ObjectRef<K>) -> Option<Places>) -> Turn<K> {
+        let places = |name: &Name| places(&name.clone().into_object());
+        let given = std::future::poll_fn(|context| self.shared.state().poll_turn(self.lane, &places, context)).await;
+        Turn {
+            object: given.name.clone().into_object(),
+            served: Served::Yes,
+            shared: Arc::clone(&self.shared),
+            lane: self.lane,
+            given: Some(given),
+        }
+    }
+}
+
+impl<K: Kind> Drop for Turn<K> {
+    fn drop(&mut self) {
+        if let Some(given) = self.given.take() {
+            let mut state = self.shared.state();
+            let lane = &mut state.lanes[self.lane];
+            lane.turns.finish(given, self.served);
+            lane.wake();
+        }
     }
 }
 
@@ -315,8 +329,11 @@ impl Shared {
             if at > now {
                 break;
             }
-            state.set(key.clone(), |entry| entry.at = None);
-            state.fire(key);
+            let urgency = state.set(key.clone(), |entry| {
+                entry.at = None;
+                entry.urgency.take()
+            });
+            state.fire(key, Some(urgency.unwrap_or(Urgency::Time)));
         }
     }
 }
@@ -339,7 +356,7 @@ impl State {
                 self.order.insert((at, place.key().clone()));
             }
         }
-        if entry.at.is_none() && entry.attempts == 0 && entry.unknown == 0 {
+        if entry.at.is_none() && entry.attempts == 0 {
             place.remove();
         }
         result
@@ -349,35 +366,43 @@ impl State {
         if let Some(Entry { at: Some(at), .. }) = self.entries.remove(key) {
             self.order.remove(&(at, key.clone()));
         }
-        let lane = &mut self.lanes[key.lane];
-        if lane.members.remove(key) {
-            lane.fired.retain(|fired| fired != key);
-        }
+        self.lanes[key.lane].turns.forget(&key.name);
     }
 
-    fn fire(&mut self, key: Key) {
+    fn fire(&mut self, key: Key, urgency: Option<Urgency>) {
         let lane = &mut self.lanes[key.lane];
-        if lane.members.insert(key.clone()) {
-            lane.fired.push_back(key);
+        lane.turns.fire(key.name, urgency);
+        lane.wake();
+    }
+
+    fn poll_turn(
+        &mut self,
+        lane: usize,
+        places: impl Fn(&Name) -> Option<Places>,
+        context: &mut Context<'_>,
+    ) -> Poll<Given> {
+        let mut gone = Vec::new();
+        let given = self.lanes[lane].turns.take(places, |name| gone.push(name.clone()));
+        for name in gone {
+            self.forget(&Key { lane, name });
         }
-        if let Some(waker) = lane.waker.take() {
+        if let Some(given) = given {
+            return Poll::Ready(given);
+        }
+        self.lanes[lane].waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Lane {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
             waker.wake();
-        }
-    }
-
-    fn poll_fired(&mut self, lane: usize, context: &mut Context<'_>) -> Poll<Key> {
-        let lane = &mut self.lanes[lane];
-        if let Some(key) = lane.fired.pop_front() {
-            lane.members.remove(&key);
-            Poll::Ready(key)
-        } else {
-            lane.waker = Some(context.waker().clone());
-            Poll::Pending
         }
     }
 }
 
-impl Key {
+impl Name {
     fn into_object<K: Kind>(self) -> ObjectRef<K> {
         let object = ObjectRef::new(&self.name);
         match self.namespace {

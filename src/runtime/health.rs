@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 const PURPOSE: Purpose = Purpose { name: "health and metrics", flag: "--health-address" };
 const LIMITS: Limits = Limits {
-    connections: 64,
-    connections_per_address: None,
+    connections: 128,
+    // A Prometheus and the kubelet need few. Strangers on the node's network have the kubelet's address, and then its probe
+    // is the youngest of their connections.
+    connections_per_address: Some(64),
     head_bytes: 16 * 1024,
     head: Duration::from_secs(10),
     idle: Some(Duration::from_secs(10)),
@@ -66,7 +68,8 @@ impl HealthServer {
 impl Handler for Endpoints {
     type Body = Full<Bytes>;
 
-    async fn handle(&self, request: Request<Incoming>, _: Client) -> Response<Full<Bytes>> {
+    async fn handle(&self, request: Request<Incoming>, mut client: Client) -> Response<Full<Bytes>> {
+        client.request.complete();
         self.answer(&request)
     }
 }
@@ -109,10 +112,14 @@ fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes
 mod tests {
     use super::*;
     use crate::runtime::heartbeat::Heartbeat;
+    use std::net::IpAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::task::JoinSet;
     use tokio::time::timeout;
 
+    /// The chart's `timeoutSeconds` of probes.
+    const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
     const BOUND: Duration = Duration::from_mins(1);
 
     fn endpoints() -> Endpoints {
@@ -211,20 +218,51 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn silent_connections_leave_room_for_a_probe() {
-        // Within this test only their eviction ends them.
-        let long = 2 * BOUND;
-        let server = listening(Limits { connections: 8, head: long, idle: Some(long), age: long, ..LIMITS }).await;
+    /// Keeps `count` silent connections from each address open, and replaces those that the server closes.
+    async fn besiege(server: SocketAddr, from: IpAddr, count: usize) {
+        let mut holding = JoinSet::new();
+        for _ in 0..count {
+            holding.spawn(async move {
+                loop {
+                    let socket = TcpSocket::new_v4().expect("a socket");
+                    socket.bind((from, 0).into()).expect("an address of the loopback network");
+                    if let Ok(mut stream) = socket.connect(server).await {
+                        let _ = stream.read_u8().await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            });
+        }
+        holding.join_all().await;
+    }
+
+    /// The attack lasts as long as the probes do, and only the server's limits end its connections.
+    async fn probes_are_answered_beside(count: usize, attackers: &[IpAddr]) {
+        let long = 10 * BOUND;
+        let server = listening(Limits { head: long, idle: Some(long), age: long, ..LIMITS }).await;
         let address = server.address();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.serve(shutdown.clone()));
-        let mut silent = Vec::new();
-        for _ in 0..24 {
-            silent.push(TcpStream::connect(address).await.expect("connects"));
+        let mut attack = JoinSet::new();
+        for attacker in attackers {
+            attack.spawn(besiege(address, *attacker, count / attackers.len()));
         }
-        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200 "));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for path in ["/livez", "/metrics", "/livez", "/metrics", "/livez", "/metrics"] {
+            let answer = timeout(PROBE_TIMEOUT, get(address, path)).await;
+            assert!(answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 ")), "{path} beside {count}");
+        }
+        attack.shutdown().await;
         shutdown.cancel();
         timeout(BOUND, serving).await.expect("stops").expect("does not panic");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn probes_are_answered_beside_silent_connections() {
+        let stranger = |n| IpAddr::from([127, 0, 1, n]);
+        probes_are_answered_beside(540, &[stranger(1)]).await;
+        probes_are_answered_beside(5_400, &[stranger(1), stranger(2), stranger(3)]).await;
+        // A pod on the node's network has the address that the probes come from.
+        probes_are_answered_beside(540, &[IpAddr::from([127, 0, 0, 1])]).await;
     }
 }

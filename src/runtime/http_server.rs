@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,9 +38,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time, size and connection limits for clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections. One more waits, and meanwhile idle connections are closed, the longest idle first.
+    /// Open connections. For one more, the connection is closed that has let the server wait longest for a request.
     pub connections: usize,
-    /// Open connections from one address; one more is closed. None where a proxy connects on behalf of all clients.
+    /// Open connections from one address; for one more, another of that address is closed. When all are taken, the address
+    /// with the most gives one. None where a proxy connects on behalf of all clients.
     pub connections_per_address: Option<usize>,
     /// Bytes of a request's head, and of its body that are buffered at once. At least 8192.
     pub head_bytes: usize,
@@ -56,6 +57,23 @@ pub struct Limits {
     pub shutdown_delay: Duration,
     /// Time for the requests in progress when their connection or the process ends.
     pub drain: Duration,
+}
+
+/// The least rate at which a client has to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Time in which nothing has to arrive.
+    pub grace: Duration,
+    /// More than zero.
+    pub bytes_per_second: u32,
+}
+
+impl Pace {
+    /// When more has to have arrived of what began then, and of which so many bytes are here.
+    pub fn due(self, begun: Instant, bytes: usize) -> Instant {
+        let earned = bytes.saturating_mul(1000) / self.bytes_per_second.max(1) as usize;
+        begun + self.grace + Duration::from_millis(earned as u64)
+    }
 }
 
 /// What a server listens for.
@@ -79,7 +97,7 @@ pub struct BindError {
 /// A client, as its connection shows it.
 pub struct Client {
     pub address: IpAddr,
-    /// While it lives, the connection does not count as idle.
+    /// Is told when nothing more is expected from the client.
     pub request: ActiveRequest,
 }
 
@@ -129,7 +147,7 @@ impl HttpServer {
     /// Serves until shutdown and the shutdown delay after it; then the requests in progress have the drain time.
     pub async fn serve(self, handler: impl Handler, shutdown: CancellationToken) {
         let Self { listener, purpose, limits, tls, .. } = self;
-        let mut limiter = ConnectionLimiter::new(&limits);
+        let mut limiter = ConnectionLimiter::new(purpose.name, &limits);
         let (connections, closing) = (TaskTracker::new(), CancellationToken::new());
         let closed = async {
             shutdown.cancelled().await;
@@ -139,19 +157,20 @@ impl HttpServer {
         loop {
             let accept = async {
                 let (stream, address) = accept(&listener, purpose).await;
-                let (activity, leave) = (Activity::new(), closing.child_token());
-                let slot = limiter.admit(address, &activity, &leave).await?;
-                Some((stream, address, activity, leave, slot))
+                let (activity, evicted) = (Activity::new(), CancellationToken::new());
+                let slot = limiter.admit(address, &activity, &evicted).await?;
+                Some((stream, address, activity, evicted, slot))
             };
             let accepted = tokio::select! {
                 () = &mut closed => break,
                 accepted = accept => accepted,
             };
-            let Some((stream, address, activity, leave, slot)) = accepted else { continue };
-            let opened = Opened { address, limits, activity, leave };
+            let Some((stream, address, activity, evicted, slot)) = accepted else { continue };
+            let opened = Opened { address, limits, activity, leave: closing.child_token() };
             let connection = serve_connection(stream, tls.clone(), handler.clone(), opened);
             connections.spawn(async move {
-                if let Err(error) = connection.await {
+                let ended = evicted.run_until_cancelled(connection).await;
+                if let Some(Err(error)) = ended {
                     tracing::debug!(%error, server = purpose.name, "a connection broke");
                 }
                 drop(slot);
@@ -241,14 +260,16 @@ pub enum BodyError {
     TooLarge,
     /// It is incomplete, or is not HTTP.
     Broken,
+    /// It did not arrive in time.
+    Slow,
 }
 
-/// Reads a body of at most `most` bytes. A body that announces more is refused before it arrives.
-pub async fn read_body(body: Incoming, most: usize) -> Result<Bytes, BodyError> {
+/// Reads a body of at most `most` bytes within this time. A body that announces more is refused before it arrives.
+pub async fn read_body(body: Incoming, most: usize, time: Duration) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > most as u64 {
         return Err(BodyError::TooLarge);
     }
-    let read = Limited::new(body, most).collect().await;
+    let read = timeout(time, Limited::new(body, most).collect()).await.map_err(|_| BodyError::Slow)?;
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         if error.is::<LengthLimitError>() { BodyError::TooLarge } else { BodyError::Broken }
     };

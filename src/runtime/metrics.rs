@@ -40,6 +40,7 @@ use prometheus_client::{
 };
 
 use super::{due::DueQueue, readiness::Readiness};
+use jiff::SignedDuration;
 
 /// The content type of [`Metrics::text`], by the `OpenMetrics` specification.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -258,6 +259,23 @@ impl Metrics {
         );
     }
 
+    /// Counts the deliveries in the inboxes, and the seconds that the oldest has waited, whenever metrics are read. Call it once per
+    /// process.
+    pub fn watch_inboxes(&self, waiting: impl Fn() -> Vec<SignedDuration> + Send + Sync + Clone + 'static) {
+        let ages = waiting.clone();
+        self.gauge("inbox_deliveries", "Deliveries that wait in the inboxes for the controller", move || {
+            vec![Sample::new(&[], ages().len())]
+        });
+        self.gauge(
+            "inbox_oldest_delivery_age_seconds",
+            "Time for which the oldest delivery has waited for the controller; 0 if none waits",
+            move || {
+                let oldest = waiting().into_iter().max().unwrap_or_default();
+                vec![Sample::new(&[], usize::try_from(oldest.as_secs()).unwrap_or_default())]
+            },
+        );
+    }
+
     /// Reads the readiness checks whenever metrics are read. Call it once per process.
     pub fn watch_readiness(&self, readiness: Readiness) {
         self.gauge("ready", "1 while a readiness check passes", move || {
@@ -392,6 +410,7 @@ mod tests {
         let readiness = Readiness::new();
         readiness.check("caches").ready();
         metrics.watch_readiness(readiness);
+        metrics.watch_inboxes(|| vec![SignedDuration::from_secs(3), SignedDuration::from_mins(7)]);
 
         let text = metrics.text().expect("encodes");
         for line in [
@@ -409,6 +428,8 @@ mod tests {
             r#"landfall_due_objects{state="scheduled"} 0"#,
             r#"landfall_due_objects{state="waiting"} 0"#,
             r#"landfall_ready{check="caches"} 1"#,
+            "landfall_inbox_deliveries 2",
+            "landfall_inbox_oldest_delivery_age_seconds 420",
             concat!(r#"landfall_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");

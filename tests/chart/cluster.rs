@@ -93,6 +93,18 @@ async fn helm_installs_upgrades_and_keeps_the_definitions() {
         person_may(&kubeconfig, question, answer);
     }
 
+    // Another release would fight with this one for every object.
+    let another = [
+        "install",
+        "another",
+        &path("charts/landfall"),
+        &kubeconfig_flag,
+        "--namespace=team-a",
+        "--set=crds.install=false",
+    ];
+    let refusal = helm(&another).refusal("a second release");
+    assert!(refusal.contains("release landfall in namespace landfall-system"), "{refusal}");
+
     // An upgrade reaches the definitions: one that was changed is as the chart has it again.
     let broken = r#"{"spec":{"names":{"shortNames":["other"]}}}"#;
     let crd = ["crd", "githubapps.landfall.dev"];
@@ -105,7 +117,8 @@ async fn helm_installs_upgrades_and_keeps_the_definitions() {
     let explained = kubectl(&kubeconfig, &["explain", "installationtoken.spec.renewBefore"], "").expect("a manual");
     assert!(explained.contains("The time before its expiry at which the token is renewed"), "{explained}");
 
-    release(&["uninstall", "landfall"]).expect("the release is removed");
+    // No node runs the Job of the hook.
+    release(&["uninstall", "landfall", "--no-hooks"]).expect("the release is removed");
     assert!(
         kubectl(&kubeconfig, &["get", "crd", "githubapps.landfall.dev"], "").success,
         "and its objects would go too"

@@ -6,6 +6,7 @@
 mod admission;
 mod caller;
 mod cluster;
+mod controller;
 mod deployer;
 mod programs;
 mod receiver;

@@ -63,28 +63,25 @@ fn the_receiver_sees_no_secret_but_the_one_that_is_mounted() {
     assert_eq!(spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"], true);
 }
 
-/// Whatever the release is called, the policy speaks of the account that the pods run as, and is in force.
+/// Whatever the release is called, each policy speaks of the account that the pods run as, and is in force.
 #[test]
-fn the_policy_is_for_the_account_of_the_pods() {
+fn each_policy_is_for_the_account_of_the_pods() {
     for values in [&[][..], &["--set=fullnameOverride=github"], &["--set=nameOverride=hub", "--namespace=hub"]] {
         let objects = rendered(values);
-        let pods = of_kind(&objects, "Deployment")
-            .into_iter()
-            .find(|object| {
-                object["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "receiver"
-            })
-            .unwrap();
-        let (namespace, account) =
-            (&pods["metadata"]["namespace"], &pods["spec"]["template"]["spec"]["serviceAccountName"]);
-        let user = format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
-        let policy = only(&objects, "ValidatingAdmissionPolicy");
-        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
-        let conditions = policy["spec"]["matchConditions"].as_array().unwrap();
-        assert_eq!(conditions.len(), 1);
-        assert_eq!(conditions[0]["expression"], format!("request.userInfo.username == \"{user}\""));
-        let binding = &only(&objects, "ValidatingAdmissionPolicyBinding")["spec"];
-        let wanted = json!({"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]});
-        assert_eq!(binding, &wanted);
+        for pods in of_kind(&objects, "Deployment") {
+            let (namespace, account) =
+                (&pods["metadata"]["namespace"], &pods["spec"]["template"]["spec"]["serviceAccountName"]);
+            let user = format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
+            let deployment = pods["metadata"]["name"].as_str().unwrap();
+            let policy = named(&objects, "ValidatingAdmissionPolicy", deployment);
+            assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+            let conditions = policy["spec"]["matchConditions"].as_array().unwrap();
+            assert_eq!(conditions.len(), 1);
+            assert_eq!(conditions[0]["expression"], format!("request.userInfo.username == \"{user}\""));
+            let binding = &named(&objects, "ValidatingAdmissionPolicyBinding", deployment)["spec"];
+            let wanted = json!({"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]});
+            assert_eq!(binding, &wanted);
+        }
     }
 }
 

@@ -148,7 +148,11 @@ fn the_operator_gets_the_rules_of_the_source_and_no_more() {
         (&receiver, &rules(RuleSet::Receiver)),
     ];
     assert_eq!(given, wanted);
-    assert_eq!(of_kind(&objects, "Role").len(), 2);
+    assert_eq!(of_kind(&objects, "Role").len(), 3);
+    let stop = json!([{
+        "apiGroups": ["apps"], "resources": ["deployments/scale"], "resourceNames": ["landfall-controller"], "verbs": ["patch"],
+    }]);
+    assert_eq!(named(&objects, "Role", "landfall-uninstall")["rules"], stop);
     for (name, set) in [("landfall-controller", RuleSet::Own), ("landfall-receiver", RuleSet::ReceiverOwn)] {
         let own = named(&objects, "Role", name);
         assert_eq!((&own["metadata"]["namespace"], &own["rules"]), (&json!("landfall-system"), &rules(set)));
@@ -319,16 +323,21 @@ fn unreleased(value: &Value) -> Value {
 #[test]
 fn config_default_is_the_chart_by_default() {
     let mut config = objects(&kubectl_alone(&["kustomize", &path("config/default")]).expect("kustomize builds"));
-    let mut chart = rendered(&["--set=image.tag=dev", "--set=metrics.service.enabled=false"]);
+    let mut chart =
+        rendered(&["--set=image.tag=dev", "--set=metrics.service.enabled=false", "--set=uninstall.hook=false"]);
     // Helm knows the namespace, and kustomize does not look for it within words.
     let mut whom = [&mut config, &mut chart].map(|objects| {
-        let policy = objects.iter_mut().find(|object| object["kind"] == "ValidatingAdmissionPolicy").unwrap();
-        policy["spec"]["matchConditions"][0]["expression"].take()
+        let policies = objects.iter_mut().filter(|object| object["kind"] == "ValidatingAdmissionPolicy");
+        policies.map(|policy| policy["spec"]["matchConditions"][0]["expression"].take()).collect::<Vec<_>>()
     });
-    assert_eq!(
-        whom[0].take(),
-        r#"request.userInfo.username.startsWith("system:serviceaccount:") && request.userInfo.username.endsWith(":landfall-receiver")"#
-    );
+    whom[0].sort_by_key(Value::to_string);
+    let by = |account: &str| {
+        json!(format!(
+            r#"request.userInfo.username.startsWith("system:serviceaccount:") && request.userInfo.username.endsWith(":{account}")"#
+        ))
+    };
+    assert_eq!(whom[0], [by("landfall-receiver"), by("landfall")]);
+    assert_eq!(whom[1].len(), 2);
     for name in ["landfall-controller", "landfall-receiver"] {
         let pod = |objects| unreleased(&named(objects, "Deployment", name)["spec"]["template"]["spec"]);
         assert_eq!(pod(&config), pod(&chart), "{name}");

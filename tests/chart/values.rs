@@ -118,6 +118,7 @@ fn cases() -> Vec<Case> {
             "name: an-extra",
         ),
         Case("crds.install", json!(false), &[], ""),
+        Case("uninstall.hook", json!(false), &[], ""),
         Case("crds.keep", json!(false), &[], ""),
         Case("serviceAccount.create", json!(false), named, ""),
         Case("serviceAccount.name", json!("a-controller"), &[], "serviceAccountName: a-controller"),

@@ -180,3 +180,27 @@ async fn paused_it_makes_and_removes_nothing() {
     world.until_reason::<GitHubInstallation>("team-a", "acme", "Active").await;
     operator.stop().await;
 }
+
+/// Helm writes an unquoted number of seven digits out of its values as a float.
+#[tokio::test]
+async fn an_id_that_helm_wrote_as_a_float_is_the_same_id() {
+    let world = World::new().await;
+    let operator = world.operator().await;
+    let app = objects::app(&world, &json!([])).to_string();
+    assert!(app.contains("\"appID\":4242"), "{app}");
+    let apply = async |app: String| {
+        let path = "/apis/landfall.dev/v1alpha1/githubapps/landfall?fieldManager=helm&force=true";
+        let patch = http::Request::patch(path).header("content-type", "application/apply-patch+yaml");
+        world.admin.request::<Value>(patch.body(app.into_bytes()).unwrap()).await.expect("accepted")
+    };
+    let float = app.replace("\"appID\":4242", "\"appID\":4.242e+03");
+    apply(float.clone()).await;
+    world.until_reason::<GitHubApp>("", "landfall", "Connected").await;
+    for again in [float, app] {
+        apply(again).await;
+        operator.settled().await;
+        let object = value::<GitHubApp>(&world, "", "landfall").await;
+        assert_eq!((&object["spec"]["appID"], &ready(&object)["reason"]), (&json!(4242), &json!("Connected")));
+    }
+    operator.stop().await;
+}

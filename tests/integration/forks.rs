@@ -193,3 +193,30 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     assert!(changes(&world).is_empty(), "{:?}", changes(&world));
     operator.stop().await;
 }
+
+#[tokio::test]
+async fn a_workflow_file_of_the_upstream_takes_a_permission_that_is_asked_for_or_named() {
+    let (world, operator) = connected(&["tools"]).await;
+    let sync = fork("globex/tools", &json!({"sync": {"interval": "10m"}}));
+    follow(&world, "tools", &sync, "Observed").await;
+    operator.settled().await;
+    let push = github_sim::Push {
+        repository: "globex/tools".into(),
+        branch: Some("main".into()),
+        path: ".github/workflows/ci.yml".into(),
+        content: "on: push\njobs: {}\n".into(),
+        message: Some("ci".into()),
+    };
+    let upstream = world.sim.push(&push).expect("pushed");
+    world.live_through(&operator, SignedDuration::from_mins(13)).await;
+    let message = comes_to(&world, "tools", "InsufficientPermissions").await;
+    says(&message, &["workflows: write", "GitHubApp landfall", "spec.tenants[].maxPermissions"]);
+
+    let mut wider = tenants(&["tools"]);
+    wider[0]["maxPermissions"]["workflows"] = json!("write");
+    world.apply::<GitHubApp>(&objects::app(&world, &wider)).await;
+    let is_in_step = async || (status(&world, "tools").await["head"]["sha"] == json!(upstream)).then_some(());
+    world.until("the fork has the workflow", is_in_step).await;
+    comes_to(&world, "tools", "Observed").await;
+    operator.stop().await;
+}

@@ -20,10 +20,6 @@ fn unpolled() -> Value {
     json!({"pollInterval": "24h"})
 }
 
-async fn is_empty(world: &World) {
-    world.until("no delivery waits", async || world.waiting().await.is_empty().then_some(())).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_pod_of_the_receiver_has_an_inbox_for_as_long_as_it_is_needed() {
     let (world, operator) = connected().await;
@@ -67,7 +63,7 @@ async fn deliveries_for_nobody_go_and_those_for_all_make_the_operator_look_at_al
     operator.settled().await;
     world.sim.reset_requests();
     world.deliver(("team-a", "nobody"), "nobody", &json!({"ref": "refs/heads/main"})).await;
-    is_empty(&world).await;
+    world.until_taken_out(&operator).await;
     operator.settled().await;
     assert_eq!(looks(&world), 0);
 
@@ -77,7 +73,7 @@ async fn deliveries_for_nobody_go_and_those_for_all_make_the_operator_look_at_al
         let seen = async || (status(&world, name).await["head"]["sha"] == json!(sha)).then_some(());
         world.until(&format!("{name} was looked at"), seen).await;
     }
-    is_empty(&world).await;
+    world.until_taken_out(&operator).await;
     operator.stop().await;
 }
 
@@ -92,7 +88,7 @@ async fn a_delivery_costs_a_write_of_status_and_one_of_the_inbox() {
     for guid in ["one", "two", "three"] {
         world.deliver(("team-a", "shop"), guid, &json!({"ref": "refs/heads/main", "sha": pushed})).await;
     }
-    is_empty(&world).await;
+    world.until_taken_out(&operator).await;
     operator.settled().await;
     let writes = world.writes_since(mark);
     let count = |resource: &str| writes.iter().filter(|write| write.resource == resource).count();
@@ -204,7 +200,7 @@ async fn five_thousand_deliveries_with_replicas_killed_in_between_are_all_looked
     operator.kill();
     let operator = world.operator().await;
     world.live_through(&operator, SignedDuration::from_mins(2)).await;
-    is_empty(&world).await;
+    world.until_taken_out(&operator).await;
     for (of, (pushed, before)) in begun.iter().enumerate() {
         let path = format!("/acme/{}.git/", name(of));
         let later = world.sim.requests().into_iter().skip(*before);

@@ -6,6 +6,7 @@ use crate::scene::{connected, says, value};
 use github_sim::RepositorySeed;
 use kube::api::{Api, Patch, PatchParams};
 use landfall::api::{GitHubApp, ProjectRepository, WebhookInbox};
+use landfall::controllers::deliveries::TAKEN_OUT_AFTER;
 use landfall_world::inbox::{INBOX, logged};
 use landfall_world::operator::Start;
 use landfall_world::{SYSTEM, World, objects};
@@ -160,12 +161,19 @@ async fn a_delivery_that_comes_again_while_it_is_taken_out_is_looked_after_again
     is_armed.store(true, Ordering::SeqCst);
     deliver(&world, "shop", "twice", &json!({"event": "push", "ref": "refs/heads/main"})).await;
     world
+        .until("the first is dealt with", async || {
+            (logged(&status(&world, "shop").await, "twice")["attempts"] == 1).then_some(())
+        })
+        .await;
+    operator.settled().await;
+    world.advance(TAKEN_OUT_AFTER);
+    world
         .until("both are dealt with", async || {
             let logged = logged(&status(&world, "shop").await, "twice");
             (logged["attempts"] == 2 && logged["result"] == "Handled").then_some(())
         })
         .await;
-    world.until("none waits", async || world.waiting().await.is_empty().then_some(())).await;
+    world.until_taken_out(&operator).await;
     operator.settled().await;
     assert_eq!(looks(&world), 2);
     operator.stop().await;

@@ -9,11 +9,15 @@ use landfall_world::{OPERATOR, World};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const SPACE: &str = "team-a";
+/// How long an agent waits for the answer to a report.
+const AGENTS_PATIENCE: Duration = Duration::from_secs(5);
 const FINE: &str = r#"{"branch":"landfall/try","changed":3}"#;
 
 /// Records the accepted reports.
@@ -265,4 +269,51 @@ async fn an_api_server_that_does_not_answer_is_not_taken_for_a_yes() {
         assert_eq!(scene.report(&token, FINE).await, 503);
     }
     assert!(scene.taken().is_empty());
+}
+
+/// Four pods that keep 80 connections each busy, with silence, a head or a body that does not end, and a good token.
+fn besiege(server: SocketAddr, token: &str) -> JoinSet<()> {
+    let mut strangers = JoinSet::new();
+    for n in 0..320_u16 {
+        let token = token.to_owned();
+        strangers.spawn(async move {
+            let pod = [127, 0, 2, u8::try_from(n % 4).unwrap() + 1];
+            let beginning = match n % 3 {
+                0 => String::new(),
+                1 => "POST /v1/report HTTP/1.1\r\n".to_owned(),
+                _ => format!(
+                    "POST /v1/report HTTP/1.1\r\nhost: landfall\r\nauthorization: Bearer {token}\r\ncontent-length: 16000\r\n\r\n"
+                ),
+            };
+            loop {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind((pod, 0).into()).unwrap();
+                if let Ok(mut stream) = socket.connect(server).await {
+                    let mut sent = stream.write_all(beginning.as_bytes()).await;
+                    while sent.is_ok() && !beginning.is_empty() {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        sent = stream.write_all(b"x").await;
+                    }
+                    let _ = stream.read_u8().await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+    strangers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_few_pods_do_not_keep_out_the_reports_of_others() {
+    let scene = Scene::new().await;
+    let (one, other) = (scene.pod("ws-one").await, scene.pod("ws-other").await);
+    let (token, good) = (scene.token(Some(&one), "landfall").await, scene.token(Some(&other), "landfall").await);
+    let mut strangers = besiege(scene.address, &token);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..10 {
+        let report = tokio::time::timeout(AGENTS_PATIENCE, scene.report(&good, FINE)).await;
+        assert_eq!(report.expect("answered before the agent gives up"), 200);
+    }
+    assert!(scene.taken().iter().all(|(pod, _)| *pod == other));
+    strangers.shutdown().await;
 }

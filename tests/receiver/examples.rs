@@ -25,6 +25,11 @@ async fn every_example_is_accepted_and_changes_nothing_but_the_inbox() {
             repositories.insert((id, name, owner_id));
             owners.insert(owner_id, login);
         }
+        for account in [&payload["installation"]["account"], &payload["account"]] {
+            if let (Some(id), Some(login)) = (account["id"].as_u64(), account["login"].as_str()) {
+                owners.insert(id, login);
+            }
+        }
     }
     assert!(repositories.len() > 3, "{repositories:?}");
     let tenants = owners.iter().map(|(id, login)| {

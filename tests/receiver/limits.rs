@@ -4,9 +4,11 @@ use crate::scene::{Scene, config, guid, metric};
 use landfall::receiver::{Config, ServerLimits};
 use landfall::webhook::Hook;
 use landfall_world::delivery::{Delivery, PATIENCE, answer, exchange, kept_answer, until_closed};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const LARGEST: usize = 25 * 1024 * 1024;
@@ -127,26 +129,87 @@ async fn a_body_that_is_slow_or_breaks_off_is_refused() {
     assert_eq!(push.send(receiver.address).await.status, 202);
 }
 
+/// Strangers who keep every slot busy: a head or a body that never ends, from a client that comes again when it is cut off.
+fn besiege(address: SocketAddr, push: &Delivery, count: usize) -> JoinSet<()> {
+    let mut strangers = JoinSet::new();
+    for n in 0..count {
+        let beginning = match n % 3 {
+            0 => String::new(),
+            1 => "POST / HTTP/1.1\r\n".to_owned(),
+            _ => push.head("content-length: 1000000\r\n"),
+        };
+        strangers.spawn(async move {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(address).await {
+                    let mut sent = stream.write_all(beginning.as_bytes()).await;
+                    while sent.is_ok() && !beginning.is_empty() {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        sent = stream.write_all(b"x").await;
+                    }
+                    let _ = stream.read_u8().await;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+    strangers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_get_through_while_slow_strangers_want_all_connections() {
+    let scene = Scene::new("besieged").await;
+    // No head and no body times out within the test.
+    let long = Duration::from_mins(30);
+    let receiver = scene
+        .receiver(with(|limits| {
+            limits.connections = 256;
+            (limits.head, limits.body, limits.idle) = (long, long, long);
+        }))
+        .await;
+    let mut strangers = besiege(receiver.address, &scene.push(), 500);
+    for _ in 0..20 {
+        assert_eq!(scene.push().send(receiver.address).await.status, 202);
+    }
+    strangers.shutdown().await;
+}
+
 #[tokio::test]
-async fn connections_beyond_the_limit_wait() {
+async fn large_bodies_that_do_not_end_make_room_for_those_that_do() {
+    let scene = Scene::new("greedy").await;
+    let receiver = scene.receiver(with(|limits| limits.body = Duration::from_mins(5))).await;
+    let mut greedy = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+        let head = scene.push().head(&format!("content-length: {LARGEST}\r\n"));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b' '; LARGEST - 1000]).await.unwrap();
+        greedy.push(stream);
+    }
+    for size in [100_000, 2_000_000, LARGEST] {
+        let mut large = scene.push();
+        large.body.resize(size, b' ');
+        let large = Delivery::new(&large.path, "push", &guid(), &large.body, &scene.secret(Hook::App));
+        assert_eq!(large.send(receiver.address).await.result(), (202, "accepted"), "{size}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_ends_the_one_that_waits_longest() {
     let scene = Scene::new("connections").await;
-    let change = |limits: &mut ServerLimits| (limits.connections, limits.body) = (2, Duration::from_mins(5));
-    let receiver = scene.receiver(with(change)).await;
-    // Two connections are busy until they are dropped.
+    let receiver = scene.receiver(with(|limits| limits.connections = 2)).await;
     let (push, address) = (scene.push(), receiver.address);
-    let mut busy = Vec::new();
+    let mut slow = Vec::new();
     for count in 1..=2 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(push.head("content-length: 1000\r\n").as_bytes()).await.unwrap();
-        busy.push(stream);
+        slow.push(stream);
         metric(receiver.health, &format!("landfall_deliveries_in_flight {count}")).await;
     }
-    let mut waiting = tokio::spawn(async move { push.send(address).await });
-    let early = timeout(Duration::from_millis(500), &mut waiting).await;
-    assert!(early.is_err(), "served beyond the limit: {early:?}");
-    drop(busy);
-    assert_eq!(waiting.await.unwrap().status, 202);
-    assert_eq!(scene.push().send(receiver.address).await.status, 202, "nothing is left behind");
+    assert_eq!(push.send(address).await.status, 202);
+    assert_eq!(until_closed(&mut slow[0]).await, b"", "it is cut off");
+    // The other one was within its time.
+    slow[1].write_all(&[b' '; 1000]).await.unwrap();
+    assert_eq!(answer(&mut slow[1]).await.status, 401);
 }
 
 #[tokio::test]

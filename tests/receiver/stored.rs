@@ -96,12 +96,24 @@ async fn events_reach_the_objects_that_they_concern() {
     };
     let accepted = (202, "accepted".to_owned());
     let ignored = (202, "ignored".to_owned());
-    for event in
-        ["installation", "installation_repositories", "installation_target", "github_app_authorization", "meta"]
-    {
+    for event in ["installation", "installation_repositories", "installation_target", "meta"] {
         assert_eq!(send(event, json!({"action": "created"})).await, accepted, "{event}");
     }
-    assert_eq!(scene.app_deliveries().await.len(), 5);
+    assert_eq!(scene.app_deliveries().await.len(), 4);
+    // Where an App is public, anybody can install it, rename an account, or authorize it.
+    let stranger = json!({"id": 666, "login": "stranger"});
+    for (event, body) in [
+        ("installation", json!({"action": "created", "installation": {"id": 1, "account": stranger}})),
+        ("installation_repositories", json!({"action": "added", "installation": {"id": 1, "account": stranger}})),
+        ("installation_target", json!({"action": "renamed", "account": stranger, "installation": {"id": 1}})),
+        ("github_app_authorization", json!({"action": "revoked", "sender": stranger})),
+    ] {
+        assert_eq!(send(event, body.clone()).await, ignored, "{event} {body}");
+    }
+    assert_eq!(scene.app_deliveries().await.len(), 4);
+    let acme = json!({"id": 7001, "login": "acme-renamed"});
+    let body = json!({"action": "renamed", "account": acme, "installation": {"id": 501}});
+    assert_eq!(send("installation_target", body).await, accepted, "a granted account is known by its id");
 
     let repository = |id: u64, name: &str, owner: u64| json!({"id": id, "name": name, "owner": {"id": owner}});
     let body = json!({"action": "archived", "repository": repository(9001, "shop", 7001)});
@@ -128,7 +140,7 @@ async fn events_reach_the_objects_that_they_concern() {
     ] {
         assert_eq!(send(event, body.clone()).await, ignored, "{event} {body}");
     }
-    assert_eq!((scene.shop().await.len(), scene.app_deliveries().await.len()), (2, 5));
+    assert_eq!((scene.shop().await.len(), scene.app_deliveries().await.len()), (2, 5), "nothing else was stored");
 }
 
 #[tokio::test]

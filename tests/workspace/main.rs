@@ -14,6 +14,8 @@ mod credential;
 mod evidence;
 mod first;
 mod hostile;
+mod large;
+mod place;
 mod refused;
 mod repositories;
 mod save;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::figures::FiguresError;
-use crate::{BenchmarkError, api_server, process, receiver, reference, tokens};
+use crate::{BenchmarkError, api_server, process, push, receiver, reference, tokens};
 
 /// Measures Landfall on this machine.
 #[derive(Parser)]
@@ -37,6 +37,12 @@ enum Benchmark {
         /// In how many namespaces they are. Default: one for each hundred.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=500))]
         namespaces: Option<u64>,
+    },
+    /// A push, from its delivery until the Deployment's template names the commit; first sight of many repositories.
+    Push {
+        /// How many repositories are followed.
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=50_000))]
+        count: u64,
     },
     /// Run the plain receiver.
     #[command(hide = true)]
@@ -83,6 +89,7 @@ async fn measure(arguments: Arguments) -> Result<(), Failure> {
         Benchmark::ApiServer => api_server::run(each).await?,
         Benchmark::Receiver => receiver::run(each).await?,
         Benchmark::Tokens { count, namespaces } => tokens::run(count, namespaces).await?,
+        Benchmark::Push { count } => push::run(count, each).await?,
         Benchmark::PlainReceiver { kubeconfig } => return Ok(reference::receiver::serve(&kubeconfig).await?),
         Benchmark::PlainTokens(plain) => return Ok(reference::tokens::publish(&plain).await?),
     };

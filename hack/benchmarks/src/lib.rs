@@ -13,6 +13,7 @@ pub mod http_load;
 pub mod load;
 pub mod process;
 pub mod program;
+pub mod push;
 pub mod receiver;
 pub mod reference;
 pub mod tokens;

@@ -71,6 +71,15 @@ impl Measured {
         Self::new(self.latencies, self.elapsed + other.elapsed)
     }
 
+    /// The same calls without a wait that is part of each.
+    #[must_use]
+    pub fn without(mut self, wait: Duration) -> Self {
+        for latency in &mut self.latencies {
+            *latency = latency.saturating_sub(wait);
+        }
+        self
+    }
+
     /// How many calls there were.
     #[must_use]
     pub fn calls(&self) -> usize {

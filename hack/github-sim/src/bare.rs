@@ -13,6 +13,9 @@ use jiff::Timestamp;
 /// The object id that stands for "no object" in pushes and their events.
 pub(crate) const ZERO: &str = "0000000000000000000000000000000000000000";
 
+/// The refs of pull requests. GitHub writes them, and anybody who can read the repository can fetch them.
+pub(crate) const PULLS: &str = "refs/pull/";
+
 /// The reason why a git command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
@@ -86,7 +89,7 @@ impl Bare {
         let hooks = hooks.to_string_lossy();
         let settings = format!(
             "[core]\n\thooksPath = {hooks:?}\n[http]\n\treceivepack = true\n[uploadpack]\n\tallowFilter = true\n\t\
-             allowAnySHA1InWant = true\n[receive]\n\tshallowUpdate = true\n[gc]\n\tauto = 0\n"
+             allowAnySHA1InWant = true\n[receive]\n\tshallowUpdate = true\n\thideRefs = refs/pull\n[gc]\n\tauto = 0\n"
         );
         let config = path.join("config");
         let made = std::fs::read_to_string(&config).map_err(directory)?;
@@ -98,12 +101,13 @@ impl Bare {
         &self.path
     }
 
-    /// Every branch and tag with the object it points to.
+    /// All refs with their objects, except for those of pull requests, because nobody pushes those.
     pub(crate) fn refs(&self) -> Result<BTreeMap<String, String>, GitError> {
         let listed = self.run(&["for-each-ref", "--format=%(objectname) %(refname)"])?;
         Ok(listed
             .lines()
             .filter_map(|line| line.split_once(' '))
+            .filter(|(_, name)| !name.starts_with(PULLS))
             .map(|(sha, name)| (name.into(), sha.into()))
             .collect())
     }
@@ -168,6 +172,18 @@ impl Bare {
             changes.push(Change { status, path: path.into(), blob: blob.into(), additions, deletions });
         }
         Ok(changes)
+    }
+
+    /// The changes between two commits (`None`: since the parent), as one `diff` or as a `patch` for each commit.
+    pub(crate) fn shown(&self, kind: &str, from: Option<&str>, to: &str) -> Result<Vec<u8>, GitError> {
+        let range = from.map_or_else(|| "-1".to_owned(), |from| format!("^{from}"));
+        if kind.ends_with("patch") {
+            return self.bytes(&["format-patch", "--stdout", "--no-signature", &range, to], &[]);
+        }
+        match from {
+            Some(from) => self.bytes(&["diff-tree", "-p", "--no-renames", from, to], &[]),
+            None => self.bytes(&["diff-tree", "-p", "--no-renames", "--root", "--no-commit-id", to], &[]),
+        }
     }
 
     /// The best common ancestor.
@@ -253,7 +269,7 @@ impl Bare {
     }
 
     /// The object that a full ref points to.
-    fn tip(&self, name: &str) -> Option<String> {
+    pub(crate) fn tip(&self, name: &str) -> Option<String> {
         self.run(&["rev-parse", "--verify", "--quiet", name]).ok().map(|sha| sha.trim().to_owned())
     }
 

@@ -353,7 +353,7 @@ impl State {
         }
         repository.pushed = now;
         repository.updated = now;
-        self.follow_pulls(id, &moved);
+        self.follow_pulls(id, &moved)?;
         self.announce_push(id, &moved, pusher);
         Ok(())
     }

@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use crate::bare::ZERO;
+use crate::bare::{GitError, PULLS, ZERO};
+use crate::model::Repository;
 use crate::person::ControlError;
 use crate::state::State;
 use crate::webhook::Moved;
@@ -28,6 +29,13 @@ pub struct PullInfo {
     pub labels: Vec<String>,
 }
 
+impl Repository {
+    /// Lets clients fetch the head of a pull request, also of one from a fork.
+    pub(crate) fn show_pull(&self, number: u64, sha: &str) -> Result<(), GitError> {
+        self.bare.set_ref(&format!("{PULLS}{number}/head"), sha)
+    }
+}
+
 impl State {
     /// The pull requests of `owner/name`, the oldest first.
     pub(crate) fn pulls_of(&self, full_name: &str) -> Result<Vec<PullInfo>, ControlError> {
@@ -46,7 +54,7 @@ impl State {
     }
 
     /// Updates pull requests after refs moved in a repository.
-    pub(crate) fn follow_pulls(&mut self, repository: u64, moved: &[Moved]) {
+    pub(crate) fn follow_pulls(&mut self, repository: u64, moved: &[Moved]) -> Result<(), GitError> {
         let now = self.now();
         for moved in moved {
             let Some(branch) = moved.name.strip_prefix("refs/heads/") else { continue };
@@ -65,9 +73,16 @@ impl State {
                         pull.closed = Some(now);
                     } else {
                         pull.head_sha.clone_from(&moved.after);
+                        if let (Some(home), Some(bare)) = (self.repositories.get(&pull.repository), &bare) {
+                            if home.id != repository {
+                                home.bare.fetch(bare, &[&moved.after])?;
+                            }
+                            home.show_pull(pull.number, &moved.after)?;
+                        }
                     }
                 }
             }
         }
+        Ok(())
     }
 }

@@ -54,6 +54,12 @@ impl Rates {
         Standing { exceeded, ..self.standing(budget, now) }
     }
 
+    /// Uses all that is left of a budget, as its owner's other clients do.
+    pub(crate) fn spend(&mut self, budget: Budget, now: Timestamp) {
+        let limit = self.limit_of(budget);
+        self.window(budget, now).1 = limit;
+    }
+
     /// Returns one request, because a 304 is free.
     pub(crate) fn refund(&mut self, budget: Budget, now: Timestamp) -> Standing {
         let (_, used) = self.window(budget, now);
@@ -98,5 +104,7 @@ mod tests {
         assert!(!rates.charge(Budget::Installation(2), now).exceeded, "budgets are apart");
         let later = now.saturating_add(SignedDuration::from_hours(1)).unwrap();
         assert!(!rates.charge(budget, later).exceeded);
+        rates.spend(budget, later);
+        assert!(rates.charge(budget, later).exceeded);
     }
 }

@@ -46,6 +46,13 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
     }
 
+    /// A 422 about a body that does not fit its description. `error` is serde's message about it.
+    pub(crate) fn invalid_request(error: &str) -> Self {
+        let missing = error.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+        let reason = missing.map_or_else(|| format!("{error}."), |field| format!("{field:?} wasn't supplied."));
+        Self::unprocessable(format!("Invalid request.\n\n{reason}"))
+    }
+
     pub(crate) fn problems_parsing() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "Problems parsing JSON")
     }

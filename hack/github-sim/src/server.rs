@@ -246,7 +246,7 @@ fn faulty(
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let refused = Refusal::new(status, status.canonical_reason().unwrap_or("Error"));
     let body = body.unwrap_or_else(|| refused.body(crate::refusal::DOCUMENTATION));
-    let reply = Reply { status, body: Some(body), headers: Vec::new() };
+    let reply = Reply::new(status, body);
     let mut answer = rest::finish(state, asked, None, &Credential::Nobody, Ok(reply));
     for (name, value) in headers {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value.parse()) {

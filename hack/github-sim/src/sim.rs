@@ -25,6 +25,7 @@ use crate::journal::{Count, Entry};
 use crate::model::TokenInfo;
 use crate::person::{ControlError, Install, Push};
 use crate::pulling::PullInfo;
+use crate::rate::Budget;
 use crate::seed::{AccountSeed, RepositorySeed, Seed, Selection};
 use crate::server::{self, Hub};
 use crate::state::State;
@@ -336,6 +337,13 @@ impl Sim {
     /// Sets the requests per hour and installation.
     pub fn set_rate_limit(&self, limit: u64) {
         lock(&self.state).rates.limit = limit;
+    }
+
+    /// Uses all that is left of an installation's requests of this hour, as a busy client with one of its tokens does.
+    pub fn spend_rate_limit(&self, installation: u64) {
+        let mut state = lock(&self.state);
+        let now = state.clock.now();
+        state.rates.spend(Budget::Installation(installation), now);
     }
 
     /// Injects a fault; returns its id.

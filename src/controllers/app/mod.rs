@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places};
 use crate::webhook::ROOT_KEYS_SECRET;
 use desired::desired;
 use hook::HookState;
@@ -48,15 +48,14 @@ impl AppKind {
         Self { shared: Arc::clone(shared), lane, newest: Newest::default() }
     }
 
-    /// Namespace and name of the `GitHubInstallation`s that tokens and repositories refer to.
-    fn in_use(&self) -> BTreeSet<(String, String)> {
-        let tokens = self.shared.caches.all::<InstallationToken>();
-        let tokens = tokens.iter().map(|token| (token.namespace(), token.spec.installation_ref.name.clone()));
-        let repositories = self.shared.caches.all::<ProjectRepository>();
-        let repositories = repositories.iter().filter_map(|repository| {
-            Some((repository.namespace(), repository.spec.installation_ref.as_ref()?.name.clone()))
-        });
-        tokens.chain(repositories).map(|(namespace, name)| (namespace.unwrap_or_default(), name)).collect()
+    /// Namespace and name of those of these installations that tokens and repositories refer to.
+    fn in_use(&self, installations: &[Arc<GitHubInstallation>]) -> BTreeSet<(String, String)> {
+        let index = &self.shared.caches.index;
+        let places = installations.iter().map(|it| (it.namespace().unwrap_or_default(), it.name_any()));
+        let is_used = |(namespace, name): &(String, String)| {
+            index.tokens.has(namespace, name) || index.repositories.has(namespace, name)
+        };
+        places.filter(is_used).collect()
     }
 
     /// The objects that need the App while it is being deleted.
@@ -87,13 +86,17 @@ impl AppKind {
     }
 
     async fn withdraw(&self, app: &GitHubApp, left: Vec<Arc<GitHubInstallation>>) -> Result<(), kube::Error> {
+        let mut refused = None;
         for installation in left {
-            made::delete(&self.shared, &installation).await?;
+            if let Err(error) = made::delete(&self.shared, &installation).await {
+                refused.get_or_insert(error);
+                continue;
+            }
             let uid = installation.uid();
             self.shared.connections.update(&app.name_any(), |connection| connection.withdrawn.extend(uid));
             self.shared.lanes.look_now(&ObjectRef::from_obj(&*installation));
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 }
 
@@ -140,7 +143,7 @@ impl Kind for AppKind {
             let reference = repository.spec.installation_ref.as_ref();
             reference.map(|its| app_concerned(shared, repository.namespace(), &its.name, turn)).unwrap_or_default()
         });
-        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+        watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
             let own = deliveries(inbox).iter().filter(|delivery| delivery.is_for_app());
             own.map(|delivery| ObjectRef::new(&delivery.app)).collect()
         });
@@ -156,6 +159,10 @@ impl Kind for AppKind {
             let apps = shared.caches.all::<GitHubApp>();
             apps.iter().filter(is_concerned).map(|app| ObjectRef::from_obj(&**app)).collect()
         });
+    }
+
+    fn places(&self, app: &GitHubApp) -> Places {
+        vec![format!("app {}", app.name_any())]
     }
 
     /// Requests a look if a delivery or the annotation does.
@@ -184,8 +191,8 @@ impl Kind for AppKind {
         };
         let look = connection.as_ref().and_then(|connection| connection.look.as_deref());
         let all = shared.caches.all::<GitHubInstallation>();
-        let desired = desired(app, look, &shared.namespaces(), &all, &self.in_use());
         let installations = installations_of(shared, &name);
+        let desired = desired(app, look, &shared.namespaces(), &all, &self.in_use(&installations));
         let is_going = app.metadata.deletion_timestamp.is_some();
         Ok(Seen {
             has_finalizer: has_finalizer(&**app, DEPENDENTS_FINALIZER),
@@ -248,16 +255,15 @@ impl Kind for AppKind {
 
     fn failed(&self, _: &Seen, _: Option<Infallible>, _: Standing, _: Again) {}
 
-    /// Takes the deliveries out of their inboxes that the log has now.
-    async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
+    /// The log has the deliveries now, so they can be taken out of their inboxes.
+    fn concluded(&self, seen: &Seen) {
         let marks = seen.marks();
         for Mark { delivery, result, .. } in &marks {
             tracing::info!(delivery = delivery.guid, event = delivery.event, ?result, "a delivery was dealt with");
         }
         let taken: BTreeSet<_> = marks.into_iter().map(|mark| mark.announced).collect();
-        self.shared.take_out(taken.iter().cloned()).await?;
+        self.shared.dealt_with(taken.iter().cloned());
         self.shared.connections.update(&seen.app.name_any(), |its| its.heard.retain(|heard| !taken.contains(heard)));
-        Ok(())
     }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> GitHubAppStatus {

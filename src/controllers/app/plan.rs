@@ -3,6 +3,7 @@
 use super::desired::{Desired, is_made_for};
 use super::hook::{self, HookState};
 use crate::api::{DeliveryResult, GitHubApp, GitHubInstallation, Reason};
+use crate::controllers::access::LOOK_HOLDS;
 use crate::controllers::connection::Connection;
 use crate::controllers::deliveries::{Mark, Waiting};
 use crate::controllers::dependents::waited_long_enough;
@@ -86,7 +87,7 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     let connection = seen.connection.as_ref().filter(|connection| connection.made_from == seen.made_from.1);
     let Some(connection) = connection else { return Plan::Do(Step::Connect) };
-    if can_look(connection) && connection.next_look.is_none_or(|at| at <= now) {
+    if can_look(connection) && connection.next_look.is_none_or(|at| is_due(at, now)) {
         return Plan::Do(Step::Look);
     }
     if is_going {
@@ -100,6 +101,11 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     let (standing, again) = settled(seen, now);
     Plan::settled(standing, again)
+}
+
+/// Whether a look is due. A time that is further away than any wait was noted before the clock was set back.
+fn is_due(at: Timestamp, now: Timestamp) -> bool {
+    at <= now || at.duration_since(now) > LOOK_HOLDS
 }
 
 /// The reason is stored when the connection is made.
@@ -173,10 +179,12 @@ fn plan_removal(seen: &Seen, connection: &Connection, now: Timestamp) -> Plan {
             && installation.uid().is_none_or(|uid| !connection.withdrawn.contains(&uid))
     };
     let left: Vec<_> = seen.installations.iter().filter(is_left).cloned().collect();
-    if !left.is_empty() {
+    let until = waited_long_enough(&*seen.app, now);
+    // Kubernetes may refuse the deletion for ever, and the App does not wait for ever.
+    if !left.is_empty() && until.is_some() {
         return Plan::Do(Step::Withdraw(left));
     }
-    match waited_long_enough(&*seen.app, now) {
+    match until {
         Some(until) if !seen.dependents.is_empty() => {
             let message = format!(
                 "it is being deleted and waits, 15 minutes at most, until its published tokens are revoked and the repositories' \
@@ -187,6 +195,57 @@ fn plan_removal(seen: &Seen, connection: &Connection, now: Timestamp) -> Plan {
             Plan::settled(Standing::reconciling(Reason::WaitingForDependents, message), Some(Again::At(again)))
         }
         Some(_) => Plan::Do(Step::RemoveFinalizer { forsaken: Vec::new() }),
-        None => Plan::Do(Step::RemoveFinalizer { forsaken: seen.dependents.clone() }),
+        None => {
+            let place = |it: &Arc<GitHubInstallation>| {
+                format!("GitHubInstallation {}/{}", it.namespace().unwrap_or_default(), it.name_any())
+            };
+            let forsaken = seen.dependents.iter().cloned().chain(left.iter().map(place)).collect();
+            Plan::Do(Step::RemoveFinalizer { forsaken })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::SignedDuration;
+    use serde_json::json;
+
+    #[test]
+    fn a_terminating_app_does_not_wait_for_ever_for_an_object_that_kubernetes_keeps() {
+        let deleted: Timestamp = "2026-11-21T02:00:00Z".parse().unwrap();
+        let spec = json!({"appID": 1, "credentialsSecretRef": {"name": "s"}});
+        let app = json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubApp", "spec": spec,
+            "metadata": {"name": "landfall", "deletionTimestamp": deleted.to_string()},
+        });
+        let installation = json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubInstallation",
+            "metadata": {"name": "acme", "namespace": "team-a", "uid": "1", "labels": {"landfall.dev/app": "landfall"}},
+            "spec": {"appRef": {"name": "landfall"}, "account": "acme"},
+        });
+        let seen = Seen {
+            app: Arc::new(serde_json::from_value(app).unwrap()),
+            has_finalizer: true,
+            secret: None,
+            made_from: ("identity".into(), "input".into()),
+            connection: Some(Connection { made_from: "input".into(), ..Connection::default() }),
+            keys: None,
+            waiting: Vec::new(),
+            installations: vec![Arc::new(serde_json::from_value(installation).unwrap())],
+            desired: Desired::default(),
+            dependents: Vec::new(),
+        };
+        let after = |minutes| plan(&seen, deleted + SignedDuration::from_mins(minutes));
+        assert!(matches!(after(14), Plan::Do(Step::Withdraw(left)) if left.len() == 1));
+        let Plan::Do(Step::RemoveFinalizer { forsaken }) = after(15) else { panic!("it waits on") };
+        assert_eq!(forsaken, ["GitHubInstallation team-a/acme"]);
+    }
+
+    #[test]
+    fn a_look_is_due_at_its_time_and_when_the_clock_was_set_back() {
+        let now: Timestamp = "2026-11-21T02:00:00Z".parse().unwrap();
+        let due = |minutes| is_due(now + SignedDuration::from_mins(minutes), now);
+        assert!(due(0) && !due(1) && !due(61) && due(24 * 60));
     }
 }

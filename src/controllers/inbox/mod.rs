@@ -1,7 +1,8 @@
-//! `WebhookInbox`: has its deliveries dealt with.
+//! `WebhookInbox`: has its deliveries dealt with, and takes them out.
 //!
 //! Each object's own controller deals with the object's deliveries. This controller deals with the rest: deliveries for objects
-//! that are gone, those that are for all repositories of an App, and those in an inbox that is deleted. Invariant: a requested
+//! that are gone, those that are for all repositories of an App, and those in an inbox that is deleted. It alone takes deliveries
+//! out, several at a time: a removal competes with the receiver's patches for the object. Invariant: a requested
 //! look is kept in memory alone, because a process that starts looks at everything anyway. So an inbox needs no finalizer, and
 //! an uninstalled operator leaves nothing that cannot be deleted.
 
@@ -43,14 +44,18 @@ pub struct Seen {
     for_all: Vec<Waiting>,
     /// Deliveries for objects that do not exist.
     for_nobody: Vec<Waiting>,
+    /// The deliveries that were dealt with, and when to take them out.
+    dealt_with: Option<(BTreeSet<i64>, Timestamp)>,
 }
 
 #[derive(Debug)]
 pub enum Step {
-    /// Have every repository of the Apps looked at, and take the deliveries out.
+    /// Have every repository of the Apps looked at.
     LookAtAll(Vec<Waiting>),
-    /// Take out deliveries for objects that do not exist.
+    /// Forget deliveries for objects that do not exist.
     Drop(Vec<Waiting>),
+    /// Take out deliveries that were dealt with.
+    TakeOut(BTreeSet<i64>),
 }
 
 impl InboxKind {
@@ -62,7 +67,7 @@ impl InboxKind {
 
     fn look_at(&self, repository: &ProjectRepository, about: News) {
         self.repositories.look_again(repository, about);
-        self.shared.lanes.look_now(&ObjectRef::from_obj(repository));
+        self.shared.lanes.look_after_delivery(&ObjectRef::from_obj(repository));
     }
 
     /// Has an App and all of its repositories looked at.
@@ -114,12 +119,17 @@ impl InboxKind {
                 for waiting in self.shared.waiting_in(inbox) {
                     self.look_after(&waiting.delivery);
                 }
+                self.shared.dealt_with.forget(&inbox.name_any());
             }
             caches::News::Listed => {
                 let listed: BTreeSet<_> =
                     self.shared.caches.all::<WebhookInbox>().iter().map(|inbox| inbox.name_any()).collect();
                 // Nobody knows what an inbox had in it that was deleted while the watch was interrupted.
-                if !brought.is_subset(&listed) {
+                let gone: Vec<_> = brought.difference(&listed).collect();
+                for inbox in &gone {
+                    self.shared.dealt_with.forget(inbox);
+                }
+                if !gone.is_empty() {
                     for app in self.shared.caches.all::<GitHubApp>() {
                         self.look_at_all(&app.name_any(), News::Repository);
                     }
@@ -142,7 +152,7 @@ impl Kind for InboxKind {
 
     const FEATURE: Feature = Feature::Tokens;
     const RULES: &'static [Rule] = &[
-        Rule::new(RuleSet::Own, "landfall.dev", &["webhookinboxes"], &["get", "list", "watch", "create"]),
+        Rule::new(RuleSet::Own, "landfall.dev", &["webhookinboxes"], &["get", "list", "watch", "create", "patch"]),
         Rule::new(RuleSet::Own, "landfall.dev", &["webhookinboxes/status"], &["patch"]),
         // The receiver faces the internet. It stores deliveries in its own inbox and changes nothing else. RBAC cannot restrict
         // it to its own, so the chart's ValidatingAdmissionPolicy does.
@@ -180,28 +190,32 @@ impl Kind for InboxKind {
         let Some(inbox) = self.shared.caches.named::<WebhookInbox>(&self.shared.settings.namespace, &name) else {
             return Ok(Seen::default());
         };
-        self.shared.taking_out.prune(&inbox);
+        let dealt_with = self.shared.dealt_with.left_in(&inbox);
         let waiting = self.shared.waiting_in(&inbox).into_iter();
         let (for_all, others): (Vec<_>, Vec<_>) = waiting.partition(|waiting| waiting.delivery.every_repository);
         let for_nobody = others.into_iter().filter(|waiting| !self.has_object(&waiting.delivery)).collect();
-        Ok(Seen { inbox: Some(inbox), for_all, for_nobody })
+        Ok(Seen { inbox: Some(inbox), for_all, for_nobody, dealt_with })
     }
 
-    fn plan(seen: &Seen, _: Timestamp) -> reconcile::Plan<Step> {
+    fn plan(seen: &Seen, now: Timestamp) -> reconcile::Plan<Step> {
         if !seen.for_all.is_empty() {
             return reconcile::Plan::Do(Step::LookAtAll(seen.for_all.clone()));
         }
         if !seen.for_nobody.is_empty() {
             return reconcile::Plan::Do(Step::Drop(seen.for_nobody.clone()));
         }
-        reconcile::Plan::nothing()
+        match &seen.dealt_with {
+            Some((ids, at)) if *at <= now => reconcile::Plan::Do(Step::TakeOut(ids.clone())),
+            Some((_, at)) => reconcile::Plan::Settled { standing: None, again: Some(Again::At(*at)) },
+            None => reconcile::Plan::nothing(),
+        }
     }
 
     fn task(_: &Step) -> Option<Infallible> {
         None
     }
 
-    async fn apply(&self, _: &Seen, step: Step) -> Result<Done<WebhookInbox>, Failure> {
+    async fn apply(&self, seen: &Seen, step: Step) -> Result<Done<WebhookInbox>, Failure> {
         match step {
             Step::LookAtAll(deliveries) => {
                 for Waiting { delivery, .. } in &deliveries {
@@ -209,14 +223,19 @@ impl Kind for InboxKind {
                     tracing::info!(app, merged, "deliveries for many repositories were merged; all are looked at");
                     self.look_after(delivery);
                 }
-                self.shared.take_out(announced(deliveries)).await?;
+                self.shared.dealt_with(announced(deliveries));
             }
             Step::Drop(deliveries) => {
                 for Waiting { delivery, .. } in &deliveries {
                     let WaitingDelivery { app, namespace, name, guid, .. } = delivery;
                     tracing::info!(app, namespace, name, delivery = guid, "a delivery is for an object that is gone");
                 }
-                self.shared.take_out(announced(deliveries)).await?;
+                self.shared.dealt_with(announced(deliveries));
+            }
+            Step::TakeOut(ids) => {
+                if let Some(inbox) = &seen.inbox {
+                    self.shared.take_out(inbox, &ids).await?;
+                }
             }
         }
         Ok(Done::Again(None))

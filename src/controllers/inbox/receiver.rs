@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, PartialObjectMeta, PostParams};
+use kube::api::{Api, PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
+use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -49,6 +50,9 @@ impl ReceiverKind {
 
 /// Makes an inbox, unless there is one of this name.
 ///
+/// Without field managers, the API server does not keep track of them either, which takes two fifths of its time for a patch of
+/// a small inbox. An inbox has one writer for additions and one for removals, and none of them uses server-side apply.
+///
 /// # Errors
 /// Kubernetes refused it.
 pub async fn make_inbox(
@@ -62,9 +66,12 @@ pub async fn make_inbox(
     inbox.metadata.owner_references = owner.map(|owner| vec![owner]);
     let inboxes = Api::<WebhookInbox>::namespaced(client.clone(), namespace);
     match inboxes.create(&PostParams::default(), &inbox).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        made => made.map(|_| ()),
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
+        made => drop(made?),
     }
+    let no_field_managers = json!({"metadata": {"managedFields": [{}]}});
+    inboxes.patch_metadata(name, &PatchParams::default(), &Patch::Merge(no_field_managers)).await?;
+    Ok(())
 }
 
 impl Kind for ReceiverKind {

@@ -6,7 +6,8 @@
 mod plan;
 
 use super::access::{AccountAccess, access};
-use super::dependents::{dependents_of, going, installations_of};
+use super::dependents::{dependents_of, going, what_access_depends_on};
+use super::index::keep;
 use super::object::{has_finalizer, requested_look, set_finalizer};
 use super::reconcile::{Done, Failure, Kind, Plan};
 use super::shared::{Asked, Shared};
@@ -87,13 +88,13 @@ impl Kind for InstallationKind {
     }
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, GitHubInstallation>) {
-        watches.woken_by(Select::All, |shared, app: &GitHubApp, _| {
-            installations_of(shared, &app.name_any()).iter().map(|it| ObjectRef::from_obj(&**it)).collect()
+        keep(watches, |index| &index.by_app, |it| Some((it.spec.app_ref.name.clone(), it.namespace()?)));
+        keep(watches, |index| &index.by_namespace, |it| Some((it.namespace()?, it.spec.app_ref.name.clone())));
+        watches.woken_by_part(Select::All, what_access_depends_on, |shared, app: &GitHubApp, _| {
+            shared.caches.index.by_app.under(&app.name_any())
         });
         watches.woken_by(Select::All, |shared, namespace: &PartialObjectMeta<Namespace>, _| {
-            let all = shared.caches.all::<GitHubInstallation>();
-            let here = all.iter().filter(|installation| installation.namespace() == namespace.metadata.name);
-            here.map(|installation| ObjectRef::from_obj(&**installation)).collect()
+            shared.caches.index.by_namespace.under(&namespace.name_any())
         });
         watches.woken_by(Select::All, |shared, token: &InstallationToken, _| {
             going(shared, token.namespace(), &token.spec.installation_ref.name)

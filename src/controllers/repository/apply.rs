@@ -1,6 +1,9 @@
 //! Carries out one step. GitHub's answers go into [`super::memory`], where the next plan finds them.
 
 use super::RepositoryKind;
+use super::answers::{Answer, Need, Question};
+use super::followed::Followed;
+use super::listing::{self, Listing};
 use super::memory::{Facts, Looked};
 use super::plan::Step;
 use super::seen::{Granted, Seen, Way};
@@ -20,6 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How long GitHub's answer about a repository is used without asking again: one call a day.
@@ -97,10 +101,10 @@ pub fn client(seen: &Seen) -> Result<&Arc<GitHub>, Failure> {
 /// Finds the repository, if it is unknown, and reads its head.
 async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let now = kind.shared.now();
-    let (refs, name, facts) = match &seen.way {
+    let (refs, name, facts, at) = match &seen.way {
         Way::GitHub(granted) => {
-            let (refs, facts) = by_app(kind, seen, granted).await?;
-            (refs, facts.repository.full_name.clone(), Some(facts))
+            let (refs, facts, at) = by_app(kind, seen, granted).await?;
+            (refs, facts.repository.full_name.clone(), Some(facts), at)
         }
         Way::Address(address) => {
             let credentials = credentials(kind, &seen.object, address).await?;
@@ -108,12 +112,13 @@ async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
             let transport = transport.map_err(|error| Failure::stalled(Reason::ApiFailed, error.to_string()))?;
             let remote = Remote::manual(address);
             let refs = git::refs(&transport, &remote, credentials.as_ref(), seen.branch(), &*kind.shared.clock).await;
-            (refs.map_err(|error| address::failure(&error, &seen.object))?, address.url().to_string(), None)
+            let refs = refs.map_err(|error| address::failure(&error, &seen.object))?;
+            (refs, address.url().to_string(), None, now)
         }
         Way::NotYetKnown | Way::Blocked { .. } => return Ok(()),
     };
     let refs = kind.shared.guards.refs(refs, seen);
-    remember(kind, seen, (refs, name, facts), now);
+    remember(kind, seen, (refs, name, facts), at);
     Ok(())
 }
 
@@ -163,23 +168,25 @@ fn remember(kind: &RepositoryKind, seen: &Seen, (refs, name, facts): (Refs, Stri
     kind.lane.succeeded(&ObjectRef::from_obj(&*seen.object));
 }
 
-async fn by_app(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<(Refs, Facts), Failure> {
+async fn by_app(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<(Refs, Facts, Timestamp), Failure> {
     let (token, mut facts) = read(kind, seen, granted).await?;
     let is_old = facts.at.checked_add(FACTS_HOLD).is_ok_and(|end| end <= kind.shared.now());
     if is_old || seen.is_repository_news || seen.is_asked() {
         facts = ask(kind, seen, granted, &token, facts.repository.id).await?;
     }
-    match refs(kind, seen, &facts.repository, &token).await {
-        Ok(refs) => Ok((refs, facts)),
+    let Answer { refs: answered, at, .. } = refs(kind, (seen, granted), &facts.repository, &token).await;
+    match answered {
+        Ok(refs) => Ok((refs, facts, at)),
         Err(git::Error::Moved { .. } | git::Error::NotFound { .. }) => {
             // The id finds the repository under any name.
             let now = ask(kind, seen, granted, &token, facts.repository.id).await?;
-            let refs = refs(kind, seen, &now.repository, &token).await.map_err(|error| match error {
+            let answer = refs(kind, (seen, granted), &now.repository, &token).await;
+            let refs = answer.refs.map_err(|error| match error {
                 error if is_on_its_way(seen, &error) => pending(seen, &now.repository, kind.shared.now()),
                 git::Error::Moved { .. } => moved(&now.repository),
                 other => git_failure(&other),
             })?;
-            Ok((refs, now))
+            Ok((refs, now, answer.at))
         }
         Err(error) => {
             if matches!(error, git::Error::CredentialsRefused { .. }) {
@@ -235,10 +242,14 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
     let github = client(seen)?;
     let now = kind.shared.now();
     let key = (seen.tools.identity.as_str(), granted.installation);
-    let (read, id) = if let Some(id) = seen.bound_id() {
+    let sighted = sight(kind, seen, granted).await?;
+    let sighted_id = sighted.as_ref().map(|facts| facts.repository.id);
+    let (read, id) = if let Some(id) = seen.bound_id().or(sighted_id) {
         // A repository that was refused is requested alone, because GitHub would refuse the token for all of them.
         let is_lost = seen.known.is_lost();
-        let others = || if is_lost { Vec::new() } else { kind.followed_by(&granted.app, granted.installation) };
+        let through =
+            Followed { app: &granted.app, identity: &seen.tools.identity, installation: granted.installation };
+        let others = || if is_lost { Vec::new() } else { kind.followed_by(through) };
         let read = kind.readers.by_id(github, key, id, others, now).await;
         (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
     } else {
@@ -252,9 +263,13 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
         let id = read.said.first().map(|repository| repository.id).ok_or_else(|| gone(granted, &called))?;
         (read, id)
     };
-    kind.memory.heard_of(&read.said, now);
-    let said = read.said.into_iter().find(|repository| repository.id == id);
-    let facts = match (said, &seen.known.facts) {
+    charge(kind, &read.refused);
+    let mut said: HashMap<_, _> =
+        read.said.into_iter().map(|repository| (repository.id, Arc::new(repository))).collect();
+    kind.memory.heard_of(&said, now);
+    let said = said.remove(&id).map(Arc::unwrap_or_clone);
+    let before = seen.known.facts.clone().or(sighted);
+    let facts = match (said, &before) {
         (Some(mut repository), before) => {
             // Only the longer answers have these fields, so they are kept.
             if let Some(before) = before.as_ref().filter(|before| before.repository.id == id) {
@@ -268,6 +283,56 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
     };
     fits(granted, &facts.repository, seen)?;
     Ok((read.token, facts))
+}
+
+/// The repository in a listing of the installation, if this process does not know it yet, and a listing is worth its
+/// calls.
+///
+/// # Errors
+/// The repository is not granted, or GitHub did not answer.
+async fn sight(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<Option<Facts>, Failure> {
+    let source = &seen.object.spec.source;
+    if seen.known.facts.is_some() || seen.known.is_lost() || source.fork.is_some() && seen.bound_id().is_none() {
+        return Ok(None);
+    }
+    let name = source.existing.as_ref().and_then(|existing| existing.name.as_deref());
+    if let Some(name) = name.filter(|_| seen.bound_id().is_none()) {
+        allowed(granted, Known { name: Some(name.to_owned()), id: None }, &default_permissions())?;
+    }
+    let find = |listing: &Listing| listing.find(seen.bound_id(), name, seen.known.first_heard);
+    let key = (seen.tools.identity.as_str(), granted.installation);
+    let mut found = kind.listings.last(key.0, key.1).and_then(|listing| find(&listing));
+    if found.is_none() {
+        let unknown = kind.unknown_through(&granted.app, granted.installation, listing::MOST_UNKNOWN);
+        let began = (kind.answers.next_moment(), kind.shared.now());
+        let listed = kind.listings.first_sight(client(seen)?, key, unknown, began).await;
+        let listing =
+            listed.map_err(|error| remote(github_failure(&error, "listing the installation's repositories")))?;
+        if let Some(listing) = listing {
+            kind.memory.listed(&listing, granted.account_id);
+            found = find(&listing);
+        }
+    }
+    if let Some(facts) = &found {
+        fits(granted, &facts.repository, seen)?;
+    }
+    Ok(found)
+}
+
+/// Charges the namespaces that follow these repositories, which are gone, with a call for each.
+fn charge(kind: &RepositoryKind, refused: &[RepositoryId]) {
+    if refused.is_empty() {
+        return;
+    }
+    let mut namespaces: HashMap<RepositoryId, String> = HashMap::new();
+    for repository in kind.shared.caches.all::<ProjectRepository>() {
+        let facts = kind.memory.get(uid(&repository)).facts;
+        if let (Some(facts), Some(namespace)) = (facts, repository.namespace()) {
+            namespaces.insert(facts.repository.id, namespace);
+        }
+    }
+    let charged = refused.iter().filter_map(|id| namespaces.get(id).map(String::as_str));
+    kind.memory.charge(charged, kind.shared.now());
 }
 
 /// Asks GitHub for the repository with this id.
@@ -381,9 +446,17 @@ pub fn remote(failure: (Standing, Again)) -> Failure {
     failure.into()
 }
 
-async fn refs(kind: &RepositoryKind, seen: &Seen, repository: &Repository, token: &Token) -> Result<Refs, git::Error> {
-    let branch = seen.branch();
-    refs_of(kind, seen, &repository.full_name, token, branch).await
+/// The refs of the repository, which GitHub is asked for once for all objects that follow the same branch.
+async fn refs(
+    kind: &RepositoryKind,
+    (seen, granted): (&Seen, &Granted),
+    repository: &Repository,
+    token: &Token,
+) -> Answer {
+    let now = || kind.shared.now();
+    let (question, need) = (Question::of(seen, granted, repository), Need::of(seen, now()));
+    let ask = refs_of(kind, seen, &repository.full_name, token, seen.branch());
+    kind.answers.get(question, &need, &kind.shared.caches, now, ask).await
 }
 
 /// The refs of a repository on the App's GitHub, by a name that GitHub gave.

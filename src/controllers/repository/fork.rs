@@ -13,10 +13,13 @@ use crate::api::{ForkBranches, ForkSource, Permissions, Reason, default_permissi
 use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing, github_failure};
 use crate::git;
-use crate::github::{self, GitHub, Repositories, Repository, Scope};
+use crate::github::{self, GitHub, Level, Repositories, Repository, Scope};
 use crate::grant::Known;
 use jiff::SignedDuration;
 use std::sync::Arc;
+
+/// The permission to change files in `.github/workflows`.
+const WORKFLOWS: &str = "workflows";
 
 fn permissions(list: &[(&str, &str)]) -> Permissions {
     list.iter().map(|(name, level)| ((*name).to_owned(), (*level).to_owned())).collect()
@@ -227,9 +230,16 @@ async fn merge(
     fork: &Repository,
     branch: &str,
 ) -> Result<(), Failure> {
-    let needed = permissions(&[("contents", "write"), ("metadata", "read")]);
+    let mut needed = permissions(&[("contents", "write"), ("metadata", "read")]);
     let known = Known { name: Some(fork.name.clone()), id: Some(fork.id) };
-    allowed(granted, known, &needed)?;
+    allowed(granted, known.clone(), &needed)?;
+    // GitHub takes commits that change a workflow file with this permission alone.
+    let mut with_workflows = needed.clone();
+    with_workflows.insert(WORKFLOWS.to_owned(), "write".to_owned());
+    let is_given = granted.permissions.get(WORKFLOWS).is_some_and(|level| matches!(level, Level::Write | Level::Admin));
+    if is_given && allowed(granted, known, &with_workflows).is_ok() {
+        needed = with_workflows;
+    }
     let scope = Scope { repositories: Repositories::Ids(vec![fork.id]), permissions: needed };
     let doing = format!("bringing {} in step with its upstream", fork.full_name);
     let minted = github.mint(granted.installation, &scope).await;
@@ -252,6 +262,29 @@ async fn merge(
                 Again::Backoff,
             ))
         }
+        Err(error) if error.to_string().contains(WORKFLOWS) => Err(without_workflows(&error, granted, fork, is_given)),
         Err(error) => Err(remote(github_failure(&error, &doing))),
     }
+}
+
+/// The upstream changed a workflow file, and the token must not.
+fn without_workflows(error: &github::Error, granted: &Granted, fork: &Repository, is_given: bool) -> Failure {
+    let remedy = if is_given {
+        format!(
+            "ask the administrator of GitHubApp {} to add workflows: write to spec.tenants[].maxPermissions",
+            granted.app
+        )
+    } else {
+        format!(
+            "the App needs it on GitHub, {} has to accept it at {}, and GitHubApp {} has to grant it in \
+             spec.tenants[].maxPermissions",
+            granted.account, granted.settings_url, granted.app
+        )
+    };
+    let message = format!(
+        "{} stays behind its upstream, which changed a workflow file: that takes the permission workflows: write ({error}). Either \
+         {remedy}, or bring the fork in step by hand",
+        fork.full_name
+    );
+    Failure::stalled(Reason::InsufficientPermissions, message)
 }

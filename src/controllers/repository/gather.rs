@@ -1,15 +1,19 @@
 //! Reads everything that a decision about a `ProjectRepository` needs, from caches and memory. It makes no calls.
 
 use super::RepositoryKind;
+use super::memory::{Failed, Task};
+use super::plan::look_due;
 use super::seen::{Granted, HookWish, Pending, Seen, Tools, Way};
 use crate::api::{DeliveryResult, ProjectRepository, Reason, WEBHOOK_FINALIZER, WebhookMode};
 use crate::controllers::connection::Connection;
 use crate::controllers::deliveries::{Mark, Waiting};
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
-use crate::controllers::shared::Shared;
+use crate::controllers::shared::{PERSON_RECHECK, Shared};
 use crate::controllers::standing::Standing;
+use jiff::Timestamp;
 use kube::ResourceExt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[must_use]
@@ -50,7 +54,9 @@ pub fn gather(kind: &RepositoryKind, object: &Arc<ProjectRepository>) -> Seen {
     });
     let waiting = shared.waiting_for_repository(&namespace, &object.name_any());
     let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
-    Seen {
+    let hindrance = connection.zip(referred.as_ref().and_then(|referred| referred.app_name.as_deref()));
+    let hindrance = hindrance.and_then(|(connection, app)| connection.hindrance(app));
+    let seen = Seen {
         has_finalizer: has_finalizer(&**object, WEBHOOK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
         hook: hook(shared, object, referred.as_ref()),
@@ -67,7 +73,22 @@ pub fn gather(kind: &RepositoryKind, object: &Arc<ProjectRepository>) -> Seen {
             app: connection.and_then(Connection::app_identity),
             git: connection.and_then(|connection| connection.git.clone()),
         },
+    };
+    held_back(seen, hindrance, shared.now())
+}
+
+/// While the App itself does not work, its repositories are not looked at: each look would take a slot until it fails.
+fn held_back(mut seen: Seen, hindrance: Option<Standing>, now: Timestamp) -> Seen {
+    let Some(standing) = hindrance else { return seen };
+    let is_fork = seen.object.spec.source.fork.is_some() && seen.bound_id().is_none();
+    let task = if is_fork { Task::Fork } else { Task::Look };
+    if seen.known.failed.contains_key(&task) || (task == Task::Look && look_due(&seen, now) > now) {
+        return seen;
     }
+    let until = now.checked_add(PERSON_RECHECK).unwrap_or(Timestamp::MAX);
+    let failed = Failed { standing, until, about: seen.about(), heard: BTreeSet::new(), wanted: seen.known.wanted };
+    seen.known.failed.insert(task, failed);
+    seen
 }
 
 fn by_app(referred: &Referred) -> Way {

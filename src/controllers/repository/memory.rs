@@ -4,8 +4,10 @@
 //! it. But it takes precedence over status, which a tenant may be able to write: the address that a token is sent to
 //! comes only from here.
 
+use super::answers::Moment;
+use super::listing::Listing;
 use super::rollout::RolloutMemory;
-use super::seen::HookWish;
+use super::seen::{HookWish, own_status};
 use crate::api::{DeploymentStatus, HeadStatus, ProjectRepository};
 use crate::controllers::caches::Caches;
 use crate::controllers::deliveries::Announced;
@@ -13,7 +15,7 @@ use crate::controllers::reference::Terms;
 use crate::controllers::standing::{Standing, State};
 use crate::git::Refs;
 use crate::github::Repository;
-use crate::ids::{HookId, RepositoryId};
+use crate::ids::{AccountId, HookId, RepositoryId};
 use crate::runtime::allowance::{Allowance, Rate};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -131,6 +133,8 @@ pub struct Remembered {
     pub facts: Option<Facts>,
     /// Its refs.
     pub looked: Option<Looked>,
+    /// When this process first heard of the object.
+    pub first_heard: Option<Moment>,
     /// The head, with the time since when it is the head.
     pub head: Option<HeadStatus>,
     /// The head that was confirmed by id, and when.
@@ -206,12 +210,43 @@ impl RepositoryMemory {
         self.lock().get(uid).cloned().unwrap_or_default()
     }
 
+    /// Notes that this process has heard of an object.
+    pub fn heard(&self, uid: &str, moment: Moment) {
+        self.update(uid, |known| {
+            known.first_heard.get_or_insert(moment);
+        });
+    }
+
+    /// Takes calls that were made because of repositories that are gone from the allowances of the namespaces that follow
+    /// them.
+    pub fn charge<'a>(&self, namespaces: impl Iterator<Item = &'a str>, now: Timestamp) {
+        let mut all = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        for namespace in namespaces {
+            let of = all.entry(namespace.to_owned()).or_insert_with(|| Allowance::full(NAMESPACE, now));
+            // What is used up already cannot be used up further.
+            let _ = of.take(now);
+        }
+    }
+
+    /// Stores a listing of an account's repositories. Those that it lacks are marked to be asked for.
+    pub fn listed(&self, listing: &Listing, account: AccountId) {
+        self.heard_of(listing.by_id(), listing.at());
+        for known in self.lock().values_mut() {
+            if let Some(facts) = &mut known.facts
+                && facts.repository.owner.as_ref().is_some_and(|owner| owner.id == account)
+                && !listing.by_id().contains_key(&facts.repository.id)
+            {
+                facts.at = Timestamp::MIN;
+            }
+        }
+    }
+
     /// The id of the repository on GitHub that an object is bound to, if it is known. It is a hint, because it may come
     /// from status.
     #[must_use]
     pub fn known_id(&self, repository: &ProjectRepository) -> Option<RepositoryId> {
         let known = self.get(repository.metadata.uid.as_deref().unwrap_or_default());
-        let stored = || repository.status.as_ref()?.id;
+        let stored = || own_status(repository)?.id;
         known.facts.map(|facts| facts.repository.id).or_else(stored)
     }
 
@@ -222,10 +257,14 @@ impl RepositoryMemory {
 
     /// Stores GitHub's answers about repositories. A repository with a new name is only marked to be asked for, and
     /// that look decides whether the new name may be shown.
-    pub fn heard_of(&self, said: &[Repository], now: Timestamp) {
+    pub fn heard_of(&self, said: &HashMap<RepositoryId, Arc<Repository>>, now: Timestamp) {
+        if said.is_empty() {
+            return;
+        }
         for known in self.lock().values_mut() {
             if let Some(facts) = &mut known.facts
-                && let Some(repository) = said.iter().find(|repository| repository.id == facts.repository.id)
+                && let Some(repository) = said.get(&facts.repository.id)
+                && facts.at <= now
             {
                 if repository.full_name != facts.repository.full_name {
                     facts.at = Timestamp::MIN;
@@ -233,7 +272,7 @@ impl RepositoryMemory {
                 }
                 // Only the longer answers have these fields, so they are kept.
                 let parents = (facts.repository.parent.clone(), facts.repository.source.clone());
-                let mut repository = repository.clone();
+                let mut repository = Repository::clone(repository);
                 repository.parent = repository.parent.or(parents.0);
                 repository.source = repository.source.or(parents.1);
                 *facts = Facts { repository: Arc::new(repository), at: now };

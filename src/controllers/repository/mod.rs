@@ -1,11 +1,13 @@
 //! `ProjectRepository`: finds or forks a repository, follows its head, keeps its webhook, and rolls out pushes.
 
 mod address;
+mod answers;
 mod apply;
 mod followed;
 mod fork;
 mod gather;
 mod hook;
+mod listing;
 mod memory;
 mod plan;
 mod readers;
@@ -15,26 +17,34 @@ mod status;
 
 pub use memory::{News, RepositoryMemory};
 
+use super::caches;
 use super::deliveries::{Mark, deliveries};
 use super::dependents::woken_by_access;
+use super::index::keep;
 use super::newest::Newest;
 use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
 use super::shared::Shared;
 use super::standing::{Again, Standing, matters_to_app};
 use super::watches::{Select, Watches};
-use crate::api::{ProjectRepository, ProjectRepositoryStatus, Reason, WaitingDelivery, WebhookInbox};
+use crate::api::{
+    DeploymentResult, DeploymentStatus, ProjectRepository, ProjectRepositoryStatus, Reason, WaitingDelivery,
+    WebhookInbox,
+};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places, Urgency};
 use crate::webhook::RootKeys;
+use answers::Answers;
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use listing::Listings;
 use memory::{Failed, Task};
 use plan::Step;
 use readers::ReadTokens;
-use seen::Seen;
+use seen::{Seen, own_status};
 use std::sync::Arc;
 
 pub struct RepositoryKind {
@@ -43,6 +53,10 @@ pub struct RepositoryKind {
     memory: Arc<RepositoryMemory>,
     /// The tokens that read repositories.
     readers: ReadTokens,
+    /// The answers about branches.
+    answers: Answers,
+    /// The repositories of installations.
+    listings: Listings,
     newest: Newest<ProjectRepository>,
 }
 
@@ -55,6 +69,8 @@ impl RepositoryKind {
             lane,
             memory: Arc::default(),
             readers: ReadTokens::default(),
+            answers: Answers::default(),
+            listings: Listings::default(),
             newest: Newest::default(),
         }
     }
@@ -98,12 +114,20 @@ impl Kind for RepositoryKind {
     }
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, ProjectRepository>) {
-        woken_by_access(watches, |repository: &ProjectRepository, name| {
-            repository.spec.installation_ref.as_ref().is_some_and(|reference| reference.name == name)
-        });
-        watches.woken_by(Select::OwnNamespace(None), |_, inbox: &WebhookInbox, _| {
+        let key = |repository: &ProjectRepository| {
+            Some((repository.namespace()?, repository.spec.installation_ref.as_ref()?.name.clone()))
+        };
+        keep(watches, |index| &index.repositories, key);
+        woken_by_access(watches, |index, namespace, name| index.repositories.of(namespace, name));
+        watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
             let repositories = deliveries(inbox).iter().filter_map(WaitingDelivery::repository);
             repositories.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
+        });
+        let kind = Arc::clone(self);
+        watches.hear(Select::own(Self::PLACE, Self::LABEL), move |news: &caches::News<'_, ProjectRepository>| {
+            if let caches::News::Changed(object) = news {
+                kind.memory.heard(uid(object), kind.answers.moment());
+            }
         });
         // New root keys change the secrets of webhooks.
         watches.woken_by_announced::<RootKeys>();
@@ -116,13 +140,34 @@ impl Kind for RepositoryKind {
     fn begin(&self, object: Arc<ProjectRepository>) -> Arc<ProjectRepository> {
         self.memory.prune(&self.shared.caches);
         self.memory.update(uid(&object), |known| known.rollout.begin());
-        let writes_for = object.status.as_ref().and_then(|status| status.uid.as_ref());
-        if writes_for.is_none_or(|uid| Some(uid) == object.metadata.uid.as_ref()) {
+        if object.status.is_none() || own_status(&object).is_some() {
             return object;
         }
         let mut object = Arc::unwrap_or_clone(object);
         object.status = object.status.map(|_| ProjectRepositoryStatus::default());
         Arc::new(object)
+    }
+
+    /// The App's GitHub. The objects of a namespace share slots for all addresses, because it may name as many hosts as
+    /// it likes.
+    fn places(&self, object: &ProjectRepository) -> Places {
+        match (&object.spec.installation_ref, &object.spec.source.url) {
+            (Some(reference), _) => self.shared.place_of_app(object.namespace(), &reference.name),
+            (None, Some(url)) => {
+                let host = self.shared.settings.git_hosts.check(url).map(|address| format!("host {}", address.host()));
+                let namespace = format!("addresses in {}", object.namespace().unwrap_or_default());
+                host.into_iter().chain([namespace]).collect()
+            }
+            (None, None) => Places::new(),
+        }
+    }
+
+    /// A push that is being rolled out is as urgent as the delivery that announced it.
+    fn urgency(seen: &Seen) -> Urgency {
+        let is_under_way = |deployment: &DeploymentStatus| {
+            matches!(deployment.result, DeploymentResult::Waiting | DeploymentResult::Running)
+        };
+        if seen.deployment().is_some_and(is_under_way) { Urgency::Delivery } else { Urgency::Time }
     }
 
     async fn gather(&self, object: &Arc<ProjectRepository>) -> Result<Seen, kube::Error> {
@@ -187,11 +232,11 @@ impl Kind for RepositoryKind {
         }
     }
 
-    /// Takes the deliveries out of their inboxes that the log has now.
-    async fn concluded(&self, seen: &Seen) -> Result<(), kube::Error> {
+    /// The log has the deliveries now, so they can be taken out of their inboxes.
+    fn concluded(&self, seen: &Seen) {
         let marks = seen.marks();
         if marks.is_empty() {
-            return Ok(());
+            return;
         }
         if seen.hindrance().is_some() {
             // They were not looked after, so a look comes first when that is possible again.
@@ -203,11 +248,10 @@ impl Kind for RepositoryKind {
             let (guid, sha) = (&delivery.guid, delivery.sha.as_deref());
             tracing::info!(delivery = guid, sha, ?result, "a delivery was dealt with");
         }
-        self.shared.take_out(marks.iter().map(|mark| mark.announced.clone())).await?;
+        self.shared.dealt_with(marks.iter().map(|mark| mark.announced.clone()));
         self.memory.update(uid(&seen.object), |known| {
             known.heard.retain(|heard| !marks.iter().any(|mark| mark.announced == *heard));
         });
-        Ok(())
     }
 
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> ProjectRepositoryStatus {

@@ -139,10 +139,23 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
     }
     let standing = summary(seen, source, troubles);
     let again = again.into_iter().min().map(Again::At);
+    if seen.object.spec.on_push.is_some() && seen.deployment().is_none() && has_no_commit(seen) {
+        let (settlement, handled) = (Box::new(rollout::plan::begin_without_commit(now)), seen.redeploy_wish().cloned());
+        return Plan::Do(Step::Settle { settlement, handled, standing, again });
+    }
     if can_change && seen.object.spec.on_push.is_some() {
         return plan_rollout(seen, (standing, again), Source::AtHand, now);
     }
     settled_or_followed(seen, (standing, again), now)
+}
+
+/// Whether the branch has no commit, so that the first push to it is one. The branches of a fork are copied first.
+fn has_no_commit(seen: &Seen) -> bool {
+    match seen.known.looked.as_ref().map(|looked| &looked.refs.head) {
+        Some(Head::Missing { .. }) => true,
+        Some(Head::Empty) => seen.object.spec.source.fork.is_none(),
+        _ => false,
+    }
 }
 
 /// Nothing is done now, except that a running rollout is followed and reported.
@@ -239,7 +252,7 @@ fn paused() -> Standing {
 }
 
 /// When to look: at once if there may be something new, but not more often than the allowance permits.
-fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
+pub fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
     let known = &seen.known;
     let Some(looked) = &known.looked else { return now };
     let is_other = looked.asked.as_deref() != seen.branch() || looked.access != seen.access();

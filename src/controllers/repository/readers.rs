@@ -52,6 +52,8 @@ pub struct Read {
     pub token: Token,
     /// The repositories in GitHub's answer, if it was asked just now.
     pub said: Vec<Repository>,
+    /// The repositories that made GitHub refuse a token, once for each request that this cost.
+    pub refused: Vec<RepositoryId>,
 }
 
 impl ReadTokens {
@@ -78,7 +80,7 @@ impl ReadTokens {
         let mut readers = of.lock().await;
         readers.live.retain(|reader| reader.good_until > now);
         if let Some(reader) = readers.live.iter().find(|reader| reader.ids.contains(&id)) {
-            return Ok(Read { token: reader.token.clone(), said: Vec::new() });
+            return Ok(Read { token: reader.token.clone(), said: Vec::new(), refused: Vec::new() });
         }
         readers.apart.retain(|_, until| *until > now);
         let mut group = vec![id];
@@ -95,8 +97,10 @@ impl ReadTokens {
                 minted => break readers.keep(minted?, now),
             }
         };
+        let (mut calls, mut gone) = (rest.len(), Vec::new());
         for _ in 0..MOST_TRIES {
             let Some(mut group) = rest.pop() else { break };
+            calls += 1;
             match mint(github, installation, Repositories::Ids(group.clone())).await {
                 Ok(minted) => read.said.extend(readers.keep(minted, now).said),
                 Err(Error::Unprocessable { .. }) if group.len() > 1 => {
@@ -104,12 +108,14 @@ impl ReadTokens {
                     rest.push(group);
                 }
                 Err(Error::Unprocessable { .. }) => {
+                    gone.extend(group.iter().copied());
                     readers.apart.extend(group.into_iter().zip(now.checked_add(APART).ok()));
                 }
                 // The rest are requested when they are needed.
                 Err(_) => break,
             }
         }
+        read.refused = gone.iter().copied().cycle().take(if gone.is_empty() { 0 } else { calls }).collect();
         Ok(read)
     }
 
@@ -148,7 +154,7 @@ impl Readers {
             ids: said.iter().map(|repository| repository.id).collect(),
             good_until: minted.expires_at.checked_sub(margin).unwrap_or(now),
         });
-        Read { token: minted.token, said }
+        Read { token: minted.token, said, refused: Vec::new() }
     }
 }
 
@@ -188,9 +194,11 @@ mod tests {
         let read = async |number, now| {
             readers.by_id(&github.github, ("x", id(501)), id(number), || (1..=100).map(id).collect(), now).await
         };
-        let said = read(1, now).await.unwrap().said;
-        assert_eq!(said.len(), 98, "all but the two");
         let asked = || github.lines().len();
+        let first = read(1, now).await.unwrap();
+        assert_eq!(first.said.len(), 98, "all but the two");
+        assert_eq!(first.refused.len(), asked() - 1, "the two are charged with what they cost");
+        assert!(first.refused.iter().all(|refused| [id(7), id(90)].contains(refused)));
         assert!(asked() <= 2 * 2 * 7 + 1, "{} calls", asked());
         let before = asked();
         for id in (2..=100).filter(|id| ![7, 90].contains(id)) {

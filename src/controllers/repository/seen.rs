@@ -5,7 +5,10 @@
 
 use super::memory::{About, Failed, Remembered, Task};
 use super::rollout;
-use crate::api::{DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository, REDEPLOY_ANNOTATION, Reason};
+use crate::api::{
+    DeliveryResult, DeploymentResult, DeploymentStatus, ProjectRepository, ProjectRepositoryStatus,
+    REDEPLOY_ANNOTATION, Reason,
+};
 use crate::controllers::deliveries::Mark;
 use crate::controllers::object::requested_look;
 use crate::controllers::reference::Terms;
@@ -78,6 +81,13 @@ pub struct Pending {
     pub mark: Mark,
     /// It may concern the branch, or the repository.
     pub needs_look: bool,
+}
+
+/// The status of an object, unless it was written for a predecessor of the same name.
+#[must_use]
+pub fn own_status(object: &ProjectRepository) -> Option<&ProjectRepositoryStatus> {
+    let status = object.status.as_ref()?;
+    status.uid.as_ref().is_none_or(|uid| Some(uid) == object.metadata.uid.as_ref()).then_some(status)
 }
 
 #[derive(Clone, Debug)]

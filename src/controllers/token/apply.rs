@@ -9,7 +9,9 @@ use super::noted::{About, Place};
 use super::plan::{Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
 use super::secret::{self, Content};
-use super::seen::{SecretSeen, Seen, Stage};
+use super::seen::{SecretSeen, Seen, Stage, Trial};
+use super::spend::{spend, spend_unknown};
+use super::trial::verify;
 use crate::api::{FIELD_MANAGER, InstallationToken, RECONCILE_ANNOTATION, REVOKE_FINALIZER, Reason, WORK_FINALIZER};
 use crate::controllers::object::set_finalizer;
 use crate::controllers::reconcile::{Done, Failure};
@@ -28,7 +30,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions
 use std::sync::Arc;
 
 /// How long after a mint an answer of GitHub that the token is unknown does not count as revoked.
-const GETS_KNOWN: SignedDuration = SignedDuration::from_mins(1);
+pub const GETS_KNOWN: SignedDuration = SignedDuration::from_mins(1);
 
 /// Carries out a step. Returns the object if the step changed it.
 ///
@@ -41,6 +43,7 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
             return Ok(Done::Again(Some(set_finalizer(&kind.shared.client, &**object, REVOKE_FINALIZER, true).await?)));
         }
         Step::RemoveFinalizer => {
+            tell_of_what_was_not_read(kind, seen).await;
             match let_go(kind, object).await {
                 // It is already deleted: the deletion of the Secret was announced first, and the cache still had the
                 // object.
@@ -97,7 +100,7 @@ async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[Repository
     let doing = format!("minting a token for {}", scope.describe());
     let request = github::Scope { repositories: request(scope, pinned), permissions: scope.permissions.clone() };
     let minted_at = kind.shared.now();
-    spend(kind, object, minted_at)?;
+    spend(kind, seen, scope, minted_at)?;
     let minted = client(seen)?
         .mint(*installation, &request)
         .await
@@ -124,6 +127,11 @@ async fn mint(kind: &TokenKind, seen: &Seen, scope: &Scope, pinned: &[Repository
         minted_at,
     };
     kind.memory.minted(uid(object), Arc::new(content), stage);
+    if minted.permissions.contains_key("contents")
+        && let Some(repository) = minted.repositories.into_iter().flatten().next()
+    {
+        kind.memory.reads(uid(object), repository.full_name);
+    }
     // The plan revokes it next. The remembered failure is the reason why it was unfit.
     unfit.map_or(Ok(()), |standing| Err(Failure::Remote(standing, Again::Person)))
 }
@@ -156,18 +164,6 @@ fn discreet(refusal: Refusal, grant: &Grant, reached: Option<&[Known]>, scope: &
             })
             .collect(),
     )
-}
-
-/// Takes a call from the allowances of the object and its namespace.
-fn spend(kind: &TokenKind, object: &InstallationToken, now: Timestamp) -> Result<(), Failure> {
-    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    kind.memory.spend(uid(object), namespace, now).map_err(|until| {
-        let message = format!(
-            "tokens for this object, or for namespace {namespace}, are requested too often, and all tenants share GitHub's limits: \
-             see what changes or deletes the InstallationTokens or their Secrets all the time. It goes on by itself"
-        );
-        Failure::Remote(Standing::reconciling(Reason::RateLimited, message), Again::At(until))
-    })
 }
 
 /// The repositories to request: by id, once the ids of the names are known.
@@ -255,33 +251,6 @@ fn mint_failure(error: &github::Error, doing: &str, account: &str, object: &Inst
     Failure::Remote(standing, again)
 }
 
-async fn verify(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
-    let object = &seen.token;
-    let Some(content) = kind.memory.content(uid(object)) else { return Ok(()) };
-    match client(seen)?.verify(&content.token).await {
-        Ok(()) => {
-            kind.shared.metrics.token(TokenEvent::Verified);
-            kind.memory.moved(uid(object), Stage::Verified);
-            Ok(())
-        }
-        Err(error) => {
-            if let (github::Error::TokenRefused { .. } | github::Error::NotFound { .. }, Some(held)) =
-                (&error, &seen.held)
-                && let Stage::Minted { refusals } = held.stage
-            {
-                kind.memory.moved(uid(object), Stage::Minted { refusals: refusals + 1 });
-                let standing = Standing::reconciling(
-                    Reason::TokenRefused,
-                    format!("{error}. A fresh token can be refused for some seconds; it is tried again by itself"),
-                );
-                return Err(Failure::Remote(standing, Again::Backoff));
-            }
-            let (standing, again) = github_failure(&error, "trying a fresh token out");
-            Err(Failure::Remote(standing, again))
-        }
-    }
-}
-
 async fn publish(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.token;
     let Some(content) = kind.memory.content(uid(object)) else { return Ok(()) };
@@ -292,7 +261,7 @@ async fn publish(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
 }
 
 /// Writes the Secret, and notes its new state. Creates it if there is none, changes it if it is the operator's, and
-/// replaces it if its type, which cannot be changed, differs. Returns whether it was written: it was not if somebody else
+/// replaces it if its type, which cannot be changed, differs, or if somebody made it immutable. Returns whether it was written: it was not if somebody else
 /// created one meanwhile.
 async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<bool, kube::Error> {
     let (object, shared) = (&seen.token, &kind.shared);
@@ -316,9 +285,9 @@ async fn put(secrets: &Api<Lenient<Secret>>, seen: &Seen, content: &Content) -> 
     let object = &seen.token;
     let wanted = secret::build(object, content, seen.tools.ca_bundle.as_deref());
     let written = match &seen.tools.secret {
-        Some(existing) if existing.type_ == wanted.type_ => {
+        Some(existing) if existing.type_ == wanted.type_ && existing.immutable != Some(true) => {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let change = Patch::Merge(secret::change(existing, &wanted));
+            let change = Patch::Merge(secret::change(existing, &wanted, object));
             secrets.patch(&object.spec.secret.name, &params, &change).await?
         }
         existing => {
@@ -354,7 +323,18 @@ async fn revoke(
         kind.memory.revoked(uid(object), token);
         return Ok(());
     };
-    match github.revoke(token).await {
+    // A token that this process minted is known, and its mint was rationed.
+    let is_known =
+        seen.held.as_ref().is_some_and(|held| held.trial != Trial::Unknown && held.fingerprint == token.fingerprint());
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    if !is_known {
+        spend_unknown(kind, object, doing, kind.shared.now())?;
+    }
+    let revoked = github.revoke(token).await;
+    if !is_known && !matches!(revoked, Ok(Revocation::AlreadyDead)) {
+        kind.rations.was_known(uid(object), namespace);
+    }
+    match revoked {
         Ok(Revocation::AlreadyDead)
             if minted_at
                 .and_then(|at| at.checked_add(GETS_KNOWN).ok())
@@ -392,7 +372,6 @@ async fn delete_former(kind: &TokenKind, seen: &Seen, name: &str) -> Result<(), 
         && Some(token.fingerprint()) != published
         && is_alive
     {
-        spend(kind, object, kind.shared.now())?;
         revoke(kind, seen, &token, None, "revoking the token in a Secret of a former name").await?;
     }
     remove(&secrets, &secret).await?;
@@ -411,6 +390,18 @@ async fn tell_of_what_lives_on(kind: &TokenKind, seen: &Seen, secret: &Secret) {
     }
 }
 
+/// Reports a token that may live on in a Secret that the operator may not read.
+async fn tell_of_what_was_not_read(kind: &TokenKind, seen: &Seen) {
+    if let SecretSeen::OutOfReach(standing) = &seen.secret
+        && seen.held.is_none()
+        && seen.revoked.is_none()
+        && !seen.is_namespace_going
+    {
+        let note = format!("the token in its Secret may live on for up to an hour: {}", standing.message);
+        kind.shared.warn(&*seen.token, Reason::NotRevoked, &note).await;
+    }
+}
+
 /// Deletes the Secret with this uid. It is a success if the Secret is already deleted.
 async fn remove(secrets: &Api<Lenient<Secret>>, secret: &Secret) -> Result<(), kube::Error> {
     let preconditions = Preconditions { uid: secret.metadata.uid.clone(), resource_version: None };
@@ -421,7 +412,7 @@ async fn remove(secrets: &Api<Lenient<Secret>>, secret: &Secret) -> Result<(), k
     }
 }
 
-fn client(seen: &Seen) -> Result<&Arc<github::GitHub>, Failure> {
+pub fn client(seen: &Seen) -> Result<&Arc<github::GitHub>, Failure> {
     seen.tools.github.as_ref().ok_or_else(|| {
         let object = &seen.token;
         let standing = Standing::reconciling(

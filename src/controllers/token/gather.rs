@@ -9,13 +9,13 @@ use super::memory::FailedFor;
 use super::noted::{About, Found, Place};
 use super::secret;
 use super::seen::{Failed, Failures, Known, SecretSeen, Seen, Tools};
-use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER, Reason};
+use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER};
 use crate::controllers::connection::Connection;
 use crate::controllers::dependents::is_needed;
 use crate::controllers::object::{has_finalizer, requested_look};
 use crate::controllers::reference::{Purpose, Referred, refer};
 use crate::controllers::shared::{Asked, PERSON_RECHECK};
-use crate::controllers::standing::Standing;
+use crate::controllers::standing::{is_forbidden, kubernetes_refusal};
 use crate::controllers::watches::SecretMeta;
 use crate::runtime::lenient::Lenient;
 use jiff::Timestamp;
@@ -38,12 +38,17 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
         .named::<GitHubInstallation>(&namespace, installation)
         .is_some_and(|there| there.metadata.deletion_timestamp.is_some());
     let asked = if is_installation_going { Asked::ApiServer } else { Asked::Cache };
-    let is_needed = is_needed(shared, token, shared.is_namespace_going(&namespace, asked).await?);
+    let is_namespace_going = shared.is_namespace_going(&namespace, asked).await?;
+    let is_needed = is_needed(shared, token, is_namespace_going);
     let purpose = if is_needed { Purpose::Removal } else { Purpose::Use };
     let Referred { installation, app_name, app, connection, access } = refer(shared, &namespace, installation, purpose);
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.clone());
 
     let found = find_secret(kind, About { token, ca_bundle: ca_bundle.as_deref() }).await?;
+    // The namespace's RoleBinding is deleted with it, and so may be the objects whose change would bring another look.
+    let is_refused = matches!(found.state, SecretSeen::OutOfReach(_)) && token.metadata.deletion_timestamp.is_some();
+    let is_namespace_going =
+        is_namespace_going || is_refused && shared.is_namespace_going(&namespace, Asked::ApiServer).await?;
     let about = FailedFor {
         generation: token.metadata.generation,
         request: requested_look(&**token).cloned(),
@@ -57,6 +62,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
             || app.as_ref().is_some_and(|app| app.spec.paused),
         access,
         is_needed,
+        is_namespace_going,
         secret: found.state,
         known: found.known,
         former_secrets: former_secrets(kind, token),
@@ -68,6 +74,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
             secret: found.secret,
             content: found.content,
             ca_bundle,
+            git: connection.as_ref().and_then(|connection| connection.git.clone()),
             github: connection.and_then(|connection| connection.github),
             app: app.and(app_name),
         },
@@ -84,13 +91,20 @@ async fn find_secret(kind: &TokenKind, about: About<'_>) -> Result<Found, kube::
     }
     let before = kind.notes.before(cached.as_deref());
     let secrets = Api::<Lenient<Secret>>::namespaced(shared.client.clone(), &place.namespace);
-    let secret = secrets.get_opt(&place.name).await?.map(Lenient::read).transpose()?;
+    let secret = match secrets.get_opt(&place.name).await {
+        Err(error) if is_forbidden(&error) => {
+            let standing = kubernetes_refusal(&error, &place.namespace).ok_or(error)?;
+            let state = SecretSeen::OutOfReach(standing);
+            return Ok(Found { state, known: Known::Read, secret: None, content: None });
+        }
+        answer => answer?.map(Lenient::read).transpose()?,
+    };
     let (state, content) = match &secret {
         None => {
             kind.notes.absent(place, before, shared.now());
             (SecretSeen::Absent, None)
         }
-        Some(secret) if !secret::is_ours(&secret.metadata, token) => {
+        Some(secret) if !is_for(secret, token) => {
             kind.notes.doubt(place);
             (SecretSeen::Foreign, None)
         }
@@ -103,6 +117,12 @@ async fn find_secret(kind: &TokenKind, about: About<'_>) -> Result<Found, kube::
     Ok(Found { state, known: Known::Read, secret, content })
 }
 
+/// Whether the Secret is the operator's. A terminating object takes over nothing that an earlier one left.
+fn is_for(secret: &Secret, token: &InstallationToken) -> bool {
+    secret::is_ours(&secret.metadata, token)
+        || token.metadata.deletion_timestamp.is_none() && secret::was_ours(&secret.metadata, token)
+}
+
 /// The failed calls, and those that would fail: while the App itself does not work, its tokens make no calls of their
 /// own. The next successful look wakes them.
 fn failures(
@@ -113,19 +133,10 @@ fn failures(
     app: Option<&str>,
 ) -> Failures {
     let own = kind.memory.failures(uid, about);
-    let trouble = connection.filter(|connection| {
-        connection
-            .trouble
-            .as_ref()
-            .is_some_and(|trouble| [Reason::ApiUnreachable, Reason::CredentialsInvalid].contains(&trouble.reason))
-    });
-    let (Some(connection), Some(app)) = (trouble, app) else { return own };
+    let hindrance = connection.zip(app).and_then(|(connection, app)| connection.hindrance(app));
+    let Some(standing) = hindrance else { return own };
     let until = kind.shared.now().checked_add(PERSON_RECHECK).unwrap_or(Timestamp::MAX);
-    let reason = connection.trouble.as_ref().map_or(Reason::ApiUnreachable, |trouble| trouble.reason);
-    let message = format!(
-        "GitHubApp {app} does not work: {reason}. `kubectl describe githubapp {app}` says more; this goes on as soon as it does"
-    );
-    let failed = Failed { standing: Standing::reconciling(reason, message), until };
+    let failed = Failed { standing, until };
     Failures { asking: own.asking.or(Some(failed.clone())), revoking: own.revoking.or(Some(failed)) }
 }
 

@@ -66,19 +66,15 @@ pub async fn note_published(kind: &TokenKind) {
     drop(cached);
     let listing = async {
         for namespace in places {
-            list(&shared.client, namespace.as_deref(), PAGE, |secret| note(kind, &secret)).await?;
+            // One namespace that refuses does not slow down the others.
+            if let Err(error) = list(&shared.client, namespace.as_deref(), PAGE, |secret| note(kind, &secret)).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, namespace, "cannot list the Secrets; they are read one by one");
+            }
         }
-        Ok::<_, Error>(())
     };
-    match tokio::time::timeout(LONGEST, listing).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "cannot list the Secrets; they are read one by one"
-            );
-        }
-        Err(_) => tracing::warn!("the list of the Secrets takes too long; the others are read one by one"),
+    if tokio::time::timeout(LONGEST, listing).await.is_err() {
+        tracing::warn!("the list of the Secrets takes too long; the others are read one by one");
     }
 }
 

@@ -7,15 +7,19 @@ mod memory;
 mod noted;
 mod owned;
 mod plan;
+mod rations;
 mod scope;
-mod secret;
+pub(crate) mod secret;
 mod seen;
+mod spend;
+mod trial;
 
 pub use memory::TokenMemory;
 pub use seen::{SecretSeen, Seen};
 
 use super::caches::News;
 use super::dependents::woken_by_access;
+use super::index::keep;
 use super::newest::Newest;
 use super::object::requested_look;
 use super::reconcile::{Done, Failure, Kind, Plan};
@@ -25,7 +29,7 @@ use super::watches::{SecretMeta, Select, Turn, Watches};
 use crate::api::{InstallationToken, InstallationTokenStatus, Workspace};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -34,13 +38,15 @@ use kube::runtime::reflector::ObjectRef;
 use noted::{Place, SecretNotes};
 use owned::OwnedSecrets;
 use plan::{Call, Step};
-use seen::{Failed, Stage};
+use rations::Rations;
+use seen::Failed;
 use std::sync::Arc;
 
 pub struct TokenKind {
     shared: Arc<Shared>,
     lane: Due<InstallationToken>,
     memory: Arc<TokenMemory>,
+    rations: Rations,
     notes: Arc<SecretNotes>,
     owned: Arc<OwnedSecrets>,
     newest: Newest<InstallationToken>,
@@ -54,6 +60,7 @@ impl TokenKind {
             shared: Arc::clone(shared),
             lane,
             memory: Arc::default(),
+            rations: Rations::default(),
             notes: Arc::default(),
             owned: Arc::default(),
             newest: Newest::default(),
@@ -124,7 +131,9 @@ impl Kind for TokenKind {
     }
 
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, InstallationToken>) {
-        woken_by_access(watches, |token: &InstallationToken, name| token.spec.installation_ref.name == name);
+        let key = |token: &InstallationToken| Some((token.namespace()?, token.spec.installation_ref.name.clone()));
+        keep(watches, |index| &index.tokens, key);
+        woken_by_access(watches, |index, namespace, name| index.tokens.of(namespace, name));
         // Declared before the wake-up, so that the look finds the index changed and the note gone.
         let (notes, owned, shared) = (Arc::clone(&self.notes), Arc::clone(&self.owned), Arc::clone(&self.shared));
         watches.hear_our_secrets(move |news| match news {
@@ -148,13 +157,13 @@ impl Kind for TokenKind {
             if turn == Turn::Changed {
                 return Vec::new();
             }
-            let (namespace, uid) = (workspace.namespace(), workspace.uid());
-            let is_its = |token: &&Arc<InstallationToken>| {
-                token.namespace() == namespace
-                    && token.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
-            };
-            let tokens = shared.caches.all::<InstallationToken>();
-            tokens.iter().filter(is_its).map(|token| ObjectRef::from_obj(&**token)).collect()
+            let uid = workspace.uid();
+            let mut tokens = shared.caches.index.tokens.under(&workspace.namespace().unwrap_or_default());
+            tokens.retain(|token| {
+                let token = shared.caches.get(token);
+                token.is_some_and(|it| it.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref()))
+            });
+            tokens
         });
     }
 
@@ -162,6 +171,10 @@ impl Kind for TokenKind {
         // The caches are filled, and the listeners may be late.
         self.owned.set(|| self.shared.caches.all::<SecretMeta>());
         listing::note_published(self).await;
+    }
+
+    fn places(&self, token: &InstallationToken) -> Places {
+        self.shared.place_of_app(token.namespace(), &token.spec.installation_ref.name)
     }
 
     async fn gather(&self, token: &Arc<InstallationToken>) -> Result<Seen, kube::Error> {
@@ -207,13 +220,17 @@ impl Kind for TokenKind {
             && seen.held.as_ref().is_none_or(|held| held.expires_at <= self.shared.now())
             && let Some(content) = &seen.tools.content
         {
-            self.memory.minted(uid(&seen.token), Arc::clone(content), Stage::Published);
+            self.memory.found(uid(&seen.token), Arc::clone(content), self.shared.now());
         }
     }
 
     /// The properties of the published token, read from the Secret and not from the plan.
     fn status(&self, seen: &Seen, _: Option<&Standing>) -> InstallationTokenStatus {
         let last_handled_reconcile = requested_look(&*seen.token).cloned();
+        if let SecretSeen::OutOfReach(_) = seen.secret {
+            let stored = seen.token.status.clone().unwrap_or_default();
+            return InstallationTokenStatus { last_handled_reconcile, ..stored };
+        }
         let SecretSeen::Ours(published) = &seen.secret else {
             return InstallationTokenStatus { last_handled_reconcile, ..InstallationTokenStatus::default() };
         };

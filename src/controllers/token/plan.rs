@@ -1,13 +1,15 @@
 //! Decides what to do next for an `InstallationToken`, as a pure function of the gathered state and of `now`.
 //!
-//! Invariants: a token is published only after it was used once with success; a Secret that is not the operator's is
+//! Invariants: a token is published only after it was used once with success, or after a minute in which GitHub's rate
+//! limit allowed no call with it; a Secret that is not the operator's is
 //! never touched; a token whose scope is no longer wanted or granted is revoked before another takes its place; a good
 //! token is kept. The plan has one step at a time, each with newly gathered state. The process can therefore stop
 //! between any two steps without a change to the state that the object reaches in the end.
 
 use super::scope::{Repositories, Scope};
-use super::seen::{Failed, Known, Published, SecretSeen, Seen, Stage};
+use super::seen::{Failed, Known, Published, SecretSeen, Seen, Stage, Trial};
 use crate::api::{InstallationToken, REVOKE_FINALIZER, Reason, Reconciled, WORK_FINALIZER};
+use crate::controllers::dependents::waited_long_enough;
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reconcile;
 use crate::controllers::reference::Access;
@@ -59,6 +61,10 @@ const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(2);
 /// How long an absent Secret counts as absent when a token is minted for it. Somebody else may make one of its name.
 const ABSENCE_HOLDS: SignedDuration = SignedDuration::from_mins(1);
 
+/// The addition to the message about a token that was published without a trial.
+const UNTRIED: &str = ". It was published without a call to try it, because GitHub's rate limit of the installation, which all of its \
+                       tokens share, was reached";
+
 /// Decides the next step.
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
@@ -81,7 +87,8 @@ fn failed<'a>(seen: &'a Seen, step: &Step, now: Timestamp) -> Option<&'a Failed>
         Some(Call::Revokes) => &seen.failed.revoking,
         None => &None,
     };
-    failed.as_ref().filter(|failed| failed.until > now)
+    // No wait is as long. A clock that was set back makes one of it.
+    failed.as_ref().filter(|failed| failed.until > now && failed.until.duration_since(now) <= LONGEST_LIFE)
 }
 
 fn waits(seen: &Seen, plan: &Plan, now: Timestamp) -> bool {
@@ -110,7 +117,7 @@ fn lacks_reading(seen: &Seen, plan: &Plan, now: Timestamp) -> bool {
         (SecretSeen::Ours(_), Plan::Do(Step::Publish | Step::Repair | Step::RevokePublished | Step::DeleteSecret)) => {
             seen.known != Known::Read
         }
-        (SecretSeen::Ours(_) | SecretSeen::Foreign, _) => false,
+        (SecretSeen::Ours(_) | SecretSeen::Foreign | SecretSeen::OutOfReach(_), _) => false,
     }
 }
 
@@ -214,6 +221,9 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
         );
         return Plan::Settled { standing: Some(standing), again: Some(Again::Person) };
     }
+    if let SecretSeen::OutOfReach(standing) = &seen.secret {
+        return Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Backoff) };
+    }
     let published = published(seen);
     if published.is_some_and(|published| published.going) {
         return plan_while_going(seen, now);
@@ -259,7 +269,14 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
                     ),
                 )
             } else {
-                Standing::ready(Reason::Published, format!("Secret {name} holds a token for {}", wanted.describe()))
+                let untried = seen.held.as_ref().filter(|held| {
+                    held.trial == Trial::LeftOut && Some(&held.fingerprint) == published.fingerprint.as_ref()
+                });
+                let how = untried.map_or("", |_| UNTRIED);
+                Standing::ready(
+                    Reason::Published,
+                    format!("Secret {name} holds a token for {}{how}", wanted.describe()),
+                )
             };
             Plan::Settled { standing: Some(standing), again: renewal.map(Again::At) }
         }
@@ -327,7 +344,16 @@ fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     {
         return Plan::Settled { standing: None, again: Some(Again::At(end)) };
     }
-    Plan::Do(take_back(seen, now).unwrap_or(Step::RemoveFinalizer))
+    let step = take_back(seen, now);
+    if let (None, SecretSeen::OutOfReach(standing)) = (&step, &seen.secret)
+        && !seen.is_namespace_going
+        && let Some(until) = waited_long_enough(&*seen.token, now)
+    {
+        let mut standing = standing.clone();
+        standing.message.push_str(". The object is deleted without its Secret after 15 minutes");
+        return Plan::Settled { standing: Some(standing), again: Some(Again::At(until)) };
+    }
+    Plan::Do(step.unwrap_or(Step::RemoveFinalizer))
 }
 
 /// Plans for a Secret of the operator that is being deleted and has a finalizer. Nothing more is written into it.
@@ -369,6 +395,9 @@ fn take_back(seen: &Seen, now: Timestamp) -> Option<Step> {
         if !published.going {
             return Some(Step::DeleteSecret);
         }
+    }
+    if let SecretSeen::OutOfReach(_) = seen.secret {
+        return None;
     }
     // Kubernetes deletes them with their owner.
     seen.former_secrets.first().filter(|_| !outlived).cloned().map(Step::DeleteFormer)
@@ -423,7 +452,7 @@ pub fn good_words(token: &InstallationToken) -> String {
 fn published(seen: &Seen) -> Option<&Published> {
     match &seen.secret {
         SecretSeen::Ours(published) => Some(published),
-        SecretSeen::Absent | SecretSeen::Foreign => None,
+        SecretSeen::Absent | SecretSeen::Foreign | SecretSeen::OutOfReach(_) => None,
     }
 }
 

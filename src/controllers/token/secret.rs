@@ -1,7 +1,8 @@
 //! The Secret with a token: builds it, and reads it.
 //!
 //! Invariant: the Secret contains everything that a new process needs, written in the one request that publishes the
-//! token. A Secret is the operator's if its controller reference has the object's uid; no other is read or written.
+//! token. A Secret is the operator's if its controller reference has the object's uid, or if it is left over from an earlier
+//! object of that name and has no other owner; no other is read or written.
 
 use super::scope::Scope;
 use super::seen::Published;
@@ -14,6 +15,7 @@ use crate::ids::RepositoryId;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde_json::{Value, json};
@@ -94,6 +96,21 @@ pub fn is_ours(metadata: &ObjectMeta, object: &InstallationToken) -> bool {
         .any(|owner| owner.controller == Some(true) && Some(&owner.uid) == object.metadata.uid.as_ref())
 }
 
+/// Whether the Secret was made for an earlier object of the same name, and nobody owns it any more: after a restore from a
+/// backup, objects have other uids, and Secrets may have no owners. A tenant can make such a Secret. That brings nothing,
+/// because the owner reference of [`is_ours`] can be made too.
+#[must_use]
+pub fn was_ours(metadata: &ObjectMeta, object: &InstallationToken) -> bool {
+    let has = |map: Option<&BTreeMap<String, String>>, key: &str| map.is_some_and(|map| map.contains_key(key));
+    let is_labelled =
+        metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL)).is_some_and(|by| by == MANAGED_BY);
+    let is_noted = [SCOPE_ANNOTATION, FINGERPRINT_ANNOTATION].iter().all(|key| has(metadata.annotations.as_ref(), key));
+    let is_earlier = |owner: &OwnerReference| {
+        owner.kind == InstallationToken::kind(&()) && Some(&owner.name) == object.metadata.name.as_ref()
+    };
+    is_labelled && is_noted && metadata.owner_references.iter().flatten().all(is_earlier)
+}
+
 /// The token in the Secret, in any format, with the notes about it. `None` if a part is missing or unreadable.
 #[must_use]
 pub fn content(secret: &Secret) -> Option<Content> {
@@ -141,7 +158,8 @@ pub fn published(
         };
     }
     let note = |key: &str| secret.metadata.annotations.as_ref()?.get(key).cloned();
-    let as_wanted = content(secret).is_some_and(|content| looks_like(secret, &build(object, &content, ca_bundle)));
+    let as_wanted = is_ours(&secret.metadata, object)
+        && content(secret).is_some_and(|content| looks_like(secret, &build(object, &content, ca_bundle)));
     Published {
         fingerprint,
         noted_fingerprint: note(FINGERPRINT_ANNOTATION),
@@ -156,9 +174,9 @@ pub fn published(
 
 /// The patch that turns an existing Secret of the operator into the wanted one. It sets the wanted keys, removes those
 /// that the operator wrote and that are no longer wanted, and leaves those of others. It applies only to the Secret
-/// with this uid.
+/// with this uid. A Secret of an earlier object gets its new owner.
 #[must_use]
-pub fn change(existing: &Secret, wanted: &Secret) -> Value {
+pub fn change(existing: &Secret, wanted: &Secret, object: &InstallationToken) -> Value {
     let mut change = json!({
         "metadata": {
             "uid": existing.metadata.uid,
@@ -167,6 +185,9 @@ pub fn change(existing: &Secret, wanted: &Secret) -> Value {
         },
         "data": wanted.data,
     });
+    if !is_ours(&existing.metadata, object) {
+        change["metadata"]["ownerReferences"] = json!(wanted.metadata.owner_references);
+    }
     let (data, labels, annotations) = left_over(existing, wanted);
     for key in data {
         change["data"][key] = Value::Null;

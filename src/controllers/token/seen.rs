@@ -8,7 +8,7 @@ use super::secret::Content;
 use crate::api::InstallationToken;
 use crate::controllers::reference::Access;
 use crate::controllers::standing::Standing;
-use crate::github::GitHub;
+use crate::github::{GitHub, Transport};
 use crate::ids::RepositoryId;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -24,6 +24,8 @@ pub enum SecretSeen {
     Foreign,
     /// It is the operator's.
     Ours(Published),
+    /// Kubernetes does not let the operator read it.
+    OutOfReach(Standing),
 }
 
 /// How the state of the Secret is known.
@@ -65,8 +67,19 @@ pub struct Held {
     /// The scope that was requested.
     pub scope: Scope,
     pub stage: Stage,
+    pub trial: Trial,
     /// When it expires.
     pub expires_at: Timestamp,
+}
+
+/// Whether GitHub accepted a token before it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    Accepted,
+    /// GitHub's rate limit allowed no call with the token, and git could not try it either.
+    LeftOut,
+    /// Another process published it, according to its Secret, which a tenant can edit.
+    Unknown,
 }
 
 /// The stages of a token from mint to Secret.
@@ -77,7 +90,7 @@ pub enum Stage {
         /// How often it was refused.
         refusals: u32,
     },
-    /// Used once with success.
+    /// Used once with success, or not tried for the reason in [`Trial`].
     Verified,
     /// GitHub gave more than was granted. It is never published.
     Unfit,
@@ -96,6 +109,8 @@ pub struct Seen {
     pub access: Access,
     /// It belongs to a terminating workspace whose work is not saved yet. The save needs the token.
     pub is_needed: bool,
+    /// Its namespace is being deleted.
+    pub is_namespace_going: bool,
     pub secret: SecretSeen,
     /// How the state of the Secret is known.
     pub known: Known,
@@ -124,6 +139,8 @@ pub struct Tools {
     pub ca_bundle: Option<String>,
     /// The client, unless the App's credentials cannot be used at all.
     pub github: Option<Arc<GitHub>>,
+    /// The transport to the same GitHub for git.
+    pub git: Option<Transport>,
     /// The name of the `GitHubApp`, if it exists.
     pub app: Option<String>,
 }

@@ -9,9 +9,11 @@ use super::plan::{Step, taken};
 use super::pods::Trouble;
 use super::pull;
 use super::remote::{believe, look, resolve};
-use super::seen::{PodSeen, Repository, Seen, Way};
+use super::seen::{Holder, PodSeen, Repository, Seen, VolumeSeen, Way};
+use super::volume;
 use crate::api::{
-    FIELD_MANAGER, InstallationToken, RETAINED_LABEL, Reason, WORK_FINALIZER, WORKSPACE_LABEL, Workspace,
+    FIELD_MANAGER, InstallationToken, Reason, SAVED_ANNOTATION, WORK_FINALIZER, WORKSPACE_LABEL,
+    WORKSPACE_UID_ANNOTATION, Workspace,
 };
 use crate::controllers::object::{requested_look, set_finalizer};
 use crate::controllers::reconcile::{Done, Failure};
@@ -23,6 +25,7 @@ use json_patch::{PatchOperation, ReplaceOperation};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -49,12 +52,12 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
         Step::Resolve => resolve(kind, seen).await?,
         Step::MakeToken => {
             let Way::Open(repository) = &seen.way else { return Ok(Done::Again(None)) };
-            let wanted = token(kind, object, repository);
+            let wanted = token(kind, seen, repository);
             create(kind, object, wanted, |it| objects::is_ours(it, object)).await?;
         }
         Step::RepairToken => {
             let Way::Open(repository) = &seen.way else { return Ok(Done::Again(None)) };
-            let wanted = token(kind, object, repository);
+            let wanted = token(kind, seen, repository);
             // The whole spec is replaced, because a merge would keep fields that it does not name.
             let value = serde_json::to_value(wanted.spec).map_err(kube::Error::SerdeError)?;
             let path = PointerBuf::from_tokens(["spec"]);
@@ -71,8 +74,21 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
                 set_finalizer(&kind.shared.client, &claim, WORK_FINALIZER, true).await?;
             }
         }
+        Step::AdoptVolume(former) => adopt_volume(kind, object, &former).await?,
+        Step::MarkVolume => {
+            if let Some(claim) = claim(kind, object).await? {
+                match volume::mark(&kind.shared, &claim).await {
+                    // A policy of the cluster may refuse it. Then this process and status remember the clone.
+                    Err(kube::Error::Api(refused)) if matches!(refused.code, 403 | 422) => {
+                        tracing::warn!(%refused, "a volume cannot be marked");
+                    }
+                    marked => marked?,
+                }
+                kind.memory.update(uid(object), |known| known.cloned = claim.metadata.uid);
+            }
+        }
         Step::GrowVolume => grow_volume(kind, object).await?,
-        Step::ReleaseVolume => release_volume(kind, object).await?,
+        Step::ReleaseVolume => Box::pin(release_volume(kind, seen)).await?,
         Step::KeepVolume(why) => Box::pin(keep::keep_volume(kind, seen, &why)).await?,
         Step::GiveUp(why) => give_up(kind, seen, &why).await,
         Step::StartPod => Box::pin(start_pod(kind, seen)).await?,
@@ -131,6 +147,7 @@ fn makes_others(step: &Step) -> bool {
             | Step::DropToken
             | Step::MakeVolume
             | Step::HoldVolume
+            | Step::AdoptVolume(_)
             | Step::StartPod
             | Step::EndPod
             | Step::Save(_)
@@ -151,8 +168,9 @@ pub fn uid(object: &Workspace) -> &str {
     object.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn token(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> InstallationToken {
-    kind.shared.guards.token_scope(objects::token(object, &repository.installation, repository.id))
+fn token(kind: &WorkspaceKind, seen: &Seen, repository: &Repository) -> InstallationToken {
+    let token = objects::token(&seen.object, &repository.installation, repository.id, seen.workflows);
+    kind.shared.guards.token_scope(token)
 }
 
 /// Creates an object. If it exists by now, the cache was late, and the next reconcile finds it. An object of somebody
@@ -181,8 +199,8 @@ where
     let is_watched = |there: &K| is_ours(there) && there.labels().get(WORKSPACE_LABEL) == Some(&object.name_any());
     match there {
         Some(there) if !is_watched(&there) => {
-            let is_kept = there.labels().contains_key(RETAINED_LABEL);
-            Err(Failure::Remote(taken(&K::kind(&()), &name, is_kept), Again::Backoff))
+            let of = objects::holder(&there, object);
+            Err(Failure::Remote(taken(&K::kind(&()), &name, &of), Again::Backoff))
         }
         _ => Ok(()),
     }
@@ -238,6 +256,24 @@ async fn make_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
         known.last_pod.clear();
         known.report = None;
     });
+    Ok(())
+}
+
+/// Makes the claim of an earlier workspace of the same name this workspace's own. That workspace is gone, because this one has its
+/// name.
+async fn adopt_volume(kind: &WorkspaceKind, object: &Workspace, former: &str) -> Result<(), Failure> {
+    let claim = live::<PersistentVolumeClaim>(kind, object).await?;
+    let is_its = |claim: &PersistentVolumeClaim| objects::holder(claim, object) == Holder::Former(former.to_owned());
+    let Some(claim) = claim.filter(is_its) else { return Ok(()) };
+    let change = json!({"metadata": {
+        "resourceVersion": claim.metadata.resource_version,
+        "annotations": {WORKSPACE_UID_ANNOTATION: uid(object), SAVED_ANNOTATION: null},
+    }});
+    let claims = api::<PersistentVolumeClaim>(kind, object);
+    claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
+    let message =
+        format!("PersistentVolumeClaim {} of the Workspace with uid {former} is taken over", claim.name_any());
+    kind.shared.events.transition(&object.object_ref(&()), EventType::Normal, Reason::Cloned.as_str(), &message).await;
     Ok(())
 }
 
@@ -297,16 +333,37 @@ async fn pod_failed(kind: &WorkspaceKind, seen: &Seen, pod: &str, trouble: &Trou
     });
 }
 
-async fn release_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Failure> {
+async fn release_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
+    let object = &seen.object;
     let Some(claim) = claim(kind, object).await? else { return Ok(()) };
     if claim.metadata.deletion_timestamp.is_none() {
         delete::<PersistentVolumeClaim>(kind, object, &claim.name_any(), claim.uid()).await?;
+    }
+    // From here on, no further pod gets the volume. A pod that has it may have written after the work was read back.
+    let has_work = !seen.known.is_parted && matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. });
+    if has_work {
+        let namespace = object.namespace().unwrap_or_default();
+        let pods = volume::mounted_by(&kind.shared, &namespace, &claim.name_any()).await?;
+        if !pods.is_empty() {
+            return keep::keep_volume(kind, seen, &format!("{} when it was to be deleted", has_it(&pods))).await;
+        }
     }
     // Because of the finalizer, the claim still exists.
     if let Some(claim) = self::claim(kind, object).await? {
         set_finalizer(&kind.shared.client, &claim, WORK_FINALIZER, false).await?;
     }
     Ok(())
+}
+
+/// The pods that have a volume, for a message.
+pub fn has_it(pods: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = pods.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match pods.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        Some(more) => format!("pods {shown} and {more} more had the volume"),
+        None if pods.len() == 1 => format!("pod {shown} had the volume"),
+        None => format!("pods {shown} had the volume"),
+    }
 }
 
 /// Reports the work that is given up, before it is.

@@ -2,6 +2,7 @@
 
 use super::gather::noted;
 use super::keep::{let_go, retain};
+use super::volume;
 use crate::api::{WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace, without_status};
 use crate::controllers::object::{has_finalizer, set_finalizer};
 use crate::controllers::reconcile::{self, Done, Failure, Kind};
@@ -39,6 +40,10 @@ pub struct Seen {
 struct Gone {
     name: String,
     uid: Option<String>,
+    /// The volume has the mark of a clone. Without it, the claim may be anybody's, and there is no work on its volume.
+    is_marked: bool,
+    /// A pod has the volume.
+    is_mounted: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -62,7 +67,7 @@ impl ClaimKind {
     /// Keeps the volume of a claim whose workspace was deleted, and removes the claim's finalizer.
     async fn keep(&self, seen: &Seen, volume: &str) -> Result<(), kube::Error> {
         let (claim, shared) = (&*seen.claim, &*self.shared);
-        let Some(Gone { name, uid }) = &seen.gone else { return Ok(()) };
+        let Some(Gone { name, uid, .. }) = &seen.gone else { return Ok(()) };
         let namespace = claim.namespace().unwrap_or_default();
         let why = "its Workspace is gone without its work having been saved";
         let record = json!({
@@ -136,16 +141,20 @@ impl Kind for ClaimKind {
         if there.is_some_and(|there| there.metadata.uid.as_ref() == uid) {
             return Ok(nobody);
         }
-        Ok(Seen { claim: Arc::clone(claim), gone: Some(Gone { name: name.clone(), uid: uid.cloned() }) })
+        let is_marked = volume::has_mark(&self.shared, claim).await?;
+        let is_mounted = is_marked && {
+            let pods = volume::mounted_by(&self.shared, &namespace, &claim.name_any()).await?;
+            !pods.is_empty()
+        };
+        let gone = Gone { name: name.clone(), uid: uid.cloned(), is_marked, is_mounted };
+        Ok(Seen { claim: Arc::clone(claim), gone: Some(gone) })
     }
 
     fn plan(seen: &Seen, _: Timestamp) -> reconcile::Plan<Step> {
-        if seen.gone.is_none() {
-            return reconcile::Plan::nothing();
-        }
-        let volume = seen.claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-        // An empty volume, or one whose work was read back from the remote, is not kept.
-        match volume.filter(|name| !name.is_empty() && noted(&seen.claim).is_none()) {
+        let Some(gone) = &seen.gone else { return reconcile::Plan::nothing() };
+        // A volume whose work was read back from the remote is not kept, unless a pod may have written to it since.
+        let has_work = gone.is_marked && (gone.is_mounted || noted(&seen.claim).is_none());
+        match volume::name_of(&seen.claim).filter(|_| has_work) {
             Some(volume) => reconcile::Plan::Do(Step::Keep(volume.to_owned())),
             None => reconcile::Plan::Do(Step::Release),
         }

@@ -6,7 +6,10 @@ use super::WorkspaceKind;
 use super::memory::{Remembered, Safe};
 use super::objects::{self, ROLE_LABEL, Target};
 use super::pods::{self, Ended, PodView};
-use super::seen::{JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, TokenState, Tools, VolumeSeen, Way};
+use super::seen::{
+    JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, TokenState, Tools, VolumeSeen, Way, Workflows,
+};
+use super::volume;
 use crate::api::{
     GitAuthor, InstallationToken, ProjectRepository, RETAINED_LABEL, Reason, SAVED_ANNOTATION, WORK_FINALIZER,
     Workspace,
@@ -15,7 +18,7 @@ use crate::controllers::connection::Connection;
 use crate::controllers::object::has_finalizer;
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
-use crate::github::GitHub;
+use crate::github::{GitHub, Level};
 use crate::runtime::lenient::Lenient;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
@@ -46,6 +49,15 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
     if let Some(safe) = ours.and_then(|claim| noted(claim)).filter(|_| is_to_go(object, claim.as_deref())) {
         kind.memory.update(&uid, |known| known.safe = known.safe.take().or(Some(safe)));
     }
+    if let Some(claim) = ours.filter(|_| is_to_go(object, claim.as_deref()))
+        && kind.memory.get(&uid).cloned != claim.metadata.uid
+        && volume::has_mark(shared, claim).await?
+    {
+        kind.memory.update(&uid, |known| known.cloned.clone_from(&claim.metadata.uid));
+    }
+    if is_to_go(object, ours.map(|claim| &**claim)) {
+        kind.memory.update(&uid, |known| known.ending_since = known.ending_since.or(Some(shared.now())));
+    }
     let known = kind.memory.get(&uid);
 
     let token = shared.caches.named::<InstallationToken>(&namespace, &name);
@@ -54,6 +66,7 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         let purpose = if object.metadata.deletion_timestamp.is_some() { Purpose::Removal } else { Purpose::Use };
         refer(shared, &namespace, &repository.installation, purpose)
     });
+    let workflows = referred.as_ref().map_or(Workflows::Unknown, |referred| workflows(&referred.access));
     let way = match (&referred, repository) {
         (Some(referred), Some(repository)) => way(referred, repository),
         _ => Way::Blocked { standing: missing, permanent: object.metadata.deletion_timestamp.is_some() },
@@ -74,7 +87,11 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         Some(pod) if !kind.shared.guards.owner(objects::is_ours(&*pod, object)) => PodSeen::Foreign,
         Some(pod) => PodSeen::Ours(Box::new(PodView::of(&pod))),
     };
-    let job = newest_job(kind, object);
+    if let PodSeen::Ours(pod) = &pod {
+        kind.memory.update(&uid, |known| watch(known, pod, shared.now()));
+    }
+    let known = kind.memory.get(&uid);
+    let job = newest_job(kind, object, &known);
     let (saver, ended) = last_saver(kind, object, &known, job.as_ref());
     let paused = |referred: &Referred| {
         referred.installation.as_ref().is_some_and(|installation| installation.spec.paused)
@@ -86,9 +103,13 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         is_namespace_going: shared.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
         way,
         target,
-        token: token.map_or(TokenSeen::Absent, |token| token_seen(kind, &token, object)),
-        volume: claim.map_or(VolumeSeen::Absent, |claim| volume_seen(kind, &claim, object, known.grown_to.as_ref())),
-        ended: ended.filter(|_| saver.is_none() || known.disbelieved != saver),
+        token: token.map_or(TokenSeen::Absent, |token| token_seen(kind, &token, object, workflows)),
+        workflows,
+        is_marked: known.cloned.is_some() && ours.is_some_and(|claim| claim.metadata.uid == known.cloned),
+        volume: claim
+            .as_ref()
+            .map_or(VolumeSeen::Absent, |claim| volume_seen(kind, claim, object, known.grown_to.as_ref())),
+        ended: ended.filter(|_| saver.is_none() || known.disbelieved.as_ref().is_none_or(|its| its.pod != saver)),
         saver,
         pod,
         job,
@@ -198,7 +219,31 @@ fn bot(connection: &Connection, github: &GitHub) -> Option<GitAuthor> {
     Some(GitAuthor { name, email })
 }
 
-fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspace) -> TokenSeen {
+/// Remembers since when this process knows a pod, and since when that pod is ending.
+fn watch(known: &mut Remembered, pod: &PodView, now: Timestamp) {
+    let is_of = |seen: &Option<(String, Timestamp)>| seen.as_ref().is_some_and(|(uid, _)| *uid == pod.uid);
+    if !is_of(&known.heard) {
+        known.heard = Some((pod.uid.clone(), now));
+    }
+    if pod.going.is_some() && !is_of(&known.pod_ending) {
+        known.pod_ending = Some((pod.uid.clone(), now));
+    }
+}
+
+/// Whether a token may have `workflows: write`.
+fn workflows(access: &Access) -> Workflows {
+    const NAME: &str = "workflows";
+    let Access::Granted { grant, permissions, .. } = access else { return Workflows::Unknown };
+    if grant.effective().permissions.get(NAME).map(String::as_str) != Some("write") {
+        Workflows::NotGranted
+    } else if permissions.get(NAME) == Some(&Level::Write) {
+        Workflows::Allowed
+    } else {
+        Workflows::NotInstalled
+    }
+}
+
+fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspace, workflows: Workflows) -> TokenSeen {
     if !kind.shared.guards.owner(objects::is_ours(token, object)) {
         return TokenSeen::Foreign;
     }
@@ -210,13 +255,21 @@ fn token_seen(kind: &WorkspaceKind, token: &InstallationToken, object: &Workspac
     let is_going = token.metadata.deletion_timestamp.is_some();
     // A deletion increases the generation without a change to the spec.
     let is_current = is_going || status.is_some_and(|status| status.observed_generation == token.metadata.generation);
+    // An expired token is renewed or refused soon, whatever its condition says.
+    let is_expired = status
+        .and_then(|status| status.expiration_time.as_ref())
+        .is_some_and(|expiration| expiration.0 <= kind.shared.now());
     let right = token.spec.repositories.first().and_then(|it| it.id).map(|id| {
-        let wanted = objects::token(object, &token.spec.installation_ref.name, id);
+        let workflows = match workflows {
+            Workflows::Unknown if token.spec.permissions.contains_key("workflows") => Workflows::Allowed,
+            workflows => workflows,
+        };
+        let wanted = objects::token(object, &token.spec.installation_ref.name, id, workflows);
         wanted.spec == token.spec
     });
     TokenSeen::Ours {
         state: match reason {
-            _ if is_current && ready.is_some_and(|ready| ready.status == "True") => TokenState::Ready,
+            _ if is_current && !is_expired && ready.is_some_and(|ready| ready.status == "True") => TokenState::Ready,
             Some(Reason::SecretNotOurs) => TokenState::SecretNameTaken,
             Some(reason) if is_current && is_stalled => TokenState::Stalled(reason),
             _ => TokenState::Pending,
@@ -235,7 +288,7 @@ fn volume_seen(
     grown_to: Option<&Quantity>,
 ) -> VolumeSeen {
     if !kind.shared.guards.owner(objects::is_our_claim(claim, object)) {
-        return VolumeSeen::Foreign { is_kept: claim.labels().contains_key(RETAINED_LABEL) };
+        return VolumeSeen::Foreign { of: objects::holder(claim, object) };
     }
     let is_held = has_finalizer(claim, WORK_FINALIZER);
     VolumeSeen::Ours {
@@ -261,12 +314,14 @@ fn is_to_go(object: &Workspace, claim: Option<&PersistentVolumeClaim>) -> bool {
         || claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
 }
 
-fn newest_job(kind: &WorkspaceKind, object: &Workspace) -> Option<JobSeen> {
+fn newest_job(kind: &WorkspaceKind, object: &Workspace, known: &Remembered) -> Option<JobSeen> {
     let namespace = object.namespace();
     let jobs = kind.shared.caches.all::<Job>();
     let ours = jobs.iter().filter(|job| job.namespace() == namespace && objects::is_ours(&***job, object));
     let job = ours.max_by_key(|job| objects::attempt(job))?;
     let began = job.metadata.creation_timestamp.as_ref().map_or(kind.shared.now(), |time| time.0);
+    // The whole cluster may have been away before, so that nothing ended the Job.
+    let began = known.ending_since.map_or(began, |since| since.max(began));
     let until = began.checked_add(SignedDuration::from_secs(objects::job_seconds(object) + 60)).unwrap_or(began);
     Some(JobSeen {
         name: job.name_any(),

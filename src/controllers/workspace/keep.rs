@@ -8,6 +8,7 @@ use super::WorkspaceKind;
 use super::apply::{claim, uid};
 use super::objects;
 use super::seen::{Seen, VolumeSeen};
+use super::volume::bound;
 use crate::api::{RETAINED_ANNOTATION, RETAINED_LABEL, Reason, WORK_FINALIZER};
 use crate::controllers::reconcile::Failure;
 use crate::controllers::shared::Shared;
@@ -80,15 +81,8 @@ pub async fn retain(
         ..PersistentVolumeSpec::default()
     };
     let change = PersistentVolume { metadata: retained(record), spec: Some(spec), status: None };
+    let Some(volume) = bound(shared, claim, volume).await? else { return Ok(false) };
     let volumes = Api::<Lenient<PersistentVolume>>::all(shared.client.clone());
-    let bound = volumes.get_opt(volume).await?.map(Lenient::read).transpose()?;
-    // A claim names its volume, but only the volume's claimRef is proof. Otherwise everyone who can create claims could
-    // have the volume of another claim retained.
-    let is_its = |volume: &PersistentVolume| {
-        let of = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
-        shared.guards.volume(of.is_some() && of == claim.uid())
-    };
-    let Some(volume) = bound.filter(is_its) else { return Ok(false) };
     let kept = volumes.patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?.read()?;
     shared.warn(&kept, Reason::VolumeKept, message).await;
     Ok(true)

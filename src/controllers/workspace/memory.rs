@@ -3,7 +3,7 @@
 //! Invariant: the memory is a convenience, never the truth, and all of it can be lost at any moment. Then the remote is
 //! asked again, the pull request is looked for again, and a save is repeated, which pushes nothing twice.
 
-use super::objects::{ROLE_LABEL, workspace_of};
+use super::objects::{self, ROLE_LABEL, workspace_of};
 use super::pods::{self, Ended};
 use super::seen::Repository;
 use crate::agent::evidence::Listed;
@@ -119,6 +119,12 @@ pub enum Pull {
 pub struct Remembered {
     /// The last report, and the pod that sent it.
     pub report: Option<(String, Report)>,
+    /// The pod that reports are expected from, and when this process heard of it last.
+    pub heard: Option<(String, Timestamp)>,
+    /// When this process first saw that the volume is to be released. It may have been away before.
+    pub ending_since: Option<Timestamp>,
+    /// The pod that is being deleted, and when this process first saw that.
+    pub pod_ending: Option<(String, Timestamp)>,
     /// GitHub's answer about the repository's id, and when it came.
     pub repository: Option<(Arc<github::Repository>, Timestamp)>,
     /// The remote's branches.
@@ -134,8 +140,10 @@ pub struct Remembered {
     pub ended: BTreeMap<String, Ended>,
     /// How the work was saved, after the remote confirmed it.
     pub safe: Option<Safe>,
-    /// The uid of the pod whose evidence of a save differed from the remote.
-    pub disbelieved: Option<String>,
+    /// The evidence of a save that is not believed.
+    pub disbelieved: Option<Disbelieved>,
+    /// The uid of the claim whose volume has the mark of a clone.
+    pub cloned: Option<String>,
     /// The volume was kept, or its work was given up.
     pub is_parted: bool,
     /// The size that this process requested in the volume's claim. The cache may still have another.
@@ -148,6 +156,14 @@ pub struct Remembered {
     pub allowance: Option<Allowance>,
     /// The rest of the allowance for reports.
     pub reports: Option<Allowance>,
+}
+
+/// Evidence of a save that is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disbelieved {
+    /// The uid of the pod that left it.
+    pub pod: Option<String>,
+    pub why: String,
 }
 
 /// How the work was saved, after the remote confirmed it. It is noted on the claim, too, where a new process finds it.
@@ -188,6 +204,7 @@ impl WorkspaceMemory {
         let known = all.entry(uid.to_owned()).or_default();
         let is_allowed = known.reports.get_or_insert_with(|| Allowance::full(REPORTS, now)).take(now).is_ok();
         if is_allowed {
+            known.heard = Some((pod.to_owned(), now));
             known.report = Some((pod.to_owned(), report));
         }
         is_allowed
@@ -197,8 +214,7 @@ impl WorkspaceMemory {
     pub fn saw(&self, pod: &Pod, is_gone: bool) {
         let Some((name, uid)) = workspace_of(pod) else { return };
         let (uid, pod_uid) = (uid.to_owned(), pod.uid().unwrap_or_default());
-        let is_owned = pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid);
-        let is_work = is_owned
+        let is_work = objects::is_of(pod, &uid)
             && pod.labels().get(ROLE_LABEL).is_some_and(|role| role == "work")
             && pod.name_any() == format!("ws-{name}");
         let namespace = pod.namespace().unwrap_or_default();

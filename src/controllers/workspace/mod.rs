@@ -24,11 +24,13 @@ mod remote;
 mod reports;
 pub(crate) mod seen;
 mod status;
+mod volume;
 
 pub use memory::WorkspaceMemory;
 pub use reports::WorkspaceReports;
 
 use super::dependents::woken_by_access;
+use super::index::keep;
 use super::reconcile::{Done, Failure, Kind, Plan, Rationed};
 use super::repository::{RepositoryKind, RepositoryMemory};
 use super::shared::Shared;
@@ -38,7 +40,7 @@ use super::watches::{Select, Turn, Watches};
 use crate::api::{InstallationToken, ProjectRepository, WORKSPACE_LABEL, Workspace, WorkspaceStatus};
 use crate::features::Feature;
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
-use crate::runtime::due::Due;
+use crate::runtime::due::{Due, Places};
 use apply::uid;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -122,21 +124,22 @@ impl Kind for WorkspaceKind {
     fn watches(self: &Arc<Self>, watches: &mut Watches<'_, Workspace>) {
         // The installation of a workspace follows from its repository or its token, so all workspaces of the namespace
         // are queued.
-        woken_by_access(watches, |_: &Workspace, _| true);
+        keep(watches, |index| &index.workspaces, |workspace: &Workspace| Some((workspace.namespace()?, String::new())));
+        woken_by_access(watches, |index, namespace, _| index.workspaces.under(namespace));
         watches.woken_by(Select::All, |_, token: &InstallationToken, _| {
             // The token may have been made for that workspace, or have its name by accident.
             let workspace = objects::named(&token.name_any()).map(ObjectRef::new);
             workspace.map(|it| it.within(&token.namespace().unwrap_or_default())).into_iter().collect()
         });
         watches.woken_by(Select::All, |shared, repository: &ProjectRepository, _| {
-            let is_concerned = |workspace: &&Arc<Workspace>| {
-                workspace.namespace() == repository.namespace()
-                    && workspace.spec.repository_ref.name == repository.name_any()
+            let is_concerned = |workspace: &Workspace| {
+                workspace.spec.repository_ref.name == repository.name_any()
                     // Once it has a token, it is bound to the token's repository.
                     && workspace.status.as_ref().is_none_or(|status| status.pod.is_none())
             };
-            let workspaces = shared.caches.all::<Workspace>();
-            workspaces.iter().filter(is_concerned).map(|workspace| ObjectRef::from_obj(&**workspace)).collect()
+            let mut workspaces = shared.caches.index.workspaces.under(&repository.namespace().unwrap_or_default());
+            workspaces.retain(|it| shared.caches.get(it).is_some_and(|workspace| is_concerned(&workspace)));
+            workspaces
         });
         let select = Select::Labelled(WORKSPACE_LABEL);
         let memory = Arc::clone(&self.memory);
@@ -160,6 +163,13 @@ impl Kind for WorkspaceKind {
         let mut object = Arc::unwrap_or_clone(object);
         object.status = None;
         Arc::new(object)
+    }
+
+    fn places(&self, workspace: &Workspace) -> Places {
+        let namespace = workspace.namespace().unwrap_or_default();
+        let repository = self.shared.caches.named::<ProjectRepository>(&namespace, &workspace.spec.repository_ref.name);
+        let reference = repository.and_then(|repository| repository.spec.installation_ref.clone());
+        reference.map(|reference| self.shared.place_of_app(Some(namespace), &reference.name)).unwrap_or_default()
     }
 
     async fn gather(&self, object: &Arc<Workspace>) -> Result<Seen, kube::Error> {

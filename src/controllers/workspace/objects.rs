@@ -8,11 +8,12 @@
 mod container;
 mod proxy;
 
+use super::seen::{Holder, Workflows};
 use crate::api::{
     AccessMode, BranchOnExists, CloneFilter, InstallationReference, InstallationToken, InstallationTokenSpec,
-    MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RepositoryReference, RepositorySelection,
-    SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION, Workspace,
-    default_renew_before,
+    MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RETAINED_LABEL, RepositoryReference,
+    RepositorySelection, SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL, WORKSPACE_UID_ANNOTATION,
+    Workspace, default_renew_before,
 };
 use crate::ids::RepositoryId;
 use crate::settings::WorkspaceSettings;
@@ -133,8 +134,16 @@ fn owned(workspace: &Workspace, name: &str, role: Option<&str>) -> ObjectMeta {
 }
 
 #[must_use]
-pub fn token(workspace: &Workspace, installation: &str, repository: RepositoryId) -> InstallationToken {
+pub fn token(
+    workspace: &Workspace,
+    installation: &str,
+    repository: RepositoryId,
+    workflows: Workflows,
+) -> InstallationToken {
     let mut permissions = vec![("contents", "write"), ("metadata", "read")];
+    if workflows == Workflows::Allowed {
+        permissions.push(("workflows", "write"));
+    }
     if workspace.spec.pull_request.mode != PullRequestMode::None {
         permissions.push(("pull_requests", "write"));
     }
@@ -474,9 +483,30 @@ pub fn attempt(job: &Job) -> u32 {
 /// Whether an object was made for this workspace, with this uid.
 #[must_use]
 pub fn is_ours<K: Resource>(object: &K, workspace: &Workspace) -> bool {
-    let uid = workspace.metadata.uid.as_deref();
-    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
-    uid.is_some() && owners.iter().any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid)
+    workspace.metadata.uid.as_deref().is_some_and(|uid| is_of(object, uid))
+}
+
+/// Whether an object was made for the workspace with this uid. A deletion with `--cascade=orphan` removes the owner
+/// references; the pod still has the volume then, and the annotation shows whose it is.
+#[must_use]
+pub fn is_of<K: Resource>(object: &K, uid: &str) -> bool {
+    let controller = object.owner_references().iter().find(|owner| owner.controller == Some(true));
+    match controller {
+        Some(owner) => owner.uid == uid,
+        None => object.annotations().get(WORKSPACE_UID_ANNOTATION).is_some_and(|of| of == uid),
+    }
+}
+
+/// Whose an object is that has the name of this workspace's.
+#[must_use]
+pub fn holder<K: Resource>(object: &K, workspace: &Workspace) -> Holder {
+    if object.labels().contains_key(RETAINED_LABEL) {
+        return Holder::Kept;
+    }
+    let is_named = object.labels().get(WORKSPACE_LABEL) == Some(&workspace.name_any());
+    let uid = object.annotations().get(WORKSPACE_UID_ANNOTATION);
+    let former = uid.filter(|uid| is_named && Some(*uid) != workspace.metadata.uid.as_ref());
+    former.map_or(Holder::Other, |uid| Holder::Former(uid.clone()))
 }
 
 /// Whether a claim was made for this workspace, with this uid.

@@ -8,9 +8,9 @@ use super::memory::{Pull, Task};
 use super::objects;
 use super::pods::{Clone, PodView};
 use super::release::{Release, plan_claim_release, plan_removal, plan_volume_release};
-use super::seen::{PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
+use super::seen::{Holder, PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
-use crate::api::{PullRequestMode, PullRequestOpenOn, Reason};
+use crate::api::{ADOPT_ANNOTATION, PullRequestMode, PullRequestOpenOn, Reason};
 use crate::controllers::object::requested_look;
 use crate::controllers::reconcile;
 use crate::controllers::standing::{Again, Standing, State};
@@ -36,8 +36,12 @@ pub enum Step {
     MakeVolume,
     /// Add the finalizer to the claim.
     HoldVolume,
+    /// Take over the claim of an earlier workspace of the same name, with this uid.
+    AdoptVolume(String),
     /// Set the claim's requested size to that of the spec.
     GrowVolume,
+    /// Put the mark of a clone on the volume.
+    MarkVolume,
     /// Delete the claim, and remove its finalizer.
     ReleaseVolume,
     /// Keep the volume, because its work could not be pushed.
@@ -108,6 +112,9 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
             Release::Next(plan) => plan,
         };
     }
+    if seen.is_cloned() && !seen.is_marked && matches!(seen.volume, VolumeSeen::Ours { volume: Some(_), .. }) {
+        return Plan::Do(Step::MarkVolume);
+    }
     if seen.is_paused {
         let message = "spec.paused: true, here, at the GitHubInstallation or the GitHubApp, holds back changes";
         return settled(Standing::ready(Reason::Paused, message), None);
@@ -157,26 +164,33 @@ pub fn wait(reason: Reason, message: impl Into<String>, until: Timestamp) -> Pla
     settled(Standing::reconciling(reason, message), Some(Again::At(until)))
 }
 
-/// The standing when an object with this name does not belong to the workspace. `is_kept`: it has work that an earlier
-/// workspace could not push.
-pub fn taken(what: &str, name: &str, is_kept: bool) -> Standing {
-    let message = if is_kept {
-        format!(
+/// The standing when an object with this name does not belong to the workspace.
+pub fn taken(what: &str, name: &str, of: &Holder) -> Standing {
+    let message = match of {
+        Holder::Kept => format!(
             "{what} {name} is kept: it holds work of an earlier Workspace that could not be pushed, as its annotation \
              landfall.dev/retained-for says. Get that out first (README, \"Work that could not be pushed\"), or make a Workspace \
              of another name"
-        )
-    } else {
-        format!(
-            "{what} {name} exists and was not made for this workspace, so it is left as it is: delete it, or make a \
-             Workspace of another name"
-        )
+        ),
+        Holder::Former(uid) if what == "PersistentVolumeClaim" => format!(
+            "{what} {name} is of an earlier Workspace of this name, with uid {uid}, and may have work that was not pushed, so \
+             it is left as it is. To go on with its volume, annotate this Workspace with {ADOPT_ANNOTATION}={uid}; to look at \
+             it first, mount the claim in a pod; or make a Workspace of another name"
+        ),
+        Holder::Former(uid) => format!(
+            "{what} {name} is of an earlier Workspace of this name, with uid {uid}. This goes on as soon as it is gone: see \
+             what holds it back (its finalizers), or make a Workspace of another name"
+        ),
+        Holder::Other => format!(
+            "{what} {name} exists and was not made for this workspace, so it is left as it is: delete it if nobody needs it, \
+             or make a Workspace of another name"
+        ),
     };
     Standing::stalled(Reason::NameTaken, message)
 }
 
-fn is_taken(what: &str, seen: &Seen, is_kept: bool) -> Plan {
-    settled(taken(what, &objects::name(&seen.object), is_kept), Some(Again::Person))
+fn is_taken(what: &str, seen: &Seen, of: &Holder) -> Plan {
+    settled(taken(what, &objects::name(&seen.object), of), Some(Again::Person))
 }
 
 /// Plans the steps up to a running pod. `Err`: the pod exists.
@@ -192,13 +206,16 @@ fn plan_start(seen: &Seen, now: Timestamp) -> Result<Plan, Box<PodView>> {
     }
     match &seen.volume {
         VolumeSeen::Absent => return Ok(Plan::Do(Step::MakeVolume)),
-        VolumeSeen::Foreign { is_kept } => return Ok(is_taken("PersistentVolumeClaim", seen, *is_kept)),
+        VolumeSeen::Foreign { of: Holder::Former(uid) } if seen.adopts() == Some(uid) => {
+            return Ok(Plan::Do(Step::AdoptVolume(uid.clone())));
+        }
+        VolumeSeen::Foreign { of } => return Ok(is_taken("PersistentVolumeClaim", seen, of)),
         VolumeSeen::Ours { is_held: false, .. } => return Ok(Plan::Do(Step::HoldVolume)),
         VolumeSeen::Ours { .. } => {}
     }
     Ok(match &seen.pod {
-        PodSeen::Foreign => is_taken("Pod", seen, false),
-        PodSeen::Ours(pod) if pod.going.is_some() => ending(pod, now, Reason::PodStarting),
+        PodSeen::Foreign => is_taken("Pod", seen, &Holder::Other),
+        PodSeen::Ours(pod) if pod.going.is_some() => ending(seen, pod, now, Reason::PodStarting),
         PodSeen::Ours(pod) if pod.failed.is_some() => Plan::Do(Step::EndPod),
         // Nobody has worked in this pod, and nobody will.
         PodSeen::Ours(pod)
@@ -236,8 +253,8 @@ fn shares_branch(seen: &Seen) -> Option<Standing> {
 }
 
 /// Waits for a terminating pod.
-fn ending(pod: &PodView, now: Timestamp, reason: Reason) -> Plan {
-    let end = pod.going.and_then(|end| end.checked_add(SLACK).ok()).unwrap_or(now);
+fn ending(seen: &Seen, pod: &PodView, now: Timestamp, reason: Reason) -> Plan {
+    let end = pod.going.and_then(|end| seen.pod_end(pod, end).checked_add(SLACK).ok()).unwrap_or(now);
     if end > now {
         return wait(reason, format!("pod {} saves the work on the volume, and ends", pod.name), end);
     }
@@ -253,7 +270,7 @@ pub fn silent(pod: &PodView) -> String {
 pub fn plan_token(seen: &Seen) -> Option<Plan> {
     Some(match &seen.token {
         TokenSeen::Absent => Plan::Do(Step::MakeToken),
-        TokenSeen::Foreign => is_taken("InstallationToken", seen, false),
+        TokenSeen::Foreign => is_taken("InstallationToken", seen, &Holder::Other),
         // It is revoked only after the work is saved or kept. Until then a save can use it in any state.
         // The namespace may have taken its Secret: it then waits for this workspace's finalizer, and a wait would not end.
         TokenSeen::Ours { state: TokenState::Ready, .. } | TokenSeen::Ours { is_going: true, is_held: true, .. }
@@ -271,7 +288,7 @@ pub fn plan_token(seen: &Seen) -> Option<Plan> {
             settled(
                 match state {
                     TokenState::Ready => return None,
-                    TokenState::SecretNameTaken => return Some(is_taken("Secret", seen, false)),
+                    TokenState::SecretNameTaken => return Some(is_taken("Secret", seen, &Holder::Other)),
                     TokenState::Pending => Standing::reconciling(Reason::WaitingForReference, message),
                     TokenState::Stalled(Reason::InsufficientPermissions) if asks_for_pull_request => Standing::stalled(
                         Reason::InsufficientPermissions,
@@ -390,6 +407,8 @@ fn clone_failed(code: i32, words: &str) -> Standing {
             "there is no branch to begin from: {words} Push it, or make a Workspace with another spec.branch.from"
         );
         Standing::stalled(Reason::BranchNotFound, message)
+    } else if is(exit::BRANCH_IN_THE_WAY) {
+        Standing::stalled(Reason::BranchExists, format!("nothing is cloned, because no push could succeed: {words}"))
     } else if is(exit::AGAIN) {
         Standing::reconciling(Reason::CloneFailed, format!("the repository could not be cloned: {words} {retried}"))
     } else {
@@ -450,7 +469,7 @@ fn plan_rest(seen: &Seen, now: Timestamp) -> Plan {
     match &seen.pod {
         PodSeen::Ours(pod) => match pod.going {
             None => Plan::Do(Step::EndPod),
-            Some(_) => ending(pod, now, Reason::Saving),
+            Some(_) => ending(seen, pod, now, Reason::Saving),
         },
         PodSeen::Absent | PodSeen::Foreign => {
             let can_look = matches!(seen.way, Way::Open(_))

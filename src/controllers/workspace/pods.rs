@@ -39,6 +39,8 @@ pub struct Cloned {
     pub branch: String,
     /// Its commit.
     pub head: String,
+    /// The parts of the repository that it does not have, as [`crate::agent::clone::Lack`] names them.
+    pub lacks: Vec<String>,
 }
 
 /// The end of a pod that saves.
@@ -62,6 +64,8 @@ pub struct PodView {
     pub failed: Option<Trouble>,
     /// The state of the clone.
     pub clone: Clone,
+    /// The agent runs, so its reports can be expected.
+    pub has_agent: bool,
     /// The person's container runs, and is ready.
     pub is_ready: bool,
     /// The reason why the person's container, or the agent, does not run.
@@ -124,6 +128,7 @@ impl PodView {
             going: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
             failed,
             clone: clone_of(pod),
+            has_agent: agent.is_some_and(|status| status.state.as_ref().is_some_and(|state| state.running.is_some())),
             is_ready: main.is_some_and(|status| status.ready)
                 && condition("Ready").is_some_and(|it| it.status == "True"),
             trouble: [main, agent].into_iter().flatten().find_map(|status| {

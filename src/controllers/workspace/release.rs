@@ -3,7 +3,7 @@
 //! Invariant: [`plan_volume_release`] is [`Release::Done`] only if the work was read back from the remote, if there is
 //! none, if the volume is kept, or if somebody gave the work up. Otherwise it waits, with a limit, or saves.
 
-use super::memory::{Failed, Safe, Task};
+use super::memory::{Disbelieved, Failed, Safe, Task};
 use super::objects;
 use super::plan::{Plan, SLACK, Step, plan_resolve, plan_token, settled, silent, soon, wait};
 use super::pods::Ended;
@@ -98,7 +98,7 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
         PodSeen::Ours(pod) => match pod.going {
             None => return Release::Next(Plan::Do(Step::EndPod)),
             Some(end) => {
-                let end = end.checked_add(SLACK).unwrap_or(now);
+                let end = seen.pod_end(pod, end).checked_add(SLACK).unwrap_or(now);
                 if end > now {
                     let message = format!("pod {} saves the work on the volume, and ends", pod.name);
                     return Release::Next(wait(Reason::Saving, message, end));
@@ -114,6 +114,7 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
     }
     if let Some(Ended::Said(evidence)) = &seen.ended
         && evidence.is_whole()
+        && !is_emptied(seen, evidence)
     {
         return match seen.waits(Task::Look, now) {
             Some(failed_look) if is_patient(seen, now) => {
@@ -135,14 +136,19 @@ pub fn plan_volume_release(seen: &Seen, now: Timestamp) -> Release {
     plan_save(seen, now)
 }
 
+/// Whether a save found nothing on a volume on which a clone was seen. Nothing shows then where its work is.
+fn is_emptied(seen: &Seen, evidence: &Evidence) -> bool {
+    evidence.is_of_nothing() && seen.was_cloned()
+}
+
 /// Plans the end of the pod when there is nothing to save; then returns `over`.
 fn end_pod(seen: &Seen, now: Timestamp, over: Release) -> Release {
     match &seen.pod {
         PodSeen::Ours(pod) => match pod.going {
             None => Release::Next(Plan::Do(Step::EndPod)),
             // After that, only the node can end it.
-            Some(end) if end.checked_add(SLACK).is_ok_and(|end| end > now) => {
-                let end = end.checked_add(SLACK).unwrap_or(now);
+            Some(end) if seen.pod_end(pod, end).checked_add(SLACK).is_ok_and(|end| end > now) => {
+                let end = seen.pod_end(pod, end).checked_add(SLACK).unwrap_or(now);
                 Release::Next(wait(Reason::Saving, format!("pod {} ends", pod.name), end))
             }
             Some(_) => over,
@@ -153,7 +159,7 @@ fn end_pod(seen: &Seen, now: Timestamp, over: Release) -> Release {
 
 /// Whether to wait longer for a problem that may pass by itself.
 fn is_patient(seen: &Seen, now: Timestamp) -> bool {
-    let since = seen.object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+    let since = seen.ending_since(now);
     let saves = i64::from(MOST_SAVES) * objects::job_seconds(&seen.object) + objects::grace(&seen.object);
     let patience = PATIENCE + SignedDuration::from_secs(saves);
     since.checked_add(patience).is_ok_and(|end| end > now)
@@ -210,14 +216,21 @@ fn prepared(seen: &Seen, now: Timestamp) -> Result<(), Release> {
 /// Plans a save by a Job, because the pod did not report a complete save.
 fn plan_save(seen: &Seen, now: Timestamp) -> Release {
     let left = match &seen.ended {
+        Some(Ended::Said(evidence)) if is_emptied(seen, evidence) => {
+            "the volume looks empty, though a clone was seen on it: the clone may have been removed or moved, or another \
+             volume may have been mounted"
+                .to_owned()
+        }
         Some(Ended::Said(evidence)) => left(evidence),
         Some(Ended::Silent(how)) => how.clone(),
-        None if seen.saver.is_some() && seen.known.disbelieved == seen.saver => {
-            "The remote does not have the commits of the save, or has more".to_owned()
-        }
-        None => String::new(),
+        None => match &seen.known.disbelieved {
+            Some(Disbelieved { pod, why }) if seen.saver.is_some() && *pod == seen.saver => why.clone(),
+            _ => String::new(),
+        },
     };
-    let is_final = matches!(&seen.ended, Some(Ended::Said(evidence)) if evidence.outcome == Outcome::Refused);
+    // A second look at an empty volume, by a Job, is enough.
+    let is_final = matches!(&seen.ended, Some(Ended::Said(evidence))
+        if evidence.outcome == Outcome::Refused || is_emptied(seen, evidence));
     let attempt = match &seen.job {
         None => 1,
         Some(job) if job.is_going => {

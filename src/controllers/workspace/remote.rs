@@ -5,11 +5,12 @@
 //! never enough.
 
 use super::WorkspaceKind;
-use super::apply::{claim, uid};
+use super::apply::{claim, has_it, uid};
 use super::gather::{api, live};
-use super::memory::{Remote, Safe};
+use super::memory::{Disbelieved, Remote, Safe};
 use super::objects;
 use super::seen::{Seen, Way};
+use super::volume;
 use crate::agent::evidence::{Evidence, Listed, autosave_ref, wip_digest, wip_prefix};
 use crate::api::{InstallationToken, MANAGED_BY, Reason, SAVED_ANNOTATION, Workspace};
 use crate::controllers::reconcile::Failure;
@@ -127,6 +128,14 @@ pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> 
     let is_there = evidence.is_of_nothing()
         || (remote.listed.branch == evidence.remote.branch && remote.listed.wip == evidence.remote.wip);
     let is_there = kind.shared.guards.saved(is_there);
+    let namespace = object.namespace().unwrap_or_default();
+    let pods = volume::mounted_by(&kind.shared, &namespace, &objects::name(object)).await?;
+    let why = if pods.is_empty() {
+        "the remote does not have the commits of the save, or more was pushed meanwhile".to_owned()
+    } else {
+        format!("{} while its work was saved, and may have written to it; delete what else mounts it", has_it(&pods))
+    };
+    let is_there = is_there && pods.is_empty();
     let branch = format!("refs/heads/{}", remote.asked);
     let safe = is_there.then(|| {
         let place = evidence.saved.first();
@@ -151,17 +160,14 @@ pub async fn believe(kind: &WorkspaceKind, seen: &Seen, evidence: &Evidence) -> 
     kind.memory.update(uid(object), |known| {
         if safe.is_none() {
             // Somebody pushed meanwhile, or the evidence is not from the operator's save. A Job saves again.
-            known.disbelieved.clone_from(&seen.saver);
+            known.disbelieved = Some(Disbelieved { pod: seen.saver.clone(), why: why.clone() });
         }
         known.remote = Some(remote);
         known.safe = safe;
     });
     if !is_there {
         return Err(Failure::Remote(
-            Standing::reconciling(
-                Reason::Saving,
-                "the remote does not have the commits of the save, or more was pushed meanwhile: it is saved again",
-            ),
+            Standing::reconciling(Reason::Saving, format!("{why}: it is saved again")),
             Again::Backoff,
         ));
     }

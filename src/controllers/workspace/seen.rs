@@ -2,9 +2,11 @@
 
 use super::memory::{About, Failed, Remembered, Task, WayKind};
 use super::objects::Target;
-use super::pods::{Ended, PodView};
+use super::pods::{self, Ended, PodView};
 use crate::agent::clone::may_choose;
-use crate::api::{BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Reason, Workspace};
+use crate::api::{
+    ADOPT_ANNOTATION, BranchOnExists, FORCE_DELETE_ANNOTATION, OperatingMode, RECONCILE_ANNOTATION, Reason, Workspace,
+};
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};
 use crate::guards::Guards;
@@ -81,8 +83,8 @@ pub enum VolumeSeen {
     Absent,
     /// Another object has the name.
     Foreign {
-        /// It is kept for an earlier workspace.
-        is_kept: bool,
+        /// Whose it is.
+        of: Holder,
     },
     /// It is this workspace's.
     Ours {
@@ -97,6 +99,28 @@ pub enum VolumeSeen {
         /// It requests less than `spec.storage.size`.
         is_small: bool,
     },
+}
+
+/// Whose an object is that has the name of a workspace's object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// It is a claim that was kept, because its work could not be pushed.
+    Kept,
+    /// It is the claim of an earlier workspace of the same name, with this uid.
+    Former(String),
+    Other,
+}
+
+/// Whether the workspace's token may change files below `.github/workflows`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workflows {
+    /// It is not known, so the token stays as it is.
+    Unknown,
+    Allowed,
+    /// The `GitHubApp` does not grant `workflows: write` to the namespace.
+    NotGranted,
+    /// The account does not give the App `workflows: write`.
+    NotInstalled,
 }
 
 /// The pod in which work is done.
@@ -150,8 +174,11 @@ pub struct Seen {
     /// The parameters of its containers, once the repository is known.
     pub target: Option<Target>,
     pub token: TokenSeen,
+    pub workflows: Workflows,
     /// The volume's claim.
     pub volume: VolumeSeen,
+    /// The volume has the mark of a clone, as far as this process knows.
+    pub is_marked: bool,
     pub pod: PodSeen,
     /// The newest Job.
     pub job: Option<JobSeen>,
@@ -195,6 +222,41 @@ impl Seen {
         self.object.spec.operating_mode == OperatingMode::Running && !self.is_going()
     }
 
+    /// Whether a clone was seen on the volume. The mark on the volume is the proof that lasts. A status may be edited, but
+    /// here it can only cause the volume to be kept.
+    #[must_use]
+    pub fn was_cloned(&self) -> bool {
+        let timings = self.object.status.as_ref().and_then(|status| status.timings.as_ref());
+        self.is_marked || self.is_cloned() || timings.is_some_and(|timings| timings.clone_time.is_some())
+    }
+
+    /// Since when this process deals with the end of the workspace or its volume. The time before counts for nothing: the
+    /// operator may have been away.
+    #[must_use]
+    pub fn ending_since(&self, now: Timestamp) -> Timestamp {
+        let deleted = self.object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+        self.known.ending_since.map_or(deleted, |since| since.max(deleted))
+    }
+
+    /// The end of the time for a pod that is being deleted, or the time at which this process first saw it.
+    #[must_use]
+    pub fn pod_end(&self, pod: &PodView, end: Timestamp) -> Timestamp {
+        let seen = self.known.pod_ending.as_ref().filter(|(uid, _)| *uid == pod.uid).map(|(_, at)| *at);
+        seen.map_or(end, |seen| seen.max(end))
+    }
+
+    /// The uid of the earlier workspace whose claim this one is asked to take over.
+    #[must_use]
+    pub fn adopts(&self) -> Option<&String> {
+        self.object.annotations().get(ADOPT_ANNOTATION)
+    }
+
+    /// Whether the pod has a clone.
+    #[must_use]
+    pub fn is_cloned(&self) -> bool {
+        matches!(&self.pod, PodSeen::Ours(pod) if matches!(pod.clone, pods::Clone::Done(_)))
+    }
+
     /// Whether somebody gave the work up, with the uid of this object.
     #[must_use]
     pub fn is_forced(&self) -> bool {
@@ -228,7 +290,7 @@ impl Seen {
     #[must_use]
     pub fn branch(&self) -> String {
         if let PodSeen::Ours(pod) = &self.pod
-            && let super::pods::Clone::Done(cloned) = &pod.clone
+            && let pods::Clone::Done(cloned) = &pod.clone
             && self.may_be_at(&cloned.branch)
         {
             return cloned.branch.clone();

@@ -3,7 +3,7 @@
 
 use super::memory::Pull;
 use super::pods::{Clone, Ended};
-use super::seen::{PodSeen, Seen, TokenSeen, TokenState, VolumeSeen};
+use super::seen::{PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Workflows};
 use crate::agent::evidence::autosave_ref;
 use crate::api::{
     ConditionType, OperatingMode, PullRequestMode, PullRequestState, PullRequestStatus, Reason, SaveStatus,
@@ -11,7 +11,7 @@ use crate::api::{
 };
 use crate::controllers::standing::{Truth, condition, whole_second};
 use crate::github::PullState;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 #[must_use]
@@ -42,13 +42,9 @@ pub fn status(seen: &Seen, now: Timestamp) -> WorkspaceStatus {
     }
 }
 
-fn is_cloned(seen: &Seen) -> bool {
-    matches!(&seen.pod, PodSeen::Ours(pod) if matches!(pod.clone, Clone::Done(_)))
-}
-
 fn git(seen: &Seen, stored: Option<&WorkspaceGit>) -> Option<WorkspaceGit> {
     let mut git = stored.cloned().unwrap_or_default();
-    if is_cloned(seen) {
+    if seen.is_cloned() {
         git.branch = Some(seen.branch());
     }
     if let Some(remote) = &seen.known.remote {
@@ -108,7 +104,7 @@ fn conditions(seen: &Seen, stored: &[Condition], now: Timestamp) -> Vec<Conditio
         (ConditionType::CloneReady, clone(seen)),
         (ConditionType::PullRequestReady, pull_request(seen)),
         (ConditionType::Suspended, Some(suspended(seen))),
-        (ConditionType::WorkSafe, work_safe(seen)),
+        (ConditionType::WorkSafe, work_safe(seen, stored, now)),
     ];
     said.into_iter()
         .filter_map(|(kind, said)| match said {
@@ -127,7 +123,17 @@ type Said = (Truth, Reason, String);
 fn credentials(seen: &Seen) -> Said {
     match &seen.token {
         TokenSeen::Ours { state: TokenState::Ready, .. } => {
-            (Truth::True, Reason::Published, "its token can be used and is renewed".to_owned())
+            let refused = match seen.workflows {
+                Workflows::Unknown | Workflows::Allowed => "",
+                Workflows::NotGranted => {
+                    "; GitHub refuses pushes that change .github/workflows, because the GitHubApp grants this namespace no \
+                     workflows: write"
+                }
+                Workflows::NotInstalled => {
+                    "; GitHub refuses pushes that change .github/workflows, because the account gives the App no workflows: write"
+                }
+            };
+            (Truth::True, Reason::Published, format!("its token can be used and is renewed{refused}"))
         }
         TokenSeen::Ours { message, .. } => (Truth::False, Reason::WaitingForReference, message.clone()),
         TokenSeen::Foreign => {
@@ -140,8 +146,16 @@ fn credentials(seen: &Seen) -> Said {
 fn clone(seen: &Seen) -> Option<Said> {
     let PodSeen::Ours(pod) = &seen.pod else { return None };
     Some(match &pod.clone {
-        Clone::Done(_) => {
-            (Truth::True, Reason::Cloned, format!("the repository is cloned, at branch {}", seen.branch()))
+        Clone::Done(cloned) => {
+            let lacks = cloned.lacks.iter().map(|lack| match lack.as_str() {
+                "Submodules" => "; its submodules are not checked out: git submodule update --init does that",
+                "LargeFiles" => {
+                    "; its files of Git LFS are pointers: git lfs pull fetches them, in an image with git-lfs"
+                }
+                _ => "",
+            });
+            let lacks = lacks.collect::<String>();
+            (Truth::True, Reason::Cloned, format!("the repository is cloned, at branch {}{lacks}", seen.branch()))
         }
         Clone::Failed { words, .. } => (Truth::False, Reason::CloneFailed, words.clone()),
         Clone::Pending(_) => (Truth::Unknown, Reason::Cloning, "the repository is being cloned".to_owned()),
@@ -180,7 +194,33 @@ fn suspended(seen: &Seen) -> Said {
     }
 }
 
-fn work_safe(seen: &Seen) -> Option<Said> {
+/// How long an agent may be silent. It reports at least each 15 minutes.
+const SILENCE: SignedDuration = SignedDuration::from_mins(40);
+
+/// Nothing is known about work whose agent does not run, or does not report any more.
+fn silent_agent(seen: &Seen, stored: &[Condition], now: Timestamp) -> Option<Said> {
+    let PodSeen::Ours(pod) = &seen.pod else { return None };
+    if !seen.is_cloned() || pod.going.is_some() {
+        return None;
+    }
+    let unknown = |message: &str| Some((Truth::Unknown, Reason::Unsaved, message.to_owned()));
+    let was_said = report(seen).is_some()
+        || stored.iter().any(|said| said.type_ == ConditionType::WorkSafe.as_str() && said.status != "Unknown");
+    if pod.has_run && !pod.has_agent {
+        return unknown("the container agent of the pod does not run, so nobody looks at the work on the volume");
+    }
+    let heard = seen.known.heard.as_ref().filter(|(uid, _)| *uid == pod.uid).map(|(_, at)| *at)?;
+    let is_silent = heard.checked_add(SILENCE).is_ok_and(|end| end <= now);
+    if !(was_said && is_silent) {
+        return None;
+    }
+    unknown(
+        "the container agent of the pod does not report any more: see its log, and whether the pod reaches the Service \
+         landfall-reports",
+    )
+}
+
+fn work_safe(seen: &Seen, stored: &[Condition], now: Timestamp) -> Option<Said> {
     if let Some(safe) = &seen.known.safe {
         return Some((Truth::True, Reason::Saved, safe.message.clone()));
     }
@@ -190,6 +230,9 @@ fn work_safe(seen: &Seen) -> Option<Said> {
             Reason::VolumeKept,
             "the work on the volume could not be pushed, so the volume is kept".to_owned(),
         ));
+    }
+    if let Some(said) = silent_agent(seen, stored, now) {
+        return Some(said);
     }
     let remote = seen.known.remote.as_ref().map(|remote| &remote.listed);
     if let PodSeen::Absent = seen.pod {

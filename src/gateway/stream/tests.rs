@@ -3,8 +3,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http_body_util::{Full, StreamBody};
 
-fn pace() -> Pace {
-    Pace { until: Instant::now() + Duration::from_hours(1), stall: Duration::from_mins(1) }
+fn time() -> TimeLimits {
+    TimeLimits { until: Instant::now() + Duration::from_hours(1), stall: Duration::from_mins(1) }
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -25,7 +25,7 @@ fn pieces(bytes: &[u8], piece: usize) -> impl Body<Data = Bytes, Error = std::io
 }
 
 async fn read(encodings: &[&'static str], bytes: &[u8], piece: usize, most: u64) -> Result<Vec<u8>, StreamError> {
-    let mut reader = Reader::decoded(&headers(encodings), pieces(bytes, piece), most, pace()).unwrap();
+    let mut reader = Reader::decoded(&headers(encodings), pieces(bytes, piece), most, time()).unwrap();
     let mut read = Vec::new();
     while let Some(bytes) = reader.next().await? {
         assert!(bytes.len() < 2 << 20, "{} bytes at once", bytes.len());
@@ -45,7 +45,7 @@ async fn bodies_are_read_plain_and_compressed() {
     assert_eq!(read(&["identity"], b"x", 1, 1).await, Ok(b"x".to_vec()));
     assert_eq!(read(&["GZIP"], &gzip(b""), 7, 0).await, Ok(vec![]));
     for encodings in [&["br"][..], &["gzip, gzip"], &["gzip", "gzip"], &["deflate"], &[""]] {
-        assert!(Reader::decoded(&headers(encodings), Full::new(Bytes::new()), 1, pace()).is_err(), "{encodings:?}");
+        assert!(Reader::decoded(&headers(encodings), Full::new(Bytes::new()), 1, time()).is_err(), "{encodings:?}");
     }
 }
 
@@ -77,23 +77,23 @@ async fn what_a_body_expands_to_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_body_without_progress_ends() {
     let silent = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
-    assert_eq!(Reader::plain(silent, 1, pace()).next().await, Err(StreamError::Stalled));
+    assert_eq!(Reader::plain(silent, 1, time()).next().await, Err(StreamError::Stalled));
     let silent = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
-    let soon = Pace { until: Instant::now() + Duration::from_secs(1), ..pace() };
+    let soon = TimeLimits { until: Instant::now() + Duration::from_secs(1), ..time() };
     assert_eq!(Reader::plain(silent, 1, soon).next().await, Err(StreamError::Slow));
     // Nobody takes what is sent.
     let (sender, _body) = pipe();
-    assert_eq!(Reader::plain(pieces(&[0; 100], 1), 1000, pace()).pump(sender).await, Err(StreamError::Stalled));
+    assert_eq!(Reader::plain(pieces(&[0; 100], 1), 1000, time()).pump(sender).await, Err(StreamError::Stalled));
     let (sender, body) = pipe();
     drop(body);
-    assert_eq!(Reader::plain(pieces(&[0; 100], 1), 1000, pace()).pump(sender).await, Err(StreamError::Unwanted));
+    assert_eq!(Reader::plain(pieces(&[0; 100], 1), 1000, time()).pump(sender).await, Err(StreamError::Unwanted));
 }
 
 #[tokio::test]
 async fn a_body_ends_only_where_its_source_did() {
     let through = async |bytes: &[u8], most| {
         let (sender, body) = pipe();
-        let pump = Reader::plain(pieces(bytes, 10), most, pace()).pump(sender);
+        let pump = Reader::plain(pieces(bytes, 10), most, time()).pump(sender);
         let (pumped, collected) = tokio::join!(pump, body.collect());
         (pumped, collected.map(|collected| collected.to_bytes().to_vec()))
     };
@@ -104,6 +104,6 @@ async fn a_body_ends_only_where_its_source_did() {
         Err(std::io::Error::other("reset")),
     ]));
     let (sender, body) = pipe();
-    let (pumped, collected) = tokio::join!(Reader::plain(failing, 1000, pace()).pump(sender), body.collect());
+    let (pumped, collected) = tokio::join!(Reader::plain(failing, 1000, time()).pump(sender), body.collect());
     assert_eq!((pumped, collected.err()), (Err(StreamError::Broken), Some(StreamError::Broken)));
 }

@@ -1,16 +1,57 @@
 //! The calls for repositories.
 use percent_encoding::utf8_percent_encode;
 
-use super::{Error, GitHub, NO_BODY, Route, SEGMENT};
+use super::{Error, GitHub, NO_BODY, Route, SEGMENT, VERIFY, next_page};
 use crate::github::models::{Comparison, Repository};
 use crate::github::secret::Token;
 use crate::github::stack::auth::Credential;
 use crate::ids::RepositoryId;
+use serde::Deserialize;
 
 const BY_ID: Route = Route { method: "GET", template: "/repositories/{repository_id}" };
 const COMPARE: Route = Route { method: "GET", template: "/repos/{owner}/{repo}/compare/{basehead}" };
 
+/// The repositories that a token reaches.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Listed {
+    All(Vec<Repository>),
+    /// There are more pages than may be read.
+    TooMany {
+        /// How many there are.
+        pages: usize,
+    },
+}
+
+#[derive(Deserialize)]
+struct Page {
+    total_count: usize,
+    repositories: Vec<Repository>,
+}
+
+const PER_PAGE: usize = 100;
+
 impl GitHub {
+    /// `GET /installation/repositories`: the repositories that the token reaches, if they fit on `most` pages of a hundred.
+    pub async fn repositories(&self, token: &Token, most: usize) -> Result<Listed, Error> {
+        let mut found = Vec::new();
+        let mut page = format!("{}{}?per_page={PER_PAGE}", self.endpoint.api_url(), VERIFY.template);
+        for _ in 0..most {
+            let answer = self.send(VERIFY, Credential::Token(token.clone()), &page, NO_BODY).await?;
+            let next = next_page(answer.headers(), &page).map_err(|what| self.malformed(VERIFY, what.to_owned()))?;
+            let Page { total_count, repositories } = self.read(VERIFY, answer).await?;
+            let pages = total_count.div_ceil(PER_PAGE);
+            if pages > most {
+                return Ok(Listed::TooMany { pages });
+            }
+            found.extend(repositories);
+            match next {
+                Some(next) => page = next.into(),
+                None => return Ok(Listed::All(found)),
+            }
+        }
+        Ok(Listed::TooMany { pages: most.saturating_add(1) })
+    }
+
     /// `GET /repositories/{id}`: the repository under its current name. GitHub's own redirects point to this address, although
     /// its documentation does not list it.
     pub async fn repository(&self, token: &Token, id: RepositoryId) -> Result<Repository, Error> {

@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::github::scripted::{Scripted, answer, refusal};
+use crate::github::scripted::{Scripted, Sent, answer, refusal};
 use crate::github::{Level, Outlook, RepositorySelection};
 use crate::ids::id;
 
@@ -65,7 +65,29 @@ async fn pages_that_lead_in_circles_end() {
     let github =
         Scripted::new(|sent| answer(200, &[("link", &format!("<{}>; rel=\"next\"", sent.url))], &installations(&[1])));
     let error = github.github.installations().await.unwrap_err();
-    assert!(error.to_string().contains("it has more than 100 pages"), "{error}");
+    assert!(error.to_string().contains("its pages lead in circles"), "{error}");
+    assert_eq!(github.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn an_app_with_many_installations_is_read_and_an_endless_list_ends() {
+    let number = |url: &str| -> u64 { url.rsplit_once("&page=").map_or(1, |(_, number)| number.parse().unwrap()) };
+    let endless = move |sent: &Sent| {
+        let (base, page) = ("https://h.example/api/v3/app/installations?per_page=100", number(&sent.url));
+        (format!("<{base}&page={}>; rel=\"next\"", page + 1), page)
+    };
+    let github = Scripted::new(move |sent| {
+        let (next, page) = endless(sent);
+        let link = if page < 250 { next } else { String::new() };
+        answer(200, &[("link", &link)], &installations(&[page]))
+    });
+    assert_eq!(github.github.installations().await.unwrap().len(), 250);
+    let github = Scripted::new(move |sent| {
+        let (next, page) = endless(sent);
+        answer(200, &[("link", &next)], &installations(&[page]))
+    });
+    let error = github.github.installations().await.unwrap_err();
+    assert!(error.to_string().contains("it has more than 1000 pages"), "{error}");
 }
 
 #[test]

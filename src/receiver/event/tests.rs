@@ -37,6 +37,7 @@ fn a_push_is_read_from_json_and_from_a_form() {
         sha: Some("2".repeat(40)),
         repository: Some(Repository { id: id(9001), names: vec!["shop".into()], owners: vec![id(7001)] }),
         selection: None,
+        account: None,
     };
     assert_eq!(read_value(&push()), expected);
     let form = url::form_urlencoded::Serializer::new(String::new())
@@ -66,6 +67,17 @@ fn the_repositories_of_a_selection_are_read_by_id() {
     assert_eq!(selection(json!(many), json!([])), of(&[]), "too many to list");
     assert_eq!(selection(json!(many[1..]), json!([{"id": 1}])), of(&[]), "too many in both lists");
     assert_eq!(selection(json!({"id": 1}), json!([[3], "x", null, {"id": "4"}, {"id": 0}, {"id": 5}])), of(&[5]));
+}
+
+#[test]
+fn the_account_of_an_installation_is_read_where_the_event_has_it() {
+    let acme = json!({"id": 7001, "login": "acme"});
+    let account = |body: serde_json::Value| read_value(&body).account;
+    let expected = Some(Account { id: id(7001), login: Some("acme".into()) });
+    assert_eq!(account(json!({"installation": {"id": 501, "account": acme}})), expected);
+    assert_eq!(account(json!({"installation": {"id": 501}, "account": acme})), expected, "it was renamed");
+    assert_eq!(account(json!({"installation": {"account": {"id": 7001}}})).unwrap().login, None);
+    assert_eq!(account(json!({"installation": {"account": {"login": "acme"}}})), None);
 }
 
 #[test]

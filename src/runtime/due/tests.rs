@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use super::*;
@@ -21,18 +21,22 @@ fn queue_with(jitter: f64) -> (Arc<ManualClock>, DueQueue) {
     (clock.clone(), DueQueue::new(clock, Arc::new(FixedJitter(jitter))))
 }
 
-/// The objects that are in the stream at this moment.
-fn taken<K: Kind>(stream: &mut (impl Stream<Item = ObjectRef<K>> + Unpin)) -> Vec<String> {
-    std::iter::from_fn(|| stream.next().now_or_never().flatten().map(|object| object.name)).collect()
+/// The objects that get a turn at this moment.
+fn turns<K: Kind>(feed: &mut Feed<K>) -> Vec<ObjectRef<K>> {
+    std::iter::from_fn(|| Some(feed.next(|_| Some(Vec::new())).now_or_never()?.object.clone())).collect()
+}
+
+fn taken<K: Kind>(feed: &mut Feed<K>) -> Vec<String> {
+    turns(feed).into_iter().map(|object| object.name).collect()
 }
 
 #[test]
 fn objects_fire_in_the_order_of_their_times_and_no_earlier() {
     let (clock, queue) = queue_with(0.0);
     let (due, mut stream) = queue.register::<ConfigMap>();
-    due.look_at(&object("third"), second(30));
-    due.look_at(&object("first"), second(10));
-    due.look_at(&object("second"), second(20));
+    due.look_at(&object("third"), second(30), Urgency::Time);
+    due.look_at(&object("first"), second(10), Urgency::Time);
+    due.look_at(&object("second"), second(20), Urgency::Time);
     assert_eq!((queue.next(), queue.len(), queue.due_now()), (Some(second(10)), 3, 0));
 
     clock.advance(Duration::from_secs(9));
@@ -51,10 +55,10 @@ fn objects_fire_in_the_order_of_their_times_and_no_earlier() {
 fn the_latest_due_time_holds_earlier_or_later() {
     let (clock, queue) = queue_with(0.0);
     let (due, mut stream) = queue.register::<ConfigMap>();
-    due.look_at(&object("later"), second(10));
-    due.look_at(&object("later"), second(100));
-    due.look_at(&object("earlier"), second(100));
-    due.look_at(&object("earlier"), second(10));
+    due.look_at(&object("later"), second(10), Urgency::Time);
+    due.look_at(&object("later"), second(100), Urgency::Time);
+    due.look_at(&object("earlier"), second(100), Urgency::Time);
+    due.look_at(&object("earlier"), second(10), Urgency::Time);
     assert_eq!(queue.len(), 2);
     clock.advance(Duration::from_secs(10));
     queue.shared.fire();
@@ -68,7 +72,7 @@ fn a_due_time_that_is_set_afterwards_does_not_postpone_looking_now() {
     let (due, mut stream) = queue.register::<ConfigMap>();
     due.look_now(&object("a"));
     due.look_now(&object("a"));
-    due.look_at(&object("a"), second(3600));
+    due.look_at(&object("a"), second(3600), Urgency::Time);
     assert_eq!(taken(&mut stream), ["a"], "once, though asked for twice");
     assert_eq!(queue.next(), Some(second(3600)));
 }
@@ -78,7 +82,7 @@ fn a_forgotten_object_leaves_nothing_behind() {
     let (clock, queue) = queue_with(0.0);
     let (due, mut stream) = queue.register::<ConfigMap>();
     for name in ["timed", "fired", "failed"] {
-        due.look_at(&object(name), second(5));
+        due.look_at(&object(name), second(5), Urgency::Time);
     }
     due.look_now(&object("fired"));
     due.retry(&object("failed"));
@@ -89,7 +93,7 @@ fn a_forgotten_object_leaves_nothing_behind() {
     queue.shared.fire();
     assert_eq!(taken(&mut stream), Vec::<String>::new());
     let state = queue.shared.state();
-    assert!(state.entries.is_empty() && state.order.is_empty() && state.lanes[0].members.is_empty());
+    assert!(state.entries.is_empty() && state.order.is_empty() && state.lanes[0].turns.is_clear());
 }
 
 #[test]
@@ -131,32 +135,14 @@ fn a_new_object_of_the_same_name_starts_with_its_first_attempt() {
 }
 
 #[test]
-fn an_object_that_kube_does_not_know_is_asked_for_again_and_then_forgotten() {
-    let (clock, queue) = queue_with(0.0);
-    let (due, mut stream) = queue.register::<ConfigMap>();
-    let mut asked_at = Vec::new();
-    due.retry(&object("a"));
-    due.unknown(&object("a").erase());
-    while let Some(next) = queue.next() {
-        asked_at.push(next.duration_since(START).as_secs());
-        clock.set(next);
-        queue.shared.fire();
-        assert_eq!(taken(&mut stream), ["a"]);
-        due.unknown(&object("a").erase());
-    }
-    assert_eq!(asked_at, [2, 6, 14, 30]);
-    assert!(queue.shared.state().entries.is_empty(), "its attempts are forgotten as well");
-}
-
-#[test]
-fn an_object_that_is_found_after_all_is_known_again() {
+fn an_object_that_the_cache_does_not_have_is_forgotten() {
     let (_, queue) = queue_with(0.0);
-    let (due, _stream) = queue.register::<ConfigMap>();
-    for _ in 0..20 {
-        due.unknown(&object("a").erase());
-        assert_eq!(queue.len(), 1, "asked for again");
-        due.succeeded(&object("a"));
-    }
+    let (due, mut feed) = queue.register::<ConfigMap>();
+    due.retry(&object("a"));
+    due.look_now(&object("a"));
+    assert!(feed.next(|_| None).now_or_never().is_none());
+    assert_eq!((queue.len(), queue.due_now()), (0, 0));
+    assert!(queue.shared.state().entries.is_empty(), "its attempts are forgotten as well");
 }
 
 #[test]
@@ -164,15 +150,13 @@ fn kinds_and_namespaces_do_not_mix() {
     let (clock, queue) = queue_with(0.0);
     let (config_maps, mut config_map_stream) = queue.register::<ConfigMap>();
     let (secrets, mut secret_stream) = queue.register::<Secret>();
-    config_maps.look_at(&object("a"), second(1));
-    config_maps.look_at(&ObjectRef::new("a").within("team-b"), second(1));
-    config_maps.look_at(&ObjectRef::new("a"), second(1));
-    secrets.look_at(&ObjectRef::new("a").within("team-a"), second(1));
+    config_maps.look_at(&object("a"), second(1), Urgency::Time);
+    config_maps.look_at(&ObjectRef::new("a").within("team-b"), second(1), Urgency::Time);
+    config_maps.look_at(&ObjectRef::new("a"), second(1), Urgency::Time);
+    secrets.look_at(&ObjectRef::new("a").within("team-a"), second(1), Urgency::Time);
     clock.advance(Duration::from_secs(1));
     queue.shared.fire();
-    let namespaces: Vec<_> =
-        std::iter::from_fn(|| config_map_stream.next().now_or_never().flatten().map(|object| object.namespace))
-            .collect();
+    let namespaces: Vec<_> = turns(&mut config_map_stream).into_iter().map(|object| object.namespace).collect();
     assert_eq!(namespaces, [None, Some("team-a".to_owned()), Some("team-b".to_owned())]);
     assert_eq!(taken(&mut secret_stream), ["a"]);
 }
@@ -189,18 +173,19 @@ async fn the_task_follows_the_clock_and_every_new_due_time() {
     // A task of its own, so that fired objects wake it and the timeout below does not.
     let (fired, mut names) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
-        while let Some(object) = stream.next().await {
-            let _ = fired.send(object.name);
+        loop {
+            let turn = stream.next(|_| Some(Vec::new())).await;
+            let _ = fired.send(turn.object.name.clone());
         }
     });
     let mut next =
         async || tokio::time::timeout(Duration::from_mins(1), names.recv()).await.expect("fires").expect("never ends");
 
-    due.look_at(&object("later"), second(100));
-    due.look_at(&object("sooner"), second(50));
+    due.look_at(&object("later"), second(100), Urgency::Time);
+    due.look_at(&object("sooner"), second(50), Urgency::Time);
     clock.advance(Duration::from_secs(50));
     assert_eq!(next().await, "sooner");
-    due.look_at(&object("past"), second(1));
+    due.look_at(&object("past"), second(1), Urgency::Time);
     assert_eq!(next().await, "past", "a due time in the past is due now");
     clock.advance(Duration::from_secs(50));
     assert_eq!(next().await, "later");

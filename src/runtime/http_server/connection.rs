@@ -1,10 +1,11 @@
-//! A connection that knows whether a request is in progress, and limits the time of a request's head.
+//! A connection that knows whether it waits for its client, and limits the time of a request's head.
 //!
 //! hyper has one timeout for the head of a request and for the silence before it. As short as slow heads need it, it would
-//! close connections that a proxy is about to use again. Invariant: from its first byte a head has this long, and the first
-//! head has it from the beginning of the connection; then reading fails and the connection ends. A client that does not take its
-//! answer ends it likewise.
+//! close connections that a proxy is about to use again. Invariant: from its first byte a head has this long and arrives at
+//! a least rate, and the first head has this long from the beginning of the connection; then reading fails and the
+//! connection ends. A client that does not take its answer ends it likewise.
 
+use super::Pace;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The rate of a head. Clients send one in a single write.
+const HEAD_PACE: Pace = Pace { grace: Duration::from_secs(3), bytes_per_second: 1024 };
 
 /// The requests of one connection. Clones share it.
 #[derive(Clone)]
@@ -22,19 +26,25 @@ struct State {
     requests: usize,
     /// How many of these are in progress: they have no answer yet, or the rest of their body is still being read.
     active: usize,
+    /// How many of those have arrived to their end.
+    complete: usize,
     /// The head of another request has begun.
     in_head: bool,
-    /// When the last request ended.
-    idle_since: Instant,
+    /// When the connection, its last silence or the head of its request began.
+    since: Instant,
 }
 
 /// A request is in progress until this is dropped.
-pub struct ActiveRequest(Activity);
+pub struct ActiveRequest {
+    activity: Activity,
+    complete: bool,
+}
 
 impl Activity {
     /// The activity of a new connection.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State { requests: 0, active: 0, in_head: false, idle_since: Instant::now() })))
+        let state = State { requests: 0, active: 0, complete: 0, in_head: false, since: Instant::now() };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// The head of a request is complete.
@@ -43,13 +53,13 @@ impl Activity {
         state.requests += 1;
         state.active += 1;
         state.in_head = false;
-        ActiveRequest(self.clone())
+        ActiveRequest { activity: self.clone(), complete: false }
     }
 
-    /// Since when the connection has been idle, if it is.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
+    /// Since when the client has let the server wait: it is silent, or its request is not complete.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
         let state = self.lock();
-        (state.active == 0 && !state.in_head).then_some(state.idle_since)
+        (state.complete == 0).then_some(state.since)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -57,11 +67,27 @@ impl Activity {
     }
 }
 
+impl ActiveRequest {
+    /// Its body was read, or is not needed. From now on, until the answer, its connection is not closed for another.
+    pub fn complete(&mut self) {
+        if !self.complete {
+            self.complete = true;
+            self.activity.lock().complete += 1;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_of(&self, activity: &Activity) -> bool {
+        Arc::ptr_eq(&self.activity.0, &activity.0)
+    }
+}
+
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.activity.lock();
         state.active -= 1;
-        state.idle_since = Instant::now();
+        state.complete -= usize::from(self.complete);
+        state.since = Instant::now();
     }
 }
 
@@ -71,16 +97,40 @@ pub(super) struct TimedStream<S> {
     activity: Activity,
     head: Duration,
     write: Duration,
-    /// When the next head must be complete, and the number of requests before it.
-    deadline: Option<(Pin<Box<Sleep>>, usize)>,
+    /// None while no head is expected.
+    timer: Option<HeadTimer>,
     /// When the bytes that wait to be written must have moved.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
+/// The time of a head that has begun, or of the first one.
+struct HeadTimer {
+    due: Pin<Box<Sleep>>,
+    /// When it is due whatever the rate.
+    latest: Instant,
+    /// The number of requests before it.
+    after: usize,
+    /// When its first byte came, and the number of its bytes.
+    begun: Option<(Instant, usize)>,
+}
+
+impl HeadTimer {
+    fn new(head: Duration, after: usize) -> Self {
+        let latest = Instant::now() + head;
+        Self { due: Box::pin(sleep_until(latest)), latest, after, begun: None }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        let (begun, count) = self.begun.get_or_insert_with(|| (Instant::now(), 0));
+        *count += bytes;
+        let due = self.latest.min(HEAD_PACE.due(*begun, *count));
+        self.due.as_mut().reset(due);
+    }
+}
+
 impl<S> TimedStream<S> {
     pub(super) fn new(stream: S, activity: Activity, head: Duration, write: Duration) -> Self {
-        let deadline = Some((Box::pin(sleep_until(Instant::now() + head)), 0));
-        Self { stream, activity, head, write, deadline, write_deadline: None }
+        Self { stream, activity, head, write, timer: Some(HeadTimer::new(head, 0)), write_deadline: None }
     }
 
     /// Limits the time for which writing makes no progress.
@@ -107,18 +157,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         let mut state = this.activity.lock();
         // That head is complete: these bytes belong to its body, or to the next head.
-        this.deadline.take_if(|(_, after)| *after != state.requests);
+        this.timer.take_if(|timer| timer.after != state.requests);
         if read.is_ready() {
-            if buffer.filled().len() > before && state.active == 0 {
-                state.in_head = true;
+            let bytes = buffer.filled().len() - before;
+            if bytes > 0 && state.active == 0 {
+                if !state.in_head {
+                    state.in_head = true;
+                    state.since = Instant::now();
+                }
                 let (head, after) = (this.head, state.requests);
-                this.deadline.get_or_insert_with(|| (Box::pin(sleep_until(Instant::now() + head)), after));
+                this.timer.get_or_insert_with(|| HeadTimer::new(head, after)).count(bytes);
             }
             return read;
         }
         drop(state);
-        let Some((deadline, _)) = &mut this.deadline else { return Poll::Pending };
-        ready!(deadline.as_mut().poll(context));
+        let Some(timer) = &mut this.timer else { return Poll::Pending };
+        ready!(timer.due.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -168,15 +222,16 @@ mod tests {
             let mut byte = [0];
             timeout(2 * HOUR, stream.read(&mut byte)).await.is_ok_and(|read| read.is_err())
         };
-        assert!(activity.idle_since().is_some());
         client.write_all(b"head").await.unwrap();
         stream.read_exact(&mut bytes).await.unwrap();
-        assert!(activity.idle_since().is_none());
-        let request = activity.begin();
+        let mut request = activity.begin();
         client.write_all(b"body").await.unwrap();
         stream.read_exact(&mut bytes).await.unwrap();
+        assert!(activity.waiting_since().is_some());
+        request.complete();
+        assert!(activity.waiting_since().is_none());
         drop(request);
-        assert!(activity.idle_since().is_some());
+        assert!(activity.waiting_since().is_some());
         assert!(!is_cut(&mut stream).await, "silence after a request");
         client.write_all(b"head").await.unwrap();
         stream.read_exact(&mut bytes).await.unwrap();
@@ -200,5 +255,29 @@ mod tests {
         written.unwrap();
         let stalled = timeout(2 * HOUR, stream.write_all(&[0; 300])).await.unwrap();
         assert_eq!(stalled.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_arrives_at_a_least_rate() {
+        let arrives = async |bytes: usize, every: Duration| {
+            let (mut client, stream) = duplex(64);
+            let mut stream = TimedStream::new(stream, Activity::new(), HOUR, HOUR);
+            tokio::spawn(async move {
+                while client.write_all(&vec![b'x'; bytes]).await.is_ok() {
+                    tokio::time::sleep(every).await;
+                }
+            });
+            let mut head = vec![0; 16 * 1024];
+            stream.read_exact(&mut head).await.is_ok()
+        };
+        assert!(!arrives(1, Duration::from_millis(50)).await);
+        assert!(arrives(64, Duration::from_millis(50)).await);
+        // Up to its first byte a client has the whole time.
+        let (mut client, stream) = duplex(64);
+        let mut stream = TimedStream::new(stream, Activity::new(), HOUR, HOUR);
+        let late = tokio::spawn(async move { stream.read_u8().await });
+        tokio::time::sleep(HOUR / 2).await;
+        client.write_all(b"x").await.unwrap();
+        assert!(late.await.unwrap().is_ok());
     }
 }

@@ -54,10 +54,10 @@ async fn an_old_push_sent_again_and_under_a_forged_guid() {
         let is_looked_after = async || {
             let log = team.object().await.status?.deliveries;
             let logged = log.into_iter().find(|delivery| delivery.guid == guid)?;
-            let is_taken_out = team.world.waiting().await.is_empty();
-            (is_taken_out && logged.result == Some(DeliveryResult::Handled)).then_some(())
+            (logged.result == Some(DeliveryResult::Handled)).then_some(())
         };
         team.world.until("it is looked after", is_looked_after).await;
+        team.world.until_taken_out(&team.operator).await;
         team.operator.settled().await;
         team.comes_to_rest().await;
     };

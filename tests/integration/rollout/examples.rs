@@ -57,8 +57,7 @@ async fn no_example_makes_the_operator_do_more_than_look() {
         if payloads::STORED.contains(&name) {
             // The clock limits the number of looks.
             team.lives(120).await;
-            let is_handled = async || world.waiting().await.is_empty().then_some(());
-            world.until(&format!("what was told of {name} is looked after"), is_handled).await;
+            world.until_taken_out(&team.operator).await;
         }
     }
     team.lives(120).await;

@@ -221,7 +221,7 @@ async fn paused_nothing_is_rolled_and_then_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_commit_nothing_is_begun() {
+async fn without_a_commit_nothing_is_rolled() {
     let team = Team::without_rights("empty").await;
     let empty =
         RepositorySeed { owner: "acme".into(), name: "lib-empty".into(), empty: true, ..RepositorySeed::default() };
@@ -232,7 +232,49 @@ async fn without_a_commit_nothing_is_begun() {
     team.world.until_reason::<ProjectRepository>("team-a", "lib-empty", "RepositoryEmpty").await;
     team.lives(3600).await;
     let object = team.world.get::<ProjectRepository>("team-a", "lib-empty").await.unwrap();
-    assert_eq!(object.status.unwrap().deployment, None);
+    let deployment = object.status.unwrap().deployment.expect("a beginning without a commit");
+    assert_eq!((deployment.sha, deployment.sequence), ("0".repeat(40), 0));
     assert!(team.asked_as_the_account().is_empty());
+    team.operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_push_to_a_branch_without_a_commit_is_rolled() {
+    let team = Team::without_rights("first").await;
+    team.let_the_operator_act("team-a").await;
+    team.let_the_account_roll("team-a").await;
+    team.make_deployment(&json!({})).await;
+    team.pods_run().await;
+    let restart = json!({"rolloutRestart": {"kind": "Deployment", "name": team.name}});
+    let on_push = json!({"serviceAccountName": team.name, "actions": [restart]});
+    let object = objects::repository("shop", &json!({"branch": "next", "onPush": on_push}));
+    team.world.apply::<ProjectRepository>(&object).await;
+    team.world.until_reason::<ProjectRepository>("team-a", "shop", "BranchNotFound").await;
+    assert_eq!(team.comes_to(DeploymentResult::Succeeded).await.sha, "0".repeat(40));
+    says(&team.deployed().await.1, &["no commit", "its first one is rolled out"]);
+    let first = team.world.push("acme/shop", "next");
+    team.look().await;
+    team.lives(4).await;
+    team.pods_run().await;
+    team.lives(31).await;
+    assert_eq!(team.rolled().await, [(1, first)]);
+    assert_eq!(team.deployed().await.0, "RolledOut");
+    team.operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_is_missing_is_named_before_the_first_push() {
+    let team = Team::without_rights("absent").await;
+    team.let_the_operator_act("team-a").await;
+    team.let_the_account_roll("team-a").await;
+    team.follow(&json!({"name": team.name, "kind": "Deployment"})).await;
+    let (reason, message) = team.deployed().await;
+    assert_eq!(reason, "WaitingForReference");
+    says(&message, &["Deployment absent does not exist", "spec.onPush.actions"]);
+    team.make_deployment(&json!({})).await;
+    team.pods_run().await;
+    team.lives(660).await;
+    assert_eq!((team.deployed().await.0.as_str(), team.rolled().await), ("RolledOut", Vec::new()));
+    team.deploy().await;
     team.operator.stop().await;
 }

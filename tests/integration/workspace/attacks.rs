@@ -1,7 +1,7 @@
 //! Attacks by somebody who works in a workspace, or has a few permissions in its namespace: each fails, and succeeds
 //! without its guard.
 
-use super::{BRANCH, OBJECTS, Team, needs, workspace};
+use super::{BRANCH, OBJECTS, Team, needs, nothing_to_do, workspace};
 use crate::scene::token_in;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
@@ -197,8 +197,11 @@ async fn the_pull_request_of_another_in_status() {
         let theirs = opened("other").await;
         team.works(&json!({"pullRequest": {"onDelete": "Close"}})).await;
         let own = opened("try").await;
-        // There was no clone, so there is nothing to save.
-        team.say("team-a", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
+        let mut said = nothing_to_do();
+        // The save of the branch at which the operator believes the clone to be.
+        let branch = if sabotage.believe_status { "landfall/other" } else { BRANCH };
+        said["remote"] = json!({"branch": team.world.sim.head("acme/shop", branch)});
+        team.say("team-a", OBJECTS, &said).await;
         let forge = async |world: &World| {
             let pull = json!({"number": theirs, "url": "https://example.com", "state": "Open"});
             let status = json!({"pullRequest": pull, "git": {"branch": "landfall/other"}});

@@ -1,6 +1,6 @@
 //! The end of a workspace, and the objects that wait for it.
 
-use super::{OBJECTS, Team};
+use super::{OBJECTS, Team, nothing_to_do};
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -28,7 +28,7 @@ async fn what_a_save_needs_waits_for_it() {
     assert_eq!(world.sim.live_tokens().len(), before, "it is saved with it");
     assert_eq!(installation().await.and_then(|installation| installation.uid()), uid);
 
-    team.say("team-a", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
+    team.say("team-a", OBJECTS, &nothing_to_do()).await;
     world.merge::<Pod>("team-a", OBJECTS, &held(&[])).await.expect("it ended");
     world.until_gone::<Workspace>("team-a", "try").await;
     world.until_gone::<InstallationToken>("team-a", OBJECTS).await;

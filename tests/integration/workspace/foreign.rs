@@ -1,7 +1,7 @@
 //! Objects of others with the names or labels of a workspace's objects: they are neither used, nor believed, nor
 //! changed.
 
-use super::{OBJECTS, Team, needs};
+use super::{OBJECTS, Team, needs, nothing_to_do};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt;
@@ -156,7 +156,7 @@ async fn the_end_of_a_pod_in_another_namespace() {
         team.world.merge::<Workspace>("team-a", "try", &change).await.unwrap();
         team.world.until_reason::<Workspace>("team-a", "try", "WorkspaceSuspended").await;
         team.pretender("team-b", OBJECTS, "try", &uid).await;
-        team.say("team-b", OBJECTS, &json!({"outcome": "NothingToDo"})).await;
+        team.say("team-b", OBJECTS, &nothing_to_do()).await;
         // The operator has seen the end of that pod, because it has seen this workspace's pod, which was written later.
         team.pretender("team-a", "spy", "try", &uid).await;
         team.operator.settled().await;

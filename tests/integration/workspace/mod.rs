@@ -4,7 +4,9 @@ mod attacks;
 mod ends;
 mod fields;
 mod foreign;
+mod former;
 mod idle;
+mod kept;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
@@ -20,13 +22,13 @@ use serde_json::{Value, json};
 use std::fmt::Debug;
 
 /// The name of all objects of the workspace `try`.
-const OBJECTS: &str = "ws-try";
+pub(crate) const OBJECTS: &str = "ws-try";
 const BRANCH: &str = "landfall/try";
 
 /// A team with a repository that workspaces may use, and an operator, which may lack guards.
-struct Team {
-    world: World,
-    operator: Operator,
+pub(crate) struct Team {
+    pub(crate) world: World,
+    pub(crate) operator: Operator,
     sabotage: Sabotage,
 }
 
@@ -37,7 +39,7 @@ async fn needs(sabotage: Sabotage, attack: impl AsyncFn(Sabotage) -> bool) {
 }
 
 impl Team {
-    async fn new(sabotage: Sabotage) -> Self {
+    pub(crate) async fn new(sabotage: Sabotage) -> Self {
         let world = World::new().await;
         for name in ["team-a", "team-b"] {
             world.namespace(name, &[]).await;
@@ -70,9 +72,10 @@ impl Team {
         Self { world, operator, sabotage }
     }
 
-    /// Stops the operator.
-    async fn end(self) {
+    /// Stops the operator. The rest of the world stays.
+    pub(crate) async fn end(self) -> World {
         self.operator.stop().await;
+        self.world
     }
 
     async fn make(&self, name: &str, further: &Value) -> Workspace {
@@ -80,7 +83,7 @@ impl Team {
     }
 
     /// Makes the workspace `try`, binds its volume, and reports that its pod is ready.
-    async fn works(&self, further: &Value) -> Workspace {
+    pub(crate) async fn works(&self, further: &Value) -> Workspace {
         let workspace = self.make("try", further).await;
         self.bind("team-a", OBJECTS).await;
         self.run("try", BRANCH).await;
@@ -175,6 +178,11 @@ fn workspace(name: &str, further: &Value) -> Value {
         "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace",
         "metadata": {"name": name, "namespace": "team-a"}, "spec": spec,
     })
+}
+
+/// The last message of a pod whose clone had no work.
+fn nothing_to_do() -> Value {
+    json!({"outcome": "NothingToDo", "branch": BRANCH, "head": "1".repeat(40)})
 }
 
 fn container(name: &str, state: &Value) -> Value {

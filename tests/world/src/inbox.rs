@@ -1,9 +1,11 @@
 //! Deliveries as a receiver stores them, and the log of those that the operator dealt with.
 
+use crate::operator::Operator;
 use crate::{SYSTEM, World};
 use jiff::SignedDuration;
 use kube::Resource;
 use landfall::api::WebhookInbox;
+use landfall::controllers::deliveries::TAKEN_OUT_AFTER;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -70,7 +72,20 @@ impl World {
         inboxes.map(|inbox| inbox["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
     }
 
-    /// The deliveries that wait in all inboxes.
+    /// Waits until no delivery is in an inbox. Deliveries that were dealt with are taken out together, a second later.
+    pub async fn until_taken_out(&self, operator: &Operator) {
+        let is_empty = async || {
+            operator.settled().await;
+            if self.waiting().await.is_empty() {
+                return Some(());
+            }
+            self.advance(TAKEN_OUT_AFTER);
+            None
+        };
+        self.until("no delivery is in an inbox", is_empty).await;
+    }
+
+    /// The deliveries in all inboxes.
     pub async fn waiting(&self) -> Vec<Value> {
         let list = http::Request::get(WebhookInbox::url_path(&(), Some(SYSTEM))).body(Vec::new()).expect("a request");
         let list: Value = self.admin.request(list).await.expect("a list");

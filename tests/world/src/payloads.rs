@@ -5,15 +5,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The events that the receiver stores.
-pub const STORED: [&str; 7] = [
-    "github_app_authorization",
-    "installation",
-    "installation_repositories",
-    "installation_target",
-    "meta",
-    "push",
-    "repository",
-];
+pub const STORED: [&str; 6] =
+    ["installation", "installation_repositories", "installation_target", "meta", "push", "repository"];
 
 /// All payloads with their events, as `hack/github-sim/conformance/fetch` fetched them.
 pub fn examples() -> Vec<Value> {

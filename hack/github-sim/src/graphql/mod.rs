@@ -24,6 +24,11 @@ struct Wish {
     variables: Value,
 }
 
+/// The number of nodes that a query may ask for.
+const MOST_NODES: u64 = 500_000;
+/// The kinds of errors that make a document invalid, whatever the data is.
+const INVALID: [&str; 2] = ["undefinedField", "undefinedFragment"];
+
 /// The reason why one field has no answer. It comes inside a 200.
 struct Unanswered {
     kind: &'static str,
@@ -54,22 +59,46 @@ pub(crate) fn answer(call: &mut Call<'_>) -> Result<Reply, Refusal> {
         Ok(document) => document,
         Err(message) => return Reply::ok(json!({"errors": [{"message": format!("Parse error: {message}")}]})),
     };
-    let (mut data, mut errors) = (Map::new(), Vec::new());
+    if let Some(name) = document.circle() {
+        let message = format!("Fragment {name} contains an infinite loop");
+        return Reply::ok(json!({"errors": [{"message": message, "extensions": {"code": "infiniteLoop"}}]}));
+    }
+    if document.size() > MOST_NODES {
+        let message = format!("This query exceeds the maximum limit of {MOST_NODES} nodes.");
+        return Reply::ok(json!({"errors": [{"type": "MAX_NODE_LIMIT_EXCEEDED", "message": message}]}));
+    }
+    let (mut data, mut errors, mut invalid, mut changes) = (Map::new(), Vec::new(), Vec::new(), Vec::new());
     for selection in &document.selections {
         let Selection::Field { key, name, arguments, selections } = selection else {
-            errors.push(json!({"message": "Fragments are not answered at the root"}));
+            invalid.push(json!({"message": "Fragments are not answered at the root"}));
             continue;
         };
-        let found = if document.mutation { change(call, name, arguments) } else { look(call, name, arguments) };
-        match found.and_then(|found| picked(&found, selections, &document)) {
-            Ok(value) => {
+        let found = if document.mutation {
+            change(call, name, arguments).map(|(found, changed)| (found, Some(changed)))
+        } else {
+            look(call, name, arguments).map(|found| (found, None))
+        };
+        match found.and_then(|(found, changed)| Ok((picked(&found, selections, &document)?, changed))) {
+            Ok((value, changed)) => {
                 data.insert(key.clone(), value);
+                changes.extend(changed);
+            }
+            Err(Unanswered { kind, message }) if INVALID.contains(&kind) => {
+                let operation = if document.mutation { "mutation" } else { "query" };
+                invalid.push(json!({"path": [operation, key], "message": message, "extensions": {"code": kind}}));
             }
             Err(Unanswered { kind, message }) => {
                 data.insert(key.clone(), Value::Null);
                 errors.push(json!({"type": kind, "path": [key], "message": message}));
             }
         }
+    }
+    // GitHub validates the whole document before any of it takes effect.
+    if !invalid.is_empty() {
+        return Reply::ok(json!({"errors": invalid}));
+    }
+    for pull in changes {
+        call.state.pulls.insert((pull.repository, pull.number), pull);
     }
     let mut body = json!({"data": data});
     if !errors.is_empty() {
@@ -151,7 +180,8 @@ fn look(call: &mut Call<'_>, name: &str, arguments: &Map<String, Value>) -> Resu
 }
 
 /// `markPullRequestReadyForReview` and its inverse. Both need `contents: write` in addition to `pull_requests: write`.
-fn change(call: &mut Call<'_>, name: &str, arguments: &Map<String, Value>) -> Result<Value, Unanswered> {
+/// Returns the answer and the changed pull request, and does not store it.
+fn change(call: &Call<'_>, name: &str, arguments: &Map<String, Value>) -> Result<(Value, Pull), Unanswered> {
     let (draft, payload) = match name {
         "markPullRequestReadyForReview" => (false, "MarkPullRequestReadyForReviewPayload"),
         "convertPullRequestToDraft" => (true, "ConvertPullRequestToDraftPayload"),
@@ -169,8 +199,8 @@ fn change(call: &mut Call<'_>, name: &str, arguments: &Map<String, Value>) -> Re
     changed.draft = draft;
     changed.updated = call.state.now();
     let shape = pull(call, &changed);
-    call.state.pulls.insert((changed.repository, changed.number), changed);
-    Ok(json!({"__typename": payload, "pullRequest": shape, "clientMutationId": input["clientMutationId"]}))
+    let answer = json!({"__typename": payload, "pullRequest": shape, "clientMutationId": input["clientMutationId"]});
+    Ok((answer, changed))
 }
 
 fn allowed(call: &Call<'_>, repository: &Repository, permission: &str, level: Level) -> bool {

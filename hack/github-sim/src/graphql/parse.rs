@@ -1,10 +1,15 @@
 //! Reads a GraphQL document (spec October 2021): operations, fields, arguments, aliases, fragments, variables.
 //!
-//! A document that it cannot read is an error with a position, as on GitHub. Directives are not supported.
+//! A document that it cannot read is an error, as on GitHub. Directives are not supported. The depth of nesting and the
+//! number of fragments are limited, and a document can be asked for circles and for its size, so that every walk through
+//! it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
+
+/// The largest depth of nested selections and values.
+const DEEPEST: usize = 100;
 
 /// One operation, and the fragments that it may refer to.
 #[derive(Debug)]
@@ -33,6 +38,7 @@ pub(super) enum Selection {
 /// Reads `text`, and inserts the values of variables.
 pub(super) fn document(text: &str, variables: &Value) -> Result<Document, String> {
     let mut reader = Reader { tokens: tokens(text)?, at: 0, variables };
+    reader.shallow()?;
     let mut document = Document { mutation: false, selections: Vec::new(), fragments: BTreeMap::new() };
     let mut operations = 0;
     while let Some(token) = reader.peek() {
@@ -55,7 +61,68 @@ pub(super) fn document(text: &str, variables: &Value) -> Result<Document, String
         document.selections = reader.selections()?;
         operations += 1;
     }
+    if document.fragments.len() > DEEPEST {
+        return Err(format!("the document has more than {DEEPEST} fragments"));
+    }
     if operations == 1 { Ok(document) } else { Err(format!("Expected one operation, but found {operations}")) }
+}
+
+impl Document {
+    /// A fragment that leads back to itself.
+    pub(super) fn circle(&self) -> Option<&str> {
+        self.fragments.keys().find(|name| self.leads(name, name)).map(String::as_str)
+    }
+
+    /// Whether one fragment names another, directly or through others.
+    fn leads(&self, from: &str, to: &str) -> bool {
+        let (mut waiting, mut seen) = (vec![from], BTreeSet::new());
+        while let Some(name) = waiting.pop() {
+            let Some((_, selections)) = self.fragments.get(name) else { continue };
+            let mut named = Vec::new();
+            spreads(selections, &mut named);
+            if named.contains(&to) {
+                return true;
+            }
+            waiting.extend(named.into_iter().filter(|name| seen.insert(*name)));
+        }
+        false
+    }
+
+    /// The number of selections with each fragment written out at each place that names it. The document has no circle.
+    pub(super) fn size(&self) -> u64 {
+        self.size_of(&self.selections, &mut BTreeMap::new())
+    }
+
+    fn size_of<'a>(&'a self, selections: &'a [Selection], known: &mut BTreeMap<&'a str, u64>) -> u64 {
+        let mut size = 0_u64;
+        for selection in selections {
+            size = size.saturating_add(match selection {
+                Selection::Field { selections, .. } | Selection::Inline { selections, .. } => {
+                    self.size_of(selections, known).saturating_add(1)
+                }
+                Selection::Spread(name) => match (known.get(name.as_str()), self.fragments.get(name)) {
+                    (Some(size), _) => *size,
+                    (None, Some((_, selections))) => {
+                        let size = self.size_of(selections, known);
+                        known.insert(name, size);
+                        size
+                    }
+                    (None, None) => 1,
+                },
+            });
+        }
+        size
+    }
+}
+
+/// Adds the fragments that selections name.
+fn spreads<'a>(selections: &'a [Selection], named: &mut Vec<&'a str>) {
+    for selection in selections {
+        match selection {
+            Selection::Field { selections, .. } | Selection::Inline { selections, .. } => spreads(selections, named),
+            Selection::Spread(name) => named.push(name),
+        }
+    }
 }
 
 struct Reader<'a> {
@@ -65,6 +132,22 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Refuses brackets that are nested deeper than this reader can follow them.
+    fn shallow(&self) -> Result<(), String> {
+        let mut depth = 0_usize;
+        for token in &self.tokens {
+            match *token {
+                "{" | "[" | "(" => depth += 1,
+                "}" | "]" | ")" => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > DEEPEST {
+                return Err(format!("the document is nested more than {DEEPEST} levels deep"));
+            }
+        }
+        Ok(())
+    }
+
     fn peek(&self) -> Option<&'a str> {
         self.tokens.get(self.at).copied()
     }

@@ -24,14 +24,28 @@ const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-github-permissi
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
-    pub(crate) body: Option<Value>,
+    pub(crate) body: Option<Content>,
     pub(crate) headers: Vec<(HeaderName, String)>,
+}
+
+/// The content of a body.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Json(Value),
+    /// Any other content. Its type is in the headers.
+    Other(Vec<u8>),
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "handlers end with them")]
 impl Reply {
     pub(crate) fn new(status: StatusCode, body: Value) -> Self {
-        Self { status, body: Some(body), headers: Vec::new() }
+        Self { status, body: Some(Content::Json(body)), headers: Vec::new() }
+    }
+
+    /// A body that is not JSON, in one of GitHub's own media types.
+    pub(crate) fn text(kind: &str, body: impl Into<Vec<u8>>) -> Result<Self, Refusal> {
+        let headers = vec![(header::CONTENT_TYPE, format!("application/vnd.github.{kind}; charset=utf-8"))];
+        Ok(Self { status: StatusCode::OK, body: Some(Content::Other(body.into())), headers })
     }
 
     pub(crate) fn ok(body: Value) -> Result<Self, Refusal> {
@@ -125,26 +139,41 @@ pub(crate) fn finish(
     let (status, body) = match result {
         Ok(reply) => {
             extend(&mut headers, reply.headers);
-            (reply.status, reply.body.map(|body| if asked.newest() { of_newest(body) } else { body }))
+            let body = reply.body.map(|body| match body {
+                Content::Json(body) if asked.newest() => Content::Json(of_newest(body)),
+                body => body,
+            });
+            (reply.status, body)
         }
         Err(refusal) => {
             let body = refusal.body(&documentation(route));
             extend(&mut headers, refusal.headers);
-            (refusal.status, Some(body))
+            (refusal.status, Some(Content::Json(body)))
         }
+    };
+    let updated = match &body {
+        Some(Content::Json(body)) => body["updated_at"].as_str().and_then(|text| text.parse::<Timestamp>().ok()),
+        _ => None,
     };
     let mut answer = Answer {
         status,
         headers,
-        body: body.map(|body| body.to_string().into_bytes()).unwrap_or_default(),
+        body: body.map(Content::into_bytes).unwrap_or_default(),
         caller: who.caller(),
         route: route.map(|route| route.template.to_owned()),
         unknown: route.is_none(),
     };
-    if asked.method == Method::GET && status == StatusCode::OK {
+    if [Method::GET, Method::HEAD].contains(&asked.method) && status == StatusCode::OK {
         let tag = entity_tag(who, &answer.body);
-        let known = asked.headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag.trim_start_matches("W/")) {
+        let modified = updated.map(http_date);
+        let sent = |name| asked.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let is_known = match (sent(header::IF_NONE_MATCH), sent(header::IF_MODIFIED_SINCE)) {
+            (Some(known), _) => {
+                known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag.trim_start_matches("W/"))
+            }
+            (None, since) => since.is_some() && since == modified.as_deref(),
+        };
+        if is_known {
             answer.status = StatusCode::NOT_MODIFIED;
             answer.body.clear();
             if !matches!(who, Credential::Nobody) {
@@ -152,6 +181,7 @@ pub(crate) fn finish(
             }
         }
         extend(&mut answer.headers, [(header::ETAG, tag)]);
+        extend(&mut answer.headers, modified.map(|modified| (header::LAST_MODIFIED, modified)));
         let cache = if matches!(who, Credential::Nobody) {
             "public, max-age=60, s-maxage=60"
         } else {
@@ -168,12 +198,30 @@ pub(crate) fn finish(
         extend(&mut answer.headers, accepted.map(|accepted| (ACCEPTED, accepted)));
     }
     usual(&mut answer, asked, &standing, now);
+    if asked.method == Method::HEAD {
+        answer.body.clear();
+    }
     answer
 }
 
-/// The checks before those of the request: the requested version, and the caller's rate limit.
+impl Content {
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Json(body) => body.to_string().into_bytes(),
+            Self::Other(bytes) => bytes,
+        }
+    }
+}
+
+/// A time in the format of HTTP (RFC 9110).
+fn http_date(time: Timestamp) -> String {
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+/// The checks before those of the request: the requested version, the accepted types, and the caller's rate limit.
 pub(crate) fn before(state: &mut State, asked: &Asked, who: &Credential) -> Result<(), Refusal> {
     version(asked)?;
+    acceptable(asked)?;
     let now = state.now();
     within(&state.rates.charge(who.budget(), now), who)
 }
@@ -187,6 +235,20 @@ fn version(asked: &Asked) -> Result<(), Refusal> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The client must accept JSON or one of GitHub's own types.
+fn acceptable(asked: &Asked) -> Result<(), Refusal> {
+    let accepted = asked.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let known = |range: &str| {
+        let range = range.split(';').next().unwrap_or_default().trim();
+        ["", "*/*", "application/*", "application/json"].contains(&range) || range.starts_with("application/vnd.github")
+    };
+    if accepted.split(',').any(known) {
+        return Ok(());
+    }
+    let message = format!("Unsupported 'Accept' header: '{accepted}'. Must accept 'application/json'.");
+    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
 }
 
 fn within(standing: &Standing, who: &Credential) -> Result<(), Refusal> {
@@ -246,7 +308,7 @@ fn usual(answer: &mut Answer, asked: &Asked, standing: &Standing, now: Timestamp
     let name = HeaderName::from_static;
     let mut usual = vec![
         (header::SERVER, "github.com".to_owned()),
-        (header::DATE, now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()),
+        (header::DATE, http_date(now)),
         (name("x-github-request-id"), hex::encode_upper(rand::random::<[u8; 10]>())),
         (name("x-github-media-type"), "github.v3; format=json".to_owned()),
         (name("x-github-api-version-selected"), version.to_owned()),

@@ -82,6 +82,12 @@ fn commit(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     }
     let missing = || Refusal::unprocessable(format!("No commit found for SHA: {name}"));
     let commit = named(call, name)?.ok_or_else(missing)?;
+    if let Some(kind) = call.asked.accepted(&["sha"]) {
+        return Reply::text(&kind, commit.sha);
+    }
+    if let Some(kind) = call.asked.accepted(&["diff", "patch"]) {
+        return Reply::text(&kind, repository.bare.shown(&kind, None, &commit.sha)?);
+    }
     let changes = repository.bare.changes(commit.parents.first().map(String::as_str), &commit.sha)?;
     Reply::ok(shapes::commit(call.state, repository, &commit, Some(&changes), &call.links()))
 }
@@ -92,5 +98,8 @@ fn contents(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let revision = call.asked.query("ref").unwrap_or_else(|| repository.default_branch.clone());
     let head = named(call, &revision)?.ok_or_else(Refusal::not_found)?;
     let (sha, bytes) = repository.bare.file(&head.sha, path)?.ok_or_else(Refusal::not_found)?;
+    if let Some(kind) = call.asked.accepted(&["raw"]) {
+        return Reply::text(&kind, bytes);
+    }
     Reply::ok(shapes::content(call.state, repository, (&revision, path), (&sha, &bytes), &call.links()))
 }

@@ -55,6 +55,9 @@ fn compare(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     let unrelated =
         || Refusal::new(StatusCode::NOT_FOUND, format!("No common ancestor between {base_name} and {head_name}."));
     let common = bare.merge_base(&base.sha, &head.sha).ok_or_else(unrelated)?;
+    if let Some(kind) = call.asked.accepted(&["diff", "patch"]) {
+        return Reply::text(&kind, bare.shown(&kind, Some(&common), &head.sha)?);
+    }
     let (ahead, behind) = (bare.count(&base.sha, &head.sha)?, bare.count(&head.sha, &base.sha)?);
     let status = match (ahead, behind) {
         (0, 0) => "identical",

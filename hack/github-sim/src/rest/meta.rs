@@ -79,5 +79,8 @@ fn rate_limit(call: &mut Call<'_>) -> Result<Reply, Refusal> {
         "limit": standing.limit, "used": standing.used, "remaining": standing.remaining(), "reset": standing.reset,
     });
     let other = |limit: u64| json!({"limit": limit, "used": 0, "remaining": limit, "reset": standing.reset});
-    Reply::ok(json!({"resources": {"core": core, "graphql": other(5000), "search": other(30)}, "rate": core}))
+    let resources = json!({
+        "core": core, "graphql": other(5000), "integration_manifest": other(5000), "search": other(30),
+    });
+    Reply::ok(json!({"resources": resources, "rate": core}))
 }

@@ -18,11 +18,11 @@ mod repositories;
 mod route;
 mod users;
 
-pub(crate) use answer::{Answer, Reply, finish};
+pub(crate) use answer::{Answer, Content, Reply, finish};
 use route::Parameters;
 pub(crate) use route::{Access, Asked, Call, Route};
 
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::access::Level;
 use crate::credential::{self, Credential};
@@ -76,6 +76,12 @@ pub(crate) fn attribution(state: &State, asked: &Asked) -> (Caller, Option<Strin
 
 /// Answers a request.
 pub(crate) fn answer(state: &mut State, asked: &Asked) -> Answer {
+    if asked.headers.get(header::USER_AGENT).is_none_or(HeaderValue::is_empty) {
+        return finish(state, asked, None, &Credential::Nobody, Ok(no_user_agent()));
+    }
+    if asked.method == Method::OPTIONS {
+        return finish(state, asked, None, &Credential::Nobody, Ok(preflight()));
+    }
     let Some((route, parameters, template)) = matched(state, asked) else {
         let refused = credential::of(state, &asked.headers, false).err().unwrap_or_else(Refusal::not_found);
         return finish(state, asked, None, &Credential::Nobody, Err(refused));
@@ -97,6 +103,31 @@ pub(crate) fn answer(state: &mut State, asked: &Asked) -> Answer {
     };
     answer.route = Some(template);
     answer
+}
+
+/// The answer to a client that sends no `User-Agent`.
+fn no_user_agent() -> Reply {
+    const TEXT: &str = "\r\nRequest forbidden by administrative rules. Please make sure your request has a User-Agent \
+        header (https://docs.github.com/en/rest/overview/resources-in-the-rest-api#user-agent-required). \
+        Check https://developer.github.com for other possible causes.\r\n";
+    let headers = vec![(header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned())];
+    Reply { status: StatusCode::FORBIDDEN, body: Some(Content::Other(TEXT.into())), headers }
+}
+
+/// The answer to a browser's question before a request: any page may use the API.
+fn preflight() -> Reply {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PATCH, PUT, DELETE"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "Authorization, Content-Type, If-Match, If-Modified-Since, If-None-Match, Accept-Encoding, X-GitHub-OTP, \
+             X-Requested-With, User-Agent, GraphQL-Features, X-GitHub-Api-Version",
+        ),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ];
+    let headers = headers.map(|(name, value)| (name, value.to_owned())).into();
+    Reply { status: StatusCode::NO_CONTENT, body: None, headers }
 }
 
 /// The owner of a credential, for the log, even if it is refused: the requests of a suspended installation belong to
@@ -163,7 +194,7 @@ fn named<'a>(call: &'a Call<'_>) -> Result<&'a Repository, Refusal> {
 }
 
 fn redirect(asked: &Asked, id: u64) -> Refusal {
-    let (status, message) = if asked.method == Method::GET {
+    let (status, message) = if [Method::GET, Method::HEAD].contains(&asked.method) {
         (StatusCode::MOVED_PERMANENTLY, "Moved Permanently")
     } else {
         (StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect")

@@ -65,7 +65,17 @@ fn named<'a>(call: &'a Call<'_>, parameter: &str) -> Result<&'a Pull, Refusal> {
 }
 
 fn get(call: &mut Call<'_>) -> Result<Reply, Refusal> {
-    Reply::ok(shapes::pull(call.state, named(call, "pull_number")?, &call.links()))
+    let pull = named(call, "pull_number")?;
+    if let Some(kind) = call.asked.accepted(&["diff", "patch"]) {
+        let bare = &call.repository()?.bare;
+        let since = bare.merge_base(&pull.base_sha, &pull.head_sha);
+        return Reply::text(&kind, bare.shown(&kind, since.as_deref(), &pull.head_sha)?);
+    }
+    let mut shape = shapes::pull(call.state, pull, &call.links());
+    if let Some(kind) = call.asked.accepted(&["full", "text", "html"]) {
+        shapes::in_media_type(&mut shape, &kind);
+    }
+    Reply::ok(shape)
 }
 
 #[derive(Deserialize)]
@@ -132,6 +142,7 @@ fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     };
     if let Some(home) = call.state.repositories.get_mut(&home_id) {
         home.next_number += 1;
+        home.show_pull(number, &pull.head_sha)?;
     }
     let shape = shapes::pull(call.state, &pull, &call.links());
     call.state.pulls.insert((home_id, number), pull);
@@ -183,18 +194,29 @@ fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     get(call)
 }
 
-#[derive(Deserialize)]
-struct NewLabels {
-    #[serde(default)]
-    labels: Vec<String>,
+/// The names of labels in a body, which is an object with a list, the list alone, or one name. An entry of the list is a
+/// name or an object with a name.
+fn label_names(body: &Value) -> Result<Vec<String>, Refusal> {
+    let invalid = || {
+        Refusal::unprocessable(format!(
+            "Invalid request.\n\nNo subschema in \"oneOf\" matched.\n{body} is not a list of labels."
+        ))
+    };
+    let name = |label: &Value| Some(label.as_str().or_else(|| label["name"].as_str())?.to_owned());
+    match body {
+        Value::String(name) => Ok(vec![name.clone()]),
+        Value::Object(fields) => fields.get("labels").map_or_else(|| Ok(Vec::new()), label_names),
+        Value::Array(labels) => labels.iter().map(|label| name(label).ok_or_else(invalid)).collect(),
+        _ => Err(invalid()),
+    }
 }
 
 /// Adds labels, and creates missing ones in the repository. Names are not case-sensitive.
 fn label(call: &mut Call<'_>) -> Result<Reply, Refusal> {
-    let wish: NewLabels = call.body()?;
+    let wish = label_names(&call.any_json()?)?;
     let (home, now) = (call.repository, call.state.now());
     let mut pull = named(call, "issue_number")?.clone();
-    for name in wish.labels {
+    for name in wish {
         if name.is_empty() || name.chars().count() > 50 {
             return Err(Refusal::field("Label", "name", "invalid"));
         }

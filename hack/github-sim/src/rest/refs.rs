@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Access, Call, Reply, Route};
 use crate::access::Level;
+use crate::bare::{Bare, GitError, PULLS};
 use crate::refusal::Refusal;
 use crate::shapes;
 
@@ -39,7 +40,8 @@ fn full(call: &Call<'_>) -> String {
 
 fn shape(call: &Call<'_>, name: &str) -> Result<Value, Refusal> {
     let repository = call.repository()?;
-    let sha = repository.refs.get(name).ok_or_else(Refusal::not_found)?;
+    let of_pull = if name.starts_with(PULLS) { repository.bare.tip(name) } else { None };
+    let sha = of_pull.as_ref().or_else(|| repository.refs.get(name)).ok_or_else(Refusal::not_found)?;
     Ok(shapes::reference(call.state, repository, name, sha, &call.links()))
 }
 
@@ -77,9 +79,21 @@ fn create(call: &mut Call<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::unprocessable("Reference already exists"));
     }
     exists(call, &name, &sha)?;
-    bare.set_ref(&name, &sha)?;
+    set(&bare, &name, &sha)?;
     call.state.take_in(call.repository, call.actor())?;
     shape(call, &name).and_then(Reply::created)
+}
+
+/// Sets or moves a ref. git allows no ref below another one, and GitHub lets nobody write those of pull requests.
+fn set(bare: &Bare, name: &str, sha: &str) -> Result<(), Refusal> {
+    let failed = || Refusal::unprocessable("Reference update failed");
+    if name.starts_with(PULLS) {
+        return Err(failed());
+    }
+    bare.set_ref(name, sha).map_err(|error| match error {
+        GitError::Failed { .. } => failed(),
+        error => error.into(),
+    })
 }
 
 /// A branch can only point to a commit; any other ref can point to any object.
@@ -106,7 +120,7 @@ fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     if !wish.force && !repository.bare.is_ancestor(before, &sha) {
         return Err(Refusal::unprocessable("Update is not a fast forward"));
     }
-    repository.bare.set_ref(&name, &sha)?;
+    set(&repository.bare, &name, &sha)?;
     call.state.take_in(call.repository, call.actor())?;
     shape(call, &name).and_then(Reply::ok)
 }

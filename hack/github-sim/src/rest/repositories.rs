@@ -73,7 +73,8 @@ fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
     }
     let (mut full_name, old, owner) = (call.state.full_name(repository), repository.name.clone(), repository.owner);
     let state = &mut *call.state;
-    if let Some(name) = changes.name.filter(|name| *name != old) {
+    let name = changes.name.as_deref().map(taken).transpose()?;
+    if let Some(name) = name.filter(|name| *name != old) {
         state
             .rename_repository(&full_name, &name)
             .map_err(|_| Refusal::custom("Repository", "name already exists on this account"))?;
@@ -93,6 +94,19 @@ fn update(call: &mut Call<'_>) -> Result<Reply, Refusal> {
         state.set_archived(&full_name, archived).map_err(gone)?;
     }
     get(call)
+}
+
+/// The name that GitHub gives to a repository for a wished name. Characters that are not allowed become hyphens.
+fn taken(name: &str) -> Result<String, Refusal> {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(allowed).collect();
+    let name = name.strip_suffix(".git").unwrap_or(&name);
+    if ["", ".", ".."].contains(&name) {
+        let (resource, field, message) = ("Repository", "name", "name is reserved");
+        let error = json!({"resource": resource, "field": field, "code": "custom", "message": message});
+        return Err(Refusal::invalid(vec![error]));
+    }
+    Ok(name.to_owned())
 }
 
 fn delete(call: &mut Call<'_>) -> Result<Reply, Refusal> {

@@ -58,7 +58,9 @@ impl Route {
 
     /// The path's parameters if method and path are this route's.
     pub(crate) fn matches(&self, method: &Method, segments: &[String]) -> Option<Parameters> {
-        if self.method != *method {
+        let same = self.method == *method || (*method == Method::HEAD && self.method == Method::GET);
+        // No name on GitHub has a NUL in it.
+        if !same || segments.iter().any(|segment| segment.contains('\0')) {
             return None;
         }
         let mut parameters = Vec::new();
@@ -107,6 +109,16 @@ impl Asked {
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
             .filter(|value| !value.is_empty())
+    }
+
+    /// The first of these media types of GitHub's own that the caller accepts, in the caller's spelling: `diff` for
+    /// `application/vnd.github.diff`, and `v3.diff` for `application/vnd.github.v3.diff`.
+    pub(crate) fn accepted(&self, types: &[&str]) -> Option<String> {
+        let accepted = self.headers.get(http::header::ACCEPT)?.to_str().ok()?;
+        let own = accepted.split(',').filter_map(|range| range.trim().strip_prefix("application/vnd.github."));
+        let own = own.map(|range| range.split(';').next().unwrap_or_default().trim());
+        let plain = |own: &str| own.trim_start_matches("v3.").trim_end_matches("+json").to_owned();
+        own.map(str::to_owned).find(|own| types.contains(&plain(own).as_str()))
     }
 
     /// Whether the caller chose the version of 2026-03-10.
@@ -185,15 +197,22 @@ impl Call<'_> {
     /// The body as JSON; an empty one is an empty object.
     pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         let value = self.json()?;
-        serde_json::from_value(value).map_err(|error| Refusal::unprocessable(format!("Invalid request.\n\n{error}.")))
+        serde_json::from_value(value).map_err(|error| Refusal::invalid_request(&error.to_string()))
+    }
+
+    /// The body as any JSON. An empty body is an empty object, and so is `null`, which some clients send instead.
+    pub(crate) fn any_json(&self) -> Result<Value, Refusal> {
+        let empty = || Value::Object(serde_json::Map::new());
+        if self.asked.body.iter().all(u8::is_ascii_whitespace) {
+            return Ok(empty());
+        }
+        let value: Value = serde_json::from_slice(&self.asked.body).map_err(|_| Refusal::problems_parsing())?;
+        Ok(if value.is_null() { empty() } else { value })
     }
 
     /// The body as a JSON object.
     pub(crate) fn json(&self) -> Result<Value, Refusal> {
-        if self.asked.body.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Value::Object(serde_json::Map::new()));
-        }
-        let value: Value = serde_json::from_slice(&self.asked.body).map_err(|_| Refusal::problems_parsing())?;
+        let value = self.any_json()?;
         if value.is_object() {
             Ok(value)
         } else {

@@ -12,7 +12,7 @@ pub(crate) use account::{simple_user, user};
 pub(crate) use app::{app, installation, permissions};
 pub(crate) use git::{branch, commit, content, files, reference, short_branch};
 pub(crate) use hook::{config, delivery, delivery_item, hook};
-pub(crate) use pull::{label, pull, pull_simple};
+pub(crate) use pull::{in_media_type, label, pull, pull_simple};
 pub(crate) use repository::{full, repository, trivial};
 
 use base64::Engine as _;

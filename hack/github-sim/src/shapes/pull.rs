@@ -79,6 +79,23 @@ pub(crate) fn pull_simple(state: &State, pull: &Pull, links: &Links) -> Value {
     })
 }
 
+/// Adds the forms of the body that a media type asks for: text, HTML, or both.
+pub(crate) fn in_media_type(shape: &mut Value, kind: &str) {
+    let body = shape["body"].as_str().unwrap_or_default().to_owned();
+    let escaped = body.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    if !kind.contains("html") {
+        shape["body_text"] = json!(body);
+    }
+    if !kind.contains("text") {
+        shape["body_html"] = json!(format!("<p>{escaped}</p>"));
+    }
+    if !kind.contains("full")
+        && let Some(fields) = shape.as_object_mut()
+    {
+        fields.remove("body");
+    }
+}
+
 /// `label`.
 pub(crate) fn label(state: &State, home: &Repository, label: &Label, links: &Links) -> Value {
     let name = utf8_percent_encode(&label.name, NON_ALPHANUMERIC);
@@ -90,6 +107,8 @@ pub(crate) fn label(state: &State, home: &Repository, label: &Label, links: &Lin
         "description": "",
         "color": "ededed",
         "default": false,
+        "archived_at": null,
+        "archived_by": null,
     })
 }
 

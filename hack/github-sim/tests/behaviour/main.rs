@@ -1,6 +1,7 @@
 //! The simulator as its clients see it: over TLS, by REST, GraphQL, git and webhooks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod clients;
 mod control;
 mod faults;
 mod forks;

@@ -31,7 +31,8 @@ async fn serves_until_it_is_told_to_stop() {
     let line = lines.next_line().await.unwrap().unwrap();
     let address = line.strip_prefix("github-sim listens on ").and_then(|rest| rest.split(',').next()).unwrap();
     let client = client(&std::fs::read_to_string(&ca).unwrap());
-    let answer = client.get(format!("https://{address}/users/acme").parse().unwrap()).await.unwrap();
+    let request = http::Request::get(format!("https://{address}/users/acme")).header("User-Agent", "tests");
+    let answer = client.request(request.body(http_body_util::Full::default()).unwrap()).await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(line.ends_with("https://github.test/api/v3"), "{line}");
     let pid = running.id().unwrap().to_string();

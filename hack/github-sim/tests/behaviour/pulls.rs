@@ -161,8 +161,11 @@ async fn ready_for_review_needs_contents_besides() {
     let query =
         json!({"query": "{ viewer { login } repository(owner: \"acme\", name: \"shop\") { databaseId nope } }"});
     let answer = world.post(&format!("{}/graphql", world.sim.base_url()), &token, query).await;
-    assert_eq!(answer.body["data"]["viewer"]["login"], "landfall[bot]");
     assert_eq!(answer.body["errors"][0]["message"], "Field 'nope' doesn't exist on type 'Repository'");
+    assert!(answer.body.get("data").is_none(), "a document is validated before any of it is answered");
+    let query = json!({"query": "{ viewer { login } repository(owner: \"acme\", name: \"nothing\") { databaseId } }"});
+    let answer = world.post(&url, &token, query).await;
+    assert_eq!(answer.body["data"], json!({"viewer": {"login": "landfall[bot]"}, "repository": null}));
     let unknown = json!({"query": "{ node(id: \"PR_x\") { id } }"});
     assert_eq!(world.post(&url, &token, unknown).await.body["errors"][0]["type"], "NOT_FOUND");
     assert_eq!(world.post(&url, "", json!({"query": "{ viewer { login } }"})).await.status, StatusCode::UNAUTHORIZED);

@@ -182,7 +182,10 @@ impl World {
         body: Value,
     ) -> Result<Answer, hyper_util::client::legacy::Error> {
         let url = if path.starts_with("https://") { path.to_owned() } else { format!("{}{path}", self.sim.api_url()) };
-        let mut request = Request::builder().method(method).uri(url).header("User-Agent", "tests");
+        let mut request = Request::builder().method(method).uri(url);
+        if !headers.iter().any(|(name, _)| *name == "User-Agent") {
+            request = request.header("User-Agent", "tests");
+        }
         if !secret.is_empty() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {secret}"));
         }

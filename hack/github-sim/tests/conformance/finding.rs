@@ -68,9 +68,9 @@ fn of(error: &ValidationError<'_>) -> Vec<Finding> {
 #[serde(deny_unknown_fields)]
 pub struct Allowed {
     /// `METHOD /path/{}` with erased parameters, followed by the status if it is a refusal; `* STATUS` for the refusals
-    /// of all routes; `webhook NAME`.
+    /// of all routes; `webhook NAME`; `*` for everything.
     pub endpoint: String,
-    /// As [`Finding::field`].
+    /// As [`Finding::field`]; after `**`, the end of it.
     pub field: String,
     /// The shared schema that the items of this list are held against in place of what the route says.
     #[serde(default)]
@@ -103,8 +103,10 @@ impl AllowList {
         let refusal = endpoint.rsplit(' ').next().filter(|last| last.parse::<u16>().is_ok());
         let anywhere = refusal.map(|status| format!("* {status}"));
         let covers = |entry: &Allowed| {
-            let here = entry.endpoint == endpoint || anywhere.as_ref() == Some(&entry.endpoint);
-            entry.instead.is_none() && here && entry.field == finding.field
+            let here = [endpoint, "*"].contains(&entry.endpoint.as_str()) || anywhere.as_ref() == Some(&entry.endpoint);
+            let field = entry.field.strip_prefix("**");
+            let of_field = field.map_or(entry.field == finding.field, |end| finding.field.ends_with(end));
+            entry.instead.is_none() && here && of_field
         };
         self.need(covers).is_some()
     }

@@ -477,3 +477,22 @@ fn what_its_app_or_installation_leaves_behind_takes_its_webhook_along_first() {
     assert_eq!(rests(&free, 1).0, Reason::Revoked);
     assert_eq!(rests(&Seen { way_out: None, ..left(looked()) }, 1).0, Reason::Revoked, "the grant alone was withdrawn");
 }
+
+#[test]
+fn a_branch_without_a_commit_begins_there_except_that_of_a_fork() {
+    let begins = |head: Head, source: &Value| {
+        let on_push = json!({"serviceAccountName": "deployer", "actions": []});
+        let known = Remembered { looked: looked().looked.map(|its| Looked { refs: refs(head), ..its }), ..looked() };
+        let seen = seen(object(&json!({"onPush": on_push, "source": source}), &json!({}), &Value::Null), known);
+        match plan(&seen, at(1)) {
+            Plan::Do(Step::Settle { settlement, .. }) => settlement.deployment.map(|it| (it.sha, it.sequence)),
+            _ => None,
+        }
+    };
+    let existing = json!({"existing": {"name": "shop"}});
+    let nothing = Some((rollout::plan::NO_COMMIT.to_owned(), 0));
+    assert_eq!(begins(Head::Missing { branch: "next".parse().unwrap() }, &existing), nothing);
+    assert_eq!(begins(Head::Empty, &existing), nothing);
+    assert_eq!(begins(Head::Empty, &json!({"fork": {"of": "globex/shop"}})), None);
+    assert_eq!(begins(Head::NoDefaultBranch, &existing), None);
+}

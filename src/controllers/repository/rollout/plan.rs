@@ -17,7 +17,7 @@ use super::seen::{ConfirmedHead, Hindrance, Stamp, Targets, Trouble, Workload};
 use crate::api::{DeploymentResult, DeploymentStatus, OnPush, Reason, SHA_ANNOTATION};
 use crate::controllers::standing::{Standing, whole_second};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 /// How long to wait for things that have no deadline in Kubernetes: missing, refused or paused workloads, or kinds
 /// without a deadline. It equals the default of a Deployment's `progressDeadlineSeconds`.
@@ -27,6 +27,12 @@ pub const DEADLINE: SignedDuration = SignedDuration::from_mins(10);
 /// does not wait for [`DEADLINE`]. If this were shorter, each push of a series would be rolled out, instead of the
 /// newest now and then.
 pub const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// How often the operator looks again for workloads that are missing before the first push.
+const STOCK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// The commit of a deployment that began when the branch had none, as git writes an object that does not exist.
+pub const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
 
 /// The most characters of a message in `status.deployment`. The API's limit is a little higher.
 const LONGEST_MESSAGE: usize = 1000;
@@ -110,7 +116,8 @@ fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
         return if seen.is_paused { hold(seen, head) } else { begin(seen, targets, head, 0, now) };
     }
     let forbidden = targets.troubles.iter().find(|trouble| trouble.reason == Reason::ActionForbidden);
-    let (result, message) = match forbidden {
+    let trouble = forbidden.or(targets.troubles.first());
+    let (result, message) = match trouble {
         // No rollout is missed yet, but a person should know before the first push.
         Some(trouble) => (DeploymentResult::Failed, Some(bounded(&trouble.message))),
         None => (DeploymentResult::Succeeded, None),
@@ -126,13 +133,31 @@ fn take_stock(seen: &RolloutInput<'_>, now: Timestamp) -> Next {
     // The same result and message keep their time.
     let same = seen.stored.filter(|stored| stored.result == deployment.result && stored.message == deployment.message);
     let deployment = same.cloned().unwrap_or(deployment);
-    let standing = match forbidden {
-        Some(trouble) => Standing::stalled(Reason::ActionForbidden, trouble.message.clone()),
+    let standing = match trouble {
+        Some(trouble) => Standing::stalled(trouble.reason, trouble.message.clone()),
         None => standing(seen, &deployment),
     };
-    let again = forbidden.map(|_| after(now, crate::controllers::shared::PERSON_RECHECK));
+    let wait = if forbidden.is_some() { crate::controllers::shared::PERSON_RECHECK } else { STOCK_AGAIN };
+    let again = trouble.map(|_| after(now, wait));
     Next::Settle(Settlement { deployment: Some(deployment), handles_redeploy: true, standing: Some(standing), again })
 }
+
+/// The branch has no commit yet, so its first one is a push.
+#[must_use]
+pub fn begin_without_commit(now: Timestamp) -> Settlement {
+    let deployment = DeploymentStatus {
+        sha: NO_COMMIT.to_owned(),
+        sequence: 0,
+        result: DeploymentResult::Succeeded,
+        start_time: None,
+        completion_time: Some(Time(whole_second(now))),
+        message: None,
+    };
+    let standing = Standing::ready(Reason::RolledOut, WITHOUT_COMMIT);
+    Settlement { deployment: Some(deployment), handles_redeploy: true, standing: Some(standing), again: None }
+}
+
+const WITHOUT_COMMIT: &str = "the branch had no commit when this began: its first one is rolled out";
 
 /// Plans after the last deployment ended.
 fn at_rest(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -> Next {
@@ -156,13 +181,12 @@ fn at_rest(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
 
 /// Waits for further pushes. The sequence increases only when the deployment begins.
 fn wait(seen: &RolloutInput<'_>, stored: &DeploymentStatus, head: &ConfirmedHead, now: Timestamp) -> Next {
-    // Times in status have whole seconds. Rounding up makes the wait at least as long as the spec says.
-    let since = whole_second(after(now, SignedDuration::from_nanos(999_999_999)));
+    let since = whole_microsecond(now);
     let deployment = DeploymentStatus {
         sha: head.sha.clone(),
         sequence: counted(stored),
         result: DeploymentResult::Waiting,
-        start_time: Some(Time(since)),
+        start_time: Some(MicroTime(since)),
         completion_time: None,
         message: None,
     };
@@ -208,7 +232,7 @@ fn begin(seen: &RolloutInput<'_>, targets: &Targets, head: &ConfirmedHead, least
         sha: head.sha.clone(),
         sequence,
         result: DeploymentResult::Running,
-        start_time: Some(Time(whole_second(now))),
+        start_time: Some(MicroTime(whole_microsecond(now))),
         completion_time: None,
         message: None,
     };
@@ -233,7 +257,8 @@ fn running(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
             }
             // The operator was down, and nothing was tried yet. The time counts from now.
             (None, Some(_)) if is_late && stored.message.is_none() => {
-                let deployment = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
+                let deployment =
+                    DeploymentStatus { start_time: Some(MicroTime(whole_microsecond(now))), ..stored.clone() };
                 Next::Begin { deployment, handles_redeploy: false }
             }
             (None, Some(_)) => Next::Roll { stamp, workloads },
@@ -252,7 +277,7 @@ fn running(seen: &RolloutInput<'_>, stored: &DeploymentStatus, now: Timestamp) -
     match newer.filter(|_| !view.troubles.is_empty() || is_over(stored, PATIENCE, now)) {
         Some(newer) => wait(seen, stored, newer, now),
         None if goes_on => {
-            let since_now = DeploymentStatus { start_time: Some(Time(whole_second(now))), ..stored.clone() };
+            let since_now = DeploymentStatus { start_time: Some(MicroTime(whole_microsecond(now))), ..stored.clone() };
             Next::Settle(go_on(seen, &since_now, &view, now))
         }
         None => Next::Settle(go_on(seen, stored, &view, now)),
@@ -344,7 +369,7 @@ fn fail(seen: &RolloutInput<'_>, stored: &DeploymentStatus, view: &Followed, now
     let troubles = view.troubles.iter().map(|trouble| trouble.message.as_str());
     let found: Vec<_> = view.failed.iter().chain(&view.unwatched).map(String::as_str).chain(troubles).collect();
     let message = format!(
-        "{}. Look at it with kubectl rollout status and describe; a new commit is deployed in any case, and any new value of \
+        "{}. Look at it with kubectl rollout status and describe; a new commit is tried in any case, and any new value of \
          the annotation landfall.dev/redeploy asks for this one again",
         bounded_to(&found.join("; "), LONGEST_MESSAGE - 200)
     );
@@ -419,6 +444,7 @@ fn standing(seen: &RolloutInput<'_>, deployment: &DeploymentStatus) -> Standing 
         DeploymentResult::Running => {
             Standing::reconciling(Reason::RollingOut, format!("{sha} is being rolled out, as deployment {sequence}"))
         }
+        DeploymentResult::Succeeded if sha == NO_COMMIT => Standing::ready(Reason::RolledOut, WITHOUT_COMMIT),
         DeploymentResult::Succeeded if *sequence == 0 => Standing::ready(
             Reason::RolledOut,
             format!("{sha} was the head when this began: the next one is rolled out"),
@@ -454,6 +480,12 @@ fn pause(stored: &DeploymentStatus, now: Timestamp) -> SignedDuration {
 /// The stored sequence, if the operator may have written it. A sequence near the largest number could not be increased.
 fn counted(stored: &DeploymentStatus) -> i64 {
     if (0..=1 << 50).contains(&stored.sequence) { stored.sequence } else { 0 }
+}
+
+/// Status has microseconds, rounded up, so that the wait is at least as long as the spec says.
+fn whole_microsecond(time: Timestamp) -> Timestamp {
+    let up = after(time, SignedDuration::from_nanos(999));
+    Timestamp::from_microsecond(up.as_microsecond()).unwrap_or(time)
 }
 
 fn debounce(on_push: &OnPush) -> SignedDuration {

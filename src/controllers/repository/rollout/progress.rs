@@ -32,6 +32,8 @@ pub struct Spec {
     /// A paused Deployment does not roll out changes.
     pub paused: bool,
     pub template: Template,
+    /// Of a `StatefulSet`: `Parallel`, or `OrderedReady`, which is the default.
+    pub pod_management_policy: Option<String>,
     /// Of a `StatefulSet` or a `DaemonSet`.
     pub update_strategy: UpdateStrategy,
 }
@@ -143,7 +145,16 @@ fn stateful_set(spec: &Spec, status: &Status) -> Progress {
     let partition = spec.update_strategy.rolling_update.as_ref().and_then(|rolling| rolling.partition).unwrap_or(0);
     let wanted = (replicas - partition).max(0);
     if status.ready_replicas < replicas || (partition > 0 && status.updated_replicas < wanted) {
-        return underway(counts(status.updated_replicas, status.ready_replicas, wanted));
+        let seen = counts(status.updated_replicas, status.ready_replicas, wanted);
+        // https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback
+        return underway(match spec.pod_management_policy.as_deref() {
+            Some("Parallel") => seen,
+            _ if status.updated_replicas >= wanted => seen,
+            _ => format!(
+                "{seen}; as long as a pod with a former template is not ready, Kubernetes replaces none \
+                 (podManagementPolicy OrderedReady): if one stays so, delete it with kubectl delete pod"
+            ),
+        });
     }
     if partition > 0 {
         return Progress::Done(Some(format!("the {partition} pods below its partition stay as they are")));
@@ -250,10 +261,18 @@ mod tests {
                 "currentRevision": current, "updateRevision": "new"})
         };
         let spec = |partition: i64| json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
-        assert_eq!(of(StatefulSet, 4, spec(0), status(2, 1, "old")), going_on("1 of 3 pods updated, 2 available"));
+        let blocked = |of: Progress, seen: &str| {
+            let Progress::Underway { what, has_deadline: false } = of else { panic!("{of:?}") };
+            assert!(what.starts_with(seen) && what.contains("kubectl delete pod"), "{what}");
+        };
+        blocked(of(StatefulSet, 4, spec(0), status(2, 1, "old")), "1 of 3 pods updated, 2 available");
+        let mut parallel = spec(0);
+        parallel["podManagementPolicy"] = json!("Parallel");
+        assert_eq!(of(StatefulSet, 4, parallel, status(2, 1, "old")), going_on("1 of 3 pods updated, 2 available"));
+        assert_eq!(of(StatefulSet, 4, spec(0), status(2, 3, "old")), going_on("3 of 3 pods updated, 2 available"));
         assert_eq!(of(StatefulSet, 4, spec(0), status(3, 2, "old")), going_on("2 of 3 pods updated, 3 available"));
         assert_eq!(of(StatefulSet, 4, spec(0), status(3, 3, "new")), Progress::Done(None));
-        assert_eq!(of(StatefulSet, 4, spec(2), status(3, 0, "old")), going_on("0 of 1 pods updated, 3 available"));
+        blocked(of(StatefulSet, 4, spec(2), status(3, 0, "old")), "0 of 1 pods updated, 3 available");
         assert_eq!(of(StatefulSet, 4, spec(2), status(2, 1, "old")), going_on("1 of 1 pods updated, 2 available"));
         for partition in [2, 9] {
             let done = of(StatefulSet, 4, spec(partition), status(3, 1, "old"));

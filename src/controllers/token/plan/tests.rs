@@ -72,7 +72,7 @@ fn published() -> Published {
 }
 
 fn held(stage: Stage) -> Held {
-    Held { fingerprint: "00bb".into(), scope: scope(), stage, expires_at: at(60) }
+    Held { fingerprint: "00bb".into(), scope: scope(), stage, trial: Trial::Accepted, expires_at: at(60) }
 }
 
 fn seen() -> Seen {
@@ -84,6 +84,7 @@ fn seen() -> Seen {
         secret: SecretSeen::Absent,
         known: Known::Read,
         is_needed: false,
+        is_namespace_going: false,
         former_secrets: Vec::new(),
         held: None,
         revoked: None,
@@ -310,7 +311,7 @@ fn walk(mut seen: Seen, now: Timestamp) -> Vec<&'static str> {
                 serial += 1;
                 let (fingerprint, expires_at) = (format!("{serial:04x}"), now + SignedDuration::from_mins(60));
                 let stage = Stage::Minted { refusals: 0 };
-                seen.held = Some(Held { fingerprint, scope, stage, expires_at });
+                seen.held = Some(Held { fingerprint, scope, stage, trial: Trial::Accepted, expires_at });
                 "mint"
             }
             Step::Verify => {

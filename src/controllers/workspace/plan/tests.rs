@@ -1,8 +1,8 @@
-use super::super::memory::{Failed, Remembered, Remote, Safe};
+use super::super::memory::{Disbelieved, Failed, Remembered, Remote, Safe};
 use super::super::objects::Target;
 use super::super::pods::{Clone, Cloned, Ended};
 use super::super::release::MOST_CALLS;
-use super::super::seen::{JobEnd, JobSeen, Repository, Tools};
+use super::super::seen::{JobEnd, JobSeen, Repository, Tools, Workflows};
 use super::*;
 use crate::agent::evidence::{Evidence, Listed};
 use crate::api::Workspace;
@@ -11,6 +11,10 @@ use crate::ids::id;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+mod away;
+mod emptied;
+mod former;
 
 const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -40,7 +44,8 @@ fn pod(going: bool) -> PodView {
         node: Some("n".into()),
         going: going.then(now),
         failed: None,
-        clone: Clone::Done(Cloned { branch: "landfall/fix-u-1".into(), head: SHA.into() }),
+        clone: Clone::Done(Cloned { branch: "landfall/fix-u-1".into(), head: SHA.into(), lacks: Vec::new() }),
+        has_agent: true,
         is_ready: true,
         trouble: None,
         image: None,
@@ -89,6 +94,8 @@ fn seen(spec: &Value, going: bool) -> Seen {
             is_kept: false,
             is_small: false,
         },
+        workflows: Workflows::NotGranted,
+        is_marked: true,
         pod: PodSeen::Ours(Box::new(pod(false))),
         job: None,
         guards: Guards::default(),
@@ -270,7 +277,7 @@ fn a_job_whose_word_does_not_hold_is_followed_by_another() {
     let success = JobEnd { is_success: true, message: "Complete".into(), at: past };
     seen.job = Some(JobSeen { ended: Some(success), ..job(1, None) });
     seen.saver = Some("j-1".into());
-    seen.known.disbelieved = Some("j-1".into());
+    seen.known.disbelieved = Some(Disbelieved { pod: Some("j-1".into()), why: "The remote does not have it".into() });
     assert_eq!(does(&seen), Step::Save(2));
     seen.job.as_mut().unwrap().attempt = 3;
     assert!(matches!(does(&seen), Step::KeepVolume(why) if why.contains("The remote does not have")));

@@ -32,7 +32,7 @@ fn stored(sha: &str, sequence: i64, result: DeploymentResult, second: i64) -> De
         sha: sha.to_owned(),
         sequence,
         result,
-        start_time: Some(Time(at(second))),
+        start_time: Some(MicroTime(at(second))),
         completion_time: over.then(|| Time(at(second))),
         message: None,
     }
@@ -82,6 +82,10 @@ struct Case {
 
 impl Case {
     fn plan(&self, second: i64) -> Next {
+        self.plan_at(at(second))
+    }
+
+    fn plan_at(&self, now: Timestamp) -> Next {
         let on_push = on_push();
         let seen = RolloutInput {
             on_push: &on_push,
@@ -92,7 +96,7 @@ impl Case {
             is_asked_again: self.is_asked_again,
             targets: self.targets.as_ref(),
         };
-        plan(&seen, at(second))
+        plan(&seen, now)
     }
 
     fn settles(&self, second: i64) -> Settlement {
@@ -138,9 +142,15 @@ fn at_first_sight_the_head_is_where_it_begins() {
     assert_eq!(result(&settlement), (A, 0, Succeeded));
     assert_eq!(reason(&settlement), Reason::RolledOut);
     assert!(settlement.handles_redeploy, "an annotation that was there before asks for nothing");
-    // A missing workload may be created later.
+    // A missing workload is named before the first push, and looked for again.
     case.targets = Some(Targets { workloads: Vec::new(), troubles: vec![trouble(Reason::WaitingForReference)] });
-    assert_eq!(result(&case.settles(0)), (A, 0, Succeeded));
+    let missing = case.settles(0);
+    assert_eq!((result(&missing), reason(&missing)), ((A, 0, Failed), Reason::WaitingForReference));
+    assert_eq!(missing.again, Some(at(600)));
+    case.stored = missing.deployment;
+    case.targets = Some(targets(&[workload("shop", None, done())]));
+    let there = case.settles(600);
+    assert_eq!((result(&there), reason(&there)), ((A, 0, Succeeded), Reason::RolledOut));
 }
 
 #[test]
@@ -180,7 +190,7 @@ fn a_new_head_waits_for_more_and_the_newest_wins() {
     let settlement = case.settles(11);
     assert_eq!(result(&settlement), (A, 3, Waiting));
     assert_eq!(settlement.again, Some(at(12)));
-    assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(Time(at(10))));
+    assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(MicroTime(at(10))));
     // It ended, but the look at the head was before that.
     case.stored = settlement.deployment;
     assert_eq!(case.plan(12), Next::LookAtHead);
@@ -206,10 +216,11 @@ fn a_fraction_of_a_second_is_not_taken_from_the_debounce() {
     };
     let now = at(10) + SignedDuration::from_millis(700);
     let Next::Settle(settlement) = plan(&seen, now) else { panic!("it waits") };
-    assert_eq!(settlement.again, Some(at(13)));
+    let due = at(12) + SignedDuration::from_millis(700);
+    assert_eq!(settlement.again, Some(due), "no more than the debounce");
     let next = RolloutInput { stored: settlement.deployment.as_ref(), ..seen };
     let Next::Settle(settlement) = plan(&next, now) else { panic!("it goes on waiting") };
-    assert_eq!(settlement.again, Some(at(13)));
+    assert_eq!(settlement.again, Some(due));
 }
 
 #[test]
@@ -323,4 +334,16 @@ fn paused_nothing_is_begun_or_changed() {
         let (now, before) = (settlement.deployment.unwrap(), case.stored.unwrap());
         assert_eq!((&now.sha, now.sequence, now.result), (&before.sha, before.sequence, before.result));
     }
+}
+
+#[test]
+fn a_push_waits_for_the_debounce_and_not_for_the_next_second() {
+    let now = Timestamp::from_nanosecond(1_000_100_250_000_300).unwrap();
+    let newer = ConfirmedHead { sha: B.to_owned(), looked_at: now };
+    let succeeded = stored(A, 1, DeploymentResult::Succeeded, 0);
+    let case = Case { head: Some(newer), stored: Some(succeeded), ..Case::default() };
+    let Next::Settle(settlement) = case.plan_at(now) else { panic!("it waits") };
+    let since = settlement.deployment.unwrap().start_time.unwrap().0;
+    assert_eq!(since, Timestamp::from_microsecond(1_000_100_250_001).unwrap(), "rounded up to a microsecond");
+    assert_eq!(settlement.again, Some(since + SignedDuration::from_secs(2)));
 }

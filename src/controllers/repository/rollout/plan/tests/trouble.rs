@@ -89,7 +89,7 @@ fn the_time_that_something_was_in_the_way_is_not_counted() {
     case.targets = rolled();
     let settlement = case.settles(610);
     assert_eq!(result(&settlement), (B, 4, Running));
-    assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(Time(at(610))));
+    assert_eq!(settlement.deployment.as_ref().unwrap().start_time, Some(MicroTime(at(610))));
     case.stored = settlement.deployment;
     assert_eq!(result(&case.settles(1209)).2, Running);
     assert_eq!(result(&case.settles(1210)).2, Failed);
@@ -160,7 +160,7 @@ fn time_away_is_not_counted_before_it_is_rolled() {
         ..Case::default()
     };
     let begun = case.begins(5000);
-    assert_eq!((begun.sequence, begun.start_time.clone()), (4, Some(Time(at(5000)))));
+    assert_eq!((begun.sequence, begun.start_time.clone()), (4, Some(MicroTime(at(5000)))));
     let case = Case { stored: Some(begun), ..case };
     assert!(matches!(case.plan(5001), Next::Roll { .. }));
 }
@@ -169,7 +169,7 @@ fn time_away_is_not_counted_before_it_is_rolled() {
 fn a_forged_status_blocks_nothing_for_long() {
     let odd = |result| {
         let mut odd = stored(B, i64::MIN, result, 0);
-        odd.start_time = Some(Time(at(1_000_000_000)));
+        odd.start_time = Some(MicroTime(at(1_000_000_000)));
         odd
     };
     let base = Case {
@@ -180,7 +180,7 @@ fn a_forged_status_blocks_nothing_for_long() {
     let case = Case { stored: Some(odd(Waiting)), ..base.clone() };
     assert_eq!(case.begins(101).sequence, 4);
     let case = Case { stored: Some(odd(Running)), ..base.clone() };
-    assert_eq!(case.begins(101).start_time, Some(Time(at(101))));
+    assert_eq!(case.begins(101).start_time, Some(MicroTime(at(101))));
     for sequence in [i64::MAX, i64::MIN] {
         let odd = DeploymentStatus { sequence, ..odd(Succeeded) };
         let mut case = Case { stored: Some(DeploymentStatus { sha: A.to_owned(), ..odd }), ..base.clone() };
