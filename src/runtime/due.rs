@@ -267,7 +267,7 @@ impl<K: Kind> Feed<K> {
     /// not have it.
     pub async fn next(&mut self, places: impl Fn(&ObjectRef<K>) -> Option<Places>) -> Turn<K> {
         let places = |name: &Name| places(&name.clone().into_object());
-        let given = std::future::poll_fn(|context| self.shared.state().poll_turn(self.lane, &places, context)).await;
+        let given = std::future::poll_fn(|context| self.shared.state().poll_turn(self.lane, places, context)).await;
         Turn {
             object: given.name.clone().into_object(),
             served: Served::Yes,

@@ -211,15 +211,15 @@ mod tests {
         }
     }
 
-    fn refs() -> Result<Refs, git::Error> {
-        Ok(Refs { default_branch: None, head: Head::Empty })
+    fn refs() -> Refs {
+        Refs { default_branch: None, head: Head::Empty }
     }
 
     async fn ask(answers: &Answers, need: &Need, second: i64, asked: &AtomicUsize) -> Timestamp {
         let exchange = async {
             asked.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
-            refs()
+            Ok(refs())
         };
         answers.get(question(), need, &Caches::default(), || at(second), exchange).await.at
     }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_delivery_is_covered_by_a_question_that_was_asked_after_it_came() {
         let waited = BTreeMap::from([("one".to_owned(), 7)]);
-        let answer = Answer { refs: refs(), at: at(0), moment: Moment(1), waited };
+        let answer = Answer { refs: Ok(refs()), at: at(0), moment: Moment(1), waited };
         let is_met = |deliveries: &[(&str, i64)]| {
             let deliveries = deliveries.iter().map(|(inbox, number)| ((*inbox).to_owned(), *number)).collect();
             Need::Covering(deliveries).is_met_by(&answer, Moment(1))

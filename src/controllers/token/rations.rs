@@ -150,7 +150,9 @@ impl Rations {
     /// Gives a revocation back: GitHub knew the token, or was not asked.
     pub fn was_known(&self, uid: &str, namespace: &str) {
         let state = &mut *self.lock();
-        unknown(uid, namespace).iter().for_each(|(_, key, _)| state.put_back(key));
+        for (_, key, _) in &unknown(uid, namespace) {
+            state.put_back(key);
+        }
     }
 
     // A panic while the lock was held leaves at worst a ration with too little in it, which time fills.

@@ -98,6 +98,7 @@ pub enum Stage {
     Published,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The object.

@@ -345,7 +345,8 @@ async fn release_volume(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure
         let namespace = object.namespace().unwrap_or_default();
         let pods = volume::mounted_by(&kind.shared, &namespace, &claim.name_any()).await?;
         if !pods.is_empty() {
-            return keep::keep_volume(kind, seen, &format!("{} when it was to be deleted", has_it(&pods))).await;
+            let why = format!("{} when it was to be deleted", has_it(&pods));
+            return Box::pin(keep::keep_volume(kind, seen, &why)).await;
         }
     }
     // Because of the finalizer, the claim still exists.

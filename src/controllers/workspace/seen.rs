@@ -160,6 +160,7 @@ pub struct JobEnd {
     pub at: Timestamp,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub object: Arc<Workspace>,

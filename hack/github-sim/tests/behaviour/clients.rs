@@ -75,10 +75,11 @@ async fn a_query_that_never_ends_is_refused() {
     let deep = format!("{}{}", "{ viewer ".repeat(1000), "}".repeat(1000));
     let value = format!("{{ node(id: {}1{}) {{ id }} }}", "[".repeat(100_000), "]".repeat(100_000));
     let doubled = |to: usize| {
-        (0..to).map(|at| format!(" fragment F{at} on Bot {{ ...F{0} ...F{0} }}", at + 1)).collect::<String>()
+        let fragments = (0..to).map(|at| format!("fragment F{at} on Bot {{ ...F{0} ...F{0} }}", at + 1));
+        fragments.collect::<Vec<_>>().join(" ")
     };
-    let laughs = format!("{{ viewer {{ ...F0 }} }}{} fragment F60 on Bot {{ login }}", doubled(60));
-    let chain = format!("{{ viewer {{ ...F0 }} }}{} fragment F5000 on Bot {{ login }}", doubled(5000));
+    let laughs = format!("{{ viewer {{ ...F0 }} }} {} fragment F60 on Bot {{ login }}", doubled(60));
+    let chain = format!("{{ viewer {{ ...F0 }} }} {} fragment F5000 on Bot {{ login }}", doubled(5000));
     let inline = format!("{{ viewer {{ {} login {} }} }}", "... {".repeat(50_000), "}".repeat(50_000));
     for (query, message) in [
         (
