@@ -93,6 +93,8 @@ pub const WORK_FINALIZER: &str = "landfall.dev/work";
 pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
 /// Annotation on what the operator made for a `Workspace`: its uid.
 pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
+/// Annotation on a pod of a `Workspace`: the certificates of the gateway, in PEM, which the kubelet writes into a file of the pod.
+pub const GATEWAY_CA_ANNOTATION: &str = "landfall.dev/gateway-ca";
 /// Annotation on a `Workspace`: its uid as the value gives up the work that cannot be saved.
 pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";
 /// Annotation on a `Workspace`: the uid of an earlier Workspace of its name, whose claim it takes over.

@@ -17,6 +17,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
+/// The audience of the tokens with which git of workspaces proves its pod. It is not that of reports, which cross the network in
+/// plain http.
+pub const AUDIENCE: &str = "landfall-git";
+
 /// Knows the pods of tokens.
 pub trait Identities: Send + Sync + 'static {
     /// The pod of a token that was sent from an address.
