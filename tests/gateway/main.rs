@@ -7,8 +7,11 @@
 
 mod attacks;
 mod clone;
+mod pod;
 mod push;
 mod raw;
 mod refused;
 mod scene;
+mod steal;
 mod transfers;
+mod workspace;
