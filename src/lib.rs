@@ -5,6 +5,7 @@ pub mod api;
 pub mod cli;
 pub mod controllers;
 pub mod features;
+pub mod gateway;
 pub mod git;
 pub mod github;
 pub mod grant;

@@ -10,6 +10,7 @@ use crate::controllers::workspace::memory::{Pull, Safe};
 use crate::controllers::workspace::objects;
 use crate::controllers::workspace::pull::Asking;
 use crate::controllers::workspace::seen::Seen;
+use crate::gateway::refs::{Move, Verdicts};
 use crate::git::{Head, Refs};
 use crate::github::{self, Hook, NewPull};
 use crate::receiver::keys::Verdict;
@@ -78,6 +79,8 @@ pub struct Sabotage {
     pub skip_grant: bool,
     /// A delivery is of the host that it says it is of.
     pub believe_host: bool,
+    /// A workspace may push any ref, and in any way.
+    pub any_ref: bool,
 }
 
 /// The guards of the operator and the receiver, without those that a test takes out.
@@ -259,6 +262,10 @@ impl Guards {
 
     pub(crate) fn grant(self, is_granted: bool) -> bool {
         is_granted || self.out.skip_grant
+    }
+
+    pub(crate) fn verdicts(self, judged: Verdicts) -> Verdicts {
+        if self.out.any_ref { judged.iter().map(|_| Ok(Move::Any)).collect() } else { judged }
     }
 }
 

@@ -118,6 +118,11 @@ impl Guards {
     pub(crate) fn grant<T>(self, is_granted: T) -> T {
         is_granted
     }
+
+    /// The verdicts on the refs of a push through the gateway.
+    pub(crate) fn verdicts<T>(self, judged: T) -> T {
+        judged
+    }
 }
 
 /// Whether the pod's clone was made for a branch that its workspace may have.

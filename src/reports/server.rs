@@ -32,6 +32,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(5),
     // Agents report seldom: a connection that is kept open would keep others out.
     idle: None,
+    write: Duration::from_secs(5),
     age: Duration::from_secs(15),
     shutdown_delay: Duration::ZERO,
     drain: Duration::from_secs(5),
@@ -86,6 +87,8 @@ impl ReportServer {
 }
 
 impl Handler for Arc<ReportService> {
+    type Body = Full<Bytes>;
+
     async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<Full<Bytes>> {
         respond(self.receive(request, client).await)
     }

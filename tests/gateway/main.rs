@@ -1,0 +1,14 @@
+//! The gateway between the machine's own git and a simulated GitHub, both with TLS. Pods' tokens are those that the test gives out;
+//! everything else is the shipped code.
+//!
+//! The tests read GitHub's repositories with git itself, not through the gateway.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
+
+mod attacks;
+mod clone;
+mod push;
+mod raw;
+mod refused;
+mod scene;
+mod transfers;
