@@ -16,6 +16,45 @@ pub struct Settings {
     pub git_hosts: AllowedHosts,
     /// What workspaces are made of.
     pub workspaces: WorkspaceSettings,
+    /// The gateway; none: there is none.
+    pub gateway: Option<GatewaySettings>,
+}
+
+/// The gateway, as the controller knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// The address of the gateway for pods: `https://HOST` or `https://HOST:PORT`.
+    pub url: String,
+    /// The name of the gateway's `ServiceAccount` in the operator's namespace.
+    pub account: String,
+    /// The host by which the gateway knows the internal API.
+    pub internal_host: String,
+    /// The addresses that a pod's token may come from.
+    pub addresses: SourceAddresses,
+}
+
+impl GatewaySettings {
+    /// The host of the gateway, without a port.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let host = self.url.strip_prefix("https://").unwrap_or(&self.url);
+        host.parse::<http::uri::Authority>().map_or_else(|_| host.to_owned(), |it| it.host().to_owned())
+    }
+
+    /// Whether a pod's token counts from the pod's own address alone.
+    #[must_use]
+    pub fn verifies_addresses(&self) -> bool {
+        self.addresses == SourceAddresses::OfThePod
+    }
+}
+
+/// The addresses that a pod's token may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceAddresses {
+    /// The pod's own.
+    OfThePod,
+    /// All, because the network replaces the addresses of pods.
+    Any,
 }
 
 /// What workspaces are made of.

@@ -2,7 +2,7 @@
 
 use super::delivery::Delivery;
 use super::repository::WebhookStatus;
-use super::{PERMISSION_LEVELS, Permissions, permission_names, permission_names_message, reconciled};
+use super::{PERMISSION_LEVELS, Permissions, PushRules, permission_names, permission_names_message, reconciled};
 use crate::ids::{self, AccountId, AppId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
@@ -188,6 +188,10 @@ pub struct TenantGrant {
         validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub max_permissions: Permissions,
+    /// The most that workspaces of this tenant may push besides their own branches: a workspace names in its `spec.push` what
+    /// it needs of this. Default: nothing.
+    #[serde(default, skip_serializing_if = "PushRules::is_empty")]
+    pub push: PushRules,
     /// The namespaces that are granted the account.
     pub namespaces: NamespaceGrant,
 }

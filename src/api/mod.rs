@@ -11,6 +11,7 @@ mod delivery;
 mod inbox;
 mod installation;
 mod permissions;
+mod push;
 mod reason;
 mod repository;
 mod schema;
@@ -28,6 +29,7 @@ pub use installation::{
 };
 use permissions::{PERMISSION_LEVELS, permission_names, permission_names_message};
 pub use permissions::{Permissions, default_permissions};
+pub use push::PushRules;
 pub use reason::{ConditionType, Reason};
 pub use repository::{
     DeploymentResult, DeploymentStatus, ForkBranches, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush,
@@ -93,6 +95,8 @@ pub const WORK_FINALIZER: &str = "landfall.dev/work";
 pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
 /// Annotation on what the operator made for a `Workspace`: its uid.
 pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
+/// Annotation on a workspace's pod: the certificates that its git trusts for the gateway, as PEM.
+pub const GATEWAY_CA_ANNOTATION: &str = "landfall.dev/gateway-ca";
 /// Annotation on a `Workspace`: its uid as the value gives up the work that cannot be saved.
 pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";
 /// Annotation on a `Workspace`: the uid of an earlier Workspace of its name, whose claim it takes over.

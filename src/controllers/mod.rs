@@ -36,7 +36,7 @@ pub(crate) mod workspace;
 
 pub use drive::InFlight;
 pub use inbox::receiver::make_inbox;
-pub use workspace::WorkspaceReports;
+pub use workspace::{GatewayAnswers, WorkspaceReports};
 
 use crate::features::{Feature, Features};
 use crate::manifests::Rule;
@@ -108,6 +108,12 @@ impl Kinds {
     #[must_use]
     pub fn reports(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> WorkspaceReports {
         self.workspaces.kind.reports(leads)
+    }
+
+    /// Answers the gateway. `leads`: whether this process is the leader, which decides.
+    #[must_use]
+    pub fn gateway(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> GatewayAnswers {
+        GatewayAnswers::new(&self.workspaces.kind, self.tokens.kind.rations(), leads)
     }
 }
 
