@@ -19,7 +19,7 @@ use crate::runtime::jitter::RandomJitter;
 use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
-use crate::settings::WorkspaceSettings;
+use crate::settings::{GatewayAuthority, GatewaySettings, GatewayUrl, WorkspaceSettings};
 use crate::{controllers, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use kubernetes::bounded;
@@ -137,6 +137,9 @@ struct WorkspaceArgs {
     /// The URL of that address for pods: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it pods send no reports.
     #[arg(long, env = "LANDFALL_REPORTS_URL")]
     reports_url: Option<String>,
+    /// The gateway's URL for pods: `https://SERVICE.NAMESPACE.svc`. git in workspaces then goes there, and their pods hold no token of GitHub. Without it, it goes to GitHub itself.
+    #[arg(long, env = "LANDFALL_GATEWAY_URL")]
+    gateway_url: Option<GatewayUrl>,
     /// The user and group of the pods of Workspaces that name none: an id, or `unset`, which leaves them to the cluster (`restricted-v2` of `OpenShift`).
     #[arg(long, env = "LANDFALL_WORKSPACE_USER", default_value = "1000", value_parser = workspace_user)]
     workspace_user: WorkspaceUser,
@@ -149,6 +152,7 @@ impl WorkspaceArgs {
             workspace_image: self.workspace_image,
             pull_policy: self.image_pull_policy,
             reports_url: self.reports_url.filter(|url| !url.is_empty()),
+            gateway: self.gateway_url.map(|url| GatewaySettings { url, authority: GatewayAuthority::default() }),
             user: match self.workspace_user {
                 WorkspaceUser::Id(id) => Some(id),
                 WorkspaceUser::Unset => None,
@@ -372,7 +376,7 @@ async fn control(
         reports_address: args.workspaces.reports_address,
         workspaces: args.workspaces.settings(&proxies),
         internal_address: args.gateway.internal_address,
-        gateway: args.gateway.settings(&args.namespace),
+        internal: args.gateway.settings(&args.namespace),
         namespace: args.namespace,
         features: args.features,
         identity,

@@ -14,7 +14,7 @@ use crate::gateway::messages;
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::guards::Guards;
-use crate::internal::certificates::{Certificates, CertificatesError, KnownAuthority};
+use crate::internal::certificates::{Certificates, CertificatesError, Served};
 use crate::internal::server::InternalServer;
 use crate::reports::ReportServer;
 use crate::reports::identity::{Expected, PodIdentities};
@@ -29,7 +29,7 @@ use crate::runtime::lease::{Lease, LeaseError, LeaseLost, LeaseTimes};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Check, Readiness};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
-use crate::settings::{GatewaySettings, Settings, WorkspaceSettings};
+use crate::settings::{InternalSettings, Settings, WorkspaceSettings};
 use crate::webhook::root_keys::KnownRootKeys;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,9 +65,9 @@ pub struct Config {
     pub workspaces: WorkspaceSettings,
     /// Where reports of workspaces are received.
     pub reports_address: SocketAddr,
-    /// The gateway; none: there is none.
-    pub gateway: Option<GatewaySettings>,
-    /// Where the internal API answers the gateway.
+    /// The API by which the gateway asks, where there is a gateway.
+    pub internal: InternalSettings,
+    /// Where it answers.
     pub internal_address: SocketAddr,
 }
 
@@ -169,20 +169,20 @@ async fn serve_gateway(
     leads: &Arc<AtomicBool>,
 ) -> Result<Option<SocketAddr>, Error> {
     let shared = kinds.shared();
-    let Some(gateway) = &shared.settings.gateway else { return Ok(None) };
-    let namespace = &shared.settings.namespace;
+    let Some(gateway) = &shared.settings.workspaces.gateway else { return Ok(None) };
+    let (namespace, internal) = (&shared.settings.namespace, &shared.settings.internal);
     let answers = kinds.gateway(Arc::clone(leads));
-    let expected = Expected::account(messages::AUDIENCE, namespace, &gateway.account);
+    let expected = Expected::account(messages::AUDIENCE, namespace, &internal.account);
     let gateways = PodIdentities::new(shared.client.clone(), Arc::clone(&shared.clock), expected);
-    let known = shared.authority.clone();
-    let server = InternalServer::bind(address, known.server()?, gateways, Arc::new(answers.clone())).await?;
+    let served = Served::default();
+    let server = InternalServer::bind(address, served.server()?, gateways, Arc::new(answers.clone())).await?;
     let address = server.address();
     let certificates = Certificates::new(
         shared.client.clone(),
         namespace.clone(),
         Arc::clone(&shared.clock),
-        (vec![gateway.host()], vec![gateway.internal_host.clone()]),
-        (known, Arc::clone(leads)),
+        (vec![gateway.url.host()], vec![internal.host.clone()]),
+        (gateway.authority.clone(), served, Arc::clone(leads)),
     );
     let until = tasks.shutdown();
     tasks.spawn::<Error>("the internal API", async move {
@@ -286,13 +286,12 @@ impl Controller {
                 plain_http: config.plain_http,
                 git_hosts: config.git_hosts,
                 workspaces: config.workspaces,
-                gateway: config.gateway,
+                internal: config.internal,
             },
             metrics: metrics.clone(),
             connections: Connections::default(),
             credentials: Credentials::default(),
             root_keys: KnownRootKeys::default(),
-            authority: KnownAuthority::default(),
             dealt_with: DealtWith::default(),
             caches: Caches::default(),
             lanes,

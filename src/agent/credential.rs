@@ -34,7 +34,7 @@ pub struct RepositoryUrl {
 /// A text is no address of a repository. The message does not repeat the text, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not the address of a repository: write https://HOST/OWNER/NAME.git, of letters, digits and ._~- and without a user name"
+    "not the address of a repository: write https://HOST/OWNER/NAME.git, of letters, digits and ._~:- and without a user name"
 )]
 pub struct RepositoryUrlError;
 
@@ -45,7 +45,7 @@ impl FromStr for RepositoryUrl {
         let url = Url::parse(text).map_err(|_| RepositoryUrlError)?;
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or(RepositoryUrlError)?;
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '~' | '-' | '/');
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '~' | '-' | '/' | ':');
         let path = without_suffix(url.path());
         let odd = !url.username().is_empty() || url.password().is_some() || url.query().is_some();
         if url.scheme() != "https" || odd || url.fragment().is_some() || path.is_empty() || !path.chars().all(plain) {

@@ -95,7 +95,7 @@ pub const WORK_FINALIZER: &str = "landfall.dev/work";
 pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
 /// Annotation on what the operator made for a `Workspace`: its uid.
 pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
-/// Annotation on a workspace's pod: the certificates that its git trusts for the gateway, as PEM.
+/// Annotation on a pod of a `Workspace`: the certificates of the gateway, in PEM, which the kubelet writes into a file of the pod.
 pub const GATEWAY_CA_ANNOTATION: &str = "landfall.dev/gateway-ca";
 /// Annotation on a `Workspace`: its uid as the value gives up the work that cannot be saved.
 pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";

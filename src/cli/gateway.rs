@@ -9,9 +9,8 @@ use crate::github::{HttpsConnect, Proxies};
 use crate::guards::Guards;
 use crate::runtime::clock::SystemClock;
 use crate::runtime::shutdown::on_signal;
-use crate::settings::{GatewaySettings, SourceAddresses};
+use crate::settings::{GatewayUrl, InternalSettings, SourceAddresses};
 use clap::Args;
-use http::Uri;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +27,8 @@ pub(super) struct GatewayArgs {
     #[arg(long, env = "LANDFALL_CERTIFICATE_DIRECTORY", default_value = "/etc/landfall/gateway-tls")]
     certificate_directory: PathBuf,
     /// The controller's internal API: `https://SERVICE.NAMESPACE.svc:8444`.
-    #[arg(long, env = "LANDFALL_INTERNAL_URL", value_parser = https)]
-    internal_url: String,
+    #[arg(long, env = "LANDFALL_INTERNAL_URL")]
+    internal_url: GatewayUrl,
     /// The file with the token of the gateway's `ServiceAccount` for audience landfall-internal. It is read at each call.
     #[arg(long, env = "LANDFALL_INTERNAL_TOKEN_FILE", default_value = "/var/run/secrets/landfall/internal/token")]
     internal_token_file: PathBuf,
@@ -40,13 +39,10 @@ pub(super) struct GatewayArgs {
 /// The controller's options for the gateway.
 #[derive(Args)]
 pub(super) struct GatewayOptions {
-    /// The address of the gateway for pods: `https://SERVICE.NAMESPACE.svc`. Without it there is no gateway.
-    #[arg(long, env = "LANDFALL_GATEWAY_URL", value_parser = https)]
-    gateway_url: Option<String>,
-    /// The `ServiceAccount` of the gateway in the operator's namespace. The internal API answers it alone.
-    #[arg(long, env = "LANDFALL_GATEWAY_ACCOUNT", default_value = "landfall-gateway")]
-    gateway_account: String,
-    /// The address of the internal API, which answers the gateway by TLS.
+    /// The `ServiceAccount` of the gateway in the operator's namespace. The internal API answers it alone. Default: landfall-gateway
+    #[arg(long, env = "LANDFALL_GATEWAY_ACCOUNT")]
+    gateway_account: Option<String>,
+    /// The address of the internal API, which answers the gateway by TLS, where --gateway-url is set.
     #[arg(long, env = "LANDFALL_INTERNAL_ADDRESS", default_value = "[::]:8444")]
     pub(super) internal_address: SocketAddr,
     /// The host by which the gateway knows the internal API. Default: landfall-internal.NAMESPACE.svc
@@ -58,25 +54,13 @@ pub(super) struct GatewayOptions {
 }
 
 impl GatewayOptions {
-    pub(super) fn settings(self, namespace: &str) -> Option<GatewaySettings> {
-        Some(GatewaySettings {
-            url: self.gateway_url.filter(|url| !url.is_empty())?,
-            account: self.gateway_account,
-            internal_host: self.internal_host.unwrap_or_else(|| format!("landfall-internal.{namespace}.svc")),
+    pub(super) fn settings(self, namespace: &str) -> InternalSettings {
+        let default = InternalSettings::of(namespace);
+        InternalSettings {
+            account: self.gateway_account.unwrap_or(default.account),
+            host: self.internal_host.unwrap_or(default.host),
             addresses: if self.gateway_any_address { SourceAddresses::Any } else { SourceAddresses::OfThePod },
-        })
-    }
-}
-
-/// An address of https, without a slash at its end.
-fn https(text: &str) -> Result<String, String> {
-    let uri: Uri = text.parse().map_err(|_| "not a URL".to_owned())?;
-    let is_plain =
-        uri.scheme_str() == Some("https") && uri.host().is_some() && uri.path() == "/" && uri.query().is_none();
-    if is_plain {
-        Ok(text.trim_end_matches('/').to_owned())
-    } else {
-        Err("must be https://HOST or https://HOST:PORT".into())
+        }
     }
 }
 
@@ -87,7 +71,7 @@ pub(super) async fn run(args: GatewayArgs) -> Result<(), Box<dyn std::error::Err
     bounded(&mut kube);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let controller = ControllerConfig {
-        url: args.internal_url,
+        url: args.internal_url.to_string(),
         authority: args.certificate_directory.join("ca.crt"),
         token: args.internal_token_file,
     };
@@ -110,20 +94,4 @@ pub(super) async fn run(args: GatewayArgs) -> Result<(), Box<dyn std::error::Err
     tracing::info!(address = %gateway.address(), "serving git");
     gateway.run().await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_https_without_a_path() {
-        assert_eq!(
-            https("https://landfall-gateway.landfall-system.svc/").as_deref(),
-            Ok("https://landfall-gateway.landfall-system.svc")
-        );
-        for wrong in ["http://gateway", "gateway", "https://gateway/git", "https://gateway/?x", "https://"] {
-            assert!(https(wrong).is_err(), "{wrong}");
-        }
-    }
 }

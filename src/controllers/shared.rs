@@ -15,7 +15,6 @@ use crate::api::{ConditionType, FIELD_MANAGER, GitHubApp, ProjectRepository, Rea
 use crate::github::Connect;
 use crate::grant::NamespaceView;
 use crate::guards::Guards;
-use crate::internal::certificates::KnownAuthority;
 use crate::manifests::{READ, Rule, RuleSet};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::{Due, Places, Urgency};
@@ -68,8 +67,6 @@ pub struct Shared {
     pub credentials: Credentials,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
-    /// The authority of the gateway's certificate.
-    pub authority: KnownAuthority,
     /// The deliveries that were dealt with and are still in an inbox.
     pub dealt_with: DealtWith,
     pub caches: Caches,

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// The audience of the tokens by which pods prove themselves to the gateway. Tokens for reports cross the network in plain http, so
-/// they are of no use here.
+/// The audience of the tokens with which git of workspaces proves its pod. It is not that of reports, which cross the network in
+/// plain http.
 pub const AUDIENCE: &str = "landfall-git";
 
 /// Knows the pods of tokens.

@@ -6,6 +6,7 @@
 use super::authority::{Authorities, Leaf, fresh};
 use crate::runtime::clock::Clock;
 use crate::runtime::lenient::Lenient;
+use crate::settings::GatewayAuthority;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -55,24 +56,15 @@ pub enum CertificatesError {
     Served(#[source] rustls::Error),
 }
 
-/// What this process knows of the authority. Clones share it.
+/// The internal API's certificate, for new connections. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct KnownAuthority(Arc<Known>);
+pub struct Served(Arc<Current>);
 
 #[derive(Debug, Default)]
-struct Known {
-    bundle: RwLock<Option<Arc<str>>>,
-    served: RwLock<Option<Arc<CertifiedKey>>>,
-}
+struct Current(RwLock<Option<Arc<CertifiedKey>>>);
 
-impl KnownAuthority {
-    /// The certificates that a workspace's pod trusts for the gateway, as PEM. None before the authority was read.
-    #[must_use]
-    pub fn bundle(&self) -> Option<Arc<str>> {
-        self.0.bundle.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A configuration of TLS for the internal API. Handshakes fail until the authority was read.
+impl Served {
+    /// A configuration of TLS. Handshakes fail until there is a certificate.
     ///
     /// # Errors
     /// No version of TLS can be configured, which is a fault of this build.
@@ -86,9 +78,9 @@ impl KnownAuthority {
     }
 }
 
-impl ResolvesServerCert for Known {
+impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -101,7 +93,9 @@ pub struct Certificates {
     gateway: Vec<String>,
     /// The names of the internal API.
     internal: Vec<String>,
-    known: KnownAuthority,
+    /// The certificates that pods get.
+    authority: GatewayAuthority,
+    served: Served,
     /// Whether this process writes.
     leads: Arc<AtomicBool>,
 }
@@ -113,9 +107,9 @@ impl Certificates {
         namespace: String,
         clock: Arc<dyn Clock>,
         (gateway, internal): (Vec<String>, Vec<String>),
-        (known, leads): (KnownAuthority, Arc<AtomicBool>),
+        (authority, served, leads): (GatewayAuthority, Served, Arc<AtomicBool>),
     ) -> Self {
-        Self { client, namespace, clock, gateway, internal, known, leads }
+        Self { client, namespace, clock, gateway, internal, authority, served, leads }
     }
 
     /// Looks at the certificates again and again, until shutdown.
@@ -152,14 +146,14 @@ impl Certificates {
         let authorities = self.authorities().await?;
         let now = self.clock.now();
         let bundle = authorities.bundle();
-        if self.known.bundle().as_deref() != Some(bundle.as_str()) {
-            *self.known.0.bundle.write().unwrap_or_else(PoisonError::into_inner) = Some(bundle.into());
+        if self.authority.pem().as_deref() != Some(bundle.as_str()) {
+            self.authority.set(&bundle);
         }
         let signer = authorities.current.name();
         if own.as_ref().is_none_or(|(of, end)| of != signer || Leaf::is_ending(*end, now)) {
             let leaf = authorities.current.issue(&self.internal, now)?;
             let served = served(&leaf)?;
-            *self.known.0.served.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(served));
+            *self.served.0.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(served));
             *own = Some((signer.to_owned(), leaf.not_after));
         }
         if self.leads.load(Ordering::SeqCst) {

@@ -9,7 +9,7 @@ use landfall::gateway::identity::{NoAccess, Workspaces as _};
 use landfall::gateway::messages::Caller;
 use landfall::guards::Sabotage;
 use landfall::runtime::clock::SystemClock;
-use landfall::settings::{GatewaySettings, SourceAddresses};
+use landfall::settings::{GatewayAuthority, GatewaySettings, InternalSettings, WorkspaceSettings};
 use landfall_world::operator::{HTTPS, Operator, Start};
 use landfall_world::{SYSTEM, World, objects};
 use serde_json::{Value, json};
@@ -67,13 +67,10 @@ fn tenants(level: &str, push: &Value) -> Value {
 }
 
 fn start(sabotage: Sabotage) -> Start {
-    let gateway = GatewaySettings {
-        url: "https://127.0.0.1".into(),
-        account: "landfall-gateway".into(),
-        internal_host: "127.0.0.1".into(),
-        addresses: SourceAddresses::OfThePod,
-    };
-    Start { sabotage, gateway: Some(gateway), ..Start::default() }
+    let gateway = GatewaySettings { url: "https://127.0.0.1".parse().unwrap(), authority: GatewayAuthority::default() };
+    let internal = InternalSettings { host: "127.0.0.1".into(), ..InternalSettings::of(SYSTEM) };
+    let workspaces = WorkspaceSettings { gateway: Some(gateway), ..WorkspaceSettings::default() };
+    Start { sabotage, workspaces, internal: Some(internal), ..Start::default() }
 }
 
 impl Whole {

@@ -26,7 +26,7 @@ Nothing is forced, and nothing is pushed twice. At the end it reads the refs bac
 
 Prints a report as JSON: outcome (Saved, NothingToDo, Refused, TryAgain), branch, head, changed, untracked, saved [{what, commit, \
 ref, pushed, notOnBranch}], left [{what, commit, reason, message}] with the reasons Unauthorized, NotFound, Forbidden, Moved, \
-Unreachable, Untrusted, TooLarge, Refused, Conflict, Unreadable, NotForGit, LargeFile, Nested, Late, Unknown.
+Unreachable, Untrusted, TooLarge, Refused, NotAllowed, Conflict, Unreadable, NotForGit, LargeFile, Nested, Late, Unknown.
 
 Exit status:
   0   all work is on the remote, and some of it was pushed now

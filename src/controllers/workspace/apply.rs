@@ -106,7 +106,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
             delete::<Pod>(kind, object, &pod.name, Some(pod.uid.clone())).await?;
         }
         Step::Save(attempt) => {
-            let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
+            let target = seen.target.as_ref().map_err(|_| Failure::waiting("the repository is not known yet"))?;
             let job = objects::job(object, attempt, &seen.branch(), target, &kind.shared.settings.workspaces);
             create(kind, object, job, |it| objects::is_ours(it, object)).await?;
             let request = requested_look(&**object).cloned();
@@ -313,7 +313,7 @@ async fn grow_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Fai
 
 async fn start_pod(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.object;
-    let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
+    let target = seen.target.as_ref().map_err(|_| Failure::waiting("the repository is not known yet"))?;
     kind.memory.update(uid(object), |known| {
         // The new pod will have other work to save than an earlier one.
         known.safe = None;

@@ -4,10 +4,10 @@
 
 use super::WorkspaceKind;
 use super::memory::{Remembered, Safe};
-use super::objects::{self, ROLE_LABEL, Target};
+use super::objects::{self, Gateway, ROLE_LABEL, Target};
 use super::pods::{self, Ended, PodView};
 use super::seen::{
-    JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, TokenState, Tools, VolumeSeen, Way, Workflows,
+    JobEnd, JobSeen, NoTarget, PodSeen, Repository, Seen, TokenSeen, TokenState, Tools, VolumeSeen, Way, Workflows,
 };
 use super::volume;
 use crate::api::{
@@ -20,6 +20,7 @@ use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Level};
 use crate::runtime::lenient::Lenient;
+use crate::settings::WorkspaceSettings;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -73,9 +74,9 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
     };
     let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
     let github = connection.and_then(|connection| connection.github.clone());
-    let target = connection.zip(github.as_deref()).and_then(|(connection, github)| {
+    let target = connection.zip(github.as_deref()).ok_or(NoTarget::App).and_then(|(connection, github)| {
         let has_ca = referred.as_ref().and_then(|referred| referred.app.as_ref()?.spec.ca_bundle.as_ref()).is_some();
-        target(object, &known, connection, github, has_ca)
+        target(object, &known, connection, github, &shared.settings.workspaces, has_ca)
     });
     let mut pod = shared.caches.named::<Pod>(&namespace, &name);
     if pod.is_none() && object.metadata.deletion_timestamp.is_some() {
@@ -197,12 +198,19 @@ fn target(
     known: &Remembered,
     connection: &Connection,
     github: &GitHub,
+    settings: &WorkspaceSettings,
     has_ca: bool,
-) -> Option<Target> {
-    let (repository, _) = known.repository.as_ref()?;
-    let remote = crate::git::Remote::github(github.endpoint(), &repository.full_name).ok()?;
-    let author = object.spec.git.clone().or_else(|| bot(connection, github))?;
-    Some(Target { url: remote.to_string(), has_ca, author_name: author.name, author_email: author.email })
+) -> Result<Target, NoTarget> {
+    let (repository, _) = known.repository.as_ref().ok_or(NoTarget::Repository)?;
+    let endpoint = github.endpoint();
+    let remote = crate::git::Remote::github(endpoint, &repository.full_name).map_err(|_| NoTarget::Repository)?;
+    let author = object.spec.git.clone().or_else(|| bot(connection, github)).ok_or(NoTarget::App)?;
+    let gateway = settings.gateway.as_ref().map(|gateway| {
+        let authority = gateway.authority.pem().ok_or(NoTarget::Gateway)?.to_string();
+        Ok(Gateway { url: gateway.url.repository(&endpoint.web_host(), repository.id), authority })
+    });
+    let gateway = gateway.transpose()?;
+    Ok(Target { url: remote.to_string(), gateway, has_ca, author_name: author.name, author_email: author.email })
 }
 
 /// The App's bot, with the email address that GitHub assigns to it.

@@ -8,7 +8,7 @@ use super::memory::{Pull, Task};
 use super::objects;
 use super::pods::{Clone, PodView};
 use super::release::{Release, plan_claim_release, plan_removal, plan_volume_release};
-use super::seen::{Holder, PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
+use super::seen::{Holder, NoTarget, PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::api::{ADOPT_ANNOTATION, PullRequestMode, PullRequestOpenOn, Reason};
 use crate::controllers::object::requested_look;
@@ -312,9 +312,16 @@ pub fn plan_resolve(seen: &Seen, now: Timestamp) -> Option<Plan> {
             None => Plan::Do(Step::Resolve),
         });
     }
-    seen.target.is_none().then(|| {
-        let message =
-            "the App's credentials cannot be used, or its bot is not known yet: `kubectl describe githubapp` says why";
+    seen.target.as_ref().err().map(|lacks| {
+        let message = match lacks {
+            NoTarget::Gateway => {
+                "the certificates of Landfall's gateway are not made yet; the operator's log says why, and this goes on as soon as \
+                 they are"
+            }
+            NoTarget::Repository | NoTarget::App => {
+                "the App's credentials cannot be used, or its bot is not known yet: `kubectl describe githubapp` says why"
+            }
+        };
         settled(Standing::reconciling(Reason::WaitingForReference, message), Some(Again::Backoff))
     })
 }

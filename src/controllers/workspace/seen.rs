@@ -63,6 +63,17 @@ pub enum TokenSeen {
     },
 }
 
+/// Why the parameters of a workspace's containers are not known yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTarget {
+    /// The repository's name was not asked for.
+    Repository,
+    /// There is no client of the App's GitHub, or the App's bot is not known.
+    App,
+    /// The gateway's certificates are not made.
+    Gateway,
+}
+
 /// How far a workspace's token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenState {
@@ -172,8 +183,8 @@ pub struct Seen {
     pub is_namespace_going: bool,
     /// The access to GitHub.
     pub way: Way,
-    /// The parameters of its containers, once the repository is known.
-    pub target: Option<Target>,
+    /// The parameters of its containers.
+    pub target: Result<Target, NoTarget>,
     pub token: TokenSeen,
     pub workflows: Workflows,
     /// The volume's claim.

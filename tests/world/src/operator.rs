@@ -12,7 +12,7 @@ use landfall::operator::{Activity, Config, Controller, Environment};
 use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
 use landfall::runtime::lease::{self, LeaseTimes};
-use landfall::settings::{GatewaySettings, WorkspaceSettings};
+use landfall::settings::{InternalSettings, WorkspaceSettings};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use tokio::runtime::Runtime;
@@ -38,8 +38,8 @@ pub struct Start {
     /// The hosts whose repositories may be followed by their address alone.
     pub git_hosts: AllowedHosts,
     pub workspaces: WorkspaceSettings,
-    /// The gateway that it knows.
-    pub gateway: Option<GatewaySettings>,
+    /// The API by which the gateway asks it. None: with the chart's names.
+    pub internal: Option<InternalSettings>,
     /// Where it answers the gateway. None: at a free port.
     pub internal_address: Option<SocketAddr>,
     /// The guards to remove.
@@ -61,7 +61,7 @@ impl Default for Start {
             secret_namespaces: Vec::new(),
             git_hosts: AllowedHosts::parse::<&str>(&[], Reach::Public).expect("no host"),
             workspaces: WorkspaceSettings::default(),
-            gateway: None,
+            internal: None,
             internal_address: None,
             sabotage: Sabotage::default(),
         }
@@ -105,7 +105,7 @@ impl Operator {
                 git_hosts: start.git_hosts,
                 workspaces: start.workspaces,
                 reports_address: "127.0.0.1:0".parse().expect("an address"),
-                gateway: start.gateway,
+                internal: start.internal.unwrap_or_else(|| InternalSettings::of(SYSTEM)),
                 internal_address: start.internal_address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
             };
             let environment = Environment {

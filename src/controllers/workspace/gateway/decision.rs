@@ -12,6 +12,7 @@ use crate::github::{GitHub, Token};
 use crate::grant::{Grant, Known, Reach};
 use crate::ids::{InstallationId, RepositoryId};
 use crate::internal::Denied;
+use crate::settings::SourceAddresses;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -46,7 +47,13 @@ const NO_WORKSPACE: &str = "this pod does not belong to a workspace";
 pub fn decide(kind: &WorkspaceKind, caller: &Caller) -> Result<Decision, Denied> {
     let shared = &kind.shared;
     let refused = || Denied::Refused(NO_WORKSPACE.to_owned());
-    let pod = shared.caches.named::<Pod>(&caller.namespace, &caller.name).ok_or_else(refused)?;
+    // The API server has just reviewed the pod's token, so a pod that the watch has not brought yet is brought soon.
+    let unseen = || {
+        Denied::Unavailable(
+            "the operator does not know this pod yet, or it belongs to no workspace; try again".to_owned(),
+        )
+    };
+    let pod = shared.caches.named::<Pod>(&caller.namespace, &caller.name).ok_or_else(unseen)?;
     let is_that_pod = pod.metadata.uid.as_deref() == Some(caller.uid.as_str());
     if !shared.guards.caller_uid(is_that_pod) {
         return Err(refused());
@@ -61,7 +68,7 @@ pub fn decide(kind: &WorkspaceKind, caller: &Caller) -> Result<Decision, Denied>
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return Err(Denied::Refused("this pod has ended".to_owned()));
     }
-    if shared.settings.gateway.as_ref().is_none_or(|gateway| gateway.verifies_addresses()) {
+    if shared.settings.internal.addresses == SourceAddresses::OfThePod {
         shared.guards.caller_address(comes_from(&pod, caller.address))?;
     }
     allow(kind, workspace)

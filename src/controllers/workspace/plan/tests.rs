@@ -74,8 +74,9 @@ fn seen(spec: &Value, going: bool) -> Seen {
         is_paused: false,
         is_namespace_going: false,
         way: Way::Open(Repository { installation: "acme".into(), id: id(5) }),
-        target: Some(Target {
+        target: Ok(Target {
             url: "https://github.com/acme/shop.git".into(),
+            gateway: None,
             has_ca: false,
             author_name: "a".into(),
             author_email: "a@b".into(),
@@ -130,6 +131,19 @@ fn job(attempt: u32, is_success: Option<bool>) -> JobSeen {
         is_going: false,
         until: now() + SignedDuration::from_mins(5),
     }
+}
+
+#[test]
+fn a_pod_waits_for_the_certificates_of_the_gateway() {
+    let seen = Seen { target: Err(NoTarget::Gateway), pod: PodSeen::Absent, ..seen(&json!({}), false) };
+    let Plan::Settled { standing: Some(standing), again } = plan(&seen, now()) else {
+        panic!("{:?}", plan(&seen, now()))
+    };
+    assert_eq!((standing.reason, again), (Reason::WaitingForReference, Some(Again::Backoff)));
+    assert!(standing.message.contains("the certificates of Landfall's gateway"), "{}", standing.message);
+    // A pod that runs goes on.
+    let seen = Seen { target: Err(NoTarget::Gateway), ..self::seen(&json!({}), false) };
+    assert_eq!(does(&seen), Step::FindPull);
 }
 
 fn does(seen: &Seen) -> Step {
