@@ -14,7 +14,7 @@ use crate::gateway::messages;
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::guards::Guards;
-use crate::internal::certificates::{Certificates, CertificatesError, Served};
+use crate::internal::certificates::{Certificates, CertificatesError, Names, Served};
 use crate::internal::server::InternalServer;
 use crate::reports::ReportServer;
 use crate::reports::identity::{Expected, PodIdentities};
@@ -181,8 +181,9 @@ async fn serve_gateway(
         shared.client.clone(),
         namespace.clone(),
         Arc::clone(&shared.clock),
-        (vec![gateway.url.host()], vec![internal.host.clone()]),
-        (gateway.authority.clone(), served, Arc::clone(leads)),
+        Names { gateway: vec![gateway.url.host()], internal: vec![internal.host.clone()] },
+        (gateway.authority.clone(), kinds.when_gateway_changes()),
+        (served, Arc::clone(leads)),
     );
     let until = tasks.shutdown();
     tasks.spawn::<Error>("the internal API", async move {

@@ -115,6 +115,17 @@ impl Kinds {
     pub fn gateway(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> GatewayAnswers {
         GatewayAnswers::new(&self.workspaces.kind, self.tokens.kind.rations(), leads)
     }
+
+    /// Called when the gateway has other certificates: workspaces wait for them before they have a pod.
+    #[must_use]
+    pub fn when_gateway_changes(&self) -> Box<dyn Fn() + Send + Sync> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move || {
+            for workspace in shared.caches.all::<crate::api::Workspace>() {
+                shared.lanes.look_now(&kube::runtime::reflector::ObjectRef::from_obj(&*workspace));
+            }
+        })
+    }
 }
 
 #[cfg(test)]

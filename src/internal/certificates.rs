@@ -84,6 +84,12 @@ impl ResolvesServerCert for Current {
     }
 }
 
+/// The names of the servers that have certificates.
+pub struct Names {
+    pub gateway: Vec<String>,
+    pub internal: Vec<String>,
+}
+
 /// Keeps the certificates.
 pub struct Certificates {
     client: Client,
@@ -95,21 +101,26 @@ pub struct Certificates {
     internal: Vec<String>,
     /// The certificates that pods get.
     authority: GatewayAuthority,
+    /// Called when those are others: new pods wait for them.
+    changed: Box<dyn Fn() + Send + Sync>,
     served: Served,
     /// Whether this process writes.
     leads: Arc<AtomicBool>,
 }
 
 impl Certificates {
+    /// `gateway` and `internal`: the names of the two servers. `changed` is called when `authority` has other certificates. `leads`:
+    /// whether this process writes.
     #[must_use]
     pub fn new(
         client: Client,
         namespace: String,
         clock: Arc<dyn Clock>,
-        (gateway, internal): (Vec<String>, Vec<String>),
-        (authority, served, leads): (GatewayAuthority, Served, Arc<AtomicBool>),
+        Names { gateway, internal }: Names,
+        (authority, changed): (GatewayAuthority, Box<dyn Fn() + Send + Sync>),
+        (served, leads): (Served, Arc<AtomicBool>),
     ) -> Self {
-        Self { client, namespace, clock, gateway, internal, authority, served, leads }
+        Self { client, namespace, clock, gateway, internal, authority, changed, served, leads }
     }
 
     /// Looks at the certificates again and again, until shutdown.
@@ -148,6 +159,7 @@ impl Certificates {
         let bundle = authorities.bundle();
         if self.authority.pem().as_deref() != Some(bundle.as_str()) {
             self.authority.set(&bundle);
+            (self.changed)();
         }
         let signer = authorities.current.name();
         if own.as_ref().is_none_or(|(of, end)| of != signer || Leaf::is_ending(*end, now)) {

@@ -246,3 +246,6 @@ fn unfit(key: &Key, minted: &Minted) -> Option<String> {
     let ids = minted.repositories.as_ref().map(|all| all.iter().map(|repository| repository.id).collect());
     (!ids.is_none_or(is_that)).then(|| "GitHub gave a token for other repositories; it was revoked".to_owned())
 }
+
+#[cfg(test)]
+mod tests;
