@@ -122,7 +122,11 @@ mod tests {
     #[test]
     fn every_metric_that_is_registered_is_in_the_reference() {
         let page = page().unwrap();
-        let sources = [include_str!("runtime/metrics.rs"), include_str!("receiver/metrics.rs")];
+        let sources = [
+            include_str!("runtime/metrics.rs"),
+            include_str!("receiver/metrics.rs"),
+            include_str!("gateway/metrics.rs"),
+        ];
         let mut names = Vec::new();
         for source in sources {
             let source = source.split("#[cfg(test)]").next().unwrap();
@@ -131,7 +135,7 @@ mod tests {
                 names.extend(after.filter_map(|rest| rest.strip_prefix('"')?.split('"').next()));
             }
         }
-        assert!(names.len() >= 19, "{names:?}");
+        assert!(names.len() >= 23, "{names:?}");
         for name in names {
             assert!(page.contains(&format!("| `landfall_{name}")), "{name} is not in\n{page}");
         }
