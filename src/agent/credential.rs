@@ -5,6 +5,7 @@
 //! git expects of a helper without an answer: git then asks its other helpers, or the person.
 
 use crate::guards;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -71,6 +72,14 @@ impl RepositoryUrl {
     #[must_use]
     pub fn bare_address(&self) -> String {
         format!("https://{}/{}", self.host, self.path)
+    }
+
+    /// The addresses of sections `credential.URL` that git looks for, with `.git` and without. git escapes a colon in the path before
+    /// it looks, since version 2.26; before, it looked for the path as it is.
+    #[must_use]
+    pub fn in_credential_sections(&self) -> BTreeSet<String> {
+        let escaped = format!("https://{}/{}", self.host, self.path.replace(':', "%3A"));
+        [self.bare_address(), escaped].into_iter().flat_map(|address| [format!("{address}.git"), address]).collect()
     }
 
     /// The host's address, without a path.

@@ -32,7 +32,7 @@ pub async fn configuration(
         ("push.default".to_owned(), "current".to_owned()),
         ("push.autoSetupRemote".to_owned(), "true".to_owned()),
     ];
-    for address in [server.address(), server.bare_address()] {
+    for address in server.in_credential_sections() {
         entries.push((format!("credential.{address}.useHttpPath"), "true".to_owned()));
         // The empty value removes the image's helpers, which would be given the token to store.
         entries.push((format!("credential.{address}.helper"), String::new()));

@@ -7,9 +7,12 @@
 
 mod attacks;
 mod clone;
+mod pod;
 mod push;
 mod raw;
 mod refused;
 mod scene;
+mod steal;
 mod transfers;
 mod whole;
+mod workspace;

@@ -372,7 +372,7 @@ impl Scene {
 }
 
 /// Writes a program through another process: see tests/workspace/scene.rs.
-fn executable(path: &Path, text: &str) {
+pub fn executable(path: &Path, text: &str) {
     use std::io::Write as _;
     let mut install = Command::new("install");
     install.args(["-D", "-m", "755", "/dev/stdin"]).arg(path).stdin(std::process::Stdio::piped());
