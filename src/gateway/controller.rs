@@ -72,6 +72,8 @@ pub struct Controller {
 /// The controller did not do it.
 enum Failed {
     Refused(String),
+    /// The pod is gone, or not there yet.
+    Unknown(String),
     Unavailable(String),
 }
 
@@ -133,6 +135,7 @@ impl Controller {
             let words = String::from_utf8_lossy(&words).trim().to_owned();
             return Err(match status {
                 StatusCode::FORBIDDEN => Failed::Refused(words),
+                StatusCode::NOT_FOUND => Failed::Unknown(words),
                 _ => Failed::Unavailable(words),
             });
         }
@@ -190,6 +193,10 @@ impl Controller {
         known.insert(caller.clone(), (Arc::clone(access), now));
     }
 
+    fn forget(&self, caller: &Caller) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(caller);
+    }
+
     async fn asked(&self, caller: &Caller) -> Result<Arc<Access>, NoAccess> {
         let now = self.clock.now();
         let before = self.remembered(caller);
@@ -216,8 +223,12 @@ impl Controller {
                 Ok(access)
             }
             Err(Failed::Refused(words)) => {
-                self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(caller);
+                self.forget(caller);
                 Err(NoAccess::Refused(words))
+            }
+            Err(Failed::Unknown(words)) => {
+                self.forget(caller);
+                Err(NoAccess::Unavailable(words))
             }
             Err(Failed::Unavailable(words)) => match before {
                 Some((access, at)) if is_within(at, now, LONGEST_LIFE) => Ok(access),
@@ -235,7 +246,7 @@ impl Controller {
             refused: wish.refused.cloned(),
         };
         let answer: TokenAnswer = self.call(TOKEN, &request).await.map_err(|failed| match failed {
-            Failed::Refused(words) => NoUpstream::Refused(words),
+            Failed::Refused(words) | Failed::Unknown(words) => NoUpstream::Refused(words),
             Failed::Unavailable(words) => NoUpstream::Unavailable(unavailable(&words)),
         })?;
         let unusable =

@@ -18,6 +18,8 @@ pub enum Denied {
     NotLeading,
     /// 403.
     Refused(String),
+    /// The pod is gone, or not here yet; 404. What was allowed before does not count.
+    Unknown(String),
     /// It passes; 503.
     Unavailable(String),
 }

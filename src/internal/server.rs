@@ -163,6 +163,7 @@ impl Refusal {
             }
             Self::Denied(Denied::NotLeading) => (StatusCode::MISDIRECTED_REQUEST, "another replica leads".to_owned()),
             Self::Denied(Denied::Refused(words)) => (StatusCode::FORBIDDEN, words),
+            Self::Denied(Denied::Unknown(words)) => (StatusCode::NOT_FOUND, words),
             Self::Denied(Denied::Unavailable(words)) => (StatusCode::SERVICE_UNAVAILABLE, words),
         };
         response(status, "text/plain; charset=utf-8", words.into_bytes())

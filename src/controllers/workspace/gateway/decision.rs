@@ -49,9 +49,7 @@ pub fn decide(kind: &WorkspaceKind, caller: &Caller) -> Result<Decision, Denied>
     let refused = || Denied::Refused(NO_WORKSPACE.to_owned());
     // The API server has just reviewed the pod's token, so a pod that the watch has not brought yet is brought soon.
     let unseen = || {
-        Denied::Unavailable(
-            "the operator does not know this pod yet, or it belongs to no workspace; try again".to_owned(),
-        )
+        Denied::Unknown("the operator does not know this pod yet, or it belongs to no workspace; try again".to_owned())
     };
     let pod = shared.caches.named::<Pod>(&caller.namespace, &caller.name).ok_or_else(unseen)?;
     let is_that_pod = pod.metadata.uid.as_deref() == Some(caller.uid.as_str());
@@ -120,6 +118,10 @@ fn allow(kind: &WorkspaceKind, workspace: Arc<Workspace>) -> Result<Decision, De
     let workflows = workflows(&referred.access);
     let (installation, account, grant) = match referred.access {
         Access::NotYetKnown => return Err(starting()),
+        // The operator made the installation for the grant, and removes it when the grant is withdrawn.
+        Access::Unavailable(standing) if referred.installation.is_none() || referred.app.is_none() => {
+            return Err(Denied::Refused(standing.message));
+        }
         Access::Unavailable(standing) => return Err(Denied::Unavailable(standing.message)),
         Access::Dead(standing) | Access::Denied(standing) => return Err(Denied::Refused(standing.message)),
         Access::Granted { installation, account, grant, .. } => (installation, account, grant),
