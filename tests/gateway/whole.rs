@@ -461,3 +461,40 @@ async fn nobody_but_the_gateway_is_answered_by_the_controller() {
         assert!(refused.contains("the token does not belong"), "{whose}: {refused}");
     }
 }
+
+/// What was allowed before counts while the controller is away. While it answers, it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_allowed_from_memory_while_the_controller_answers() {
+    let whole = Whole::new().await;
+    let own = std::fs::read_to_string(whole.at("own")).unwrap();
+    let (first, second) = (whole.internal(&own), whole.internal(&own));
+    let caller = whole.caller(&whole.pod().await);
+    for internal in [&first, &second] {
+        whole.world.until("the internal API answers", async || internal.access(&caller).await.ok()).await;
+    }
+    let suspended = json!({"spec": {"operatingMode": "Suspended"}});
+    whole.world.merge::<Workspace>("team-a", "try", &suspended).await.unwrap();
+    let gone = async || {
+        whole.world.delete_now::<Pod>("team-a", POD).await;
+        whole.operator.as_ref().unwrap().settled().await;
+        whole.world.get::<Pod>("team-a", POD).await.is_none().then_some(())
+    };
+    whole.world.until("the pod is gone", gone).await;
+    let refused = whole.world.until("the pod is refused", async || first.access(&caller).await.err()).await;
+    assert!(matches!(refused, NoAccess::Unavailable(_)), "{refused:?}");
+
+    // The second one has not asked since, and the installation that the grant had made is gone.
+    let running = json!({"spec": {"operatingMode": "Running"}});
+    whole.world.merge::<Workspace>("team-a", "try", &running).await.unwrap();
+    whole.world.until("there is a pod", async || whole.world.get::<Pod>("team-a", POD).await.map(drop)).await;
+    addressed(&whole.world, "team-a", POD, "127.0.0.1").await;
+    let caller = whole.caller(&whole.pod().await);
+    whole.world.until("the new pod is served", async || second.access(&caller).await.ok()).await;
+    let elsewhere = json!([{
+        "name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-b"]},
+    }]);
+    whole.world.apply::<GitHubApp>(&objects::app(&whole.world, &elsewhere)).await;
+    whole.world.until_gone::<GitHubInstallation>("team-a", "acme").await;
+    let refused = whole.world.until("the pod is refused", async || second.access(&caller).await.err()).await;
+    assert!(matches!(refused, NoAccess::Refused(_)), "{refused:?}");
+}
