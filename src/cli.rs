@@ -72,6 +72,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Print the operations for the admission policy of the controller's account, as YAML.
+    #[command(hide = true)]
+    Operations,
     /// Print the reference of all metrics, in Markdown.
     #[command(hide = true)]
     MetricsReference,
@@ -318,6 +321,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 None => set.rules(&Features::default()),
             };
             print!("{}", manifests::yaml(&[rules])?);
+            Ok(())
+        }
+        Command::Operations => {
+            print!("{}", manifests::operations_variable());
             Ok(())
         }
         Command::MetricsReference => {

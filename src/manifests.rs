@@ -3,11 +3,13 @@
 //! Invariant: each kind declares its rules beside their reasons, and here they are only collected; the chart and config/ are
 //! made from that, and a test starts the operator with nothing else.
 
+use crate::api::GROUP;
 use crate::controllers;
 use crate::features::{Feature, Features};
 use clap::ValueEnum;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Which rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,6 +80,42 @@ impl Rule {
     }
 }
 
+/// The operations that the controller's account does on each resource that its admission policy limits: the kinds of Landfall, and
+/// the kinds of Kubernetes with which it could get at what is not its own. By the rules of all features.
+#[must_use]
+pub fn operations() -> BTreeMap<&'static str, Vec<&'static str>> {
+    const LIMITED: [&str; 5] = ["pods", "jobs", "secrets", "persistentvolumeclaims", "persistentvolumes"];
+    const OPERATIONS: [(&str, &[&str]); 3] =
+        [("CREATE", &["create"]), ("UPDATE", &["update", "patch"]), ("DELETE", &["delete", "deletecollection"])];
+    let own = [RuleSet::Cluster, RuleSet::Secrets, RuleSet::Own];
+    let mut operations: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (_, rule) in controllers::rules().filter(|(_, rule)| own.contains(&rule.set)) {
+        for resource in rule.resources.iter().filter(|resource| !resource.contains('/')) {
+            if rule.group != GROUP && !LIMITED.contains(resource) {
+                continue;
+            }
+            let done = operations.entry(*resource).or_default();
+            let does = |verbs: &[&str]| verbs.iter().any(|verb| rule.verbs.contains(verb));
+            done.extend(OPERATIONS.iter().filter(|(_, verbs)| does(verbs)).map(|(operation, _)| *operation));
+        }
+    }
+    for done in operations.values_mut() {
+        done.sort_by_key(|one| OPERATIONS.iter().position(|(operation, _)| operation == one));
+        done.dedup();
+    }
+    operations.retain(|_, done| !done.is_empty());
+    operations
+}
+
+/// These operations as a variable of a ValidatingAdmissionPolicy.
+#[must_use]
+pub fn operations_variable() -> String {
+    let quoted = |words: &[&str]| words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+    let lines: Vec<_> = operations().iter().map(|(of, done)| format!("      \"{of}\": [{}]", quoted(done))).collect();
+    let head = "  - name: operations\n    expression: >-\n      {";
+    format!("{head}\n{}\n      }}[?request.resource.resource].orValue([])\n", lines.join(",\n"))
+}
+
 /// A list of rules as a chart includes it.
 #[derive(Serialize)]
 pub struct Rules {
@@ -112,4 +150,19 @@ pub fn yaml<T: Serialize>(documents: &[T]) -> Result<String, serde_saphyr::ser_e
         stream.push_str(&serde_saphyr::to_string(document)?);
     }
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_of_the_controller_has_the_operations_of_its_rules() {
+        let operations = operations();
+        assert_eq!(operations["githubapps"], ["UPDATE"], "people declare it");
+        assert_eq!(operations["githubinstallations"], ["CREATE", "UPDATE", "DELETE"]);
+        assert_eq!(operations["secrets"], ["CREATE", "UPDATE", "DELETE"], "by the rules of two sets");
+        assert_eq!(operations["pods"], ["CREATE", "DELETE"]);
+        assert!(!operations.contains_key("namespaces") && !operations.contains_key("leases"), "{operations:?}");
+    }
 }

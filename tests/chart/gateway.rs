@@ -3,7 +3,7 @@
 use super::caller::{Caller, JSON, MERGE, until};
 use super::cluster::{namespace, with_definitions};
 use super::programs::{kubectl, named, objects, of_kind, template};
-use super::render::{container, rendered, rules};
+use super::render::{rendered, rules};
 use http::Method;
 use landfall::gateway::{identity, messages};
 use landfall::internal::certificates::{AUTHORITY_SECRET, GATEWAY_SECRET};
@@ -15,8 +15,10 @@ const GATEWAY: &str = "system:serviceaccount:landfall-system:landfall-gateway";
 const OPERATOR: &str = "system:serviceaccount:landfall-system:landfall";
 
 fn flags(objects: &[Value], component: &str) -> Vec<String> {
-    let args = container(objects, component)["args"].as_array().unwrap();
-    args.iter().map(|arg| arg.as_str().unwrap().to_owned()).collect()
+    let all = of_kind(objects, "Deployment");
+    let containers = all.into_iter().map(|it| &it["spec"]["template"]["spec"]["containers"][0]);
+    let args = containers.into_iter().find(|container| container["name"] == component).unwrap()["args"].clone();
+    args.as_array().unwrap().iter().map(|arg| arg.as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
