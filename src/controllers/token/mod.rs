@@ -15,6 +15,7 @@ mod spend;
 mod trial;
 
 pub use memory::TokenMemory;
+pub use rations::{Caller, Limits, Purpose, Rations};
 pub use seen::{SecretSeen, Seen};
 
 use super::caches::News;
@@ -38,7 +39,6 @@ use kube::runtime::reflector::ObjectRef;
 use noted::{Place, SecretNotes};
 use owned::OwnedSecrets;
 use plan::{Call, Step};
-use rations::Rations;
 use seen::Failed;
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub struct TokenKind {
     shared: Arc<Shared>,
     lane: Due<InstallationToken>,
     memory: Arc<TokenMemory>,
-    rations: Rations,
+    rations: Arc<Rations>,
     notes: Arc<SecretNotes>,
     owned: Arc<OwnedSecrets>,
     newest: Newest<InstallationToken>,
@@ -60,7 +60,7 @@ impl TokenKind {
             shared: Arc::clone(shared),
             lane,
             memory: Arc::default(),
-            rations: Rations::default(),
+            rations: Arc::default(),
             notes: Arc::default(),
             owned: Arc::default(),
             newest: Newest::default(),
@@ -71,6 +71,12 @@ impl TokenKind {
     #[must_use]
     pub fn memory(&self) -> &Arc<TokenMemory> {
         &self.memory
+    }
+
+    /// The calls to GitHub that tokens may cause.
+    #[must_use]
+    pub fn rations(&self) -> &Arc<Rations> {
+        &self.rations
     }
 
     /// When to retry a failed call. A failure that only a person can repair is retried soon for a few times, because a

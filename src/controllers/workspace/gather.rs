@@ -145,7 +145,7 @@ where
 
 /// The repository of the workspace: that of the workspace's token, so that it stays the same whatever happens to the
 /// `ProjectRepository`; before there is a token, that of the `ProjectRepository`.
-fn repository(
+pub(super) fn repository(
     kind: &WorkspaceKind,
     object: &Workspace,
     token: Option<&InstallationToken>,
@@ -268,7 +268,7 @@ fn watch(known: &mut Remembered, pod: &PodView, now: Timestamp) {
 }
 
 /// Whether a token may have `workflows: write`.
-fn workflows(access: &Access) -> Workflows {
+pub(super) fn workflows(access: &Access) -> Workflows {
     const NAME: &str = "workflows";
     let Access::Granted { grant, permissions, .. } = access else { return Workflows::Unknown };
     if grant.effective().permissions.get(NAME).map(String::as_str) != Some("write") {

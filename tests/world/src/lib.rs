@@ -418,6 +418,11 @@ impl World {
         self.cluster.user(name).await
     }
 
+    /// A kubeconfig of another service account, for a process of its own.
+    pub fn kubeconfig_of(&self, name: &str) -> String {
+        self.cluster.kubeconfig_of(name)
+    }
+
     /// The client's configuration of a receiver in a pod of this name, which is made.
     pub async fn receiver(&self, pod: &str) -> kube::Config {
         self.cluster.receiver(pod).await
