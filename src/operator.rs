@@ -7,6 +7,7 @@ use crate::controllers::caches::Caches;
 use crate::controllers::connection::Connections;
 use crate::controllers::credentials::Credentials;
 use crate::controllers::deliveries::DealtWith;
+use crate::controllers::rations::Rations;
 use crate::controllers::shared::Shared;
 use crate::controllers::{InFlight, Kinds, WorkspaceReports};
 use crate::features::{Feature, Features};
@@ -237,6 +238,7 @@ impl Controller {
             metrics: metrics.clone(),
             connections: Connections::default(),
             credentials: Credentials::default(),
+            rations: Rations::default(),
             root_keys: KnownRootKeys::default(),
             dealt_with: DealtWith::default(),
             caches: Caches::default(),
