@@ -2,6 +2,7 @@
 //!
 //! Invariant: an error in the configuration is reported before anything starts, with the option's name.
 
+mod gateway;
 mod kubernetes;
 mod uninstall;
 mod webhook;
@@ -44,6 +45,8 @@ enum Command {
     Controller(ControllerArgs),
     /// Run the receiver of webhook deliveries. Every replica serves.
     Receiver(ReceiverArgs),
+    /// Run the gateway, through which the git of workspaces reaches GitHub. Every replica serves.
+    Gateway(gateway::GatewayArgs),
     /// For development: run every process of Landfall in one, without leader election and with readable logs.
     All(AllArgs),
     /// Print the custom resource definitions as YAML for kubectl apply.
@@ -69,6 +72,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Print the operations for the admission policy of the controller's account, as YAML.
+    #[command(hide = true)]
+    Operations,
     /// Print the reference of all metrics, in Markdown.
     #[command(hide = true)]
     MetricsReference,
@@ -108,6 +114,8 @@ struct ControllerArgs {
     allow_private_git_addresses: bool,
     #[command(flatten)]
     workspaces: WorkspaceArgs,
+    #[command(flatten)]
+    gateway: gateway::GatewayOptions,
     /// Do not elect a leader. Only for a single replica.
     #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
     no_leader_election: bool,
@@ -294,6 +302,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
             runtime(Some(RECEIVER_THREADS))?.block_on(receive(args))
         }
+        Command::Gateway(args) => {
+            telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
+            runtime(None)?.block_on(gateway::run(args))
+        }
         Command::All(args) => {
             let log = &args.controller.log;
             telemetry::start(&log.log_level, log.log_format.unwrap_or(LogFormat::Text))?;
@@ -309,6 +321,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 None => set.rules(&Features::default()),
             };
             print!("{}", manifests::yaml(&[rules])?);
+            Ok(())
+        }
+        Command::Operations => {
+            print!("{}", manifests::operations_variable());
             Ok(())
         }
         Command::MetricsReference => {
@@ -366,6 +382,8 @@ async fn control(
         git_hosts,
         reports_address: args.workspaces.reports_address,
         workspaces: args.workspaces.settings(&proxies),
+        internal_address: args.gateway.internal_address,
+        internal: args.gateway.settings(&args.namespace),
         namespace: args.namespace,
         features: args.features,
         identity,

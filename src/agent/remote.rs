@@ -128,7 +128,7 @@ impl Trouble {
             Self::Unsigned => {
                 "the repository accepts signed commits alone: have its administrators let the App bypass that rule"
             }
-            Self::Email => "use the account's noreply address in spec.git.email and in the commits",
+            Self::Email => "use the account's noreply address in spec.author.email and in the commits",
             Self::Workflows => "give the App the permission workflows: write, and have the account accept it",
             Self::Archived => "unarchive the repository in its settings",
             Self::Locked => Block::Locked.remedy(),

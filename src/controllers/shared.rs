@@ -67,7 +67,7 @@ pub struct Shared {
     /// The Secrets with the credentials of Apps.
     pub credentials: Credentials,
     /// The mints of each App.
-    pub rations: Rations,
+    pub rations: Arc<Rations>,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
     /// The deliveries that were dealt with and are still in an inbox.

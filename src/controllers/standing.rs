@@ -127,7 +127,7 @@ pub fn condition(
 fn blocked(block: github::Block) -> Reason {
     match block {
         github::Block::SingleSignOn => Reason::SingleSignOnRequired,
-        github::Block::IpAddress => Reason::IpAddressNotAllowed,
+        github::Block::IpAddress => Reason::IPAddressNotAllowed,
         github::Block::Billing => Reason::BillingLocked,
         github::Block::Withdrawn => Reason::RepositoryDisabled,
         github::Block::Locked => Reason::RepositoryLocked,
@@ -147,14 +147,14 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
         github::Error::Blocked { block, .. } => blocked(*block),
         github::Error::Archived { .. } => Reason::RepositoryArchived,
         github::Error::RateLimited { .. } => Reason::RateLimited,
-        github::Error::Unreachable { .. } => Reason::ApiUnreachable,
+        github::Error::Unreachable { .. } => Reason::APIUnreachable,
         github::Error::Page { .. }
         | github::Error::Conflict { .. }
         | github::Error::Moved { .. }
         | github::Error::Server { .. }
         | github::Error::Refused { .. }
         | github::Error::Malformed { .. }
-        | github::Error::Unsent { .. } => Reason::ApiFailed,
+        | github::Error::Unsent { .. } => Reason::APIFailed,
     };
     match error.outlook() {
         github::Outlook::Passes => (
@@ -180,7 +180,7 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
 #[must_use]
 pub fn matters_to_app(standing: &Standing) -> bool {
     const OF_ALL: [Reason; 5] = [
-        Reason::ApiUnreachable,
+        Reason::APIUnreachable,
         Reason::CredentialsInvalid,
         Reason::InstallationNotFound,
         Reason::InstallationSuspended,
@@ -199,10 +199,10 @@ pub fn git_failure(error: &git::Error) -> (Standing, Again) {
         git::Error::CredentialsRefused { .. } => Reason::TokenRefused,
         git::Error::Forbidden { .. } => Reason::InsufficientPermissions,
         git::Error::Blocked { block, .. } => blocked(*block),
-        git::Error::AddressRefused { .. } => Reason::UrlNotAllowed,
+        git::Error::AddressRefused { .. } => Reason::URLNotAllowed,
         git::Error::RateLimited { .. } => Reason::RateLimited,
-        git::Error::Unreachable { .. } => Reason::ApiUnreachable,
-        git::Error::Server { .. } | git::Error::Refused { .. } | git::Error::Protocol { .. } => Reason::ApiFailed,
+        git::Error::Unreachable { .. } => Reason::APIUnreachable,
+        git::Error::Server { .. } | git::Error::Refused { .. } | git::Error::Protocol { .. } => Reason::APIFailed,
     };
     match error.outlook() {
         github::Outlook::Passes => (
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_transition_gets_its_own_time() {
-        let first = Standing::reconciling(Reason::ApiUnreachable, "x").conditions(&[], Some(1), at(100));
+        let first = Standing::reconciling(Reason::APIUnreachable, "x").conditions(&[], Some(1), at(100));
         let then = Standing::ready(Reason::Published, "y").conditions(&first, Some(1), at(200));
         assert_eq!(then.len(), 1);
         assert_eq!(then[0].last_transition_time.0, at(200));

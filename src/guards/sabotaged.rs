@@ -14,6 +14,7 @@ use crate::controllers::workspace::seen::Seen;
 use crate::gateway::refs::{Move, Verdicts};
 use crate::git::{Head, Refs};
 use crate::github::{self, Hook, NewPull};
+use crate::internal::Denied;
 use crate::receiver::keys::Verdict;
 use crate::webhook::AppIdentity;
 use http::HeaderMap;
@@ -62,6 +63,10 @@ pub struct Sabotage {
     pub any_reporter: bool,
     /// `spec.pod` of a workspace is put into its pod as it is.
     pub raw_pod_fields: bool,
+    /// A pod of the name is the pod whose token was reviewed, whatever its uid.
+    pub any_caller_uid: bool,
+    /// A pod's token may come from any address.
+    pub any_caller_address: bool,
     /// Any object of the name that a workspace's has is the workspace's.
     pub any_owner: bool,
     /// A token in a namespace that goes waits for its Secret, although the operator may not read it.
@@ -184,6 +189,14 @@ impl Guards {
 
     pub(crate) fn owner(self, is_ours: bool) -> bool {
         is_ours || self.out.any_owner
+    }
+
+    pub(crate) fn caller_uid(self, is_that: bool) -> bool {
+        is_that || self.out.any_caller_uid
+    }
+
+    pub(crate) fn caller_address(self, is_its: Result<(), Denied>) -> Result<(), Denied> {
+        if self.out.any_caller_address { Ok(()) } else { is_its }
     }
 
     pub(crate) fn volume(self, is_its: bool) -> bool {

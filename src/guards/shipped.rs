@@ -54,6 +54,16 @@ impl Guards {
         is_ours
     }
 
+    /// Whether the pod that a request of git comes from has the uid that the API server has for its token.
+    pub(crate) fn caller_uid<T>(self, is_that: T) -> T {
+        is_that
+    }
+
+    /// Whether a request of git comes from its pod's own address.
+    pub(crate) fn caller_address<T>(self, is_its: T) -> T {
+        is_its
+    }
+
     /// Whether the volume that a claim names is bound to that claim.
     pub(crate) fn volume<T>(self, is_its: T) -> T {
         is_its

@@ -13,6 +13,8 @@ use github_sim::{
 };
 use landfall::gateway::identity::{Access, Identities, NoAccess, Workspaces};
 use landfall::gateway::limits::Limits;
+use landfall::gateway::messages::Caller;
+use landfall::gateway::metrics::Metrics;
 use landfall::gateway::refs::{Beside, Origin, OwnBranch, PushPolicy, PushRefs};
 use landfall::gateway::server::{GatewayServer, Surroundings};
 use landfall::gateway::upstream::{NoUpstream, Right, Upstream, Upstreams};
@@ -64,8 +66,10 @@ impl Identities for Pods {
 }
 
 impl Workspaces for Pods {
-    fn access(&self, pod: &PodIdentity) -> Result<Arc<Access>, NoAccess> {
-        self.accesses.lock().unwrap().get(&pod.uid).cloned().ok_or(NoAccess::NotAWorkspace)
+    fn access<'a>(&'a self, caller: &'a Caller) -> BoxFuture<'a, Result<Arc<Access>, NoAccess>> {
+        let found = self.accesses.lock().unwrap().get(&caller.uid).cloned();
+        let refused = || NoAccess::Refused("this pod does not belong to a workspace".into());
+        Box::pin(std::future::ready(found.ok_or_else(refused)))
     }
 }
 
@@ -202,6 +206,7 @@ impl Scene {
             identities: Arc::<Pods>::clone(&pods),
             workspaces: Arc::<Pods>::clone(&pods),
             upstreams: Arc::<Minting>::clone(&upstreams),
+            metrics: Metrics::default(),
             guards: Guards::without(out),
         };
         let server = GatewayServer::bind("127.0.0.1:0".parse().unwrap(), tls, limits, surroundings).await.unwrap();
@@ -232,7 +237,12 @@ impl Scene {
         let branch = format!("landfall/{name}-{}", &uid[..5]);
         let branch = OwnBranch { name: branch, beside: Beside::No, origin };
         Access {
-            namespace: "team-a".into(),
+            caller: Caller {
+                namespace: "team-a".into(),
+                name: format!("ws-{name}"),
+                uid: uid.into(),
+                address: "127.0.0.1".parse().unwrap(),
+            },
             workspace: name.into(),
             uid: uid.into(),
             app: "landfall".into(),

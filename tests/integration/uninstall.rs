@@ -118,7 +118,7 @@ async fn the_command_of_the_charts_job_stops_the_operator_and_then_nothing_hangs
     operator.ready().await;
     let folder = tempfile::TempDir::new().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
-    std::fs::write(&kubeconfig, world.operator_kubeconfig()).unwrap();
+    std::fs::write(&kubeconfig, world.kubeconfig_of(OPERATOR)).unwrap();
     let stopped = async {
         let is_stopped = async || {
             let deployment = world.get::<Deployment>(SYSTEM, "landfall-controller").await?;

@@ -111,7 +111,7 @@ async fn look(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
         Way::Address(address) => {
             let credentials = credentials(kind, &seen.object, address).await?;
             let transport = kind.shared.connect.connect_within(kind.shared.settings.git_hosts.reach(), None);
-            let transport = transport.map_err(|error| Failure::stalled(Reason::ApiFailed, error.to_string()))?;
+            let transport = transport.map_err(|error| Failure::stalled(Reason::APIFailed, error.to_string()))?;
             let remote = Remote::manual(address);
             let refs = git::refs(&transport, &remote, credentials.as_ref(), seen.branch(), &*kind.shared.clock).await;
             let refs = refs.map_err(|error| address::failure(&error, &seen.object))?;

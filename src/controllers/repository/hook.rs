@@ -75,7 +75,7 @@ async fn settle(
                     "the webhook of {} was made by another meanwhile; it is looked for again",
                     repository.full_name
                 );
-                return Err(Failure::Remote(Standing::reconciling(Reason::ApiFailed, message), Again::Backoff));
+                return Err(Failure::Remote(Standing::reconciling(Reason::APIFailed, message), Again::Backoff));
             }
             Err(error) => return Err(failed(error)),
         },

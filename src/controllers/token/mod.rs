@@ -233,6 +233,7 @@ impl Kind for TokenKind {
         InstallationTokenStatus {
             expiration_time: published.expires_at.map(Time),
             mint_time: published.minted_at.map(whole_second).map(Time),
+            repository_selection: published.scope.as_ref().map(|scope| scope.repositories.selection()),
             repository_ids: published.repository_ids.clone(),
             permissions: published.scope.as_ref().map(|scope| scope.permissions.clone()).unwrap_or_default(),
             secret_name: Some(seen.token.spec.secret.name.clone()),

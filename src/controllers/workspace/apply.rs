@@ -389,12 +389,13 @@ pub fn has_it(pods: &[String]) -> String {
 async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
     let object = &seen.object;
     let reported = object.status.as_ref().and_then(|status| status.git.as_ref());
-    let what = reported.map_or_else(
+    let counts = reported.and_then(|git| Some((git.changed_files?, git.untracked_files?, git.unpushed_commits?)));
+    let what = counts.map_or_else(
         || "nothing is known about its content".to_owned(),
-        |git| {
+        |(changed, untracked, unpushed)| {
             format!(
-                "as it was last reported: {} changed and {} untracked files, {} commits that the remote does not have",
-                git.dirty, git.untracked, git.unpushed
+                "as it was last reported: {changed} changed and {untracked} untracked files, {unpushed} commits that the \
+                 remote does not have",
             )
         },
     );

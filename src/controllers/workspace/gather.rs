@@ -68,6 +68,7 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         refer(shared, &namespace, &repository.installation, purpose)
     });
     let workflows = referred.as_ref().map_or(Workflows::Unknown, |referred| workflows(&referred.access));
+    let unreferenced = repository.as_ref().and_then(|repository| unreferenced(kind, object, repository));
     let way = match (&referred, repository) {
         (Some(referred), Some(repository)) => way(referred, repository),
         _ => Way::Blocked { standing: missing, permanent: object.metadata.deletion_timestamp.is_some() },
@@ -103,6 +104,7 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
         is_namespace_going: shared.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
         way,
+        unreferenced,
         target,
         token: token.map_or(TokenSeen::Absent, |token| token_seen(kind, &token, object, workflows)),
         workflows,
@@ -150,7 +152,7 @@ where
 
 /// The repository of the workspace: that of the workspace's token, so that it stays the same whatever happens to the
 /// `ProjectRepository`; before there is a token, that of the `ProjectRepository`.
-fn repository(
+pub(super) fn repository(
     kind: &WorkspaceKind,
     object: &Workspace,
     token: Option<&InstallationToken>,
@@ -181,11 +183,38 @@ fn repository(
     };
     let found =
         kind.repositories.known_id(&project).map(|id| Repository { installation: installation.name.clone(), id });
-    let message = format!(
+    (found, wait(not_found_yet(name)))
+}
+
+fn not_found_yet(name: &str) -> String {
+    format!(
         "ProjectRepository {name} was not found on GitHub yet: `kubectl describe projectrepository {name}` says why; this goes on \
          as soon as it is"
+    )
+}
+
+/// Whether `spec.repositoryRef` still leads to the workspace's repository. A running pod goes on without it, and so does a save.
+fn unreferenced(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> Option<Standing> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), &object.spec.repository_ref.name);
+    let Some(project) = kind.shared.caches.named::<ProjectRepository>(&namespace, name) else {
+        let message = format!(
+            "there is no ProjectRepository {name} in namespace {namespace} any more, so no pod is started: create it again, with \
+             the same repository, or delete this Workspace, which saves its work"
+        );
+        return Some(Standing::reconciling(Reason::WaitingForReference, message));
+    };
+    let Some(id) = kind.repositories.known_id(&project) else {
+        return Some(Standing::reconciling(Reason::WaitingForReference, not_found_yet(name)));
+    };
+    if id == repository.id {
+        return None;
+    }
+    let message = format!(
+        "ProjectRepository {name} is the repository with id {id} now, and the volume has a clone of the one with id {}, so \
+         no pod is started: make another Workspace, and delete this one, which saves its work",
+        repository.id
     );
-    (found, wait(message))
+    Some(Standing::stalled(Reason::InvalidSpec, message))
 }
 
 fn way(referred: &Referred, repository: Repository) -> Way {
@@ -211,7 +240,7 @@ fn target(
     let (repository, _) = known.repository.as_ref().ok_or(NoTarget::Repository)?;
     let endpoint = github.endpoint();
     let remote = crate::git::Remote::github(endpoint, &repository.full_name).map_err(|_| NoTarget::Repository)?;
-    let author = object.spec.git.clone().or_else(|| bot(connection, github)).ok_or(NoTarget::App)?;
+    let author = object.spec.author.clone().or_else(|| bot(connection, github)).ok_or(NoTarget::App)?;
     let gateway = settings.gateway.as_ref().map(|gateway| {
         let authority = gateway.authority.pem().ok_or(NoTarget::Gateway)?.to_string();
         Ok(Gateway { url: gateway.url.repository(&endpoint.web_host(), repository.id), authority })
@@ -246,7 +275,7 @@ fn watch(known: &mut Remembered, pod: &PodView, now: Timestamp) {
 }
 
 /// Whether a token may have `workflows: write`.
-fn workflows(access: &Access) -> Workflows {
+pub(super) fn workflows(access: &Access) -> Workflows {
     const NAME: &str = "workflows";
     let Access::Granted { grant, permissions, .. } = access else { return Workflows::Unknown };
     if grant.effective().permissions.get(NAME).map(String::as_str) != Some("write") {

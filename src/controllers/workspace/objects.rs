@@ -27,15 +27,14 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, EnvVar, LocalObjectReference, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-    Pod, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, VolumeMount,
+    Container, ContainerPort, EnvVar, LocalObjectReference, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, VolumeMount,
     VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use serde::Deserialize;
-use serde_json::{Value, json};
+
 use std::collections::BTreeMap;
 
 /// Label with the role of a pod, `work` or `save`.
@@ -302,35 +301,6 @@ pub fn directory(workspace: &Workspace) -> String {
     format!("{VOLUME}/{}", workspace.spec.repository_ref.name)
 }
 
-/// The affinity in the spec.
-///
-/// # Errors
-/// It has another shape, or a field that a pod does not have.
-pub fn affinity(workspace: &Workspace) -> Result<Option<Affinity>, String> {
-    let Some(asked) = &workspace.spec.pod.affinity else { return Ok(None) };
-    let affinity = Affinity::deserialize(asked).map_err(|error| error.to_string())?;
-    match unknown(asked, &json!(affinity)) {
-        Some(field) => Err(format!("there is no field {field}")),
-        None => Ok(Some(affinity)),
-    }
-}
-
-/// The first field that is missing from the parsed value.
-fn unknown(asked: &Value, taken: &Value) -> Option<String> {
-    match (asked, taken) {
-        (Value::Object(asked), taken) => {
-            asked.iter().filter(|(_, value)| !value.is_null()).find_map(|(name, value)| {
-                let Some(taken) = taken.get(name) else { return Some(name.clone()) };
-                unknown(value, taken).map(|below| format!("{name}.{below}"))
-            })
-        }
-        (Value::Array(asked), Value::Array(taken)) => {
-            asked.iter().zip(taken).find_map(|(asked, taken)| unknown(asked, taken))
-        }
-        _ => None,
-    }
-}
-
 /// The common part of the `PodSpec` of the pod and of the Job's pod.
 fn common(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings) -> PodSpec {
     let (user, pod) = (workspace.spec.run_as_user.or(settings.user), &workspace.spec.pod);
@@ -353,7 +323,7 @@ fn common(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings) 
         volumes: Some(container::volumes(&name(workspace), target)),
         node_selector: Some(nodes),
         tolerations: (!pod.tolerations.is_empty()).then(|| pod.tolerations.clone()),
-        affinity: affinity(workspace).ok().flatten(),
+        affinity: pod.affinity.clone(),
         runtime_class_name: pod.runtime_class_name.clone(),
         image_pull_secrets: (!pod.image_pull_secrets.is_empty()).then(|| secrets.collect()),
         ..PodSpec::default()

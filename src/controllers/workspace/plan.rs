@@ -138,6 +138,9 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     if let Some(message) = invalid(seen) {
         return settled(Standing::stalled(Reason::InvalidSpec, message), None);
     }
+    if let (PodSeen::Absent, Some(standing)) = (&seen.pod, &seen.unreferenced) {
+        return settled(standing.clone(), Some(Again::Person));
+    }
     plan_start(seen, now).unwrap_or_else(|pod| plan_running(seen, &pod, now))
 }
 
@@ -147,13 +150,9 @@ fn invalid(seen: &Seen) -> Option<String> {
     let branch = |field: &str, name: &str| {
         name.parse::<BranchName>().err().map(|error| format!("{field} {name:?} is no name of a branch: {error}"))
     };
-    let affinity = objects::affinity(&seen.object).err().map(|error| {
-        format!("spec.pod.affinity is not the affinity of a pod (kubectl explain pod.spec.affinity): {error}")
-    });
     branch("spec.branch.name", &objects::wanted_branch(&seen.object))
         .or_else(|| branch("spec.branch.from", spec.branch.from.as_deref()?))
         .or_else(|| branch("spec.pullRequest.target", spec.pull_request.target.as_deref()?))
-        .or(affinity)
 }
 
 pub fn settled(standing: Standing, again: Option<Again>) -> Plan {

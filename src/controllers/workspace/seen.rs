@@ -183,6 +183,8 @@ pub struct Seen {
     pub is_namespace_going: bool,
     /// The access to GitHub.
     pub way: Way,
+    /// The reason why no pod is started, although the token knows the repository: `spec.repositoryRef` names none, or another one.
+    pub unreferenced: Option<Standing>,
     /// The parameters of its containers.
     pub target: Result<Target, NoTarget>,
     pub token: TokenSeen,

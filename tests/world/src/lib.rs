@@ -421,6 +421,11 @@ impl World {
         self.cluster.user(name).await
     }
 
+    /// A kubeconfig of another service account, for a process of its own.
+    pub fn kubeconfig_of(&self, name: &str) -> String {
+        self.cluster.kubeconfig_of(name)
+    }
+
     /// The client's configuration of a receiver in a pod of this name, which is made.
     pub async fn receiver(&self, pod: &str) -> kube::Config {
         self.cluster.receiver(pod).await
@@ -429,11 +434,6 @@ impl World {
     /// The file of an administrator's kubeconfig.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.cluster.admin_kubeconfig()
-    }
-
-    /// The kubeconfig of the operator, for a process of its own.
-    pub fn operator_kubeconfig(&self) -> String {
-        self.cluster.operator_kubeconfig()
     }
 
     /// The kubeconfig of a receiver in a pod of this name, which is made.

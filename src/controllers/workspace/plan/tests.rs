@@ -74,6 +74,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
         is_paused: false,
         is_namespace_going: false,
         way: Way::Open(Repository { installation: "acme".into(), id: id(5) }),
+        unreferenced: None,
         target: Ok(Target {
             url: "https://github.com/acme/shop.git".into(),
             gateway: None,
@@ -323,12 +324,14 @@ fn a_job_that_is_not_admitted_is_not_tried_without_end() {
 }
 
 #[test]
-fn an_affinity_of_another_shape_is_named_and_does_not_keep_work_from_being_saved() {
-    let spec = json!({"pod": {"affinity": {"nodeAffinity": "everywhere"}}});
-    let told = says(&seen(&spec, false), now());
-    assert_eq!(told.reason, Reason::InvalidSpec);
-    assert!(told.message.contains("spec.pod.affinity"), "{}", told.message);
-    assert_eq!(does(&gone(&spec)), Step::Save(1));
+fn no_pod_is_started_without_the_repository_that_the_spec_names() {
+    let mut seen = seen(&json!({}), false);
+    seen.unreferenced = Some(Standing::reconciling(Reason::WaitingForReference, "there is no ProjectRepository shop"));
+    assert_eq!(does(&seen), Step::FindPull, "a pod that runs goes on");
+    seen.pod = PodSeen::Absent;
+    assert_eq!(says(&seen, now()).reason, Reason::WaitingForReference);
+    seen.object = Arc::new(object(&json!({"operatingMode": "Suspended"}), false));
+    assert_eq!(says(&seen, now()).reason, Reason::WorkspaceSuspended);
 }
 
 #[test]
@@ -365,9 +368,9 @@ fn where_no_job_can_save_the_volume_is_kept() {
 #[test]
 fn waiting_for_github_has_an_end() {
     let mut seen = gone(&json!({}));
-    let standing = Standing::reconciling(Reason::ApiUnreachable, "GitHub is away");
+    let standing = Standing::reconciling(Reason::APIUnreachable, "GitHub is away");
     seen.way = Way::Blocked { standing, permanent: false };
-    assert_eq!(says(&seen, now()).reason, Reason::ApiUnreachable);
+    assert_eq!(says(&seen, now()).reason, Reason::APIUnreachable);
     let much_later = now() + SignedDuration::from_hours(2);
     assert!(matches!(plan(&seen, much_later), Plan::Do(Step::KeepVolume(why)) if why.contains("away")));
 }
@@ -439,24 +442,16 @@ fn a_branch_is_not_merged_into_itself() {
 }
 
 #[test]
-fn names_and_fields_that_the_api_server_did_not_check_are_named() {
+fn names_that_the_api_server_did_not_check_are_named() {
     for (spec, field) in [
         (json!({"branch": {"name": "a//b"}}), "spec.branch.name"),
         (json!({"branch": {"from": "x.lock"}}), "spec.branch.from"),
         (json!({"pullRequest": {"target": "a@{b"}}), "spec.pullRequest.target"),
-        (json!({"pod": {"affinity": {"nodeAfinity": {}}}}), "nodeAfinity"),
-        (json!({"pod": {"affinity": {"podAffinity": {"requiredDuringScheduling": []}}}}), "requiredDuringScheduling"),
     ] {
         let told = says(&seen(&spec, false), now());
         assert_eq!(told.reason, Reason::InvalidSpec);
         assert!(told.message.contains(field), "{}", told.message);
     }
-    let fine = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]}}});
-    assert_eq!(
-        objects::affinity(&object(&json!({"pod": {"affinity": fine}}), false)).unwrap().map(|it| json!(it)),
-        Some(fine)
-    );
 }
 
 #[test]
