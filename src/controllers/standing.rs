@@ -185,7 +185,7 @@ pub fn matters_to_app(standing: &Standing) -> bool {
         Reason::InstallationNotFound,
         Reason::InstallationSuspended,
         // The list of the App's owner refuses the App's own calls, too.
-        Reason::IpAddressNotAllowed,
+        Reason::IPAddressNotAllowed,
     ];
     OF_ALL.contains(&standing.reason)
 }
