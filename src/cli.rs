@@ -2,6 +2,7 @@
 //!
 //! Invariant: an error in the configuration is reported before anything starts, with the option's name.
 
+mod gateway;
 mod kubernetes;
 mod uninstall;
 mod webhook;
@@ -18,7 +19,7 @@ use crate::runtime::jitter::RandomJitter;
 use crate::runtime::lease::{self, LeaseTimes};
 use crate::runtime::shutdown::on_signal;
 use crate::runtime::telemetry::{self, LogFormat};
-use crate::settings::WorkspaceSettings;
+use crate::settings::{GatewayAuthority, GatewaySettings, GatewayUrl, WorkspaceSettings};
 use crate::{controllers, manifests, metrics_reference};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use kubernetes::bounded;
@@ -44,6 +45,8 @@ enum Command {
     Controller(ControllerArgs),
     /// Run the receiver of webhook deliveries. Every replica serves.
     Receiver(ReceiverArgs),
+    /// Run the gateway, through which the git of workspaces reaches GitHub. Every replica serves.
+    Gateway(gateway::GatewayArgs),
     /// For development: run every process of Landfall in one, without leader election and with readable logs.
     All(AllArgs),
     /// Print the custom resource definitions as YAML for kubectl apply.
@@ -69,6 +72,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Print the operations for the admission policy of the controller's account, as YAML.
+    #[command(hide = true)]
+    Operations,
     /// Print the reference of all metrics, in Markdown.
     #[command(hide = true)]
     MetricsReference,
@@ -108,6 +114,8 @@ struct ControllerArgs {
     allow_private_git_addresses: bool,
     #[command(flatten)]
     workspaces: WorkspaceArgs,
+    #[command(flatten)]
+    gateway: gateway::GatewayOptions,
     /// Do not elect a leader. Only for a single replica.
     #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
     no_leader_election: bool,
@@ -132,6 +140,9 @@ struct WorkspaceArgs {
     /// The URL of that address for pods: `http://SERVICE.NAMESPACE.svc:8082/v1/report`. Without it pods send no reports.
     #[arg(long, env = "LANDFALL_REPORTS_URL")]
     reports_url: Option<String>,
+    /// The gateway's URL for pods: `https://SERVICE.NAMESPACE.svc`. git in workspaces then goes there, and their pods hold no token of GitHub. Without it, it goes to GitHub itself.
+    #[arg(long, env = "LANDFALL_GATEWAY_URL")]
+    gateway_url: Option<GatewayUrl>,
     /// The user and group of the pods of Workspaces that name none: an id, or `unset`, which leaves them to the cluster (`restricted-v2` of `OpenShift`).
     #[arg(long, env = "LANDFALL_WORKSPACE_USER", default_value = "1000", value_parser = workspace_user)]
     workspace_user: WorkspaceUser,
@@ -144,6 +155,7 @@ impl WorkspaceArgs {
             workspace_image: self.workspace_image,
             pull_policy: self.image_pull_policy,
             reports_url: self.reports_url.filter(|url| !url.is_empty()),
+            gateway: self.gateway_url.map(|url| GatewaySettings { url, authority: GatewayAuthority::default() }),
             user: match self.workspace_user {
                 WorkspaceUser::Id(id) => Some(id),
                 WorkspaceUser::Unset => None,
@@ -290,6 +302,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
             runtime(Some(RECEIVER_THREADS))?.block_on(receive(args))
         }
+        Command::Gateway(args) => {
+            telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
+            runtime(None)?.block_on(gateway::run(args))
+        }
         Command::All(args) => {
             let log = &args.controller.log;
             telemetry::start(&log.log_level, log.log_format.unwrap_or(LogFormat::Text))?;
@@ -305,6 +321,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 None => set.rules(&Features::default()),
             };
             print!("{}", manifests::yaml(&[rules])?);
+            Ok(())
+        }
+        Command::Operations => {
+            print!("{}", manifests::operations_variable());
             Ok(())
         }
         Command::MetricsReference => {
@@ -362,6 +382,8 @@ async fn control(
         git_hosts,
         reports_address: args.workspaces.reports_address,
         workspaces: args.workspaces.settings(&proxies),
+        internal_address: args.gateway.internal_address,
+        internal: args.gateway.settings(&args.namespace),
         namespace: args.namespace,
         features: args.features,
         identity,
@@ -394,6 +416,9 @@ async fn control(
     };
     let controller = Controller::start(config, environment).await?;
     tracing::info!(address = %controller.health_address(), "serving health and metrics");
+    if let Some(address) = controller.reports_address() {
+        tracing::info!(%address, "receiving reports");
+    }
     controller.run().await?;
     Ok(())
 }

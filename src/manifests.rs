@@ -3,11 +3,13 @@
 //! Invariant: each kind declares its rules beside their reasons, and here they are only collected; the chart and config/ are
 //! made from that, and a test starts the operator with nothing else.
 
+use crate::api::GROUP;
 use crate::controllers;
 use crate::features::{Feature, Features};
 use clap::ValueEnum;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Which rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -22,6 +24,8 @@ pub enum RuleSet {
     Receiver,
     /// For the receiver, in the operator's own namespace.
     ReceiverOwn,
+    /// For the gateway, in the whole cluster.
+    Gateway,
     /// For people who may look at a namespace: joins the role `view`.
     View,
     /// For people who may work in a namespace: joins the role `edit`.
@@ -42,6 +46,8 @@ pub struct Rule {
     group: &'static str,
     resources: &'static [&'static str],
     verbs: &'static [&'static str],
+    /// The names of the objects; empty for all.
+    names: &'static [&'static str],
 }
 
 impl Rule {
@@ -53,7 +59,13 @@ impl Rule {
         resources: &'static [&'static str],
         verbs: &'static [&'static str],
     ) -> Self {
-        Self { set, group, resources, verbs }
+        Self { set, group, resources, verbs, names: &[] }
+    }
+
+    /// The same for the objects of these names alone.
+    #[must_use]
+    pub const fn named(self, names: &'static [&'static str]) -> Self {
+        Self { names, ..self }
     }
 
     fn policy(&self) -> PolicyRule {
@@ -62,9 +74,46 @@ impl Rule {
             api_groups: Some(vec![self.group.to_owned()]),
             resources: Some(owned(self.resources)),
             verbs: owned(self.verbs),
+            resource_names: (!self.names.is_empty()).then(|| owned(self.names)),
             ..PolicyRule::default()
         }
     }
+}
+
+/// The operations that the controller's account does on each resource that its admission policy limits: the kinds of Landfall, and
+/// the kinds of Kubernetes with which it could get at what is not its own. By the rules of all features.
+#[must_use]
+pub fn operations() -> BTreeMap<&'static str, Vec<&'static str>> {
+    const LIMITED: [&str; 5] = ["pods", "jobs", "secrets", "persistentvolumeclaims", "persistentvolumes"];
+    const OPERATIONS: [(&str, &[&str]); 3] =
+        [("CREATE", &["create"]), ("UPDATE", &["update", "patch"]), ("DELETE", &["delete", "deletecollection"])];
+    let own = [RuleSet::Cluster, RuleSet::Secrets, RuleSet::Own];
+    let mut operations: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (_, rule) in controllers::rules().filter(|(_, rule)| own.contains(&rule.set)) {
+        for resource in rule.resources.iter().filter(|resource| !resource.contains('/')) {
+            if rule.group != GROUP && !LIMITED.contains(resource) {
+                continue;
+            }
+            let done = operations.entry(*resource).or_default();
+            let does = |verbs: &[&str]| verbs.iter().any(|verb| rule.verbs.contains(verb));
+            done.extend(OPERATIONS.iter().filter(|(_, verbs)| does(verbs)).map(|(operation, _)| *operation));
+        }
+    }
+    for done in operations.values_mut() {
+        done.sort_by_key(|one| OPERATIONS.iter().position(|(operation, _)| operation == one));
+        done.dedup();
+    }
+    operations.retain(|_, done| !done.is_empty());
+    operations
+}
+
+/// These operations as a variable of a ValidatingAdmissionPolicy.
+#[must_use]
+pub fn operations_variable() -> String {
+    let quoted = |words: &[&str]| words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+    let lines: Vec<_> = operations().iter().map(|(of, done)| format!("      \"{of}\": [{}]", quoted(done))).collect();
+    let head = "  - name: operations\n    expression: >-\n      {";
+    format!("{head}\n{}\n      }}[?request.resource.resource].orValue([])\n", lines.join(",\n"))
 }
 
 /// A list of rules as a chart includes it.
@@ -101,4 +150,19 @@ pub fn yaml<T: Serialize>(documents: &[T]) -> Result<String, serde_saphyr::ser_e
         stream.push_str(&serde_saphyr::to_string(document)?);
     }
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_of_the_controller_has_the_operations_of_its_rules() {
+        let operations = operations();
+        assert_eq!(operations["githubapps"], ["UPDATE"], "people declare it");
+        assert_eq!(operations["githubinstallations"], ["CREATE", "UPDATE", "DELETE"]);
+        assert_eq!(operations["secrets"], ["CREATE", "UPDATE", "DELETE"], "by the rules of two sets");
+        assert_eq!(operations["pods"], ["CREATE", "DELETE"]);
+        assert!(!operations.contains_key("namespaces") && !operations.contains_key("leases"), "{operations:?}");
+    }
 }

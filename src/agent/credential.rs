@@ -5,6 +5,7 @@
 //! git expects of a helper without an answer: git then asks its other helpers, or the person.
 
 use crate::guards;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub struct RepositoryUrl {
 /// A text is no address of a repository. The message does not repeat the text, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not the address of a repository: write https://HOST/OWNER/NAME.git, of letters, digits and ._~- and without a user name"
+    "not the address of a repository: write https://HOST/OWNER/NAME.git, of letters, digits and ._~:- and without a user name"
 )]
 pub struct RepositoryUrlError;
 
@@ -45,7 +46,7 @@ impl FromStr for RepositoryUrl {
         let url = Url::parse(text).map_err(|_| RepositoryUrlError)?;
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or(RepositoryUrlError)?;
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '~' | '-' | '/');
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '~' | '-' | '/' | ':');
         let path = without_suffix(url.path());
         let odd = !url.username().is_empty() || url.password().is_some() || url.query().is_some();
         if url.scheme() != "https" || odd || url.fragment().is_some() || path.is_empty() || !path.chars().all(plain) {
@@ -71,6 +72,14 @@ impl RepositoryUrl {
     #[must_use]
     pub fn bare_address(&self) -> String {
         format!("https://{}/{}", self.host, self.path)
+    }
+
+    /// The addresses of sections `credential.URL` that git looks for, with `.git` and without. git escapes a colon in the path before
+    /// it looks, since version 2.26; before, it looked for the path as it is.
+    #[must_use]
+    pub fn in_credential_sections(&self) -> BTreeSet<String> {
+        let escaped = format!("https://{}/{}", self.host, self.path.replace(':', "%3A"));
+        [self.bare_address(), escaped].into_iter().flat_map(|address| [format!("{address}.git"), address]).collect()
     }
 
     /// The host's address, without a path.

@@ -2,7 +2,8 @@
 //!
 //! It is a file outside the volume that takes the place of git's system configuration (`GIT_CONFIG_SYSTEM`): the person's settings
 //! in their home or in the clone override it, it includes the image's own, and nothing of it is written into the clone. It holds no
-//! secret: git runs the credential helper, which reads the token each time.
+//! secret: git runs the credential helper, which reads the token each time. With a gateway, the addresses of the repository lead there
+//! ([`super::gateway`]).
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -22,7 +23,7 @@ pub async fn configuration(
     tools: &Tools,
     helper: &str,
 ) -> Result<Vec<u8>, WorkspaceError> {
-    let url = &tools.url;
+    let server = tools.server();
     let mut entries = vec![
         ("include.path".to_owned(), OF_THE_IMAGE.to_owned()),
         // The volume's owner may be another user than the container's.
@@ -31,14 +32,18 @@ pub async fn configuration(
         ("push.default".to_owned(), "current".to_owned()),
         ("push.autoSetupRemote".to_owned(), "true".to_owned()),
     ];
-    for address in [url.address(), url.bare_address()] {
+    for address in server.in_credential_sections() {
         entries.push((format!("credential.{address}.useHttpPath"), "true".to_owned()));
         // The empty value removes the image's helpers, which would be given the token to store.
         entries.push((format!("credential.{address}.helper"), String::new()));
         entries.push((format!("credential.{address}.helper"), helper.to_owned()));
     }
     if let Some(ca) = &tools.ca_file {
-        entries.push((format!("http.{}.sslCAInfo", url.host_address()), ca.to_string_lossy().into_owned()));
+        entries.push((format!("http.{}.sslCAInfo", server.host_address()), ca.to_string_lossy().into_owned()));
+    }
+    if tools.gateway.is_some() {
+        // The gateway is in the cluster, which a proxy may not reach. An empty value means none.
+        entries.push((format!("http.{}.proxy", server.host_address()), String::new()));
     }
     if let Some(author) = &tools.author {
         entries.push(("user.name".to_owned(), author.name.clone()));
@@ -53,5 +58,9 @@ pub async fn configuration(
         git.run(&[&arguments[..], &[key.as_ref(), value.as_ref()]].concat()).await?;
     }
     // git has replaced the file, so it is read by its name.
-    std::fs::read(file.path()).map_err(WorkspaceError::scratch(file.path()))
+    let mut text = std::fs::read(file.path()).map_err(WorkspaceError::scratch(file.path()))?;
+    if let Some(gateway) = &tools.gateway {
+        text.extend_from_slice(super::gateway::rules(&tools.url, gateway).as_bytes());
+    }
+    Ok(text)
 }

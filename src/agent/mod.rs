@@ -26,6 +26,7 @@ pub mod directory;
 pub mod dot_git;
 pub mod evidence;
 mod file_system;
+mod gateway;
 pub mod gitconfig;
 mod ignored;
 mod lfs;

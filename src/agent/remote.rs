@@ -1,7 +1,7 @@
 //! Lists the refs of the workspace's remote, fetches from it and pushes to it.
 //!
-//! The invariant: git talks to the address that Landfall was given, never to one from a repository's configuration, and gets its
-//! token from [`super::credential`] alone. No push is forced.
+//! The invariant: git talks to the address that Landfall was given, or to the gateway in its place, never to one from a repository's
+//! configuration, and gets its token from [`super::credential`] alone. No push is forced.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use crate::github::Block;
 #[derive(Clone, Debug)]
 pub struct RemoteAccess {
     pub url: RepositoryUrl,
+    /// Its address at the gateway, if git reaches it by the gateway. The token and the certificates are then those for the gateway.
+    pub gateway: Option<RepositoryUrl>,
     pub token_file: PathBuf,
     /// A PEM file of certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
@@ -65,6 +67,8 @@ pub enum Trouble {
     RateLimited,
     /// A rule of the host, such as a protected branch or a hook, refused it.
     Refused,
+    /// The gateway refused it: the workspace may not push this ref.
+    NotAllowed,
     /// The ref changed meanwhile, or has diverged.
     Conflict,
     /// It could not be read from the volume.
@@ -124,7 +128,7 @@ impl Trouble {
             Self::Unsigned => {
                 "the repository accepts signed commits alone: have its administrators let the App bypass that rule"
             }
-            Self::Email => "use the account's noreply address in spec.git.email and in the commits",
+            Self::Email => "use the account's noreply address in spec.author.email and in the commits",
             Self::Workflows => "give the App the permission workflows: write, and have the account accept it",
             Self::Archived => "unarchive the repository in its settings",
             Self::Locked => Block::Locked.remedy(),
@@ -132,6 +136,9 @@ impl Trouble {
             Self::IpAddress => Block::IpAddress.remedy(),
             Self::Billing => Block::Billing.remedy(),
             Self::Disabled => Block::Withdrawn.remedy(),
+            Self::NotAllowed => {
+                "push to the workspace's own branch, or add the ref to spec.push of the Workspace within the grant"
+            }
             Self::Refused => {
                 "follow the rule that the message names, or have the repository's administrators let the App bypass it"
             }
@@ -162,6 +169,7 @@ impl Trouble {
         }
         if says(&[
             "(non-fast-forward)",
+            "(not a fast-forward",
             "(fetch first)",
             "(stale info)",
             "(already exists)",
@@ -190,7 +198,12 @@ impl Trouble {
             None => {}
         }
         if says(&["[remote rejected]", "ERR access denied"]) {
-            return if says(&["Internal Server Error", "internal error"]) { Self::Unreachable } else { Self::Refused };
+            let passes = ["Internal Server Error", "internal error", "(GitHub gave no answer", "(GitHub answers 5"];
+            return match (says(&passes), says(OF_THE_GATEWAY)) {
+                (true, _) => Self::Unreachable,
+                (false, true) => Self::NotAllowed,
+                (false, false) => Self::Refused,
+            };
         }
         if says(&[
             "Authentication failed",
@@ -234,6 +247,15 @@ impl Trouble {
     }
 }
 
+/// The gateway's reasons in a report of a push (`src/gateway/refs.rs`).
+const OF_THE_GATEWAY: &[&str] = &[
+    "(this workspace pushes to ",
+    "(this workspace deletes only refs below ",
+    ", but the GitHubApp does not grant it",
+    "; moving a tag takes spec.push.force)",
+    "(push options are not passed on",
+];
+
 /// A push, fetch or listing failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{words}{}", trouble.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default())]
@@ -263,8 +285,15 @@ impl RemoteAccess {
     /// `git` with credentials and certificates for the repository.
     #[must_use]
     pub fn unlocked(&self, git: Sealed) -> Sealed {
-        let helper = helper(&self.program, std::slice::from_ref(&self.url), &self.token_file);
-        let git = git.setting("credential.helper", &helper).setting("credential.useHttpPath", "true");
+        let server = self.gateway.as_ref().unwrap_or(&self.url);
+        let helper = helper(&self.program, std::slice::from_ref(server), &self.token_file);
+        let mut git = git.setting("credential.helper", &helper).setting("credential.useHttpPath", "true");
+        if let Some(gateway) = &self.gateway {
+            // The only address that is given to this git is the whole one, so the prefix needs no care. The gateway is in the
+            // cluster, which a proxy may not reach.
+            git = git.setting(&format!("url.{}.insteadOf", gateway.address()), &self.url.address());
+            git = git.setting("http.proxy", "");
+        }
         match &self.ca_file {
             Some(file) => git.setting("http.sslCAInfo", &file.to_string_lossy()),
             None => git,
@@ -350,6 +379,38 @@ mod tests {
                 Trouble::TooLarge,
             ),
             (" ! [rejected] a -> main (non-fast-forward)", Trouble::Conflict),
+            (
+                " ! [remote rejected] a -> b (not a fast-forward, and the branch may not be this workspace's own; see spec.push.force)",
+                Trouble::Conflict,
+            ),
+            (" ! [remote rejected] a -> b (GitHub gave no answer; push again)", Trouble::Unreachable),
+            (" ! [remote rejected] a -> b (GitHub answers 502 Bad Gateway)", Trouble::Unreachable),
+            (
+                " ! [remote rejected] a -> main (this workspace pushes to landfall/x only; see spec.push.refs)",
+                Trouble::NotAllowed,
+            ),
+            (" ! [remote rejected] a (this workspace deletes only refs below landfall-wip/x/)", Trouble::NotAllowed),
+            (" ! [remote rejected] a -> b (push options are not passed on: \"ci.skip\")", Trouble::NotAllowed),
+            (
+                "remote: no token of a workspace's pod came with the request\nfatal: Authentication failed for 'https://g/h/7.git/'",
+                Trouble::Unauthorized,
+            ),
+            (
+                "remote: the gateway is starting; try again\nfatal: unable to access 'https://g/h/7.git/': The requested URL returned error: 503",
+                Trouble::Unreachable,
+            ),
+            (
+                "remote: too many git commands of this workspace run at once; wait for the others\nfatal: unable to access 'https://g/h/7.git/': The requested URL returned error: 429",
+                Trouble::RateLimited,
+            ),
+            (
+                "remote: the GitHubApp grants this repository no more\nfatal: unable to access 'https://g/h/7.git/': The requested URL returned error: 403",
+                Trouble::Forbidden,
+            ),
+            (
+                "remote: Repository not found. A workspace reaches its own repository only.\nfatal: repository 'https://g/h/7.git/' not found",
+                Trouble::NotFound,
+            ),
             (" ! [rejected] a -> main (fetch first)", Trouble::Conflict),
             (" ! [remote rejected] a -> b (cannot lock ref 'refs/heads/b': is at 1 but expected 2)", Trouble::Conflict),
             ("fatal: Authentication failed for 'https://h/a/b.git/'", Trouble::Unauthorized),

@@ -35,6 +35,8 @@ const FIND_GH: &str = include_str!("tools/gh.sh");
 pub struct Tools {
     /// The token's repository.
     pub url: RepositoryUrl,
+    /// Its address at the gateway, if git reaches it by the gateway.
+    pub gateway: Option<RepositoryUrl>,
     pub directory: PathBuf,
     pub token_file: PathBuf,
     /// A PEM file of certificates to trust instead of the system's.
@@ -45,6 +47,12 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// The address of the repository for which the token and the certificates are.
+    #[must_use]
+    pub fn server(&self) -> &RepositoryUrl {
+        self.gateway.as_ref().unwrap_or(&self.url)
+    }
+
     /// Writes the tools into `to`, the directory's path in this container.
     pub async fn write(&self, to: &Path, scratch: &Path, git: &Sealed) -> Result<(), WorkspaceError> {
         let failed = |path: &Path| {
@@ -54,11 +62,14 @@ impl Tools {
         std::fs::create_dir_all(to).map_err(failed(to))?;
         let helper = format!("!{}", shell_quoted(&self.directory.join(CREDENTIAL).to_string_lossy()));
         let config = gitconfig::configuration(scratch, git, self, &helper).await?;
-        for (name, text, mode) in [
-            (CREDENTIAL, self.credential().as_bytes(), 0o555),
-            (GH, self.gh().as_bytes(), 0o555),
-            (GIT_CONFIG, &config, 0o444),
-        ] {
+        let (credential, gh) = (self.credential(), self.gh());
+        let mut files = vec![(CREDENTIAL, credential.as_bytes(), 0o555)];
+        // The gateway's token opens nothing at GitHub's API.
+        if self.gateway.is_none() {
+            files.push((GH, gh.as_bytes(), 0o555));
+        }
+        files.push((GIT_CONFIG, &config, 0o444));
+        for (name, text, mode) in files {
             let file = to.join(name);
             replace(&file, text, mode).map_err(failed(&file))?;
         }
@@ -77,8 +88,9 @@ impl Tools {
     fn credential(&self) -> String {
         let mut script = self.beginning("git's credentials for this workspace's repository");
         // The case of a host does not matter, that of a path does.
-        let (host, path) = (any_case(self.url.host()), shell_quoted(self.url.path()));
-        let port = if self.url.has_port() { "" } else { " | HOST:443" }.replace("HOST", &host);
+        let server = self.server();
+        let (host, path) = (any_case(server.host()), shell_quoted(server.path()));
+        let port = if server.has_port() { "" } else { " | HOST:443" }.replace("HOST", &host);
         let _ = write!(
             script,
             "is_ours() {{\n  case $1 in\n    {host}{port}) [ \"$2\" = {path} ] ;;\n    *) return 1 ;;\n  esac\n}}\n"

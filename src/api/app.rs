@@ -2,7 +2,9 @@
 
 use super::delivery::Delivery;
 use super::repository::WebhookStatus;
-use super::{PERMISSION_LEVELS, Permissions, permission_names, permission_names_message, reconciled};
+use super::{
+    NAME_RULE, Permissions, PushRules, permission_levels, permission_names, permission_names_message, reconciled,
+};
 use crate::ids::{self, AccountId, AppId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
@@ -43,7 +45,8 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct GitHubAppSpec {
     /// The REST API's address: `https://api.github.com`, `https://HOST/api/v3` for GitHub Enterprise Server,
-    /// `https://api.SUBDOMAIN.ghe.com` for GHE.com. Must be https, except for loopback hosts.
+    /// `https://api.SUBDOMAIN.ghe.com` for GHE.com. The operator accepts http for loopback hosts alone, or anywhere with
+    /// `--insecure-development`.
     #[serde(default = "default_api_url", rename = "apiURL")]
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(
@@ -140,6 +143,7 @@ pub enum WebhookPolicy {
 pub struct CredentialsSecretReference {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message("spec.credentialsSecretRef.name must be the name of a Secret: lower-case letters, digits, - and ."))]
     pub name: String,
     /// The key in the Secret that has the private key.
     #[serde(default = "default_private_key")]
@@ -180,14 +184,18 @@ pub struct TenantGrant {
         validation = Rule::new("self.all(r, r.matches('^[A-Za-z0-9._*-]+$'))").message("spec.tenants[].repositories takes names without owner, patterns with *, or ids")
     )]
     pub repositories: Vec<String>,
-    /// The most that a token for this tenant may do. Default: `contents: read` and `metadata: read`.
+    /// The most that a token for this tenant may do: GitHub's names of permissions, each with the level `read`, `write` (which
+    /// includes `read`) or `admin` (which includes both). Default: `contents: read` and `metadata: read`.
     #[serde(default = "super::default_permissions")]
-    #[schemars(extend("maxProperties" = 100))]
+    #[schemars(schema_with = "permission_levels", extend("maxProperties" = 100))]
     #[x_kube(
-        validation = Rule::new(PERMISSION_LEVELS).message("spec.tenants[].maxPermissions takes the levels read, write and admin"),
         validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub max_permissions: Permissions,
+    /// The most that workspaces of this tenant may push besides their own branches: a workspace names in its `spec.push` what
+    /// it needs of this. Default: nothing.
+    #[serde(default, skip_serializing_if = "PushRules::is_empty")]
+    pub push: PushRules,
     /// The namespaces that are granted the account.
     pub namespaces: NamespaceGrant,
 }
@@ -204,7 +212,10 @@ pub struct TenantGrant {
 pub struct NamespaceGrant {
     /// Names of namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 500), inner(length(min = 1, max = 63)))]
+    #[schemars(
+        length(min = 1, max = 500),
+        inner(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub names: Vec<String>,
     /// Labels of namespaces.
@@ -219,7 +230,8 @@ pub struct GitHubAppStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold.
+    /// `Ready` is True while GitHub accepts the App's key. `Reconciling` (the operator is working on it), `Retrying` (it will
+    /// repeat a failed call) and `Stalled` (a person must act) are present only while they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -274,9 +286,10 @@ pub struct TenantStatus {
     /// the name, set `spec.tenants[].accountID`.
     #[serde(default, deserialize_with = "ids::lenient", rename = "accountID", skip_serializing_if = "Option::is_none")]
     pub account_id: Option<AccountId>,
-    /// How many namespaces the account is granted to.
-    #[serde(default)]
-    pub namespaces: i64,
+    /// The number of namespaces that are granted the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub namespace_count: Option<i64>,
 }
 
 reconciled!(GitHubApp, GitHubAppStatus);

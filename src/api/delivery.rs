@@ -36,8 +36,9 @@ pub struct Delivery {
     /// When the receiver accepted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt_time: Option<MicroTime>,
-    /// How often it was delivered.
+    /// The number of times that GitHub delivered it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub attempts: Option<i64>,
     /// The effect of the delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,9 +25,9 @@ use serde::{Deserialize, Serialize};
     doc = "The webhook deliveries that one receiver took and that the operator has yet to deal with. Made by the operator for each receiver's pod.",
     printcolumn(name = "Waiting-Since", type_ = "date", json_path = ".status.deliveries[0].receiptTime"),
     printcolumn(name = "Event", type_ = "string", json_path = ".status.deliveries[0].event"),
-    printcolumn(name = "App", type_ = "string", json_path = ".status.deliveries[0].app"),
+    printcolumn(name = "App", type_ = "string", json_path = ".status.deliveries[0].appName"),
     printcolumn(name = "Namespace", type_ = "string", json_path = ".status.deliveries[0].namespace"),
-    printcolumn(name = "Name", type_ = "string", json_path = ".status.deliveries[0].name"),
+    printcolumn(name = "Repository", type_ = "string", json_path = ".status.deliveries[0].repositoryName"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct WebhookInboxSpec {}
@@ -49,14 +49,15 @@ pub struct WaitingDelivery {
     /// A number that no other delivery of this inbox has or had.
     pub id: i64,
     /// The name of the GitHubApp.
+    #[serde(rename = "appName")]
     pub app: String,
     /// The namespace of the ProjectRepository that the delivery concerns. Absent if it concerns the App.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The name of the ProjectRepository that the delivery concerns. Absent if it concerns the App.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "repositoryName", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The delivery concerns every ProjectRepository of the App, because deliveries for too many of them waited.
+    /// Whether the delivery concerns every ProjectRepository of the App, because deliveries for too many of them waited.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub every_repository: bool,
     /// The delivery's GUID (`X-GitHub-Delivery`), as in the webhook's list of recent deliveries on GitHub.
@@ -80,8 +81,9 @@ pub struct WaitingDelivery {
     pub sha: Option<String>,
     /// When the receiver accepted it, or the first of those that were merged.
     pub receipt_time: MicroTime,
-    /// How many deliveries this entry stands for, if they are more than one. GUID, event and commit are those of the newest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The number of deliveries that this entry stands for, if they are more than one. GUID, event and commit are those of the newest.
+    #[serde(default, rename = "mergedCount", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub merged: Option<i64>,
 }
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
-use super::{Permissions, RepositorySelection, reconciled};
+use super::{NAME_RULE, Permissions, RepositorySelection, reconciled};
 use crate::ids::{self, AccountId, InstallationId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -59,6 +59,7 @@ pub struct GitHubInstallationSpec {
 pub struct AppReference {
     /// The GitHubApp's name.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message("spec.appRef.name must be the name of a GitHubApp: lower-case letters, digits, - and ."))]
     pub name: String,
 }
 
@@ -69,7 +70,9 @@ pub struct GitHubInstallationStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold.
+    /// `Ready` is True while the App is installed on the account and the namespace is granted it. `Reconciling` (the operator is
+    /// working on it), `Retrying` (it will repeat a failed call) and `Stalled` (a person must act) are present only while they
+    /// are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

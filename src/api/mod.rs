@@ -11,6 +11,7 @@ mod delivery;
 mod inbox;
 mod installation;
 mod permissions;
+mod push;
 mod reason;
 mod repository;
 mod schema;
@@ -26,13 +27,14 @@ pub use inbox::{WaitingDelivery, WebhookInbox, WebhookInboxSpec, WebhookInboxSta
 pub use installation::{
     AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
 };
-use permissions::{PERMISSION_LEVELS, permission_names, permission_names_message};
 pub use permissions::{Permissions, default_permissions};
+use permissions::{permission_levels, permission_names, permission_names_message};
+pub use push::PushRules;
 pub use reason::{ConditionType, Reason};
 pub use repository::{
     DeploymentResult, DeploymentStatus, ForkBranches, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush,
     PasswordSecretReference, ProjectRepository, ProjectRepositorySpec, ProjectRepositoryStatus, PushAction,
-    RepositorySource, RepositoryWebhook, RolloutRestart, WebhookMode, WebhookStatus, WorkloadKind,
+    RepositorySource, RepositoryWebhook, RolloutRestart, Visibility, WebhookMode, WebhookStatus, WorkloadKind,
 };
 pub(crate) use schema::definition;
 pub(crate) use token::default_renew_before;
@@ -93,6 +95,8 @@ pub const WORK_FINALIZER: &str = "landfall.dev/work";
 pub const WORKSPACE_LABEL: &str = "landfall.dev/workspace";
 /// Annotation on what the operator made for a `Workspace`: its uid.
 pub const WORKSPACE_UID_ANNOTATION: &str = "landfall.dev/workspace-uid";
+/// Annotation on a pod of a `Workspace`: the certificates of the gateway, in PEM, which the kubelet writes into a file of the pod.
+pub const GATEWAY_CA_ANNOTATION: &str = "landfall.dev/gateway-ca";
 /// Annotation on a `Workspace`: its uid as the value gives up the work that cannot be saved.
 pub const FORCE_DELETE_ANNOTATION: &str = "landfall.dev/force-delete";
 /// Annotation on a `Workspace`: the uid of an earlier Workspace of its name, whose claim it takes over.
@@ -107,6 +111,9 @@ pub const CLONED_ANNOTATION: &str = "landfall.dev/cloned-for";
 pub const RETAINED_LABEL: &str = "landfall.dev/retained";
 /// Annotation on a volume that was kept: whose it was, and why it was kept.
 pub const RETAINED_ANNOTATION: &str = "landfall.dev/retained-for";
+
+/// A CEL rule: the name of an object. A name with other characters would reach another path of the API server.
+const NAME_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')";
 
 /// A CEL rule: a duration as GEP-2257 has it, for which a condition holds.
 /// <https://gateway-api.sigs.k8s.io/geps/gep-2257/>

@@ -12,8 +12,12 @@ pub fn default_permissions() -> Permissions {
     [("contents", "read"), ("metadata", "read")].map(|(name, level)| (name.to_owned(), level.to_owned())).into()
 }
 
-/// A CEL rule: the levels are GitHub's.
-pub(super) const PERMISSION_LEVELS: &str = "self.all(p, self[p] in ['read', 'write', 'admin'])";
+/// The schema of permissions: the levels are GitHub's.
+pub(super) fn permission_levels(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object", "additionalProperties": {"type": "string", "enum": ["read", "write", "admin"]},
+    })
+}
 
 /// A CEL rule: the names are GitHub's.
 pub(super) fn permission_names() -> String {

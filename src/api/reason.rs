@@ -121,7 +121,7 @@ reasons! {
     /// The organization enforces SAML single sign-on, and the credentials are not authorized for it.
     SingleSignOnRequired,
     /// The organization's IP allow list does not have the address from which the operator calls.
-    IpAddressNotAllowed,
+    IPAddressNotAllowed,
     /// GitHub locked the account because of a bill.
     BillingLocked,
     /// GitHub disabled the repository.
@@ -141,7 +141,7 @@ reasons! {
     /// The fork has commits that its upstream has not, so it is not fast-forwarded.
     Diverged,
     /// The address is not one that the operator allows.
-    UrlNotAllowed,
+    URLNotAllowed,
     /// The webhook is there and as it should be.
     WebhookEnsured,
     /// The App's webhook delivers to another address, and was not taken over.
@@ -205,9 +205,9 @@ reasons! {
     /// GitHub asked to wait.
     RateLimited,
     /// GitHub cannot be reached.
-    ApiUnreachable,
+    APIUnreachable,
     /// GitHub answered with a failure of its own.
-    ApiFailed,
+    APIFailed,
     /// GitHub refused a token that it had just minted.
     TokenRefused,
     /// A token could not be revoked and is left to expire. Only of an event.

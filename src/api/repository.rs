@@ -5,7 +5,7 @@
 use super::delivery::Delivery;
 use super::token::{InstallationReference, RepositoryReference};
 use super::workspace::BRANCH_RULE;
-use super::{duration_rule, reconciled};
+use super::{NAME_RULE, duration_rule, reconciled};
 use crate::ids::{self, HookId, RepositoryId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
@@ -189,6 +189,7 @@ impl Default for ForkSync {
 pub struct PasswordSecretReference {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message("spec.source.credentialsSecretRef.name must be the name of a Secret: lower-case letters, digits, - and ."))]
     pub name: String,
     /// The key in the Secret that has the password.
     #[serde(default = "default_password_key")]
@@ -232,7 +233,7 @@ pub struct OnPush {
     /// of this name, bound to the operator.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.serviceAccountName must be the name of a ServiceAccount in this namespace")
+        validation = Rule::new(NAME_RULE).message("spec.onPush.serviceAccountName must be the name of a ServiceAccount in this namespace")
     )]
     pub service_account_name: String,
     /// The time to wait for further pushes before the actions run: at most `10m`; `0s` runs them at once.
@@ -277,7 +278,7 @@ pub struct RolloutRestart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.onPush.actions[].rolloutRestart.name must be the name of a workload in this namespace")
+        validation = Rule::new(NAME_RULE).message("spec.onPush.actions[].rolloutRestart.name must be the name of a workload in this namespace")
     )]
     pub name: Option<String>,
     /// Their labels.
@@ -306,27 +307,33 @@ pub struct ProjectRepositoryStatus {
     /// The `metadata.uid` of the object. If it differs, this status belongs to an earlier object of the same name and is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold; `WebhookReady`, `InStep` and `Deployed` where they
-    /// apply.
+    /// `Ready` is True while the operator follows the branch. `Reconciling` (the operator is working on it), `Retrying` (it will
+    /// repeat a failed call) and `Stalled` (a person must act) are present only while they are True. `WebhookReady`, `InStep`
+    /// (of a fork) and `Deployed` are True in normal operation, and absent where the spec does not ask for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The repository's id, to which this object is bound.
-    #[serde(default, deserialize_with = "ids::lenient", skip_serializing_if = "Option::is_none")]
-    pub id: Option<RepositoryId>,
-    /// Its id in GraphQL.
+    /// The repository's id on GitHub, to which this object is bound.
+    #[serde(
+        default,
+        deserialize_with = "ids::lenient",
+        rename = "repositoryID",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub repository_id: Option<RepositoryId>,
+    /// The repository's id in GraphQL.
     #[serde(default, rename = "nodeID", skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
     /// `owner/name`, as it is called now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_name: Option<String>,
-    /// Whether the repository is not public.
+    /// Who can see the repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub private: Option<bool>,
-    /// It is read-only.
+    pub visibility: Option<Visibility>,
+    /// Whether it is archived, and so read-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<bool>,
-    /// GitHub disabled it.
+    /// Whether GitHub has disabled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
     /// What it is a fork of.
@@ -363,6 +370,17 @@ pub struct ProjectRepositoryStatus {
     pub last_handled_reconcile: Option<String>,
 }
 
+/// Who can see a repository.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Everybody.
+    Public,
+    /// All members of the enterprise that owns it.
+    Internal,
+    /// Only those who were given access.
+    Private,
+}
+
 /// What a fork was made of.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -370,16 +388,23 @@ pub struct ForkStatus {
     /// `owner/name` of the upstream.
     pub of: String,
     /// The upstream's id.
-    #[serde(default, deserialize_with = "ids::lenient", rename = "parentID", skip_serializing_if = "Option::is_none")]
-    pub parent_id: Option<RepositoryId>,
+    #[serde(
+        default,
+        deserialize_with = "ids::lenient",
+        rename = "upstreamID",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub upstream_id: Option<RepositoryId>,
     /// The upstream's head with which the fork was compared last.
     #[serde(default, rename = "upstreamSHA", skip_serializing_if = "Option::is_none")]
     pub upstream_sha: Option<String>,
     /// The number of upstream commits that the fork lacked at the last comparison.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub behind_by: Option<i64>,
     /// The number of commits of its own that it had then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub ahead_by: Option<i64>,
 }
 
@@ -416,6 +441,7 @@ pub struct DeploymentStatus {
     /// The commit; zeros if the branch had none when this began.
     pub sha: String,
     /// Counts the deployments of this object, from 1; 0 for the head that was there when it began.
+    #[schemars(range(min = 0))]
     pub sequence: i64,
     /// How far it is.
     pub result: DeploymentResult,

@@ -24,12 +24,16 @@ pub(crate) fn definition<K: CustomResourceExt + JsonSchema>() -> CustomResourceD
     });
     let generator = settings
         .with_transform(omit_optional)
+        .with_transform(describe_defaults)
         .with_transform(describe_values)
         .with_transform(StructuralSchemaRewriter)
         .with_transform(constrain_conditions)
         .with_transform(replace_lists_whole)
         .with_transform(replace_references_whole);
     let mut schema = generator.into_generator().into_root_schema_for::<K>();
+    if let Some(spec) = schema.pointer_mut("/properties/spec") {
+        bound(spec);
+    }
     // As long as nobody has looked at an object, its status is of an earlier generation than its spec: kstatus takes one
     // without a status for current.
     if let Some(status) = schema.pointer_mut("/properties/status").and_then(Value::as_object_mut) {
@@ -71,6 +75,49 @@ fn omit_optional(schema: &mut Schema) {
         for (name, value) in only {
             fields.entry(name).or_insert(value);
         }
+    }
+}
+
+/// Names the default of a field in its description, for `kubectl explain`.
+fn describe_defaults(schema: &mut Schema) {
+    transform_subschemas(&mut describe_defaults, schema);
+    let Some(fields) = schema.as_object_mut() else { return };
+    let default = match fields.get("default") {
+        Some(Value::String(text)) if !text.is_empty() => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => return,
+    };
+    let said = fields.get("description").and_then(Value::as_str).unwrap_or_default();
+    if !said.contains("Default: ") {
+        let description = format!("{said} Default: `{default}`.");
+        fields.insert("description".to_owned(), json!(description));
+    }
+}
+
+/// Bounds what has no bound of its own, which are the fields of Kubernetes' types: a person who may write an object must not be
+/// able to make it as large as the API server takes it.
+fn bound(schema: &mut Value) {
+    const ITEMS: u64 = 64;
+    /// A label's key: a domain of 253 characters, a slash, and 63 more.
+    const CHARACTERS: u64 = 317;
+    match schema {
+        Value::Array(schemas) => schemas.iter_mut().for_each(bound),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(bound);
+            match fields.get("type").and_then(Value::as_str) {
+                Some("array") => {
+                    fields.entry("maxItems").or_insert(json!(ITEMS));
+                }
+                Some("string") if !fields.contains_key("enum") => {
+                    fields.entry("maxLength").or_insert(json!(CHARACTERS));
+                }
+                Some("object") if fields.contains_key("additionalProperties") => {
+                    fields.entry("maxProperties").or_insert(json!(ITEMS));
+                }
+                _ => {}
+            }
+        }
+        _ => {}
     }
 }
 

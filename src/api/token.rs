@@ -2,7 +2,9 @@
 
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type")]
 
-use super::{PERMISSION_LEVELS, Permissions, duration_rule, permission_names, permission_names_message, reconciled};
+use super::{
+    NAME_RULE, Permissions, duration_rule, permission_levels, permission_names, permission_names_message, reconciled,
+};
 use crate::ids::{self, RepositoryId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -48,7 +50,7 @@ pub struct InstallationTokenSpec {
     /// The GitHubInstallation in this namespace.
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.installationRef cannot be changed: make another InstallationToken"))]
     pub installation_ref: InstallationReference,
-    /// Whether the token reaches the repositories that are named, or all.
+    /// Whether the token reaches the repositories under `repositories`, or all. A token for all needs a grant of `*`.
     #[serde(default)]
     pub repository_selection: RepositorySelection,
     /// The repositories, all by name or all by id, within the grant. Each name is pinned to its repository's id at the first mint;
@@ -60,13 +62,11 @@ pub struct InstallationTokenSpec {
         validation = Rule::new("self.all(r, has(r.name)) || self.all(r, has(r.id))").message("spec.repositories takes all by name or all by id: GitHub accepts one or the other")
     )]
     pub repositories: Vec<RepositoryReference>,
-    /// What the token may do, within the grant. Default: `contents: read` and `metadata: read`.
+    /// What the token may do, within the grant: GitHub's names of permissions, each with the level `read`, `write` (which
+    /// includes `read`) or `admin` (which includes both). Default: `contents: read` and `metadata: read`.
     #[serde(default = "super::default_permissions")]
-    #[schemars(extend("minProperties" = 1, "maxProperties" = 100))]
-    #[x_kube(
-        validation = Rule::new(PERMISSION_LEVELS).message("spec.permissions takes the levels read, write and admin, e.g. contents: read"),
-        validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
-    )]
+    #[schemars(schema_with = "permission_levels", extend("minProperties" = 1, "maxProperties" = 100))]
+    #[x_kube(validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message())))]
     pub permissions: Permissions,
     /// The Secret to keep.
     pub secret: SecretTemplate,
@@ -94,7 +94,7 @@ pub enum RepositorySelection {
     /// The repositories that were selected.
     #[default]
     Selected,
-    /// Every repository that the installation can see, also future ones. A token for all needs a grant of `*`.
+    /// Every repository of the account, also future ones.
     All,
 }
 
@@ -104,6 +104,7 @@ pub enum RepositorySelection {
 pub struct InstallationReference {
     /// The GitHubInstallation's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message("spec.installationRef.name must be the name of a GitHubInstallation: lower-case letters, digits, - and ."))]
     pub name: String,
 }
 
@@ -132,7 +133,7 @@ pub struct SecretTemplate {
     /// The Secret's name. A Secret of that name that is not this object's is never overwritten.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("spec.secret.name must be a DNS name: lower-case letters, digits, - and .")
+        validation = Rule::new(NAME_RULE).message("spec.secret.name must be a DNS name: lower-case letters, digits, - and .")
     )]
     pub name: String,
     /// The Secret's type and keys. Both formats have `ca.crt` if the GitHubApp has a `caBundle`.
@@ -141,7 +142,7 @@ pub struct SecretTemplate {
     /// Labels for the Secret. `app.kubernetes.io/managed-by` and keys under landfall.dev are the operator's; other keys under
     /// kubernetes.io and k8s.io are refused, except those under app.kubernetes.io.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 50))]
+    #[schemars(schema_with = "label_values", extend("maxProperties" = 50))]
     #[x_kube(
         validation = Rule::new("self.all(k, !k.startsWith('landfall.dev/') && !k.contains('.landfall.dev/') && (!k.contains('kubernetes.io/') || (k.startsWith('app.kubernetes.io/') && k != 'app.kubernetes.io/managed-by')) && !k.contains('k8s.io/'))")
             .message("spec.secret.labels must not use app.kubernetes.io/managed-by, nor keys under landfall.dev, k8s.io or another domain of kubernetes.io")
@@ -149,12 +150,22 @@ pub struct SecretTemplate {
     pub labels: BTreeMap<String, String>,
     /// Annotations for the Secret. Keys under landfall.dev, kubernetes.io and k8s.io are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 50))]
+    #[schemars(schema_with = "annotation_values", extend("maxProperties" = 50))]
     #[x_kube(
         validation = Rule::new("self.all(k, !k.startsWith('landfall.dev/') && !k.contains('.landfall.dev/') && !k.contains('kubernetes.io/') && !k.contains('k8s.io/'))")
             .message("spec.secret.annotations must not use keys under landfall.dev, kubernetes.io or k8s.io")
     )]
     pub annotations: BTreeMap<String, String>,
+}
+
+fn label_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "additionalProperties": {
+        "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
+    }})
+}
+
+fn annotation_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "additionalProperties": {"type": "string", "maxLength": 16384}})
 }
 
 /// The type and keys of a token's Secret.
@@ -174,7 +185,8 @@ pub struct InstallationTokenStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold.
+    /// `Ready` is True while the Secret has a valid token as the spec asks. `Reconciling` (the operator is working on it),
+    /// `Retrying` (it will repeat a failed call) and `Stalled` (a person must act) are present only while they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -184,7 +196,10 @@ pub struct InstallationTokenStatus {
     /// When it was minted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_time: Option<Time>,
-    /// The ids of the repositories it reaches; empty for all.
+    /// Whether the token reaches the repositories under `repositoryIDs`, or all. Absent while no token is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_selection: Option<RepositorySelection>,
+    /// The ids of the repositories that it reaches. Absent if `repositorySelection` is `All`.
     #[serde(
         default,
         deserialize_with = "ids::lenient_list",

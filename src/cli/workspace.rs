@@ -53,7 +53,8 @@ The tools are for the person's container, which may have any image with a POSIX 
   gitconfig                for the variable GIT_CONFIG_SYSTEM: the credential helper for this one repository, the author, and
                            push.default; the person's own settings take precedence
   git-credential-landfall  the credential helper
-  gh                       runs the GitHub CLI of the image with the token; its directory comes first in PATH
+  gh                       runs the GitHub CLI of the image with the token; its directory comes first in PATH. With --gateway there
+                           is none, because that token opens nothing at GitHub's API
 None of them contains a secret: the token is read from its file whenever git or gh needs it.
 
 Exit status:
@@ -78,6 +79,10 @@ pub struct AccessArgs {
     /// The repository's https URL: `https://HOST/OWNER/NAME.git`.
     #[arg(long, env = "LANDFALL_REPOSITORY_URL")]
     url: RepositoryUrl,
+    /// The repository's address at the gateway: `https://GATEWAY/HOST/ID.git`. git then goes there in place of --url, and the token and
+    /// the certificates are those for the gateway.
+    #[arg(long, env = "LANDFALL_GATEWAY_REPOSITORY_URL")]
+    gateway: Option<RepositoryUrl>,
     /// The file with the token. It is read whenever git needs it.
     #[arg(long, env = "LANDFALL_TOKEN_FILE")]
     token_file: PathBuf,
@@ -102,10 +107,11 @@ impl AccessArgs {
     }
 
     fn access(self) -> std::io::Result<RemoteAccess> {
-        let Self { url, token_file, ca_file, .. } = self;
+        let Self { url, gateway, token_file, ca_file, .. } = self;
         let absolute = |path: PathBuf| std::path::absolute(path);
         let ca_file = ca_file.map(absolute).transpose()?;
-        Ok(RemoteAccess { url, token_file: absolute(token_file)?, ca_file, program: std::env::current_exe()? })
+        let (token_file, program) = (absolute(token_file)?, std::env::current_exe()?);
+        Ok(RemoteAccess { url, gateway, token_file, ca_file, program })
     }
 }
 
@@ -253,6 +259,7 @@ async fn clone(args: CloneArgs) -> Ended {
         let to = std::path::absolute(to)?;
         let tools = Tools {
             url: access.url,
+            gateway: access.gateway,
             directory: args.person_tools.unwrap_or_else(|| to.clone()),
             token_file: args.person_token_file.unwrap_or(access.token_file),
             ca_file: args.person_ca_file.or(access.ca_file),

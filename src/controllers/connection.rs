@@ -86,7 +86,7 @@ impl Connection {
     #[must_use]
     pub fn hindrance(&self, app: &str) -> Option<Standing> {
         let is_general =
-            |trouble: &&Standing| [Reason::ApiUnreachable, Reason::CredentialsInvalid].contains(&trouble.reason);
+            |trouble: &&Standing| [Reason::APIUnreachable, Reason::CredentialsInvalid].contains(&trouble.reason);
         let reason = self.trouble.as_ref().filter(is_general)?.reason;
         let message = format!(
             "GitHubApp {app} does not work: {reason}. `kubectl describe githubapp {app}` says more; this goes on as soon as it does"

@@ -150,7 +150,7 @@ mod tests {
 
     fn mark(guid: &str, second: i64) -> Mark {
         let delivery = serde_json::from_value(json!({
-            "id": second, "app": "landfall", "namespace": "team-a", "name": "shop", "guid": guid, "event": "push",
+            "id": second, "appName": "landfall", "namespace": "team-a", "repositoryName": "shop", "guid": guid, "event": "push",
             "receiptTime": MicroTime(Timestamp::from_second(1_800_000_000 + second).unwrap()),
         }));
         let announced = ("receiver".to_owned(), second);

@@ -89,7 +89,7 @@ pub fn woken_by_access<K: Watched>(
 #[must_use]
 pub fn what_access_depends_on(app: &GitHubApp) -> (Option<String>, Option<i64>, bool, Option<GitHubAppStatus>) {
     let status = app.status.clone().map(|mut status| {
-        status.tenants.iter_mut().for_each(|tenant| tenant.namespaces = 0);
+        status.tenants.iter_mut().for_each(|tenant| tenant.namespace_count = Some(0));
         GitHubAppStatus {
             deliveries: Vec::new(),
             conditions: Vec::new(),

@@ -275,7 +275,7 @@ pub async fn reconcile<K: Kind>(kind: &K, object: Arc<K::Object>) -> Result<Outc
         tracing::warn!(reason = %standing.reason, message = standing.message, "a step failed");
         kind.failed(&seen, task, standing, again);
     }
-    let standing = Standing::reconciling(Reason::ApiFailed, "the steps do not come to an end");
+    let standing = Standing::reconciling(Reason::APIFailed, "the steps do not come to an end");
     stands(kind, &object, standing, Some(Again::Backoff)).await
 }
 

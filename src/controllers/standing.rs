@@ -127,7 +127,7 @@ pub fn condition(
 fn blocked(block: github::Block) -> Reason {
     match block {
         github::Block::SingleSignOn => Reason::SingleSignOnRequired,
-        github::Block::IpAddress => Reason::IpAddressNotAllowed,
+        github::Block::IpAddress => Reason::IPAddressNotAllowed,
         github::Block::Billing => Reason::BillingLocked,
         github::Block::Withdrawn => Reason::RepositoryDisabled,
         github::Block::Locked => Reason::RepositoryLocked,
@@ -147,14 +147,14 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
         github::Error::Blocked { block, .. } => blocked(*block),
         github::Error::Archived { .. } => Reason::RepositoryArchived,
         github::Error::RateLimited { .. } => Reason::RateLimited,
-        github::Error::Unreachable { .. } => Reason::ApiUnreachable,
+        github::Error::Unreachable { .. } => Reason::APIUnreachable,
         github::Error::Page { .. }
         | github::Error::Conflict { .. }
         | github::Error::Moved { .. }
         | github::Error::Server { .. }
         | github::Error::Refused { .. }
         | github::Error::Malformed { .. }
-        | github::Error::Unsent { .. } => Reason::ApiFailed,
+        | github::Error::Unsent { .. } => Reason::APIFailed,
     };
     match error.outlook() {
         github::Outlook::Passes => (
@@ -179,8 +179,15 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
 /// Whether the failure of one object may affect every object that uses the App.
 #[must_use]
 pub fn matters_to_app(standing: &Standing) -> bool {
-    [Reason::ApiUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended]
-        .contains(&standing.reason)
+    const OF_ALL: [Reason; 5] = [
+        Reason::APIUnreachable,
+        Reason::CredentialsInvalid,
+        Reason::InstallationNotFound,
+        Reason::InstallationSuspended,
+        // The list of the App's owner refuses the App's own calls, too.
+        Reason::IPAddressNotAllowed,
+    ];
+    OF_ALL.contains(&standing.reason)
 }
 
 /// The standing of an object after a failure to read a remote.
@@ -192,10 +199,10 @@ pub fn git_failure(error: &git::Error) -> (Standing, Again) {
         git::Error::CredentialsRefused { .. } => Reason::TokenRefused,
         git::Error::Forbidden { .. } => Reason::InsufficientPermissions,
         git::Error::Blocked { block, .. } => blocked(*block),
-        git::Error::AddressRefused { .. } => Reason::UrlNotAllowed,
+        git::Error::AddressRefused { .. } => Reason::URLNotAllowed,
         git::Error::RateLimited { .. } => Reason::RateLimited,
-        git::Error::Unreachable { .. } => Reason::ApiUnreachable,
-        git::Error::Server { .. } | git::Error::Refused { .. } | git::Error::Protocol { .. } => Reason::ApiFailed,
+        git::Error::Unreachable { .. } => Reason::APIUnreachable,
+        git::Error::Server { .. } | git::Error::Refused { .. } | git::Error::Protocol { .. } => Reason::APIFailed,
     };
     match error.outlook() {
         github::Outlook::Passes => (
@@ -260,6 +267,13 @@ mod tests {
     }
 
     #[test]
+    fn an_allow_list_that_may_refuse_the_app_itself_makes_the_operator_look_at_the_app() {
+        let of = |block| Standing::stalled(blocked(block), "refused");
+        assert!(matters_to_app(&of(github::Block::IpAddress)));
+        assert!(!matters_to_app(&of(github::Block::Billing)), "a bill is of one account");
+    }
+
+    #[test]
     fn the_same_outcome_gives_the_same_conditions_at_another_time() {
         let standing = Standing::stalled(Reason::InstallationSuspended, "the account suspended the App");
         let first = standing.conditions(&[], Some(1), at(100));
@@ -268,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_transition_gets_its_own_time() {
-        let first = Standing::reconciling(Reason::ApiUnreachable, "x").conditions(&[], Some(1), at(100));
+        let first = Standing::reconciling(Reason::APIUnreachable, "x").conditions(&[], Some(1), at(100));
         let then = Standing::ready(Reason::Published, "y").conditions(&first, Some(1), at(200));
         assert_eq!(then.len(), 1);
         assert_eq!(then[0].last_transition_time.0, at(200));

@@ -57,7 +57,7 @@ impl Shared {
     }
 
     /// Remembers that deliveries were dealt with. The controller of the inboxes takes them out.
-    pub fn dealt_with(&self, announced: impl IntoIterator<Item = Announced>) {
+    pub fn mark_dealt_with(&self, announced: impl IntoIterator<Item = Announced>) {
         let mut inboxes = BTreeSet::new();
         for (inbox, id) in announced {
             inboxes.insert(inbox.clone());

@@ -141,14 +141,14 @@ impl BasicAuth {
     }
 
     /// None if a header cannot carry it, which [`BasicAuth::new`] rules out.
-    fn header(&self) -> Option<HeaderValue> {
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
         let mut value = HeaderValue::from_str(&Zeroizing::new(format!("Basic {}", self.encoded().as_str()))).ok()?;
         value.set_sensitive(true);
         Some(value)
     }
 
     /// `text` without these credentials.
-    fn cut_from(&self, text: &str) -> String {
+    pub(crate) fn cut_from(&self, text: &str) -> String {
         let secrets = [self.password.expose(), self.encoded().as_str()].map(str::to_owned).map(Zeroizing::new);
         secrets
             .iter()

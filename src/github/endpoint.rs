@@ -92,6 +92,13 @@ impl Endpoint {
         self.api.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
+    /// The host of the web pages and of git, with its port unless that is the scheme's default.
+    #[must_use]
+    pub fn web_host(&self) -> String {
+        let host = self.web.host_str().unwrap_or_default();
+        self.web.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
     /// The domain of the addresses that GitHub gives to accounts without a public one: `users.noreply.github.com`. It follows
     /// the web pages' host; all of GHE.com has one.
     /// <https://docs.github.com/en/account-and-profile/reference/email-addresses-reference#your-noreply-email-address>

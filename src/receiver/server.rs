@@ -100,6 +100,7 @@ impl Server {
             head_bytes: limits.head_bytes,
             head: limits.head,
             idle: Some(limits.idle),
+            write: limits.head,
             age: limits.age,
             shutdown_delay: limits.shutdown_delay,
             drain: limits.drain,
@@ -120,6 +121,8 @@ impl Server {
 }
 
 impl Handler for Arc<Service> {
+    type Body = Full<Bytes>;
+
     async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<Full<Bytes>> {
         let in_flight = self.pipeline.metrics.began();
         let result = self.receive(request, client.request).await;

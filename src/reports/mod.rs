@@ -6,7 +6,7 @@
 //!
 //! The content of a report stays untrusted: see [`crate::agent::report`].
 
-mod identity;
+pub mod identity;
 pub mod server;
 
 pub use server::ReportServer;

@@ -3,8 +3,8 @@
 //! Invariant: a caller is limited in time, number and memory before anything is known about it, since anybody who can run a
 //! pod may call; and no token gets into the log or into an answer.
 
-use super::identity::{IdentityError, PodIdentities};
-use super::{Refused, ReportHandler};
+use super::identity::{Expected, IdentityError, PodIdentities};
+use super::{AUDIENCE, Refused, ReportHandler};
 use crate::agent::report::{Answer, Report};
 use crate::github::Token;
 use crate::runtime::clock::Clock;
@@ -32,6 +32,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(5),
     // Agents report seldom: a connection that is kept open would keep others out.
     idle: None,
+    write: Duration::from_secs(5),
     age: Duration::from_secs(15),
     shutdown_delay: Duration::ZERO,
     drain: Duration::from_secs(5),
@@ -71,7 +72,10 @@ impl ReportServer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BindError> {
         let server = HttpServer::bind(address, PURPOSE, LIMITS).await?;
-        let service = Arc::new(ReportService { identities: PodIdentities::new(client, clock), handler });
+        let service = Arc::new(ReportService {
+            identities: PodIdentities::new(client, clock, Expected::pods(AUDIENCE)),
+            handler,
+        });
         Ok(Self { server, service })
     }
 
@@ -86,6 +90,8 @@ impl ReportServer {
 }
 
 impl Handler for Arc<ReportService> {
+    type Body = Full<Bytes>;
+
     async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<Full<Bytes>> {
         respond(self.receive(request, client).await)
     }

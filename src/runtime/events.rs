@@ -24,6 +24,8 @@ const CONTROLLER: &str = "landfall.dev/controller";
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the same event is not repeated.
 const REPEAT_AFTER: Duration = Duration::from_mins(6);
+/// How long it is not repeated that a namespace takes no events because it is being deleted.
+const REPEAT_TERMINATING_AFTER: Duration = Duration::from_hours(1);
 /// The longest note that the API server takes, in bytes (`events.k8s.io/v1`, `Event.note`).
 const LONGEST_NOTE: usize = 1024;
 
@@ -34,6 +36,16 @@ pub struct Events {
     reporter: Reporter,
     metrics: Metrics,
     recent: Arc<Mutex<Pruned<Published, Instant>>>,
+    /// The namespaces that took no events because they were being deleted, with the time of the line in the log.
+    terminating: Arc<Mutex<Pruned<String, Instant>>>,
+}
+
+/// Whether Kubernetes refused to create an object because its namespace is being deleted, or is gone.
+/// <https://github.com/kubernetes/apiserver/blob/v0.36.3/pkg/admission/plugin/namespace/lifecycle/admission.go>
+#[must_use]
+pub fn is_terminating(status: &kube::core::Status) -> bool {
+    let is_gone = || status.details.as_ref().is_some_and(|details| details.kind == "namespaces");
+    (status.code == 403 && status.message.contains("being terminated")) || (status.code == 404 && is_gone())
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -49,7 +61,7 @@ impl Events {
     #[must_use]
     pub fn new(client: kube::Client, instance: impl Into<String>, metrics: Metrics) -> Self {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(instance.into()) };
-        Self { client, reporter, metrics, recent: Arc::default() }
+        Self { client, reporter, metrics, recent: Arc::default(), terminating: Arc::default() }
     }
 
     /// Reports that `object` changed its state: `reason` is the condition's, `note` a sentence for people.
@@ -73,12 +85,31 @@ impl Events {
                 self.recent().insert(key, Instant::now());
                 return;
             }
+            Ok(Err(kube::Error::Api(status))) if is_terminating(&status) => {
+                let namespace = object.namespace.as_deref().unwrap_or_default();
+                if self.is_first(namespace, Instant::now()) {
+                    tracing::info!(namespace, "the namespace is being deleted and takes no more events");
+                }
+                return;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()),
         };
         self.metrics.event_failed();
         let (kind, namespace, name) = (&object.kind, &object.namespace, &object.name);
         tracing::warn!(?kind, ?namespace, ?name, reason, note, error = problem, "cannot publish an event");
+    }
+
+    /// Whether no line in the log has named the namespace for a while.
+    fn is_first(&self, namespace: &str, now: Instant) -> bool {
+        let mut terminating = self.terminating.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |at: &Instant| now.duration_since(*at) < REPEAT_TERMINATING_AFTER;
+        if terminating.get(namespace).is_some_and(is_recent) {
+            return false;
+        }
+        terminating.make_room(is_recent);
+        terminating.insert(namespace.to_owned(), now);
+        true
     }
 
     fn is_recent(&self, event: &Published, now: Instant) -> bool {
@@ -103,6 +134,7 @@ impl std::fmt::Debug for Events {
 mod tests {
     use super::*;
     use crate::runtime::scripted::{Call, client, refusal};
+    use serde_json::json;
 
     fn object(name: &str) -> ObjectReference {
         ObjectReference {
@@ -175,6 +207,25 @@ mod tests {
         }
         assert_eq!(calls.lock().expect("not poisoned").len(), 2);
         assert!(metrics.text().expect("encodes").contains("landfall_events_failed_total 2"));
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_being_deleted_is_told_once_and_counts_as_no_failure() {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+            "message": "events \"a\" is forbidden: unable to create new content in namespace team-a because it is being terminated",
+        });
+        let metrics = Metrics::new();
+        let client = client(move |_: Call| std::future::ready((403, status.clone())));
+        let events = Events::new(client, "landfall-0", metrics.clone());
+        for number in 0..3 {
+            events.transition(&object("a"), EventType::Normal, "Ready", &format!("Ready {number}.")).await;
+        }
+        assert!(metrics.text().expect("encodes").contains("landfall_events_failed_total 0"));
+        assert_eq!(events.terminating.lock().expect("not poisoned").keys().collect::<Vec<_>>(), ["team-a"]);
+        let now = Instant::now();
+        assert!(!events.is_first("team-a", now) && events.is_first("team-b", now));
+        assert!(events.is_first("team-a", now + REPEAT_TERMINATING_AFTER));
     }
 
     #[tokio::test]

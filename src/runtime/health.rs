@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     head_bytes: 16 * 1024,
     head: Duration::from_secs(10),
     idle: Some(Duration::from_secs(10)),
+    write: Duration::from_secs(10),
     age: Duration::from_secs(115),
     shutdown_delay: Duration::ZERO,
     drain: Duration::from_secs(5),
@@ -65,6 +66,8 @@ impl HealthServer {
 }
 
 impl Handler for Endpoints {
+    type Body = Full<Bytes>;
+
     async fn handle(&self, request: Request<Incoming>, mut client: Client) -> Response<Full<Bytes>> {
         client.request.complete();
         self.answer(&request)

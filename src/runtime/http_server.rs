@@ -12,20 +12,25 @@ use super::listen::listen;
 use bytes::Bytes;
 use connection::{Activity, TimedStream};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use limiter::ConnectionLimiter;
+use rustls::ServerConfig;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::BoxError;
 
 /// How long to wait after a failed accept. Most likely no file descriptor is left, and accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,6 +49,8 @@ pub struct Limits {
     pub head: Duration,
     /// Time between two requests; none closes the connection after one request.
     pub idle: Option<Duration>,
+    /// Time without progress while an answer is written, after which the connection ends.
+    pub write: Duration,
     /// Age at which a connection is closed; the request in progress is still answered.
     pub age: Duration,
     /// How long connections are still accepted after shutdown began: clients learn about it late.
@@ -96,7 +103,10 @@ pub struct Client {
 
 /// Answers requests.
 pub trait Handler: Clone + Send + Sync + 'static {
-    fn handle(&self, request: Request<Incoming>, client: Client) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// The body of an answer.
+    type Body: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    fn handle(&self, request: Request<Incoming>, client: Client) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Finishes the work that outlives its connections. Runs once, after the last connection, within the drain time.
     fn finish(&self) -> impl Future<Output = ()> + Send {
@@ -111,6 +121,7 @@ pub struct HttpServer {
     address: SocketAddr,
     purpose: Purpose,
     limits: Limits,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl HttpServer {
@@ -120,7 +131,13 @@ impl HttpServer {
         let failed = |source| BindError { address, purpose, source };
         let listener = listen(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, purpose, limits })
+        Ok(Self { listener, address, purpose, limits, tls: None })
+    }
+
+    /// The same server with TLS. A certificate that changes is a matter of the configuration's resolver.
+    #[must_use]
+    pub fn with_tls(self, tls: Arc<ServerConfig>) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -129,7 +146,7 @@ impl HttpServer {
 
     /// Serves until shutdown and the shutdown delay after it; then the requests in progress have the drain time.
     pub async fn serve(self, handler: impl Handler, shutdown: CancellationToken) {
-        let Self { listener, purpose, limits, .. } = self;
+        let Self { listener, purpose, limits, tls, .. } = self;
         let mut limiter = ConnectionLimiter::new(purpose.name, &limits);
         let (connections, closing) = (TaskTracker::new(), CancellationToken::new());
         let closed = async {
@@ -149,8 +166,8 @@ impl HttpServer {
                 accepted = accept => accepted,
             };
             let Some((stream, address, activity, evicted, slot)) = accepted else { continue };
-            let leave = closing.child_token();
-            let connection = serve_connection(stream, address, handler.clone(), limits, activity, leave);
+            let opened = Opened { address, limits, activity, leave: closing.child_token() };
+            let connection = serve_connection(stream, tls.clone(), handler.clone(), opened);
             connections.spawn(async move {
                 let ended = evicted.run_until_cancelled(connection).await;
                 if let Some(Err(error)) = ended {
@@ -184,18 +201,39 @@ async fn accept(listener: &TcpListener, purpose: Purpose) -> (TcpStream, IpAddr)
     }
 }
 
-/// Serves one connection to its end. When it has to leave, or reaches its age, it ends after the request in progress.
-async fn serve_connection(
-    stream: TcpStream,
+/// A connection that was admitted.
+struct Opened {
     address: IpAddr,
-    handler: impl Handler,
     limits: Limits,
     activity: Activity,
     leave: CancellationToken,
-) -> Result<(), hyper::Error> {
-    // Answers are one small write each.
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    handler: impl Handler,
+    opened: Opened,
+) -> Result<(), BoxError> {
+    // Answers are one small write each, or writes of whole buffers.
     let _ = stream.set_nodelay(true);
-    let stream = TimedStream::new(stream, activity.clone(), limits.head);
+    let Some(tls) = tls else { return Ok(serve_requests(stream, handler, opened).await?) };
+    let handshake = timeout(opened.limits.head, TlsAcceptor::from(tls).accept(stream));
+    let stream = tokio::select! {
+        stream = handshake => stream??,
+        () = opened.leave.cancelled() => return Ok(()),
+    };
+    Ok(serve_requests(stream, handler, opened).await?)
+}
+
+/// Serves one connection to its end. When it has to leave, or reaches its age, it ends after the request in progress.
+async fn serve_requests<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    handler: impl Handler,
+    opened: Opened,
+) -> Result<(), hyper::Error> {
+    let Opened { address, limits, activity, leave } = opened;
+    let stream = TimedStream::new(stream, activity.clone(), limits.head, limits.write);
     let service = service_fn(move |request| {
         let (handler, client) = (handler.clone(), Client { address, request: activity.begin() });
         async move { Ok::<_, Infallible>(handler.handle(request, client).await) }

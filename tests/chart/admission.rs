@@ -23,7 +23,7 @@ impl Caller {
     /// Adds a delivery to an inbox, as the receiver does.
     async fn store(&self, inbox: &str) -> Result<Value, Refusal> {
         let delivery = json!({
-            "id": 1, "app": "landfall", "guid": "a", "event": "push", "receiptTime": "2026-01-01T00:00:00.000000Z",
+            "id": 1, "appName": "landfall", "guid": "a", "event": "push", "receiptTime": "2026-01-01T00:00:00.000000Z",
         });
         let append = json!([{"op": "add", "path": "/status/deliveries/-", "value": delivery}]);
         self.ask(Method::PATCH, &format!("{INBOXES}/{inbox}/status"), JSON_PATCH, &append).await

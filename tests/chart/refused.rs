@@ -47,10 +47,8 @@ fn bad_apps() -> Vec<Bad> {
             "takes names without owner, patterns with *, or ids",
         ),
         (tenant("/spec/tenants/0/repositories", json!([])), "should have at least 1 items"),
-        (
-            tenant("/spec/tenants/0/maxPermissions", json!({"contents": "push"})),
-            "takes the levels read, write and admin",
-        ),
+        (tenant("/spec/tenants/0/push", json!({"refs": ["release/*"]})), "patterns of refs are refs/heads/NAME"),
+        (tenant("/spec/tenants/0/maxPermissions", json!({"contents": "push"})), "Unsupported value"),
         (
             tenant("/spec/tenants/0/maxPermissions", json!({"pull-requests": "read"})),
             "GitHub has no permission pull-requests: did you mean pull_requests?",
@@ -98,7 +96,7 @@ fn bad_tokens() -> Vec<Bad> {
         (repositories(json!([{"name": "shop"}, {"id": 7}])), "takes all by name or all by id"),
         (repositories(json!([{"name": "shop", "id": 7}])), "exactly one of name and id must be set"),
         (repositories(json!([{"name": "acme/shop"}])), "must stand without its owner: shop, not acme/shop"),
-        (vec![("/spec/permissions", json!({"contents": "rw"}))], "takes the levels read, write and admin"),
+        (vec![("/spec/permissions", json!({"contents": "rw"}))], "Unsupported value"),
         (
             vec![("/spec/permissions", json!({"content": "read"}))],
             "GitHub has no permission content: did you mean contents?",
@@ -120,6 +118,11 @@ fn bad_tokens() -> Vec<Bad> {
             "must not use app.kubernetes.io/managed-by",
         ),
         (secret("/spec/secret/labels", json!({"node.kubernetes.io/a": "b"})), "nor keys under landfall.dev"),
+        (secret("/spec/secret/labels", json!({"team": "A and B"})), "should match '^(([A-Za-z0-9]"),
+        (
+            vec![("/spec/installationRef/name", json!("../secrets/a"))],
+            "spec.installationRef.name must be the name of a GitHubInstallation",
+        ),
         (secret("/spec/secret/annotations", json!({"landfall.dev/scope": "{}"})), "must not use keys under"),
         (vec![("/spec/installationRef", Value::Null)], "spec.installationRef: Required value"),
     ]
@@ -180,6 +183,10 @@ fn bad_urls() -> Vec<Bad> {
     vec![
         (url(json!("http://git.example.com/team/lib.git")), "must begin with https://"),
         (
+            vec![("/spec/source/credentialsSecretRef/name", json!("../configmaps/a"))],
+            "spec.source.credentialsSecretRef.name must be the name of a Secret",
+        ),
+        (
             vec![("/spec/source/credentialsSecretRef/key", json!("a b"))],
             "must be a key of the Secret, such as password",
         ),
@@ -202,10 +209,20 @@ fn bad_workspaces() -> Vec<Bad> {
         (pod(json!({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]})), "duplicate"),
         (pod(json!({"imagePullSecrets": [{}]})), r#"omits all key fields ["name"]"#),
         (vec![("/spec/githubTokenInEnvironment", json!(true))], "field not declared in schema"),
+        (vec![("/spec/push", json!({"refs": ["refs/remotes/x"]}))], "patterns of refs are refs/heads/NAME"),
+        (vec![("/spec/push", json!({"refs": ["refs/heads/a b"]}))], "patterns of refs are refs/heads/NAME"),
+        (
+            vec![("/spec/push", json!({"force": ["refs/heads/landfall-wip/try-0a1b2/head"]}))],
+            "where the work of workspaces goes",
+        ),
+        (vec![("/spec/push", json!({"refs": ["refs/heads/a", "refs/heads/a"]}))], "duplicate"),
         (vec![("/spec/save", json!({"timeout": "10"}))], "must be a duration between 10s and 1h"),
         (vec![("/spec/storage/size", json!(0))], "spec.storage.size must be more than 0"),
         (vec![("/spec/clone", json!({"depth": 0}))], "should be greater than or equal to 1"),
         (pod(json!({"resources": {"limits": {"cpu": "much"}}})), "should match '^[0-9]+"),
+        (pod(json!({"affinity": {"nodeAffinity": "everywhere"}})), ".spec.pod.affinity.nodeAffinity: expected map"),
+        (pod(json!({"affinity": {"nodeAfinity": {}}})), "field not declared in schema"),
+        (pod(json!({"tolerations": vec![json!({"operator": "Exists"}); 33]})), "must have at most 32 items"),
     ]
 }
 

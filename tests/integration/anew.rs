@@ -31,7 +31,7 @@ async fn what_was_seen_for_the_object_before_is_not_believed() {
     };
     world.until("the look at shop ended", is_answered).await;
     operator.settled().await;
-    let is_bound = async || (status(&world, "one").await["id"] == 9002).then_some(());
+    let is_bound = async || (status(&world, "one").await["repositoryID"] == 9002).then_some(());
     world.until("it is bound to what its spec says", is_bound).await;
     operator.settled().await;
     let shown = status(&world, "one").await;

@@ -26,7 +26,7 @@ async fn it_shows_what_github_says_of_it() {
     assert_eq!(status["ownerLogin"], "acme");
     assert!(status["botUserID"].as_i64().is_some_and(|id| id != 4242), "the bot user has an id of its own");
     assert_eq!(status["permissions"]["repository_hooks"], "write");
-    assert_eq!(status["tenants"], json!([{"account": "acme", "accountID": 7001, "namespaces": 1}]));
+    assert_eq!(status["tenants"], json!([{"account": "acme", "accountID": 7001, "namespaceCount": 1}]));
     assert!(status["htmlURL"].as_str().unwrap().ends_with("/apps/landfall"), "{status}");
     assert_eq!(world.sim.requests().len(), 3, "the App, its installations, its bot");
     operator.stop().await;
@@ -49,6 +49,8 @@ async fn a_client_id_serves_as_well() {
 async fn installations_come_and_go_with_the_grants() {
     let (world, operator) = granted(&json!([grant("acme", &json!({"names": ["team-a", "not-there-yet"]}))])).await;
     assert!(world.get::<GitHubInstallation>("team-b", "acme").await.is_none(), "no entry, no access");
+    let message = world.until_reason::<GitHubApp>("", "landfall", "Connected").await;
+    says(&message, &["spec.tenants names namespaces that do not exist: not-there-yet (in entry "]);
     let declared = json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "GitHubInstallation",
         "metadata": {"name": "mine", "namespace": "team-a"},
@@ -105,7 +107,7 @@ async fn a_grant_holds_for_the_account_and_not_for_its_name() {
     publish(&world, "shop", &json!({})).await;
     operator.stop().await;
     // The state after the name was another account's at the first look: status has that account's id.
-    let pinned = json!({"tenants": [{"account": "acme", "accountID": 6999, "namespaces": 1}]});
+    let pinned = json!({"tenants": [{"account": "acme", "accountID": 6999, "namespaceCount": 1}]});
     world.merge_status::<GitHubApp>("", "landfall", &pinned).await.unwrap();
     let operator = world.operator().await;
     let message = world.until_reason::<GitHubInstallation>("team-a", "acme", "AccountNotGranted").await;

@@ -145,7 +145,7 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     operator.settled().await;
     for name in ["vault", "engine"] {
         let object = value::<ProjectRepository>(&world, "team-a", name).await;
-        assert_eq!((&object["status"]["id"], &object["status"]["head"]), (&Value::Null, &Value::Null));
+        assert_eq!((&object["status"]["repositoryID"], &object["status"]["head"]), (&Value::Null, &Value::Null));
     }
     // GitHub refuses, as it does if the App is not installed on all repositories.
     let refusal = FaultKind::Status {
@@ -175,12 +175,12 @@ async fn what_cannot_be_forked_is_said_and_nothing_else_is_touched() {
     // An id in status does not replace the check that the repository is a fork: nothing is read from the upstream in
     // the spec.
     world.apply::<GitHubApp>(&objects::app(&world, &tenants(&["shop"]))).await;
-    world.merge_status::<ProjectRepository>("team-a", "own", &json!({"id": 9001})).await.unwrap();
+    world.merge_status::<ProjectRepository>("team-a", "own", &json!({"repositoryID": 9001})).await.unwrap();
     let lie = fork("globex/plans", &json!({"name": "shop"}));
     world.apply::<ProjectRepository>(&objects::repository("lie", &lie)).await;
     operator.settled().await;
     world.sim.reset_requests();
-    world.merge_status::<ProjectRepository>("team-a", "lie", &json!({"id": 9001})).await.unwrap();
+    world.merge_status::<ProjectRepository>("team-a", "lie", &json!({"repositoryID": 9001})).await.unwrap();
     let is_told = async || {
         let told =
             landfall_world::ready(&value::<ProjectRepository>(&world, "team-a", "lie").await)["message"].to_string();

@@ -29,7 +29,7 @@ async fn a_fork_of_a_fork_is_not_taken_for_one_of_the_first() {
     says(&message, &["acme/tools", "monalisa/tools"]);
     operator.settled().await;
     let object = value::<ProjectRepository>(&world, "team-a", "tools").await;
-    assert_eq!(object["status"]["id"], serde_json::Value::Null, "{object}");
+    assert_eq!(object["status"]["repositoryID"], serde_json::Value::Null, "{object}");
     follow(&world, "theirs", &fork("monalisa/tools", &json!({})), "Observed").await;
     operator.stop().await;
 }

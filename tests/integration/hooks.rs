@@ -351,7 +351,7 @@ async fn a_forged_status_takes_no_webhook_away() {
     assert_eq!(hooks(), (1, 1));
     let victims = ours(&world, "acme/shop").remove(0).id;
     let lie = json!({
-        "id": 9001, "fullName": "acme/shop", "cloneURL": "https://stranger.example.com/acme/shop.git",
+        "repositoryID": 9001, "fullName": "acme/shop", "cloneURL": "https://stranger.example.com/acme/shop.git",
         "head": {"branch": "main", "sha": "f".repeat(40), "observationTime": "2026-01-01T00:00:00Z"},
         "webhook": {"id": victims, "url": SHOP, "keyID": "forged"},
     });

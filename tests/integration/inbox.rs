@@ -35,7 +35,7 @@ async fn each_pod_of_the_receiver_has_an_inbox_for_as_long_as_it_is_needed() {
     operator.settled().await;
     let pushed = world.push("acme/shop", "main");
     let delivery = json!([{"op": "add", "path": "/status/deliveries/-", "value": {
-        "id": 1, "app": "landfall", "namespace": "team-a", "name": "shop", "guid": "a", "event": "push",
+        "id": 1, "appName": "landfall", "namespace": "team-a", "repositoryName": "shop", "guid": "a", "event": "push",
         "ref": "refs/heads/main", "receiptTime": format!("{:.6}", world.now()),
     }}]);
     world.patch_inbox("receiver-7", &delivery).await;
@@ -68,7 +68,7 @@ async fn deliveries_for_nobody_go_and_those_for_all_make_the_operator_look_at_al
     assert_eq!(looks(&world), 0);
 
     let pushed = ["shop", "lib-core"].map(|name| (name, world.push(&format!("acme/{name}"), "main")));
-    world.deliver_to_app("all", &json!({"everyRepository": true, "merged": 600})).await;
+    world.deliver_to_app("all", &json!({"everyRepository": true, "mergedCount": 600})).await;
     for (name, sha) in pushed {
         let seen = async || (status(&world, name).await["head"]["sha"] == json!(sha)).then_some(());
         world.until(&format!("{name} was looked at"), seen).await;

@@ -120,7 +120,7 @@ async fn a_public_repository_made_anew_under_the_name_is_not_taken_for_it() {
     comes_to(&world, "lib-open", "RepositoryNotFound").await;
     let shown = value::<ProjectRepository>(&world, "team-a", "lib-open").await;
     assert!(!shown.to_string().contains(&other), "{shown}");
-    assert_eq!(shown["status"]["id"], first["id"]);
+    assert_eq!(shown["status"]["repositoryID"], first["repositoryID"]);
     operator.stop().await;
 }
 
@@ -141,7 +141,7 @@ async fn a_delivery_that_comes_again_while_it_is_taken_out_is_looked_after_again
                 let is_inbox = request.uri().path().ends_with(&format!("/webhookinboxes/{INBOX}/status"));
                 if is_inbox && armed.swap(false, Ordering::SeqCst) {
                     let again = json!({
-                        "id": 1_000_000_000, "app": "landfall", "namespace": "team-a", "name": "shop", "guid": "twice",
+                        "id": 1_000_000_000, "appName": "landfall", "namespace": "team-a", "repositoryName": "shop", "guid": "twice",
                         "event": "push", "ref": "refs/heads/main", "receiptTime": "2100-01-01T00:00:00.000000Z",
                     });
                     let append = json!([{"op": "add", "path": "/status/deliveries/-", "value": again}]);

@@ -25,7 +25,7 @@ async fn what_makes_no_sense_is_refused_at_once() {
         (json!({"repositories": [{"name": "acme/shop"}]}), "without its owner: shop, not acme/shop"),
         (json!({"repositories": [{"name": "shop", "id": 9001}]}), "exactly one of name and id must be set"),
         (json!({"repositories": [{"name": "shop"}, {"id": 9002}]}), "all by name or all by id"),
-        (json!({"permissions": {"contents": "maintain"}}), "takes the levels read, write and admin"),
+        (json!({"permissions": {"contents": "maintain"}}), "Unsupported value"),
         (json!({"permissions": {}}), "spec.permissions"),
         (json!({"renewBefore": "soon"}), "a duration between 1m and 1h, such as 10m"),
         (json!({"renewBefore": "10s"}), "a duration between 1m and 1h"),
@@ -160,12 +160,12 @@ async fn a_refusal_that_no_permission_changes_has_its_reason_and_remedy() {
     for (because, reason, words) in [
         (
             Because::IpAllowList,
-            "IpAddressNotAllowed",
+            "IPAddressNotAllowed",
             &["IP allow list enabled", "add the cluster's outgoing address"][..],
         ),
         (Because::SingleSignOn, "SingleSignOnRequired", &["SAML enforcement", "authorize these credentials"]),
         (Because::Billing, "BillingLocked", &["Repository access blocked", "settle it in its billing settings"]),
-        (Because::ProxyPage, "ApiFailed", &["an HTML page came", "403", "no proxy or firewall"]),
+        (Because::ProxyPage, "APIFailed", &["an HTML page came", "403", "no proxy or firewall"]),
         (Because::SecondaryLimit, "RateLimited", &["secondary rate limit"]),
     ] {
         let refusal = FaultKind::Refuse { because };

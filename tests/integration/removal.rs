@@ -44,7 +44,7 @@ async fn while_github_is_away_it_waits_and_goes_when_the_token_expires_at_the_la
     let (world, operator) = published(&json!({})).await;
     github_is_away(&world);
     world.delete::<InstallationToken>("team-a", "shop").await;
-    let message = world.until_reason::<InstallationToken>("team-a", "shop", "ApiFailed").await;
+    let message = world.until_reason::<InstallationToken>("team-a", "shop", "APIFailed").await;
     says(&message, &["revoking", "502", "retried by itself", "at the latest when the token expires"]);
     world.live_through(&operator, SignedDuration::from_mins(30)).await;
     let object = world.get::<InstallationToken>("team-a", "shop").await.expect("the finalizer holds it");
@@ -62,7 +62,7 @@ async fn it_goes_as_soon_as_github_is_back() {
     let (world, operator) = published(&json!({})).await;
     github_is_away(&world);
     world.delete::<InstallationToken>("team-a", "shop").await;
-    world.until_reason::<InstallationToken>("team-a", "shop", "ApiFailed").await;
+    world.until_reason::<InstallationToken>("team-a", "shop", "APIFailed").await;
     world.sim.clear_faults();
     world.live_through(&operator, SignedDuration::from_mins(6)).await;
     world.until_gone::<InstallationToken>("team-a", "shop").await;

@@ -143,7 +143,7 @@ async fn archived_and_deleted(world: World, operator: Operator) {
     assert!(world.sim.live_tokens().iter().all(|token| !token.repository_ids.iter().flatten().any(|id| *id == new)));
     assert!(changes(&world).is_empty(), "{:?}", changes(&world));
     follow(&world, "anew", &json!({"source": {"existing": {"name": "shop"}}}), "Observed").await;
-    assert_eq!(status(&world, "anew").await["id"], json!(new));
+    assert_eq!(status(&world, "anew").await["repositoryID"], json!(new));
     operator.stop().await;
 }
 

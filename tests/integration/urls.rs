@@ -44,10 +44,10 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     let operator = world.start(public()).await;
 
     for (name, url, reason, words) in [
-        ("other", "https://elsewhere.example.com/team/lib.git", "UrlNotAllowed", "not among the hosts"),
-        ("port", "https://git.example.com:8443/team/lib.git", "UrlNotAllowed", "not among the hosts"),
-        ("literal", &format!("https://{here}/team/lib.git"), "UrlNotAllowed", "private addresses need the permission"),
-        ("name", "https://localhost/team/lib.git", "UrlNotAllowed", "private addresses need the permission"),
+        ("other", "https://elsewhere.example.com/team/lib.git", "URLNotAllowed", "not among the hosts"),
+        ("port", "https://git.example.com:8443/team/lib.git", "URLNotAllowed", "not among the hosts"),
+        ("literal", &format!("https://{here}/team/lib.git"), "URLNotAllowed", "private addresses need the permission"),
+        ("name", "https://localhost/team/lib.git", "URLNotAllowed", "private addresses need the permission"),
     ] {
         let message = follow(&world, name, &by_url(url, None), reason).await;
         says(&message, &[words]);
@@ -93,9 +93,9 @@ async fn only_what_is_allowed_is_asked_and_credentials_stay_with_their_host() {
     world.live_through(&operator, SignedDuration::from_mins(40)).await;
     assert_eq!(came.load(Ordering::SeqCst), before, "nothing was asked with them");
     // The listener does not speak TLS. The connection itself shows that it was allowed.
-    follow(&world, "allowed", &by_url(&url, None), "ApiUnreachable").await;
+    follow(&world, "allowed", &by_url(&url, None), "APIUnreachable").await;
     assert!(came.load(Ordering::SeqCst) > before);
     assert_eq!(world.sim.requests().iter().filter(|request| request.path.contains("/team/lib")).count(), 0);
-    comes_to(&world, "other", "UrlNotAllowed").await;
+    comes_to(&world, "other", "URLNotAllowed").await;
     operator.stop().await;
 }

@@ -46,7 +46,7 @@ async fn every_example_is_accepted_and_changes_nothing_but_the_inbox() {
         let spec = json!({"installationRef": {"name": format!("o{owner}")}, "source": {"existing": {"name": name}}});
         let object = format!("r{id}-{owner}");
         scene.kind::<ProjectRepository>(&scene.name, &object, &spec).await;
-        scene.status(&scene.name, &object, &json!({"id": id})).await;
+        scene.status(&scene.name, &object, &json!({"repositoryID": id})).await;
     }
     let receiver = scene.receiver(Config { target_rate: 1e6, target_burst: 1e6, ..config() }).await;
 

@@ -110,7 +110,7 @@ impl Scene {
         let spec = json!({"installationRef": {"name": "acme"}, "source": {"existing": {"name": repository}}});
         self.kind::<ProjectRepository>(&self.name, name, &spec).await;
         if let Some(id) = id {
-            self.status(&self.name, name, &json!({"id": id})).await;
+            self.status(&self.name, name, &json!({"repositoryID": id})).await;
         }
     }
 

@@ -93,6 +93,45 @@ fn each_value_is_explained() {
     assert!(enums > 30, "{enums}");
 }
 
+/// Kubernetes' own types have no bounds. An object with a million tolerations would be refused only when a pod is made of it.
+#[test]
+fn each_text_and_each_list_of_a_spec_is_bounded() {
+    let mut bounded = 0;
+    for (place, _, schema) in properties().into_iter().filter(|(place, ..)| place.contains(".spec")) {
+        for part in [&schema, &schema["items"], &schema["additionalProperties"]] {
+            let bound = match part["type"].as_str() {
+                Some("array") => "maxItems",
+                Some("string") if part["enum"].is_null() => "maxLength",
+                Some("object") if part["additionalProperties"].is_object() => "maxProperties",
+                _ => continue,
+            };
+            assert!(part[bound].is_u64(), "{place}: {bound}");
+            bounded += 1;
+        }
+    }
+    assert!(bounded > 60, "{bounded}");
+}
+
+#[test]
+fn each_default_is_named_in_its_description() {
+    let mut named = 0;
+    for (place, _, schema) in properties() {
+        let Some(default) = schema["default"].as_str().filter(|default| !default.is_empty()) else { continue };
+        let description = schema["description"].as_str().unwrap_or_default();
+        assert!(description.contains(&format!("Default: `{default}`.")), "{place}: {description}");
+        named += 1;
+    }
+    assert!(named > 15, "{named}");
+}
+
+#[test]
+fn a_status_has_no_default_that_looks_like_an_observation() {
+    for (place, _, schema) in properties().into_iter().filter(|(place, ..)| place.contains(".status.")) {
+        let default = &schema["default"];
+        assert!(default.is_null() || *default == serde_json::json!([]), "{place}: {default}");
+    }
+}
+
 #[test]
 fn a_status_that_nobody_wrote_is_of_no_generation() {
     for (place, name, schema) in properties() {

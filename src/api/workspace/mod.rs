@@ -7,10 +7,11 @@ pub use status::{
     WorkspaceTimings,
 };
 
-use crate::api::duration_rule;
-use k8s_openapi::api::core::v1::Toleration;
+use crate::api::{NAME_RULE, PushRules, duration_rule};
+use k8s_openapi::api::core::v1::{Affinity, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,7 +58,7 @@ pub struct WorkspaceSpec {
     pub repository_ref: ProjectRepositoryReference,
     /// The author and committer of commits. Default: the App's bot, by the address under which GitHub knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub git: Option<GitAuthor>,
+    pub author: Option<GitAuthor>,
     /// The branch that is worked on.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.branch cannot be changed: make another Workspace, or use git in this one"))]
@@ -65,6 +66,10 @@ pub struct WorkspaceSpec {
     /// What is cloned.
     #[serde(default)]
     pub clone: CloneOptions,
+    /// What its git may push through the gateway besides the workspace's own branch. It takes effect as far as
+    /// `spec.tenants[].push` of the GitHubApp grants it. Default: nothing.
+    #[serde(default, skip_serializing_if = "PushRules::is_empty")]
+    pub push: PushRules,
     /// The pull request.
     #[serde(default)]
     pub pull_request: PullRequestOptions,
@@ -109,6 +114,7 @@ pub enum OperatingMode {
 pub struct ProjectRepositoryReference {
     /// The ProjectRepository's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message("spec.repositoryRef.name must be the name of a ProjectRepository: lower-case letters, digits, - and ."))]
     pub name: String,
 }
 
@@ -118,11 +124,11 @@ pub struct ProjectRepositoryReference {
 pub struct GitAuthor {
     /// `user.name`.
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f<>]')").message("spec.git.name must have no control characters and no < or >"))]
+    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f<>]')").message("spec.author.name must have no control characters and no < or >"))]
     pub name: String,
     /// `user.email`.
     #[schemars(length(min = 3, max = 254))]
-    #[x_kube(validation = Rule::new("self.matches('^[^\\\\x00-\\\\x20<>]+@[^\\\\x00-\\\\x20<>]+$')").message("spec.git.email must be an address, such as mona@example.com"))]
+    #[x_kube(validation = Rule::new("self.matches('^[^\\\\x00-\\\\x20<>]+@[^\\\\x00-\\\\x20<>]+$')").message("spec.author.email must be an address, such as mona@example.com"))]
     pub email: String,
 }
 
@@ -277,10 +283,10 @@ pub struct WorkspacePod {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub tolerations: Vec<Toleration>,
-    /// The affinity of the pod, as in a Pod's spec.
+    /// The affinity of the pod, as in a Pod's spec (`kubectl explain pod.spec.affinity`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "opaque")]
-    pub affinity: Option<serde_json::Value>,
+    #[schemars(schema_with = "affinity")]
+    pub affinity: Option<Affinity>,
     /// Its runtime class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -303,9 +309,15 @@ pub struct WorkspacePod {
     pub ports: Vec<WorkspacePort>,
 }
 
-/// An object whose fields are checked when a pod is made of it.
-fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+/// Kubernetes' schema without its descriptions, which would be longer than all the rest of the definition.
+fn affinity(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    fn strip(schema: &mut schemars::Schema) {
+        schema.remove("description");
+        schemars::transform::transform_subschemas(&mut strip, schema);
+    }
+    let mut schema = Affinity::json_schema(generator);
+    strip(&mut schema);
+    schema
 }
 
 /// The compute resources of a container.
@@ -386,6 +398,7 @@ impl PortProtocol {
 pub struct PullSecretReference {
     /// The Secret's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message("spec.pod.imagePullSecrets[].name must be the name of a Secret: lower-case letters, digits, - and ."))]
     pub name: String,
 }
 

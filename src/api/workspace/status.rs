@@ -18,8 +18,10 @@ pub struct WorkspaceStatus {
     /// The `metadata.uid` of the object. If it differs, this status belongs to an earlier object of the same name and is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// `Ready`, and `Reconciling`, `Retrying` or `Stalled` where they hold; `CredentialsReady`, `CloneReady`, `PullRequestReady`,
-    /// `Suspended` and `WorkSafe`.
+    /// `Ready` is True while a person can work in the pod. `Reconciling` (the operator is working on it), `Retrying` (it will
+    /// repeat a failed call) and `Stalled` (a person must act) are present only while they are True. `CredentialsReady`,
+    /// `CloneReady`, `PullRequestReady` and `WorkSafe` are True in normal operation. `Suspended` is True while
+    /// `spec.operatingMode` is `Suspended` and the pod is gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -56,21 +58,26 @@ pub struct WorkspaceGit {
     /// The commit of the branch at the remote, as it answered the operator.
     #[serde(default, rename = "remoteSHA", skip_serializing_if = "Option::is_none")]
     pub remote_sha: Option<String>,
-    /// How many commits HEAD is ahead of the remote's branch.
+    /// The number of commits of HEAD that the remote's branch lacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ahead: Option<i64>,
-    /// How many commits HEAD is behind it.
+    #[schemars(range(min = 0))]
+    pub ahead_by: Option<i64>,
+    /// The number of commits of the remote's branch that HEAD lacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub behind: Option<i64>,
-    /// How many files that git tracks are changed.
-    #[serde(default)]
-    pub dirty: i64,
-    /// How many files git does not track, and does not ignore.
-    #[serde(default)]
-    pub untracked: i64,
-    /// How many commits the remote does not have.
-    #[serde(default)]
-    pub unpushed: i64,
+    #[schemars(range(min = 0))]
+    pub behind_by: Option<i64>,
+    /// The number of changed files that git tracks. Absent until the pod has reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub changed_files: Option<i64>,
+    /// The number of files that git neither tracks nor ignores. Absent until the pod has reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub untracked_files: Option<i64>,
+    /// The number of commits that the remote does not have. Absent until the pod has reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub unpushed_commits: Option<i64>,
 }
 
 /// Whether a pull request is open.
@@ -90,13 +97,14 @@ pub enum PullRequestState {
 #[serde(rename_all = "camelCase")]
 pub struct PullRequestStatus {
     /// Its number.
+    #[schemars(range(min = 1))]
     pub number: i64,
-    /// Its page.
-    pub url: String,
+    /// Its page on GitHub.
+    #[serde(rename = "htmlURL")]
+    pub html_url: String,
     /// Whether it is open.
     pub state: PullRequestState,
     /// Whether it is a draft.
-    #[serde(default)]
     pub draft: bool,
 }
 

@@ -18,6 +18,8 @@ pub struct Desired {
     pub remove: Vec<Arc<GitHubInstallation>>,
     /// Not created, because an object with that name exists that was not made for this App: `namespace/name`.
     pub clashes: Vec<String>,
+    /// The namespaces that an entry of `spec.tenants` names and that do not exist, each with the entry.
+    pub absent: Vec<String>,
     /// The accounts, with their pins.
     pub tenants: Vec<TenantStatus>,
 }
@@ -44,7 +46,7 @@ pub fn desired(
         .iter()
         .map(|installation| ((installation.namespace().unwrap_or_default(), installation.name_any()), installation))
         .collect();
-    let mut desired = Desired::default();
+    let mut desired = Desired { absent: absent(app, namespaces), ..Desired::default() };
     let mut wanted = BTreeSet::new();
     for account in accounts(app) {
         let mut granted: Vec<_> =
@@ -52,7 +54,7 @@ pub fn desired(
         granted.sort_by(|a, b| a.name.cmp(&b.name));
         desired.tenants.push(TenantStatus {
             account_id: pinned(app, look, &account),
-            namespaces: i64::try_from(granted.len()).unwrap_or(i64::MAX),
+            namespace_count: i64::try_from(granted.len()).ok(),
             account: account.clone(),
         });
         for namespace in granted {
@@ -85,6 +87,13 @@ pub fn desired(
         .map(|(_, installation)| Arc::clone(installation))
         .collect();
     desired
+}
+
+fn absent(app: &GitHubApp, namespaces: &[NamespaceView]) -> Vec<String> {
+    let existing: BTreeSet<_> = namespaces.iter().map(|namespace| namespace.name.as_str()).collect();
+    let tenants = app.spec.tenants.iter().flat_map(|tenant| tenant.namespaces.names.iter().map(move |it| (it, tenant)));
+    let absent = tenants.filter(|(name, _)| !existing.contains(name.as_str()));
+    absent.map(|(name, tenant)| format!("{name} (in entry {})", tenant.name)).collect()
 }
 
 /// The accounts of the grants, each once, with the spelling of its first entry.
@@ -162,8 +171,8 @@ mod tests {
             [make("team-a", "acme", "Acme"), make("team-b", "acme", "Acme"), make("team-a", "octo-corp", "octo_corp")]
         );
         assert_eq!(
-            wanted.tenants.iter().map(|t| (t.account.as_str(), t.namespaces)).collect::<Vec<_>>(),
-            [("Acme", 2), ("octo_corp", 1)]
+            wanted.tenants.iter().map(|t| (t.account.as_str(), t.namespace_count)).collect::<Vec<_>>(),
+            [("Acme", Some(2)), ("octo_corp", Some(1))]
         );
         let made: Vec<_> =
             wanted.make.iter().map(|(ns, name, account)| installation(ns, name, account, true)).collect();

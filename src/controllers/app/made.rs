@@ -6,6 +6,7 @@ use crate::api::{
     MANAGED_BY_LABEL,
 };
 use crate::controllers::shared::Shared;
+use crate::runtime::events::is_terminating;
 use crate::runtime::lenient::Lenient;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
@@ -58,8 +59,4 @@ pub async fn delete(shared: &Shared, installation: &GitHubInstallation) -> Resul
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(drop),
     }
-}
-
-fn is_terminating(status: &kube::core::Status) -> bool {
-    status.code == 403 && status.message.contains("being terminated")
 }

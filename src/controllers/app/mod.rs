@@ -262,7 +262,7 @@ impl Kind for AppKind {
             tracing::info!(delivery = delivery.guid, event = delivery.event, ?result, "a delivery was dealt with");
         }
         let taken: BTreeSet<_> = marks.into_iter().map(|mark| mark.announced).collect();
-        self.shared.dealt_with(taken.iter().cloned());
+        self.shared.mark_dealt_with(taken.iter().cloned());
         self.shared.connections.update(&seen.app.name_any(), |its| its.heard.retain(|heard| !taken.contains(heard)));
     }
 

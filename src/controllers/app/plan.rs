@@ -14,6 +14,7 @@ use crate::webhook::RootKeys;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// The gathered state of an App and its surroundings.
@@ -134,6 +135,9 @@ pub fn settled(seen: &Seen, now: Timestamp) -> (Standing, Option<Again>) {
     (standing, [connection.next_look, next_hook].into_iter().flatten().min().map(Again::At))
 }
 
+/// The most namespaces that a message names.
+const MOST_ABSENT: usize = 5;
+
 fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
     let (app, desired) = (&seen.app, &seen.desired);
     let connection = seen.connection.as_ref();
@@ -143,7 +147,7 @@ fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
         (_, Some(trouble)) if trouble.state == State::Stalled => trouble.clone(),
         (Some(_), Some(trouble)) => trouble.clone().while_still_good("GitHub accepted the App's credentials before"),
         (None, Some(trouble)) => trouble.clone(),
-        (None, None) => Standing::reconciling(Reason::ApiUnreachable, "the App was not looked at yet"),
+        (None, None) => Standing::reconciling(Reason::APIUnreachable, "the App was not looked at yet"),
         (Some(look), None) => {
             if let Some(trouble) = hook_trouble {
                 return trouble;
@@ -159,6 +163,17 @@ fn standing(seen: &Seen, hook_trouble: Option<Standing>) -> Standing {
             if !desired.clashes.is_empty() {
                 message.push_str("; not created, because a GitHubInstallation with that name already exists: ");
                 message.push_str(&desired.clashes.join(", "));
+            }
+            if !desired.absent.is_empty() {
+                let shown = desired.absent.iter().take(MOST_ABSENT).map(String::as_str).collect::<Vec<_>>().join(", ");
+                let more = match desired.absent.len().checked_sub(MOST_ABSENT) {
+                    Some(more @ 1..) => format!(" and {more} more"),
+                    _ => String::new(),
+                };
+                let _ = write!(
+                    message,
+                    "; spec.tenants names namespaces that do not exist: {shown}{more}. Correct the names, or create the namespaces"
+                );
             }
             if app.spec.paused {
                 Standing::ready(Reason::Paused, format!("{message}; spec.paused: true holds back changes"))

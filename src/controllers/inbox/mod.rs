@@ -223,14 +223,14 @@ impl Kind for InboxKind {
                     tracing::info!(app, merged, "deliveries for many repositories were merged; all are looked at");
                     self.look_after(delivery);
                 }
-                self.shared.dealt_with(announced(deliveries));
+                self.shared.mark_dealt_with(announced(deliveries));
             }
             Step::Drop(deliveries) => {
                 for Waiting { delivery, .. } in &deliveries {
                     let WaitingDelivery { app, namespace, name, guid, .. } = delivery;
                     tracing::info!(app, namespace, name, delivery = guid, "a delivery is for an object that is gone");
                 }
-                self.shared.dealt_with(announced(deliveries));
+                self.shared.mark_dealt_with(announced(deliveries));
             }
             Step::TakeOut(ids) => {
                 if let Some(inbox) = &seen.inbox {

@@ -55,7 +55,7 @@ impl RepositoryKind {
         }
         let listed = || {
             let existing = repository.spec.source.existing.as_ref();
-            let id = existing.and_then(|existing| existing.id).or_else(|| status?.id);
+            let id = existing.and_then(|existing| existing.id).or_else(|| status?.repository_id);
             listing?.find(id, existing?.name.as_deref(), known.first_heard)
         };
         let facts = known.facts.clone().or_else(listed)?;

@@ -29,7 +29,7 @@ pub fn gather(kind: &RepositoryKind, object: &Arc<ProjectRepository>) -> Seen {
         (None, Some(url)) => match shared.settings.git_hosts.check(url) {
             Ok(address) => Way::Address(address),
             Err(error) => Way::Blocked {
-                standing: Standing::stalled(Reason::UrlNotAllowed, format!("spec.source.url: {error}")),
+                standing: Standing::stalled(Reason::URLNotAllowed, format!("spec.source.url: {error}")),
                 permanent: true,
             },
         },

@@ -246,7 +246,7 @@ impl RepositoryMemory {
     #[must_use]
     pub fn known_id(&self, repository: &ProjectRepository) -> Option<RepositoryId> {
         let known = self.get(repository.metadata.uid.as_deref().unwrap_or_default());
-        let stored = || own_status(repository)?.id;
+        let stored = || own_status(repository)?.repository_id;
         known.facts.map(|facts| facts.repository.id).or_else(stored)
     }
 

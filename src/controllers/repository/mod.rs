@@ -249,7 +249,7 @@ impl Kind for RepositoryKind {
             let (guid, sha) = (&delivery.guid, delivery.sha.as_deref());
             tracing::info!(delivery = guid, sha, ?result, "a delivery was dealt with");
         }
-        self.shared.dealt_with(marks.iter().map(|mark| mark.announced.clone()));
+        self.shared.mark_dealt_with(marks.iter().map(|mark| mark.announced.clone()));
         self.memory.update(uid(&seen.object), |known| {
             known.heard.retain(|heard| !marks.iter().any(|mark| mark.announced == *heard));
         });

@@ -269,7 +269,7 @@ pub fn look_due(seen: &Seen, now: Timestamp) -> Timestamp {
 fn source(seen: &Seen, failed: Option<&Failed>) -> Standing {
     let known = &seen.known;
     let Some(looked) = &known.looked else {
-        return Standing::reconciling(Reason::ApiUnreachable, "the repository was not looked at yet");
+        return Standing::reconciling(Reason::APIUnreachable, "the repository was not looked at yet");
     };
     let name = &looked.name;
     if let Some(facts) = &known.facts {

@@ -142,7 +142,7 @@ impl Seen {
     #[must_use]
     pub fn bound_id(&self) -> Option<RepositoryId> {
         let said = self.object.spec.source.existing.as_ref().and_then(|existing| existing.id);
-        let stored = || self.object.status.as_ref().and_then(|status| status.id);
+        let stored = || self.object.status.as_ref().and_then(|status| status.repository_id);
         let remembered = self.known.facts.as_ref().map(|facts| facts.repository.id);
         remembered.or(said).or_else(stored)
     }

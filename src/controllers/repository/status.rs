@@ -3,12 +3,15 @@
 
 use super::memory::Task;
 use super::seen::{HookWish, Seen, Way};
-use crate::api::{ConditionType, DeploymentResult, ForkStatus, ProjectRepositoryStatus, Reason, WebhookStatus};
+use crate::api::{
+    ConditionType, DeploymentResult, ForkStatus, ProjectRepositoryStatus, Reason, Visibility, WebhookStatus,
+};
 use crate::controllers::deliveries::log;
 use crate::controllers::object::requested_look;
 use crate::controllers::shared::is_of_all;
 use crate::controllers::standing::{State, Truth, condition};
 use crate::git::Head;
+use crate::github::models::Repository;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -36,10 +39,10 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
     }
     if let Some(facts) = &known.facts {
         let repository = &facts.repository;
-        status.id = Some(repository.id);
+        status.repository_id = Some(repository.id);
         status.node_id = Some(repository.node_id.clone());
         status.full_name = Some(repository.full_name.clone());
-        status.private = Some(repository.private);
+        status.visibility = Some(visibility(repository));
         status.archived = repository.archived.or(stored.archived);
         status.disabled = repository.disabled.or(stored.disabled);
         status.clone_url = repository.clone_url.clone().or(stored.clone_url.clone());
@@ -61,7 +64,7 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
         let before = stored.fork.clone().unwrap_or_default();
         status.fork = Some(ForkStatus {
             of: fork.of.clone(),
-            parent_id: parent.map(|parent| parent.id).or(before.parent_id),
+            upstream_id: parent.map(|parent| parent.id).or(before.upstream_id),
             upstream_sha: known.in_step.as_ref().map(|step| step.upstream.clone()).or(before.upstream_sha),
             behind_by: known.in_step.as_ref().and_then(|step| i64::try_from(step.behind_by).ok()).or(before.behind_by),
             ahead_by: known.in_step.as_ref().and_then(|step| i64::try_from(step.ahead_by).ok()).or(before.ahead_by),
@@ -70,6 +73,15 @@ pub fn status(seen: &Seen, now: Timestamp) -> ProjectRepositoryStatus {
     let conditions = parts(seen, &status, now);
     status.conditions = conditions;
     status
+}
+
+/// A GitHub Enterprise Server may be too old to name the visibility.
+fn visibility(repository: &Repository) -> Visibility {
+    match repository.visibility.as_deref() {
+        Some("internal") => Visibility::Internal,
+        _ if repository.private => Visibility::Private,
+        _ => Visibility::Public,
+    }
 }
 
 fn webhook(seen: &Seen, stored: &ProjectRepositoryStatus) -> Option<WebhookStatus> {

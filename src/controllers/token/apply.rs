@@ -196,14 +196,14 @@ fn fitness(scope: &Scope, pinned: &[RepositoryId], minted: &Minted) -> Result<Op
     let more = excess(&given, &scope.permissions);
     if let Some((name, level, _)) = more.first() {
         return Err(Standing::stalled(
-            Reason::ApiFailed,
+            Reason::APIFailed,
             format!("GitHub gave a token with {name}: {level}, which was not asked for; it was revoked unpublished"),
         ));
     }
     let Asked::Only(named) = &scope.repositories else { return Ok(None) };
     let Some(repositories) = &minted.repositories else {
         return Err(Standing::stalled(
-            Reason::ApiFailed,
+            Reason::APIFailed,
             "GitHub gave a token for all repositories where some were asked for; it was revoked unpublished",
         ));
     };
@@ -220,7 +220,7 @@ fn fitness(scope: &Scope, pinned: &[RepositoryId], minted: &Minted) -> Result<Op
     };
     match reached.iter().find(|known| !asked_for(known)) {
         Some(stranger) => Err(Standing::stalled(
-            Reason::ApiFailed,
+            Reason::APIFailed,
             format!(
                 "GitHub gave a token that reaches {}, which was not asked for; it was revoked unpublished",
                 stranger.name.as_deref().unwrap_or_default()
@@ -344,7 +344,7 @@ async fn revoke(
     }
     let revoked = github.revoke(token).await;
     if !is_known && !matches!(revoked, Ok(Revocation::AlreadyDead)) {
-        kind.rations.was_known(uid(object), namespace);
+        kind.shared.rations.was_known(uid(object), namespace);
     }
     match revoked {
         Ok(Revocation::AlreadyDead)

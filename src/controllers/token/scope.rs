@@ -38,6 +38,15 @@ pub struct Scope {
     pub permissions: Permissions,
 }
 
+impl Repositories {
+    pub const fn selection(&self) -> RepositorySelection {
+        match self {
+            Self::All => RepositorySelection::All,
+            Self::Only(_) => RepositorySelection::Selected,
+        }
+    }
+}
+
 impl Scope {
     /// The scope in the spec.
     #[must_use]

@@ -106,7 +106,7 @@ pub async fn apply(kind: &WorkspaceKind, seen: &Seen, step: Step) -> Result<Done
             delete::<Pod>(kind, object, &pod.name, Some(pod.uid.clone())).await?;
         }
         Step::Save(attempt) => {
-            let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
+            let target = seen.target.as_ref().map_err(|_| Failure::waiting("the repository is not known yet"))?;
             let job = objects::job(object, attempt, &seen.branch(), target, &kind.shared.settings.workspaces);
             create(kind, object, job, |it| objects::is_ours(it, object)).await?;
             let request = requested_look(&**object).cloned();
@@ -313,7 +313,7 @@ async fn grow_volume(kind: &WorkspaceKind, object: &Workspace) -> Result<(), Fai
 
 async fn start_pod(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let object = &seen.object;
-    let target = seen.target.as_ref().ok_or_else(|| Failure::waiting("the repository is not known yet"))?;
+    let target = seen.target.as_ref().map_err(|_| Failure::waiting("the repository is not known yet"))?;
     kind.memory.update(uid(object), |known| {
         // The new pod will have other work to save than an earlier one.
         known.safe = None;
@@ -389,12 +389,13 @@ pub fn has_it(pods: &[String]) -> String {
 async fn give_up(kind: &WorkspaceKind, seen: &Seen, why: &str) {
     let object = &seen.object;
     let reported = object.status.as_ref().and_then(|status| status.git.as_ref());
-    let what = reported.map_or_else(
+    let counts = reported.and_then(|git| Some((git.changed_files?, git.untracked_files?, git.unpushed_commits?)));
+    let what = counts.map_or_else(
         || "nothing is known about its content".to_owned(),
-        |git| {
+        |(changed, untracked, unpushed)| {
             format!(
-                "as it was last reported: {} changed and {} untracked files, {} commits that the remote does not have",
-                git.dirty, git.untracked, git.unpushed
+                "as it was last reported: {changed} changed and {untracked} untracked files, {unpushed} commits that the \
+                 remote does not have",
             )
         },
     );

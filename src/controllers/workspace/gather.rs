@@ -4,10 +4,10 @@
 
 use super::WorkspaceKind;
 use super::memory::{Remembered, Safe};
-use super::objects::{self, ROLE_LABEL, Target};
+use super::objects::{self, Gateway, ROLE_LABEL, Target};
 use super::pods::{self, Ended, PodView};
 use super::seen::{
-    JobEnd, JobSeen, PodSeen, Repository, Seen, TokenSeen, TokenState, Tools, VolumeSeen, Way, Workflows,
+    JobEnd, JobSeen, NoTarget, PodSeen, Repository, Seen, TokenSeen, TokenState, Tools, VolumeSeen, Way, Workflows,
 };
 use super::volume;
 use crate::api::{
@@ -20,6 +20,7 @@ use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Level};
 use crate::runtime::lenient::Lenient;
+use crate::settings::WorkspaceSettings;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -67,15 +68,16 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         refer(shared, &namespace, &repository.installation, purpose)
     });
     let workflows = referred.as_ref().map_or(Workflows::Unknown, |referred| workflows(&referred.access));
+    let unreferenced = repository.as_ref().and_then(|repository| unreferenced(kind, object, repository));
     let way = match (&referred, repository) {
         (Some(referred), Some(repository)) => way(referred, repository),
         _ => Way::Blocked { standing: missing, permanent: object.metadata.deletion_timestamp.is_some() },
     };
     let connection = referred.as_ref().and_then(|referred| referred.connection.as_ref());
     let github = connection.and_then(|connection| connection.github.clone());
-    let target = connection.zip(github.as_deref()).and_then(|(connection, github)| {
+    let target = connection.zip(github.as_deref()).ok_or(NoTarget::App).and_then(|(connection, github)| {
         let has_ca = referred.as_ref().and_then(|referred| referred.app.as_ref()?.spec.ca_bundle.as_ref()).is_some();
-        target(object, &known, connection, github, has_ca)
+        target(object, &known, connection, github, &shared.settings.workspaces, has_ca)
     });
     let mut pod = shared.caches.named::<Pod>(&namespace, &name);
     if pod.is_none() && object.metadata.deletion_timestamp.is_some() {
@@ -102,6 +104,7 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
         is_namespace_going: shared.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
         way,
+        unreferenced,
         target,
         token: token.map_or(TokenSeen::Absent, |token| token_seen(kind, &token, object, workflows)),
         workflows,
@@ -116,7 +119,14 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         known,
         object: Arc::clone(object),
         guards: shared.guards,
-        tools: Tools { github, git: connection.and_then(|connection| connection.git.clone()) },
+        tools: Tools {
+            github,
+            git: connection.and_then(|connection| connection.git.clone()),
+            installation: referred.as_ref().and_then(|referred| match &referred.access {
+                Access::Granted { installation, .. } => Some((referred.app_name.clone()?, *installation)),
+                _ => None,
+            }),
+        },
     };
     Ok(shared.guards.workspace(seen))
 }
@@ -142,7 +152,7 @@ where
 
 /// The repository of the workspace: that of the workspace's token, so that it stays the same whatever happens to the
 /// `ProjectRepository`; before there is a token, that of the `ProjectRepository`.
-fn repository(
+pub(super) fn repository(
     kind: &WorkspaceKind,
     object: &Workspace,
     token: Option<&InstallationToken>,
@@ -173,11 +183,38 @@ fn repository(
     };
     let found =
         kind.repositories.known_id(&project).map(|id| Repository { installation: installation.name.clone(), id });
-    let message = format!(
+    (found, wait(not_found_yet(name)))
+}
+
+fn not_found_yet(name: &str) -> String {
+    format!(
         "ProjectRepository {name} was not found on GitHub yet: `kubectl describe projectrepository {name}` says why; this goes on \
          as soon as it is"
+    )
+}
+
+/// Whether `spec.repositoryRef` still leads to the workspace's repository. A running pod goes on without it, and so does a save.
+fn unreferenced(kind: &WorkspaceKind, object: &Workspace, repository: &Repository) -> Option<Standing> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), &object.spec.repository_ref.name);
+    let Some(project) = kind.shared.caches.named::<ProjectRepository>(&namespace, name) else {
+        let message = format!(
+            "there is no ProjectRepository {name} in namespace {namespace} any more, so no pod is started: create it again, with \
+             the same repository, or delete this Workspace, which saves its work"
+        );
+        return Some(Standing::reconciling(Reason::WaitingForReference, message));
+    };
+    let Some(id) = kind.repositories.known_id(&project) else {
+        return Some(Standing::reconciling(Reason::WaitingForReference, not_found_yet(name)));
+    };
+    if id == repository.id {
+        return None;
+    }
+    let message = format!(
+        "ProjectRepository {name} is the repository with id {id} now, and the volume has a clone of the one with id {}, so \
+         no pod is started: make another Workspace, and delete this one, which saves its work",
+        repository.id
     );
-    (found, wait(message))
+    Some(Standing::stalled(Reason::InvalidSpec, message))
 }
 
 fn way(referred: &Referred, repository: Repository) -> Way {
@@ -197,12 +234,19 @@ fn target(
     known: &Remembered,
     connection: &Connection,
     github: &GitHub,
+    settings: &WorkspaceSettings,
     has_ca: bool,
-) -> Option<Target> {
-    let (repository, _) = known.repository.as_ref()?;
-    let remote = crate::git::Remote::github(github.endpoint(), &repository.full_name).ok()?;
-    let author = object.spec.git.clone().or_else(|| bot(connection, github))?;
-    Some(Target { url: remote.to_string(), has_ca, author_name: author.name, author_email: author.email })
+) -> Result<Target, NoTarget> {
+    let (repository, _) = known.repository.as_ref().ok_or(NoTarget::Repository)?;
+    let endpoint = github.endpoint();
+    let remote = crate::git::Remote::github(endpoint, &repository.full_name).map_err(|_| NoTarget::Repository)?;
+    let author = object.spec.author.clone().or_else(|| bot(connection, github)).ok_or(NoTarget::App)?;
+    let gateway = settings.gateway.as_ref().map(|gateway| {
+        let authority = gateway.authority.pem().ok_or(NoTarget::Gateway)?.to_string();
+        Ok(Gateway { url: gateway.url.repository(&endpoint.web_host(), repository.id), authority })
+    });
+    let gateway = gateway.transpose()?;
+    Ok(Target { url: remote.to_string(), gateway, has_ca, author_name: author.name, author_email: author.email })
 }
 
 /// The App's bot, with the email address that GitHub assigns to it.
@@ -231,7 +275,7 @@ fn watch(known: &mut Remembered, pod: &PodView, now: Timestamp) {
 }
 
 /// Whether a token may have `workflows: write`.
-fn workflows(access: &Access) -> Workflows {
+pub(super) fn workflows(access: &Access) -> Workflows {
     const NAME: &str = "workflows";
     let Access::Granted { grant, permissions, .. } = access else { return Workflows::Unknown };
     if grant.effective().permissions.get(NAME).map(String::as_str) != Some("write") {

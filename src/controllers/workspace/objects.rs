@@ -6,33 +6,35 @@
 //! <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
 
 mod container;
+#[cfg(test)]
+mod gateway_tests;
 mod proxy;
 
 use super::seen::{Holder, Workflows};
 use crate::api::{
-    AccessMode, BranchOnExists, CloneFilter, InstallationReference, InstallationToken, InstallationTokenSpec,
-    MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RETAINED_LABEL, RepositoryReference,
-    RepositorySelection, SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL,
+    AccessMode, BranchOnExists, CloneFilter, GATEWAY_CA_ANNOTATION, InstallationReference, InstallationToken,
+    InstallationTokenSpec, MANAGED_BY, MANAGED_BY_LABEL, PullRequestMode, PullRequestOpenOn, RETAINED_LABEL,
+    RepositoryReference, RepositorySelection, SecretFormat, SecretTemplate, WORK_FINALIZER, WORKSPACE_LABEL,
     WORKSPACE_REPOSITORY_ANNOTATION, WORKSPACE_UID_ANNOTATION, Workspace, default_renew_before,
 };
 use crate::ids::RepositoryId;
 use crate::settings::WorkspaceSettings;
 use container::{
-    Access, IDENTITY_FILE, IDENTITY_VOLUME, SCRATCH_VOLUME, TOKEN_VOLUME, TOOLS_VOLUME, WORKSPACE_VOLUME, literal, ours,
+    Access, GATEWAY_VOLUME, IDENTITY_VOLUME, SCRATCH_VOLUME, TOKEN_VOLUME, TOOLS_VOLUME, WORKSPACE_VOLUME, literal,
+    ours,
 };
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, EnvVar, LocalObjectReference, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-    Pod, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
+    Container, ContainerPort, EnvVar, LocalObjectReference, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, VolumeMount,
     VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use serde::Deserialize;
-use serde_json::{Value, json};
+
 use std::collections::BTreeMap;
 
 /// Label with the role of a pod, `work` or `save`.
@@ -48,8 +50,10 @@ pub const SAVE: &str = "save";
 
 /// Where the volume is mounted.
 const VOLUME: &str = "/workspace";
-/// Where the token's Secret is mounted.
+/// Where the token's Secret is mounted, if the workspace has no gateway.
 const TOKEN: &str = "/run/landfall/token";
+/// Where the token for the gateway and its certificates are mounted.
+const GATEWAY: &str = "/run/landfall/gateway";
 /// Where the files for a person's git are mounted.
 const TOOLS: &str = "/run/landfall/tools";
 /// Where the agent's identity token is mounted.
@@ -58,6 +62,9 @@ const IDENTITY: &str = "/run/landfall/identity";
 const SCRATCH: &str = "/scratch";
 /// How long a clone may take. A clone without progress ends sooner, by git's own limit.
 const CLONE_SECONDS: u32 = 3600;
+/// How often a pod that goes to the gateway asks it: for a minute, because the gateway waits for the API server to know the pod's
+/// address.
+const ATTEMPTS: &str = "--attempts=7";
 /// How many seconds the end of a pod takes in addition to the save.
 const MARGIN: i64 = 60;
 
@@ -66,12 +73,54 @@ const MARGIN: i64 = 60;
 pub struct Target {
     /// The address that git clones from, without credentials.
     pub url: String,
+    /// The gateway to which git goes in its place; none: git goes there, with the token in the Secret.
+    pub gateway: Option<Gateway>,
     /// Whether the token's Secret has certificates.
     pub has_ca: bool,
     /// `user.name`.
     pub author_name: String,
     /// `user.email`.
     pub author_email: String,
+}
+
+/// The gateway, for one repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// The address of the repository.
+    pub url: String,
+    /// The certificates by which its own is trusted, in PEM.
+    pub authority: String,
+}
+
+/// The files with which the git of a pod reaches the repository.
+struct Files {
+    mount: VolumeMount,
+    token: String,
+    /// The certificates to trust instead of the system's.
+    ca: Option<String>,
+}
+
+impl Target {
+    fn files(&self) -> Files {
+        match self.gateway {
+            Some(_) => Files {
+                mount: GATEWAY_VOLUME.at(GATEWAY, Access::Read),
+                token: format!("{GATEWAY}/{}", container::TOKEN_FILE),
+                ca: Some(format!("{GATEWAY}/{}", container::CA_FILE)),
+            },
+            None => Files {
+                mount: TOKEN_VOLUME.at(TOKEN, Access::Read),
+                token: format!("{TOKEN}/password"),
+                ca: self.has_ca.then(|| format!("{TOKEN}/{}", container::CA_FILE)),
+            },
+        }
+    }
+
+    /// The annotation of a pod from which the kubelet writes the gateway's certificates.
+    fn annotation(&self) -> Option<(String, String)> {
+        let gateway = self.gateway.as_ref()?;
+        Some((GATEWAY_CA_ANNOTATION.to_owned(), gateway.authority.clone()))
+    }
 }
 
 /// The name of all objects of a workspace.
@@ -227,9 +276,10 @@ fn bytes(quantity: &Quantity) -> Option<f64> {
 
 /// The environment of all the operator's containers. It describes the work and the proxy, and contains no secret.
 fn environment(workspace: &Workspace, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Vec<EnvVar> {
+    let Files { token, ca, .. } = target.files();
     let mut pairs = vec![
         ("LANDFALL_REPOSITORY_URL", target.url.clone()),
-        ("LANDFALL_TOKEN_FILE", format!("{TOKEN}/password")),
+        ("LANDFALL_TOKEN_FILE", token),
         ("LANDFALL_DIRECTORY", directory(workspace)),
         ("LANDFALL_WORKSPACE", workspace.name_any()),
         ("LANDFALL_WORKSPACE_UID", workspace.uid().unwrap_or_default()),
@@ -239,9 +289,8 @@ fn environment(workspace: &Workspace, branch: &str, target: &Target, settings: &
         ("LANDFALL_TIMEOUT", seconds(&workspace.spec.save.timeout).to_string()),
         ("LANDFALL_SCRATCH", SCRATCH.to_owned()),
     ];
-    if target.has_ca {
-        pairs.push(("LANDFALL_CA_FILE", format!("{TOKEN}/ca.crt")));
-    }
+    pairs.extend(ca.map(|ca| ("LANDFALL_CA_FILE", ca)));
+    pairs.extend(target.gateway.as_ref().map(|gateway| ("LANDFALL_GATEWAY_REPOSITORY_URL", gateway.url.clone())));
     let mut variables: Vec<_> = pairs.into_iter().map(|(name, value)| literal(name, &value)).collect();
     variables.extend(proxy::given(workspace, settings));
     variables.extend(proxy::own(workspace));
@@ -255,37 +304,8 @@ pub fn directory(workspace: &Workspace) -> String {
     format!("{VOLUME}/{}", workspace.spec.repository_ref.name)
 }
 
-/// The affinity in the spec.
-///
-/// # Errors
-/// It has another shape, or a field that a pod does not have.
-pub fn affinity(workspace: &Workspace) -> Result<Option<Affinity>, String> {
-    let Some(asked) = &workspace.spec.pod.affinity else { return Ok(None) };
-    let affinity = Affinity::deserialize(asked).map_err(|error| error.to_string())?;
-    match unknown(asked, &json!(affinity)) {
-        Some(field) => Err(format!("there is no field {field}")),
-        None => Ok(Some(affinity)),
-    }
-}
-
-/// The first field that is missing from the parsed value.
-fn unknown(asked: &Value, taken: &Value) -> Option<String> {
-    match (asked, taken) {
-        (Value::Object(asked), taken) => {
-            asked.iter().filter(|(_, value)| !value.is_null()).find_map(|(name, value)| {
-                let Some(taken) = taken.get(name) else { return Some(name.clone()) };
-                unknown(value, taken).map(|below| format!("{name}.{below}"))
-            })
-        }
-        (Value::Array(asked), Value::Array(taken)) => {
-            asked.iter().zip(taken).find_map(|(asked, taken)| unknown(asked, taken))
-        }
-        _ => None,
-    }
-}
-
 /// The common part of the `PodSpec` of the pod and of the Job's pod.
-fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
+fn common(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings) -> PodSpec {
     let (user, pod) = (workspace.spec.run_as_user.or(settings.user), &workspace.spec.pod);
     // The containers' programs are Linux programs.
     let secrets = pod.image_pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() });
@@ -303,10 +323,10 @@ fn common(workspace: &Workspace, settings: &WorkspaceSettings) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(container::volumes(&name(workspace))),
+        volumes: Some(container::volumes(&name(workspace), target)),
         node_selector: Some(nodes),
         tolerations: (!pod.tolerations.is_empty()).then(|| pod.tolerations.clone()),
-        affinity: affinity(workspace).ok().flatten(),
+        affinity: pod.affinity.clone(),
         runtime_class_name: pod.runtime_class_name.clone(),
         image_pull_secrets: (!pod.image_pull_secrets.is_empty()).then(|| secrets.collect()),
         ..PodSpec::default()
@@ -321,10 +341,10 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
     let spec = &workspace.spec;
     let env = environment(workspace, &wanted_branch(workspace), target, settings);
     let mut clone = words(&["workspace", "clone", "--tools", TOOLS, "--person-tools", TOOLS]);
-    clone.extend(["--person-token-file".to_owned(), format!("{TOKEN}/password")]);
-    if target.has_ca {
-        clone.extend(["--person-ca-file".to_owned(), format!("{TOKEN}/ca.crt")]);
-    }
+    let Files { mount: credentials, token, ca } = target.files();
+    clone.extend(["--person-token-file".to_owned(), token]);
+    clone.extend(ca.into_iter().flat_map(|ca| ["--person-ca-file".to_owned(), ca]));
+    clone.extend(target.gateway.iter().map(|_| ATTEMPTS.to_owned()));
     clone.extend(words(&["--record", RECORD, "--termination-log", LAST_MESSAGE, "--on-exists"]));
     clone.push(on_exists(spec.branch.on_exists).to_owned());
     if spec.clone.filter == CloneFilter::Blobs {
@@ -349,26 +369,28 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
             "--report-url".to_owned(),
             url.clone(),
             "--identity-file".to_owned(),
-            format!("{IDENTITY}/{IDENTITY_FILE}"),
+            format!("{IDENTITY}/{}", container::TOKEN_FILE),
         ]);
     }
-    let (volume, token) = (WORKSPACE_VOLUME.at(VOLUME, Access::Write), TOKEN_VOLUME.at(TOKEN, Access::Read));
-    let shared = [volume, token, SCRATCH_VOLUME.at(SCRATCH, Access::Write)];
+    let volume = WORKSPACE_VOLUME.at(VOLUME, Access::Write);
+    let shared = [volume, credentials.clone(), SCRATCH_VOLUME.at(SCRATCH, Access::Write)];
     let clone_mounts = [&shared[..], &[TOOLS_VOLUME.at(TOOLS, Access::Write)]].concat();
     let own = [TOOLS_VOLUME.at(TOOLS, Access::Read), IDENTITY_VOLUME.at(IDENTITY, Access::Read)];
     let agent_mounts = [&shared[..], &own].concat();
     let agent =
         Container { restart_policy: Some("Always".to_owned()), ..ours(AGENT, settings, agent, env, agent_mounts) };
-    let common = common(workspace, settings);
+    let common = common(workspace, target, settings);
     let pod_spec = PodSpec {
         volumes: common.volumes.map(|volumes| [volumes, container::volumes_of_pod()].concat()),
         hostname: Some(workspace.name_any().replace('.', "-")),
         termination_grace_period_seconds: Some(grace(workspace)),
         init_containers: Some(vec![ours(CLONE, settings, clone, clone_env, clone_mounts), agent]),
-        containers: vec![person(workspace, settings)],
+        containers: vec![person(workspace, credentials, settings)],
         ..common
     };
-    Pod { metadata: owned(workspace, &name(workspace), Some("work")), spec: Some(pod_spec), status: None }
+    let mut metadata = owned(workspace, &name(workspace), Some("work"));
+    metadata.annotations.get_or_insert_default().extend(target.annotation());
+    Pod { metadata, spec: Some(pod_spec), status: None }
 }
 
 /// Where the clone writes its branch.
@@ -388,8 +410,8 @@ fn on_exists(wish: BranchOnExists) -> &'static str {
     }
 }
 
-/// The container in which the person works. It has the volume, the token, and the files for git.
-fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
+/// The container in which the person works. It has the volume, the credentials, and the files for git.
+fn person(workspace: &Workspace, credentials: VolumeMount, settings: &WorkspaceSettings) -> Container {
     let spec = &workspace.spec;
     let mut env = vec![literal("GIT_CONFIG_SYSTEM", &format!("{TOOLS}/gitconfig"))];
     env.extend(proxy::given(workspace, settings));
@@ -414,7 +436,7 @@ fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
         env: Some(env),
         volume_mounts: Some(vec![
             WORKSPACE_VOLUME.at(VOLUME, Access::Write),
-            TOKEN_VOLUME.at(TOKEN, Access::Read),
+            credentials,
             TOOLS_VOLUME.at(TOOLS, Access::Read),
         ]),
         security_context: Some(container::security()),
@@ -428,19 +450,21 @@ fn person(workspace: &Workspace, settings: &WorkspaceSettings) -> Container {
 #[must_use]
 pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Job {
     let env = environment(workspace, branch, target, settings);
-    let args = words(&["workspace", "save", "--clean-is-success", "--termination-log", LAST_MESSAGE]);
+    let mut args = words(&["workspace", "save", "--clean-is-success", "--termination-log", LAST_MESSAGE]);
+    args.extend(target.gateway.iter().map(|_| ATTEMPTS.to_owned()));
     let mounts = vec![
         WORKSPACE_VOLUME.at(VOLUME, Access::Write),
-        TOKEN_VOLUME.at(TOKEN, Access::Read),
+        target.files().mount,
         SCRATCH_VOLUME.at(SCRATCH, Access::Write),
     ];
     let pod_spec = PodSpec {
         restart_policy: Some("Never".to_owned()),
         termination_grace_period_seconds: Some(30),
         containers: vec![ours(SAVE, settings, args, env, mounts)],
-        ..common(workspace, settings)
+        ..common(workspace, target, settings)
     };
-    let ObjectMeta { labels, annotations, .. } = metadata(workspace, "", Some("save"));
+    let ObjectMeta { labels, mut annotations, .. } = metadata(workspace, "", Some("save"));
+    annotations.get_or_insert_default().extend(target.annotation());
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta { labels, annotations, ..ObjectMeta::default() }),
         spec: Some(pod_spec),

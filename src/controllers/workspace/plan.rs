@@ -8,7 +8,7 @@ use super::memory::{Pull, Task};
 use super::objects;
 use super::pods::{Clone, PodView};
 use super::release::{Release, plan_claim_release, plan_removal, plan_volume_release};
-use super::seen::{Holder, PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
+use super::seen::{Holder, NoTarget, PodSeen, Seen, TokenSeen, TokenState, VolumeSeen, Way};
 use crate::agent::evidence::Evidence;
 use crate::api::{ADOPT_ANNOTATION, PullRequestMode, PullRequestOpenOn, Reason};
 use crate::controllers::object::requested_look;
@@ -138,6 +138,9 @@ fn next(seen: &Seen, now: Timestamp) -> Plan {
     if let Some(message) = invalid(seen) {
         return settled(Standing::stalled(Reason::InvalidSpec, message), None);
     }
+    if let (PodSeen::Absent, Some(standing)) = (&seen.pod, &seen.unreferenced) {
+        return settled(standing.clone(), Some(Again::Person));
+    }
     plan_start(seen, now).unwrap_or_else(|pod| plan_running(seen, &pod, now))
 }
 
@@ -147,13 +150,9 @@ fn invalid(seen: &Seen) -> Option<String> {
     let branch = |field: &str, name: &str| {
         name.parse::<BranchName>().err().map(|error| format!("{field} {name:?} is no name of a branch: {error}"))
     };
-    let affinity = objects::affinity(&seen.object).err().map(|error| {
-        format!("spec.pod.affinity is not the affinity of a pod (kubectl explain pod.spec.affinity): {error}")
-    });
     branch("spec.branch.name", &objects::wanted_branch(&seen.object))
         .or_else(|| branch("spec.branch.from", spec.branch.from.as_deref()?))
         .or_else(|| branch("spec.pullRequest.target", spec.pull_request.target.as_deref()?))
-        .or(affinity)
 }
 
 pub fn settled(standing: Standing, again: Option<Again>) -> Plan {
@@ -312,9 +311,16 @@ pub fn plan_resolve(seen: &Seen, now: Timestamp) -> Option<Plan> {
             None => Plan::Do(Step::Resolve),
         });
     }
-    seen.target.is_none().then(|| {
-        let message =
-            "the App's credentials cannot be used, or its bot is not known yet: `kubectl describe githubapp` says why";
+    seen.target.as_ref().err().map(|lacks| {
+        let message = match lacks {
+            NoTarget::Gateway => {
+                "the certificates of Landfall's gateway are not made yet; the operator's log says why, and this goes on as soon as \
+                 they are"
+            }
+            NoTarget::Repository | NoTarget::App => {
+                "the App's credentials cannot be used, or its bot is not known yet: `kubectl describe githubapp` says why"
+            }
+        };
         settled(Standing::reconciling(Reason::WaitingForReference, message), Some(Again::Backoff))
     })
 }

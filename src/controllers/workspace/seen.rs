@@ -10,7 +10,7 @@ use crate::api::{
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};
 use crate::guards::Guards;
-use crate::ids::RepositoryId;
+use crate::ids::{InstallationId, RepositoryId};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::fmt;
@@ -61,6 +61,17 @@ pub enum TokenSeen {
         /// Its spec is correct.
         is_right: bool,
     },
+}
+
+/// Why the parameters of a workspace's containers are not known yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTarget {
+    /// The repository's name was not asked for.
+    Repository,
+    /// There is no client of the App's GitHub, or the App's bot is not known.
+    App,
+    /// The gateway's certificates are not made.
+    Gateway,
 }
 
 /// How far a workspace's token is.
@@ -172,8 +183,10 @@ pub struct Seen {
     pub is_namespace_going: bool,
     /// The access to GitHub.
     pub way: Way,
-    /// The parameters of its containers, once the repository is known.
-    pub target: Option<Target>,
+    /// The reason why no pod is started, although the token knows the repository: `spec.repositoryRef` names none, or another one.
+    pub unreferenced: Option<Standing>,
+    /// The parameters of its containers.
+    pub target: Result<Target, NoTarget>,
     pub token: TokenSeen,
     pub workflows: Workflows,
     /// The volume's claim.
@@ -202,6 +215,8 @@ pub struct Tools {
     pub github: Option<Arc<GitHub>>,
     /// The transport to its GitHub, for git.
     pub git: Option<Transport>,
+    /// The name of the `GitHubApp` and the id of the installation, if the namespace may use it.
+    pub installation: Option<(String, InstallationId)>,
 }
 
 impl fmt::Debug for Tools {

@@ -53,11 +53,11 @@ fn git(seen: &Seen, stored: Option<&WorkspaceGit>) -> Option<WorkspaceGit> {
     if let Some(report) = report(seen) {
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         git.head_sha.clone_from(&report.head);
-        git.ahead = report.ahead.map(number);
-        git.behind = report.behind.map(number);
-        git.dirty = number(report.changed);
-        git.untracked = number(report.untracked);
-        git.unpushed = number(report.unpushed);
+        git.ahead_by = report.ahead.map(number);
+        git.behind_by = report.behind.map(number);
+        git.changed_files = Some(number(report.changed));
+        git.untracked_files = Some(number(report.untracked));
+        git.unpushed_commits = Some(number(report.unpushed));
     }
     (git != WorkspaceGit::default()).then_some(git)
 }
@@ -77,7 +77,7 @@ fn pull(seen: &Seen) -> Option<PullRequestStatus> {
     };
     Some(PullRequestStatus {
         number: i64::try_from(pull.number).unwrap_or_default(),
-        url: pull.html_url.clone(),
+        html_url: pull.html_url.clone(),
         state,
         draft: pull.draft,
     })
@@ -172,7 +172,7 @@ fn pull_request(seen: &Seen) -> Option<Said> {
             PullRequestState::Closed => (Truth::False, Reason::PullRequestClosed, "closed"),
             PullRequestState::Merged => (Truth::False, Reason::PullRequestClosed, "merged"),
         };
-        return Some((truth, reason, format!("{} is {word}", status.url)));
+        return Some((truth, reason, format!("{} is {word}", status.html_url)));
     }
     if let Some(failed) = seen.known.failed.get(&super::memory::Task::Pull) {
         return Some((Truth::False, failed.standing.reason, failed.standing.message.clone()));

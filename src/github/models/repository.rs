@@ -17,7 +17,11 @@ pub struct Repository {
     pub name: String,
     /// `owner/name`.
     pub full_name: String,
+    /// An internal repository counts as private.
     pub private: bool,
+    /// `public`, `private` or `internal`.
+    #[serde(default)]
+    pub visibility: Option<String>,
     #[serde(default)]
     pub owner: Option<Account>,
     /// Whether it is read-only.

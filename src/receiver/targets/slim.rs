@@ -69,8 +69,8 @@ pub struct Webhook {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Status {
-    #[serde(default, deserialize_with = "loose")]
-    pub id: Option<RepositoryId>,
+    #[serde(default, deserialize_with = "loose", rename = "repositoryID")]
+    pub repository_id: Option<RepositoryId>,
 }
 
 /// Labels, annotations and managed fields are the larger part of an object, and matching does not need them.
@@ -105,7 +105,7 @@ impl SlimRepository {
 
     /// The id of the repository that the object is bound to, from status, which a tenant may have written, or from spec.
     pub fn id(&self) -> Option<RepositoryId> {
-        self.status.id.or(self.spec.source.existing.id)
+        self.status.repository_id.or(self.spec.source.existing.id)
     }
 }
 

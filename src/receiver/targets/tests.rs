@@ -35,7 +35,7 @@ fn installation(namespace: &str, name: &str, app: &str, account: &str) -> Value 
 fn repository(namespace: &str, name: &str, installation: &str, existing: &Value, id: Option<u64>) -> Value {
     json!({"kind": "ProjectRepository", "metadata": {"namespace": namespace, "name": name, "resourceVersion": "5"},
         "spec": {"installationRef": {"name": installation}, "source": {"existing": existing}},
-        "status": {"id": id}})
+        "status": {"repositoryID": id}})
 }
 
 fn payload(number: i64, name: &str, owner: i64) -> Repository {

@@ -3,7 +3,7 @@
 //! hyper has one timeout for the head of a request and for the silence before it. As short as slow heads need it, it would
 //! close connections that a proxy is about to use again. Invariant: from its first byte a head has this long and arrives at
 //! a least rate, and the first head has this long from the beginning of the connection; then reading fails and the
-//! connection ends.
+//! connection ends. A client that does not take its answer ends it likewise.
 
 use super::Pace;
 use std::io;
@@ -96,8 +96,11 @@ pub(super) struct TimedStream<S> {
     stream: S,
     activity: Activity,
     head: Duration,
+    write: Duration,
     /// None while no head is expected.
     timer: Option<HeadTimer>,
+    /// When the bytes that wait to be written must have moved.
+    write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 /// The time of a head that has begun, or of the first one.
@@ -126,8 +129,20 @@ impl HeadTimer {
 }
 
 impl<S> TimedStream<S> {
-    pub(super) fn new(stream: S, activity: Activity, head: Duration) -> Self {
-        Self { stream, activity, head, timer: Some(HeadTimer::new(head, 0)) }
+    pub(super) fn new(stream: S, activity: Activity, head: Duration, write: Duration) -> Self {
+        Self { stream, activity, head, write, timer: Some(HeadTimer::new(head, 0)), write_deadline: None }
+    }
+
+    /// Limits the time for which writing makes no progress.
+    fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_deadline = None;
+            return written;
+        }
+        let write = self.write;
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + write)));
+        ready!(deadline.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -164,13 +179,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.written(context, flushed)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.written(context, shut)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
@@ -180,7 +198,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(context, written)
     }
 }
 
@@ -197,7 +216,7 @@ mod tests {
     async fn a_head_has_a_deadline_and_a_body_or_silence_between_requests_has_none() {
         let (mut client, stream) = duplex(64);
         let activity = Activity::new();
-        let mut stream = TimedStream::new(stream, activity.clone(), HOUR);
+        let mut stream = TimedStream::new(stream, activity.clone(), HOUR, HOUR);
         let mut bytes = [0; 4];
         let is_cut = async |stream: &mut TimedStream<DuplexStream>| {
             let mut byte = [0];
@@ -218,14 +237,31 @@ mod tests {
         stream.read_exact(&mut bytes).await.unwrap();
         assert!(is_cut(&mut stream).await, "within a head");
         let (_client, silent) = duplex(64);
-        assert!(is_cut(&mut TimedStream::new(silent, Activity::new(), HOUR)).await, "before the first head");
+        assert!(is_cut(&mut TimedStream::new(silent, Activity::new(), HOUR, HOUR)).await, "before the first head");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_ends_its_connection_and_a_slow_one_does_not() {
+        let (mut client, stream) = duplex(64);
+        let mut stream = TimedStream::new(stream, Activity::new(), HOUR, HOUR);
+        let slow = async {
+            let mut bytes = [0; 64];
+            for _ in 0..4 {
+                tokio::time::sleep(HOUR / 2).await;
+                client.read_exact(&mut bytes).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(stream.write_all(&[0; 300]), slow);
+        written.unwrap();
+        let stalled = timeout(2 * HOUR, stream.write_all(&[0; 300])).await.unwrap();
+        assert_eq!(stalled.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_arrives_at_a_least_rate() {
         let arrives = async |bytes: usize, every: Duration| {
             let (mut client, stream) = duplex(64);
-            let mut stream = TimedStream::new(stream, Activity::new(), HOUR);
+            let mut stream = TimedStream::new(stream, Activity::new(), HOUR, HOUR);
             tokio::spawn(async move {
                 while client.write_all(&vec![b'x'; bytes]).await.is_ok() {
                     tokio::time::sleep(every).await;
@@ -238,7 +274,7 @@ mod tests {
         assert!(arrives(64, Duration::from_millis(50)).await);
         // Up to its first byte a client has the whole time.
         let (mut client, stream) = duplex(64);
-        let mut stream = TimedStream::new(stream, Activity::new(), HOUR);
+        let mut stream = TimedStream::new(stream, Activity::new(), HOUR, HOUR);
         let late = tokio::spawn(async move { stream.read_u8().await });
         tokio::time::sleep(HOUR / 2).await;
         client.write_all(b"x").await.unwrap();

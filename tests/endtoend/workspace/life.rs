@@ -43,7 +43,7 @@ fn a_workspace_has_a_pull_request_and_git_that_just_works() {
         world
             .until("status tells what is not pushed", async || {
                 let git = work.object().await["status"]["git"].clone();
-                (git["dirty"] == 1 && git["untracked"] == 1 && git["unpushed"] == 0).then_some(())
+                (git["changedFiles"] == 1 && git["untrackedFiles"] == 1 && git["unpushedCommits"] == 0).then_some(())
             })
             .await;
         work.until_condition("WorkSafe", "Unsaved").await;

@@ -34,7 +34,7 @@ pub async fn life(run: &Run) -> Told {
     let source = json!({"source": {"fork": {"of": OF}}, "pollInterval": "1h"});
     world.apply::<ProjectRepository>(&objects::repository("lib", &source)).await;
     in_step(run).await?;
-    let id = world.get::<ProjectRepository>("team-a", "lib").await.and_then(|object| object.status?.id);
+    let id = world.get::<ProjectRepository>("team-a", "lib").await.and_then(|object| object.status?.repository_id);
     run.call(id.ok_or("it has no id")?.to_string(), "the fork");
 
     run.act("its upstream goes on");

@@ -49,12 +49,12 @@ fn object(observed: i64, conditions: &[(&str, &str, &str)]) -> Value {
 #[test]
 fn both_go_by_the_same_conditions() {
     let ready = ("Ready", "True", "Published");
-    let unready = ("Ready", "False", "ApiUnreachable");
+    let unready = ("Ready", "False", "APIUnreachable");
     assert_is(&object(2, &[ready]), Status::Current);
-    assert_is(&object(2, &[ready, ("Retrying", "True", "ApiUnreachable")]), Status::Current);
+    assert_is(&object(2, &[ready, ("Retrying", "True", "APIUnreachable")]), Status::Current);
     assert_is(&object(1, &[ready]), Status::InProgress);
     assert_is(&object(-1, &[]), Status::InProgress);
-    assert_is(&object(2, &[unready, ("Reconciling", "True", "ApiUnreachable")]), Status::InProgress);
+    assert_is(&object(2, &[unready, ("Reconciling", "True", "APIUnreachable")]), Status::InProgress);
     assert_is(&object(2, &[unready, ("Stalled", "True", "Revoked")]), Status::Failed);
     assert_is(&object(2, &[unready]), Status::InProgress);
     assert_is(&object(2, &[("Ready", "Unknown", "Cloning")]), Status::InProgress);

@@ -136,7 +136,7 @@ async fn a_forged_status_rolls_no_other_commit() {
     let lies = [
         json!({"sha": evil, "sequence": 7, "result": "Running", "startTime": "2026-01-01T00:00:00Z"}),
         json!({"sha": evil, "sequence": 7, "result": "Waiting", "startTime": "2099-01-01T00:00:00Z"}),
-        json!({"sha": evil, "sequence": -7, "result": "Failed"}),
+        json!({"sha": evil, "sequence": 0, "result": "Failed"}),
         json!({"sha": evil, "sequence": 9_223_372_036_854_775_807_i64, "result": "Succeeded"}),
     ];
     for (number, lie) in lies.into_iter().enumerate() {

@@ -83,7 +83,7 @@ async fn a_report_as_the_pod_of_another() {
         assert!(is_taken || answer.starts_with("HTTP/1.1 403 "), "{answer}");
         let shown = async || {
             let object = team.world.get::<Workspace>("team-a", "try").await?;
-            (object.status?.git?.dirty == 77).then_some(())
+            (object.status?.git?.changed_files == Some(77)).then_some(())
         };
         if is_taken {
             team.world.until("what it said is shown", shown).await;
@@ -203,7 +203,7 @@ async fn the_pull_request_of_another_in_status() {
         said["remote"] = json!({"branch": team.world.sim.head("acme/shop", branch)});
         team.say("team-a", OBJECTS, &said).await;
         let forge = async |world: &World| {
-            let pull = json!({"number": theirs, "url": "https://example.com", "state": "Open"});
+            let pull = json!({"number": theirs, "htmlURL": "https://example.com", "state": "Open", "draft": false});
             let status = json!({"pullRequest": pull, "git": {"branch": "landfall/other"}});
             world.merge_status::<Workspace>("team-a", "try", &status).await.expect("a tenant may");
             world.delete::<Workspace>("team-a", "try").await;
@@ -276,11 +276,11 @@ async fn branches_and_titles_that_are_none() {
         ("/branch/from", &["x:y", "owner:branch", "refs/heads/x", "--upload-pack=x", "a..b", "a\\b"]),
         ("/pullRequest/target", &["x:y", "owner:branch", "refs/heads/x", "--upload-pack=x"]),
         ("/pullRequest/title", &["a\nb", "a\rb", "\u{1}"]),
-        ("/git/name", &["a\nb", "a <b>"]),
-        ("/git/email", &["a\n@b", "a@b>", "none"]),
+        ("/author/name", &["a\nb", "a <b>"]),
+        ("/author/email", &["a\n@b", "a@b>", "none"]),
     ] {
         for text in texts {
-            let mut object = workspace("try", &json!({"pullRequest": {}, "git": {"name": "a", "email": "a@b"}}));
+            let mut object = workspace("try", &json!({"pullRequest": {}, "author": {"name": "a", "email": "a@b"}}));
             let spec = object["spec"].as_object_mut().unwrap();
             let (outer, inner) = field[1..].split_once('/').unwrap();
             spec.get_mut(outer).unwrap()[inner] = (*text).into();

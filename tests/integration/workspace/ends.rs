@@ -1,11 +1,12 @@
 //! The end of a workspace, and the objects that wait for it.
 
 use super::{OBJECTS, Team, nothing_to_do};
+use crate::scene::value;
 use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use landfall::api::{GitHubInstallation, InstallationToken, WORK_FINALIZER, Workspace};
+use landfall::api::{GitHubInstallation, InstallationToken, ProjectRepository, WORK_FINALIZER, Workspace};
 use landfall::guards::Sabotage;
 use serde_json::json;
 
@@ -63,15 +64,40 @@ async fn what_is_in_the_way_is_named_without_our_label_on_it_too() {
     team.end().await;
 }
 
+/// A pod that runs goes on without its ProjectRepository. None is started without it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_affinity_of_another_shape_is_named_until_it_is_corrected() {
+async fn a_suspended_workspace_waits_for_its_repository_when_it_is_to_run_again() {
     let team = Team::new(Sabotage::default()).await;
     let world = &team.world;
-    team.make("try", &json!({"pod": {"affinity": {"nodeAffinity": "everywhere"}}})).await;
+    team.works(&json!({})).await;
+    let set = async |mode: &str| {
+        world.merge::<Workspace>("team-a", "try", &json!({"spec": {"operatingMode": mode}})).await.expect("it is set");
+    };
+    set("Suspended").await;
+    world.until_reason::<Workspace>("team-a", "try", "WorkspaceSuspended").await;
+    let repository = value::<ProjectRepository>(world, "team-a", "shop").await;
+    world.delete::<ProjectRepository>("team-a", "shop").await;
+    world.until_gone::<ProjectRepository>("team-a", "shop").await;
+    set("Running").await;
+    let message = world.until_reason::<Workspace>("team-a", "try", "WaitingForReference").await;
+    assert!(message.contains("no ProjectRepository shop in namespace team-a any more"), "{message}");
+    team.operator.settled().await;
+    assert!(world.get::<Pod>("team-a", OBJECTS).await.is_none());
+
+    let again = |repository: &str| {
+        json!({
+            "apiVersion": "landfall.dev/v1alpha1", "kind": "ProjectRepository",
+            "metadata": {"name": "shop", "namespace": "team-a"},
+            "spec": {"installationRef": {"name": "acme"}, "source": {"existing": {"name": repository}}},
+        })
+    };
+    world.apply::<ProjectRepository>(&again("lib-core")).await;
     let message = world.until_reason::<Workspace>("team-a", "try", "InvalidSpec").await;
-    assert!(message.contains("spec.pod.affinity"), "{message}");
-    let change = json!({"spec": {"pod": {"affinity": null}}});
-    world.merge::<Workspace>("team-a", "try", &change).await.expect("corrected");
+    assert!(message.contains("the volume has a clone of the one with id 9001"), "{message}");
+    assert_eq!(repository["status"]["repositoryID"], 9001);
+    world.delete::<ProjectRepository>("team-a", "shop").await;
+    world.until_gone::<ProjectRepository>("team-a", "shop").await;
+    world.apply::<ProjectRepository>(&again("shop")).await;
     world.until("there is a pod", async || world.get::<Pod>("team-a", OBJECTS).await.map(drop)).await;
     team.end().await;
 }

@@ -22,7 +22,7 @@ pub fn logged(status: &Value, guid: &str) -> Value {
 impl World {
     /// Stores a delivery for a `ProjectRepository`, as a receiver does.
     pub async fn deliver(&self, (namespace, name): (&str, &str), guid: &str, delivery: &Value) {
-        self.store(&json!({"namespace": namespace, "name": name}), guid, delivery).await;
+        self.store(&json!({"namespace": namespace, "repositoryName": name}), guid, delivery).await;
     }
 
     /// Stores a delivery for the App itself.
@@ -36,7 +36,7 @@ impl World {
         // No two arrive at the same time, although the clock stands still.
         let at = self.now().checked_add(SignedDuration::from_micros(id)).expect("in range");
         let receipt = format!("{at:.6}");
-        let mut entry = json!({"id": id, "app": "landfall", "guid": guid, "event": "push", "receiptTime": receipt});
+        let mut entry = json!({"id": id, "appName": "landfall", "guid": guid, "event": "push", "receiptTime": receipt});
         for fields in [object, delivery] {
             entry.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
         }

@@ -243,7 +243,7 @@ async fn repositories(client: &Client, ids: std::ops::RangeInclusive<u64>) -> Re
         make(client, REPOSITORIES, "ProjectRepository", &name, &spec).await?;
         let head = json!({"branch": "main", "sha": "1".repeat(40), "observationTime": "2026-01-01T00:00:00Z"});
         let status =
-            json!({"status": {"id": id, "fullName": format!("acme/{name}"), "defaultBranch": "main", "head": head}});
+            json!({"status": {"repositoryID": id, "fullName": format!("acme/{name}"), "defaultBranch": "main", "head": head}});
         let path = format!("{REPOSITORIES}/{name}/status");
         write(client, "PATCH", &path, "application/merge-patch+json", &status).await
     })

@@ -186,7 +186,7 @@ fn a_webhook_that_is_not_wanted_any_more_goes_before_its_finalizer() {
 #[test]
 fn a_failure_waits_for_its_time_and_says_what_it_means() {
     let gone = || Standing::stalled(Reason::RepositoryNotFound, "it is gone");
-    let away = || Standing::reconciling(Reason::ApiUnreachable, "GitHub is away");
+    let away = || Standing::reconciling(Reason::APIUnreachable, "GitHub is away");
     let mut unseen = seen(plain(), Remembered::default());
     fail(&mut unseen, Task::Look, gone());
     assert_eq!(rests(&unseen, 1), (Reason::RepositoryNotFound, State::Stalled, Some(at(5))));
@@ -197,7 +197,7 @@ fn a_failure_waits_for_its_time_and_says_what_it_means() {
     assert_eq!(does(&known, 1), Step::EnsureHook);
     known.known.hook = Some(hook());
     known.known.examine_hook_at = Some(at(20));
-    assert_eq!(rests(&known, 1), (Reason::ApiUnreachable, State::ReadyButRetrying, Some(at(5))));
+    assert_eq!(rests(&known, 1), (Reason::APIUnreachable, State::ReadyButRetrying, Some(at(5))));
     known.known.hook = None;
     fail(&mut known, Task::Look, gone());
     assert_eq!(rests(&known, 1), (Reason::RepositoryNotFound, State::Stalled, Some(at(5))));
@@ -294,7 +294,7 @@ fn announced(id: i64) -> Announced {
 
 fn waiting(id: i64, needs_look: bool, result: DeliveryResult) -> Pending {
     let delivery = json!({
-        "id": id, "app": "landfall", "namespace": "team-a", "name": "shop", "guid": format!("guid-{id}"), "event": "push",
+        "id": id, "appName": "landfall", "namespace": "team-a", "repositoryName": "shop", "guid": format!("guid-{id}"), "event": "push",
         "receiptTime": "2027-01-15T08:00:00.000000Z",
     });
     let delivery = serde_json::from_value(delivery).unwrap();
@@ -431,11 +431,11 @@ fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
         let metadata = json!({"deletionTimestamp": at(0).to_string(), "finalizers": ["landfall.dev/webhook"]});
         seen(object(&json!({}), &metadata, status), Remembered::default())
     };
-    let pinned = json!({"id": 9001});
+    let pinned = json!({"repositoryID": 9001});
     assert_eq!(does(&deleted(&Value::Null), 1), Step::RemoveHook, "one may have been made before status could say so");
     let mut seen = deleted(&pinned);
     assert_eq!(does(&seen, 1), Step::RemoveHook);
-    fail(&mut seen, Task::Hook, Standing::reconciling(Reason::ApiUnreachable, "away"));
+    fail(&mut seen, Task::Hook, Standing::reconciling(Reason::APIUnreachable, "away"));
     assert_eq!(rests(&seen, 1), (Reason::WaitingForDependents, State::Reconciling, Some(at(5))));
     assert_eq!(does(&seen, 5), Step::RemoveHook);
     let unlooked = Seen { way: Way::NotYetKnown, ..deleted(&pinned) };
@@ -450,7 +450,7 @@ fn what_is_deleted_takes_its_webhook_along_or_tells_that_it_stays() {
 
 #[test]
 fn what_github_answered_goes_before_the_spec_and_that_before_status() {
-    let status = json!({"id": 3});
+    let status = json!({"repositoryID": 3});
     let by_id = object(&json!({"source": {"existing": {"id": 2}}}), &json!({}), &status);
     assert_eq!(seen(Arc::clone(&by_id), looked()).bound_id(), Some(id(9001)));
     assert_eq!(seen(by_id, Remembered::default()).bound_id(), Some(id(2)));
@@ -464,13 +464,13 @@ fn what_its_app_or_installation_leaves_behind_takes_its_webhook_along_first() {
     let held = object(
         &json!({"webhook": {"mode": "Repository"}}),
         &json!({"finalizers": ["landfall.dev/webhook"]}),
-        &json!({"id": 9001}),
+        &json!({"repositoryID": 9001}),
     );
     let left =
         |known| Seen { way: blocked(true), way_out: Some(granted.clone()), hook: wish(), ..seen(held.clone(), known) };
     let mut going = left(looked());
     assert_eq!(does(&going, 1), Step::RemoveHook);
-    fail(&mut going, Task::Hook, Standing::reconciling(Reason::ApiUnreachable, "away"));
+    fail(&mut going, Task::Hook, Standing::reconciling(Reason::APIUnreachable, "away"));
     assert_eq!(rests(&going, 1), (Reason::Revoked, State::Stalled, Some(at(5))));
     assert_eq!(does(&left(Remembered { is_hook_removed: true, ..looked() }), 1), Step::RemoveFinalizer);
     let free = Seen { object: plain(), has_finalizer: false, ..left(looked()) };

@@ -226,18 +226,18 @@ fn more_than_the_installation_has_is_not_asked_for() {
 
 #[test]
 fn a_failed_call_waits_for_its_time_whatever_wakes_the_controller() {
-    let failed = Failed { standing: Standing::reconciling(Reason::ApiUnreachable, "away"), until: at(5) };
+    let failed = Failed { standing: Standing::reconciling(Reason::APIUnreachable, "away"), until: at(5) };
     let asking = |failed| Failures { asking: Some(failed), revoking: None };
     let waiting = Seen { failed: asking(failed.clone()), ..seen() };
-    settles(&plan(&waiting, at(4)), Reason::ApiUnreachable, Reconciling);
+    settles(&plan(&waiting, at(4)), Reason::APIUnreachable, Reconciling);
     assert_eq!(plan(&waiting, at(5)), mint(&[]));
     let renewing = Seen { secret: SecretSeen::Ours(published()), ..waiting };
     let renewing = Seen { failed: asking(Failed { until: at(70), ..failed }), ..renewing };
     let plan_then = plan(&renewing, at(55));
-    settles(&plan_then, Reason::ApiUnreachable, ReadyButRetrying);
+    settles(&plan_then, Reason::APIUnreachable, ReadyButRetrying);
     let Plan::Settled { again, .. } = plan_then else { panic!() };
     assert_eq!(again, Some(Again::At(at(60))), "Ready is not said longer than it is true");
-    settles(&plan(&renewing, at(60)), Reason::ApiUnreachable, Reconciling);
+    settles(&plan(&renewing, at(60)), Reason::APIUnreachable, Reconciling);
 }
 
 #[test]

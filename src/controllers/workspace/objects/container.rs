@@ -1,19 +1,26 @@
 //! Parts that the containers of a workspace share: variables, volumes, and the container with the operator's image.
 
-use crate::reports::AUDIENCE;
+use super::Target;
+use crate::api::GATEWAY_CA_ANNOTATION;
+use crate::gateway;
+use crate::reports;
 use crate::settings::WorkspaceSettings;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, PersistentVolumeClaimVolumeSource, ProjectedVolumeSource,
-    ResourceRequirements, SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount,
-    VolumeProjection,
+    Capabilities, Container, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar,
+    ObjectFieldSelector, PersistentVolumeClaimVolumeSource, ProjectedVolumeSource, ResourceRequirements,
+    SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
 /// The mode of files with a credential. The containers' user reads them through its group.
 const CREDENTIAL_MODE: i32 = 0o440;
-/// The file in the identity's volume.
-pub(super) const IDENTITY_FILE: &str = "token";
+/// The file with a token of the pod's ServiceAccount.
+pub(super) const TOKEN_FILE: &str = "token";
+/// The file with certificates to trust.
+pub(super) const CA_FILE: &str = "ca.crt";
+/// How long a token of the pod's ServiceAccount lives. The kubelet renews it before.
+const TOKEN_SECONDS: i64 = 3600;
 
 /// A volume of the pod, by its name.
 #[derive(Clone, Copy)]
@@ -21,6 +28,7 @@ pub(super) struct VolumeName(&'static str);
 
 pub(super) const WORKSPACE_VOLUME: VolumeName = VolumeName("workspace");
 pub(super) const TOKEN_VOLUME: VolumeName = VolumeName("token");
+pub(super) const GATEWAY_VOLUME: VolumeName = VolumeName("gateway");
 pub(super) const SCRATCH_VOLUME: VolumeName = VolumeName("scratch");
 pub(super) const TOOLS_VOLUME: VolumeName = VolumeName("tools");
 pub(super) const IDENTITY_VOLUME: VolumeName = VolumeName("identity");
@@ -48,16 +56,25 @@ impl VolumeName {
 }
 
 /// The volumes of the pod and of the Job's pod. The claim and the Secret have the same name.
-pub(super) fn volumes(name: &str) -> Vec<Volume> {
+pub(super) fn volumes(name: &str, target: &Target) -> Vec<Volume> {
     let claim = PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), read_only: None };
-    let secret = SecretVolumeSource {
-        secret_name: Some(name.to_owned()),
-        default_mode: Some(CREDENTIAL_MODE),
-        ..SecretVolumeSource::default()
+    let credentials = match target.gateway {
+        Some(_) => {
+            let sources = vec![identity(gateway::identity::AUDIENCE), authority()];
+            Volume { projected: Some(projected(sources)), ..GATEWAY_VOLUME.volume() }
+        }
+        None => {
+            let secret = SecretVolumeSource {
+                secret_name: Some(name.to_owned()),
+                default_mode: Some(CREDENTIAL_MODE),
+                ..SecretVolumeSource::default()
+            };
+            Volume { secret: Some(secret), ..TOKEN_VOLUME.volume() }
+        }
     };
     vec![
         Volume { persistent_volume_claim: Some(claim), ..WORKSPACE_VOLUME.volume() },
-        Volume { secret: Some(secret), ..TOKEN_VOLUME.volume() },
+        credentials,
         Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..SCRATCH_VOLUME.volume() },
     ]
 }
@@ -65,17 +82,36 @@ pub(super) fn volumes(name: &str) -> Vec<Volume> {
 /// The additional volumes of the pod.
 pub(super) fn volumes_of_pod() -> Vec<Volume> {
     let tools = EmptyDirVolumeSource { size_limit: Some(quantity("16Mi")), medium: None };
-    let identity = ServiceAccountTokenProjection {
-        audience: Some(AUDIENCE.to_owned()),
-        expiration_seconds: Some(3600),
-        path: IDENTITY_FILE.to_owned(),
-    };
-    let identity = VolumeProjection { service_account_token: Some(identity), ..VolumeProjection::default() };
-    let identity = ProjectedVolumeSource { default_mode: Some(CREDENTIAL_MODE), sources: Some(vec![identity]) };
     vec![
         Volume { empty_dir: Some(tools), ..TOOLS_VOLUME.volume() },
-        Volume { projected: Some(identity), ..IDENTITY_VOLUME.volume() },
+        Volume { projected: Some(projected(vec![identity(reports::AUDIENCE)])), ..IDENTITY_VOLUME.volume() },
     ]
+}
+
+/// A token of the pod's ServiceAccount. It names the pod, and only services for this audience accept it.
+fn identity(audience: &str) -> VolumeProjection {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(audience.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: TOKEN_FILE.to_owned(),
+    };
+    VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }
+}
+
+/// The gateway's certificates, from the pod's annotation.
+fn authority() -> VolumeProjection {
+    let field_path = format!("metadata.annotations['{GATEWAY_CA_ANNOTATION}']");
+    let file = DownwardAPIVolumeFile {
+        path: CA_FILE.to_owned(),
+        field_ref: Some(ObjectFieldSelector { field_path, api_version: None }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let files = DownwardAPIProjection { items: Some(vec![file]) };
+    VolumeProjection { downward_api: Some(files), ..VolumeProjection::default() }
+}
+
+fn projected(sources: Vec<VolumeProjection>) -> ProjectedVolumeSource {
+    ProjectedVolumeSource { default_mode: Some(CREDENTIAL_MODE), sources: Some(sources) }
 }
 
 /// A variable with a literal value. Kubernetes would replace `$(NAME)`, and reads `$$` as `$`, also in `$$(NAME)`.

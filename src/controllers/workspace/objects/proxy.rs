@@ -53,6 +53,7 @@ mod tests {
         let settings = WorkspaceSettings { proxy, ..WorkspaceSettings::default() };
         let target = Target {
             url: "https://github.com/acme/shop.git".into(),
+            gateway: None,
             has_ca: false,
             author_name: "a".into(),
             author_email: "a@b".into(),

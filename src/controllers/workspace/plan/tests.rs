@@ -74,8 +74,10 @@ fn seen(spec: &Value, going: bool) -> Seen {
         is_paused: false,
         is_namespace_going: false,
         way: Way::Open(Repository { installation: "acme".into(), id: id(5) }),
-        target: Some(Target {
+        unreferenced: None,
+        target: Ok(Target {
             url: "https://github.com/acme/shop.git".into(),
+            gateway: None,
             has_ca: false,
             author_name: "a".into(),
             author_email: "a@b".into(),
@@ -130,6 +132,19 @@ fn job(attempt: u32, is_success: Option<bool>) -> JobSeen {
         is_going: false,
         until: now() + SignedDuration::from_mins(5),
     }
+}
+
+#[test]
+fn a_pod_waits_for_the_certificates_of_the_gateway() {
+    let seen = Seen { target: Err(NoTarget::Gateway), pod: PodSeen::Absent, ..seen(&json!({}), false) };
+    let Plan::Settled { standing: Some(standing), again } = plan(&seen, now()) else {
+        panic!("{:?}", plan(&seen, now()))
+    };
+    assert_eq!((standing.reason, again), (Reason::WaitingForReference, Some(Again::Backoff)));
+    assert!(standing.message.contains("the certificates of Landfall's gateway"), "{}", standing.message);
+    // A pod that runs goes on.
+    let seen = Seen { target: Err(NoTarget::Gateway), ..self::seen(&json!({}), false) };
+    assert_eq!(does(&seen), Step::FindPull);
 }
 
 fn does(seen: &Seen) -> Step {
@@ -210,10 +225,10 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
     seen.token = token(true);
     assert_eq!(does(&seen), Step::DropToken, "its namespace is being deleted, and it is held for this workspace");
     seen.token = token(false);
+    assert_eq!(does(&seen), Step::ReleaseVolume, "its volume does not wait for the token's revocation");
+    seen.volume = VolumeSeen::Absent;
     assert_eq!(says(&seen, now()).reason, Reason::WaitingForDependents);
     seen.token = TokenSeen::Absent;
-    assert_eq!(does(&seen), Step::ReleaseVolume);
-    seen.volume = VolumeSeen::Absent;
     assert_eq!(does(&seen), Step::RemoveFinalizer);
 }
 
@@ -233,6 +248,17 @@ fn a_pull_request_is_finished_by_a_process_that_found_the_work_saved_but_not_wit
     assert_eq!(does(&seen), Step::DropToken);
     seen.known.repository = repository;
     assert_eq!(does(&seen), Step::FinishPull);
+    // A rate limit lasts for up to an hour, and any tenant of the installation can spend it.
+    for (minutes, waits) in [(4, true), (40, false)] {
+        let standing = Standing::reconciling(Reason::RateLimited, "the limit is spent");
+        let until = now() + SignedDuration::from_mins(minutes);
+        seen.known.failed.insert(Task::Pull, Failed { standing, until, times: 1, about: seen.about() });
+        match plan(&seen, now()) {
+            Plan::Settled { standing: Some(standing), .. } if waits => assert_eq!(standing.reason, Reason::RateLimited),
+            plan => assert_eq!((plan, waits), (Plan::Do(Step::DropToken), false)),
+        }
+    }
+    seen.known.failed.remove(&Task::Pull);
     seen.known.is_pull_settled = true;
     assert_eq!(does(&seen), Step::DropToken);
 }
@@ -298,12 +324,14 @@ fn a_job_that_is_not_admitted_is_not_tried_without_end() {
 }
 
 #[test]
-fn an_affinity_of_another_shape_is_named_and_does_not_keep_work_from_being_saved() {
-    let spec = json!({"pod": {"affinity": {"nodeAffinity": "everywhere"}}});
-    let told = says(&seen(&spec, false), now());
-    assert_eq!(told.reason, Reason::InvalidSpec);
-    assert!(told.message.contains("spec.pod.affinity"), "{}", told.message);
-    assert_eq!(does(&gone(&spec)), Step::Save(1));
+fn no_pod_is_started_without_the_repository_that_the_spec_names() {
+    let mut seen = seen(&json!({}), false);
+    seen.unreferenced = Some(Standing::reconciling(Reason::WaitingForReference, "there is no ProjectRepository shop"));
+    assert_eq!(does(&seen), Step::FindPull, "a pod that runs goes on");
+    seen.pod = PodSeen::Absent;
+    assert_eq!(says(&seen, now()).reason, Reason::WaitingForReference);
+    seen.object = Arc::new(object(&json!({"operatingMode": "Suspended"}), false));
+    assert_eq!(says(&seen, now()).reason, Reason::WorkspaceSuspended);
 }
 
 #[test]
@@ -340,9 +368,9 @@ fn where_no_job_can_save_the_volume_is_kept() {
 #[test]
 fn waiting_for_github_has_an_end() {
     let mut seen = gone(&json!({}));
-    let standing = Standing::reconciling(Reason::ApiUnreachable, "GitHub is away");
+    let standing = Standing::reconciling(Reason::APIUnreachable, "GitHub is away");
     seen.way = Way::Blocked { standing, permanent: false };
-    assert_eq!(says(&seen, now()).reason, Reason::ApiUnreachable);
+    assert_eq!(says(&seen, now()).reason, Reason::APIUnreachable);
     let much_later = now() + SignedDuration::from_hours(2);
     assert!(matches!(plan(&seen, much_later), Plan::Do(Step::KeepVolume(why)) if why.contains("away")));
 }
@@ -414,24 +442,16 @@ fn a_branch_is_not_merged_into_itself() {
 }
 
 #[test]
-fn names_and_fields_that_the_api_server_did_not_check_are_named() {
+fn names_that_the_api_server_did_not_check_are_named() {
     for (spec, field) in [
         (json!({"branch": {"name": "a//b"}}), "spec.branch.name"),
         (json!({"branch": {"from": "x.lock"}}), "spec.branch.from"),
         (json!({"pullRequest": {"target": "a@{b"}}), "spec.pullRequest.target"),
-        (json!({"pod": {"affinity": {"nodeAfinity": {}}}}), "nodeAfinity"),
-        (json!({"pod": {"affinity": {"podAffinity": {"requiredDuringScheduling": []}}}}), "requiredDuringScheduling"),
     ] {
         let told = says(&seen(&spec, false), now());
         assert_eq!(told.reason, Reason::InvalidSpec);
         assert!(told.message.contains(field), "{}", told.message);
     }
-    let fine = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]}}});
-    assert_eq!(
-        objects::affinity(&object(&json!({"pod": {"affinity": fine}}), false)).unwrap().map(|it| json!(it)),
-        Some(fine)
-    );
 }
 
 #[test]

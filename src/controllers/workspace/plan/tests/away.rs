@@ -5,12 +5,12 @@ use super::*;
 #[test]
 fn patience_begins_with_this_process() {
     let mut seen = gone(&json!({}));
-    let standing = Standing::reconciling(Reason::ApiUnreachable, "GitHub is away");
+    let standing = Standing::reconciling(Reason::APIUnreachable, "GitHub is away");
     seen.way = Way::Blocked { standing, permanent: false };
     let later = now() + SignedDuration::from_hours(20);
     assert!(matches!(plan(&seen, later), Plan::Do(Step::KeepVolume(_))));
     seen.known.ending_since = Some(later);
-    assert_eq!(says(&seen, later).reason, Reason::ApiUnreachable, "the operator comes back after 20 hours");
+    assert_eq!(says(&seen, later).reason, Reason::APIUnreachable, "the operator comes back after 20 hours");
     let end = later + SignedDuration::from_hours(2);
     assert!(matches!(plan(&seen, end), Plan::Do(Step::KeepVolume(_))), "it has an end");
 }
