@@ -2,6 +2,7 @@
 //!
 //! Invariant: an error in the configuration is reported before anything starts, with the option's name.
 
+mod gateway;
 mod kubernetes;
 mod uninstall;
 mod webhook;
@@ -44,6 +45,8 @@ enum Command {
     Controller(ControllerArgs),
     /// Run the receiver of webhook deliveries. Every replica serves.
     Receiver(ReceiverArgs),
+    /// Run the gateway, through which the git of workspaces reaches GitHub. Every replica serves.
+    Gateway(gateway::GatewayArgs),
     /// For development: run every process of Landfall in one, without leader election and with readable logs.
     All(AllArgs),
     /// Print the custom resource definitions as YAML for kubectl apply.
@@ -111,6 +114,8 @@ struct ControllerArgs {
     allow_private_git_addresses: bool,
     #[command(flatten)]
     workspaces: WorkspaceArgs,
+    #[command(flatten)]
+    gateway: gateway::GatewayOptions,
     /// Do not elect a leader. Only for a single replica.
     #[arg(long, env = "LANDFALL_NO_LEADER_ELECTION")]
     no_leader_election: bool,
@@ -297,6 +302,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
             runtime(Some(RECEIVER_THREADS))?.block_on(receive(args))
         }
+        Command::Gateway(args) => {
+            telemetry::start(&args.log.log_level, args.log.log_format.unwrap_or(LogFormat::Json))?;
+            runtime(None)?.block_on(gateway::run(args))
+        }
         Command::All(args) => {
             let log = &args.controller.log;
             telemetry::start(&log.log_level, log.log_format.unwrap_or(LogFormat::Text))?;
@@ -373,6 +382,8 @@ async fn control(
         git_hosts,
         reports_address: args.workspaces.reports_address,
         workspaces: args.workspaces.settings(&proxies),
+        internal_address: args.gateway.internal_address,
+        internal: args.gateway.settings(&args.namespace),
         namespace: args.namespace,
         features: args.features,
         identity,
@@ -405,6 +416,9 @@ async fn control(
     };
     let controller = Controller::start(config, environment).await?;
     tracing::info!(address = %controller.health_address(), "serving health and metrics");
+    if let Some(address) = controller.reports_address() {
+        tracing::info!(%address, "receiving reports");
+    }
     controller.run().await?;
     Ok(())
 }

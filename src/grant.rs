@@ -4,7 +4,7 @@
 //! only at the cluster-scoped `GitHubApp` (its spec, and the ids its status pinned) and at the namespace; never at
 //! anything a tenant can write. Were it broken, a tenant could read another's code.
 
-use crate::api::{EffectiveGrant, GitHubApp, NamespaceGrant, Permissions, TenantGrant, TenantStatus};
+use crate::api::{EffectiveGrant, GitHubApp, NamespaceGrant, Permissions, PushRules, TenantGrant, TenantStatus};
 use crate::github::Level;
 use crate::ids::{AccountId, RepositoryId};
 use k8s_openapi::api::core::v1::Namespace;
@@ -134,6 +134,12 @@ impl Grant {
             }
         }
         Err(nearest.unwrap_or(Refusal::Repositories(Vec::new())))
+    }
+
+    /// What each entry that has the repository lets workspaces push. Entries do not add up.
+    #[must_use]
+    pub fn push(&self, known: &Known) -> Vec<&PushRules> {
+        self.entries.iter().filter(|entry| entry.has_repository(known)).map(|entry| &entry.push).collect()
     }
 
     /// What to show: the union of the entries.

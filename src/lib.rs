@@ -11,6 +11,7 @@ pub mod github;
 pub mod grant;
 pub mod guards;
 pub mod ids;
+pub mod internal;
 pub mod manifests;
 mod metrics_reference;
 pub mod operator;

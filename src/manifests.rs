@@ -24,6 +24,8 @@ pub enum RuleSet {
     Receiver,
     /// For the receiver, in the operator's own namespace.
     ReceiverOwn,
+    /// For the gateway, in the whole cluster.
+    Gateway,
     /// For people who may look at a namespace: joins the role `view`.
     View,
     /// For people who may work in a namespace: joins the role `edit`.
@@ -44,6 +46,8 @@ pub struct Rule {
     group: &'static str,
     resources: &'static [&'static str],
     verbs: &'static [&'static str],
+    /// The names of the objects; empty for all.
+    names: &'static [&'static str],
 }
 
 impl Rule {
@@ -55,7 +59,13 @@ impl Rule {
         resources: &'static [&'static str],
         verbs: &'static [&'static str],
     ) -> Self {
-        Self { set, group, resources, verbs }
+        Self { set, group, resources, verbs, names: &[] }
+    }
+
+    /// The same for the objects of these names alone.
+    #[must_use]
+    pub const fn named(self, names: &'static [&'static str]) -> Self {
+        Self { names, ..self }
     }
 
     fn policy(&self) -> PolicyRule {
@@ -64,6 +74,7 @@ impl Rule {
             api_groups: Some(vec![self.group.to_owned()]),
             resources: Some(owned(self.resources)),
             verbs: owned(self.verbs),
+            resource_names: (!self.names.is_empty()).then(|| owned(self.names)),
             ..PolicyRule::default()
         }
     }

@@ -3,12 +3,12 @@
 //! Invariant: each metric appears with the labels that it really has. A series is only encoded once it has a value, so
 //! each metric is counted once here, and a test reads the sources for names that are missing.
 
-use crate::receiver;
 use crate::runtime::clock::SystemClock;
 use crate::runtime::due::DueQueue;
 use crate::runtime::jitter::RandomJitter;
 use crate::runtime::metrics::{Answer, Metrics, ObjectCount, Outcome, TokenEvent};
 use crate::runtime::readiness::Readiness;
+use crate::{gateway, receiver};
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,11 +34,19 @@ pub fn page() -> Result<String, fmt::Error> {
     let own = families(&received.text()?);
     let own: Vec<_> = own.into_iter().filter(|family| common.iter().all(|other| other.name != family.name)).collect();
 
+    let passed = Metrics::new();
+    gateway::metrics::count_once(&passed);
+    let of_gateway = families(&passed.text()?);
+    let of_gateway: Vec<_> =
+        of_gateway.into_iter().filter(|family| common.iter().all(|other| other.name != family.name)).collect();
+
     let mut page = INTRODUCTION.to_owned();
-    page.push_str("\n## Controller and receiver\n\nThe receiver shows those that concern it.\n\n");
+    page.push_str("\n## All processes\n\nThe receiver and the gateway show those that concern them.\n\n");
     table(&mut page, &common)?;
     page.push_str("\n## Receiver\n\n");
     table(&mut page, &own)?;
+    page.push_str("\n## Gateway\n\n");
+    table(&mut page, &of_gateway)?;
     Ok(page)
 }
 
@@ -114,7 +122,11 @@ mod tests {
     #[test]
     fn every_metric_that_is_registered_is_in_the_reference() {
         let page = page().unwrap();
-        let sources = [include_str!("runtime/metrics.rs"), include_str!("receiver/metrics.rs")];
+        let sources = [
+            include_str!("runtime/metrics.rs"),
+            include_str!("receiver/metrics.rs"),
+            include_str!("gateway/metrics.rs"),
+        ];
         let mut names = Vec::new();
         for source in sources {
             let source = source.split("#[cfg(test)]").next().unwrap();
@@ -123,7 +135,7 @@ mod tests {
                 names.extend(after.filter_map(|rest| rest.strip_prefix('"')?.split('"').next()));
             }
         }
-        assert!(names.len() >= 19, "{names:?}");
+        assert!(names.len() >= 23, "{names:?}");
         for name in names {
             assert!(page.contains(&format!("| `landfall_{name}")), "{name} is not in\n{page}");
         }

@@ -10,10 +10,14 @@ use crate::controllers::deliveries::DealtWith;
 use crate::controllers::shared::Shared;
 use crate::controllers::{InFlight, Kinds, WorkspaceReports};
 use crate::features::{Feature, Features};
+use crate::gateway::messages;
 use crate::git::AllowedHosts;
 use crate::github::{Connect, PlainHttp};
 use crate::guards::Guards;
+use crate::internal::certificates::{Certificates, CertificatesError, Names, Served};
+use crate::internal::server::InternalServer;
 use crate::reports::ReportServer;
+use crate::reports::identity::{Expected, PodIdentities};
 use crate::runtime::clock::Clock;
 use crate::runtime::due::DueQueue;
 use crate::runtime::events::Events;
@@ -25,7 +29,7 @@ use crate::runtime::lease::{Lease, LeaseError, LeaseLost, LeaseTimes};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Check, Readiness};
 use crate::runtime::shutdown::{ShutdownError, Tasks};
-use crate::settings::{Settings, WorkspaceSettings};
+use crate::settings::{InternalSettings, Settings, WorkspaceSettings};
 use crate::webhook::root_keys::KnownRootKeys;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -61,6 +65,10 @@ pub struct Config {
     pub workspaces: WorkspaceSettings,
     /// Where reports of workspaces are received.
     pub reports_address: SocketAddr,
+    /// The API by which the gateway asks, where there is a gateway.
+    pub internal: InternalSettings,
+    /// Where it answers.
+    pub internal_address: SocketAddr,
 }
 
 /// What the process stands in: everything that a test puts something else in place of.
@@ -87,6 +95,9 @@ pub enum Error {
     /// Health and metrics, or reports, cannot be served.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The internal API cannot be served.
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
     /// A task ended that should not have.
     #[error(transparent)]
     Shutdown(#[from] ShutdownError),
@@ -108,6 +119,7 @@ pub struct Controller {
     tasks: Tasks,
     health_address: SocketAddr,
     reports_address: Option<SocketAddr>,
+    internal_address: Option<SocketAddr>,
     activity: Activity,
 }
 
@@ -147,6 +159,48 @@ async fn serve_reports(
         Ok(())
     });
     Ok(address)
+}
+
+/// Answers the gateway, and keeps the certificates. Up before leadership; until this process leads it says so to who asks.
+async fn serve_gateway(
+    tasks: &mut Tasks,
+    address: SocketAddr,
+    kinds: &Kinds,
+    leads: &Arc<AtomicBool>,
+) -> Result<Option<SocketAddr>, Error> {
+    let shared = kinds.shared();
+    let Some(gateway) = &shared.settings.workspaces.gateway else { return Ok(None) };
+    let (namespace, internal) = (&shared.settings.namespace, &shared.settings.internal);
+    let answers = kinds.gateway(Arc::clone(leads));
+    let expected = Expected::account(messages::AUDIENCE, namespace, &internal.account);
+    let gateways = PodIdentities::new(shared.client.clone(), Arc::clone(&shared.clock), expected);
+    let served = Served::default();
+    let server = InternalServer::bind(address, served.server()?, gateways, Arc::new(answers.clone())).await?;
+    let address = server.address();
+    let certificates = Certificates::new(
+        shared.client.clone(),
+        namespace.clone(),
+        Arc::clone(&shared.clock),
+        Names { gateway: vec![gateway.url.host()], internal: vec![internal.host.clone()] },
+        (gateway.authority.clone(), kinds.when_gateway_changes()),
+        (served, Arc::clone(leads)),
+    );
+    let until = tasks.shutdown();
+    tasks.spawn::<Error>("the internal API", async move {
+        server.serve(until).await;
+        Ok(())
+    });
+    let until = tasks.shutdown();
+    tasks.spawn::<Error>("the gateway's certificates", async move {
+        certificates.run(until).await;
+        Ok(())
+    });
+    let until = tasks.shutdown();
+    tasks.spawn::<Error>("the gateway's tokens", async move {
+        answers.run(until).await;
+        Ok(())
+    });
+    Ok(Some(address))
 }
 
 /// The task that leads, and while it does, writes.
@@ -233,10 +287,12 @@ impl Controller {
                 plain_http: config.plain_http,
                 git_hosts: config.git_hosts,
                 workspaces: config.workspaces,
+                internal: config.internal,
             },
             metrics: metrics.clone(),
             connections: Connections::default(),
             credentials: Credentials::default(),
+            rations: Arc::default(),
             root_keys: KnownRootKeys::default(),
             dealt_with: DealtWith::default(),
             caches: Caches::default(),
@@ -274,11 +330,16 @@ impl Controller {
         } else {
             None
         };
+        let internal_address = if features.has(Feature::Workspaces) {
+            serve_gateway(&mut tasks, config.internal_address, &kinds, &leads).await?
+        } else {
+            None
+        };
         let in_flight = InFlight::default();
         let activity = Activity { queue, in_flight: in_flight.clone() };
         let leading = Leading { kinds, in_flight, lease, leads, shutdown };
         tasks.spawn("the controllers", async move { leading.run(caches).await });
-        Ok(Self { tasks, health_address, reports_address, activity })
+        Ok(Self { tasks, health_address, reports_address, internal_address, activity })
     }
 
     /// Where health and metrics are served.
@@ -291,6 +352,12 @@ impl Controller {
     #[must_use]
     pub fn reports_address(&self) -> Option<SocketAddr> {
         self.reports_address
+    }
+
+    /// Where the internal API answers the gateway; nowhere without a gateway.
+    #[must_use]
+    pub fn internal_address(&self) -> Option<SocketAddr> {
+        self.internal_address
     }
 
     /// Whether anything is going on.

@@ -21,6 +21,40 @@ pub struct Settings {
     pub git_hosts: AllowedHosts,
     /// What workspaces are made of.
     pub workspaces: WorkspaceSettings,
+    /// The API by which the gateway asks, where there is a gateway.
+    pub internal: InternalSettings,
+}
+
+/// The API by which the gateway asks the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InternalSettings {
+    /// The name of the gateway's `ServiceAccount` in the operator's namespace.
+    pub account: String,
+    /// The host by which the gateway knows the API.
+    pub host: String,
+    /// The addresses that a pod's token may come from.
+    pub addresses: SourceAddresses,
+}
+
+impl InternalSettings {
+    /// Those of the chart's default names.
+    #[must_use]
+    pub fn of(namespace: &str) -> Self {
+        Self {
+            account: "landfall-gateway".to_owned(),
+            host: format!("landfall-internal.{namespace}.svc"),
+            addresses: SourceAddresses::OfThePod,
+        }
+    }
+}
+
+/// The addresses that a pod's token may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceAddresses {
+    /// The pod's own.
+    OfThePod,
+    /// All, because the network replaces the addresses of pods.
+    Any,
 }
 
 /// What workspaces are made of.
@@ -94,6 +128,13 @@ impl fmt::Display for GatewayUrl {
 }
 
 impl GatewayUrl {
+    /// The host of the gateway, without a port and without the brackets of an IPv6 address.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let host = self.0.parse::<Url>().ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        host.trim_start_matches('[').trim_end_matches(']').to_owned()
+    }
+
     /// The address of a repository. `host`: that of GitHub's web pages, with its port unless that is 443.
     #[must_use]
     pub fn repository(&self, host: &str, id: RepositoryId) -> String {

@@ -2,7 +2,9 @@
 
 use super::delivery::Delivery;
 use super::repository::WebhookStatus;
-use super::{NAME_RULE, Permissions, permission_levels, permission_names, permission_names_message, reconciled};
+use super::{
+    NAME_RULE, Permissions, PushRules, permission_levels, permission_names, permission_names_message, reconciled,
+};
 use crate::ids::{self, AccountId, AppId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
@@ -190,6 +192,10 @@ pub struct TenantGrant {
         validation = Rule::new(permission_names()).message(Message::Expression(permission_names_message()))
     )]
     pub max_permissions: Permissions,
+    /// The most that workspaces of this tenant may push besides their own branches: a workspace names in its `spec.push` what
+    /// it needs of this. Default: nothing.
+    #[serde(default, skip_serializing_if = "PushRules::is_empty")]
+    pub push: PushRules,
     /// The namespaces that are granted the account.
     pub namespaces: NamespaceGrant,
 }

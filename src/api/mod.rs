@@ -11,6 +11,7 @@ mod delivery;
 mod inbox;
 mod installation;
 mod permissions;
+mod push;
 mod reason;
 mod repository;
 mod schema;
@@ -28,6 +29,7 @@ pub use installation::{
 };
 pub use permissions::{Permissions, default_permissions};
 use permissions::{permission_levels, permission_names, permission_names_message};
+pub use push::PushRules;
 pub use reason::{ConditionType, Reason};
 pub use repository::{
     DeploymentResult, DeploymentStatus, ForkBranches, ForkSource, ForkStatus, ForkSync, HeadStatus, OnPush,

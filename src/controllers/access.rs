@@ -7,7 +7,7 @@ use super::connection::{AccountFound, Connection, Look};
 use super::standing::{Standing, State};
 use crate::api::{GitHubApp, Reason};
 use crate::github::Installation;
-use crate::grant::{Grant, NamespaceView, grant, pin};
+use crate::grant::{Grant, NamespaceView, Refusal, grant, pin};
 use crate::ids::AccountId;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
@@ -158,6 +158,26 @@ impl AccountAccess {
                 ),
             ),
         })
+    }
+}
+
+/// The words for a person whose git is refused, because of what the grant does not have.
+#[must_use]
+pub fn may_not(refusal: &Refusal, app: &str, account: &str, namespace: &str) -> String {
+    match refusal {
+        Refusal::Repositories(missing) => format!(
+            "GitHubApp {app} does not grant namespace {namespace} {} of {account}: ask its administrator to add it to \
+             spec.tenants[].repositories",
+            missing.join(", ")
+        ),
+        Refusal::Permissions(missing) => {
+            let missing: Vec<_> = missing.iter().map(|(name, level, _)| format!("{name}: {level}")).collect();
+            format!(
+                "GitHubApp {app} does not grant namespace {namespace} {} for this repository of {account}: ask its administrator to \
+                 raise spec.tenants[].maxPermissions",
+                missing.join(", ")
+            )
+        }
     }
 }
 

@@ -67,14 +67,14 @@ impl Refusal {
         match self {
             Self::Route(RouteError::NotFound) | Self::OtherRepository => StatusCode::NOT_FOUND,
             Self::Route(RouteError::Method(_)) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Route(RouteError::Dumb | RouteError::UnknownService) | Self::NoAccess(NoAccess::NotAWorkspace) => {
+            Self::Route(RouteError::Dumb | RouteError::UnknownService) | Self::NoAccess(NoAccess::Refused(_)) => {
                 StatusCode::FORBIDDEN
             }
             Self::MediaType(_) | Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoToken | Self::Identity(IdentityError::Refused) => StatusCode::UNAUTHORIZED,
             Self::TooMany | Self::Identity(IdentityError::TooMany) => StatusCode::TOO_MANY_REQUESTS,
             Self::Identity(IdentityError::Unavailable)
-            | Self::NoAccess(NoAccess::NotYetKnown)
+            | Self::NoAccess(NoAccess::Unavailable(_))
             | Self::Busy
             | Self::NoUpstream(NoUpstream::Unavailable(_))
             | Self::Upstream(Failed::Stale) => StatusCode::SERVICE_UNAVAILABLE,

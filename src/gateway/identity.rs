@@ -3,6 +3,7 @@
 //! The invariant: nothing in a request says whose it is but the token, which the API server reviews
 //! ([`crate::reports::identity`]). The path of the request must name the repository that the workspace has; it gives none.
 
+use super::messages::Caller;
 use super::refs::PushPolicy;
 use super::route::Route;
 use crate::github::Token;
@@ -34,11 +35,11 @@ impl Identities for PodIdentities {
     }
 }
 
-/// What a workspace may do.
+/// What a pod may do for its workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The namespace of the workspace.
-    pub namespace: String,
+    /// The pod, and the address that its token came from.
+    pub caller: Caller,
     /// The name of the Workspace.
     pub workspace: String,
     /// Its uid.
@@ -51,21 +52,21 @@ pub struct Access {
     pub policy: PushPolicy,
 }
 
-/// Why a pod has no access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a pod has no access. The words are for the person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAccess {
-    /// 403.
-    #[error("this pod does not belong to a workspace")]
-    NotAWorkspace,
-    /// 503: the caches of this process are not filled.
-    #[error("the gateway is starting; try again")]
-    NotYetKnown,
+    /// 403: the pod is no workspace's, sends from another address than its own, or the grant is gone.
+    #[error("{0}")]
+    Refused(String),
+    /// 503: it passes.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// Knows the workspaces of pods.
 pub trait Workspaces: Send + Sync + 'static {
     /// The access of the workspace to which this pod belongs now.
-    fn access(&self, pod: &PodIdentity) -> Result<Arc<Access>, NoAccess>;
+    fn access<'a>(&'a self, caller: &'a Caller) -> BoxFuture<'a, Result<Arc<Access>, NoAccess>>;
 }
 
 impl Access {

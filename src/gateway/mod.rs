@@ -11,11 +11,15 @@
 pub mod answer;
 pub mod certificate;
 pub mod commands;
+pub mod controller;
 pub mod fast_forward;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzed;
 pub mod identity;
 pub mod limits;
+pub mod messages;
+pub mod metrics;
+pub mod process;
 pub mod refs;
 pub mod report_status;
 pub mod route;

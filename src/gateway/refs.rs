@@ -8,6 +8,7 @@ use super::commands::{Command, Kind, Push};
 use crate::agent::clone::may_choose;
 use crate::agent::evidence::{autosave_ref, wip_prefix};
 use crate::git::{BranchError, BranchName};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -130,7 +131,7 @@ impl PushRefs {
 }
 
 /// Whose the commits on a workspace's branch are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// The workspace made the branch, so it may rewrite it.
     Workspace,
@@ -139,7 +140,7 @@ pub enum Origin {
 }
 
 /// Whether a workspace may be at a branch beside the one that its spec names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Beside {
     No,
     /// `NAME-2` and so on: `onExists: Suffix`.

@@ -9,6 +9,8 @@ use super::commands::{Command, Progress, Push, PushError, PushReader};
 use super::fast_forward::{Staged, stageable};
 use super::identity::{self, Access, Identities, Workspaces};
 use super::limits::{Limits, Slot, Slots};
+use super::messages::Caller;
+use super::metrics::{Metrics, PushResult};
 use super::report_status::refusal;
 use super::route::{Route, Service, Step};
 use super::stream::{Reader, StreamError, TimeLimits, pipe};
@@ -56,6 +58,7 @@ pub struct Surroundings {
     pub identities: Arc<dyn Identities>,
     pub workspaces: Arc<dyn Workspaces>,
     pub upstreams: Arc<dyn Upstreams>,
+    pub metrics: Metrics,
     /// The guards, all in place but in some tests.
     pub guards: Guards,
 }
@@ -171,7 +174,7 @@ impl GatewayService {
             }
             let token = identity::token(&head.headers).ok_or(Refusal::NoToken)?;
             let pod = self.surroundings.identities.identify(&token, address).await?;
-            let access = self.surroundings.workspaces.access(&pod)?;
+            let access = self.surroundings.workspaces.access(&Caller::new(&pod, address)).await?;
             if !access.is_for(&route) {
                 return Err(Refusal::OtherRepository);
             }
@@ -219,7 +222,7 @@ impl GatewayService {
         let upload = Reader::plain(body, self.limits.fetch, call.time);
         let upstream = self.open(&call).await?;
         let (sender, piped) = pipe();
-        let mut upload: Option<Upload> = Some(Box::pin(upload.pump(sender)));
+        let mut upload: Option<Upload> = Some(Box::pin(upload.pump(sender, self.surroundings.metrics.to_github())));
         let response = self.exchange(&call, &upstream, &passed, OctoBody::new(piped), &mut upload).await?;
         Ok(self.passed_on(call, response, upload))
     }
@@ -244,7 +247,8 @@ impl GatewayService {
         let verdicts = stageable(&push, judged);
         if verdicts.iter().any(Result::is_err) {
             upload.discard().await?;
-            log_push(&call, &push, "refused");
+            self.log_push(&call, &push, PushResult::Refused);
+            self.surroundings.metrics.refused_refs(verdicts.iter().filter(|verdict| verdict.is_err()).count());
             return Ok(answer::own(StatusCode::OK, &kind, refusal(&push, &verdicts)));
         }
         let is_well_formed = push.has_pack() || (pack.is_empty() && upload.next().await?.is_none());
@@ -255,16 +259,18 @@ impl GatewayService {
         let staged = Staged::of(&push, &verdicts, &call.access.uid, rand::random());
         let (sender, piped) = pipe();
         let (time, head) = (call.time, staged.as_ref().map_or(&push, |staged| &staged.push).encode());
+        let counted = self.surroundings.metrics.to_github();
         let mut sending: Option<Upload> = Some(Box::pin(async move {
             sender.send(head, time).await?;
             if !pack.is_empty() {
+                counted.inc_by(pack.len() as u64);
                 sender.send(pack, time).await?;
             }
-            upload.pump(sender).await
+            upload.pump(sender, counted).await
         }));
         let passed = Passed::decoded(&call.headers);
         let response = self.exchange(&call, &upstream, &passed, OctoBody::new(piped), &mut sending).await;
-        log_push(&call, &push, if response.is_ok() { "answered" } else { "failed" });
+        self.log_push(&call, &push, if response.is_ok() { PushResult::Answered } else { PushResult::Failed });
         let response = response?;
         match staged {
             None => Ok(self.passed_on(call, response, sending)),
@@ -381,8 +387,9 @@ impl GatewayService {
         let kind = answer_type(&call.route);
         let (sender, piped) = pipe();
         let Call { time, held, .. } = call;
+        let counted = self.surroundings.metrics.from_github();
         self.transfers.spawn(async move {
-            let download = Reader::plain(response.into_body(), u64::MAX, time).pump(sender);
+            let download = Reader::plain(response.into_body(), u64::MAX, time).pump(sender, counted);
             let upload = async {
                 if let Some(upload) = upload {
                     let _ = upload.await;
@@ -400,26 +407,27 @@ impl GatewayService {
         });
         answer::with(StatusCode::OK, &kind, Either::Right(piped))
     }
+
+    /// Counts a push, and records it: who, and what where.
+    fn log_push(&self, call: &Call, push: &Push, result: PushResult) {
+        self.surroundings.metrics.pushed(result);
+        let named = |command: &Command| format!("{}:{}..{}", command.name, command.old, command.new);
+        let refs: Vec<_> = push.commands.iter().take(MOST_NAMED).map(named).collect();
+        tracing::info!(
+            audit = true,
+            action = "push",
+            result = result.as_str(),
+            namespace = call.pod.namespace,
+            workspace = call.access.workspace,
+            pod = call.pod.name,
+            pod_uid = call.pod.uid,
+            host = call.access.host,
+            repository = call.access.repository.get(),
+            refs = refs.join(" "),
+            count = push.commands.len(),
+        );
+    }
 }
 
 /// The body of a request on its way to GitHub.
 type Upload = BoxFuture<'static, Result<(), StreamError>>;
-
-/// The record of a push: who, and what where.
-fn log_push(call: &Call, push: &Push, result: &str) {
-    let named = |command: &Command| format!("{}:{}..{}", command.name, command.old, command.new);
-    let refs: Vec<_> = push.commands.iter().take(MOST_NAMED).map(named).collect();
-    tracing::info!(
-        audit = true,
-        action = "push",
-        result,
-        namespace = call.access.namespace,
-        workspace = call.access.workspace,
-        pod = call.pod.name,
-        pod_uid = call.pod.uid,
-        host = call.access.host,
-        repository = call.access.repository.get(),
-        refs = refs.join(" "),
-        count = push.commands.len(),
-    );
-}

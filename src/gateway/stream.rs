@@ -9,6 +9,7 @@ use flate2::write::GzDecoder;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
+use prometheus_client::metrics::counter::Counter;
 use std::io::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -163,9 +164,10 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
         Ok(all.freeze())
     }
 
-    /// Sends all that is left, and the end.
-    pub async fn pump(mut self, to: Sender) -> Result<(), StreamError> {
+    /// Sends all that is left, and the end. Counts the bytes.
+    pub async fn pump(mut self, to: Sender, counted: Counter) -> Result<(), StreamError> {
         while let Some(bytes) = self.next().await? {
+            counted.inc_by(bytes.len() as u64);
             to.send(bytes, self.time).await?;
         }
         to.end(self.time).await

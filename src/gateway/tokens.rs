@@ -27,7 +27,7 @@ const MARGIN: SignedDuration = SignedDuration::from_mins(10);
 /// How long a token is held that nobody uses.
 pub const UNUSED: SignedDuration = SignedDuration::from_mins(10);
 /// The longest life of a token: for as long a decision counts without the controller.
-const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(1);
+pub const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// How long the controller may take for an answer, a mint included.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -36,8 +36,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 pub struct Wish<'a> {
     pub access: &'a Access,
     pub right: Right,
-    /// The token that the gateway holds, which the answer may be.
-    pub held: Option<&'a Token>,
+    /// The token that the gateway holds, and its end. The answer may be this token.
+    pub held: Option<(&'a Token, Timestamp)>,
     /// The token that GitHub refused, which the answer must not be.
     pub refused: Option<&'a Token>,
 }
@@ -125,7 +125,7 @@ impl Tokens {
             return Ok(Arc::clone(&held.upstream));
         }
         let no_answer = || NoUpstream::Unavailable("the controller does not answer; try again".into());
-        let held = entry.held.as_ref().map(|held| held.upstream.token());
+        let held = entry.held.as_ref().map(|held| (held.upstream.token(), held.expires_at));
         let wish = Wish { access, right, held, refused: entry.refused.as_ref() };
         // Those who waited for an answer that did not come do not wait for it one after the other.
         let answer = if entry.away_at.is_some_and(|at| is_within(at, now, DECISION)) {
@@ -232,8 +232,9 @@ impl Held {
     }
 }
 
-/// A time in the future, after the clock was set back, is not within.
-fn is_within(at: Timestamp, now: Timestamp, length: SignedDuration) -> bool {
+/// Whether a time was so long ago at most. A time in the future, after the clock was set back, was not.
+#[must_use]
+pub fn is_within(at: Timestamp, now: Timestamp, length: SignedDuration) -> bool {
     (SignedDuration::ZERO..length).contains(&now.duration_since(at))
 }
 

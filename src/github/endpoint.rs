@@ -79,13 +79,6 @@ impl Endpoint {
         without_slash(&self.web)
     }
 
-    /// The host of the web pages and of git, with its port unless that is the scheme's default.
-    #[must_use]
-    pub fn web_host(&self) -> String {
-        let host = self.web.host_str().unwrap_or_default();
-        self.web.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-    }
-
     /// The GraphQL API: `https://api.github.com/graphql`, `https://H/api/graphql`.
     #[must_use]
     pub fn graphql_url(&self) -> &str {
@@ -97,6 +90,13 @@ impl Endpoint {
     pub fn host(&self) -> String {
         let host = self.api.host_str().unwrap_or_default();
         self.api.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
+    /// The host of the web pages and of git, with its port unless that is the scheme's default.
+    #[must_use]
+    pub fn web_host(&self) -> String {
+        let host = self.web.host_str().unwrap_or_default();
+        self.web.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
     /// The domain of the addresses that GitHub gives to accounts without a public one: `users.noreply.github.com`. It follows

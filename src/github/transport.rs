@@ -124,6 +124,12 @@ impl HttpsConnect {
         Self::through(Proxies::default())
     }
 
+    /// Direct connections to servers of the `caBundle`'s authorities alone, within the cluster.
+    #[must_use]
+    pub fn without_system_roots() -> Self {
+        Self { native_roots: RootCertStore::empty(), proxies: Proxies::default() }
+    }
+
     /// The same, with connections through a proxy.
     #[must_use]
     pub fn through(proxies: Proxies) -> Self {

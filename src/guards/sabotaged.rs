@@ -1,5 +1,6 @@
 //! The guards in a build for tests: each is left out where a test asks for that.
 
+use crate::agent::snapshot::Unsaved;
 use crate::agent::store::Store;
 use crate::api::{DeploymentStatus, FORCE_DELETE_ANNOTATION, InstallationToken, RepositorySelection, Workspace};
 use crate::controllers::repository::rollout::{self, Stamp};
@@ -13,6 +14,7 @@ use crate::controllers::workspace::seen::Seen;
 use crate::gateway::refs::{Move, Verdicts};
 use crate::git::{Head, Refs};
 use crate::github::{self, Hook, NewPull};
+use crate::internal::Denied;
 use crate::receiver::keys::Verdict;
 use crate::webhook::AppIdentity;
 use http::HeaderMap;
@@ -61,8 +63,16 @@ pub struct Sabotage {
     pub any_reporter: bool,
     /// `spec.pod` of a workspace is put into its pod as it is.
     pub raw_pod_fields: bool,
+    /// A pod of the name is the pod whose token was reviewed, whatever its uid.
+    pub any_caller_uid: bool,
+    /// A pod's token may come from any address.
+    pub any_caller_address: bool,
     /// Any object of the name that a workspace's has is the workspace's.
     pub any_owner: bool,
+    /// A token in a namespace that goes waits for its Secret, although the operator may not read it.
+    pub wait_for_secret: bool,
+    /// An uninstallation lets a claim go without its volume.
+    pub skip_keeping: bool,
     /// A pod speaks of a workspace from any namespace.
     pub any_namespace: bool,
     /// The volume that a claim names is the claim's.
@@ -106,7 +116,15 @@ impl Guards {
         {
             published.scope = None;
         }
+        seen.is_namespace_going &= !self.out.wait_for_secret;
         seen
+    }
+
+    pub(crate) async fn keeping(
+        self,
+        keeping: impl Future<Output = Result<Option<String>, kube::Error>>,
+    ) -> Result<Option<String>, kube::Error> {
+        if self.out.skip_keeping { Ok(None) } else { keeping.await }
     }
 
     pub(crate) async fn listing(
@@ -171,6 +189,14 @@ impl Guards {
 
     pub(crate) fn owner(self, is_ours: bool) -> bool {
         is_ours || self.out.any_owner
+    }
+
+    pub(crate) fn caller_uid(self, is_that: bool) -> bool {
+        is_that || self.out.any_caller_uid
+    }
+
+    pub(crate) fn caller_address(self, is_its: Result<(), Denied>) -> Result<(), Denied> {
+        if self.out.any_caller_address { Ok(()) } else { is_its }
     }
 
     pub(crate) fn volume(self, is_its: bool) -> bool {
@@ -301,6 +327,10 @@ pub(crate) fn store(mut store: Store, clone: &Path) -> Store {
         store.git = store.git.variable("GIT_DIR", clone);
     }
     store
+}
+
+pub(crate) fn large_files(left: Vec<Unsaved>) -> Vec<Unsaved> {
+    if is_out("large-files") { Vec::new() } else { left }
 }
 
 pub(crate) fn git_settings(

@@ -14,6 +14,11 @@ impl Guards {
         gathered
     }
 
+    /// The retention of a volume, before an uninstallation lets its claim go.
+    pub(crate) fn keeping<T>(self, keeping: T) -> T {
+        keeping
+    }
+
     /// The listing of a repository's webhooks, before one is made.
     pub(crate) fn listing<T>(self, listing: T) -> T {
         listing
@@ -47,6 +52,16 @@ impl Guards {
     /// Whether an object of the workspace's name is the workspace's.
     pub(crate) fn owner<T>(self, is_ours: T) -> T {
         is_ours
+    }
+
+    /// Whether the pod that a request of git comes from has the uid that the API server has for its token.
+    pub(crate) fn caller_uid<T>(self, is_that: T) -> T {
+        is_that
+    }
+
+    /// Whether a request of git comes from its pod's own address.
+    pub(crate) fn caller_address<T>(self, is_its: T) -> T {
+        is_its
     }
 
     /// Whether the volume that a claim names is bound to that claim.
@@ -158,6 +173,11 @@ pub(crate) fn state<T>(nofollow: T) -> T {
 /// The git directory of our own that a clone is read through.
 pub(crate) fn store<T>(store: T, _clone: impl Sized) -> T {
     store
+}
+
+/// The files whose content only the volume has, although their pointers are saved.
+pub(crate) fn large_files<T>(left: T) -> T {
+    left
 }
 
 /// The settings by which git starts no program of a clone's.

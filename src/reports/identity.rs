@@ -1,6 +1,6 @@
 //! The pod that a token belongs to, according to the API server.
 //!
-//! Invariant: a name comes from the answer to a `TokenReview` for our audience, and never from the caller. An answer is
+//! Invariant: a name comes from the answer to a `TokenReview` for the expected audience, and never from the caller. An answer is
 //! cached for a minute under the token's digest, so an agent that reports often costs the API server little; a caller whose
 //! tokens are refused costs it a few reviews per minute.
 
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
-use super::{AUDIENCE, PodIdentity};
+use super::PodIdentity;
 use crate::github::Token;
 use crate::runtime::allowance::{Allowance, Rate};
 use crate::runtime::clock::Clock;
@@ -44,7 +44,7 @@ const SWEEP_AT: usize = 1024;
 /// Why the pod of a token is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    #[error("the token does not belong to a running pod, or is not for audience {AUDIENCE}")]
+    #[error("the token does not belong to a running pod, or is for another audience")]
     Refused,
     #[error("too many tokens wait for a review; try again")]
     TooMany,
@@ -52,8 +52,31 @@ pub enum IdentityError {
     Unavailable,
 }
 
+/// The tokens that count.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    audience: &'static str,
+    /// `NAMESPACE:NAME`.
+    account: Option<String>,
+}
+
+impl Expected {
+    /// The tokens of all pods for an audience.
+    #[must_use]
+    pub fn pods(audience: &'static str) -> Self {
+        Self { audience, account: None }
+    }
+
+    /// The tokens of the pods of one `ServiceAccount`.
+    #[must_use]
+    pub fn account(audience: &'static str, namespace: &str, name: &str) -> Self {
+        Self { audience, account: Some(format!("{namespace}:{name}")) }
+    }
+}
+
 /// Asks the API server which pods tokens belong to.
 pub struct PodIdentities {
+    expected: Expected,
     reviews: Api<TokenReview>,
     clock: Arc<dyn Clock>,
     slots: Semaphore,
@@ -84,8 +107,9 @@ impl Drop for Place<'_> {
 }
 
 impl PodIdentities {
-    pub fn new(client: kube::Client, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(client: kube::Client, clock: Arc<dyn Clock>, expected: Expected) -> Self {
         Self {
+            expected,
             reviews: Api::all(client),
             clock,
             slots: Semaphore::new(REVIEWS),
@@ -117,7 +141,7 @@ impl PodIdentities {
             return Err(IdentityError::TooMany);
         };
         let status = self.review(token).await?;
-        if let Some(pod) = identity(&status) {
+        if let Some(pod) = identity(&status, &self.expected) {
             self.cache(key, &pod);
             return Ok(pod);
         }
@@ -135,7 +159,10 @@ impl PodIdentities {
     }
 
     async fn review(&self, token: &Token) -> Result<TokenReviewStatus, IdentityError> {
-        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.expose().to_owned() };
+        let spec = TokenReviewSpec {
+            audiences: Some(vec![self.expected.audience.to_owned()]),
+            token: token.expose().to_owned(),
+        };
         let mut review = TokenReview { spec, ..TokenReview::default() };
         let answer = timeout(REVIEW_TIME, self.reviews.create(&PostParams::default(), &review)).await;
         review.spec.token.zeroize();
@@ -152,12 +179,9 @@ impl PodIdentities {
                     |answer| answer.err().map_or_else(String::new, |error| error.to_string()),
                 );
                 if self.is_failing.swap(true, Ordering::Relaxed) {
-                    tracing::debug!(error, "cannot review the token of a workspace's agent");
+                    tracing::debug!(error, "cannot review the token of a pod");
                 } else {
-                    tracing::warn!(
-                        error,
-                        "cannot review tokens of workspaces' agents; this is logged once until a review succeeds"
-                    );
+                    tracing::warn!(error, "cannot review tokens of pods; this is logged once until a review succeeds");
                 }
                 Err(IdentityError::Unavailable)
             }
@@ -204,15 +228,18 @@ fn is_fresh(at: Timestamp, now: Timestamp) -> bool {
     (SignedDuration::ZERO..CACHE_TIME).contains(&now.duration_since(at))
 }
 
-/// The pod of a reviewed token; none if it is not a pod's token for our audience.
+/// The pod of a reviewed token; none if it is not an expected one.
 ///
 /// The claims of a token that is bound to a pod are in `extra`: <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/>.
-fn identity(status: &TokenReviewStatus) -> Option<PodIdentity> {
-    let for_us = status.audiences.iter().flatten().any(|audience| audience == AUDIENCE);
+fn identity(status: &TokenReviewStatus, expected: &Expected) -> Option<PodIdentity> {
+    let for_us = status.audiences.iter().flatten().any(|audience| audience == expected.audience);
     let user = status.user.as_ref().filter(|_| status.authenticated == Some(true) && for_us)?;
     let account = user.username.as_ref()?.strip_prefix("system:serviceaccount:")?;
     let (namespace, _) =
         account.split_once(':').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())?;
+    if expected.account.as_deref().is_some_and(|expected| expected != account) {
+        return None;
+    }
     let extra = |key: &str| match user.extra.as_ref()?.get(&format!("authentication.kubernetes.io/{key}"))?.as_slice() {
         [value] if !value.is_empty() => Some(value.clone()),
         _ => None,
@@ -227,7 +254,27 @@ mod tests {
     use super::*;
 
     fn read(status: Value) -> Option<PodIdentity> {
-        identity(&serde_json::from_value(status).unwrap())
+        identity(&serde_json::from_value(status).unwrap(), &Expected::pods("landfall"))
+    }
+
+    #[test]
+    fn another_account_is_not_the_expected_one() {
+        let status = json!({
+            "authenticated": true, "audiences": ["landfall-internal"],
+            "user": {"username": "system:serviceaccount:landfall-system:landfall-gateway", "uid": "1", "extra": {
+                "authentication.kubernetes.io/pod-name": ["gateway-1"], "authentication.kubernetes.io/pod-uid": ["u"],
+            }},
+        });
+        let read =
+            |status: &Value, expected: &Expected| identity(&serde_json::from_value(status.clone()).unwrap(), expected);
+        let expected = Expected::account("landfall-internal", "landfall-system", "landfall-gateway");
+        assert_eq!(read(&status, &expected).unwrap().name, "gateway-1");
+        for name in ["landfall-system:landfall", "team-a:landfall-gateway", "landfall-system:landfall-gateway2"] {
+            let mut other = status.clone();
+            other["user"]["username"] = json!(format!("system:serviceaccount:{name}"));
+            assert_eq!(read(&other, &expected), None, "{name}");
+        }
+        assert_eq!(read(&status, &Expected::account("landfall", "landfall-system", "landfall-gateway")), None);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Invariant: a caller is limited in time, number and memory before anything is known about it, since anybody who can run a
 //! pod may call; and no token gets into the log or into an answer.
 
-use super::identity::{IdentityError, PodIdentities};
-use super::{Refused, ReportHandler};
+use super::identity::{Expected, IdentityError, PodIdentities};
+use super::{AUDIENCE, Refused, ReportHandler};
 use crate::agent::report::{Answer, Report};
 use crate::github::Token;
 use crate::runtime::clock::Clock;
@@ -72,7 +72,10 @@ impl ReportServer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BindError> {
         let server = HttpServer::bind(address, PURPOSE, LIMITS).await?;
-        let service = Arc::new(ReportService { identities: PodIdentities::new(client, clock), handler });
+        let service = Arc::new(ReportService {
+            identities: PodIdentities::new(client, clock, Expected::pods(AUDIENCE)),
+            handler,
+        });
         Ok(Self { server, service })
     }
 

@@ -8,6 +8,7 @@ mod caller;
 mod cluster;
 mod controller;
 mod deployer;
+mod gateway;
 mod programs;
 mod receiver;
 mod refused;

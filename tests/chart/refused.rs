@@ -47,6 +47,7 @@ fn bad_apps() -> Vec<Bad> {
             "takes names without owner, patterns with *, or ids",
         ),
         (tenant("/spec/tenants/0/repositories", json!([])), "should have at least 1 items"),
+        (tenant("/spec/tenants/0/push", json!({"refs": ["release/*"]})), "patterns of refs are refs/heads/NAME"),
         (tenant("/spec/tenants/0/maxPermissions", json!({"contents": "push"})), "Unsupported value"),
         (
             tenant("/spec/tenants/0/maxPermissions", json!({"pull-requests": "read"})),
@@ -208,6 +209,13 @@ fn bad_workspaces() -> Vec<Bad> {
         (pod(json!({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]})), "duplicate"),
         (pod(json!({"imagePullSecrets": [{}]})), r#"omits all key fields ["name"]"#),
         (vec![("/spec/githubTokenInEnvironment", json!(true))], "field not declared in schema"),
+        (vec![("/spec/push", json!({"refs": ["refs/remotes/x"]}))], "patterns of refs are refs/heads/NAME"),
+        (vec![("/spec/push", json!({"refs": ["refs/heads/a b"]}))], "patterns of refs are refs/heads/NAME"),
+        (
+            vec![("/spec/push", json!({"force": ["refs/heads/landfall-wip/try-0a1b2/head"]}))],
+            "where the work of workspaces goes",
+        ),
+        (vec![("/spec/push", json!({"refs": ["refs/heads/a", "refs/heads/a"]}))], "duplicate"),
         (vec![("/spec/save", json!({"timeout": "10"}))], "must be a duration between 10s and 1h"),
         (vec![("/spec/storage/size", json!(0))], "spec.storage.size must be more than 0"),
         (vec![("/spec/clone", json!({"depth": 0}))], "should be greater than or equal to 1"),

@@ -12,6 +12,7 @@ const RECEIVER_INGRESS: &[&str] =
     &["--set=receiver.ingress.enabled=true", "--set-json=receiver.ingress.host=\"a.example.com\""];
 const ROUTE: &[&str] =
     &["--set=receiver.httpRoute.enabled=true", "--set-json=receiver.httpRoute.parentRefs=[{\"name\":\"public\"}]"];
+const GATEWAY: &[&str] = &["--set=gateway.enabled=true"];
 const POLICY: &[&str] = &["--set=networkPolicy.enabled=true"];
 const SERVICE_MONITOR: &[&str] = &["--set=metrics.serviceMonitor.enabled=true"];
 const POD_MONITOR: &[&str] = &["--set=metrics.podMonitor.enabled=true"];
@@ -36,6 +37,7 @@ fn cases() -> Vec<Case> {
     let with_volume: &[_] = &["--set-json=extraVolumes=[{\"name\":\"bundle\",\"emptyDir\":{}}]"];
     let with_receivers_volume: &[_] = &["--set-json=receiver.extraVolumes=[{\"name\":\"bundle\",\"emptyDir\":{}}]"];
     let named: &[_] = &["--set=serviceAccount.name=of-mine"];
+    let gateways_named: &[_] = &["--set=gateway.enabled=true", "--set=gateway.serviceAccount.name=of-mine"];
     let receivers_named: &[_] = &["--set=receiver.serviceAccount.name=of-mine"];
     vec![
         Case("features.repositories.enabled", json!(false), no_repositories, "--features=tokens\n"),
@@ -83,7 +85,7 @@ fn cases() -> Vec<Case> {
         Case("receiver.priorityClassName", json!("a-class"), &[], "priorityClassName: a-class"),
         Case("receiver.nodeSelector", labels(), &[], "example.com/team: platform"),
         Case("receiver.tolerations", tolerations(), &[], "key: example.com/spot"),
-        Case("receiver.affinity", affinity(), &[], "podAntiAffinity"),
+        Case("receiver.affinity", affinity(), &[], "podAntiAffinity: {}"),
         Case("receiver.topologySpreadConstraints", spread(), &[], "topologyKey: example.com/zone"),
         Case("receiver.extraArgs", json!(["--target-burst=9"]), &[], "--target-burst=9"),
         Case("receiver.extraEnv", env(), &[], "name: A_SECRET"),
@@ -106,6 +108,21 @@ fn cases() -> Vec<Case> {
         Case("receiver.httpRoute.annotations", labels(), ROUTE, "example.com/team: platform"),
         Case("receiver.httpRoute.parentRefs", json!([{"name": "a-gateway"}]), ROUTE, "a-gateway"),
         Case("receiver.httpRoute.hostnames", json!(["b.example.com"]), ROUTE, "b.example.com"),
+        Case("gateway.enabled", json!(true), &[], "--gateway-url="),
+        Case("gateway.replicas", json!(7), GATEWAY, "replicas: 7"),
+        Case("gateway.strategy", json!({"rollingUpdate": {"maxSurge": 4}}), GATEWAY, "maxSurge: 4"),
+        Case("gateway.verifyAddresses", json!(false), GATEWAY, "--gateway-any-address"),
+        Case("gateway.serviceAccount.create", json!(false), gateways_named, ""),
+        Case("gateway.serviceAccount.name", json!("a-gateway"), GATEWAY, "serviceAccountName: a-gateway"),
+        Case("gateway.serviceAccount.annotations", labels(), GATEWAY, "example.com/team: platform"),
+        Case("gateway.resources", json!({"requests": {"cpu": "77m"}}), GATEWAY, "cpu: 77m"),
+        Case("gateway.priorityClassName", json!("a-class"), GATEWAY, "priorityClassName: a-class"),
+        Case("gateway.nodeSelector", labels(), GATEWAY, "example.com/team: platform"),
+        Case("gateway.tolerations", tolerations(), GATEWAY, "key: example.com/spot"),
+        Case("gateway.affinity", affinity(), GATEWAY, "podAntiAffinity: {}"),
+        Case("gateway.topologySpreadConstraints", spread(), GATEWAY, "topologyKey: example.com/zone"),
+        Case("gateway.extraArgs", json!(["--log-level=trace"]), GATEWAY, "--log-level=trace"),
+        Case("gateway.extraEnv", env(), GATEWAY, "name: A_SECRET"),
         Case("insecureDevelopment", json!(true), &[], "--insecure-development"),
         Case("extraArgs", json!(["--no-leader-election"]), &[], "--no-leader-election"),
         Case("extraEnv", env(), &[], "name: A_SECRET"),
@@ -140,7 +157,7 @@ fn cases() -> Vec<Case> {
         Case("priorityClassName", json!("a-class"), &[], "priorityClassName: a-class"),
         Case("nodeSelector", labels(), &[], "example.com/team: platform"),
         Case("tolerations", tolerations(), &[], "key: example.com/spot"),
-        Case("affinity", affinity(), &[], "podAntiAffinity"),
+        Case("affinity", affinity(), &[], "podAntiAffinity: {}"),
         Case("topologySpreadConstraints", spread(), &[], "topologyKey: example.com/zone"),
         Case("metrics.service.enabled", json!(false), &[], ""),
         Case("metrics.service.annotations", labels(), &[], "example.com/team: platform"),

@@ -1,5 +1,5 @@
-//! The gateway between the machine's own git and a simulated GitHub, both with TLS. Pods' tokens are those that the test gives out;
-//! everything else is the shipped code.
+//! The gateway between the machine's own git and a simulated GitHub, both with TLS. In most tests, pods' tokens are those that the
+//! test gives out; in [`whole`], the gateway is a process of its own beside an operator and an API server.
 //!
 //! The tests read GitHub's repositories with git itself, not through the gateway.
 
@@ -14,4 +14,5 @@ mod refused;
 mod scene;
 mod steal;
 mod transfers;
+mod whole;
 mod workspace;

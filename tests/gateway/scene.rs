@@ -13,6 +13,8 @@ use github_sim::{
 };
 use landfall::gateway::identity::{Access, Identities, NoAccess, Workspaces};
 use landfall::gateway::limits::Limits;
+use landfall::gateway::messages::Caller;
+use landfall::gateway::metrics::Metrics;
 use landfall::gateway::refs::{Beside, Origin, OwnBranch, PushPolicy, PushRefs};
 use landfall::gateway::server::{GatewayServer, Surroundings};
 use landfall::gateway::upstream::{NoUpstream, Right, Upstream, Upstreams};
@@ -42,12 +44,19 @@ pub const TOKEN: &str = "eyJ.pod.try";
 pub struct Pods {
     pods: Mutex<HashMap<String, PodIdentity>>,
     accesses: Mutex<HashMap<String, Arc<Access>>>,
+    /// How many requests the API server leaves without an answer.
+    unanswered: Mutex<u32>,
 }
 
 impl Pods {
     pub fn add(&self, token: &str, pod: PodIdentity, access: Access) {
         self.accesses.lock().unwrap().insert(pod.uid.clone(), Arc::new(access));
         self.pods.lock().unwrap().insert(token.to_owned(), pod);
+    }
+
+    /// The API server leaves as many requests without an answer.
+    pub fn leave(&self, unanswered: u32) {
+        *self.unanswered.lock().unwrap() = unanswered;
     }
 
     /// The pod's workspace is gone.
@@ -58,14 +67,21 @@ impl Pods {
 
 impl Identities for Pods {
     fn identify<'a>(&'a self, token: &'a Token, _: IpAddr) -> BoxFuture<'a, Result<PodIdentity, IdentityError>> {
+        let mut unanswered = self.unanswered.lock().unwrap();
+        if let Some(fewer) = unanswered.checked_sub(1) {
+            *unanswered = fewer;
+            return Box::pin(std::future::ready(Err(IdentityError::Unavailable)));
+        }
         let found = self.pods.lock().unwrap().get(token.expose()).cloned();
         Box::pin(std::future::ready(found.ok_or(IdentityError::Refused)))
     }
 }
 
 impl Workspaces for Pods {
-    fn access(&self, pod: &PodIdentity) -> Result<Arc<Access>, NoAccess> {
-        self.accesses.lock().unwrap().get(&pod.uid).cloned().ok_or(NoAccess::NotAWorkspace)
+    fn access<'a>(&'a self, caller: &'a Caller) -> BoxFuture<'a, Result<Arc<Access>, NoAccess>> {
+        let found = self.accesses.lock().unwrap().get(&caller.uid).cloned();
+        let refused = || NoAccess::Refused("this pod does not belong to a workspace".into());
+        Box::pin(std::future::ready(found.ok_or_else(refused)))
     }
 }
 
@@ -202,6 +218,7 @@ impl Scene {
             identities: Arc::<Pods>::clone(&pods),
             workspaces: Arc::<Pods>::clone(&pods),
             upstreams: Arc::<Minting>::clone(&upstreams),
+            metrics: Metrics::default(),
             guards: Guards::without(out),
         };
         let server = GatewayServer::bind("127.0.0.1:0".parse().unwrap(), tls, limits, surroundings).await.unwrap();
@@ -232,7 +249,12 @@ impl Scene {
         let branch = format!("landfall/{name}-{}", &uid[..5]);
         let branch = OwnBranch { name: branch, beside: Beside::No, origin };
         Access {
-            namespace: "team-a".into(),
+            caller: Caller {
+                namespace: "team-a".into(),
+                name: format!("ws-{name}"),
+                uid: uid.into(),
+                address: "127.0.0.1".parse().unwrap(),
+            },
             workspace: name.into(),
             uid: uid.into(),
             app: "landfall".into(),

@@ -53,6 +53,35 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: receiver
 {{- end }}
 
+{{- define "landfall.gateway.name" -}}
+{{- include "landfall.fullname" . }}-gateway
+{{- end }}
+
+{{/* The internal API answers this account alone. */}}
+{{- define "landfall.gateway.serviceAccountName" -}}
+{{- with .Values.gateway.serviceAccount }}
+{{- if not (or .create .name) }}
+{{- fail "gateway.serviceAccount.create: false needs gateway.serviceAccount.name: the account that is there, to which the rules are bound" }}
+{{- end }}
+{{- $name := default (include "landfall.gateway.name" $) .name }}
+{{- if has $name (list (include "landfall.serviceAccountName" $) (include "landfall.receiver.serviceAccountName" $)) }}
+{{- fail (printf "gateway.serviceAccount.name is %s, the account of another process: the gateway faces workspaces and must have an account of its own" $name) }}
+{{- end }}
+{{- $name }}
+{{- end }}
+{{- end }}
+
+{{- define "landfall.gateway.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "landfall.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: gateway
+{{- end }}
+
+{{/* The host by which the gateway knows the controller's internal API. */}}
+{{- define "landfall.internal.host" -}}
+{{- include "landfall.fullname" . }}-internal.{{ .Release.Namespace }}.svc
+{{- end }}
+
 {{- define "landfall.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: {{ include "landfall.name" . }}

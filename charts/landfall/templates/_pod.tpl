@@ -1,5 +1,5 @@
-{{/* What the pods of the controller and of the receiver have in common. What differs comes in as a dict: `root`, `component` (the
-     values of the one that it is for: .Values, or .Values.receiver) and `selectorLabels`. */}}
+{{/* What the pods of all processes have in common. What differs comes in as a dict: `root`, `component` (the values of the one
+     that it is for: .Values, .Values.receiver or .Values.gateway), `selectorLabels`, and `graceSeconds` where it is not 30. */}}
 
 {{- define "landfall.pod" -}}
 automountServiceAccountToken: true
@@ -10,8 +10,8 @@ imagePullSecrets:
 {{- with .component.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-# What is under way is given 25 seconds to end.
-terminationGracePeriodSeconds: 30
+# What is under way is given 25 seconds to end; in the gateway, the longest transfer of git's.
+terminationGracePeriodSeconds: {{ default 30 .graceSeconds }}
 {{- with .root.Values.dnsPolicy }}
 dnsPolicy: {{ . }}
 {{- end }}

@@ -7,7 +7,7 @@ pub use status::{
     WorkspaceTimings,
 };
 
-use crate::api::{NAME_RULE, duration_rule};
+use crate::api::{NAME_RULE, PushRules, duration_rule};
 use k8s_openapi::api::core::v1::{Affinity, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
@@ -66,6 +66,10 @@ pub struct WorkspaceSpec {
     /// What is cloned.
     #[serde(default)]
     pub clone: CloneOptions,
+    /// What its git may push through the gateway besides the workspace's own branch. It takes effect as far as
+    /// `spec.tenants[].push` of the GitHubApp grants it. Default: nothing.
+    #[serde(default, skip_serializing_if = "PushRules::is_empty")]
+    pub push: PushRules,
     /// The pull request.
     #[serde(default)]
     pub pull_request: PullRequestOptions,

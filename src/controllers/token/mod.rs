@@ -7,7 +7,6 @@ mod memory;
 mod noted;
 mod owned;
 mod plan;
-mod rations;
 mod scope;
 pub(crate) mod secret;
 mod seen;
@@ -38,7 +37,6 @@ use kube::runtime::reflector::ObjectRef;
 use noted::{Place, SecretNotes};
 use owned::OwnedSecrets;
 use plan::{Call, Step};
-use rations::Rations;
 use seen::Failed;
 use std::sync::Arc;
 
@@ -46,7 +44,6 @@ pub struct TokenKind {
     shared: Arc<Shared>,
     lane: Due<InstallationToken>,
     memory: Arc<TokenMemory>,
-    rations: Rations,
     notes: Arc<SecretNotes>,
     owned: Arc<OwnedSecrets>,
     newest: Newest<InstallationToken>,
@@ -60,7 +57,6 @@ impl TokenKind {
             shared: Arc::clone(shared),
             lane,
             memory: Arc::default(),
-            rations: Rations::default(),
             notes: Arc::default(),
             owned: Arc::default(),
             newest: Newest::default(),

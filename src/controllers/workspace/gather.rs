@@ -119,7 +119,14 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         known,
         object: Arc::clone(object),
         guards: shared.guards,
-        tools: Tools { github, git: connection.and_then(|connection| connection.git.clone()) },
+        tools: Tools {
+            github,
+            git: connection.and_then(|connection| connection.git.clone()),
+            installation: referred.as_ref().and_then(|referred| match &referred.access {
+                Access::Granted { installation, .. } => Some((referred.app_name.clone()?, *installation)),
+                _ => None,
+            }),
+        },
     };
     Ok(shared.guards.workspace(seen))
 }
@@ -145,7 +152,7 @@ where
 
 /// The repository of the workspace: that of the workspace's token, so that it stays the same whatever happens to the
 /// `ProjectRepository`; before there is a token, that of the `ProjectRepository`.
-fn repository(
+pub(super) fn repository(
     kind: &WorkspaceKind,
     object: &Workspace,
     token: Option<&InstallationToken>,
@@ -268,7 +275,7 @@ fn watch(known: &mut Remembered, pod: &PodView, now: Timestamp) {
 }
 
 /// Whether a token may have `workflows: write`.
-fn workflows(access: &Access) -> Workflows {
+pub(super) fn workflows(access: &Access) -> Workflows {
     const NAME: &str = "workflows";
     let Access::Granted { grant, permissions, .. } = access else { return Workflows::Unknown };
     if grant.effective().permissions.get(NAME).map(String::as_str) != Some("write") {

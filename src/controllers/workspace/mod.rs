@@ -12,6 +12,7 @@
 
 mod apply;
 pub mod claim;
+mod gateway;
 mod gather;
 mod keep;
 pub(crate) mod memory;
@@ -26,6 +27,7 @@ pub(crate) mod seen;
 mod status;
 mod volume;
 
+pub use gateway::GatewayAnswers;
 pub use memory::WorkspaceMemory;
 pub use reports::WorkspaceReports;
 
@@ -39,6 +41,7 @@ use super::token::{TokenKind, TokenMemory};
 use super::watches::{Select, Turn, Watches};
 use crate::api::{InstallationToken, ProjectRepository, WORKSPACE_LABEL, Workspace, WorkspaceStatus};
 use crate::features::Feature;
+use crate::internal::certificates::{AUTHORITY_SECRET, GATEWAY_SECRET};
 use crate::manifests::{READ, Rule, RuleSet, WRITE};
 use crate::runtime::due::{Due, Places};
 use apply::uid;
@@ -107,6 +110,10 @@ impl Kind for WorkspaceKind {
         Rule::new(RuleSet::Cluster, "batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
         // A token review shows which pod sent a report.
         Rule::new(RuleSet::Cluster, "authentication.k8s.io", &["tokenreviews"], &["create"]),
+        // The authority and the certificate of the gateway are renewed.
+        Rule::new(RuleSet::Own, "", &["secrets"], &["update"]).named(&[AUTHORITY_SECRET, GATEWAY_SECRET]),
+        // The gateway faces workspaces. A token review shows which pod a request comes from, and it has no other right.
+        Rule::new(RuleSet::Gateway, "authentication.k8s.io", &["tokenreviews"], &["create"]),
         Rule::new(RuleSet::View, "landfall.dev", &["workspaces"], READ),
         // A Workspace creates a pod. This role may create pods anyway, with more than a Workspace may put into one.
         Rule::new(RuleSet::Edit, "landfall.dev", &["workspaces"], WRITE),

@@ -83,17 +83,23 @@ async fn a_body_without_progress_ends() {
     assert_eq!(Reader::plain(silent, 1, soon).next().await, Err(StreamError::Slow));
     // Nobody takes what is sent.
     let (sender, _body) = pipe();
-    assert_eq!(Reader::plain(pieces(&[0; 100], 1), 1000, time()).pump(sender).await, Err(StreamError::Stalled));
+    assert_eq!(
+        Reader::plain(pieces(&[0; 100], 1), 1000, time()).pump(sender, Counter::default()).await,
+        Err(StreamError::Stalled)
+    );
     let (sender, body) = pipe();
     drop(body);
-    assert_eq!(Reader::plain(pieces(&[0; 100], 1), 1000, time()).pump(sender).await, Err(StreamError::Unwanted));
+    assert_eq!(
+        Reader::plain(pieces(&[0; 100], 1), 1000, time()).pump(sender, Counter::default()).await,
+        Err(StreamError::Unwanted)
+    );
 }
 
 #[tokio::test]
 async fn a_body_ends_only_where_its_source_did() {
     let through = async |bytes: &[u8], most| {
         let (sender, body) = pipe();
-        let pump = Reader::plain(pieces(bytes, 10), most, time()).pump(sender);
+        let pump = Reader::plain(pieces(bytes, 10), most, time()).pump(sender, Counter::default());
         let (pumped, collected) = tokio::join!(pump, body.collect());
         (pumped, collected.map(|collected| collected.to_bytes().to_vec()))
     };
@@ -104,6 +110,7 @@ async fn a_body_ends_only_where_its_source_did() {
         Err(std::io::Error::other("reset")),
     ]));
     let (sender, body) = pipe();
-    let (pumped, collected) = tokio::join!(Reader::plain(failing, 1000, time()).pump(sender), body.collect());
+    let (pumped, collected) =
+        tokio::join!(Reader::plain(failing, 1000, time()).pump(sender, Counter::default()), body.collect());
     assert_eq!((pumped, collected.err()), (Err(StreamError::Broken), Some(StreamError::Broken)));
 }

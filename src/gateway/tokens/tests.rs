@@ -1,4 +1,5 @@
 use super::*;
+use crate::gateway::messages::Caller;
 use crate::gateway::refs::{Beside, Origin, OwnBranch, PushPolicy, PushRefs};
 use crate::github::{Endpoint, PlainHttp, Transport};
 use crate::ids::id;
@@ -47,7 +48,7 @@ impl Issuer for Controller {
                         Timestamp::from_second(expiry(token)).unwrap().duration_since(self.clock.now()) > MARGIN
                             && wish.refused != Some(*token)
                     };
-                    let token = wish.held.filter(is_good).cloned().unwrap_or_else(|| {
+                    let token = wish.held.map(|(token, _)| token).filter(is_good).cloned().unwrap_or_else(|| {
                         let number = self.minted.fetch_add(1, Ordering::SeqCst);
                         let end = self.clock.now().as_second() + 3600;
                         Token::new(format!("ghs_{number}_{:?}-{end}", wish.right))
@@ -69,7 +70,12 @@ impl Issuer for Controller {
 fn access(uid: &str, repository: i64) -> Access {
     let branch = OwnBranch { name: "x".into(), beside: Beside::No, origin: Origin::Workspace };
     Access {
-        namespace: "team-a".into(),
+        caller: Caller {
+            namespace: "team-a".into(),
+            name: "ws-try".into(),
+            uid: format!("pod of {uid}"),
+            address: "10.0.0.7".parse().unwrap(),
+        },
         workspace: "try".into(),
         uid: uid.into(),
         app: "landfall".into(),

@@ -12,7 +12,7 @@ use landfall::operator::{Activity, Config, Controller, Environment};
 use landfall::runtime::clock::ManualClock;
 use landfall::runtime::jitter::FixedJitter;
 use landfall::runtime::lease::{self, LeaseTimes};
-use landfall::settings::WorkspaceSettings;
+use landfall::settings::{InternalSettings, WorkspaceSettings};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use tokio::runtime::Runtime;
@@ -38,6 +38,10 @@ pub struct Start {
     /// The hosts whose repositories may be followed by their address alone.
     pub git_hosts: AllowedHosts,
     pub workspaces: WorkspaceSettings,
+    /// The API by which the gateway asks it. None: with the chart's names.
+    pub internal: Option<InternalSettings>,
+    /// Where it answers the gateway. None: at a free port.
+    pub internal_address: Option<SocketAddr>,
     /// The guards to remove.
     pub sabotage: Sabotage,
 }
@@ -57,6 +61,8 @@ impl Default for Start {
             secret_namespaces: Vec::new(),
             git_hosts: AllowedHosts::parse::<&str>(&[], Reach::Public).expect("no host"),
             workspaces: WorkspaceSettings::default(),
+            internal: None,
+            internal_address: None,
             sabotage: Sabotage::default(),
         }
     }
@@ -70,6 +76,7 @@ pub struct Operator {
     activity: Activity,
     health: SocketAddr,
     reports: Option<SocketAddr>,
+    internal: Option<SocketAddr>,
     admin: kube::Client,
 }
 
@@ -98,6 +105,8 @@ impl Operator {
                 git_hosts: start.git_hosts,
                 workspaces: start.workspaces,
                 reports_address: "127.0.0.1:0".parse().expect("an address"),
+                internal: start.internal.unwrap_or_else(|| InternalSettings::of(SYSTEM)),
+                internal_address: start.internal_address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
             };
             let environment = Environment {
                 kube: (start.kube)(base),
@@ -112,14 +121,19 @@ impl Operator {
         });
         let controller = started.await.expect("an operator");
         let (activity, health) = (controller.activity(), controller.health_address());
-        let reports = controller.reports_address();
+        let (reports, internal) = (controller.reports_address(), controller.internal_address());
         let running = runtime.spawn(controller.run());
-        Self { runtime: Some(runtime), running, shutdown, activity, health, reports, admin: cluster.admin() }
+        Self { runtime: Some(runtime), running, shutdown, activity, health, reports, internal, admin: cluster.admin() }
     }
 
     /// The address for reports of workspaces.
     pub fn reports(&self) -> SocketAddr {
         self.reports.expect("the feature workspaces is on")
+    }
+
+    /// The address of the internal API for the gateway.
+    pub fn internal(&self) -> SocketAddr {
+        self.internal.expect("there is a gateway")
     }
 
     /// The current activity.

@@ -1,0 +1,309 @@
+//! The controller's internal API, as the gateway calls it.
+//!
+//! The invariant: the gateway's own token, and the tokens that it holds, go to a server with a certificate of the operator's own
+//! authority and to no other; the system's authorities do not count. An answer about a pod counts for a second. While the
+//! controller does not answer, it counts for as long as a token lives.
+
+use super::identity::{Access, NoAccess, Workspaces};
+use super::messages::{
+    ACCESS, AccessAnswer, Caller, HeldToken, RELEASE, ReleaseRequest, TOKEN, TokenAnswer, TokenRequest,
+};
+use super::tokens::{DECISION, Issued, Issuer, LONGEST_LIFE, Wish, is_within};
+use super::upstream::{NoUpstream, Upstream};
+use crate::github::transport::Body;
+use crate::github::{Connect, Endpoint, HttpsConnect, PlainHttp, Token, Transport};
+use crate::runtime::clock::Clock;
+use crate::runtime::pruned::Pruned;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use jiff::Timestamp;
+use octocrab::OctoBody;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+use tower::ServiceExt as _;
+use zeroize::Zeroizing;
+
+/// The most bytes of an answer.
+const MOST_ANSWER: usize = 1 << 20;
+/// The most bytes of the words of a refusal.
+const MOST_WORDS: usize = 4 << 10;
+/// Connections that are tried until one is to the replica that leads.
+const ATTEMPTS: usize = 6;
+/// Time for a call with all its attempts. A token's mint is in it.
+const CALL: Duration = Duration::from_secs(15);
+/// The most GitHubs whose certificate authorities differ.
+const MOST_WAYS: usize = 64;
+
+/// Where the controller is, and the files by which the two sides know each other.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `https://HOST:PORT` of the controller's internal API.
+    pub url: String,
+    /// The certificates of the operator's authority, as PEM. Read at each call.
+    pub authority: PathBuf,
+    /// The gateway's own token for audience landfall-internal. Read at each call.
+    pub token: PathBuf,
+}
+
+/// The controller, as the gateway knows it.
+pub struct Controller {
+    config: Config,
+    connect: HttpsConnect,
+    /// The transport to the controller, and the certificates that it was made with.
+    transport: Mutex<Option<(Vec<u8>, Transport)>>,
+    github: Arc<dyn Connect>,
+    /// The transports to GitHub, by certificate authorities.
+    ways: Mutex<HashMap<Option<String>, Transport>>,
+    clock: Arc<dyn Clock>,
+    known: Mutex<Pruned<Caller, (Arc<Access>, Timestamp)>>,
+    /// When the controller last gave no answer.
+    away_at: Mutex<Option<Timestamp>>,
+    /// The last call failed, which is logged as a warning once.
+    is_failing: AtomicBool,
+}
+
+/// The controller did not do it.
+enum Failed {
+    Refused(String),
+    /// The pod is gone, or not there yet.
+    Unknown(String),
+    Unavailable(String),
+}
+
+impl Controller {
+    #[must_use]
+    pub fn new(config: Config, github: Arc<dyn Connect>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            config,
+            connect: HttpsConnect::without_system_roots(),
+            transport: Mutex::default(),
+            github,
+            ways: Mutex::default(),
+            clock,
+            known: Mutex::default(),
+            away_at: Mutex::default(),
+            is_failing: AtomicBool::new(false),
+        }
+    }
+
+    async fn call<A: DeserializeOwned>(&self, path: &str, message: &impl Serialize) -> Result<A, Failed> {
+        let called = timeout(CALL, self.answered(path, message)).await;
+        let called = called.unwrap_or_else(|_| Err(Failed::Unavailable("it gave no answer in time".into())));
+        match &called {
+            Err(Failed::Unavailable(error)) => {
+                if self.is_failing.swap(true, Ordering::Relaxed) {
+                    tracing::debug!(error, path, "the controller did not answer");
+                } else {
+                    let url = &self.config.url;
+                    tracing::warn!(error, url, "the controller did not answer; this is logged once until it does");
+                }
+            }
+            _ => self.is_failing.store(false, Ordering::Relaxed),
+        }
+        called
+    }
+
+    async fn answered<A: DeserializeOwned>(&self, path: &str, message: &impl Serialize) -> Result<A, Failed> {
+        let failed = |error: &dyn std::fmt::Display| Failed::Unavailable(error.to_string());
+        let body = serde_json::to_string(message).map_err(|error| failed(&error))?;
+        let authorization = self.authorization().map_err(Failed::Unavailable)?;
+        let transport = self.transport().map_err(Failed::Unavailable)?;
+        for _ in 0..ATTEMPTS {
+            let request = Request::post(format!("{}{path}", self.config.url))
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::AUTHORIZATION, authorization.clone())
+                .body(OctoBody::from(body.clone()))
+                .map_err(|error| failed(&error))?;
+            let response = transport.clone().oneshot(request).await.map_err(|error| failed(&with_causes(&*error)))?;
+            let status = response.status();
+            // Another replica leads; the next connection may be to that one.
+            if status == StatusCode::MISDIRECTED_REQUEST {
+                continue;
+            }
+            if status == StatusCode::OK {
+                let bytes = bytes(response, MOST_ANSWER).await.map_err(|error| failed(&error))?;
+                return serde_json::from_slice(&bytes).map_err(|_| failed(&"its answer is of another version"));
+            }
+            let words = bytes(response, MOST_WORDS).await.unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).trim().to_owned();
+            return Err(match status {
+                StatusCode::FORBIDDEN => Failed::Refused(words),
+                StatusCode::NOT_FOUND => Failed::Unknown(words),
+                _ => Failed::Unavailable(words),
+            });
+        }
+        Err(Failed::Unavailable("no replica of the controller leads now".into()))
+    }
+
+    fn authorization(&self) -> Result<HeaderValue, String> {
+        let path = &self.config.token;
+        let failed = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
+        let token = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| failed(&error))?;
+        let value = Zeroizing::new(format!("Bearer {}", token.trim()));
+        let mut value = HeaderValue::from_str(&value).map_err(|_| failed(&"it is no token"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn transport(&self) -> Result<Transport, String> {
+        let path = &self.config.authority;
+        let bundle = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let mut current = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, transport)) = &*current
+            && *of == bundle
+        {
+            return Ok(transport.clone());
+        }
+        let transport = self
+            .connect
+            .connect(Some(&bundle))
+            .map_err(|error| format!("{} has no certificate that can be trusted: {error}", path.display()))?;
+        *current = Some((bundle, transport.clone()));
+        Ok(transport)
+    }
+
+    fn way(&self, ca_bundle: Option<&String>) -> Result<Transport, NoUpstream> {
+        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(way) = ways.get(&ca_bundle.cloned()) {
+            return Ok(way.clone());
+        }
+        let way = self.github.connect(ca_bundle.map(String::as_bytes));
+        let way = way.map_err(|error| NoUpstream::Unavailable(error.to_string()))?;
+        if ways.len() >= MOST_WAYS {
+            ways.clear();
+        }
+        ways.insert(ca_bundle.cloned(), way.clone());
+        Ok(way)
+    }
+
+    fn remembered(&self, caller: &Caller) -> Option<(Arc<Access>, Timestamp)> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(caller).cloned()
+    }
+
+    fn remember(&self, caller: &Caller, access: &Arc<Access>, now: Timestamp) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.make_room(|(_, at)| is_within(*at, now, LONGEST_LIFE));
+        known.insert(caller.clone(), (Arc::clone(access), now));
+    }
+
+    fn forget(&self, caller: &Caller) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(caller);
+    }
+
+    async fn asked(&self, caller: &Caller) -> Result<Arc<Access>, NoAccess> {
+        let now = self.clock.now();
+        let before = self.remembered(caller);
+        if let Some((access, at)) = &before
+            && is_within(*at, now, DECISION)
+        {
+            return Ok(Arc::clone(access));
+        }
+        let away_at = *self.away_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer: Result<AccessAnswer, Failed> = if away_at.is_some_and(|at| is_within(at, now, DECISION)) {
+            Err(Failed::Unavailable("it did not answer a moment ago".into()))
+        } else {
+            self.call(ACCESS, caller).await
+        };
+        let is_away = matches!(answer, Err(Failed::Unavailable(_)));
+        if away_at.is_none_or(|at| !is_within(at, now, DECISION)) {
+            *self.away_at.lock().unwrap_or_else(PoisonError::into_inner) = is_away.then(|| self.clock.now());
+        }
+        match answer {
+            Ok(answer) => {
+                let access = answer.read(caller).map_err(|error| NoAccess::Unavailable(error.to_string()))?;
+                let access = Arc::new(access);
+                self.remember(caller, &access, self.clock.now());
+                Ok(access)
+            }
+            Err(Failed::Refused(words)) => {
+                self.forget(caller);
+                Err(NoAccess::Refused(words))
+            }
+            Err(Failed::Unknown(words)) => {
+                self.forget(caller);
+                Err(NoAccess::Unavailable(words))
+            }
+            Err(Failed::Unavailable(words)) => match before {
+                Some((access, at)) if is_within(at, now, LONGEST_LIFE) => Ok(access),
+                _ => Err(NoAccess::Unavailable(unavailable(&words))),
+            },
+        }
+    }
+
+    async fn issued(&self, wish: Wish<'_>) -> Result<Issued, NoUpstream> {
+        let held = wish.held.map(|(token, expires_at)| HeldToken { token: token.clone(), expires_at });
+        let request = TokenRequest {
+            caller: wish.access.caller.clone(),
+            right: wish.right,
+            held,
+            refused: wish.refused.cloned(),
+        };
+        let answer: TokenAnswer = self.call(TOKEN, &request).await.map_err(|failed| match failed {
+            Failed::Refused(words) | Failed::Unknown(words) => NoUpstream::Refused(words),
+            Failed::Unavailable(words) => NoUpstream::Unavailable(unavailable(&words)),
+        })?;
+        let unusable =
+            |error: &dyn std::fmt::Display| NoUpstream::Unavailable(format!("the controller's answer: {error}"));
+        // The controller has decided whether plain http is allowed.
+        let endpoint = Endpoint::parse(&answer.api_url, Some(&answer.web_url), None, PlainHttp::Anywhere)
+            .map_err(|error| unusable(&error))?;
+        let way = self.way(answer.ca_bundle.as_ref())?;
+        let HeldToken { token, expires_at } = answer.issued;
+        let upstream = Upstream::new(&endpoint, &answer.full_name, way, token).map_err(|error| unusable(&error))?;
+        Ok(Issued { upstream, expires_at })
+    }
+}
+
+fn unavailable(words: &str) -> String {
+    format!("the operator's controller does not answer ({words}); try again")
+}
+
+async fn bytes(response: Response<Body>, most: usize) -> Result<Vec<u8>, String> {
+    let (mut body, mut all) = (response.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() else { continue };
+        if all.len() + data.len() > most {
+            return Err("its answer is too large".to_owned());
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all)
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+impl Workspaces for Controller {
+    fn access<'a>(&'a self, caller: &'a Caller) -> BoxFuture<'a, Result<Arc<Access>, NoAccess>> {
+        Box::pin(self.asked(caller))
+    }
+}
+
+impl Issuer for Controller {
+    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NoUpstream>> {
+        Box::pin(self.issued(wish))
+    }
+
+    fn release<'a>(&'a self, app: &'a str, token: &'a Token) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let request = ReleaseRequest { app: app.to_owned(), token: token.clone() };
+            // A token that is not released ends within the hour.
+            let _: Result<serde_json::Value, Failed> = self.call(RELEASE, &request).await;
+        })
+    }
+}
