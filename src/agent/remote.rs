@@ -137,7 +137,7 @@ impl Trouble {
             Self::Billing => Block::Billing.remedy(),
             Self::Disabled => Block::Withdrawn.remedy(),
             Self::NotAllowed => {
-                "push to the workspace's own branch, or add the ref to spec.push of the Workspace and of the GitHubApp"
+                "push to the workspace's own branch, or add the ref to spec.push of the Workspace within the grant"
             }
             Self::Refused => {
                 "follow the rule that the message names, or have the repository's administrators let the App bypass it"

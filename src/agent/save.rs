@@ -6,9 +6,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::collect::{CollectedWork, Piece, Purpose, WorkspaceClone, collect};
 use super::dot_git::has_content;
@@ -171,6 +172,20 @@ pub async fn save(request: &Request) -> SaveReport {
             .unwrap_or_else(|error| SaveReport::failed(&error)),
         Err(error) => SaveReport::failed(&error),
     }
+}
+
+/// Saves up to `attempts` times, with growing waits, while a retry may help and the deadline is not near.
+pub async fn repeated(attempts: u32, deadline: Instant, save: impl AsyncFn() -> SaveReport) -> SaveReport {
+    let mut wait = Duration::from_secs(1);
+    for _ in 1..attempts {
+        let report = save().await;
+        if report.outcome != Outcome::TryAgain || Instant::now() + wait >= deadline {
+            return report;
+        }
+        sleep(wait).await;
+        wait *= 2;
+    }
+    save().await
 }
 
 /// Saves everything as one commit to `refs/landfall/wip/UID`, which is used only if the volume is lost.

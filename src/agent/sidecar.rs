@@ -260,16 +260,7 @@ impl Agent<'_> {
         let on_stop = self.last_word().await;
         eprintln!("landfall: stopping, with {}", if on_stop == OnStop::Save { "a save" } else { "an autosave" });
         let request = self.save_request(deadline);
-        let mut wait = Duration::from_secs(1);
-        for _ in 1..ATTEMPTS {
-            let report = self.save(&request, on_stop).await;
-            if report.outcome != Outcome::TryAgain || Instant::now() + wait >= deadline {
-                return report;
-            }
-            sleep(wait).await;
-            wait *= 2;
-        }
-        self.save(&request, on_stop).await
+        save::repeated(ATTEMPTS, deadline, async || self.save(&request, on_stop).await).await
     }
 
     /// Asks the controller for the action. Only the leading replica replies, so the request is repeated until it reaches that one.

@@ -124,7 +124,7 @@ impl<'a> Pod<'a> {
 
     pub async fn clone(&self, further: &[&str]) -> Done {
         let tools = self.at("tools");
-        let own = ["--branch", BRANCH, "--wait", "1", "--attempts", "2", "--tools", tools.to_str().unwrap()];
+        let own = ["--branch", BRANCH, "--wait", "1", "--tools", tools.to_str().unwrap()];
         self.landfall("clone", &[&own, further].concat()).await
     }
 

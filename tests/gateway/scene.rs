@@ -44,12 +44,19 @@ pub const TOKEN: &str = "eyJ.pod.try";
 pub struct Pods {
     pods: Mutex<HashMap<String, PodIdentity>>,
     accesses: Mutex<HashMap<String, Arc<Access>>>,
+    /// How many requests the API server leaves without an answer.
+    unanswered: Mutex<u32>,
 }
 
 impl Pods {
     pub fn add(&self, token: &str, pod: PodIdentity, access: Access) {
         self.accesses.lock().unwrap().insert(pod.uid.clone(), Arc::new(access));
         self.pods.lock().unwrap().insert(token.to_owned(), pod);
+    }
+
+    /// The API server leaves as many requests without an answer.
+    pub fn leave(&self, unanswered: u32) {
+        *self.unanswered.lock().unwrap() = unanswered;
     }
 
     /// The pod's workspace is gone.
@@ -60,6 +67,11 @@ impl Pods {
 
 impl Identities for Pods {
     fn identify<'a>(&'a self, token: &'a Token, _: IpAddr) -> BoxFuture<'a, Result<PodIdentity, IdentityError>> {
+        let mut unanswered = self.unanswered.lock().unwrap();
+        if let Some(fewer) = unanswered.checked_sub(1) {
+            *unanswered = fewer;
+            return Box::pin(std::future::ready(Err(IdentityError::Unavailable)));
+        }
         let found = self.pods.lock().unwrap().get(token.expose()).cloned();
         Box::pin(std::future::ready(found.ok_or(IdentityError::Refused)))
     }

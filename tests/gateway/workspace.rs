@@ -92,12 +92,12 @@ async fn refusals_of_the_gateway_have_their_reason_and_their_remedy() {
     let scene = Scene::new().await;
     let pod = Pod::new(&scene, Way::Gateway).await;
     withdraw(&scene, true);
-    let done = pod.clone(&[]).await;
+    let done = pod.clone(&["--attempts", "2"]).await;
     assert_eq!(done.code, Some(20), "{done:?}");
     assert!(done.words.contains("the GitHubApp grants this repository no more"), "{done:?}");
     withdraw(&scene, false);
     pod.mount("eyJ.unknown.x");
-    let done = pod.clone(&[]).await;
+    let done = pod.clone(&["--attempts", "2"]).await;
     assert_eq!(done.code, Some(75), "{done:?}");
     assert!(done.words.contains("the token does not belong to a running pod"), "{done:?}");
     pod.mount(TOKEN);
@@ -125,4 +125,23 @@ async fn refusals_of_the_gateway_have_their_reason_and_their_remedy() {
     assert!(done.left()[0].1.contains("the GitHubApp grants this repository no more"), "{done:?}");
     withdraw(&scene, false);
     assert_eq!(pod.save(BRANCH, &[]).await.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_does_not_know_the_pod_yet_is_asked_again() {
+    let scene = Scene::new().await;
+    let pod = Pod::new(&scene, Way::Gateway).await;
+    scene.pods.leave(1);
+    let done = pod.clone(&["--attempts", "1"]).await;
+    assert_eq!(done.code, Some(75), "{done:?}");
+    assert!(done.words.contains("the API server does not answer the token review"), "{done:?}");
+    scene.pods.leave(1);
+    assert_eq!(pod.clone(&["--attempts", "2"]).await.code, Some(0));
+    std::fs::write(pod.shop().join("new.txt"), "new").unwrap();
+    scene.pods.leave(1);
+    let done = pod.save(BRANCH, &[]).await;
+    assert_eq!((done.code, done.left()[0].0.as_str()), (Some(75), "Unreachable"), "{done:?}");
+    scene.pods.leave(1);
+    let done = pod.save(BRANCH, &["--attempts", "2"]).await;
+    assert_eq!((done.code, done.said["outcome"].as_str()), (Some(0), Some("Saved")), "{done:?}");
 }

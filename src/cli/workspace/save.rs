@@ -1,5 +1,6 @@
 //! `landfall workspace save`, and the options that it shares with the agent.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::agent::collect::WorkspaceClone;
 use crate::agent::evidence::Evidence;
 use crate::agent::exit;
 use crate::agent::remote::RemoteAccess;
-use crate::agent::save::{self, Outcome, SaveReport, autosave, save};
+use crate::agent::save::{self, Outcome, SaveReport, autosave, repeated, save};
 use crate::agent::store::Author;
 use crate::git::BranchName;
 use crate::runtime::clock::{Clock as _, SystemClock};
@@ -98,13 +99,17 @@ pub struct SaveArgs {
     /// Exit with 0 also if all work was on the remote already: for a Job, for which only 0 is success.
     #[arg(long)]
     clean_is_success: bool,
+    /// The number of attempts while a retry may help. The first wait is a second; each further one is twice as long.
+    #[arg(long, default_value = "1")]
+    attempts: NonZeroU32,
 }
 
 pub async fn run(args: SaveArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let Work { workspace, access, scratch, timeout, termination_log } = args.work.read()?;
     let (deadline, now) = (tokio::time::Instant::now() + timeout, SystemClock.now().as_second());
     let request = save::Request { workspace, access, scratch, deadline, now };
-    let report = if args.autosave { autosave(&request).await } else { save(&request).await };
+    let once = async || if args.autosave { autosave(&request).await } else { save(&request).await };
+    let report = repeated(args.attempts.get(), deadline, once).await;
     print_report(&report, termination_log.as_deref())?;
     Ok(if args.clean_is_success { clean_is_success(report.outcome) } else { ExitCode::from(report.outcome.exit()) })
 }

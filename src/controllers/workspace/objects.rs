@@ -62,6 +62,9 @@ const IDENTITY: &str = "/run/landfall/identity";
 const SCRATCH: &str = "/scratch";
 /// How long a clone may take. A clone without progress ends sooner, by git's own limit.
 const CLONE_SECONDS: u32 = 3600;
+/// How often a pod that goes to the gateway asks it: for a minute, because the gateway waits for the API server to know the pod's
+/// address.
+const ATTEMPTS: &str = "--attempts=7";
 /// How many seconds the end of a pod takes in addition to the save.
 const MARGIN: i64 = 60;
 
@@ -341,6 +344,7 @@ pub fn pod(workspace: &Workspace, target: &Target, settings: &WorkspaceSettings)
     let Files { mount: credentials, token, ca } = target.files();
     clone.extend(["--person-token-file".to_owned(), token]);
     clone.extend(ca.into_iter().flat_map(|ca| ["--person-ca-file".to_owned(), ca]));
+    clone.extend(target.gateway.iter().map(|_| ATTEMPTS.to_owned()));
     clone.extend(words(&["--record", RECORD, "--termination-log", LAST_MESSAGE, "--on-exists"]));
     clone.push(on_exists(spec.branch.on_exists).to_owned());
     if spec.clone.filter == CloneFilter::Blobs {
@@ -446,7 +450,8 @@ fn person(workspace: &Workspace, credentials: VolumeMount, settings: &WorkspaceS
 #[must_use]
 pub fn job(workspace: &Workspace, attempt: u32, branch: &str, target: &Target, settings: &WorkspaceSettings) -> Job {
     let env = environment(workspace, branch, target, settings);
-    let args = words(&["workspace", "save", "--clean-is-success", "--termination-log", LAST_MESSAGE]);
+    let mut args = words(&["workspace", "save", "--clean-is-success", "--termination-log", LAST_MESSAGE]);
+    args.extend(target.gateway.iter().map(|_| ATTEMPTS.to_owned()));
     let mounts = vec![
         WORKSPACE_VOLUME.at(VOLUME, Access::Write),
         target.files().mount,

@@ -113,3 +113,16 @@ fn every_container_with_git_has_the_token_for_the_gateway_and_its_certificates()
 fn told_names(template: &PodTemplateSpec) -> Vec<String> {
     told(template.spec.as_ref().unwrap()).into_iter().map(|(_, name, _)| name).collect()
 }
+
+#[test]
+fn a_pod_asks_the_gateway_until_it_knows_the_pod() {
+    let attempts = |gateway| {
+        let templates = templates(gateway);
+        let specs = templates.iter().map(|template| template.spec.as_ref().unwrap());
+        let containers = specs.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let asking = containers.filter(|it| it.args.iter().flatten().any(|argument| argument == "--attempts=7"));
+        asking.map(|container| container.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(attempts(None), Vec::<String>::new());
+    assert_eq!(attempts(gateway()), [CLONE, SAVE]);
+}
