@@ -112,10 +112,10 @@ fn controllers() -> Graph {
     graph(&sources.collect())
 }
 
-/// The folder that a module is in: a kind. Ground modules are files.
+/// The folder that a module is in, if it is a kind's: it has a `mod.rs`. Ground modules are files, and have at most tests beside them.
 fn kind(module: &Module) -> Option<String> {
     let name = module.get(1)?;
-    source().join("controllers").join(name).is_dir().then(|| name.clone())
+    source().join("controllers").join(name).join("mod.rs").is_file().then(|| name.clone())
 }
 
 fn circles(graph: &Graph) -> Vec<BTreeSet<Module>> {
