@@ -107,7 +107,7 @@ pub fn operations() -> BTreeMap<&'static str, Vec<&'static str>> {
     operations
 }
 
-/// These operations as a variable of a ValidatingAdmissionPolicy.
+/// These operations as a variable of a `ValidatingAdmissionPolicy`.
 #[must_use]
 pub fn operations_variable() -> String {
     let quoted = |words: &[&str]| words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");

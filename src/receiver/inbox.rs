@@ -225,14 +225,13 @@ impl Inbox {
         let entries = objects.into_iter().map(|object| entry(object, hint, queue.next_id(hint.received_at))).collect();
         queue.waiters.push(Waiter { entries, result });
         self.0.metrics.waiting(1);
-        if !queue.is_written {
-            queue.is_written = true;
-            drop(queue);
+        let has_a_writer = std::mem::replace(&mut queue.is_written, true);
+        drop(queue);
+        if has_a_writer {
+            self.0.queued.notify_one();
+        } else {
             let inner = Arc::clone(&self.0);
             self.0.writers.spawn(async move { inner.write_all().await });
-        } else {
-            drop(queue);
-            self.0.queued.notify_one();
         }
         Ok(())
     }

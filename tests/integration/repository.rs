@@ -67,7 +67,7 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
     says(&message, &["acme/shop", "main"]);
     operator.settled().await;
     let first = status(&world, "shop").await;
-    assert_eq!((&first["id"], &first["fullName"]), (&json!(9001), &json!("acme/shop")));
+    assert_eq!((&first["repositoryID"], &first["fullName"]), (&json!(9001), &json!("acme/shop")));
     assert_eq!(first["head"]["sha"], json!(world.sim.head("acme/shop", "main").unwrap()));
     // One write, and perhaps the same one again by a look that begins before the cache has the first.
     let writes = world.writes_since(mark).iter().filter(|write| write.resource == "projectrepositories").count();
@@ -101,7 +101,7 @@ async fn it_is_bound_to_the_repository_and_not_to_its_name() {
         "for the one that was renamed, and whose the head is"
     );
     let renamed = status(&world, "by-id").await;
-    assert_eq!((&renamed["fullName"], &renamed["id"]), (&json!("acme/lib-base"), &json!(9002)));
+    assert_eq!((&renamed["fullName"], &renamed["repositoryID"]), (&json!("acme/lib-base"), &json!(9002)));
 
     // A rename takes it out of the grant, and the new name is not shown. Another rename brings it back in.
     world.sim.rename_repository("acme/lib-base", "secret-plans").unwrap();
@@ -138,7 +138,7 @@ async fn archived_and_deleted(world: World, operator: Operator) {
     says(&message, &["id 9001", "make another ProjectRepository"]);
     world.live_through(&operator, SignedDuration::from_mins(61)).await;
     let stale = status(&world, "shop").await;
-    assert_eq!(stale["id"], 9001);
+    assert_eq!(stale["repositoryID"], 9001);
     assert_ne!(stale["head"]["sha"], json!(world.sim.head("acme/shop", "main").unwrap()));
     assert!(world.sim.live_tokens().iter().all(|token| !token.repository_ids.iter().flatten().any(|id| *id == new)));
     assert!(changes(&world).is_empty(), "{:?}", changes(&world));

@@ -140,11 +140,15 @@ async fn what_is_anothers_cannot_be_named() {
     ]);
     world.apply::<GitHubApp>(&objects::app(&world, &two)).await;
     world.until_reason::<GitHubInstallation>("team-b", "acme", "Active").await;
-    for (name, reference) in [("one", "team-b/acme"), ("two", "../team-b/acme"), ("three", "acme.team-b")] {
-        let spec = json!({"installationRef": {"name": reference}, "repositories": [{"name": "vault"}]});
-        world.apply::<InstallationToken>(&objects::token(name, &spec)).await;
-        world.until_reason::<InstallationToken>("team-a", name, "WaitingForReference").await;
+    let named = |reference: &str| {
+        objects::token("one", &json!({"installationRef": {"name": reference}, "repositories": [{"name": "vault"}]}))
+    };
+    for reference in ["team-b/acme", "../team-b/acme"] {
+        let refused = world.try_apply::<InstallationToken>(&named(reference)).await.expect_err("no name of an object");
+        assert!(refused.to_string().contains("spec.installationRef.name must be the name"), "{refused}");
     }
+    world.apply::<InstallationToken>(&named("acme.team-b")).await;
+    world.until_reason::<InstallationToken>("team-a", "one", "WaitingForReference").await;
     // The names of accounts and Apps that were not granted.
     for (name, account) in [("globex", "globex"), ("acme-2", "acme-2")] {
         let declared = json!({

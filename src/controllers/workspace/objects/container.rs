@@ -58,19 +58,16 @@ impl VolumeName {
 /// The volumes of the pod and of the Job's pod. The claim and the Secret have the same name.
 pub(super) fn volumes(name: &str, target: &Target) -> Vec<Volume> {
     let claim = PersistentVolumeClaimVolumeSource { claim_name: name.to_owned(), read_only: None };
-    let credentials = match target.gateway {
-        Some(_) => {
-            let sources = vec![identity(gateway::identity::AUDIENCE), authority()];
-            Volume { projected: Some(projected(sources)), ..GATEWAY_VOLUME.volume() }
-        }
-        None => {
-            let secret = SecretVolumeSource {
-                secret_name: Some(name.to_owned()),
-                default_mode: Some(CREDENTIAL_MODE),
-                ..SecretVolumeSource::default()
-            };
-            Volume { secret: Some(secret), ..TOKEN_VOLUME.volume() }
-        }
+    let credentials = if target.gateway.is_some() {
+        let sources = vec![identity(gateway::identity::AUDIENCE), authority()];
+        Volume { projected: Some(projected(sources)), ..GATEWAY_VOLUME.volume() }
+    } else {
+        let secret = SecretVolumeSource {
+            secret_name: Some(name.to_owned()),
+            default_mode: Some(CREDENTIAL_MODE),
+            ..SecretVolumeSource::default()
+        };
+        Volume { secret: Some(secret), ..TOKEN_VOLUME.volume() }
     };
     vec![
         Volume { persistent_volume_claim: Some(claim), ..WORKSPACE_VOLUME.volume() },
