@@ -84,7 +84,7 @@ pub(super) async fn run(args: GatewayArgs) -> Result<(), Box<dyn std::error::Err
     };
     let environment = Environment {
         kube: kube::Client::try_from(kube)?,
-        github: Arc::new(HttpsConnect::through(proxies)),
+        github: Arc::new(HttpsConnect::through(proxies).with_separate_connections()),
         clock: Arc::new(SystemClock),
         shutdown,
         guards: Guards::default(),
