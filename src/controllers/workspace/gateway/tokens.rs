@@ -4,7 +4,7 @@
 //! knows; so a restart of this process mints nothing. A token is revoked when no gateway uses it.
 
 use crate::api::Permissions;
-use crate::controllers::token::{Caller, Limits, Purpose, Rations};
+use crate::controllers::rations::{Caller, Limits, Purpose, Rations};
 use crate::gateway::messages::HeldToken;
 use crate::gateway::tokens::UNUSED;
 use crate::github::{self, GitHub, Minted, Repositories, Token};
