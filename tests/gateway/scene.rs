@@ -133,7 +133,7 @@ pub struct Scene {
     pub address: SocketAddr,
     pub pods: Arc<Pods>,
     pub upstreams: Arc<Minting>,
-    pub metrics: landfall::runtime::metrics::Metrics,
+    pub metrics: Metrics,
     pub shutdown: CancellationToken,
     pub served: Option<JoinHandle<()>>,
     is_tls: bool,
@@ -215,12 +215,12 @@ impl Scene {
         });
         let pods = Arc::<Pods>::default();
         let tls = is_tls.then(|| certified(&directory.path().join("gateway-ca.pem")));
-        let metrics = landfall::runtime::metrics::Metrics::new();
+        let metrics = Metrics::default();
         let surroundings = Surroundings {
             identities: Arc::<Pods>::clone(&pods),
             workspaces: Arc::<Pods>::clone(&pods),
             upstreams: Arc::<Minting>::clone(&upstreams),
-            metrics: Metrics::new(&metrics),
+            metrics: metrics.clone(),
             guards: Guards::without(out),
         };
         let server = GatewayServer::bind("127.0.0.1:0".parse().unwrap(), tls, limits, surroundings).await.unwrap();
@@ -364,13 +364,6 @@ impl Scene {
         let output = Command::new("git").arg("--git-dir").arg(self.bare(name)).arg("show-ref").output().unwrap();
         let line = |line: &str| line.split_once(' ').map(|(sha, name)| (name.to_owned(), sha.to_owned())).unwrap();
         String::from_utf8(output.stdout).unwrap().lines().map(line).collect()
-    }
-
-    /// The number of pushes that ended in this way.
-    pub fn counted(&self, result: &str) -> u64 {
-        let name = format!("landfall_gateway_pushes_total{{result=\"{result}\"}} ");
-        let text = self.metrics.text().unwrap();
-        text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
     }
 
     /// The number of pushes that GitHub was sent.

@@ -3,6 +3,7 @@
 use super::raw::{EMPTY_PACK, Raw, ZERO, creation, head, packet};
 use super::scene::{BRANCH, NAME, Scene, TOKEN, UID};
 use http::{Request, header};
+use landfall::gateway::metrics::PushResult;
 use landfall::gateway::refs::{Origin, PushRefs};
 use landfall::gateway::upstream::{Right, Upstreams as _};
 use landfall::github::{Connect as _, HttpsConnect};
@@ -149,7 +150,7 @@ async fn a_push_whose_client_hangs_up_is_recorded_and_concluded() {
     // Without the mend, the request ends in this time.
     tokio::time::sleep(Duration::from_millis(500)).await;
     std::fs::write(&go, "").unwrap();
-    until(|| scene.counted("answered") == 2).await;
+    until(|| scene.metrics.pushes(PushResult::Answered) == 2).await;
     until(|| scene.refs("shop")[&format!("refs/heads/{BRANCH}")] == commit).await;
     let incoming = || {
         let names = scene.refs("shop").into_keys();
@@ -177,7 +178,7 @@ async fn a_push_under_way_ends_when_its_access_is_withdrawn() {
         let said = raw.rest().await;
         assert!(said.starts_with("HTTP/1.1 403"), "{held_back}: {said}");
         assert!(!is_pushed(&scene), "{held_back}");
-        assert_eq!(scene.counted("failed"), 1);
+        assert_eq!(scene.metrics.pushes(PushResult::Failed), 1);
     }
 }
 
