@@ -226,7 +226,7 @@ impl RepositoryTokens {
                 tracing::info!(audit = true, action = "revoke", object = "gateway", token = token.fingerprint());
             }
             Err(error) => {
-                tracing::debug!(%error, token = token.fingerprint(), "a token was not revoked; it ends within the hour")
+                tracing::debug!(%error, token = token.fingerprint(), "a token was not revoked; it ends within the hour");
             }
         }
     }
