@@ -359,6 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table")]
     fn troubles_are_told_by_gits_words() {
         let table = [
             (" ! [remote rejected] a -> main (protected branch hook declined)", Trouble::Refused),

@@ -42,7 +42,7 @@ pub const TOKEN: &str = "eyJ.pod.try";
 /// The pods of tokens, and what their workspaces may do.
 #[derive(Default)]
 pub struct Pods {
-    pods: Mutex<HashMap<String, PodIdentity>>,
+    by_token: Mutex<HashMap<String, PodIdentity>>,
     accesses: Mutex<HashMap<String, Arc<Access>>>,
     /// How many requests the API server leaves without an answer.
     unanswered: Mutex<u32>,
@@ -51,7 +51,7 @@ pub struct Pods {
 impl Pods {
     pub fn add(&self, token: &str, pod: PodIdentity, access: Access) {
         self.accesses.lock().unwrap().insert(pod.uid.clone(), Arc::new(access));
-        self.pods.lock().unwrap().insert(token.to_owned(), pod);
+        self.by_token.lock().unwrap().insert(token.to_owned(), pod);
     }
 
     /// The API server leaves as many requests without an answer.
@@ -72,7 +72,7 @@ impl Identities for Pods {
             *unanswered = fewer;
             return Box::pin(std::future::ready(Err(IdentityError::Unavailable)));
         }
-        let found = self.pods.lock().unwrap().get(token.expose()).cloned();
+        let found = self.by_token.lock().unwrap().get(token.expose()).cloned();
         Box::pin(std::future::ready(found.ok_or(IdentityError::Refused)))
     }
 }

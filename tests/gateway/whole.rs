@@ -196,14 +196,14 @@ impl Whole {
         let config = Config { url, authority: self.at("tls/ca.crt"), token: file };
         Controller::new(config, HTTPS.clone(), Arc::new(SystemClock))
     }
+}
 
-    fn caller(&self, pod: &Pod) -> Caller {
-        Caller {
-            namespace: pod.namespace().unwrap(),
-            name: pod.name_any(),
-            uid: pod.metadata.uid.clone().unwrap(),
-            address: "127.0.0.1".parse().unwrap(),
-        }
+fn caller(pod: &Pod) -> Caller {
+    Caller {
+        namespace: pod.namespace().unwrap(),
+        name: pod.name_any(),
+        uid: pod.metadata.uid.clone().unwrap(),
+        address: "127.0.0.1".parse().unwrap(),
     }
 }
 
@@ -422,7 +422,7 @@ async fn a_forged_uid_or_a_foreign_address_passes_only_without_its_guard() {
     ] {
         let whole = Whole::without(sabotage).await;
         let internal = whole.internal(&std::fs::read_to_string(whole.at("own")).unwrap());
-        let right = whole.caller(&whole.pod().await);
+        let right = caller(&whole.pod().await);
         whole.world.until("the internal API answers", async || internal.access(&right).await.ok()).await;
         let forged = Caller { uid: "11111111-2222-3333-4444-555555555555".into(), ..right.clone() };
         let foreign = Caller { address: "192.0.2.7".parse().unwrap(), ..right };
@@ -438,7 +438,7 @@ async fn a_forged_uid_or_a_foreign_address_passes_only_without_its_guard() {
 async fn nobody_but_the_gateway_is_answered_by_the_controller() {
     let whole = Whole::new().await;
     let pod = whole.pod().await;
-    let caller = whole.caller(&pod);
+    let caller = caller(&pod);
     let own = whole.internal(&std::fs::read_to_string(whole.at("own")).unwrap());
     whole.world.until("the internal API answers", async || own.access(&caller).await.ok()).await;
     let gateway: Pod = whole.world.get(SYSTEM, "landfall-gateway-0").await.unwrap();
@@ -468,7 +468,7 @@ async fn nothing_is_allowed_from_memory_while_the_controller_answers() {
     let whole = Whole::new().await;
     let own = std::fs::read_to_string(whole.at("own")).unwrap();
     let (first, second) = (whole.internal(&own), whole.internal(&own));
-    let caller = whole.caller(&whole.pod().await);
+    let caller = caller(&whole.pod().await);
     for internal in [&first, &second] {
         whole.world.until("the internal API answers", async || internal.access(&caller).await.ok()).await;
     }
@@ -488,7 +488,7 @@ async fn nothing_is_allowed_from_memory_while_the_controller_answers() {
     whole.world.merge::<Workspace>("team-a", "try", &running).await.unwrap();
     whole.world.until("there is a pod", async || whole.world.get::<Pod>("team-a", POD).await.map(drop)).await;
     addressed(&whole.world, "team-a", POD, "127.0.0.1").await;
-    let caller = whole.caller(&whole.pod().await);
+    let caller = caller(&whole.pod().await);
     whole.world.until("the new pod is served", async || second.access(&caller).await.ok()).await;
     let elsewhere = json!([{
         "name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-b"]},

@@ -43,6 +43,7 @@ const AT_ONCE: usize = 16;
 
 /// The attacks that happen.
 #[derive(Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each attack happens or does not, whatever the others")]
 pub struct Attacks {
     pub spent_limit: bool,
     pub polls: bool,
@@ -123,8 +124,8 @@ fn make_branches(world: &World) {
         world.sim.create_repository(&seed).expect("a repository");
         let full_name = format!("acme/{name}");
         let head = world.push(&full_name, "main");
-        let creates: String =
-            (0..POLLING / REPOSITORIES).map(|branch| format!("create refs/heads/b-{branch} {head}\n")).collect();
+        let creates = (0..POLLING / REPOSITORIES).map(|branch| format!("create refs/heads/b-{branch} {head}\n"));
+        let creates = creates.collect::<Vec<_>>().concat();
         let mut git = Command::new("git");
         git.arg("-C").arg(world.bare(&full_name)).args(["update-ref", "--stdin"]).stdin(Stdio::piped());
         let mut running = git.spawn().expect("git runs");

@@ -32,7 +32,7 @@ const FILE: (&str, &str) = ("note.txt", "work that nobody committed\n");
 /// The life of the token that is renewed. It is due when 45 to 90 seconds of its life have passed, and half of its life, or more,
 /// is left.
 const SHORT_LIFE: Duration = Duration::from_mins(3);
-const USUAL_LIFE: Duration = Duration::from_mins(60);
+const USUAL_LIFE: Duration = Duration::from_hours(1);
 /// A push is rolled out when this has passed since it was seen.
 const DEBOUNCE: SignedDuration = SignedDuration::from_secs(2);
 /// The looks at the other tenant's repositories that may come before a turn of ours. Of its objects, 2,000 wait.
@@ -235,9 +235,13 @@ impl Scene {
         let requests = world.sim.requests();
         let is_ours = |request: &&Entry| request.path == "/acme/shop.git/git-upload-pack" && request.time >= delivered;
         let seen = requests.iter().find(is_ours).expect("a look at the pushed repository").time;
-        let patched = world.audit.since(mark).expect("the audit log");
-        let patched = patched.iter().find(|it| it.resource == "deployments" && it.verb == "patch" && it.succeeded());
-        let patched = patched.expect("a patch of the Deployment").received;
+        // The API server logs a request after it has answered it.
+        let is_patch = |it: &landfall_cluster::Entry| it.resource == "deployments" && it.verb == "patch" && it.succeeded();
+        let logged = async || {
+            let logged = world.audit.since(mark).expect("the audit log");
+            logged.iter().find(|it| is_patch(it)).map(|it| it.received)
+        };
+        let patched = world.until("the audit log has the patch of the Deployment", logged).await;
         let debounced = seen.checked_add(DEBOUNCE).expect("in range");
         let between = |from: Timestamp, to: Timestamp| {
             requests.iter().filter(|it| is_question_of_others(it) && it.time > from && it.time < to).count()

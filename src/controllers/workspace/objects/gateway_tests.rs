@@ -29,8 +29,8 @@ fn templates(gateway: Option<Gateway>) -> [PodTemplateSpec; 2] {
     [PodTemplateSpec { metadata: Some(pod.metadata), spec: pod.spec }, job]
 }
 
-fn gateway() -> Option<Gateway> {
-    Some(Gateway { url: URL.into(), authority: "PEM".into() })
+fn gateway() -> Gateway {
+    Gateway { url: URL.into(), authority: "PEM".into() }
 }
 
 /// The files that the containers are told of: their container, the option or variable, and the file.
@@ -63,13 +63,13 @@ fn a_pod_with_a_gateway_has_no_secret() {
         text.matches("secretName").count()
     };
     assert_eq!(count(templates(None)), 2, "this test finds a Secret where there is one");
-    assert_eq!(count(templates(gateway())), 0);
+    assert_eq!(count(templates(Some(gateway()))), 0);
 }
 
 #[test]
 fn every_container_with_git_has_the_token_for_the_gateway_and_its_certificates() {
     let mut containers = Vec::new();
-    for PodTemplateSpec { metadata, spec } in templates(gateway()) {
+    for PodTemplateSpec { metadata, spec } in templates(Some(gateway())) {
         let (metadata, spec) = (metadata.unwrap(), spec.unwrap());
         assert_eq!(metadata.annotations.unwrap()["landfall.dev/gateway-ca"], "PEM");
         assert_eq!(spec.automount_service_account_token, Some(false));
@@ -100,14 +100,10 @@ fn every_container_with_git_has_the_token_for_the_gateway_and_its_certificates()
         }
     }
     assert_eq!(containers, [CLONE, AGENT, MAIN, SAVE]);
-    let told: Vec<_> = templates(gateway()).iter().flat_map(|template| told(template.spec.as_ref().unwrap())).collect();
+    let told: Vec<_> =
+        templates(Some(gateway())).iter().flat_map(|template| told(template.spec.as_ref().unwrap())).collect();
     assert_eq!(told.len(), 3 * 3 + 2, "{told:?}");
-    assert!(
-        templates(None)
-            .iter()
-            .flat_map(|template| told_names(template))
-            .all(|name| name != "LANDFALL_GATEWAY_REPOSITORY_URL")
-    );
+    assert!(templates(None).iter().flat_map(told_names).all(|name| name != "LANDFALL_GATEWAY_REPOSITORY_URL"));
 }
 
 fn told_names(template: &PodTemplateSpec) -> Vec<String> {
@@ -124,5 +120,5 @@ fn a_pod_asks_the_gateway_until_it_knows_the_pod() {
         asking.map(|container| container.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(attempts(None), Vec::<String>::new());
-    assert_eq!(attempts(gateway()), [CLONE, SAVE]);
+    assert_eq!(attempts(Some(gateway())), [CLONE, SAVE]);
 }
