@@ -438,9 +438,9 @@ async fn a_forged_uid_or_a_foreign_address_passes_only_without_its_guard() {
 async fn nobody_but_the_gateway_is_answered_by_the_controller() {
     let whole = Whole::new().await;
     let pod = whole.pod().await;
-    let caller = caller(&pod);
+    let its = caller(&pod);
     let own = whole.internal(&std::fs::read_to_string(whole.at("own")).unwrap());
-    whole.world.until("the internal API answers", async || own.access(&caller).await.ok()).await;
+    whole.world.until("the internal API answers", async || own.access(&its).await.ok()).await;
     let gateway: Pod = whole.world.get(SYSTEM, "landfall-gateway-0").await.unwrap();
     let account =
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "other", "namespace": SYSTEM}});
@@ -456,7 +456,7 @@ async fn nobody_but_the_gateway_is_answered_by_the_controller() {
         (token_of(&whole.world, &gateway, "landfall-gateway", GIT).await, "another audience"),
         ("no.token.atall".to_owned(), "nobody"),
     ] {
-        let answer = whole.internal(&token).access(&caller).await;
+        let answer = whole.internal(&token).access(&its).await;
         let refused = answer.expect_err(whose).to_string();
         assert!(refused.contains("the token does not belong"), "{whose}: {refused}");
     }
@@ -468,9 +468,9 @@ async fn nothing_is_allowed_from_memory_while_the_controller_answers() {
     let whole = Whole::new().await;
     let own = std::fs::read_to_string(whole.at("own")).unwrap();
     let (first, second) = (whole.internal(&own), whole.internal(&own));
-    let caller = caller(&whole.pod().await);
+    let its = caller(&whole.pod().await);
     for internal in [&first, &second] {
-        whole.world.until("the internal API answers", async || internal.access(&caller).await.ok()).await;
+        whole.world.until("the internal API answers", async || internal.access(&its).await.ok()).await;
     }
     let suspended = json!({"spec": {"operatingMode": "Suspended"}});
     whole.world.merge::<Workspace>("team-a", "try", &suspended).await.unwrap();
@@ -480,7 +480,7 @@ async fn nothing_is_allowed_from_memory_while_the_controller_answers() {
         whole.world.get::<Pod>("team-a", POD).await.is_none().then_some(())
     };
     whole.world.until("the pod is gone", gone).await;
-    let refused = whole.world.until("the pod is refused", async || first.access(&caller).await.err()).await;
+    let refused = whole.world.until("the pod is refused", async || first.access(&its).await.err()).await;
     assert!(matches!(refused, NoAccess::Unavailable(_)), "{refused:?}");
 
     // So does a grant that was withdrawn, whatever was allowed a moment ago.
@@ -488,12 +488,12 @@ async fn nothing_is_allowed_from_memory_while_the_controller_answers() {
     whole.world.merge::<Workspace>("team-a", "try", &running).await.unwrap();
     whole.world.until("there is a pod", async || whole.world.get::<Pod>("team-a", POD).await.map(drop)).await;
     addressed(&whole.world, "team-a", POD, "127.0.0.1").await;
-    let caller = caller(&whole.pod().await);
-    whole.world.until("the new pod is served", async || second.access(&caller).await.ok()).await;
+    let its = caller(&whole.pod().await);
+    whole.world.until("the new pod is served", async || second.access(&its).await.ok()).await;
     let elsewhere = json!([{
         "name": "acme", "account": "acme", "repositories": ["*"], "namespaces": {"names": ["team-b"]},
     }]);
     whole.world.apply::<GitHubApp>(&objects::app(&whole.world, &elsewhere)).await;
-    let refused = whole.world.until("the pod is refused", async || second.access(&caller).await.err()).await;
+    let refused = whole.world.until("the pod is refused", async || second.access(&its).await.err()).await;
     assert!(matches!(refused, NoAccess::Refused(_)), "{refused:?}");
 }

@@ -236,7 +236,8 @@ impl Scene {
         let is_ours = |request: &&Entry| request.path == "/acme/shop.git/git-upload-pack" && request.time >= delivered;
         let seen = requests.iter().find(is_ours).expect("a look at the pushed repository").time;
         // The API server logs a request after it has answered it.
-        let is_patch = |it: &landfall_cluster::Entry| it.resource == "deployments" && it.verb == "patch" && it.succeeded();
+        let is_patch =
+            |it: &landfall_cluster::Entry| it.resource == "deployments" && it.verb == "patch" && it.succeeded();
         let logged = async || {
             let logged = world.audit.since(mark).expect("the audit log");
             logged.iter().find(|it| is_patch(it)).map(|it| it.received)

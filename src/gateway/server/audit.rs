@@ -98,7 +98,7 @@ mod tests {
             new: new.parse().unwrap(),
             name: format!("refs/heads/b{n}").parse().unwrap(),
         };
-        let push = Push { commands: (0..3 * MOST_NAMED + 1).map(command).collect(), ..Push::default() };
+        let push = Push { commands: (0..=3 * MOST_NAMED).map(command).collect(), ..Push::default() };
         let lines: Vec<_> = lines(&push).collect();
         assert_eq!(lines.len(), 4);
         let named: Vec<_> = lines.iter().flat_map(|line| line.split(' ')).collect();

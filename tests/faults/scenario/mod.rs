@@ -107,9 +107,13 @@ fn shop() -> Seed {
 
 /// The operator's own tokens are only in its memory, so the next operator cannot use them. An operator that is killed
 /// loses its token for reading and those of its current step, and the webhook is examined again: three tokens at most.
-/// Any other fault costs the tokens of one step, which is repeated: two at most, to look for a fork and to create it.
-fn own_tokens(_: &[(Point, &'static str)], _: usize, fault: Fault) -> Counts {
-    [(MINTED, if fault.kills() { 3 } else { 2 })].into()
+/// Any other fault costs the tokens of one step, which is repeated: two at most, to look for a fork and to create it. While the
+/// installation's limit is spent, the answer to a mint replaces each answer about the repository.
+fn own_tokens(points: &[(Point, &'static str)], index: usize, fault: Fault) -> Counts {
+    let is_question = |(point, _): &&(Point, &str)| point.kind == "GET /repositories/{id}";
+    let is_limited = fault == Fault::TooMany && points.get(index).is_some_and(|point| is_question(&point));
+    let replaced = if is_limited { points[index..].iter().filter(is_question).count() } else { 0 };
+    [(MINTED, replaced.max(if fault.kills() { 3 } else { 2 }))].into()
 }
 
 /// Team-a has these permissions on all of acme's repositories.
