@@ -9,6 +9,7 @@ use super::upstream::Right;
 use crate::github::Token;
 use crate::ids::RepositoryId;
 use crate::reports::PodIdentity;
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use std::net::IpAddr;
@@ -21,6 +22,9 @@ pub const ACCESS: &str = "/v1/access";
 pub const TOKEN: &str = "/v1/token";
 /// The end of the use of a token.
 pub const RELEASE: &str = "/v1/release";
+
+/// The status of a decision that passes. It is none that a failure of the server's own has, because it concerns one pod alone.
+pub const NOT_NOW: StatusCode = StatusCode::CONFLICT;
 
 /// A pod whose token the gateway had reviewed, and the address that it sent the token from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

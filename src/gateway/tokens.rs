@@ -1,8 +1,9 @@
 //! The tokens that the gateway holds: one for each repository and right, in memory alone.
 //!
 //! The invariant: each request of a workspace is allowed by a decision of the controller that is at most [`DECISION`] old, so a
-//! withdrawn grant is refused within a second, whatever token is still held for others. Only while the controller does not answer,
-//! a decision counts for as long as the token that came with it. Those who wait for one token wait for one call.
+//! withdrawn grant is refused within a second, whatever token is still held for others. Only while the controller is not
+//! reached, a decision counts for as long as the token that came with it: an answer that gives no token ends it. Those who wait
+//! for one token wait for one call.
 //!
 //! The controller decides and mints, because it has the App's key, the grants and GitHub's last look. The gateway names the token
 //! that it holds, so a controller that has just started mints nothing that is still good.
@@ -48,10 +49,19 @@ pub struct Issued {
     pub expires_at: Timestamp,
 }
 
+/// Why there is no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotIssued {
+    /// The controller answered, so an earlier decision about the workspace counts no more.
+    Denied(NoUpstream),
+    /// The controller was not reached. The words are for the person.
+    Away(String),
+}
+
 /// The controller, as the gateway sees it.
 pub trait Issuer: Send + Sync + 'static {
     /// Decides whether the workspace may reach its repository now, and gives a token for it.
-    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NoUpstream>>;
+    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NotIssued>>;
 
     /// No workspace needs this token any more: it is to be revoked, unless another gateway has it.
     fn release<'a>(&'a self, app: &'a str, token: &'a Token) -> BoxFuture<'a, ()>;
@@ -71,7 +81,7 @@ struct Entry {
     /// The workspaces that were allowed, by their uids, and when.
     allowed: HashMap<String, Timestamp>,
     used_at: Timestamp,
-    /// When the controller last gave no answer.
+    /// When the controller was last not reached.
     away_at: Option<Timestamp>,
 }
 
@@ -124,7 +134,7 @@ impl Tokens {
         {
             return Ok(Arc::clone(&held.upstream));
         }
-        let no_answer = || NoUpstream::Unavailable("the controller does not answer; try again".into());
+        let no_answer = || NotIssued::Away("the controller does not answer; try again".into());
         let held = entry.held.as_ref().map(|held| (held.upstream.token(), held.expires_at));
         let wish = Wish { access, right, held, refused: entry.refused.as_ref() };
         // Those who waited for an answer that did not come do not wait for it one after the other.
@@ -132,7 +142,7 @@ impl Tokens {
             Err(no_answer())
         } else {
             let answer = timeout(ANSWER, self.issuer.issue(wish)).await.unwrap_or_else(|_| Err(no_answer()));
-            entry.away_at = matches!(answer, Err(NoUpstream::Unavailable(_))).then(|| self.clock.now());
+            entry.away_at = matches!(answer, Err(NotIssued::Away(_))).then(|| self.clock.now());
             answer
         };
         match answer {
@@ -141,13 +151,13 @@ impl Tokens {
                 entry.refused = None;
                 Ok(entry.hold(issued))
             }
-            Err(refused @ NoUpstream::Refused(_)) => {
+            Err(NotIssued::Denied(denied)) => {
                 entry.allowed.remove(&access.uid);
-                Err(refused)
+                Err(denied)
             }
-            Err(unavailable) => match &entry.held {
+            Err(NotIssued::Away(words)) => match &entry.held {
                 Some(held) if allowed_at.is_some() => Ok(Arc::clone(&held.upstream)),
-                _ => Err(unavailable),
+                _ => Err(NoUpstream::Unavailable(words)),
             },
         }
     }

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 enum Answer {
     Issues,
     Refuses,
+    /// It denies these workspaces for now, and issues to others.
+    NotNow(Vec<&'static str>),
     Away,
 }
 
@@ -34,15 +36,18 @@ fn upstream(full_name: &str, token: &Token) -> Upstream {
 }
 
 impl Issuer for Controller {
-    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NoUpstream>> {
+    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NotIssued>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             let answer = self.answer.lock().unwrap().clone();
             match answer {
-                Answer::Refuses => Err(NoUpstream::Refused("not granted".into())),
-                Answer::Away => Err(NoUpstream::Unavailable("away".into())),
-                Answer::Issues => {
+                Answer::Refuses => Err(NotIssued::Denied(NoUpstream::Refused("not granted".into()))),
+                Answer::Away => Err(NotIssued::Away("away".into())),
+                Answer::NotNow(uids) if uids.contains(&wish.access.uid.as_str()) => {
+                    Err(NotIssued::Denied(NoUpstream::Unavailable("not now".into())))
+                }
+                Answer::NotNow(_) | Answer::Issues => {
                     let expiry = |token: &Token| token.expose().rsplit_once('-').unwrap().1.parse::<i64>().unwrap();
                     let is_good = |token: &&Token| {
                         Timestamp::from_second(expiry(token)).unwrap().duration_since(self.clock.now()) > MARGIN
@@ -164,6 +169,26 @@ async fn a_decision_counts_for_a_second_and_a_withdrawn_grant_is_refused_then() 
     scene.answers(Answer::Issues);
     assert!(Arc::ptr_eq(&first, &scene.open("a", 1, Right::Read).await.unwrap()));
     assert_eq!(scene.minted(), 1);
+}
+
+/// Whoever makes the controller deny for now keeps nothing by it, and takes nothing from others.
+#[tokio::test]
+async fn a_denial_that_passes_ends_the_decision_about_that_workspace_alone() {
+    let scene = Scene::new();
+    for uid in ["a", "b"] {
+        scene.open(uid, 1, Right::Read).await.unwrap();
+    }
+    scene.after(1);
+    scene.answers(Answer::NotNow(vec!["a"]));
+    assert!(matches!(scene.open("a", 1, Right::Read).await, Err(NoUpstream::Unavailable(words)) if words == "not now"));
+    let asked = scene.asked();
+    assert!(scene.open("b", 1, Right::Read).await.is_ok());
+    assert!(scene.open("c", 1, Right::Read).await.is_ok(), "a workspace that is new");
+    assert_eq!(scene.asked() - asked, 2, "both are decided about");
+    scene.answers(Answer::Away);
+    scene.after(1);
+    assert!(scene.open("a", 1, Right::Read).await.is_err());
+    assert!(scene.open("b", 1, Right::Read).await.is_ok());
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ impl RepositoryTokens {
                 Ok(held)
             }
             // A token that ends soon is better than none, unless GitHub says that there is to be none.
-            Err(Denied::Unavailable(words)) => entry.token.clone().ok_or(Denied::Unavailable(words)),
+            Err(Denied::NotNow(words)) => entry.token.clone().ok_or(Denied::NotNow(words)),
             Err(refused) => Err(refused),
         }
     }
@@ -136,7 +136,7 @@ impl RepositoryTokens {
     ) -> Result<HeldToken, Denied> {
         let now = self.clock.now();
         self.rations.mint(payer, purpose, limits, now).map_err(|wait| {
-            Denied::Unavailable(format!(
+            Denied::NotNow(format!(
                 "tokens of GitHubApp {} are requested too often for GitHub's limits; the next may be had in {} seconds",
                 key.app,
                 wait.until.duration_since(now).as_secs().max(1)
@@ -153,7 +153,7 @@ impl RepositoryTokens {
                     Denied::Refused(words)
                 } else {
                     self.rations.not_minted(payer, purpose);
-                    Denied::Unavailable(words)
+                    Denied::NotNow(words)
                 });
             }
         };
@@ -171,7 +171,7 @@ impl RepositoryTokens {
         );
         if let Some(words) = unfit(key, &minted) {
             self.revoke(github, &minted.token).await;
-            return Err(Denied::Unavailable(words));
+            return Err(Denied::NotNow(words));
         }
         Ok(HeldToken { token: minted.token, expires_at: minted.expires_at })
     }

@@ -144,7 +144,7 @@ async fn a_token_with_more_than_was_asked_for_is_revoked() {
     for change in changes {
         let scene = scene(change);
         let refused = scene.issue("a", None, None).await.unwrap_err();
-        assert!(matches!(&refused, Denied::Unavailable(words) if words.contains("it was revoked")), "{refused:?}");
+        assert!(matches!(&refused, Denied::NotNow(words) if words.contains("it was revoked")), "{refused:?}");
         assert_eq!(scene.calls(), [1, 1]);
     }
 }
@@ -155,7 +155,7 @@ async fn github_does_not_mint() {
     let scripted = Scripted::new(|_| refusal(502, "Bad Gateway"));
     let tokens = RepositoryTokens::new(Arc::clone(&scripted.clock) as _, Arc::default(), Metrics::new());
     let scene = Scene { scripted, tokens };
-    assert!(matches!(scene.issue("a", None, None).await, Err(Denied::Unavailable(_))));
+    assert!(matches!(scene.issue("a", None, None).await, Err(Denied::NotNow(_))));
     let scripted = Scripted::new(|_| refusal(403, "Resource not accessible by integration"));
     let tokens = RepositoryTokens::new(Arc::clone(&scripted.clock) as _, Arc::default(), Metrics::new());
     let scene = Scene { scripted, tokens };
