@@ -251,12 +251,11 @@ impl Controller {
     }
 
     async fn issued(&self, wish: Wish<'_>) -> Result<Issued, NotIssued> {
-        let held = wish.held.map(|(token, expires_at)| HeldToken { token: token.clone(), expires_at });
         let request = TokenRequest {
             caller: wish.access.caller.clone(),
             right: wish.right,
-            held,
-            refused: wish.refused.cloned(),
+            held: wish.held,
+            refused: wish.refused,
         };
         let answer: TokenAnswer = self.call(TOKEN, &request).await.map_err(|failed| match failed {
             Failed::Refused(words) => NotIssued::Denied(NoUpstream::Refused(words)),
@@ -270,9 +269,9 @@ impl Controller {
         let endpoint = Endpoint::parse(&answer.api_url, Some(&answer.web_url), None, PlainHttp::Anywhere)
             .map_err(|error| unusable(&error))?;
         let way = self.way(answer.ca_bundle.as_ref())?;
-        let HeldToken { token, expires_at } = answer.issued;
+        let HeldToken { token, expires_at, key } = answer.issued;
         let upstream = Upstream::new(&endpoint, &answer.full_name, way, token).map_err(|error| unusable(&error))?;
-        Ok(Issued { upstream, expires_at })
+        Ok(Issued { upstream, expires_at, key })
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-/// The most bytes of a request. A token has about 520, and a request has two of them at most.
+/// The most bytes of a request. A token has about 520, and a request has sixteen of them at most.
 const LARGEST: usize = 64 << 10;
 const PURPOSE: Purpose = Purpose { name: "the gateway's requests", flag: "--internal-address" };
 const LIMITS: Limits = Limits {

@@ -57,7 +57,8 @@ impl Scene {
         }
         let clock = Arc::new(ManualClock::new("2026-11-21T01:00:00Z".parse().unwrap()));
         let controller = Controller::new(config, Arc::new(NoGitHub), Arc::clone(&clock) as Arc<dyn Clock>);
-        let (answers, asked) = (Arc::<Mutex<HashMap<&str, Vec<Option<u16>>>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let (answers, asked) =
+            (Arc::<Mutex<HashMap<&str, Vec<Option<u16>>>>>::default(), Arc::<Mutex<Vec<_>>>::default());
         let (answered, called) = (Arc::clone(&answers), Arc::clone(&asked));
         let transport = Transport::new(tower::service_fn(move |request: Request<OctoBody>| {
             let (answers, asked) = (Arc::clone(&answered), Arc::clone(&called));
@@ -65,9 +66,11 @@ impl Scene {
                 let bytes = request.into_body().collect().await.unwrap().to_bytes();
                 let caller: Caller = serde_json::from_slice(&bytes).unwrap();
                 asked.lock().unwrap().push(caller.name.clone());
-                let status = answers.lock().unwrap().get_mut(caller.name.as_str()).map(|next| {
-                    if next.len() > 1 { next.remove(0) } else { next[0] }
-                });
+                let status = answers
+                    .lock()
+                    .unwrap()
+                    .get_mut(caller.name.as_str())
+                    .map(|next| if next.len() > 1 { next.remove(0) } else { next[0] });
                 let status = status.unwrap_or(Some(200)).ok_or_else(|| std::io::Error::other("no way"))?;
                 let body = if status == 200 { allowed(&caller.name) } else { "words".to_owned() };
                 let mut response = Response::new(Full::new(bytes::Bytes::from(body)));

@@ -25,6 +25,8 @@ struct Controller {
     minted: AtomicUsize,
     released: Mutex<Vec<String>>,
     full_name: Mutex<String>,
+    /// The digest of the tokens for a workspace, unless it is that of all others.
+    keys: Mutex<HashMap<&'static str, &'static str>>,
 }
 
 fn upstream(full_name: &str, token: &Token) -> Upstream {
@@ -51,16 +53,18 @@ impl Issuer for Controller {
                     let expiry = |token: &Token| token.expose().rsplit_once('-').unwrap().1.parse::<i64>().unwrap();
                     let is_good = |token: &&Token| {
                         Timestamp::from_second(expiry(token)).unwrap().duration_since(self.clock.now()) > MARGIN
-                            && wish.refused != Some(*token)
+                            && !wish.refused.contains(token)
                     };
-                    let token = wish.held.map(|(token, _)| token).filter(is_good).cloned().unwrap_or_else(|| {
+                    let key = self.keys.lock().unwrap().get(wish.access.uid.as_str()).copied().unwrap_or("k");
+                    let held = wish.held.iter().filter(|held| held.key == key).map(|held| &held.token);
+                    let token = held.filter(is_good).next().cloned().unwrap_or_else(|| {
                         let number = self.minted.fetch_add(1, Ordering::SeqCst);
                         let end = self.clock.now().as_second() + 3600;
                         Token::new(format!("ghs_{number}_{:?}-{end}", wish.right))
                     });
                     let expires_at = Timestamp::from_second(expiry(&token)).unwrap();
                     let full_name = self.full_name.lock().unwrap().clone();
-                    Ok(Issued { upstream: upstream(&full_name, &token), expires_at })
+                    Ok(Issued { upstream: upstream(&full_name, &token), expires_at, key: key.into() })
                 }
             }
         })
@@ -106,6 +110,7 @@ impl Scene {
             minted: AtomicUsize::new(0),
             released: Mutex::default(),
             full_name: Mutex::new("acme/shop".into()),
+            keys: Mutex::default(),
         });
         let tokens =
             Tokens::new(Arc::<Controller>::clone(&controller), Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>);
@@ -209,6 +214,51 @@ async fn without_the_controller_what_is_held_serves_on_until_it_ends() {
     scene.after(1);
     assert!(scene.open("a", 1, Right::Read).await.is_ok());
     assert_eq!(scene.minted(), 2);
+}
+
+/// The controller gives two workspaces of a repository tokens with other permissions.
+#[tokio::test]
+async fn a_workspace_gets_no_token_that_is_for_something_else() {
+    let scene = Scene::new();
+    scene.controller.keys.lock().unwrap().insert("b", "workflows");
+    let first = scene.open("a", 1, Right::Write).await.unwrap();
+    let second = scene.open("b", 1, Right::Write).await.unwrap();
+    assert!(first.token() != second.token() && scene.minted() == 2);
+    for answer in [Answer::Issues, Answer::Away] {
+        scene.answers(answer);
+        scene.after(1);
+        for _ in 0..2 {
+            assert!(Arc::ptr_eq(&first, &scene.open("a", 1, Right::Write).await.unwrap()));
+            assert!(Arc::ptr_eq(&second, &scene.open("b", 1, Right::Write).await.unwrap()));
+        }
+    }
+    assert_eq!(scene.minted(), 2);
+    // The permissions change: the former token goes, also while the new one is used.
+    scene.answers(Answer::Issues);
+    scene.controller.keys.lock().unwrap().insert("a", "workflows");
+    let was = first.token().expose().to_owned();
+    drop(first);
+    for _ in 0..11 {
+        scene.after(60);
+        assert!(Arc::ptr_eq(&second, &scene.open("a", 1, Right::Write).await.unwrap()));
+    }
+    scene.tokens.sweep().await;
+    assert_eq!((scene.tokens.count().await, scene.controller.released.lock().unwrap().clone()), (1, vec![was]));
+}
+
+#[tokio::test]
+async fn the_token_of_a_transfer_that_goes_on_is_not_revoked() {
+    let scene = Scene::new();
+    let transfer = scene.open("a", 1, Right::Write).await.unwrap();
+    scene.after(30 * 60);
+    scene.tokens.sweep().await;
+    assert_eq!(scene.tokens.count().await, 1);
+    assert!(scene.controller.released.lock().unwrap().is_empty());
+    // Another stranger's refusal of it is no transfer.
+    scene.tokens.refused(&access("a", 1), Right::Write, &transfer);
+    drop(transfer);
+    scene.tokens.sweep().await;
+    assert_eq!(scene.tokens.count().await, 0);
 }
 
 #[tokio::test]

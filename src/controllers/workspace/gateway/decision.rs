@@ -214,8 +214,7 @@ impl Decision {
     pub async fn ask_for_the_name(&self, kind: &WorkspaceKind, token: &Token) -> Result<(), Denied> {
         let now = kind.shared.now();
         let found = self.github.repository(token, self.repository).await;
-        let found =
-            found.map_err(|error| Denied::NotNow(format!("GitHub does not name the repository: {error}")))?;
+        let found = found.map_err(|error| Denied::NotNow(format!("GitHub does not name the repository: {error}")))?;
         let uid = self.workspace.metadata.uid.as_deref().unwrap_or_default();
         kind.memory.update(uid, |known| known.repository = Some((Arc::new(found), now)));
         Ok(())
