@@ -57,11 +57,13 @@ pub struct Issued {
 }
 
 /// Why there is no token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotIssued {
     /// The controller answered, so an earlier decision about the workspace counts no more.
-    Denied(NoUpstream),
+    #[error(transparent)]
+    Denied(#[from] NoUpstream),
     /// The controller was not reached. The words are for the person.
+    #[error("{0}")]
     Away(String),
 }
 

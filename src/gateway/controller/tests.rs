@@ -103,7 +103,7 @@ impl Scene {
 /// 403, 404 and 409 are decisions. The others say that the controller decided nothing, which no pod may turn to its use either.
 const ANSWERS: [u16; 9] = [400, 401, 403, 404, 408, 409, 429, 500, 503];
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_about_one_pod_concerns_no_other() {
     for status in ANSWERS {
         let scene = Scene::new();
@@ -117,7 +117,7 @@ async fn an_answer_about_one_pod_concerns_no_other() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_answer_leaves_an_earlier_decision_in_force() {
     for status in ANSWERS {
         let scene = Scene::new();
@@ -134,7 +134,7 @@ async fn no_answer_leaves_an_earlier_decision_in_force() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn pods_that_were_allowed_go_on_while_the_controller_is_not_reached() {
     for answers in [&[None][..], &[Some(421)]] {
         let scene = Scene::new();
@@ -151,5 +151,15 @@ async fn pods_that_were_allowed_go_on_while_the_controller_is_not_reached() {
         scene.access("a").await.unwrap();
         scene.after(2 * 60);
         assert!(scene.access("a").await.is_err(), "its token has ended");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_that_do_not_lead_and_a_busy_review_are_asked_again() {
+    for (status, times) in [(421, 20), (429, 20)] {
+        let scene = Scene::new();
+        scene.answers("a", &[vec![Some(status); times], vec![Some(200)]].concat());
+        scene.access("a").await.unwrap();
+        assert_eq!(scene.asked("a"), times + 1);
     }
 }
