@@ -416,6 +416,9 @@ async fn control(
     };
     let controller = Controller::start(config, environment).await?;
     tracing::info!(address = %controller.health_address(), "serving health and metrics");
+    if let Some(address) = controller.reports_address() {
+        tracing::info!(%address, "receiving reports");
+    }
     controller.run().await?;
     Ok(())
 }

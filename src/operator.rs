@@ -292,6 +292,7 @@ impl Controller {
             metrics: metrics.clone(),
             connections: Connections::default(),
             credentials: Credentials::default(),
+            rations: Arc::default(),
             root_keys: KnownRootKeys::default(),
             dealt_with: DealtWith::default(),
             caches: Caches::default(),

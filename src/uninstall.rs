@@ -11,7 +11,8 @@ use crate::api::{
 };
 use crate::controllers::token::secret;
 use crate::features::{Feature, Features};
-use crate::github::{AppCredentials, Connect, Endpoint, GitHub, Ignore, PlainHttp};
+use crate::github::{AppCredentials, Connect, Endpoint, GitHub, Ignore, Outlook, PlainHttp};
+use crate::guards::Guards;
 use crate::runtime::clock::Clock;
 use crate::runtime::lenient::Lenient;
 use http::Request;
@@ -29,7 +30,9 @@ const OURS: &str = "landfall.dev/";
 const PAGE: usize = 20;
 /// How long tokens are revoked in all. The rest of the work does not wait longer for a GitHub that does not answer.
 const REVOKED_WITHIN: Duration = Duration::from_mins(1);
-/// How often a change is tried when somebody else changes the object at the same time.
+/// The pause before a token is revoked, or its Secret deleted, again.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How often these are tried, and a change when somebody else changes the object at the same time.
 const TRIES: usize = 5;
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
@@ -42,6 +45,8 @@ pub struct Uninstall {
     pub plain_http: PlainHttp,
     pub github: Arc<dyn Connect>,
     pub clock: Arc<dyn Clock>,
+    /// The guards that tests can remove.
+    pub guards: Guards,
 }
 
 /// The result: the work that was done, and the objects that it failed for.
@@ -126,7 +131,7 @@ impl Uninstall {
         while let Some(page) = pages.next(&self.kube, report).await {
             for claim in page.into_iter().filter(|claim| finalizers(claim).any(|it| it == WORK_FINALIZER)) {
                 let name = named::<PersistentVolumeClaim>(&claim);
-                let result = match self.keep(&claim).await {
+                let result = match self.guards.keeping(self.keep(&claim)).await {
                     Ok(kept) => {
                         report.kept.extend(kept.map(|volume| format!("{volume} of {name}")));
                         self.let_go::<PersistentVolumeClaim>(claim).await
@@ -203,12 +208,29 @@ impl Uninstall {
         }
         let Some(value) = secret::token(&found) else { return Ok(false) };
         let github = app.ok_or_else(|| "its GitHubApp is gone".to_owned())?.as_ref().map_err(Clone::clone)?;
-        github.revoke(&value).await.map_err(|error| error.to_string())?;
+        // After a lost answer, the second call finds the token dead.
+        let mut revoked = github.revoke(&value).await;
+        for _ in 1..TRIES {
+            if !matches!(&revoked, Err(error) if error.outlook() == Outlook::Passes) {
+                break;
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+            revoked = github.revoke(&value).await;
+        }
+        revoked.map_err(|error| error.to_string())?;
         let preconditions = Preconditions { uid: found.metadata.uid, resource_version: None };
         let delete = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match secrets.delete(&object.spec.secret.name, &delete).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
-            deleted => deleted.map(|_| true).map_err(|error| format!("revoked, but its Secret is left: {error}")),
+        // Otherwise a dead token would stay in its Secret for good.
+        let mut left = TRIES;
+        loop {
+            left -= 1;
+            match secrets.delete(&object.spec.secret.name, &delete).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(true),
+                Err(_) if left > 0 => tokio::time::sleep(AGAIN_AFTER).await,
+                deleted => {
+                    return deleted.map(|_| true).map_err(|error| format!("revoked, but its Secret is left: {error}"));
+                }
+            }
         }
     }
 

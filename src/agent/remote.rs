@@ -136,7 +136,9 @@ impl Trouble {
             Self::IpAddress => Block::IpAddress.remedy(),
             Self::Billing => Block::Billing.remedy(),
             Self::Disabled => Block::Withdrawn.remedy(),
-            Self::NotAllowed => "push it to the workspace's own branch",
+            Self::NotAllowed => {
+                "push to the workspace's own branch, or add the ref to spec.push of the Workspace within the grant"
+            }
             Self::Refused => {
                 "follow the rule that the message names, or have the repository's administrators let the App bypass it"
             }

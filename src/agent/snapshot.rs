@@ -23,6 +23,7 @@ use super::remote::Trouble;
 use super::repositories;
 use super::store::{Store, sha};
 use crate::git::{Sealed, SealedError, Sha};
+use crate::guards;
 
 /// A working tree.
 pub struct SnapshotSource<'a> {
@@ -147,7 +148,9 @@ async fn differences(store: &Store, work: &SnapshotSource<'_>, name: &str) -> Re
     let mut nested: Vec<_> = nested.collect();
     nested.extend(ignored::repositories(&git, work.directory, &mut left).await?);
     let pointers = pointers(store, work.directory, &git, &mut changed, &others).await?;
-    left.extend(pointers.keys().map(|name| Unsaved::path(path(name), Trouble::LargeFile, ONLY_HERE)));
+    let only_here: Vec<_> =
+        pointers.keys().map(|name| Unsaved::path(path(name), Trouble::LargeFile, ONLY_HERE)).collect();
+    left.extend(guards::large_files(only_here));
     let changed = changed.into_keys().collect();
     let mut links = Vec::new();
     for (link, recorded) in &listed.links {

@@ -2,6 +2,7 @@
 
 use crate::features::Features;
 use crate::github::{HttpsConnect, PlainHttp, Proxies};
+use crate::guards::Guards;
 use crate::operator::LEASE;
 use crate::runtime::clock::SystemClock;
 use crate::runtime::lease::{self, Lease, LeaseTimes};
@@ -76,6 +77,7 @@ pub async fn run(command: Command) -> Outcome {
         plain_http: if command.insecure_development { PlainHttp::Anywhere } else { PlainHttp::OnLoopback },
         github: Arc::new(HttpsConnect::through(proxies)),
         clock: Arc::new(SystemClock),
+        guards: Guards::default(),
     };
     let report = uninstall.run().await;
     if let Some(leadership) = leadership {

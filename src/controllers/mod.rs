@@ -5,7 +5,7 @@
 //! not used.
 //!
 //! Modules import from modules further up in this list, and kinds from all of it: `object`, `standing`; `deliveries`;
-//! `caches`, `lanes`, `newest`; `connection`, `credentials`, `access`; `shared`, `waiting`; `watches`, `reference`,
+//! `caches`, `lanes`, `newest`; `connection`, `credentials`, `access`, `rations`; `shared`, `waiting`, `identified`; `watches`, `reference`,
 //! `dependents`; `reconcile`; the kinds.
 
 mod access;
@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod deliveries;
 mod dependents;
 mod drive;
+mod identified;
 mod inbox;
 pub mod index;
 mod installation;
@@ -23,6 +24,7 @@ mod kinds;
 pub mod lanes;
 mod newest;
 mod object;
+pub mod rations;
 mod reconcile;
 mod reference;
 pub mod refused;
@@ -113,7 +115,7 @@ impl Kinds {
     /// Answers the gateway. `leads`: whether this process is the leader, which decides.
     #[must_use]
     pub fn gateway(&self, leads: Arc<std::sync::atomic::AtomicBool>) -> GatewayAnswers {
-        GatewayAnswers::new(&self.workspaces.kind, self.tokens.kind.rations(), leads)
+        GatewayAnswers::new(&self.workspaces.kind, &self.shared.rations, leads)
     }
 
     /// Called when the gateway has other certificates: workspaces wait for them before they have a pod.

@@ -10,6 +10,7 @@ use super::credentials::Credentials;
 use super::deliveries::DealtWith;
 use super::lanes::Lanes;
 use super::object::ScopeApi;
+use super::rations::Rations;
 use super::standing::{Again, Standing, State};
 use crate::api::{ConditionType, FIELD_MANAGER, GitHubApp, ProjectRepository, Reason, Reconciled};
 use crate::github::Connect;
@@ -65,6 +66,8 @@ pub struct Shared {
     pub connections: Connections,
     /// The Secrets with the credentials of Apps.
     pub credentials: Credentials,
+    /// The mints of each App.
+    pub rations: Arc<Rations>,
     /// The root keys of webhooks.
     pub root_keys: KnownRootKeys,
     /// The deliveries that were dealt with and are still in an inbox.

@@ -179,8 +179,15 @@ pub fn github_failure(error: &github::Error, what: &str) -> (Standing, Again) {
 /// Whether the failure of one object may affect every object that uses the App.
 #[must_use]
 pub fn matters_to_app(standing: &Standing) -> bool {
-    [Reason::APIUnreachable, Reason::CredentialsInvalid, Reason::InstallationNotFound, Reason::InstallationSuspended]
-        .contains(&standing.reason)
+    const OF_ALL: [Reason; 5] = [
+        Reason::APIUnreachable,
+        Reason::CredentialsInvalid,
+        Reason::InstallationNotFound,
+        Reason::InstallationSuspended,
+        // The list of the App's owner refuses the App's own calls, too.
+        Reason::IPAddressNotAllowed,
+    ];
+    OF_ALL.contains(&standing.reason)
 }
 
 /// The standing of an object after a failure to read a remote.
@@ -257,6 +264,13 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn an_allow_list_that_may_refuse_the_app_itself_makes_the_operator_look_at_the_app() {
+        let of = |block| Standing::stalled(blocked(block), "refused");
+        assert!(matters_to_app(&of(github::Block::IpAddress)));
+        assert!(!matters_to_app(&of(github::Block::Billing)), "a bill is of one account");
     }
 
     #[test]

@@ -43,7 +43,7 @@ const AT_ONCE: usize = 12;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Time for a call with all its attempts. A token's mint is in it.
 const CALL: Duration = Duration::from_secs(15);
-/// The most GitHubs whose certificate authorities differ.
+/// The most sets of certificate authorities for which a transport to GitHub is kept.
 const MOST_WAYS: usize = 64;
 
 /// Where the controller is, and the files by which the two sides know each other.

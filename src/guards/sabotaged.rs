@@ -1,5 +1,6 @@
 //! The guards in a build for tests: each is left out where a test asks for that.
 
+use crate::agent::snapshot::Unsaved;
 use crate::agent::store::Store;
 use crate::api::{DeploymentStatus, FORCE_DELETE_ANNOTATION, InstallationToken, RepositorySelection, Workspace};
 use crate::controllers::repository::rollout::{self, Stamp};
@@ -68,6 +69,10 @@ pub struct Sabotage {
     pub any_caller_address: bool,
     /// Any object of the name that a workspace's has is the workspace's.
     pub any_owner: bool,
+    /// A token in a namespace that goes waits for its Secret, although the operator may not read it.
+    pub wait_for_secret: bool,
+    /// An uninstallation lets a claim go without its volume.
+    pub skip_keeping: bool,
     /// A pod speaks of a workspace from any namespace.
     pub any_namespace: bool,
     /// The volume that a claim names is the claim's.
@@ -111,7 +116,15 @@ impl Guards {
         {
             published.scope = None;
         }
+        seen.is_namespace_going &= !self.out.wait_for_secret;
         seen
+    }
+
+    pub(crate) async fn keeping(
+        self,
+        keeping: impl Future<Output = Result<Option<String>, kube::Error>>,
+    ) -> Result<Option<String>, kube::Error> {
+        if self.out.skip_keeping { Ok(None) } else { keeping.await }
     }
 
     pub(crate) async fn listing(
@@ -314,6 +327,10 @@ pub(crate) fn store(mut store: Store, clone: &Path) -> Store {
         store.git = store.git.variable("GIT_DIR", clone);
     }
     store
+}
+
+pub(crate) fn large_files(left: Vec<Unsaved>) -> Vec<Unsaved> {
+    if is_out("large-files") { Vec::new() } else { left }
 }
 
 pub(crate) fn git_settings(

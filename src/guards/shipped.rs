@@ -14,6 +14,11 @@ impl Guards {
         gathered
     }
 
+    /// The retention of a volume, before an uninstallation lets its claim go.
+    pub(crate) fn keeping<T>(self, keeping: T) -> T {
+        keeping
+    }
+
     /// The listing of a repository's webhooks, before one is made.
     pub(crate) fn listing<T>(self, listing: T) -> T {
         listing
@@ -168,6 +173,11 @@ pub(crate) fn state<T>(nofollow: T) -> T {
 /// The git directory of our own that a clone is read through.
 pub(crate) fn store<T>(store: T, _clone: impl Sized) -> T {
     store
+}
+
+/// The files whose content only the volume has, although their pointers are saved.
+pub(crate) fn large_files<T>(left: T) -> T {
+    left
 }
 
 /// The settings by which git starts no program of a clone's.

@@ -86,7 +86,7 @@ impl Handler for Arc<Service> {
     type Body = Full<Bytes>;
 
     async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<Full<Bytes>> {
-        self.answer(request, client).await.unwrap_or_else(|refusal| refusal.response())
+        self.answer(request, client).await.unwrap_or_else(Refusal::response)
     }
 }
 

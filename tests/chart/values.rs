@@ -123,7 +123,7 @@ fn cases() -> Vec<Case> {
         Case("gateway.topologySpreadConstraints", spread(), GATEWAY, "topologyKey: example.com/zone"),
         Case("gateway.extraArgs", json!(["--log-level=trace"]), GATEWAY, "--log-level=trace"),
         Case("gateway.extraEnv", env(), GATEWAY, "name: A_SECRET"),
-        Case("insecureDevelopment", json!(true), &[], "--insecure-development"),
+        Case("insecureDevelopment", json!(true), &[], "- --insecure-development\n"),
         Case("extraArgs", json!(["--no-leader-election"]), &[], "--no-leader-election"),
         Case("extraEnv", env(), &[], "name: A_SECRET"),
         Case("extraVolumes", volume(), &[], "name: a-bundle"),

@@ -110,6 +110,18 @@ impl Between {
         }
     }
 
+    /// A client with this layer.
+    pub fn client(self: &Arc<Self>, config: kube::Config) -> kube::Client {
+        (self.start().kube)(config)
+    }
+
+    /// Returns when the fault was a kill.
+    pub async fn killed(&self) {
+        while !self.state().killed {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
     /// Stores the operator. One of its first requests may have killed it already.
     pub fn put(&self, operator: Operator) {
         *self.operator() = Some(operator);

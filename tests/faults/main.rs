@@ -236,6 +236,33 @@ fn lost_work(lane: usize, mischief: Mischief, sabotage: Sabotage) -> String {
 }
 
 #[test]
+fn a_namespace_that_waits_for_secrets_out_of_reach_is_noticed() {
+    let sabotage = Sabotage { wait_for_secret: true, ..Sabotage::default() };
+    let complaint = complaint(&scenario::BOUND, 1, "DELETE /installation/token", Fault::Lost, sabotage);
+    println!("{complaint}");
+    assert!(complaint.contains("/tokens/0"), "the token is still there: {complaint}");
+}
+
+#[test]
+fn an_uninstallation_that_keeps_no_volume_is_noticed() {
+    let sabotage = Sabotage { skip_keeping: true, ..Sabotage::default() };
+    let kind = "PATCH persistentvolumeclaims team-a/ws-work let go";
+    let complaint = complaint(&scenario::UNINSTALL, 2, kind, Fault::Lost, sabotage);
+    println!("{complaint}");
+    assert!(complaint.contains("/volumes/0"), "the volume would go with its claim: {complaint}");
+}
+
+#[test]
+fn a_save_that_forgets_large_files_is_noticed() {
+    let tampering = Tampering { mischief: Mischief::ForgetsLargeFiles, ..Tampering::default() };
+    let kind = "PATCH persistentvolumeclaims team-a/ws-work let go";
+    let complaint = tampered(&scenario::WS_LARGE, 3, kind, Fault::Lost, tampering);
+    let complaint = complaint.expect_err("the file is gone");
+    println!("{complaint}");
+    assert!(complaint.contains("volumes kept"), "the file went with the volume: {complaint}");
+}
+
+#[test]
 fn a_pod_that_is_believed_is_noticed() {
     let sabotage = Sabotage { believe_agent: true, ..Sabotage::default() };
     let complaint = lost_work(3, Mischief::Lies, sabotage);

@@ -121,6 +121,8 @@ pub fn kubernetes(method: &Method, uri: &Uri, body: &Bytes) -> Option<String> {
             let ready = conditions.and_then(|all| all.iter().find(|condition| condition["type"] == "Ready"));
             format!("{name} {}", word(&ready.unwrap_or(&Value::Null)["reason"]))
         }
+        // Named after the uid of its claim.
+        ("persistentvolumes", Some(_)) => "of a claim".to_owned(),
         (_, Some(name)) => match said["metadata"]["finalizers"].as_array() {
             Some(finalizers) => format!("{name} {}", held(finalizers)),
             None => (*name).to_owned(),

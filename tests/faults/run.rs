@@ -74,6 +74,7 @@ pub async fn play(
         world,
         between: Between::new(planned, scenario.records),
         tampering,
+        account: OnceCell::new(),
         looks_wanted: Cell::default(),
         has_workloads: Cell::default(),
         kubelet: OnceCell::new(),
@@ -92,7 +93,9 @@ pub struct Run {
     pub world: World,
     /// The layer between its operators and the world.
     pub between: Arc<Between>,
-    tampering: Tampering,
+    pub tampering: Tampering,
+    /// The account of the operator, if it is not the usual one, and the namespaces in which it may use Secrets.
+    pub account: OnceCell<(kube::Config, Vec<String>)>,
     /// The number of requests for the list of installations after which the running operator knows GitHub.
     looks_wanted: Cell<usize>,
     /// Whether Kubernetes' own controllers take part, so that they are waited for.
@@ -182,7 +185,12 @@ impl Run {
     /// Starts an operator.
     pub async fn start(&self) {
         let looks = self.looks();
-        let start = Start { sabotage: self.tampering.sabotage, ..self.between.start() };
+        let mut start = Start { sabotage: self.tampering.sabotage, ..self.between.start() };
+        if let Some((account, namespaces)) = self.account.get() {
+            let (account, kube) = (account.clone(), start.kube);
+            start.kube = Box::new(move |_| kube(account.clone()));
+            start.secret_namespaces.clone_from(namespaces);
+        }
         self.between.bury();
         self.between.put(self.world.start(start).await);
         let has_app = self.world.get::<GitHubApp>("", "landfall").await.is_some();

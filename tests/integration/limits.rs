@@ -1,5 +1,6 @@
 //! GitHub's limits: one tenant that uses them up stops no other.
 
+use crate::repository::{follow, status};
 use crate::scene::{connected, granted, is_alive, published, says, token_in, value};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
@@ -92,6 +93,40 @@ async fn a_first_token_is_published_although_the_limit_is_spent() {
     for name in ["tried-git", "untried-git"] {
         assert!(is_alive(&world, &token_in(&world, name).await.unwrap()), "{name}");
     }
+    operator.stop().await;
+}
+
+/// The App's own limit pays for what a push cannot do without, for an operator that knows the repository and for one that
+/// has just started, whether few or many repositories are followed.
+#[tokio::test]
+async fn a_push_is_seen_although_the_limit_is_spent() {
+    let (world, operator) = connected().await;
+    let names: Vec<_> = (0..9).map(|number| format!("shop-{number}")).collect();
+    for name in &names {
+        follow(&world, name, &json!({"source": {"existing": {"name": "shop"}}}), "Observed").await;
+    }
+    operator.settled().await;
+    let sees = async |guid: &str| {
+        // What is known of the repository is older than the push.
+        world.advance(SignedDuration::from_secs(1));
+        let pushed = world.push("acme/shop", "main");
+        for name in &names {
+            let delivery = json!({"ref": "refs/heads/main", "sha": pushed});
+            world.deliver(("team-a", name), &format!("{guid}-{name}"), &delivery).await;
+        }
+        for name in &names {
+            let is_seen = async || (status(&world, name).await["head"]["sha"] == json!(pushed)).then_some(());
+            world.until(&format!("{name} shows the push"), is_seen).await;
+        }
+    };
+    world.sim.spend_rate_limit(INSTALLATION);
+    world.sim.reset_requests();
+    sees("first").await;
+    assert!((1..=names.len()).contains(&world.mints()), "{} mints", world.mints());
+    operator.kill();
+    let operator = world.operator().await;
+    operator.ready().await;
+    sees("second").await;
     operator.stop().await;
 }
 

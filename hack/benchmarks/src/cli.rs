@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::figures::FiguresError;
-use crate::{BenchmarkError, api_server, process, push, receiver, reference, tokens};
+use crate::{BenchmarkError, api_server, memory, process, push, receiver, reference, tokens};
 
 /// Measures Landfall on this machine.
 #[derive(Parser)]
@@ -42,6 +42,12 @@ enum Benchmark {
     Push {
         /// How many repositories are followed.
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=50_000))]
+        count: u64,
+    },
+    /// The controller's most memory against the chart's limit, with many objects, and with 400 full ones beside them.
+    Memory {
+        /// How many tokens there are, and how many repositories.
+        #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=50_000))]
         count: u64,
     },
     /// Run the plain receiver.
@@ -90,6 +96,7 @@ async fn measure(arguments: Arguments) -> Result<(), Failure> {
         Benchmark::Receiver => receiver::run(each).await?,
         Benchmark::Tokens { count, namespaces } => tokens::run(count, namespaces).await?,
         Benchmark::Push { count } => push::run(count, each).await?,
+        Benchmark::Memory { count } => memory::run(count).await?,
         Benchmark::PlainReceiver { kubeconfig } => return Ok(reference::receiver::serve(&kubeconfig).await?),
         Benchmark::PlainTokens(plain) => return Ok(reference::tokens::publish(&plain).await?),
     };

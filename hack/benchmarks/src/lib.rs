@@ -11,6 +11,7 @@ pub mod figures;
 pub mod floor;
 pub mod http_load;
 pub mod load;
+pub mod memory;
 mod objects;
 pub mod process;
 pub mod program;
@@ -64,6 +65,9 @@ pub enum BenchmarkError {
         /// The awaited event.
         what: String,
     },
+    /// The chart has no limit where it is looked for.
+    #[error("charts/landfall/values.yaml has no limits.memory in Mi on the line of `resources`")]
+    NoLimit,
     /// A number is no id of GitHub's.
     #[error(transparent)]
     Id(#[from] landfall::ids::NotAnId),

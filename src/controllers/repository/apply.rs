@@ -9,7 +9,9 @@ use super::plan::Step;
 use super::seen::{Granted, Seen, Way};
 use super::{address, fork, hook, rollout};
 use crate::api::{HeadStatus, ProjectRepository, Reason, WEBHOOK_FINALIZER, default_permissions};
+use crate::controllers::identified;
 use crate::controllers::object::{requested_look, set_finalizer};
+use crate::controllers::rations::{Caller, Limits, Purpose};
 use crate::controllers::reconcile::{Done, Failure};
 use crate::controllers::standing::{self, Again, Standing, github_failure, whole_second};
 use crate::git::{self, BasicAuth, Head, Refs, Remote};
@@ -251,6 +253,9 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
         let through =
             Followed { app: &granted.app, identity: &seen.tools.identity, installation: granted.installation };
         let others = || if is_lost { Vec::new() } else { kind.followed_by(through) };
+        if !kind.readers.has(key, id, now).await {
+            spend(kind, seen, granted)?;
+        }
         let read = kind.readers.by_id(github, key, id, others, now).await;
         (read.map_err(|error| unread(&error, granted, &format!("id {id}")))?, id)
     } else {
@@ -258,6 +263,7 @@ pub async fn read(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Resu
         let name = name.unwrap_or_default();
         let known = Known { name: Some(name.clone()), id: None };
         allowed(granted, known, &default_permissions())?;
+        spend(kind, seen, granted)?;
         let read = kind.readers.by_name(github, key, &name, now).await;
         let called = format!("{}/{name}", granted.account);
         let read = read.map_err(|error| unread(&error, granted, &called))?;
@@ -320,6 +326,29 @@ async fn sight(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<
     Ok(found)
 }
 
+fn caller<'a>(seen: &'a Seen, granted: &'a Granted) -> Caller<'a> {
+    let namespace = seen.object.metadata.namespace.as_deref().unwrap_or_default();
+    Caller { uid: uid(&seen.object), namespace, app: &granted.app }
+}
+
+/// Takes a mint out of the namespace's share of the App's.
+///
+/// # Errors
+/// When there may be one.
+pub fn spend(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Result<(), Failure> {
+    let (caller, limits) = (caller(seen, granted), Limits::of(client(seen)?));
+    kind.shared.rations.mint(caller, Purpose::First, limits, kind.shared.now()).map_err(|wait| {
+        let message = format!(
+            "namespace {} has used up its share of the tokens that GitHubApp {} may ask for: find the person or program that makes \
+             or changes objects there all the time, or use another App. It goes on by itself, at {}",
+            caller.namespace,
+            caller.app,
+            whole_second(wait.until)
+        );
+        Failure::Remote(Standing::reconciling(Reason::RateLimited, message), Again::At(wait.until))
+    })
+}
+
 /// Charges the namespaces that follow these repositories, which are gone, with a call for each.
 fn charge(kind: &RepositoryKind, refused: &[RepositoryId]) {
     if refused.is_empty() {
@@ -347,7 +376,8 @@ pub async fn ask(
     token: &Token,
     id: RepositoryId,
 ) -> Result<Facts, Failure> {
-    let asked = client(seen)?.repository(token, id).await;
+    let (caller, place) = (caller(seen, granted), (granted.installation, id));
+    let asked = identified::repository(&kind.shared, client(seen)?, token, place, caller).await;
     if let Err(github::Error::TokenRefused { .. } | github::Error::NotFound { .. }) = &asked {
         // The cause may be the token, which may be older than the current selection of the installation.
         kind.readers.refused((&seen.tools.identity, granted.installation), token).await;

@@ -6,7 +6,7 @@
 //! reports, not the one in the spec, because the token that reads it may reach repositories of others.
 
 use super::RepositoryKind;
-use super::apply::{allowed, ask, client, fits, git_failure, read, refs_of, remote, uid};
+use super::apply::{allowed, ask, client, fits, git_failure, read, refs_of, remote, spend, uid};
 use super::memory::{Facts, InStep};
 use super::seen::{Granted, Seen, Way};
 use crate::api::{ForkBranches, ForkSource, Permissions, Reason, default_permissions};
@@ -47,7 +47,7 @@ pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     allowed(granted, known.clone(), &default_permissions())?;
     let fork = match existing(kind, seen, granted, github, name).await? {
         Some(there) => there,
-        None => make(kind, granted, github, (source, name), known).await?,
+        None => make(kind, seen, granted, (source, name), known).await?,
     };
     // A fork that was found under another name may not be granted.
     fits(granted, &fork, seen)?;
@@ -69,6 +69,7 @@ async fn existing(
     name: &str,
 ) -> Result<Option<Repository>, Failure> {
     let key = (seen.tools.identity.as_str(), granted.installation);
+    spend(kind, seen, granted)?;
     let read = match kind.readers.by_name(github, key, name, kind.shared.now()).await {
         Ok(read) => read,
         Err(github::Error::Unprocessable { .. }) => return Ok(None),
@@ -100,15 +101,17 @@ fn held_against(fork: &Repository, of: &str) -> Result<(), Failure> {
 
 async fn make(
     kind: &RepositoryKind,
+    seen: &Seen,
     granted: &Granted,
-    github: &GitHub,
     (source, name): (&ForkSource, &str),
     known: Known,
 ) -> Result<Repository, Failure> {
+    let github = client(seen)?;
     let needed = permissions(&[("administration", "write"), ("contents", "write"), ("metadata", "read")]);
     allowed(granted, known, &needed)?;
     // A token cannot be limited to a repository that does not exist yet, so it is revoked at once.
     let scope = Scope { repositories: Repositories::All, permissions: needed };
+    spend(kind, seen, granted)?;
     let minted = github.mint(granted.installation, &scope).await;
     let token = minted.map_err(|error| forbidden(&error, granted, github, source))?.token;
     let organization =
@@ -200,7 +203,7 @@ pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     };
     let is_behind = in_step.behind_by > 0 && in_step.ahead_by == 0;
     if is_behind {
-        merge(seen, granted, github, fork, &head.branch).await?;
+        merge(kind, seen, granted, fork, &head.branch).await?;
     }
     // No commit lies between the two different heads, so the known head of the fork is outdated. It was merged before
     // and the answer was lost, or somebody else merged it.
@@ -224,12 +227,13 @@ pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
 }
 
 async fn merge(
+    kind: &RepositoryKind,
     seen: &Seen,
     granted: &Granted,
-    github: &GitHub,
     fork: &Repository,
     branch: &str,
 ) -> Result<(), Failure> {
+    let github = client(seen)?;
     let mut needed = permissions(&[("contents", "write"), ("metadata", "read")]);
     let known = Known { name: Some(fork.name.clone()), id: Some(fork.id) };
     allowed(granted, known.clone(), &needed)?;
@@ -242,6 +246,7 @@ async fn merge(
     }
     let scope = Scope { repositories: Repositories::Ids(vec![fork.id]), permissions: needed };
     let doing = format!("bringing {} in step with its upstream", fork.full_name);
+    spend(kind, seen, granted)?;
     let minted = github.mint(granted.installation, &scope).await;
     let token = minted.map_err(|error| remote(github_failure(&error, &doing)))?.token;
     let (owner, name) = fork.full_name.split_once('/').unwrap_or(("", &fork.name));

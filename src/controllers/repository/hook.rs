@@ -7,7 +7,7 @@
 //! much without the operator.
 
 use super::RepositoryKind;
-use super::apply::{allowed, client, gone, remote, uid};
+use super::apply::{allowed, client, gone, remote, spend, uid};
 use super::memory::HookSeen;
 use super::seen::{Granted, HookWish, Seen, Way};
 use crate::api::{GitHubApp, Permissions, ProjectRepository, Reason, WebhookMode};
@@ -35,7 +35,7 @@ pub async fn ensure(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let (Way::GitHub(granted), HookWish::Own { base, .. }) = (&seen.way, &seen.hook) else { return Ok(()) };
     let (Some(keys), Some(app)) = (kind.shared.root_keys.known(), &seen.tools.app) else { return Ok(()) };
     let repository = repository(kind, seen, granted).await?;
-    let (github, token) = enter(seen, granted, &repository).await?;
+    let (github, token) = enter(kind, seen, granted, &repository).await?;
     let settled = settle(kind, seen, (granted, base), (&keys, app), &repository, (github, &token)).await;
     leave(github, &token).await;
     let hook = settled?;
@@ -117,7 +117,7 @@ pub async fn remove(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
         other => other?,
     };
     if !is_shared(kind, seen, granted, &repository) {
-        let (github, token) = match enter(seen, granted, &repository).await {
+        let (github, token) = match enter(kind, seen, granted, &repository).await {
             Err(Failure::Remote(standing, _)) if standing.reason == Reason::RepositoryNotFound => {
                 kind.memory.update(uid(&seen.object), forget);
                 return Ok(());
@@ -200,6 +200,7 @@ async fn repository(kind: &RepositoryKind, seen: &Seen, granted: &Granted) -> Re
 
 /// A token for the repository's webhooks, within the grant.
 async fn enter<'a>(
+    kind: &RepositoryKind,
     seen: &'a Seen,
     granted: &Granted,
     repository: &Repository,
@@ -207,6 +208,7 @@ async fn enter<'a>(
     allowed(granted, known(repository), &permissions())?;
     let github = client(seen)?;
     let scope = Scope { repositories: Repositories::Ids(vec![repository.id]), permissions: permissions() };
+    spend(kind, seen, granted)?;
     let minted = github.mint(granted.installation, &scope).await;
     let minted = minted.map_err(|error| match &error {
         // The permission is not missing: the repository was deleted, or the installation cannot see it.

@@ -146,7 +146,15 @@ impl Listings {
             tracing::info!(%installation, "the repositories of an installation could not be listed within a minute");
             return Ok(None);
         };
-        let listing = match listed? {
+        let listing = match listed {
+            Err(error @ Error::RateLimited { .. }) => {
+                // Looks at single repositories go on, because the App pays for what they cannot do without.
+                tracing::info!(%installation, %error, "the repositories of an installation are not listed");
+                return Ok(None);
+            }
+            listed => listed?,
+        };
+        let listing = match listing {
             Listed::All(repositories) => {
                 last.pages = repositories.len().div_ceil(100);
                 Arc::new(Listing::of(repositories, began))

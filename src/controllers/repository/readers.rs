@@ -62,6 +62,18 @@ impl ReadTokens {
         Arc::clone(all.entry((identity.to_owned(), installation)).or_default())
     }
 
+    /// Whether there is a token that reads the repository with this id.
+    pub async fn has(
+        &self,
+        (identity, installation): (&str, InstallationId),
+        id: RepositoryId,
+        now: Timestamp,
+    ) -> bool {
+        let of = self.of(identity, installation);
+        let readers = of.lock().await;
+        readers.live.iter().any(|reader| reader.good_until > now && reader.ids.contains(&id))
+    }
+
     /// A token that reads the repository with this id. A new one is minted for it together with `others`. If GitHub
     /// refuses them because one of them is gone, they are requested by halves, until that one is found.
     ///

@@ -344,7 +344,7 @@ async fn revoke(
     }
     let revoked = github.revoke(token).await;
     if !is_known && !matches!(revoked, Ok(Revocation::AlreadyDead)) {
-        kind.rations.was_known(uid(object), namespace);
+        kind.shared.rations.was_known(uid(object), namespace);
     }
     match revoked {
         Ok(Revocation::AlreadyDead)

@@ -7,7 +7,6 @@ mod memory;
 mod noted;
 mod owned;
 mod plan;
-mod rations;
 mod scope;
 pub(crate) mod secret;
 mod seen;
@@ -15,7 +14,6 @@ mod spend;
 mod trial;
 
 pub use memory::TokenMemory;
-pub use rations::{Caller, Limits, Purpose, Rations};
 pub use seen::{SecretSeen, Seen};
 
 use super::caches::News;
@@ -46,7 +44,6 @@ pub struct TokenKind {
     shared: Arc<Shared>,
     lane: Due<InstallationToken>,
     memory: Arc<TokenMemory>,
-    rations: Arc<Rations>,
     notes: Arc<SecretNotes>,
     owned: Arc<OwnedSecrets>,
     newest: Newest<InstallationToken>,
@@ -60,7 +57,6 @@ impl TokenKind {
             shared: Arc::clone(shared),
             lane,
             memory: Arc::default(),
-            rations: Arc::default(),
             notes: Arc::default(),
             owned: Arc::default(),
             newest: Newest::default(),
@@ -71,12 +67,6 @@ impl TokenKind {
     #[must_use]
     pub fn memory(&self) -> &Arc<TokenMemory> {
         &self.memory
-    }
-
-    /// The calls to GitHub that tokens may cause.
-    #[must_use]
-    pub fn rations(&self) -> &Arc<Rations> {
-        &self.rations
     }
 
     /// When to retry a failed call. A failure that only a person can repair is retried soon for a few times, because a

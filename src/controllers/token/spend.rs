@@ -1,11 +1,11 @@
 //! Takes the calls of a step out of the rations, and says what an object without a call waits for.
 
 use super::TokenKind;
-use super::rations::{Caller, Limits, Of, Purpose, Wait};
 use super::scope::Scope;
 use super::seen::{SecretSeen, Seen};
 use super::uid;
 use crate::api::{InstallationToken, Reason};
+use crate::controllers::rations::{Caller, Limits, Of, Purpose, Wait};
 use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing, whole_second};
 use jiff::Timestamp;
@@ -14,9 +14,8 @@ use jiff::Timestamp;
 pub fn spend(kind: &TokenKind, seen: &Seen, scope: &Scope, now: Timestamp) -> Result<(), Failure> {
     let (caller, purpose) = (caller(seen), purpose(seen, scope));
     let Caller { namespace, app, .. } = caller;
-    let is_limited = seen.tools.github.as_ref().is_some_and(|github| github.endpoint().has_secondary_limits());
-    let limits = if is_limited { Limits::OfGitHub } else { Limits::None };
-    kind.rations.mint(caller, purpose, limits, now).map_err(|Wait { of, until }| {
+    let limits = seen.tools.github.as_deref().map_or(Limits::None, Limits::of);
+    kind.shared.rations.mint(caller, purpose, limits, now).map_err(|Wait { of, until }| {
         let why = match of {
             Of::Object => "this object requests tokens too often: find the person or program that changes or deletes it or its Secret all the time".to_owned(),
             Of::Namespace => format!(
@@ -35,7 +34,7 @@ pub fn spend(kind: &TokenKind, seen: &Seen, scope: &Scope, now: Timestamp) -> Re
 /// Gives a mint back that came to nothing because GitHub, or the way to it, failed. Otherwise an outage of some minutes would use
 /// up the renewals of all objects.
 pub fn give_back(kind: &TokenKind, seen: &Seen, scope: &Scope) {
-    kind.rations.not_minted(caller(seen), purpose(seen, scope));
+    kind.shared.rations.not_minted(caller(seen), purpose(seen, scope));
 }
 
 fn caller(seen: &Seen) -> Caller<'_> {
@@ -55,7 +54,7 @@ fn purpose(seen: &Seen, scope: &Scope) -> Purpose {
 /// GitHub refuses an address for a while that sends many tokens that it does not know.
 pub fn spend_unknown(kind: &TokenKind, object: &InstallationToken, doing: &str, now: Timestamp) -> Result<(), Failure> {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    kind.rations.send_unknown(uid(object), namespace, now).map_err(|Wait { of, until }| {
+    kind.shared.rations.send_unknown(uid(object), namespace, now).map_err(|Wait { of, until }| {
         let whose = match of {
             Of::Object => "Secrets of this object".to_owned(),
             Of::Namespace => format!("Secrets of namespace {namespace}"),

@@ -120,7 +120,14 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
         known,
         object: Arc::clone(object),
         guards: shared.guards,
-        tools: Tools { github, git: connection.and_then(|connection| connection.git.clone()) },
+        tools: Tools {
+            github,
+            git: connection.and_then(|connection| connection.git.clone()),
+            installation: referred.as_ref().and_then(|referred| match &referred.access {
+                Access::Granted { installation, .. } => Some((referred.app_name.clone()?, *installation)),
+                _ => None,
+            }),
+        },
     };
     Ok(shared.guards.workspace(seen))
 }

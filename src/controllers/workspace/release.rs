@@ -22,6 +22,8 @@ const MOST_SAVES: u32 = 3;
 const PAUSE: SignedDuration = SignedDuration::from_secs(15);
 /// How long to wait, at the end, for a problem that may pass by itself.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
+/// How long the end of the pull request may wait for one retry.
+const PULL_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 /// How many calls may try to close or mark a pull request at the end.
 pub const MOST_CALLS: u32 = 5;
 
@@ -49,6 +51,10 @@ pub fn plan_removal(seen: &Seen, now: Timestamp) -> Plan {
     match &seen.token {
         TokenSeen::Ours { is_going: false, .. } | TokenSeen::Ours { is_held: true, .. } => {
             return Plan::Do(Step::DropToken);
+        }
+        // The work is safe, so the volume does not wait for GitHub to revoke the token, which a spent rate limit delays.
+        TokenSeen::Ours { .. } if matches!(seen.volume, VolumeSeen::Ours { is_kept: false, is_held: true, .. }) => {
+            return Plan::Do(Step::ReleaseVolume);
         }
         TokenSeen::Ours { message, .. } => {
             let message = format!("its work is dealt with; its token is being revoked: {message}");
@@ -353,6 +359,10 @@ fn plan_last_pull(seen: &Seen, now: Timestamp) -> Option<Plan> {
     match seen.known.failed.get(&task) {
         Some(Failed { times, about, .. }) if *times >= MOST_CALLS && *about == seen.about() => None,
         _ => Some(match seen.waits(task, now) {
+            // A rate limit, which any tenant of the installation can spend for an hour. The work is safe without a pull request.
+            Some(failed) if seen.ending_since(now).checked_add(PULL_PATIENCE).is_ok_and(|end| end < failed.until) => {
+                return None;
+            }
             Some(failed) => settled(failed.standing, Some(Again::At(failed.until))),
             None => Plan::Do(step),
         }),

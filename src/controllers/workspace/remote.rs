@@ -13,6 +13,8 @@ use super::seen::{Seen, Way};
 use super::volume;
 use crate::agent::evidence::{Evidence, Listed, autosave_ref, wip_digest, wip_prefix};
 use crate::api::{InstallationToken, MANAGED_BY, Reason, SAVED_ANNOTATION, Workspace};
+use crate::controllers::identified;
+use crate::controllers::rations::Caller;
 use crate::controllers::reconcile::Failure;
 use crate::controllers::standing::{Again, Standing, git_failure, github_failure};
 use crate::git::{self, BasicAuth};
@@ -68,7 +70,15 @@ pub async fn resolve(kind: &WorkspaceKind, seen: &Seen) -> Result<(), Failure> {
     let (github, object) = (client(seen)?, &seen.object);
     let token = own_token(kind, object).await?;
     let now = kind.shared.now();
-    let repository = github.repository(&token, repository.id).await.map_err(|error| {
+    let namespace = object.namespace().unwrap_or_default();
+    let asked = match &seen.tools.installation {
+        Some((app, installation)) => {
+            let caller = Caller { uid: uid(object), namespace: &namespace, app };
+            identified::repository(&kind.shared, github, &token, (*installation, repository.id), caller).await
+        }
+        None => github.repository(&token, repository.id).await,
+    };
+    let repository = asked.map_err(|error| {
         let (mut standing, again) =
             github_failure(&error, &format!("asking for the repository with id {}", repository.id));
         if standing.reason == Reason::InstallationNotFound {

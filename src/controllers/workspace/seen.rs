@@ -10,7 +10,7 @@ use crate::api::{
 use crate::controllers::standing::Standing;
 use crate::github::{GitHub, Transport};
 use crate::guards::Guards;
-use crate::ids::RepositoryId;
+use crate::ids::{InstallationId, RepositoryId};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::fmt;
@@ -217,6 +217,8 @@ pub struct Tools {
     pub github: Option<Arc<GitHub>>,
     /// The transport to its GitHub, for git.
     pub git: Option<Transport>,
+    /// The name of the `GitHubApp` and the id of the installation, if the namespace may use it.
+    pub installation: Option<(String, InstallationId)>,
 }
 
 impl fmt::Debug for Tools {

@@ -1,11 +1,11 @@
 //! The calls for repositories.
 use percent_encoding::utf8_percent_encode;
 
-use super::{Error, GitHub, NO_BODY, Route, SEGMENT, VERIFY, next_page};
+use super::{Error, GitHub, MINT, NO_BODY, Repositories, Route, SEGMENT, Scope, VERIFY, next_page};
 use crate::github::models::{Comparison, Repository};
 use crate::github::secret::Token;
 use crate::github::stack::auth::Credential;
-use crate::ids::RepositoryId;
+use crate::ids::{InstallationId, RepositoryId};
 use serde::Deserialize;
 
 const BY_ID: Route = Route { method: "GET", template: "/repositories/{repository_id}" };
@@ -58,6 +58,24 @@ impl GitHub {
         let path = format!("/repositories/{id}");
         let answer = self.send(BY_ID, Credential::Token(token.clone()), &path, NO_BODY).await?;
         self.read(BY_ID, answer).await
+    }
+
+    /// The repository in the answer to the mint of a token for it, which the App's own rate limit pays for. The token reads
+    /// metadata alone. Nobody uses it, and it expires within the hour.
+    pub async fn repository_by_mint(
+        &self,
+        installation: InstallationId,
+        id: RepositoryId,
+    ) -> Result<Repository, Error> {
+        let permissions = [("metadata".to_owned(), "read".to_owned())].into();
+        let minted = self.mint(installation, &Scope { repositories: Repositories::Ids(vec![id]), permissions }).await;
+        let minted = minted.map_err(|error| match error {
+            // That is how a mint says that the installation does not reach the repository.
+            Error::Unprocessable { target, message, .. } => Error::NotFound { target, message },
+            other => other,
+        })?;
+        let mut of_it = minted.repositories.into_iter().flatten().filter(|repository| repository.id == id);
+        of_it.next().ok_or_else(|| self.malformed(MINT, "no repository is in the answer".to_owned()))
     }
 
     /// `GET /repos/{owner}/{repo}/compare/{base}...{head}`. Each of the two is a branch, a tag, a commit, or one of these in

@@ -3,10 +3,12 @@
 //! Points that one scenario covers, such as the App's connection, are not recorded in another.
 
 mod app_hook;
+mod bound;
 mod fork;
 mod hook;
 mod push;
 mod token;
+mod uninstall;
 mod workspace;
 
 use super::judge::Counts;
@@ -38,7 +40,8 @@ pub struct Scenario {
     pub allowance: fn(&[(Point, &'static str)], usize, Fault) -> Counts,
 }
 
-pub static ALL: [Scenario; 8] = [TOKEN, HOOK, FORK, APP_HOOK, PUSH, WS_CREATE, WS_SUSPEND, WS_DELETE];
+pub static ALL: [Scenario; 11] =
+    [TOKEN, HOOK, FORK, APP_HOOK, PUSH, WS_CREATE, WS_SUSPEND, WS_DELETE, WS_LARGE, BOUND, UNINSTALL];
 
 /// The type of the function that plays it.
 type Life = for<'a> fn(&'a Run) -> LocalBoxFuture<'a, Told>;
@@ -75,6 +78,25 @@ pub const WS_CREATE: Scenario = of_workspaces("ws-create", |run| workspace::crea
 pub const WS_SUSPEND: Scenario = of_workspaces("ws-suspend", |run| workspace::suspend(run).boxed_local());
 /// A workspace that is deleted with work in it.
 pub const WS_DELETE: Scenario = of_workspaces("ws-delete", |run| workspace::delete(run).boxed_local());
+
+/// A workspace that is deleted with a large file whose content only the volume has.
+pub const WS_LARGE: Scenario = Scenario {
+    records: workspace::records_keeping,
+    ..of_workspaces("ws-large", |run| workspace::delete_large(run).boxed_local())
+};
+/// A namespace that is deleted, in which the operator may not read Secrets any more.
+pub const BOUND: Scenario = Scenario {
+    records: bound::records,
+    faults: workspace::faults,
+    allowance: bound::allowance,
+    ..usual("bound", |run| bound::life(run).boxed_local())
+};
+/// An uninstallation with an object of every kind, and a workspace with work in it.
+pub const UNINSTALL: Scenario = Scenario {
+    faults: uninstall::faults,
+    allowance: |_, _, _| Counts::new(),
+    ..usual("uninstall", |run| uninstall::life(run).boxed_local())
+};
 
 /// The usual beginning, with only the repository that is used, because the simulator takes a while to create one.
 fn shop() -> Seed {

@@ -25,6 +25,8 @@ const CREATED: &str = "a workspace is created";
 const BRANCH: &str = "landfall/work";
 /// An uncommitted file.
 const UNCOMMITTED: (&str, &str) = ("notes/later.txt", "not yet pushed\n");
+/// A file that belongs into Git LFS.
+const LARGE: (&str, &str) = ("large.bin", "many bytes that are nowhere else");
 /// A file that was committed and not pushed.
 const COMMITTED: (&str, &str) = ("done.txt", "committed, and not yet pushed\n");
 
@@ -135,8 +137,30 @@ pub async fn delete(run: &Run) -> Told {
     told(run).await
 }
 
+/// The points at which a volume is kept.
+pub fn records_keeping(point: &Point) -> bool {
+    point.kind.contains(" persistentvolume") || (point.kind.starts_with("POST jobs ") && point.ordinal == 1)
+}
+
+pub async fn delete_large(run: &Run) -> Told {
+    begin(run).await?;
+    make(run).await?;
+    let clone = clone(run).await;
+    for (name, content) in [(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n"), LARGE] {
+        std::fs::write(clone.join(name), content).expect("written");
+    }
+
+    run.act("it is deleted with a large file");
+    run.world.delete::<Workspace>("team-a", "work").await;
+    run.reach("it is gone", async || run.world.get::<Workspace>("team-a", "work").await.is_none()).await?;
+    run.between.act(None);
+    let (counts, mut end) = told(run).await?;
+    end["volumes kept"] = json!(counts[KEPT]);
+    Ok((counts, end))
+}
+
 /// A repository for the workspace, and a node.
-async fn begin(run: &Run) -> Result<(), String> {
+pub async fn begin(run: &Run) -> Result<(), String> {
     run.begin().await;
     let grant = json!({"contents": "write", "metadata": "read", "pull_requests": "write"});
     run.connect(&objects::app(&run.world, &tenants(&grant))).await?;
@@ -149,7 +173,7 @@ async fn begin(run: &Run) -> Result<(), String> {
     Ok(())
 }
 
-async fn make(run: &Run) -> Result<(), String> {
+pub async fn make(run: &Run) -> Result<(), String> {
     let workspace = json!({
         "apiVersion": "landfall.dev/v1alpha1", "kind": "Workspace", "metadata": {"name": "work", "namespace": "team-a"},
         "spec": {
@@ -188,7 +212,7 @@ async fn clone(run: &Run) -> std::path::PathBuf {
 }
 
 /// Works like a person: makes a commit, and an uncommitted change.
-async fn work(run: &Run) {
+pub async fn work(run: &Run) {
     let clone = clone(run).await;
     std::fs::write(clone.join(COMMITTED.0), COMMITTED.1).expect("written");
     git(&clone, &["add", COMMITTED.0]);
@@ -221,7 +245,7 @@ async fn told(run: &Run) -> Told {
     Ok((counts, end))
 }
 
-async fn state(run: &Run) -> Value {
+pub async fn state(run: &Run) -> Value {
     if let Some(head) = run.world.sim.head("acme/shop", BRANCH) {
         run.call(head, "the branch's newest commit");
     }

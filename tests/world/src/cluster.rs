@@ -5,6 +5,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use landfall_cluster::{ApiServer, AuditLog, Cache};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{LazyLock, mpsc};
 
@@ -71,14 +72,35 @@ impl Cluster {
         read(&kubeconfig).await
     }
 
+    /// The file of an administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.server.kubeconfig()
+    }
+
     /// A kubeconfig of another service account, for a process of its own.
     pub fn kubeconfig_of(&self, name: &str) -> String {
         self.server.kubeconfig_of(name, Some("system:serviceaccounts")).expect("a kubeconfig")
     }
 
-    /// The client's configuration of a receiver in a pod of this name, which is made: a token that the API server issued for the
-    /// pod, as a kubelet requests it.
+    /// The kubeconfig of a receiver in a pod of this name, which is made.
+    pub async fn receiver_kubeconfig(&self, pod: &str) -> String {
+        let mut kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig_of(OPERATOR)).expect("a kubeconfig");
+        let token = Some(self.receiver_token(pod).await.into());
+        let auth_info = kube::config::AuthInfo { token, ..kube::config::AuthInfo::default() };
+        kubeconfig.auth_infos.iter_mut().for_each(|named| named.auth_info = Some(auth_info.clone()));
+        serde_json::to_string(&kubeconfig).expect("JSON, which is YAML")
+    }
+
+    /// The client's configuration of a receiver in a pod of this name, which is made.
     pub async fn receiver(&self, pod: &str) -> Config {
+        let token = Some(self.receiver_token(pod).await.into());
+        let mut config = self.admin.clone();
+        config.auth_info = kube::config::AuthInfo { token, ..kube::config::AuthInfo::default() };
+        config
+    }
+
+    /// A token that the API server issued for a receiver's pod, as a kubelet requests it. Makes the pod.
+    async fn receiver_token(&self, pod: &str) -> String {
         const ACCOUNT: &str = "landfall-receiver";
         let client = self.admin();
         let post = async |path: String, body: Value| {
@@ -112,11 +134,7 @@ impl Cluster {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound},
         });
         let answer = post(format!("{base}/serviceaccounts/{ACCOUNT}/token"), request).await.expect("a token");
-        let token = answer["status"]["token"].as_str().expect("a token").to_owned();
-        let auth_info = kube::config::AuthInfo { token: Some(token.into()), ..kube::config::AuthInfo::default() };
-        let mut config = self.admin.clone();
-        config.auth_info = auth_info;
-        config
+        answer["status"]["token"].as_str().expect("a token").to_owned()
     }
 
     /// The requests to the API server.

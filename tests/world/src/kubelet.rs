@@ -27,6 +27,8 @@ use tokio::process::Command;
 
 /// How often the node reports that it is ready. After 50 s without a report, Kubernetes considers its pods lost.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
+/// The exit status of a save after which a person must act.
+const REFUSED: i32 = landfall::agent::exit::REFUSED as i32;
 /// Where a container's last message is read from.
 const LAST_MESSAGE: &str = "/dev/termination-log";
 /// A commit that does not exist.
@@ -41,6 +43,8 @@ pub enum Mischief {
     Lies,
     /// GitHub refuses its pushes.
     PushFails,
+    /// Its save overlooks the files whose content only the volume has.
+    ForgetsLargeFiles,
 }
 
 /// The state after a step.
@@ -325,7 +329,7 @@ impl Kubelet {
         let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
         let mischief = if is_last { self.mischief } else { Mischief::None };
         let ended = match mischief {
-            Mischief::None => self.run(world, pod, agent, &args).await,
+            Mischief::None | Mischief::ForgetsLargeFiles => self.run(world, pod, agent, &args).await,
             Mischief::Lies => Ended { code: 0, message: lie(agent).to_string() },
             Mischief::PushFails => {
                 let refused = FaultKind::Status { status: 403, body: None, headers: BTreeMap::new() };
@@ -335,7 +339,7 @@ impl Kubelet {
                 ended
             }
         };
-        if mischief == Mischief::None && ended.code != 0 {
+        if mischief == Mischief::None && ![0, REFUSED].contains(&ended.code) {
             return Err(format!("the agent ended with {}: {}", ended.code, ended.message));
         }
         let cloned = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref()?.first().cloned());
@@ -354,11 +358,12 @@ impl Kubelet {
     async fn save(&self, world: &World, pod: &Pod) -> Result<(), String> {
         let save = container(pod, "save");
         let ended = self.run(world, pod, save, save.args.as_deref().unwrap_or_default()).await;
-        if ended.code != 0 {
+        if ![0, REFUSED].contains(&ended.code) {
             return Err(format!("the Job's save ended with {}: {}", ended.code, ended.message));
         }
+        let phase = if ended.code == 0 { "Succeeded" } else { "Failed" };
         let status = json!({
-            "phase": "Succeeded", "startTime": now(),
+            "phase": phase, "startTime": now(),
             "containerStatuses": [container_status("save", &ended.state(), false)],
         });
         self.say(pod, status).await;
@@ -387,6 +392,9 @@ impl Kubelet {
         let mut command = Command::new(&self.binary);
         command.args(args.iter().map(|word| at(word))).env_clear().kill_on_drop(true).current_dir(&place);
         command.env("PATH", std::env::var_os("PATH").expect("a path")).env("no_proxy", "*").env("HOME", &place);
+        if self.mischief == Mischief::ForgetsLargeFiles {
+            command.env("LANDFALL_SABOTAGE", "large-files");
+        }
         for variable in container.env.iter().flatten() {
             command.env(&variable.name, at(&variable.value.as_deref().unwrap_or_default().replace("$$(", "$(")));
         }

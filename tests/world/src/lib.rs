@@ -199,8 +199,11 @@ impl World {
         all::<Secret>(&self.admin).await;
     }
 
-    /// Makes a namespace, or sets its labels.
+    /// Makes a namespace, or sets its labels. Waits until a former one of the name is gone.
     pub async fn namespace(&self, name: &str, labels: &[(&str, &str)]) {
+        if self.get::<Namespace>("", name).await.is_some_and(|former| former.metadata.deletion_timestamp.is_some()) {
+            self.until_gone::<Namespace>("", name).await;
+        }
         let labels: std::collections::BTreeMap<_, _> = labels.iter().copied().collect();
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         Api::<Namespace>::all(self.admin.clone())
@@ -426,6 +429,16 @@ impl World {
     /// The client's configuration of a receiver in a pod of this name, which is made.
     pub async fn receiver(&self, pod: &str) -> kube::Config {
         self.cluster.receiver(pod).await
+    }
+
+    /// The file of an administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.cluster.admin_kubeconfig()
+    }
+
+    /// The kubeconfig of a receiver in a pod of this name, which is made.
+    pub async fn receiver_kubeconfig(&self, pod: &str) -> String {
+        self.cluster.receiver_kubeconfig(pod).await
     }
 
     /// The operator's writes to the API server since a mark, successful or not.

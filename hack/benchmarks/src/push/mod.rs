@@ -4,7 +4,7 @@
 //! processes of their own; nothing is left out between them.
 
 mod report;
-mod scene;
+pub(crate) mod scene;
 
 use std::time::{Duration, Instant};
 

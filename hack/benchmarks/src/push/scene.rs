@@ -20,32 +20,32 @@ use crate::program::INBOX;
 use crate::{BenchmarkError, api_server, objects};
 
 /// `spec.onPush.debounce` of the objects.
-pub(super) const DEBOUNCE: Duration = Duration::from_secs(1);
+pub(crate) const DEBOUNCE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 50;
 /// How many repositories a namespace has.
-const IN_A_NAMESPACE: u64 = 100;
+pub(crate) const IN_A_NAMESPACE: u64 = 100;
 const APP: &str = "landfall";
 const APP_ID: u64 = 4242;
 const INSTALLATION: u64 = 501;
 const ROOT_KEY: [u8; KEY_LENGTH] = [7; KEY_LENGTH];
-const OURS: &str = "/apis/landfall.dev/v1alpha1";
+pub(crate) const OURS: &str = "/apis/landfall.dev/v1alpha1";
 
-pub(super) struct Scene {
-    pub(super) server: ApiServer,
-    pub(super) client: Client,
-    pub(super) sim: Sim,
+pub(crate) struct Scene {
+    pub(crate) server: ApiServer,
+    pub(crate) client: Client,
+    pub(crate) sim: Sim,
     /// How many there are, and to how many of them pushes come.
-    pub(super) repositories: u64,
-    pub(super) pushed: u64,
+    pub(crate) repositories: u64,
+    pub(crate) pushed: u64,
     /// The root keys of webhooks, for the receiver.
-    pub(super) keys: TempDir,
+    pub(crate) keys: TempDir,
     ids: Vec<u64>,
     secret: hmac::Key,
     deliveries: AtomicU64,
 }
 
 impl Scene {
-    pub(super) async fn new(repositories: u64, pushed: u64) -> Result<Self, BenchmarkError> {
+    pub(crate) async fn new(repositories: u64, pushed: u64) -> Result<Self, BenchmarkError> {
         let (server, client) = cluster::start().await?;
         let key = AppKey::generate().map_err(|error| BenchmarkError::GitHub(Box::new(error)))?;
         let sim = objects::simulator(&key, (APP_ID, INSTALLATION), "[]").await?;
@@ -67,7 +67,7 @@ impl Scene {
     }
 
     /// Pushes a commit to a repository. Returns the commit, and its delivery.
-    pub(super) fn push(&self, number: u64) -> Result<(String, Request<Full<Bytes>>), BenchmarkError> {
+    pub(crate) fn push(&self, number: u64) -> Result<(String, Request<Full<Bytes>>), BenchmarkError> {
         let delivery = self.deliveries.fetch_add(1, Ordering::Relaxed);
         let push = Push {
             repository: format!("acme/{}", name(number)),
@@ -100,7 +100,7 @@ impl Scene {
     }
 
     /// How many tokens the App asked for, and how many other REST calls came.
-    pub(super) fn rest_calls(&self) -> (u64, u64) {
+    pub(crate) fn rest_calls(&self) -> (u64, u64) {
         let (mut mints, mut others) = (0, 0);
         for entry in self.sim.requests() {
             if entry.path.ends_with("/access_tokens") {
@@ -113,7 +113,7 @@ impl Scene {
     }
 
     /// How many repositories are Ready, and the message of one that is not.
-    pub(super) async fn ready(&self) -> Result<(u64, Option<String>), kube::Error> {
+    pub(crate) async fn ready(&self) -> Result<(u64, Option<String>), kube::Error> {
         let get = Request::get(format!("{OURS}/projectrepositories?resourceVersion=0")).body(Vec::new());
         let list: Value = self.client.request(get.map_err(kube::Error::HttpError)?).await?;
         Ok(objects::ready(list["items"].as_array().into_iter().flatten()))
@@ -195,15 +195,15 @@ fn kube_error(error: impl Into<http::Error>) -> kube::Error {
     kube::Error::HttpError(error.into())
 }
 
-fn name(number: u64) -> String {
+pub(crate) fn name(number: u64) -> String {
     format!("repository-{number:05}")
 }
 
-fn namespace(number: u64) -> String {
+pub(crate) fn namespace(number: u64) -> String {
     format!("team-{number:03}")
 }
 
-fn ours(kind: &str, name: &str, spec: &Value) -> Value {
+pub(crate) fn ours(kind: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "landfall.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 

@@ -10,7 +10,7 @@ mod tokens;
 use super::WorkspaceKind;
 use super::objects;
 use crate::api::{BranchOnExists, PushRules};
-use crate::controllers::token::{Caller as Payer, Limits, Rations};
+use crate::controllers::rations::{Caller as Payer, Limits, Rations};
 use crate::gateway::messages::{AccessAnswer, Caller, HeldToken, Patterns, ReleaseRequest, TokenAnswer, TokenRequest};
 use crate::gateway::refs::{Beside, Origin};
 use crate::internal::{Denied, GatewayHandler};

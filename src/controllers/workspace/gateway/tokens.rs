@@ -5,7 +5,7 @@
 //! each has the digest of its [`Key`] with it. A token is revoked when no gateway uses it.
 
 use crate::api::Permissions;
-use crate::controllers::token::{Caller, Limits, Purpose, Rations};
+use crate::controllers::rations::{Caller, Limits, Purpose, Rations};
 use crate::gateway::messages::HeldToken;
 use crate::gateway::tokens::UNUSED;
 use crate::github::{self, GitHub, Minted, Repositories, Token};
@@ -253,7 +253,7 @@ impl RepositoryTokens {
                 tracing::info!(audit = true, action = "revoke", object = "gateway", token = token.fingerprint());
             }
             Err(error) => {
-                tracing::debug!(%error, token = token.fingerprint(), "a token was not revoked; it ends within the hour")
+                tracing::debug!(%error, token = token.fingerprint(), "a token was not revoked; it ends within the hour");
             }
         }
     }

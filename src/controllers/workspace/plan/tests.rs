@@ -226,10 +226,10 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
     seen.token = token(true);
     assert_eq!(does(&seen), Step::DropToken, "its namespace is being deleted, and it is held for this workspace");
     seen.token = token(false);
+    assert_eq!(does(&seen), Step::ReleaseVolume, "its volume does not wait for the token's revocation");
+    seen.volume = VolumeSeen::Absent;
     assert_eq!(says(&seen, now()).reason, Reason::WaitingForDependents);
     seen.token = TokenSeen::Absent;
-    assert_eq!(does(&seen), Step::ReleaseVolume);
-    seen.volume = VolumeSeen::Absent;
     assert_eq!(does(&seen), Step::RemoveFinalizer);
 }
 
@@ -279,6 +279,17 @@ fn a_pull_request_is_finished_by_a_process_that_found_the_work_saved_but_not_wit
     assert_eq!(does(&seen), Step::DropToken);
     seen.known.repository = repository;
     assert_eq!(does(&seen), Step::FinishPull);
+    // A rate limit lasts for up to an hour, and any tenant of the installation can spend it.
+    for (minutes, waits) in [(4, true), (40, false)] {
+        let standing = Standing::reconciling(Reason::RateLimited, "the limit is spent");
+        let until = now() + SignedDuration::from_mins(minutes);
+        seen.known.failed.insert(Task::Pull, Failed { standing, until, times: 1, about: seen.about() });
+        match plan(&seen, now()) {
+            Plan::Settled { standing: Some(standing), .. } if waits => assert_eq!(standing.reason, Reason::RateLimited),
+            plan => assert_eq!((plan, waits), (Plan::Do(Step::DropToken), false)),
+        }
+    }
+    seen.known.failed.remove(&Task::Pull);
     seen.known.is_pull_settled = true;
     assert_eq!(does(&seen), Step::DropToken);
 }

@@ -1,4 +1,4 @@
-//! The calls to GitHub that `InstallationToken`s may cause: by object, by namespace, and for all of an App.
+//! The calls to GitHub that tenants may cause at an App's expense: by object, by namespace, and for all of an App.
 //!
 //! GitHub's limits belong to an App, and so to all of its tenants, while a tenant can make objects and edit Secrets
 //! without end. Invariants: a renewal never waits for first mints, neither of its own namespace nor of others; each
@@ -6,6 +6,7 @@
 //! namespace cannot send more than a few tokens to GitHub that GitHub does not know. Nobody waits without a time, and
 //! one object at most gets each time.
 
+use crate::github::GitHub;
 use crate::runtime::allowance::{Allowance, Rate};
 use crate::runtime::pruned::Pruned;
 use jiff::{SignedDuration, Timestamp};
@@ -55,6 +56,13 @@ pub enum Limits {
     OfGitHub,
     /// A GitHub Enterprise Server has none by default. If its administrator set some, its answers tell.
     None,
+}
+
+impl Limits {
+    #[must_use]
+    pub fn of(github: &GitHub) -> Self {
+        if github.endpoint().has_secondary_limits() { Self::OfGitHub } else { Self::None }
+    }
 }
 
 /// An object that wants a call.
