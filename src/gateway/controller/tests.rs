@@ -1,6 +1,8 @@
 use super::*;
 use crate::gateway::messages::Patterns;
 use crate::gateway::refs::{Beside, Origin};
+use crate::git::reach::Reach;
+use crate::github::CaBundleError;
 use crate::ids::id;
 use crate::runtime::clock::ManualClock;
 use http_body_util::Full;
@@ -18,7 +20,7 @@ struct Scene {
 struct NoGitHub;
 
 impl Connect for NoGitHub {
-    fn connect(&self, _: Option<&[u8]>) -> Result<Transport, crate::github::ConnectError> {
+    fn connect_within(&self, _: Reach, _: Option<&[u8]>) -> Result<Transport, CaBundleError> {
         unreachable!("these tests open no way to GitHub")
     }
 }

@@ -56,8 +56,8 @@ impl Issuer for Controller {
                             && !wish.refused.contains(token)
                     };
                     let key = self.keys.lock().unwrap().get(wish.access.uid.as_str()).copied().unwrap_or("k");
-                    let held = wish.held.iter().filter(|held| held.key == key).map(|held| &held.token);
-                    let token = held.filter(is_good).next().cloned().unwrap_or_else(|| {
+                    let mut held = wish.held.iter().filter(|held| held.key == key).map(|held| &held.token);
+                    let token = held.find(is_good).cloned().unwrap_or_else(|| {
                         let number = self.minted.fetch_add(1, Ordering::SeqCst);
                         let end = self.clock.now().as_second() + 3600;
                         Token::new(format!("ghs_{number}_{:?}-{end}", wish.right))
