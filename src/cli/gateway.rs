@@ -32,6 +32,9 @@ pub(super) struct GatewayArgs {
     /// The file with the token of the gateway's `ServiceAccount` for audience landfall-internal. It is read at each call.
     #[arg(long, env = "LANDFALL_INTERNAL_TOKEN_FILE", default_value = "/var/run/secrets/landfall/internal/token")]
     internal_token_file: PathBuf,
+    /// The bytes of memory that the process may have, from which the number of connections follows.
+    #[arg(long, env = "LANDFALL_GATEWAY_MEMORY", default_value_t = 512 << 20)]
+    memory: u64,
     #[command(flatten)]
     pub(super) log: LogArgs,
 }
@@ -80,11 +83,11 @@ pub(super) async fn run(args: GatewayArgs) -> Result<(), Box<dyn std::error::Err
         health_address: args.health_address,
         certificate: args.certificate_directory,
         controller,
-        limits: Limits::default(),
+        limits: Limits::of_memory(args.memory),
     };
     let environment = Environment {
         kube: kube::Client::try_from(kube)?,
-        github: Arc::new(HttpsConnect::through(proxies)),
+        github: Arc::new(HttpsConnect::through(proxies).with_separate_connections()),
         clock: Arc::new(SystemClock),
         shutdown,
         guards: Guards::default(),

@@ -32,6 +32,8 @@ pub enum Refusal {
     OtherRepository,
     #[error("too many git commands of this workspace run at once; wait for the others")]
     TooMany,
+    #[error("too many git commands of this namespace run at once; wait for the others")]
+    TooManyOfNamespace,
     #[error("too many large pushes run at once; try again")]
     Busy,
     #[error(transparent)]
@@ -72,7 +74,9 @@ impl Refusal {
             }
             Self::MediaType(_) | Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoToken | Self::Identity(IdentityError::Refused) => StatusCode::UNAUTHORIZED,
-            Self::TooMany | Self::Identity(IdentityError::TooMany) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany | Self::TooManyOfNamespace | Self::Identity(IdentityError::TooMany) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Identity(IdentityError::Unavailable)
             | Self::NoAccess(NoAccess::Unavailable(_))
             | Self::Busy

@@ -233,6 +233,7 @@ enum Section {
 pub struct PushReader {
     push: Push,
     names: HashSet<RefName>,
+    shallow: HashSet<Sha>,
     section: Section,
     buffer: BytesMut,
     read: usize,
@@ -240,8 +241,8 @@ pub struct PushReader {
 
 impl Default for PushReader {
     fn default() -> Self {
-        let (push, names) = (Push::default(), HashSet::new());
-        Self { push, names, section: Section::Commands, buffer: BytesMut::new(), read: 0 }
+        let (push, names, shallow) = (Push::default(), HashSet::new(), HashSet::new());
+        Self { push, names, shallow, section: Section::Commands, buffer: BytesMut::new(), read: 0 }
     }
 }
 
@@ -258,7 +259,7 @@ impl PushReader {
             }
             self.section = match (self.section, packet) {
                 (Section::Commands, Packet::Line(line)) => {
-                    self.push.line(line, &mut self.names)?;
+                    self.push.line(line, (&mut self.names, &mut self.shallow))?;
                     Section::Commands
                 }
                 (Section::Commands, Packet::Flush) if self.push.capabilities.has(PUSH_OPTIONS) => Section::Options,
@@ -287,7 +288,11 @@ impl PushReader {
 }
 
 impl Push {
-    fn line(&mut self, line: &[u8], names: &mut HashSet<RefName>) -> Result<(), PushError> {
+    fn line(
+        &mut self,
+        line: &[u8],
+        (names, shallow): (&mut HashSet<RefName>, &mut HashSet<Sha>),
+    ) -> Result<(), PushError> {
         let (line, capabilities) = match line.iter().position(|byte| *byte == 0) {
             Some(end) => (&line[..end], Some(&line[end + 1..])),
             None => (line, None),
@@ -302,7 +307,12 @@ impl Push {
             if self.shallow.len() >= MOST_SHALLOW {
                 return Err(PushError::ManyShallow);
             }
-            self.shallow.push(object(commit)?);
+            let commit = object(commit)?;
+            // git names each once. Compressed, many would cost the client nothing.
+            if !shallow.insert(commit.clone()) {
+                return Err(PushError::Malformed("a shallow line that repeats another"));
+            }
+            self.shallow.push(commit);
             return Ok(());
         }
         if self.commands.len() >= MOST_COMMANDS {

@@ -11,17 +11,22 @@ use super::report_status::{self, Reported};
 use super::upstream::{NotMoved, Upstream};
 use crate::git::Sha;
 use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 
-/// Below this are the commits that wait to be moved to. The workspace's uid and a number of the push follow.
+/// Below this are the commits that wait to be moved to. The workspace's uid, the second of the push and a number of it follow.
 pub const INCOMING: &str = "refs/landfall/incoming";
 /// How often the removal of a ref is tried.
 const REMOVALS: usize = 2;
+/// The most commands of a push of which branches are moved, each by a request.
+pub const MOST_MOVED_WITH: usize = 500;
+/// The age at which a ref is one that a gateway left behind. No transfer takes as long.
+const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
+/// The most of these that are removed after a push.
+const MOST_LEFT_BEHIND: usize = 20;
 
 /// A push of which some branches are moved by GitHub.
 #[derive(Debug)]
 pub struct Staged {
-    /// As GitHub is sent it.
-    pub push: Push,
     /// For each command, the ref that takes the place of its own.
     incoming: Vec<Option<RefName>>,
 }
@@ -34,6 +39,8 @@ pub fn stageable(push: &Push, verdicts: Verdicts) -> Verdicts {
         "git is too old: it does not ask for the result of its push"
     } else if push.capabilities.atomic() && push.commands.len() > 1 {
         "a branch that may not be this workspace's own cannot be pushed together with others by --atomic; push it alone"
+    } else if push.commands.len() > MOST_MOVED_WITH {
+        "a branch that may not be this workspace's own cannot be pushed together with so many others; push fewer refs at once"
     } else {
         return verdicts;
     };
@@ -45,10 +52,12 @@ pub fn stageable(push: &Push, verdicts: Verdicts) -> Verdicts {
 }
 
 impl Staged {
-    /// None if there is nothing to prove. `nonce` tells this push from others of the workspace.
+    /// The push as GitHub is sent it, and its moves. None if there is nothing to prove. `nonce` tells this push from others of the
+    /// workspace.
     #[must_use]
-    pub fn of(push: &Push, verdicts: &Verdicts, uid: &str, nonce: u64) -> Option<Self> {
-        let place = |number: usize| format!("{INCOMING}/{uid}/{nonce:016x}-{number}").parse::<RefName>().ok();
+    pub fn of(push: &Push, verdicts: &Verdicts, uid: &str, (now, nonce): (Timestamp, u64)) -> Option<(Push, Self)> {
+        let second = now.as_second();
+        let place = |number: usize| format!("{INCOMING}/{uid}/{second}-{nonce:016x}-{number}").parse::<RefName>().ok();
         let moves = verdicts.iter().map(|verdict| matches!(verdict, Ok(Move::FastForward)));
         let incoming: Vec<_> =
             moves.enumerate().map(|(number, is_moved)| if is_moved { place(number) } else { None }).collect();
@@ -60,7 +69,7 @@ impl Staged {
             None => command.clone(),
         };
         let commands = push.commands.iter().zip(&incoming).map(staged).collect();
-        Some(Self { push: Push { commands, ..push.clone() }, incoming })
+        Some((Push { commands, ..push.clone() }, Self { incoming }))
     }
 
     /// Moves the branches after GitHub took the push, and returns git's answer about all of its refs.
@@ -94,7 +103,74 @@ async fn remove(upstream: &Upstream, incoming: &RefName) {
     }
 }
 
+impl Upstream {
+    /// Removes refs below [`INCOMING`] that a gateway left behind, because it ended or GitHub did not answer.
+    pub async fn remove_incoming(&self, now: Timestamp) {
+        let names = match self.refs_below(INCOMING).await {
+            Ok(names) => names,
+            Err(reason) => return tracing::debug!(reason, "cannot list the refs of pushes"),
+        };
+        for name in names.iter().filter(|name| is_left_behind(name, now)).take(MOST_LEFT_BEHIND) {
+            remove(self, name).await;
+        }
+    }
+}
+
+/// Whether a ref below [`INCOMING`] is older than any push under way.
+fn is_left_behind(name: &RefName, now: Timestamp) -> bool {
+    let rest = name.as_str().strip_prefix(INCOMING).and_then(|rest| rest.strip_prefix('/'));
+    let push = rest.and_then(|rest| rest.split_once('/')).map(|(_, push)| push);
+    let second = push.and_then(|push| push.split_once('-')).and_then(|(second, _)| second.parse().ok());
+    let at = second.and_then(|second| Timestamp::from_second(second).ok());
+    at.is_some_and(|at| now.duration_since(at) > LEFT_BEHIND)
+}
+
 /// No object, in the length of this object's name.
 fn zeros(like: &Sha) -> Sha {
     "0".repeat(like.as_str().len()).parse().unwrap_or_else(|_| like.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::commands::Kind;
+
+    fn push(refs: usize) -> Push {
+        let command = |n: usize| Command {
+            old: "0".repeat(40).parse().unwrap(),
+            new: "1".repeat(40).parse().unwrap(),
+            name: format!("refs/heads/b{n}").parse().unwrap(),
+        };
+        let mut push = Push { commands: (0..refs).map(command).collect(), ..Push::default() };
+        push.capabilities.report = Report::Status;
+        push
+    }
+
+    #[test]
+    fn a_ref_of_a_push_is_left_behind_after_an_hour() {
+        let now = Timestamp::from_second(1_900_000_000).unwrap();
+        let staged = |at| {
+            let moves = vec![Ok(Move::FastForward)];
+            let (sent, _) = Staged::of(&push(1), &moves, "0a1b2c3d", (at, 7)).unwrap();
+            assert_eq!(sent.commands[0].kind(), Kind::Create);
+            sent.commands[0].name.clone()
+        };
+        let ago = |seconds| staged(now - SignedDuration::from_secs(seconds));
+        assert!(!is_left_behind(&ago(0), now) && !is_left_behind(&ago(3600), now) && is_left_behind(&ago(3601), now));
+        for other in ["refs/heads/1-2", "refs/landfall/incoming/0a1b2c3d", "refs/landfall/incoming/0a1b2c3d/x-1-2"] {
+            assert!(!is_left_behind(&other.parse().unwrap(), now), "{other}");
+        }
+    }
+
+    #[test]
+    fn branches_are_not_moved_one_by_one_without_end() {
+        let judged = |refs: usize, of: Move| {
+            let mut verdicts: Verdicts = (1..refs).map(|_| Ok(Move::Any)).collect();
+            verdicts.push(Ok(of));
+            stageable(&push(refs), verdicts)
+        };
+        assert!(judged(MOST_MOVED_WITH, Move::FastForward).iter().all(Result::is_ok));
+        assert!(judged(MOST_MOVED_WITH + 1, Move::Any).iter().all(Result::is_ok));
+        assert_eq!(judged(MOST_MOVED_WITH + 1, Move::FastForward).iter().filter(|verdict| verdict.is_err()).count(), 1);
+    }
 }

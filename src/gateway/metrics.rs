@@ -95,6 +95,12 @@ impl Metrics {
         self.pushes.get_or_create(&ResultLabel { result: result.as_str() }).inc();
     }
 
+    /// How many pushes ended in this way.
+    #[must_use]
+    pub fn pushes(&self, result: PushResult) -> u64 {
+        self.pushes.get_or_create(&ResultLabel { result: result.as_str() }).get()
+    }
+
     pub fn refused_refs(&self, count: usize) {
         self.refused_refs.inc_by(count as u64);
     }

@@ -16,11 +16,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 /// The chunks that wait for the receiver.
 const CHUNKS: usize = 2;
-/// The compressed bytes that are expanded at once. Deflate expands a byte to at most 1032, so this becomes about a MiB.
-const COMPRESSED: usize = 1 << 10;
+/// The compressed bytes that are expanded at once. Deflate expands a byte to at most 1032, so this becomes about 64 KiB.
+const COMPRESSED: usize = 64;
 
 /// Why a transfer ended before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,8 @@ pub struct Reader<B> {
     left: u64,
     time: TimeLimits,
     has_ended: bool,
+    /// Cancelled when the connection that the body comes from has ended.
+    gone: Option<CancellationToken>,
 }
 
 /// An encoding of a body that is neither absent nor gzip.
@@ -94,7 +97,20 @@ impl Encoding {
 impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     /// Reads at most `most` bytes as they are.
     pub fn plain(body: B, most: u64, time: TimeLimits) -> Self {
-        Self { body, decoder: None, left: most, time, has_ended: false }
+        Self { body, decoder: None, left: most, time, has_ended: false, gone: None }
+    }
+
+    /// The same, of a connection that may end before the body. hyper ends a body in the same way when all of it has arrived and when
+    /// its connection is dropped.
+    #[must_use]
+    pub fn of_connection(self, gone: CancellationToken) -> Self {
+        Self { gone: Some(gone), ..self }
+    }
+
+    /// The time for the body.
+    #[must_use]
+    pub fn time(&self) -> TimeLimits {
+        self.time
     }
 
     /// Reads at most `most` bytes behind the encoding that the headers name.
@@ -115,6 +131,9 @@ impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
                 return self.counted(bytes).map(Some);
             }
             match self.time.wait(self.body.frame()).await? {
+                None if self.gone.as_ref().is_some_and(CancellationToken::is_cancelled) => {
+                    return Err(StreamError::Broken);
+                }
                 None => {
                     self.has_ended = true;
                     let rest = self.decoder.take().map(Decoder::finish).transpose()?.unwrap_or_default();

@@ -35,6 +35,16 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_')
 /// The most bytes of a refusal of GitHub's that are passed on.
 const LONGEST_REFUSAL: usize = 4 << 10;
 
+/// The most bytes of a list of refs.
+const LONGEST_LIST: u64 = 256 << 10;
+
+/// A ref, as GitHub's REST API lists it.
+#[derive(Deserialize)]
+struct Ref {
+    #[serde(rename = "ref")]
+    name: String,
+}
+
 /// What a token may do with the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Right {
@@ -189,20 +199,8 @@ impl Upstream {
     async fn change(&self, method: Method, name: &RefName, body: String) -> Result<(), NotMoved> {
         let not_moved = |reason: String| NotMoved { name: name.clone(), reason };
         let path = name.as_str().strip_prefix("refs/").unwrap_or_default();
-        let path = utf8_percent_encode(path, PATH);
-        let mut authorization = HeaderValue::from_str(&Zeroizing::new(format!("Bearer {}", self.token.expose())))
-            .map_err(|_| not_moved("the token does not fit into a header".into()))?;
-        authorization.set_sensitive(true);
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}/git/refs/{path}", self.api))
-            .header(header::USER_AGENT, USER_AGENT)
-            .header(header::ACCEPT, "application/vnd.github+json")
-            .header("x-github-api-version", API_VERSION)
-            .header(header::AUTHORIZATION, authorization)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(OctoBody::from(body))
-            .map_err(|_| not_moved("its name makes no request".into()))?;
+        let request =
+            self.rest(method, &format!("git/refs/{}", utf8_percent_encode(path, PATH)), body).map_err(not_moved)?;
         let changed = async {
             let response =
                 self.send(request).await.map_err(|_| not_moved("GitHub gave no answer; push again".into()))?;
@@ -223,6 +221,41 @@ impl Upstream {
         };
         let no_answer = || Err(not_moved("GitHub gave no answer in time; push again".into()));
         timeout(CHANGE, changed).await.unwrap_or_else(|_| no_answer())
+    }
+
+    /// The names of refs below a name, as many as GitHub gives at once.
+    pub async fn refs_below(&self, name: &str) -> Result<Vec<RefName>, String> {
+        let path = name.strip_prefix("refs/").unwrap_or_default();
+        let path = format!("git/matching-refs/{}/?per_page=100", utf8_percent_encode(path, PATH));
+        let request = self.rest(Method::GET, &path, String::new())?;
+        let read = async {
+            let response = self.send(request).await.map_err(|_| "GitHub gave no answer".to_owned())?;
+            if !response.status().is_success() {
+                return Err(format!("GitHub answers {}", response.status()));
+            }
+            let time = TimeLimits { until: Instant::now() + CHANGE, stall: CHANGE };
+            let bytes = Reader::plain(response.into_body(), LONGEST_LIST, time).bytes().await;
+            bytes.map_err(|error| format!("the list was not read: {error}"))
+        };
+        let bytes = timeout(CHANGE, read).await.map_err(|_| "GitHub gave no answer in time".to_owned())??;
+        let refs: Vec<Ref> = serde_json::from_slice(&bytes).map_err(|error| format!("no list of refs: {error}"))?;
+        Ok(refs.iter().filter_map(|found| found.name.parse().ok()).collect())
+    }
+
+    fn rest(&self, method: Method, path: &str, body: String) -> Result<Request<OctoBody>, String> {
+        let mut authorization = HeaderValue::from_str(&Zeroizing::new(format!("Bearer {}", self.token.expose())))
+            .map_err(|_| "the token does not fit into a header".to_owned())?;
+        authorization.set_sensitive(true);
+        Request::builder()
+            .method(method)
+            .uri(format!("{}/{path}", self.api))
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, "application/vnd.github+json")
+            .header("x-github-api-version", API_VERSION)
+            .header(header::AUTHORIZATION, authorization)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(OctoBody::from(body))
+            .map_err(|_| "its name makes no request".to_owned())
     }
 
     /// The request to GitHub. None if its parts make no request, which a [`Remote`] and a [`BasicAuth`] rule out.

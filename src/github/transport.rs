@@ -110,10 +110,18 @@ pub enum CaBundleError {
     Tls(#[source] rustls::Error),
 }
 
+/// The versions of HTTP that a server is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Versions {
+    All,
+    Http1,
+}
+
 /// Real HTTPS: hyper over rustls with aws-lc, HTTP/2 or 1.1, a pool of connections.
 pub struct HttpsConnect {
     native_roots: RootCertStore,
     proxies: Proxies,
+    versions: Versions,
 }
 
 impl HttpsConnect {
@@ -127,7 +135,7 @@ impl HttpsConnect {
     /// Direct connections to servers of the `caBundle`'s authorities alone, within the cluster.
     #[must_use]
     pub fn without_system_roots() -> Self {
-        Self { native_roots: RootCertStore::empty(), proxies: Proxies::default() }
+        Self { native_roots: RootCertStore::empty(), proxies: Proxies::default(), versions: Versions::All }
     }
 
     /// The same, with connections through a proxy.
@@ -140,7 +148,14 @@ impl HttpsConnect {
         let mut native_roots = RootCertStore::empty();
         let (added, ignored) = native_roots.add_parsable_certificates(found.certs);
         tracing::debug!(added, ignored, "loaded the system's certificate authorities");
-        Self { native_roots, proxies }
+        Self { native_roots, proxies, versions: Versions::All }
+    }
+
+    /// The same, with a connection for each exchange in progress, by HTTP/1.1 alone. The exchanges of one HTTP/2 connection share a
+    /// window, so a few answers that nobody reads would hold up all others.
+    #[must_use]
+    pub fn with_separate_connections(self) -> Self {
+        Self { versions: Versions::Http1, ..self }
     }
 }
 
@@ -167,7 +182,11 @@ impl Connect for HttpsConnect {
             Reach::Anywhere => https.https_or_http(),
             Reach::Private | Reach::Public => https.https_only(),
         };
-        let https = https.enable_all_versions().wrap_connector(Connector::new(reach, self.proxies.clone()));
+        let connector = Connector::new(reach, self.proxies.clone());
+        let https = match self.versions {
+            Versions::All => https.enable_all_versions().wrap_connector(connector),
+            Versions::Http1 => https.enable_http1().wrap_connector(connector),
+        };
         let client: Client<_, OctoBody> = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
@@ -298,6 +317,59 @@ mod tests {
         let request = Request::get(format!("https://{address}/")).body(OctoBody::empty()).unwrap();
         let error = transport.oneshot(request).await.unwrap_err();
         assert_eq!(reason(&*error), Unreached::NotConnected);
+    }
+
+    /// A server that offers HTTP/2 before HTTP/1.1, and answers with this many bytes. Returns its address and certificate.
+    async fn offers_http2(bytes: usize) -> (std::net::SocketAddr, String) {
+        use hyper_util::server::conn::auto;
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let certificates = vec![made.cert.der().clone()];
+        let mut tls = builder.with_no_client_auth().with_single_cert(certificates, key).unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let stream = hyper_util::rt::TokioIo::new(tls.accept(stream).await.unwrap());
+                    let answer = hyper::service::service_fn(move |_| async move {
+                        let body = http_body_util::Full::new(Bytes::from(vec![0; bytes]));
+                        Ok::<_, std::convert::Infallible>(Response::new(body))
+                    });
+                    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(stream, answer).await;
+                });
+            }
+        });
+        (address, made.cert.pem())
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_reads_hold_up_no_others_on_separate_connections() {
+        // Three of them are more than the window of an HTTP/2 connection.
+        const ANSWER: usize = 8 << 20;
+        let (address, ca) = offers_http2(ANSWER).await;
+        let get = async |transport: &Transport| {
+            let request = Request::get(format!("https://{address}/")).body(OctoBody::empty()).unwrap();
+            transport.clone().oneshot(request).await.unwrap()
+        };
+        let shared = HttpsConnect::new().connect(Some(ca.as_bytes())).unwrap();
+        assert_eq!(get(&shared).await.version(), http::Version::HTTP_2, "the server would speak it");
+        let separate = HttpsConnect::new().with_separate_connections().connect(Some(ca.as_bytes())).unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(get(&separate).await);
+        }
+        let read = get(&separate).await.into_body().collect();
+        let read =
+            tokio::time::timeout(Duration::from_mins(1), read).await.expect("the fourth answer arrives").unwrap();
+        assert_eq!(read.to_bytes().len(), ANSWER);
+        drop(silent);
     }
 
     #[test]

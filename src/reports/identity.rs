@@ -2,10 +2,11 @@
 //!
 //! Invariant: a name comes from the answer to a `TokenReview` for the expected audience, and never from the caller. An answer is
 //! cached for a minute under the token's digest, so an agent that reports often costs the API server little; a caller whose
-//! tokens are refused costs it a few reviews per minute.
+//! tokens are refused costs it a few reviews per minute. A pod has one place in the cache, and a namespace at most half of the
+//! reviews at once, however many tokens it makes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,8 @@ const MOST_TOKEN: usize = 8 << 10;
 const REVIEWS: usize = 8;
 /// Reviews from one address that wait or are in progress, so that a few pods cannot keep the others' waiting. An agent has one.
 const REVIEWS_PER_ADDRESS: usize = 2;
+/// The same, from the addresses of one namespace's pods.
+const REVIEWS_PER_NAMESPACE: usize = REVIEWS / 2;
 /// How long a caller waits until its review can begin.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
 const REVIEW_TIME: Duration = Duration::from_secs(10);
@@ -80,28 +83,104 @@ pub struct PodIdentities {
     reviews: Api<TokenReview>,
     clock: Arc<dyn Clock>,
     slots: Semaphore,
-    cache: Mutex<HashMap<[u8; 32], (PodIdentity, Timestamp)>>,
+    cache: Mutex<Cache>,
     refusals: Mutex<HashMap<IpAddr, Allowance>>,
-    /// The reviews that wait or are in progress, by address.
-    waiting: Mutex<HashMap<IpAddr, usize>>,
+    /// The reviews that wait or are in progress.
+    waiting: Mutex<HashMap<Source, usize>>,
     /// The last review failed, which is logged as a warning once.
     is_failing: AtomicBool,
 }
 
-/// The place of one review among those of its address, until it is dropped.
+/// Where tokens come from: an address, or the namespace of the pod that was last found there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Address(IpAddr),
+    Namespace(String),
+}
+
+impl Source {
+    fn most(&self) -> usize {
+        match self {
+            Self::Address(_) => REVIEWS_PER_ADDRESS,
+            Self::Namespace(_) => REVIEWS_PER_NAMESPACE,
+        }
+    }
+}
+
+/// The place of one review among those of its sources, until it is dropped.
 struct Place<'a> {
-    waiting: &'a Mutex<HashMap<IpAddr, usize>>,
-    from: IpAddr,
+    waiting: &'a Mutex<HashMap<Source, usize>>,
+    from: Vec<Source>,
+}
+
+impl<'a> Place<'a> {
+    /// None if one of the sources has too many.
+    fn take(waiting: &'a Mutex<HashMap<Source, usize>>, from: Vec<Source>) -> Option<Self> {
+        let mut counts = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = |source: &Source| counts.get(source).is_none_or(|count| *count < source.most());
+        if !from.iter().all(has_room) {
+            return None;
+        }
+        for source in &from {
+            *counts.entry(source.clone()).or_default() += 1;
+        }
+        drop(counts);
+        Some(Self { waiting, from })
+    }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = waiting.entry(self.from) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        for source in self.from.drain(..) {
+            if let Entry::Occupied(mut count) = waiting.entry(source) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
             }
+        }
+    }
+}
+
+/// The pods of tokens, by the tokens' digests.
+#[derive(Default)]
+struct Cache {
+    pods: HashMap<[u8; 32], Known>,
+    /// The digest of each pod's newest token, by the pod's uid.
+    newest: HashMap<String, [u8; 32]>,
+    /// The namespaces of the pods that were last found at addresses.
+    namespaces: HashMap<IpAddr, String>,
+}
+
+struct Known {
+    pod: PodIdentity,
+    from: IpAddr,
+    at: Timestamp,
+}
+
+impl Cache {
+    fn get(&self, key: &[u8; 32], now: Timestamp) -> Option<PodIdentity> {
+        self.pods.get(key).filter(|known| is_fresh(known.at, now)).map(|known| known.pod.clone())
+    }
+
+    /// Takes a pod. Its newest token replaces the one before, so that nobody fills the cache by many tokens.
+    fn insert(&mut self, key: [u8; 32], known: Known) {
+        if let Some(before) = self.newest.get(&known.pod.uid) {
+            self.pods.remove(before);
+        }
+        if self.pods.len() >= MOST_CACHED {
+            self.pods.retain(|_, other| is_fresh(other.at, known.at));
+            let pods = &self.pods;
+            self.newest.retain(|_, digest| pods.contains_key(digest));
+            let addresses: HashSet<_> = pods.values().map(|other| other.from).collect();
+            self.namespaces.retain(|address, _| addresses.contains(address));
+        }
+        // A token that finds no room is reviewed again.
+        if self.pods.len() < MOST_CACHED {
+            self.newest.insert(known.pod.uid.clone(), key);
+            self.namespaces.insert(known.from, known.pod.namespace.clone());
+            self.pods.insert(key, known);
         }
     }
 }
@@ -142,7 +221,7 @@ impl PodIdentities {
         };
         let status = self.review(token).await?;
         if let Some(pod) = identity(&status, &self.expected) {
-            self.cache(key, &pod);
+            self.cache(key, &pod, from);
             return Ok(pod);
         }
         self.count_refusal(from);
@@ -150,12 +229,9 @@ impl PodIdentities {
     }
 
     fn take_place(&self, from: IpAddr) -> Option<Place<'_>> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(from).or_default();
-        (*count < REVIEWS_PER_ADDRESS).then(|| {
-            *count += 1;
-            Place { waiting: &self.waiting, from }
-        })
+        let namespace = self.cache.lock().unwrap_or_else(PoisonError::into_inner).namespaces.get(&from).cloned();
+        let sources = [Some(Source::Address(from)), namespace.map(Source::Namespace)];
+        Place::take(&self.waiting, sources.into_iter().flatten().collect())
     }
 
     async fn review(&self, token: &Token) -> Result<TokenReviewStatus, IdentityError> {
@@ -189,21 +265,12 @@ impl PodIdentities {
     }
 
     fn cached(&self, key: &[u8; 32]) -> Option<PodIdentity> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let (pod, at) = cache.get(key)?;
-        is_fresh(*at, self.clock.now()).then(|| pod.clone())
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(key, self.clock.now())
     }
 
-    fn cache(&self, key: [u8; 32], pod: &PodIdentity) {
-        let now = self.clock.now();
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= MOST_CACHED {
-            cache.retain(|_, (_, at)| is_fresh(*at, now));
-        }
-        // A token that finds no room is reviewed again.
-        if cache.len() < MOST_CACHED {
-            cache.insert(key, (pod.clone(), now));
-        }
+    fn cache(&self, key: [u8; 32], pod: &PodIdentity, from: IpAddr) {
+        let known = Known { pod: pod.clone(), from, at: self.clock.now() };
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(key, known);
     }
 
     fn is_blocked(&self, from: IpAddr) -> bool {
@@ -308,6 +375,52 @@ mod tests {
             assert_eq!(read(status), None, "{field} {value}");
         }
         assert_eq!(read(json!({})), None);
+    }
+
+    fn known(namespace: &str, uid: &str, host: u8, second: i64) -> Known {
+        let pod = PodIdentity { namespace: namespace.into(), name: "ws".into(), uid: uid.into() };
+        let at = Timestamp::from_second(second).unwrap();
+        Known { pod, from: IpAddr::from([10, 0, 0, host]), at }
+    }
+
+    #[test]
+    fn the_tokens_of_one_pod_do_not_fill_the_cache() {
+        let key = |n: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            key
+        };
+        let mut cache = Cache::default();
+        for n in 0..=MOST_CACHED {
+            cache.insert(key(n), known("team-a", "a", 1, 0));
+        }
+        cache.insert(key(usize::MAX), known("team-b", "b", 2, 0));
+        assert_eq!(cache.pods.len(), 2);
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(cache.get(&key(usize::MAX), now).unwrap().uid, "b");
+        assert_eq!(cache.get(&key(MOST_CACHED), now).unwrap().uid, "a", "its newest");
+        assert_eq!(cache.get(&key(0), now), None);
+        // Pods that are gone leave nothing behind.
+        for n in 0..MOST_CACHED {
+            cache.insert(key(n), known("team-c", &n.to_string(), 3, 0));
+        }
+        cache.insert(key(0), known("team-d", "d", 4, 61));
+        assert_eq!((cache.pods.len(), cache.newest.len(), cache.namespaces.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_namespace_has_half_of_the_reviews() {
+        let waiting = Mutex::default();
+        let take = |host: u8, namespace: &str| {
+            let sources = vec![Source::Address(IpAddr::from([10, 0, 0, host])), Source::Namespace(namespace.into())];
+            Place::take(&waiting, sources)
+        };
+        let held = [1, 1, 2, 2].map(|host| take(host, "team-a").unwrap());
+        assert!(take(1, "team-a").is_none() && take(3, "team-a").is_none());
+        assert!(take(4, "team-b").is_some());
+        drop(held);
+        assert!(take(3, "team-a").is_some());
+        assert!(waiting.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct BindError {
 /// A client, as its connection shows it.
 pub struct Client {
     pub address: IpAddr,
+    /// Cancelled when the connection ends, before the bodies of its requests do.
+    pub gone: CancellationToken,
     /// Is told when nothing more is expected from the client.
     pub request: ActiveRequest,
 }
@@ -234,8 +236,11 @@ async fn serve_requests<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(), hyper::Error> {
     let Opened { address, limits, activity, leave } = opened;
     let stream = TimedStream::new(stream, activity.clone(), limits.head, limits.write);
+    let gone = CancellationToken::new();
+    let of_clients = gone.clone();
     let service = service_fn(move |request| {
-        let (handler, client) = (handler.clone(), Client { address, request: activity.begin() });
+        let client = Client { address, gone: of_clients.clone(), request: activity.begin() };
+        let handler = handler.clone();
         async move { Ok::<_, Infallible>(handler.handle(request, client).await) }
     });
     let mut http = http1::Builder::new();
@@ -245,6 +250,8 @@ async fn serve_requests<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     http.max_header_size(limits.head_bytes).max_buf_size(limits.head_bytes);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    // Dropped before the connection, which ends the bodies that have not arrived as if they were complete.
+    let _gone = gone.drop_guard();
     tokio::select! {
         ended = connection.as_mut() => return ended,
         () = leave.cancelled() => {}

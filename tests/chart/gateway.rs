@@ -5,6 +5,7 @@ use super::cluster::{namespace, with_definitions};
 use super::programs::{kubectl, named, objects, of_kind, template};
 use super::render::{rendered, rules};
 use http::Method;
+use landfall::gateway::limits::Limits;
 use landfall::gateway::{identity, messages};
 use landfall::internal::certificates::{AUTHORITY_SECRET, GATEWAY_SECRET};
 use landfall::manifests::RuleSet;
@@ -35,6 +36,19 @@ fn without_the_gateway_nothing_of_it_is_left() {
         let refusal = template(&[ON, &format!("--set=gateway.serviceAccount.name={name}")]).refusal(name);
         assert!(refusal.contains("must have an account of its own"), "{refusal}");
     }
+}
+
+/// The gateway's number of connections follows from its limit of memory.
+#[test]
+fn the_gateway_knows_its_memory() {
+    let objects = rendered(&[ON]);
+    let container = &named(&objects, "Deployment", "landfall-gateway")["spec"]["template"]["spec"]["containers"][0];
+    let env = container["env"].as_array().unwrap().iter().find(|it| it["name"] == "LANDFALL_GATEWAY_MEMORY").unwrap();
+    assert_eq!(env["valueFrom"]["resourceFieldRef"], json!({"resource": "limits.memory"}));
+    assert_eq!(container["resources"]["limits"]["memory"], "512Mi");
+    let connections = format!("with 512Mi, {} connections at once", Limits::default().connections);
+    let values = include_str!("../../charts/landfall/values.yaml");
+    assert!(values.contains(&connections), "{connections}");
 }
 
 #[test]

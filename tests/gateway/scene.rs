@@ -133,6 +133,7 @@ pub struct Scene {
     pub address: SocketAddr,
     pub pods: Arc<Pods>,
     pub upstreams: Arc<Minting>,
+    pub metrics: Metrics,
     pub shutdown: CancellationToken,
     pub served: Option<JoinHandle<()>>,
     is_tls: bool,
@@ -214,11 +215,12 @@ impl Scene {
         });
         let pods = Arc::<Pods>::default();
         let tls = is_tls.then(|| certified(&directory.path().join("gateway-ca.pem")));
+        let metrics = Metrics::default();
         let surroundings = Surroundings {
             identities: Arc::<Pods>::clone(&pods),
             workspaces: Arc::<Pods>::clone(&pods),
             upstreams: Arc::<Minting>::clone(&upstreams),
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
             guards: Guards::without(out),
         };
         let server = GatewayServer::bind("127.0.0.1:0".parse().unwrap(), tls, limits, surroundings).await.unwrap();
@@ -227,7 +229,8 @@ impl Scene {
         for name in ["home", "work"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
-        let scene = Self { sim, address, pods, upstreams, shutdown, served, is_tls, ids: ids.into(), directory };
+        let scene =
+            Self { sim, address, pods, upstreams, metrics, shutdown, served, is_tls, ids: ids.into(), directory };
         let pod = PodIdentity { namespace: "team-a".into(), name: "ws-try".into(), uid: "pod-1".into() };
         scene.pods.add(TOKEN, pod, scene.access(NAME, UID, PushRefs::default(), vec![]));
         scene

@@ -165,8 +165,10 @@ fn what_comes_before_the_pack_is_bounded() {
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     assert_eq!(read_lines(&lines[1..]).unwrap().commands.len(), MOST_COMMANDS);
     assert_eq!(read_lines(&lines), Err(PushError::ManyCommands));
-    let shallow = format!("shallow {A}");
-    assert_eq!(read_lines(&vec![&*shallow; MOST_SHALLOW + 1]), Err(PushError::ManyShallow));
+    let shallow: Vec<String> = (0..=MOST_SHALLOW).map(|number| format!("shallow {number:040x}")).collect();
+    assert_eq!(read_lines(&shallow.iter().map(String::as_str).collect::<Vec<_>>()), Err(PushError::ManyShallow));
+    let repeated = Err(PushError::Malformed("a shallow line that repeats another"));
+    assert_eq!(read_lines(&[&*shallow[1], &*shallow[2], &*shallow[1]]), repeated);
     let long = |number: usize| format!("{ZERO} {A} refs/heads/{number}{}", "a".repeat(900));
     let lines: Vec<String> = (0..MOST_BYTES / 900).map(long).collect();
     assert_eq!(read_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>()), Err(PushError::Long));
