@@ -9,6 +9,7 @@ use super::upstream::Right;
 use crate::github::Token;
 use crate::ids::RepositoryId;
 use crate::reports::PodIdentity;
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use std::net::IpAddr;
@@ -21,6 +22,9 @@ pub const ACCESS: &str = "/v1/access";
 pub const TOKEN: &str = "/v1/token";
 /// The end of the use of a token.
 pub const RELEASE: &str = "/v1/release";
+
+/// The status of a decision that passes. It is none that a failure of the server's own has, because it concerns one pod alone.
+pub const NOT_NOW: StatusCode = StatusCode::CONFLICT;
 
 /// A pod whose token the gateway had reviewed, and the address that it sent the token from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -107,21 +111,22 @@ impl AccessAnswer {
 pub struct TokenRequest {
     pub caller: Caller,
     pub right: Right,
-    /// The token that the gateway holds for this repository and right.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held: Option<HeldToken>,
-    /// The token that GitHub refused.
-    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "exposed_if_any")]
-    pub refused: Option<Token>,
+    /// The tokens that the gateway holds for this repository and right. At most one is what the workspace may have.
+    #[serde(default)]
+    pub held: Vec<HeldToken>,
+    /// The tokens that GitHub refused.
+    #[serde(default, serialize_with = "all_exposed")]
+    pub refused: Vec<Token>,
 }
 
-/// A token, and its end.
+/// A token, its end, and a digest of its App, GitHub, installation, repository and permissions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeldToken {
     #[serde(serialize_with = "exposed")]
     pub token: Token,
     pub expires_at: Timestamp,
+    pub key: String,
 }
 
 /// The answer to [`TOKEN`].
@@ -155,9 +160,8 @@ fn exposed<S: Serializer>(token: &Token, serializer: S) -> Result<S::Ok, S::Erro
     serializer.serialize_str(token.expose())
 }
 
-#[expect(clippy::ref_option, reason = "the signature that serde calls")]
-fn exposed_if_any<S: Serializer>(token: &Option<Token>, serializer: S) -> Result<S::Ok, S::Error> {
-    token.as_ref().map(Token::expose).serialize(serializer)
+fn all_exposed<S: Serializer>(tokens: &[Token], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(tokens.iter().map(Token::expose))
 }
 
 #[cfg(test)]
@@ -166,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_message_comes_through_and_prints_no_token() {
-        let held = HeldToken { token: Token::new("ghs_secret".into()), expires_at: Timestamp::UNIX_EPOCH };
+        let held =
+            HeldToken { token: Token::new("ghs_secret".into()), expires_at: Timestamp::UNIX_EPOCH, key: "k".into() };
         let caller = Caller {
             namespace: "team-a".into(),
             name: "ws-try".into(),
@@ -176,12 +181,12 @@ mod tests {
         let request = TokenRequest {
             caller,
             right: Right::Write,
-            held: Some(held.clone()),
-            refused: Some(Token::new("ghs_refused".into())),
+            held: vec![held.clone()],
+            refused: vec![Token::new("ghs_refused".into())],
         };
         assert!(!format!("{request:?}").contains("ghs_"));
         let read: TokenRequest = serde_json::from_str(&serde_json::to_string(&request).unwrap()).unwrap();
-        assert_eq!((read.held, read.refused), (Some(held.clone()), request.refused));
+        assert_eq!((read.held, read.refused), (vec![held.clone()], request.refused));
         let answer = TokenAnswer {
             issued: held,
             api_url: "https://api.github.com".into(),

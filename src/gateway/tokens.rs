@@ -1,13 +1,16 @@
-//! The tokens that the gateway holds: one for each repository and right, in memory alone.
+//! The tokens that the gateway holds: one for each repository, right and set of permissions, in memory alone.
 //!
 //! The invariant: each request of a workspace is allowed by a decision of the controller that is at most [`DECISION`] old, so a
-//! withdrawn grant is refused within a second, whatever token is still held for others. Only while the controller does not answer,
-//! a decision counts for as long as the token that came with it. Those who wait for one token wait for one call.
+//! withdrawn grant is refused within a second, whatever token is still held for others. Only while the controller is not
+//! reached, a decision counts for as long as the token that came with it: an answer that gives no token ends it. Those who wait
+//! for one token wait for one call.
 //!
-//! The controller decides and mints, because it has the App's key, the grants and GitHub's last look. The gateway names the token
-//! that it holds, so a controller that has just started mints nothing that is still good.
+//! The controller decides and mints, because it has the App's key, the grants and GitHub's last look. The gateway names the tokens
+//! that it holds, so a controller that has just started mints nothing that is still good. Each token has the controller's digest of
+//! what it is for. A workspace gets the token that the controller last named for it, also while the controller is away.
 
 use super::identity::Access;
+use super::messages::HeldToken;
 use super::upstream::{NoUpstream, Right, Upstream, Upstreams};
 use crate::github::Token;
 use crate::ids::RepositoryId;
@@ -31,27 +34,43 @@ pub const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// How long the controller may take for an answer, a mint included.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// The most tokens for one repository and right that the controller is told of.
+const MOST_NAMED: usize = 8;
+
 /// The wish for a token.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wish<'a> {
     pub access: &'a Access,
     pub right: Right,
-    /// The token that the gateway holds, and its end. The answer may be this token.
-    pub held: Option<(&'a Token, Timestamp)>,
-    /// The token that GitHub refused, which the answer must not be.
-    pub refused: Option<&'a Token>,
+    /// The tokens that the gateway holds. The answer may be one of these.
+    pub held: Vec<HeldToken>,
+    /// The tokens that GitHub refused, of which the answer must be none.
+    pub refused: Vec<Token>,
 }
 
 /// A token, and the way on which it may go.
 pub struct Issued {
     pub upstream: Upstream,
     pub expires_at: Timestamp,
+    /// The controller's digest of what the token is for.
+    pub key: String,
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotIssued {
+    /// The controller answered, so an earlier decision about the workspace counts no more.
+    #[error(transparent)]
+    Denied(#[from] NoUpstream),
+    /// The controller was not reached. The words are for the person.
+    #[error("{0}")]
+    Away(String),
 }
 
 /// The controller, as the gateway sees it.
 pub trait Issuer: Send + Sync + 'static {
     /// Decides whether the workspace may reach its repository now, and gives a token for it.
-    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NoUpstream>>;
+    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NotIssued>>;
 
     /// No workspace needs this token any more: it is to be revoked, unless another gateway has it.
     fn release<'a>(&'a self, app: &'a str, token: &'a Token) -> BoxFuture<'a, ()>;
@@ -66,13 +85,21 @@ struct Key {
 
 #[derive(Default)]
 struct Entry {
+    /// The tokens, by the controller's digests of what they are for.
+    places: HashMap<String, Place>,
+    /// The workspaces that were allowed, by their uids: the digest of the token, and when.
+    allowed: HashMap<String, (String, Timestamp)>,
+    used_at: Timestamp,
+    /// When the controller was last not reached.
+    away_at: Option<Timestamp>,
+}
+
+/// One token's.
+#[derive(Default)]
+struct Place {
     held: Option<Held>,
     refused: Option<Token>,
-    /// The workspaces that were allowed, by their uids, and when.
-    allowed: HashMap<String, Timestamp>,
     used_at: Timestamp,
-    /// When the controller last gave no answer.
-    away_at: Option<Timestamp>,
 }
 
 struct Held {
@@ -113,43 +140,54 @@ impl Tokens {
         let mut entry = entry.lock().await;
         let now = self.clock.now();
         entry.used_at = now;
-        if let Some(held) = entry.held.take_if(|held| self.take_refused(&held.upstream)) {
-            entry.refused = Some(held.upstream.token().clone());
-        }
-        entry.held.take_if(|held| held.expires_at <= now);
-        entry.allowed.retain(|_, at| is_within(*at, now, LONGEST_LIFE));
-        let allowed_at = entry.allowed.get(&access.uid).copied();
-        if let Some(held) = entry.held.as_ref().filter(|held| !held.is_ending(now))
-            && allowed_at.is_some_and(|at| is_within(at, now, DECISION))
+        self.settle(&mut entry, now);
+        let before = entry.allowed.get(&access.uid).cloned();
+        if let Some((key, at)) = &before
+            && is_within(*at, now, DECISION)
+            && let Some(held) = entry.held(key).filter(|held| !held.is_ending(now))
         {
-            return Ok(Arc::clone(&held.upstream));
+            let upstream = Arc::clone(&held.upstream);
+            entry.places.entry(key.clone()).or_default().used_at = now;
+            return Ok(upstream);
         }
-        let no_answer = || NoUpstream::Unavailable("the controller does not answer; try again".into());
-        let held = entry.held.as_ref().map(|held| (held.upstream.token(), held.expires_at));
-        let wish = Wish { access, right, held, refused: entry.refused.as_ref() };
+        let no_answer = || NotIssued::Away("the controller does not answer; try again".into());
+        let refused = entry.places.values().filter_map(|place| place.refused.clone()).take(MOST_NAMED).collect();
+        let wish = Wish { access, right, held: entry.named(), refused };
         // Those who waited for an answer that did not come do not wait for it one after the other.
         let answer = if entry.away_at.is_some_and(|at| is_within(at, now, DECISION)) {
             Err(no_answer())
         } else {
             let answer = timeout(ANSWER, self.issuer.issue(wish)).await.unwrap_or_else(|_| Err(no_answer()));
-            entry.away_at = matches!(answer, Err(NoUpstream::Unavailable(_))).then(|| self.clock.now());
+            entry.away_at = matches!(answer, Err(NotIssued::Away(_))).then(|| self.clock.now());
             answer
         };
         match answer {
             Ok(issued) => {
-                entry.allowed.insert(access.uid.clone(), self.clock.now());
-                entry.refused = None;
-                Ok(entry.hold(issued))
+                let now = self.clock.now();
+                entry.allowed.insert(access.uid.clone(), (issued.key.clone(), now));
+                Ok(entry.places.entry(issued.key.clone()).or_default().hold(issued, now))
             }
-            Err(refused @ NoUpstream::Refused(_)) => {
+            Err(NotIssued::Denied(denied)) => {
                 entry.allowed.remove(&access.uid);
-                Err(refused)
+                Err(denied)
             }
-            Err(unavailable) => match &entry.held {
-                Some(held) if allowed_at.is_some() => Ok(Arc::clone(&held.upstream)),
-                _ => Err(unavailable),
+            Err(NotIssued::Away(words)) => match before.and_then(|(key, _)| entry.held(&key)) {
+                Some(held) => Ok(Arc::clone(&held.upstream)),
+                None => Err(NoUpstream::Unavailable(words)),
             },
         }
+    }
+
+    /// Drops what GitHub refused, and what has ended.
+    fn settle(&self, entry: &mut Entry, now: Timestamp) {
+        for place in entry.places.values_mut() {
+            if let Some(held) = place.held.take_if(|held| self.take_refused(&held.upstream)) {
+                place.refused = Some(held.upstream.token().clone());
+            }
+            place.held.take_if(|held| held.expires_at <= now);
+        }
+        entry.places.retain(|_, place| place.held.is_some() || is_within(place.used_at, now, LONGEST_LIFE));
+        entry.allowed.retain(|_, (_, at)| is_within(*at, now, LONGEST_LIFE));
     }
 
     /// Lets go of the tokens that nobody has used for a while. Called from time to time.
@@ -161,11 +199,13 @@ impl Tokens {
         };
         for (key, entry) in entries {
             // One that is in use now is not unused.
-            let held = match entry.try_lock() {
-                Ok(mut entry) if !is_within(entry.used_at, now, UNUSED) => entry.held.take(),
-                _ => continue,
-            };
-            if let Some(held) = held.filter(|held| held.expires_at > now) {
+            let Ok(mut locked) = entry.try_lock() else { continue };
+            self.settle(&mut locked, now);
+            let places = locked.places.values_mut();
+            let unused: Vec<_> =
+                places.filter_map(|place| place.held.take_if(|held| held.is_unused(place.used_at, now))).collect();
+            drop(locked);
+            for held in unused {
                 let release = self.issuer.release(&key.app, held.upstream.token());
                 if timeout(ANSWER, release).await.is_err() {
                     tracing::debug!(app = key.app, "a token that nobody uses was not revoked; it ends within the hour");
@@ -174,7 +214,7 @@ impl Tokens {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
             // Whoever wants the entry has a clone of it, besides the map's and this one.
             let is_idle = |entry: &Arc<Turn<Entry>>| {
-                let is_unused = |entry: &Entry| entry.held.is_none() && !is_within(entry.used_at, now, UNUSED);
+                let is_unused = |entry: &Entry| entry.named().is_empty() && !is_within(entry.used_at, now, UNUSED);
                 Arc::strong_count(entry) <= 2 && entry.try_lock().is_ok_and(|entry| is_unused(&entry))
             };
             if entries.get(&key).is_some_and(is_idle) {
@@ -189,7 +229,7 @@ impl Tokens {
             self.entries.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
         let mut count = 0;
         for entry in entries {
-            count += usize::from(entry.lock().await.held.is_some());
+            count += entry.lock().await.places.values().filter(|place| place.held.is_some()).count();
         }
         count
     }
@@ -209,8 +249,23 @@ impl Upstreams for Tokens {
 }
 
 impl Entry {
-    fn hold(&mut self, issued: Issued) -> Arc<Upstream> {
-        let Issued { upstream, expires_at } = issued;
+    fn held(&self, key: &str) -> Option<&Held> {
+        self.places.get(key)?.held.as_ref()
+    }
+
+    fn named(&self) -> Vec<HeldToken> {
+        let held = |(key, place): (&String, &Place)| {
+            let held = place.held.as_ref()?;
+            let (token, key) = (held.upstream.token().clone(), key.clone());
+            Some(HeldToken { token, expires_at: held.expires_at, key })
+        };
+        self.places.iter().filter_map(held).take(MOST_NAMED).collect()
+    }
+}
+
+impl Place {
+    fn hold(&mut self, Issued { upstream, expires_at, .. }: Issued, now: Timestamp) -> Arc<Upstream> {
+        (self.refused, self.used_at) = (None, now);
         match &mut self.held {
             // The same token goes on with its connections, unless the repository has moved.
             Some(held) if held.upstream.token() == upstream.token() && held.upstream.remote() == upstream.remote() => {
@@ -229,6 +284,11 @@ impl Entry {
 impl Held {
     fn is_ending(&self, now: Timestamp) -> bool {
         self.expires_at.duration_since(now) <= MARGIN
+    }
+
+    /// A transfer that is in progress has the upstream, and may need it once more at its end.
+    fn is_unused(&self, used_at: Timestamp, now: Timestamp) -> bool {
+        Arc::strong_count(&self.upstream) == 1 && !is_within(used_at, now, UNUSED)
     }
 }
 

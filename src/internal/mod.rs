@@ -20,8 +20,8 @@ pub enum Denied {
     Refused(String),
     /// The pod is gone, or not here yet; 404. What was allowed before does not count.
     Unknown(String),
-    /// It passes; 503.
-    Unavailable(String),
+    /// It passes; 409. This concerns the one pod, and what was allowed before does not count.
+    NotNow(String),
 }
 
 /// Decides for the gateway.

@@ -5,7 +5,7 @@
 
 use super::{Denied, GatewayHandler};
 use crate::gateway::identity::token;
-use crate::gateway::messages::{ACCESS, Caller, RELEASE, ReleaseRequest, TOKEN, TokenRequest};
+use crate::gateway::messages::{ACCESS, Caller, NOT_NOW, RELEASE, ReleaseRequest, TOKEN, TokenRequest};
 use crate::reports::PodIdentity;
 use crate::reports::identity::{IdentityError, PodIdentities};
 use crate::runtime::http_server::{BindError, BodyError, Client, Handler, HttpServer, Limits, Purpose, read_body};
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-/// The most bytes of a request. A token has about 520, and a request has two of them at most.
+/// The most bytes of a request. A token has about 520, and a request has sixteen of them at most.
 const LARGEST: usize = 64 << 10;
 const PURPOSE: Purpose = Purpose { name: "the gateway's requests", flag: "--internal-address" };
 const LIMITS: Limits = Limits {
@@ -164,8 +164,28 @@ impl Refusal {
             Self::Denied(Denied::NotLeading) => (StatusCode::MISDIRECTED_REQUEST, "another replica leads".to_owned()),
             Self::Denied(Denied::Refused(words)) => (StatusCode::FORBIDDEN, words),
             Self::Denied(Denied::Unknown(words)) => (StatusCode::NOT_FOUND, words),
-            Self::Denied(Denied::Unavailable(words)) => (StatusCode::SERVICE_UNAVAILABLE, words),
+            Self::Denied(Denied::NotNow(words)) => (NOT_NOW, words),
         };
         response(status, "text/plain; charset=utf-8", words.into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A gateway goes on from memory when it is told of no decision, so nothing that a pod can bring about may look like that.
+    #[test]
+    fn a_decision_about_a_pod_has_a_status_of_its_own() {
+        let words = || "words".to_owned();
+        let of = |refusal: Refusal| refusal.response().status();
+        let decisions = [Denied::Refused(words()), Denied::Unknown(words()), Denied::NotNow(words())];
+        assert_eq!(decisions.map(|denied| of(Refusal::Denied(denied)).as_u16()), [403, 404, 409]);
+        let failures = [
+            of(Refusal::Identity(IdentityError::Unavailable)),
+            of(Refusal::Identity(IdentityError::TooMany)),
+            of(Refusal::Denied(Denied::NotLeading)),
+        ];
+        assert_eq!(failures.map(|status| status.as_u16()), [503, 429, 421]);
     }
 }

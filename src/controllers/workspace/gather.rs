@@ -102,6 +102,7 @@ pub async fn gather(kind: &WorkspaceKind, object: &Arc<Workspace>) -> Result<See
     let seen = Seen {
         has_finalizer: has_finalizer(&**object, WORK_FINALIZER),
         is_paused: object.spec.paused || referred.as_ref().is_some_and(paused),
+        has_gateway: shared.settings.workspaces.gateway.is_some(),
         is_namespace_going: shared.namespace(&namespace).is_none_or(|namespace| namespace.terminating),
         way,
         unreferenced,

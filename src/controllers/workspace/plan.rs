@@ -89,6 +89,9 @@ pub const SLACK: SignedDuration = SignedDuration::from_secs(60);
 
 #[must_use]
 pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
+    if lacks_the_name(seen) && seen.waits(Task::Resolve, now).is_none() {
+        return Plan::Do(Step::Resolve);
+    }
     let plan = next(seen, now);
     match &plan {
         Plan::Do(step) if step.task() == Some(Task::Make) => match seen.waits(Task::Make, now) {
@@ -97,6 +100,14 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
         },
         _ => plan,
     }
+}
+
+/// Whether git of a pod waits for the repository's name. Reading it is no change, so it is read in every state.
+fn lacks_the_name(seen: &Seen) -> bool {
+    let has_pod = matches!(seen.pod, PodSeen::Ours(_)) || seen.job.as_ref().is_some_and(|job| job.ended.is_none());
+    let has_token = matches!(seen.token, TokenSeen::Ours { state: TokenState::Ready, .. });
+    let can_ask = has_token && matches!(seen.way, Way::Open(_));
+    seen.has_gateway && seen.has_finalizer && has_pod && can_ask && seen.known.repository.is_none()
 }
 
 fn next(seen: &Seen, now: Timestamp) -> Plan {

@@ -179,6 +179,8 @@ pub struct Seen {
     pub has_finalizer: bool,
     /// Changes are paused.
     pub is_paused: bool,
+    /// git of its pods goes through the gateway, which needs the repository's name.
+    pub has_gateway: bool,
     /// Its namespace is being deleted, so nothing can be created in it.
     pub is_namespace_going: bool,
     /// The access to GitHub.

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 enum Answer {
     Issues,
     Refuses,
+    /// It denies these workspaces for now, and issues to others.
+    NotNow(Vec<&'static str>),
     Away,
 }
 
@@ -23,6 +25,8 @@ struct Controller {
     minted: AtomicUsize,
     released: Mutex<Vec<String>>,
     full_name: Mutex<String>,
+    /// The digest of the tokens for a workspace, unless it is that of all others.
+    keys: Mutex<HashMap<&'static str, &'static str>>,
 }
 
 fn upstream(full_name: &str, token: &Token) -> Upstream {
@@ -34,28 +38,33 @@ fn upstream(full_name: &str, token: &Token) -> Upstream {
 }
 
 impl Issuer for Controller {
-    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NoUpstream>> {
+    fn issue<'a>(&'a self, wish: Wish<'a>) -> BoxFuture<'a, Result<Issued, NotIssued>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             let answer = self.answer.lock().unwrap().clone();
             match answer {
-                Answer::Refuses => Err(NoUpstream::Refused("not granted".into())),
-                Answer::Away => Err(NoUpstream::Unavailable("away".into())),
-                Answer::Issues => {
+                Answer::Refuses => Err(NotIssued::Denied(NoUpstream::Refused("not granted".into()))),
+                Answer::Away => Err(NotIssued::Away("away".into())),
+                Answer::NotNow(uids) if uids.contains(&wish.access.uid.as_str()) => {
+                    Err(NotIssued::Denied(NoUpstream::Unavailable("not now".into())))
+                }
+                Answer::NotNow(_) | Answer::Issues => {
                     let expiry = |token: &Token| token.expose().rsplit_once('-').unwrap().1.parse::<i64>().unwrap();
                     let is_good = |token: &&Token| {
                         Timestamp::from_second(expiry(token)).unwrap().duration_since(self.clock.now()) > MARGIN
-                            && wish.refused != Some(*token)
+                            && !wish.refused.contains(token)
                     };
-                    let token = wish.held.map(|(token, _)| token).filter(is_good).cloned().unwrap_or_else(|| {
+                    let key = self.keys.lock().unwrap().get(wish.access.uid.as_str()).copied().unwrap_or("k");
+                    let mut held = wish.held.iter().filter(|held| held.key == key).map(|held| &held.token);
+                    let token = held.find(is_good).cloned().unwrap_or_else(|| {
                         let number = self.minted.fetch_add(1, Ordering::SeqCst);
                         let end = self.clock.now().as_second() + 3600;
                         Token::new(format!("ghs_{number}_{:?}-{end}", wish.right))
                     });
                     let expires_at = Timestamp::from_second(expiry(&token)).unwrap();
                     let full_name = self.full_name.lock().unwrap().clone();
-                    Ok(Issued { upstream: upstream(&full_name, &token), expires_at })
+                    Ok(Issued { upstream: upstream(&full_name, &token), expires_at, key: key.into() })
                 }
             }
         })
@@ -101,6 +110,7 @@ impl Scene {
             minted: AtomicUsize::new(0),
             released: Mutex::default(),
             full_name: Mutex::new("acme/shop".into()),
+            keys: Mutex::default(),
         });
         let tokens =
             Tokens::new(Arc::<Controller>::clone(&controller), Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>);
@@ -166,6 +176,26 @@ async fn a_decision_counts_for_a_second_and_a_withdrawn_grant_is_refused_then() 
     assert_eq!(scene.minted(), 1);
 }
 
+/// Whoever makes the controller deny for now keeps nothing by it, and takes nothing from others.
+#[tokio::test]
+async fn a_denial_that_passes_ends_the_decision_about_that_workspace_alone() {
+    let scene = Scene::new();
+    for uid in ["a", "b"] {
+        scene.open(uid, 1, Right::Read).await.unwrap();
+    }
+    scene.after(1);
+    scene.answers(Answer::NotNow(vec!["a"]));
+    assert!(matches!(scene.open("a", 1, Right::Read).await, Err(NoUpstream::Unavailable(words)) if words == "not now"));
+    let asked = scene.asked();
+    assert!(scene.open("b", 1, Right::Read).await.is_ok());
+    assert!(scene.open("c", 1, Right::Read).await.is_ok(), "a workspace that is new");
+    assert_eq!(scene.asked() - asked, 2, "both are decided about");
+    scene.answers(Answer::Away);
+    scene.after(1);
+    assert!(scene.open("a", 1, Right::Read).await.is_err());
+    assert!(scene.open("b", 1, Right::Read).await.is_ok());
+}
+
 #[tokio::test]
 async fn without_the_controller_what_is_held_serves_on_until_it_ends() {
     let scene = Scene::new();
@@ -184,6 +214,51 @@ async fn without_the_controller_what_is_held_serves_on_until_it_ends() {
     scene.after(1);
     assert!(scene.open("a", 1, Right::Read).await.is_ok());
     assert_eq!(scene.minted(), 2);
+}
+
+/// The controller gives two workspaces of a repository tokens with other permissions.
+#[tokio::test]
+async fn a_workspace_gets_no_token_that_is_for_something_else() {
+    let scene = Scene::new();
+    scene.controller.keys.lock().unwrap().insert("b", "workflows");
+    let first = scene.open("a", 1, Right::Write).await.unwrap();
+    let second = scene.open("b", 1, Right::Write).await.unwrap();
+    assert!(first.token() != second.token() && scene.minted() == 2);
+    for answer in [Answer::Issues, Answer::Away] {
+        scene.answers(answer);
+        scene.after(1);
+        for _ in 0..2 {
+            assert!(Arc::ptr_eq(&first, &scene.open("a", 1, Right::Write).await.unwrap()));
+            assert!(Arc::ptr_eq(&second, &scene.open("b", 1, Right::Write).await.unwrap()));
+        }
+    }
+    assert_eq!(scene.minted(), 2);
+    // The permissions change: the former token goes, also while the new one is used.
+    scene.answers(Answer::Issues);
+    scene.controller.keys.lock().unwrap().insert("a", "workflows");
+    let was = first.token().expose().to_owned();
+    drop(first);
+    for _ in 0..11 {
+        scene.after(60);
+        assert!(Arc::ptr_eq(&second, &scene.open("a", 1, Right::Write).await.unwrap()));
+    }
+    scene.tokens.sweep().await;
+    assert_eq!((scene.tokens.count().await, scene.controller.released.lock().unwrap().clone()), (1, vec![was]));
+}
+
+#[tokio::test]
+async fn the_token_of_a_transfer_that_goes_on_is_not_revoked() {
+    let scene = Scene::new();
+    let transfer = scene.open("a", 1, Right::Write).await.unwrap();
+    scene.after(30 * 60);
+    scene.tokens.sweep().await;
+    assert_eq!(scene.tokens.count().await, 1);
+    assert!(scene.controller.released.lock().unwrap().is_empty());
+    // Another stranger's refusal of it is no transfer.
+    scene.tokens.refused(&access("a", 1), Right::Write, &transfer);
+    drop(transfer);
+    scene.tokens.sweep().await;
+    assert_eq!(scene.tokens.count().await, 0);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use super::super::seen::{Repository, Workflows};
 use super::super::{WorkspaceKind, objects};
 use crate::api::{InstallationToken, Permissions, Workspace};
 use crate::controllers::access::may_not;
-use crate::controllers::reference::{Access, Purpose, refer};
+use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::gateway::messages::Caller;
 use crate::gateway::upstream::Right;
 use crate::github::{GitHub, Token};
@@ -66,10 +66,18 @@ pub fn decide(kind: &WorkspaceKind, caller: &Caller) -> Result<Decision, Denied>
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return Err(Denied::Refused("this pod has ended".to_owned()));
     }
-    if shared.settings.internal.addresses == SourceAddresses::OfThePod {
-        shared.guards.caller_address(comes_from(&pod, caller.address))?;
+    let address = match shared.settings.internal.addresses {
+        SourceAddresses::OfThePod => shared.guards.caller_address(comes_from(&pod, caller.address)),
+        _ => Ok(()),
+    };
+    if let Err(refused @ Denied::Refused(_)) = address {
+        return Err(refused);
     }
-    allow(kind, workspace)
+    match allow(kind, workspace) {
+        // A person can keep the address out of the pod's status, and the grant is gone all the same.
+        Err(refused @ Denied::Refused(_)) => Err(refused),
+        allowed => address.and(allowed),
+    }
 }
 
 /// Whether the operator made this pod for the workspace, or Kubernetes made it for a Job of the operator's.
@@ -92,7 +100,7 @@ fn comes_from(pod: &Pod, address: IpAddr) -> Result<(), Denied> {
     let first = status.and_then(|status| status.pod_ip.as_deref());
     let own: Vec<IpAddr> = all.chain(first).filter_map(|ip| ip.parse().ok()).collect();
     if own.is_empty() {
-        return Err(Denied::Unavailable("Kubernetes does not know the pod's address yet; try again".to_owned()));
+        return Err(Denied::NotNow("Kubernetes does not know the pod's address yet; try again".to_owned()));
     }
     if own.contains(&address) {
         return Ok(());
@@ -108,32 +116,22 @@ fn allow(kind: &WorkspaceKind, workspace: Arc<Workspace>) -> Result<Decision, De
     let namespace = workspace.namespace().unwrap_or_default();
     let token = shared.caches.named::<InstallationToken>(&namespace, &objects::name(&workspace));
     let (found, missing) = repository(kind, &workspace, token.as_deref());
-    let Some(Repository { installation, id: repository }) = found else {
-        return Err(Denied::Unavailable(missing.message));
-    };
     // The work of a workspace that is being deleted is still saved.
     let purpose = if workspace.metadata.deletion_timestamp.is_some() { Purpose::Removal } else { Purpose::Use };
-    let referred = refer(shared, &namespace, &installation, purpose);
-    let starting = || Denied::Unavailable("the operator has not asked GitHub yet; try again".to_owned());
-    let workflows = workflows(&referred.access);
-    let (installation, account, grant) = match referred.access {
-        Access::NotYetKnown => return Err(starting()),
-        // The operator made the installation for the grant, and removes it when the grant is withdrawn.
-        Access::Unavailable(standing) if referred.installation.is_none() || referred.app.is_none() => {
-            return Err(Denied::Refused(standing.message));
-        }
-        Access::Unavailable(standing) => return Err(Denied::Unavailable(standing.message)),
-        Access::Dead(standing) | Access::Denied(standing) => return Err(Denied::Refused(standing.message)),
-        Access::Granted { installation, account, grant, .. } => (installation, account, grant),
+    let Some(Repository { installation, id: repository }) = found else {
+        return Err(without_a_repository(kind, &namespace, purpose, missing.message));
     };
+    let referred = refer(shared, &namespace, &installation, purpose);
+    let workflows = workflows(&referred.access);
+    let (installation, account, grant) = granted(&referred)?;
     let connection = referred.connection.ok_or_else(starting)?;
     let github = connection.github.ok_or_else(|| {
-        Denied::Unavailable("the GitHubApp's credentials cannot be used; its conditions say why".to_owned())
+        Denied::NotNow("the GitHubApp's credentials cannot be used; its conditions say why".to_owned())
     })?;
     let remembered = kind.memory.get(workspace.metadata.uid.as_deref().unwrap_or_default());
     let Some((facts, _)) = remembered.repository.filter(|(facts, _)| facts.id == repository) else {
         shared.lanes.look_now(&ObjectRef::from_obj(&*workspace));
-        return Err(Denied::Unavailable("the operator is asking GitHub for the repository; try again".to_owned()));
+        return Err(Denied::NotNow("the operator is asking GitHub for the repository; try again".to_owned()));
     };
     let decision = Decision {
         app: referred.app_name.unwrap_or_default(),
@@ -150,6 +148,38 @@ fn allow(kind: &WorkspaceKind, workspace: Arc<Workspace>) -> Result<Decision, De
     };
     decision.permissions(Right::Read)?;
     Ok(decision)
+}
+
+fn starting() -> Denied {
+    Denied::NotNow("the operator has not asked GitHub yet; try again".to_owned())
+}
+
+/// The installation that a reference leads to, the login of its account, and the namespace's grant.
+fn granted(referred: &Referred) -> Result<(InstallationId, String, Grant), Denied> {
+    match &referred.access {
+        Access::NotYetKnown => Err(starting()),
+        // The operator made the installation for the grant, and removes it when the grant is withdrawn.
+        Access::Unavailable(standing) if referred.installation.is_none() || referred.app.is_none() => {
+            Err(Denied::Refused(standing.message.clone()))
+        }
+        Access::Unavailable(standing) => Err(Denied::NotNow(standing.message.clone())),
+        Access::Dead(standing) | Access::Denied(standing) => Err(Denied::Refused(standing.message.clone())),
+        Access::Granted { installation, account, grant, .. } => Ok((*installation, account.clone(), grant.clone())),
+    }
+}
+
+/// Denies while the workspace's repository is not known. It passes only in a namespace that has a grant.
+fn without_a_repository(kind: &WorkspaceKind, namespace: &str, purpose: Purpose, missing: String) -> Denied {
+    let shared = &kind.shared;
+    let here = shared.caches.index.by_namespace.under(namespace);
+    let is_refused = here.iter().all(|installation| {
+        let referred = refer(shared, namespace, &installation.name, purpose);
+        matches!(granted(&referred), Err(Denied::Refused(_)))
+    });
+    if is_refused {
+        return Denied::Refused(format!("namespace {namespace} has no grant of a GitHubApp; {missing}"));
+    }
+    Denied::NotNow(missing)
 }
 
 impl Decision {
@@ -184,8 +214,7 @@ impl Decision {
     pub async fn ask_for_the_name(&self, kind: &WorkspaceKind, token: &Token) -> Result<(), Denied> {
         let now = kind.shared.now();
         let found = self.github.repository(token, self.repository).await;
-        let found =
-            found.map_err(|error| Denied::Unavailable(format!("GitHub does not name the repository: {error}")))?;
+        let found = found.map_err(|error| Denied::NotNow(format!("GitHub does not name the repository: {error}")))?;
         let uid = self.workspace.metadata.uid.as_deref().unwrap_or_default();
         kind.memory.update(uid, |known| known.repository = Some((Arc::new(found), now)));
         Ok(())

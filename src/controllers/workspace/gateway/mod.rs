@@ -116,10 +116,10 @@ impl GatewayHandler for GatewayAnswers {
                 permissions,
             };
             // GitHub refuses a dead token, and one whose repository has another name now, in the same way.
-            let is_news = match &request.refused {
-                Some(refused) => self.tokens.refuse(&key, refused, &decision.github).await,
-                None => false,
-            };
+            let mut is_news = false;
+            for refused in &request.refused {
+                is_news |= self.tokens.refuse(&key, refused, &decision.github).await;
+            }
             let namespace = &request.caller.namespace;
             let uid = format!("gateway: {} {:?}", key.repository, request.right);
             let limits =

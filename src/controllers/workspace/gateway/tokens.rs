@@ -1,7 +1,8 @@
 //! The tokens that gateways use: one for each repository and set of permissions, in memory alone.
 //!
 //! The invariant: a token is minted only if no gateway has one that is still good, as far as this process or the gateway that asks
-//! knows; so a restart of this process mints nothing. A token is revoked when no gateway uses it.
+//! knows; so a restart of this process mints nothing. A token that a gateway names is used for nothing but what it was minted for:
+//! each has the digest of its [`Key`] with it. A token is revoked when no gateway uses it.
 
 use crate::api::Permissions;
 use crate::controllers::rations::{Caller, Limits, Purpose, Rations};
@@ -14,6 +15,7 @@ use crate::internal::Denied;
 use crate::runtime::clock::Clock;
 use crate::runtime::metrics::{Metrics, TokenEvent};
 use crate::runtime::pruned::Pruned;
+use aws_lc_rs::digest::{Context, SHA256};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +25,9 @@ use tokio::sync::Mutex as Turn;
 const MARGIN: SignedDuration = SignedDuration::from_mins(10);
 /// The longest life of a token of GitHub's, and the difference of clocks.
 const LONGEST_LIFE: SignedDuration = SignedDuration::from_mins(65);
-/// How long a gateway counts as a user of a token. It releases one itself after [`UNUSED`].
-const USES_FOR: SignedDuration = SignedDuration::from_mins(15);
+/// How long a gateway counts as a user of a token. It releases one itself after [`UNUSED`], or after the transfer that uses it. A
+/// transfer takes half an hour at most.
+const USES_FOR: SignedDuration = SignedDuration::from_mins(45);
 
 /// What a token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +41,21 @@ pub struct Key {
     pub permissions: Permissions,
 }
 
+impl Key {
+    /// Stays the same over a restart, so that gateways can name it.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let (installation, repository) = (self.installation.get().to_string(), self.repository.get().to_string());
+        let permissions = self.permissions.iter().flat_map(|(name, level)| [name.as_str(), level.as_str()]);
+        let mut context = Context::new(&SHA256);
+        for part in [self.app.as_str(), &self.connection, &installation, &repository].into_iter().chain(permissions) {
+            context.update(&part.len().to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        hex::encode(context.finish())
+    }
+}
+
 /// The wish of a gateway.
 pub struct Asked<'a> {
     /// The uid of the gateway's pod.
@@ -45,8 +63,8 @@ pub struct Asked<'a> {
     /// Whose rations a mint is taken from.
     pub payer: Caller<'a>,
     pub limits: Limits,
-    pub held: Option<HeldToken>,
-    pub refused: Option<Token>,
+    pub held: Vec<HeldToken>,
+    pub refused: Vec<Token>,
 }
 
 #[derive(Default)]
@@ -65,12 +83,14 @@ pub struct RepositoryTokens {
     entries: Mutex<HashMap<Key, Arc<Turn<Entry>>>>,
     /// The fingerprints of the tokens that were revoked, and when.
     revoked: Mutex<Pruned<String, Timestamp>>,
+    /// The digests of the keys for which tokens were given, by the fingerprints of the tokens, and when.
+    given: Mutex<Pruned<String, (String, Timestamp)>>,
 }
 
 impl RepositoryTokens {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, rations: Arc<Rations>, metrics: Metrics) -> Self {
-        Self { clock, rations, metrics, entries: Mutex::default(), revoked: Mutex::default() }
+        Self { clock, rations, metrics, entries: Mutex::default(), revoked: Mutex::default(), given: Mutex::default() }
     }
 
     /// The token for a key: the one that is known, else the one that the gateway holds, else a new one.
@@ -89,29 +109,36 @@ impl RepositoryTokens {
         entry.users.retain(|_, at| now.duration_since(*at) < USES_FOR);
         entry.users.insert(asked.gateway.to_owned(), now);
         let is_dead = |held: &HeldToken| {
-            held.expires_at <= now || asked.refused.as_ref() == Some(&held.token) || self.was_revoked(&held.token)
+            held.expires_at <= now || asked.refused.contains(&held.token) || self.was_revoked(&held.token)
         };
         let is_good = |held: &HeldToken| {
             let left = held.expires_at.duration_since(now);
             left > MARGIN && left < LONGEST_LIFE && !is_dead(held)
         };
         entry.token.take_if(|held| is_dead(held));
-        if !entry.token.as_ref().is_some_and(is_good)
-            && let Some(held) = asked.held.filter(is_good)
-        {
-            entry.token = Some(held);
+        if !entry.token.as_ref().is_some_and(is_good) {
+            let digest = key.digest();
+            let is_for_this = |held: &&HeldToken| {
+                let is_new_enough = held.expires_at.duration_since(now) < LONGEST_LIFE;
+                held.key == digest && is_new_enough && !is_dead(held) && self.was_given_for(held)
+            };
+            // One that ends soon is better than none, should GitHub give no other.
+            let held = asked.held.iter().filter(is_for_this).cloned().chain(entry.token.take());
+            entry.token = held.max_by_key(|held| held.expires_at);
         }
         if let Some(held) = entry.token.as_ref().filter(|held| is_good(held)) {
+            self.note(held);
             return Ok(held.clone());
         }
         let purpose = if entry.token.is_some() { Purpose::Renewal } else { Purpose::First };
         match self.mint(key, asked.payer, (purpose, asked.limits), github).await {
             Ok(held) => {
+                self.note(&held);
                 entry.token = Some(held.clone());
                 Ok(held)
             }
             // A token that ends soon is better than none, unless GitHub says that there is to be none.
-            Err(Denied::Unavailable(words)) => entry.token.clone().ok_or(Denied::Unavailable(words)),
+            Err(Denied::NotNow(words)) => entry.token.clone().ok_or(Denied::NotNow(words)),
             Err(refused) => Err(refused),
         }
     }
@@ -136,7 +163,7 @@ impl RepositoryTokens {
     ) -> Result<HeldToken, Denied> {
         let now = self.clock.now();
         self.rations.mint(payer, purpose, limits, now).map_err(|wait| {
-            Denied::Unavailable(format!(
+            Denied::NotNow(format!(
                 "tokens of GitHubApp {} are requested too often for GitHub's limits; the next may be had in {} seconds",
                 key.app,
                 wait.until.duration_since(now).as_secs().max(1)
@@ -153,7 +180,7 @@ impl RepositoryTokens {
                     Denied::Refused(words)
                 } else {
                     self.rations.not_minted(payer, purpose);
-                    Denied::Unavailable(words)
+                    Denied::NotNow(words)
                 });
             }
         };
@@ -171,9 +198,9 @@ impl RepositoryTokens {
         );
         if let Some(words) = unfit(key, &minted) {
             self.revoke(github, &minted.token).await;
-            return Err(Denied::Unavailable(words));
+            return Err(Denied::NotNow(words));
         }
-        Ok(HeldToken { token: minted.token, expires_at: minted.expires_at })
+        Ok(HeldToken { token: minted.token, expires_at: minted.expires_at, key: key.digest() })
     }
 
     /// A gateway does not use a token any more. Returns whether it is to be revoked.
@@ -229,6 +256,19 @@ impl RepositoryTokens {
                 tracing::debug!(%error, token = token.fingerprint(), "a token was not revoked; it ends within the hour");
             }
         }
+    }
+
+    fn note(&self, held: &HeldToken) {
+        let now = self.clock.now();
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.make_room(|(_, at)| now.duration_since(*at) < LONGEST_LIFE);
+        given.insert(held.token.fingerprint(), (held.key.clone(), now));
+    }
+
+    /// Whether a token was given for the key that a gateway names, as far as this process knows.
+    fn was_given_for(&self, held: &HeldToken) -> bool {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.get(&held.token.fingerprint()).is_none_or(|(key, _)| *key == held.key)
     }
 
     fn was_revoked(&self, token: &Token) -> bool {

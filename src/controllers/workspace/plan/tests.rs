@@ -72,6 +72,7 @@ fn seen(spec: &Value, going: bool) -> Seen {
         object: Arc::new(object(spec, going)),
         has_finalizer: true,
         is_paused: false,
+        has_gateway: false,
         is_namespace_going: false,
         way: Way::Open(Repository { installation: "acme".into(), id: id(5) }),
         unreferenced: None,
@@ -230,6 +231,36 @@ fn a_volume_goes_after_its_work_was_read_back_and_not_before() {
     assert_eq!(says(&seen, now()).reason, Reason::WaitingForDependents);
     seen.token = TokenSeen::Absent;
     assert_eq!(does(&seen), Step::RemoveFinalizer);
+}
+
+/// A process that has just started does not know the repository's name, and git of the pod gets nothing until it does.
+#[test]
+fn the_name_that_the_gateway_waits_for_is_asked_for_in_every_state_with_a_pod() {
+    let states: [fn(&mut Seen); 6] = [
+        |_| {},
+        |seen| seen.is_paused = true,
+        |seen| seen.is_namespace_going = true,
+        |seen| {
+            let clones = PodView { clone: Clone::Pending(None), is_ready: false, ..pod(false) };
+            seen.pod = PodSeen::Ours(Box::new(clones));
+        },
+        |seen| seen.pod = PodSeen::Ours(Box::new(pod(true))),
+        |seen| (seen.pod, seen.job) = (PodSeen::Absent, Some(job(1, None))),
+    ];
+    for (number, state) in states.into_iter().enumerate() {
+        for going in [false, true] {
+            let mut seen = seen(&json!({"pullRequest": {"mode": "None"}}), going);
+            state(&mut seen);
+            seen.has_gateway = true;
+            let before = plan(&seen, now());
+            seen.known.repository = None;
+            assert_eq!(does(&seen), Step::Resolve, "{number} {going}");
+            let standing = Standing::reconciling(Reason::WaitingForReference, "GitHub does not answer");
+            let until = now() + SignedDuration::from_secs(9);
+            seen.known.failed.insert(Task::Resolve, Failed { standing, until, times: 1, about: seen.about() });
+            assert!(plan(&seen, now()) != Plan::Do(Step::Resolve), "{number} {going}: {before:?}");
+        }
+    }
 }
 
 #[test]

@@ -47,15 +47,25 @@ impl Scene {
         held: Option<&HeldToken>,
         refused: Option<&Token>,
     ) -> Result<HeldToken, Denied> {
+        self.issue_for(&key("read"), gateway, held, refused).await
+    }
+
+    async fn issue_for(
+        &self,
+        key: &Key,
+        gateway: &str,
+        held: Option<&HeldToken>,
+        refused: Option<&Token>,
+    ) -> Result<HeldToken, Denied> {
         let payer = Caller { uid: "gateway: 9001", namespace: "team-a", app: "landfall" };
-        let (held, refused) = (held.cloned(), refused.cloned());
+        let (held, refused) = (held.cloned().into_iter().collect(), refused.cloned().into_iter().collect());
         let asked = Asked { gateway, payer, limits: Limits::OfGitHub, held, refused };
-        self.tokens.issue(&key("read"), asked, &self.scripted.github).await
+        self.tokens.issue(key, asked, &self.scripted.github).await
     }
 
     fn held(&self, token: &str, minutes: i64) -> HeldToken {
         let expires_at = self.scripted.clock.now() + SignedDuration::from_mins(minutes);
-        HeldToken { token: Token::new(token.into()), expires_at }
+        HeldToken { token: Token::new(token.into()), expires_at, key: key("read").digest() }
     }
 
     /// How many tokens were minted and how many revoked.
@@ -99,6 +109,35 @@ async fn a_token_that_a_gateway_holds_is_taken_over_while_it_is_good() {
     }
 }
 
+/// A gateway names a token of the same repository, which GitHub gave for something else.
+#[tokio::test]
+async fn a_token_for_something_else_is_not_taken_over() {
+    let scene = scene(|_| {});
+    let wide = key("write");
+    let given = scene.issue_for(&wide, "a", None, None).await.unwrap();
+    // As it is, and as a gateway would name it that says otherwise.
+    for held in [given.clone(), HeldToken { key: key("read").digest(), ..given.clone() }] {
+        let issued = scene.issue("a", Some(&held), None).await.unwrap();
+        assert!(issued.token != given.token && scene.calls() == [2, 0]);
+    }
+    // After a start of this process, the digest alone tells.
+    let change: [fn(&mut Key); 5] = [
+        |key| key.app = "other".into(),
+        |key| key.connection = "other".into(),
+        |key| key.installation = id(502),
+        |key| key.repository = id(9002),
+        |key| drop(key.permissions.insert("workflows".into(), "write".into())),
+    ];
+    for change in change {
+        let scene = self::scene(|_| {});
+        let mut other = key("read");
+        change(&mut other);
+        let held = HeldToken { key: other.digest(), ..scene.held("ghs_held", 40) };
+        let issued = scene.issue("a", Some(&held), None).await.unwrap();
+        assert!(issued.token != held.token && scene.calls() == [1, 0], "{other:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_revoked_when_nobody_uses_it() {
     let scene = scene(|_| {});
@@ -111,7 +150,9 @@ async fn a_token_is_revoked_when_nobody_uses_it() {
     assert!(scene.issue("a", Some(&token), None).await.unwrap().token != token.token);
     assert_eq!(scene.calls(), [2, 1]);
     assert_eq!(scene.tokens.unused(), []);
-    scene.pass(16);
+    scene.pass(44);
+    assert_eq!(scene.tokens.unused(), [], "a push may go on");
+    scene.pass(1);
     let unused = scene.tokens.unused();
     assert_eq!(unused.len(), 1);
     assert_eq!(scene.tokens.unused(), []);
@@ -144,7 +185,7 @@ async fn a_token_with_more_than_was_asked_for_is_revoked() {
     for change in changes {
         let scene = scene(change);
         let refused = scene.issue("a", None, None).await.unwrap_err();
-        assert!(matches!(&refused, Denied::Unavailable(words) if words.contains("it was revoked")), "{refused:?}");
+        assert!(matches!(&refused, Denied::NotNow(words) if words.contains("it was revoked")), "{refused:?}");
         assert_eq!(scene.calls(), [1, 1]);
     }
 }
@@ -155,7 +196,9 @@ async fn github_does_not_mint() {
     let scripted = Scripted::new(|_| refusal(502, "Bad Gateway"));
     let tokens = RepositoryTokens::new(Arc::clone(&scripted.clock) as _, Arc::default(), Metrics::new());
     let scene = Scene { scripted, tokens };
-    assert!(matches!(scene.issue("a", None, None).await, Err(Denied::Unavailable(_))));
+    assert!(matches!(scene.issue("a", None, None).await, Err(Denied::NotNow(_))));
+    let held = scene.held("ghs_held", 5);
+    assert_eq!(scene.issue("a", Some(&held), None).await.unwrap(), held, "it ends soon");
     let scripted = Scripted::new(|_| refusal(403, "Resource not accessible by integration"));
     let tokens = RepositoryTokens::new(Arc::clone(&scripted.clock) as _, Arc::default(), Metrics::new());
     let scene = Scene { scripted, tokens };
