@@ -1,6 +1,6 @@
 //! Transfers that break off, and a gateway that ends meanwhile.
 
-use super::raw::{Raw, creation, head, packet};
+use super::raw::{EMPTY_PACK, Raw, ZERO, creation, head, packet};
 use super::scene::{BRANCH, NAME, Scene, TOKEN, UID};
 use http::{Request, header};
 use landfall::gateway::metrics::PushResult;
@@ -199,4 +199,32 @@ async fn a_push_is_judged_by_the_access_at_the_end_of_its_commands() {
     let said = raw.rest().await;
     assert!(said.starts_with("HTTP/1.1 403"), "{said}");
     assert!(scene.sim.live_tokens().is_empty(), "GitHub was not asked");
+}
+
+/// A push with many commands gives its place to the next one as soon as they were judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_push_under_way_keeps_out_no_other() {
+    let scene = Scene::plain(|_| {}).await;
+    let main = scene.refs("shop")["refs/heads/main"].clone();
+    let push = |below: &str| {
+        let name = |n: usize| format!("refs/heads/{below}/b{n}");
+        let mut lines = packet(&format!("{ZERO} {main} {}\0 report-status object-format=sha1", name(0)));
+        for n in 1..800 {
+            lines += &packet(&format!("{ZERO} {main} {}", name(n)));
+        }
+        [lines.as_bytes(), b"0000", &EMPTY_PACK].concat()
+    };
+    // The second is refused, which also takes a place, and no time of GitHub's.
+    let (first, second) = (push("landfall-wip/try-0a1b2"), push("other"));
+    assert!(first.len() > 64 << 10 && second.len() > 64 << 10);
+    let mut slow = Raw::open(scene.address).await;
+    slow.send(head(&scene, "transfer-encoding: chunked\r\n")).await;
+    slow.send(chunk(&first[..first.len() - 5])).await;
+    until(|| !scene.sim.live_tokens().is_empty()).await;
+    let mut raw = Raw::open(scene.address).await;
+    raw.send(head(&scene, &format!("content-length: {}\r\n", second.len()))).await;
+    raw.send(second).await;
+    let said = raw.rest().await;
+    assert!(said.starts_with("HTTP/1.1 200") && said.contains("ng refs/heads/other/b799"), "{said}");
+    drop(slow);
 }
