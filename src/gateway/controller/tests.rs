@@ -8,11 +8,14 @@ use crate::runtime::clock::ManualClock;
 use http_body_util::Full;
 use jiff::SignedDuration;
 
+/// The statuses of the answers about a pod, by its name.
+type Answers = HashMap<&'static str, Vec<Option<u16>>>;
+
 /// A controller that answers by the names of pods. No status: it is not reached.
 struct Scene {
     controller: Controller,
     clock: Arc<ManualClock>,
-    answers: Arc<Mutex<HashMap<&'static str, Vec<Option<u16>>>>>,
+    answers: Arc<Mutex<Answers>>,
     asked: Arc<Mutex<Vec<String>>>,
     _files: tempfile::TempDir,
 }

@@ -68,7 +68,7 @@ pub fn decide(kind: &WorkspaceKind, caller: &Caller) -> Result<Decision, Denied>
     }
     let address = match shared.settings.internal.addresses {
         SourceAddresses::OfThePod => shared.guards.caller_address(comes_from(&pod, caller.address)),
-        _ => Ok(()),
+        SourceAddresses::Any => Ok(()),
     };
     if let Err(refused @ Denied::Refused(_)) = address {
         return Err(refused);
