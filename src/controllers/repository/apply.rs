@@ -365,7 +365,7 @@ fn charge(kind: &RepositoryKind, refused: &[RepositoryId]) {
     kind.memory.charge(charged, kind.shared.now());
 }
 
-/// Asks GitHub for the repository with this id.
+/// Asks GitHub for the repository with this id, also while the installation's limit is spent. The answer may have no parent.
 ///
 /// # Errors
 /// The repository is missing or not granted.
@@ -377,7 +377,40 @@ pub async fn ask(
     id: RepositoryId,
 ) -> Result<Facts, Failure> {
     let (caller, place) = (caller(seen, granted), (granted.installation, id));
-    let asked = identified::repository(&kind.shared, client(seen)?, token, place, caller).await;
+    let mut asked = identified::repository(&kind.shared, client(seen)?, token, place, caller).await;
+    if let (Ok(repository), Some(before)) = (&mut asked, &seen.known.facts)
+        && before.repository.id == id
+        && repository.fork != Some(false)
+    {
+        // The answer to a mint says that it is a fork, and not of what.
+        repository.parent = repository.parent.take().or_else(|| before.repository.parent.clone());
+        repository.source = repository.source.take().or_else(|| before.repository.source.clone());
+    }
+    take(kind, (seen, granted), token, id, asked).await
+}
+
+/// Asks GitHub for all that it says about the repository with this id.
+///
+/// # Errors
+/// The repository is missing or not granted, or the installation's limit is spent.
+pub async fn ask_whole(
+    kind: &RepositoryKind,
+    seen: &Seen,
+    granted: &Granted,
+    token: &Token,
+    id: RepositoryId,
+) -> Result<Facts, Failure> {
+    let asked = client(seen)?.repository(token, id).await;
+    take(kind, (seen, granted), token, id, asked).await
+}
+
+async fn take(
+    kind: &RepositoryKind,
+    (seen, granted): (&Seen, &Granted),
+    token: &Token,
+    id: RepositoryId,
+    asked: Result<Repository, github::Error>,
+) -> Result<Facts, Failure> {
     if let Err(github::Error::TokenRefused { .. } | github::Error::NotFound { .. }) = &asked {
         // The cause may be the token, which may be older than the current selection of the installation.
         kind.readers.refused((&seen.tools.identity, granted.installation), token).await;

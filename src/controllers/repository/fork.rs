@@ -6,7 +6,7 @@
 //! reports, not the one in the spec, because the token that reads it may reach repositories of others.
 
 use super::RepositoryKind;
-use super::apply::{allowed, ask, client, fits, git_failure, read, refs_of, remote, spend, uid};
+use super::apply::{allowed, ask_whole, client, fits, git_failure, read, refs_of, remote, spend, uid};
 use super::memory::{Facts, InStep};
 use super::seen::{Granted, Seen, Way};
 use crate::api::{ForkBranches, ForkSource, Permissions, Reason, default_permissions};
@@ -174,7 +174,7 @@ pub async fn sync(kind: &RepositoryKind, seen: &Seen) -> Result<(), Failure> {
     let facts = if facts.repository.parent.is_some() {
         facts
     } else {
-        ask(kind, seen, granted, &token, facts.repository.id).await?
+        ask_whole(kind, seen, granted, &token, facts.repository.id).await?
     };
     let fork = &facts.repository;
     let Some(parent) = fork.parent.as_ref().map(|parent| parent.full_name.as_str()) else {
