@@ -3,7 +3,7 @@
 //!
 //! The controller and the receiver are processes of the binary that ships, as the kubelet starts them. So time is real, and
 //! the tests count turns instead of seconds: a busy machine makes both tenants slower, and changes nothing about the order
-//! in which they are served. Each attack is tried alone, and then all of them together.
+//! in which they are served. All attacks happen together; `hack/test --full` tries each of them alone as well.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what is wrong by ending there")]
 
@@ -32,21 +32,25 @@ async fn nothing_happens_to_others_beside(attacks: Attacks) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "hack/test --full tries each attack alone"]
 async fn a_tenant_that_spends_the_rate_limit_of_the_installation() {
     nothing_happens_to_others_beside(Attacks { spent_limit: true, ..Attacks::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "hack/test --full tries each attack alone"]
 async fn a_tenant_with_two_thousand_objects_that_poll_as_often_as_they_may() {
     nothing_happens_to_others_beside(Attacks { polls: true, ..Attacks::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "hack/test --full tries each attack alone"]
 async fn a_tenant_with_five_hundred_silent_connections_to_each_port() {
     nothing_happens_to_others_beside(Attacks { connections: true, ..Attacks::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "hack/test --full tries each attack alone"]
 async fn a_tenant_that_fills_its_objects_with_annotations() {
     nothing_happens_to_others_beside(Attacks { annotations: true, ..Attacks::default() }).await;
 }
