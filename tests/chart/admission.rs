@@ -100,7 +100,7 @@ async fn world() -> World {
     let token = answer["status"]["token"].as_str().unwrap().to_owned();
     let receiver = Caller::with_token(&kubeconfig, token).await;
     until("the receiver may store", async || receiver.store(OWN).await.is_ok()).await;
-    until("the policy holds", async || receiver.store(OTHER).await.is_err()).await;
+    until("the policy holds", async || receiver.store(OTHER).await.is_err_and(|refusal| refusal.is_by_policy())).await;
     admin.ask(Method::PATCH, &format!("{INBOXES}/{OTHER}/status"), MERGE, &json!({"status": null})).await.unwrap();
     World { server, admin, receiver }
 }

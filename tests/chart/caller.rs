@@ -27,6 +27,13 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl Refusal {
+    /// Whether an admission policy refused, not a missing right: rights and policies begin to hold at different times.
+    pub fn is_by_policy(&self) -> bool {
+        self.message.contains("ValidatingAdmissionPolicy")
+    }
+}
+
 impl Caller {
     pub async fn new(kubeconfig: &str) -> Self {
         let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();

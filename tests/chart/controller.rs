@@ -479,10 +479,8 @@ async fn world() -> (ApiServer, Caller) {
 async fn the_operator_does_its_work_and_nothing_else() {
     let (server, operator) = world().await;
     let forbidden = forbidden();
-    until("the policy holds", async || {
-        forbidden[0].send(&operator).await.is_err_and(|refusal| refusal.message.contains("ValidatingAdmissionPolicy"))
-    })
-    .await;
+    until("the policy holds", async || forbidden[0].send(&operator).await.is_err_and(|refusal| refusal.is_by_policy()))
+        .await;
     for request in &allowed() {
         if let Err(refusal) = request.send(&operator).await {
             panic!("{} is refused: {refusal:?}", request.what);

@@ -158,7 +158,8 @@ async fn nobody_else_makes_a_pod_that_passes_for_a_workspaces_and_the_gateway_wr
     let (pods, jobs) = ("/api/v1/namespaces/team-a/pods", "/apis/batch/v1/namespaces/team-a/jobs");
     let dry = |path: &str| format!("{path}?dryRun=All");
     let (pod, job) = (labelled("Pod", "ws-try"), labelled("Job", "ws-try-save-1"));
-    until("the policy holds", async || admin.ask(Method::POST, &dry(pods), JSON, &pod).await.is_err()).await;
+    let refuses = async || admin.ask(Method::POST, &dry(pods), JSON, &pod).await.is_err_and(|it| it.is_by_policy());
+    until("the policy holds", refuses).await;
     for (path, object) in [(pods, &pod), (jobs, &job)] {
         let refused = admin.ask(Method::POST, &dry(path), JSON, object).await.unwrap_err();
         assert!(refused.message.contains("made by the operator alone"), "{}", refused.message);
@@ -224,7 +225,8 @@ async fn the_operator_keeps_the_two_secrets_of_the_gateway() {
     let own = "/api/v1/namespaces/landfall-system/secrets";
     let secret =
         |name: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque"});
-    let refuses = async || operator.ask(Method::POST, own, JSON, &secret("other")).await.is_err();
+    let other = secret("other");
+    let refuses = async || operator.ask(Method::POST, own, JSON, &other).await.is_err_and(|it| it.is_by_policy());
     until("the policy holds", refuses).await;
     for name in [AUTHORITY_SECRET, GATEWAY_SECRET] {
         let made = operator.ask(Method::POST, own, JSON, &secret(name)).await.unwrap();
