@@ -53,8 +53,13 @@ async fn shallow_and_partial_clones_and_large_requests() {
     scene.git(&["-C", "shallow", "fetch", "--quiet", "--unshallow"]).await;
     // Commits that GitHub does not have make a request of more than 1024 bytes, which git compresses.
     scene.cloned().await;
-    for number in 0..60 {
-        scene.git(&["-C", "shop", "commit", "--quiet", "--allow-empty", "-m", &number.to_string()]).await;
+    for number in 0..60_u64 {
+        let message = number.to_string();
+        let mut commit = scene.command(None, &["-C", "shop", "commit", "--quiet", "--allow-empty", "-m", &message]);
+        // git offers the newest commits first, so none that GitHub has is among the first ones.
+        commit.env("GIT_COMMITTER_DATE", format!("{} +0000", 4_000_000_000 + number));
+        let committed = output(commit).await;
+        assert!(committed.status.success(), "{}", words(&committed));
     }
     let new = scene.sim.push(&to_main("once more")).unwrap();
     for version in ["protocol.version=0", "protocol.version=2"] {
