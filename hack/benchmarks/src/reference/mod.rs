@@ -26,6 +26,8 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         },
     });
     let deliveries = json!({"type": "array", "maxItems": 1024, "x-kubernetes-list-type": "atomic", "items": delivery});
+    let entry = json!({"type": "string", "maxLength": 4096});
+    let texts = json!({"type": "array", "maxItems": 1024, "x-kubernetes-list-type": "atomic", "items": entry});
     let condition = json!({
         "type": "object",
         "required": ["type", "status"],
@@ -36,11 +38,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     });
     let kinds = [
         ("PlainRepository", json!({"url": text}), json!({"observedRevision": text})),
-        (
-            "PlainInbox",
-            json!({}),
-            json!({"deliveries": deliveries, "texts": {"type": "array", "maxItems": 1024, "items": text}}),
-        ),
+        ("PlainInbox", json!({}), json!({"deliveries": deliveries, "texts": texts})),
         ("PlainApp", json!({"installation": text, "repository": text}), json!({})),
         (
             "PlainToken",
