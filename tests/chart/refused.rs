@@ -112,7 +112,25 @@ fn bad_tokens() -> Vec<Bad> {
         (vec![("/spec/renewBefore", json!("soon"))], "must be a duration between 1m and 1h"),
         (vec![("/spec/renewBefore", json!("1.5m"))], "must be a duration between 1m and 1h"),
         (secret("/spec/secret/name", json!("Shop_Git")), "must be a DNS name"),
-        (secret("/spec/secret/format", json!("Netrc")), r#"supported values: "BasicAuth", "Opaque""#),
+        (secret("/spec/secret/format", json!("Other")), r#"supported values: "BasicAuth", "Opaque""#),
+        (
+            vec![
+                ("/spec/secret", json!({"name": "git", "format": "ArgoCDRepository"})),
+                ("/spec/repositories", json!([{"name": "shop"}, {"name": "lib"}])),
+            ],
+            "or set spec.secret.format to ArgoCDRepoCreds",
+        ),
+        (
+            vec![
+                ("/spec/secret", json!({"name": "git", "format": "ArgoCDRepository"})),
+                ("/spec/repositories", json!([{"id": 7}])),
+            ],
+            "name one by its name under spec.repositories",
+        ),
+        (
+            secret("/spec/secret/labels", json!({"argocd.argoproj.io/secret-type": "cluster"})),
+            "must not use keys under argoproj.io",
+        ),
         (
             secret("/spec/secret/labels", json!({"app.kubernetes.io/managed-by": "me"})),
             "must not use app.kubernetes.io/managed-by",

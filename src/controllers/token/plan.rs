@@ -228,6 +228,9 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
     if published.is_some_and(|published| published.going) {
         return plan_while_going(seen, now);
     }
+    if let Some(standing) = &seen.unwritable {
+        return plan_unwritable(seen, standing, now);
+    }
     if let Some(held) = &seen.held {
         match held.stage {
             _ if held.expires_at <= now => {}
@@ -288,6 +291,21 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
             Plan::Do(Step::Mint { scope: wanted.clone(), pinned })
         }
     }
+}
+
+/// Plans for a format in which no Secret can be written. A Secret in an earlier format keeps its token until that
+/// expires, and a token that has no Secret is not kept.
+fn plan_unwritable(seen: &Seen, standing: &Standing, now: Timestamp) -> Plan {
+    let in_secret = published(seen).and_then(|published| published.fingerprint.as_ref());
+    let is_lost = seen.held.as_ref().is_some_and(|held| {
+        held.expires_at > now
+            && in_secret != Some(&held.fingerprint)
+            && (held.stage != Stage::Published || seen.former_secrets.is_empty())
+    });
+    if is_lost {
+        return Plan::Do(Step::RevokeHeld);
+    }
+    Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) }
 }
 
 /// Whether the published token has the wanted scope and lives long enough.

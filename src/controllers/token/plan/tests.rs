@@ -81,6 +81,7 @@ fn seen() -> Seen {
         has_finalizer: true,
         is_paused: false,
         access: granted(&["shop"]),
+        unwritable: None,
         secret: SecretSeen::Absent,
         known: Known::Read,
         is_needed: false,
