@@ -131,6 +131,10 @@ pub struct RepositoryReference {
 /// The Secret in which the token is kept.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.format) && self.format == 'Template') == (has(self.template) && size(self.template) > 0)")
+        .message("spec.secret.template must be set with spec.secret.format Template, and with no other format")
+)]
 pub struct SecretTemplate {
     /// The Secret's name. A Secret of that name that is not this object's is never overwritten.
     #[schemars(length(min = 1, max = 253))]
@@ -142,6 +146,17 @@ pub struct SecretTemplate {
     /// of the format rewrites the Secret with the token that it has.
     #[serde(default)]
     pub format: SecretFormat,
+    /// The keys of the format `Template`, each with the text to render. Variables: `token`, `username`, `expiresAt`, `host`,
+    /// `apiURL`, `account`, `installationID`, `repositories`. Filters: `b64encode`, `tojson`, `urlencode`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "template_values", extend("maxProperties" = 16))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, k.matches('^[-._a-zA-Z0-9]+$') && size(k) <= 253 && k != '.' && !k.startsWith('..'))")
+            .message("spec.secret.template must have keys that a Secret can have: letters, digits, -, _ and ."),
+        validation = Rule::new("!('token' in self) && !('ca.crt' in self)")
+            .message("spec.secret.template must not have the keys token and ca.crt, which the operator writes in every format")
+    )]
+    pub template: BTreeMap<String, String>,
     /// Labels for the Secret. `app.kubernetes.io/managed-by` and keys under landfall.dev are the operator's, and those under
     /// argoproj.io follow from `format`; other keys under kubernetes.io and k8s.io are refused, except those under
     /// app.kubernetes.io.
@@ -170,6 +185,10 @@ fn label_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     }})
 }
 
+fn template_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "additionalProperties": {"type": "string", "maxLength": 4096}})
+}
+
 fn annotation_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "additionalProperties": {"type": "string", "maxLength": 16384}})
 }
@@ -192,6 +211,8 @@ pub enum SecretFormat {
     /// The same keys, with the address of the account as `url`: a template of credentials, which Argo CD uses for every
     /// repository of the account.
     ArgoCDRepoCreds,
+    /// Type `Opaque`, and the keys under `template`.
+    Template,
 }
 
 /// What is known of the published token. Never the token.

@@ -1,6 +1,6 @@
 //! The formats of a token's Secret, each read by the program that it is for.
 
-use crate::scene::{connected, is_alive, look, only_token, publish, published, says, token_in};
+use crate::scene::{connected, is_alive, look, only_token, publish, published, says, token_in, value};
 use k8s_openapi::api::core::v1::Secret;
 use landfall::api::InstallationToken;
 use landfall_world::operator::Operator;
@@ -14,7 +14,14 @@ use tokio::process::Command;
 const ARGO_CD: &str = "argocd.argoproj.io/secret-type";
 
 fn format(format: &str) -> Value {
-    json!({"secret": {"name": "shop-git", "format": format}})
+    match format {
+        "Template" => template("{\"user\": {{ username|tojson }}, \"token\": {{ token|tojson }}}"),
+        format => json!({"secret": {"name": "shop-git", "format": format}}),
+    }
+}
+
+fn template(text: &str) -> Value {
+    json!({"secret": {"name": "shop-git", "format": "Template", "template": {"config.json": text}}})
 }
 
 /// The keys, the type and the label for Argo CD that each format has.
@@ -27,6 +34,7 @@ fn shape(format: &str) -> (Vec<&'static str>, &'static str, Option<&'static str>
         "Netrc" => (vec![".netrc", "ca.crt", "token"], "Opaque", None),
         "ArgoCDRepository" => (argo_cd, "Opaque", Some("repository")),
         "ArgoCDRepoCreds" => (argo_cd, "Opaque", Some("repo-creds")),
+        "Template" => (vec!["ca.crt", "config.json", "token"], "Opaque", None),
         other => panic!("{other} is no format"),
     }
 }
@@ -52,7 +60,7 @@ async fn a_change_between_any_two_formats_mints_nothing() {
     let (world, operator) = published(&json!({})).await;
     let token = only_token(&world, "shop-git").await;
     let mut operator = operator;
-    let formats = ["BasicAuth", "Opaque", "GitCredentials", "Netrc", "ArgoCDRepository", "ArgoCDRepoCreds"];
+    let formats = ["BasicAuth", "Opaque", "GitCredentials", "Netrc", "ArgoCDRepository", "ArgoCDRepoCreds", "Template"];
     // A walk that takes every step from one format to another once.
     let steps =
         formats.iter().enumerate().flat_map(|(at, from)| formats[at + 1..].iter().flat_map(move |to| [to, from]));
@@ -113,6 +121,8 @@ impl Files {
             .args(arguments)
             .current_dir(self.path())
             .envs([("HOME", self.path().as_os_str()), ("GIT_CONFIG_NOSYSTEM", "1".as_ref())])
+            // It goes before http.sslCAInfo, and this machine may have one.
+            .env("GIT_SSL_CAINFO", self.authority())
             .envs([("GIT_TERMINAL_PROMPT", "0"), ("GIT_ASKPASS", "true"), ("NO_PROXY", "*"), ("no_proxy", "*")])
             .stdin(Stdio::null())
             .output()
@@ -124,9 +134,8 @@ impl Files {
 
     async fn git(&self, world: &World, repository: &str) -> (bool, String) {
         let helper = format!("credential.helper=store --file {}", self.credentials().display());
-        let authority = format!("http.sslCAInfo={}", self.authority().display());
         let address = format!("{}/{repository}.git", world.sim.base_url());
-        let arguments = ["-c", &helper, "-c", &authority, "ls-remote", &address].map(ToOwned::to_owned);
+        let arguments = ["-c", &helper, "ls-remote", &address].map(ToOwned::to_owned);
         self.run("git", &arguments).await
     }
 
@@ -231,5 +240,68 @@ async fn several_repositories_for_argo_cd_are_refused_with_the_remedy() {
     spec["repositories"] = several;
     publish(&world, "shop", &spec).await;
     until_shaped(&world, "ArgoCDRepoCreds").await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_template_makes_its_keys() {
+    let text = "{{ username }}:{{ token }}@{{ host }} {{ account }} {{ installationID }} {{ apiURL }} {{ expiresAt }} {{ repositories|tojson }}";
+    let (world, operator) = published(&template(text)).await;
+    let token = only_token(&world, "shop-git").await;
+    let secret = world.get::<Secret>("team-a", "shop-git").await.unwrap();
+    let object = value::<InstallationToken>(&world, "team-a", "shop").await;
+    let expires_at = object["status"]["expirationTime"].as_str().unwrap();
+    let (host, api) = (world.sim.address(), world.sim.api_url());
+    let expected = format!(r#"x-access-token:{token}@{host} acme 501 {api} {expires_at} ["acme/shop"]"#);
+    assert_eq!(text_of(&secret), expected);
+    operator.stop().await;
+}
+
+fn text_of(secret: &Secret) -> String {
+    text(secret, "config.json").expect("a rendered key")
+}
+
+#[tokio::test]
+async fn a_wrong_template_costs_no_token() {
+    let (world, operator) = connected().await;
+    world.apply::<InstallationToken>(&objects::token("shop", &template("a\n{{ tokn }}"))).await;
+    let message = world.until_reason::<InstallationToken>("team-a", "shop", "InvalidTemplate").await;
+    says(&message, &["spec.secret.template[config.json], line 2", "there is no variable tokn", "token, username"]);
+    operator.settled().await;
+    assert_eq!((world.mints(), world.get::<Secret>("team-a", "shop-git").await), (0, None));
+    publish(&world, "shop", &template("{{ token }}")).await;
+    operator.settled().await;
+    let token = only_token(&world, "shop-git").await;
+
+    // A mistake leaves the Secret as it is, with a token that is good until it expires.
+    let before = world.get::<Secret>("team-a", "shop-git").await;
+    world.apply::<InstallationToken>(&objects::token("shop", &template("{{ token|upper }}"))).await;
+    let message = world.until_reason::<InstallationToken>("team-a", "shop", "InvalidTemplate").await;
+    says(&message, &["there is no filter upper", "b64encode"]);
+    operator.settled().await;
+    assert_eq!(world.get::<Secret>("team-a", "shop-git").await, before);
+    publish(&world, "shop", &template("corrected {{ token }}")).await;
+    operator.settled().await;
+    assert_eq!((only_token(&world, "shop-git").await, world.mints()), (token.clone(), 1));
+    let secret = world.get::<Secret>("team-a", "shop-git").await.unwrap();
+    assert_eq!(text_of(&secret), format!("corrected {token}"));
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_template_that_fails_for_the_real_token_alone_tells_nothing_of_it() {
+    let (world, operator) = connected().await;
+    // The dummy with which it is tried has no such part.
+    let text = "{{ repositories[9] if 'ghs_4242' in token else token }}";
+    world.apply::<InstallationToken>(&objects::token("shop", &template(text))).await;
+    let message = world.until_reason::<InstallationToken>("team-a", "shop", "InvalidTemplate").await;
+    says(&message, &["spec.secret.template[config.json], line 1: it cannot be rendered: undefined value"]);
+    operator.settled().await;
+    assert_eq!((world.mints(), world.get::<Secret>("team-a", "shop-git").await), (1, None));
+    // The minted token waits for a Secret, and is used once the template is right.
+    publish(&world, "shop", &template("{{ token }}")).await;
+    operator.settled().await;
+    only_token(&world, "shop-git").await;
+    assert_eq!(world.mints(), 1);
     operator.stop().await;
 }

@@ -4,10 +4,12 @@
 //! other content follows from the token and from facts that the operator knows anyway, so that a Secret changes its
 //! format without another token.
 
+use super::template::{self, Problem, Variables};
 use crate::api::{InstallationToken, Reason, RepositorySelection, SecretFormat};
 use crate::controllers::standing::Standing;
 use crate::github::Endpoint;
 use crate::ids::InstallationId;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// The user name that git needs with a token: GitHub's "Authenticating as a GitHub App installation".
@@ -16,6 +18,8 @@ const GIT_USER: &str = "x-access-token";
 pub const TOKEN_KEY: &str = "token";
 /// The key of the GitHub's certificates in every format.
 const CA_KEY: &str = "ca.crt";
+/// The most bytes that all templates of a Secret make.
+const LONGEST_TEMPLATES: usize = 256 * 1024;
 /// The label by which Argo CD finds its Secrets.
 pub const ARGO_CD_LABEL: &str = "argocd.argoproj.io/secret-type";
 
@@ -40,6 +44,7 @@ pub struct Formatted {
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     pub token: &'a str,
+    pub expires_at: Timestamp,
     pub ca_bundle: Option<&'a str>,
     /// `None` for formats that need none, and while the installation is unknown.
     pub facts: Option<&'a Facts>,
@@ -55,6 +60,14 @@ pub enum FormatError {
          spec.repositories, or set spec.secret.format to ArgoCDRepoCreds, which serves several or all repositories"
     )]
     NotOneRepository,
+    #[error("spec.secret.template[{key}]{}: {}", line(.problem), .problem.message)]
+    Template { key: String, problem: Problem },
+    #[error("spec.secret.template makes more than 256 KiB in all: make its texts smaller")]
+    TooLong,
+}
+
+fn line(problem: &Problem) -> String {
+    problem.line.map(|line| format!(", line {line}")).unwrap_or_default()
 }
 
 impl FormatError {
@@ -64,6 +77,7 @@ impl FormatError {
         match self {
             Self::NotKnown => Standing::reconciling(Reason::WaitingForReference, self.to_string()),
             Self::NotOneRepository => Standing::stalled(Reason::InvalidSpec, self.to_string()),
+            Self::Template { .. } | Self::TooLong => Standing::stalled(Reason::InvalidTemplate, self.to_string()),
         }
     }
 }
@@ -115,12 +129,48 @@ pub fn format(object: &InstallationToken, known: &Known<'_>) -> Result<Formatted
             put("username", GIT_USER);
             put("password", known.token);
         }
+        SecretFormat::Template => {
+            for (key, text) in rendered(object, known, facts()?)? {
+                put(&key, &text);
+            }
+        }
     }
     put(TOKEN_KEY, known.token);
     if let Some(ca_bundle) = known.ca_bundle {
         put(CA_KEY, ca_bundle);
     }
     Ok(Formatted { kind, data, labels })
+}
+
+/// The keys that the templates make.
+fn rendered(
+    object: &InstallationToken,
+    known: &Known<'_>,
+    facts: &Facts,
+) -> Result<Vec<(String, String)>, FormatError> {
+    let names = object.spec.repositories.iter().filter_map(|repository| repository.name.as_ref());
+    let variables = Variables {
+        token: known.token,
+        username: GIT_USER,
+        expires_at: known.expires_at.to_string(),
+        host: facts.endpoint.web_host(),
+        api_url: facts.endpoint.api_url(),
+        account: &facts.account,
+        installation_id: facts.installation.into(),
+        repositories: names.map(|name| format!("{}/{name}", facts.account)).collect(),
+    };
+    let mut all = Vec::new();
+    let mut length = 0;
+    for (key, text) in &object.spec.secret.template {
+        let text = template::render(text, &variables)
+            .map_err(|problem| FormatError::Template { key: key.clone(), problem })?;
+        length += text.len();
+        if length > LONGEST_TEMPLATES {
+            return Err(FormatError::TooLong);
+        }
+        all.push((key.clone(), text));
+    }
+    Ok(all)
 }
 
 /// The line that git's credential helper `store` reads. It compares scheme and host, with the port.
@@ -131,7 +181,7 @@ fn git_credentials(endpoint: &Endpoint, token: &str) -> String {
 }
 
 /// All characters but those that RFC 3986 calls unreserved.
-const UNRESERVED: &percent_encoding::AsciiSet =
+pub const UNRESERVED: &percent_encoding::AsciiSet =
     &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The line that curl, git and Go read. A netrc file knows no ports.
@@ -149,12 +199,14 @@ fn only_repository(object: &InstallationToken) -> Option<&str> {
     }
 }
 
-/// Whether a Secret can be written at all. The plan asks this before it asks GitHub for a token.
+/// Whether a Secret can be written at all. The plan asks this before it asks GitHub for a token, so the token here is a
+/// dummy of the usual length.
 pub fn check(object: &InstallationToken, facts: Option<&Facts>) -> Result<(), FormatError> {
     if facts.is_none() {
         return Ok(());
     }
-    format(object, &Known { token: "", ca_bundle: None, facts }).map(drop)
+    let token = format!("ghs_{}", "x".repeat(516));
+    format(object, &Known { token: &token, expires_at: Timestamp::UNIX_EPOCH, ca_bundle: None, facts }).map(drop)
 }
 
 #[cfg(test)]

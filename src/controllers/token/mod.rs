@@ -12,6 +12,7 @@ mod scope;
 pub(crate) mod secret;
 mod seen;
 mod spend;
+mod template;
 mod trial;
 
 pub use memory::TokenMemory;

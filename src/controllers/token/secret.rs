@@ -49,7 +49,12 @@ pub struct Content {
 pub fn build(about: About<'_>, content: &Content) -> Result<Secret, FormatError> {
     let object = about.token;
     let template = &object.spec.secret;
-    let known = format::Known { token: content.token.expose(), ca_bundle: about.ca_bundle, facts: about.facts };
+    let known = format::Known {
+        token: content.token.expose(),
+        expires_at: content.expires_at,
+        ca_bundle: about.ca_bundle,
+        facts: about.facts,
+    };
     let formatted = format::format(object, &known)?;
     let data = formatted.data.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect();
     let mut labels = template.labels.clone();

@@ -27,7 +27,11 @@ const ALL: [&str; 6] = ["BasicAuth", "Opaque", "GitCredentials", "Netrc", "ArgoC
 const TOKEN: &str = "ghs_1.a-b_c";
 
 fn formatted(format: &str, facts: &Facts) -> Formatted {
-    super::format(&of(format), &Known { token: TOKEN, ca_bundle: Some("PEM"), facts: Some(facts) }).unwrap()
+    super::format(
+        &of(format),
+        &Known { token: TOKEN, expires_at: Timestamp::UNIX_EPOCH, ca_bundle: Some("PEM"), facts: Some(facts) },
+    )
+    .unwrap()
 }
 
 #[test]
@@ -113,8 +117,41 @@ fn a_repository_for_argo_cd_is_one_by_name() {
 #[test]
 fn formats_with_an_address_wait_until_it_is_known() {
     for format in ALL {
-        let formatted = super::format(&of(format), &Known { token: TOKEN, ca_bundle: None, facts: None });
+        let formatted = super::format(
+            &of(format),
+            &Known { token: TOKEN, expires_at: Timestamp::UNIX_EPOCH, ca_bundle: None, facts: None },
+        );
         let needs = of(format).spec.secret.format.needs_facts();
         assert_eq!(formatted.err(), needs.then_some(FormatError::NotKnown), "{format}");
     }
+}
+
+#[test]
+fn templates_are_checked_with_a_dummy_before_there_is_a_token() {
+    let facts = facts("https://git.example.com:8443/api/v3");
+    let object = |template: serde_json::Value| {
+        object(&json!({"secret": {"name": "git", "format": "Template", "template": template}}))
+    };
+    let known = Known { token: TOKEN, expires_at: Timestamp::UNIX_EPOCH, ca_bundle: None, facts: Some(&facts) };
+    let config = json!({"config": "{{ username }}:{{ token }}@{{ host }} {{ repositories[0] }} {{ expiresAt }}"});
+    let formatted = super::format(&object(config.clone()), &known).unwrap();
+    let expected = format!("x-access-token:{TOKEN}@git.example.com:8443 Acme/Shop 1970-01-01T00:00:00Z");
+    assert_eq!(formatted.data, [("config".to_owned(), expected), ("token".to_owned(), TOKEN.to_owned())].into());
+    check(&object(config), Some(&facts)).unwrap();
+    // The key of the token is the operator's.
+    let formatted = super::format(&object(json!({"token": "mine"})), &known).unwrap();
+    assert_eq!(formatted.data["token"], TOKEN);
+
+    let error = check(&object(json!({"a": "{{ token }}", "b.yaml": "x\n{{ tokn }}"})), Some(&facts)).unwrap_err();
+    assert_eq!(error.standing().reason, Reason::InvalidTemplate);
+    let message = error.to_string();
+    assert!(message.starts_with("spec.secret.template[b.yaml], line 2: there is no variable tokn"), "{message}");
+
+    // Five keys of 63 KiB each.
+    let long = format!("{}{}{}", "{% for a in repositories %}", "x".repeat(4000), "{% endfor %}");
+    let names: Vec<_> = (0..16).map(|number| json!({"name": format!("r{number}")})).collect();
+    let keys: std::collections::BTreeMap<_, _> = (0..5).map(|number| (format!("k{number}"), long.clone())).collect();
+    let mut many = object(json!(keys));
+    many.spec.repositories = serde_json::from_value(json!(names)).unwrap();
+    assert_eq!(check(&many, Some(&facts)), Err(FormatError::TooLong));
 }
