@@ -83,8 +83,7 @@ fn show(world: &World, secret: &Secret) -> Value {
 
 /// The fingerprint of the token in a Secret: as in status, the first 16 hexadecimal digits of its SHA-256.
 pub fn fingerprint(secret: &Secret) -> Option<String> {
-    let data = secret.data.as_ref()?;
-    let token = data.get("password").or_else(|| data.get("token"))?;
+    let token = secret.data.as_ref()?.get("password")?;
     Some(hex::encode(&digest(&SHA256, &token.0).as_ref()[..8]))
 }
 

@@ -8,7 +8,7 @@ use super::TokenKind;
 use super::format::{self, Facts};
 use super::memory::FailedFor;
 use super::noted::{Found, Place};
-use super::secret::{self, About};
+use super::secret::{self, About, Content};
 use super::seen::{Failed, Failures, Known, SecretSeen, Seen, Tools};
 use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, REVOKE_FINALIZER};
 use crate::controllers::connection::Connection;
@@ -16,7 +16,7 @@ use crate::controllers::dependents::is_needed;
 use crate::controllers::object::{has_finalizer, requested_look};
 use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::shared::{Asked, PERSON_RECHECK};
-use crate::controllers::standing::{is_forbidden, kubernetes_refusal};
+use crate::controllers::standing::{Standing, is_forbidden, kubernetes_refusal};
 use crate::controllers::watches::SecretMeta;
 use crate::github::{Endpoint, PlainHttp};
 use crate::runtime::lenient::Lenient;
@@ -67,7 +67,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
         access,
         is_needed,
         is_namespace_going,
-        unwritable: format::check(token, facts.as_ref()).err().map(|error| error.standing()),
+        unwritable: unwritable(kind, about, found.content.as_deref()),
         secret: found.state,
         known: found.known,
         former_secrets: former_secrets(kind, token),
@@ -86,6 +86,20 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
         },
     };
     Ok(shared.guards.token(seen))
+}
+
+/// The reason why no Secret can be written in the format. A template is rendered with a dummy, before there is a token,
+/// and with the token that is there.
+fn unwritable(kind: &TokenKind, about: About<'_>, in_secret: Option<&Content>) -> Option<Standing> {
+    about.facts?;
+    let now = kind.shared.now();
+    let held = kind.memory.content(about.token.metadata.uid.as_deref().unwrap_or_default());
+    let content = held.as_deref().or(in_secret).filter(|content| content.expires_at > now);
+    let checked = format::check(about.token, about.facts).and_then(|()| match content {
+        Some(content) => secret::build(about, content).map(drop),
+        None => Ok(()),
+    });
+    checked.err().map(|error| error.standing())
 }
 
 /// The facts about the installation, if the Secret's format needs them.

@@ -18,10 +18,6 @@ const LIVE: &str = "tokens live";
 /// revoked, only the operator's memory has it.
 const DELETED: &str = "its Secret is deleted";
 const EDITED: &str = "its Secret is edited";
-/// The acts in which the token's Secret is replaced by one of another type. Between the two, only the operator's memory has
-/// the token.
-const FORMATTED: &str = "its format is changed";
-const FORMATTED_BACK: &str = "its format is changed back";
 
 pub async fn life(run: &Run) -> Told {
     let world = &run.world;
@@ -43,17 +39,6 @@ pub async fn life(run: &Run) -> Told {
     world.apply::<InstallationToken>(&objects::token("a", &narrower)).await;
     let is_narrowed = |token: &Published| token.fingerprint != renewed.fingerprint && token.contents == "read";
     let narrowed = published(run, "a", is_narrowed).await?;
-
-    run.act(FORMATTED);
-    let mut netrc = narrower.clone();
-    netrc["secret"] = json!({"name": "a-git", "format": "Netrc"});
-    world.apply::<InstallationToken>(&objects::token("a", &netrc)).await;
-    published(run, "a", |token| token.kind == "Opaque").await?;
-
-    run.act(FORMATTED_BACK);
-    world.apply::<InstallationToken>(&objects::token("a", &narrower)).await;
-    let narrowed =
-        published(run, "a", |token| token.kind != "Opaque" && token.expires_at >= narrowed.expires_at).await?;
 
     run.act(DELETED);
     world.delete::<Secret>("team-a", "a-git").await;
@@ -106,11 +91,6 @@ pub fn allowance(points: &[(Point, &'static str)], index: usize, fault: Fault) -
         return lost;
     }
     let revoked = done.iter().any(|(point, other)| other == act && is_revocation(point));
-    let is_removal = |point: &Point| point.kind.starts_with("DELETE secrets ");
-    let moved = done.iter().rev().find(|(point, _)| is_removal(point) || is_publication(point));
-    if [FORMATTED, FORMATTED_BACK].contains(act) && moved.is_some_and(|(point, _)| is_removal(point)) {
-        return lost;
-    }
     if [DELETED, EDITED].contains(act) && !revoked {
         return [(LIVE, 1)].into();
     }
@@ -151,7 +131,6 @@ async fn look(run: &Run, name: &str) -> Option<Published> {
         expires_at: status.expiration_time?.0,
         minted_at: status.mint_time?.0,
         contents: status.permissions.get("contents").cloned()?,
-        kind: secret.type_?,
         fingerprint: status.fingerprint?,
     };
     (published.fingerprint == in_secret).then_some(published)
@@ -161,8 +140,6 @@ async fn look(run: &Run, name: &str) -> Option<Published> {
 struct Published {
     fingerprint: String,
     contents: String,
-    /// The type of its Secret.
-    kind: String,
     minted_at: Timestamp,
     expires_at: Timestamp,
 }
