@@ -49,6 +49,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
     let facts = app.as_ref().and_then(|app| facts(token, &access, app));
     let about = About { token, ca_bundle: ca_bundle.as_deref(), facts: facts.as_ref() };
     let found = find_secret(kind, about).await?;
+    let unwritable = unwritable(kind, about, found.content.as_deref());
     // The namespace's RoleBinding is deleted with it, and so may be the objects whose change would bring another look.
     let is_refused = matches!(found.state, SecretSeen::OutOfReach(_)) && token.metadata.deletion_timestamp.is_some();
     let is_namespace_going =
@@ -67,7 +68,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
         access,
         is_needed,
         is_namespace_going,
-        unwritable: unwritable(kind, about, found.content.as_deref()),
+        unwritable,
         secret: found.state,
         known: found.known,
         former_secrets: former_secrets(kind, token),
