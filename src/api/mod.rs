@@ -23,7 +23,7 @@ pub use app::{
     TenantStatus, WebhookPolicy,
 };
 pub use delivery::{Delivery, DeliveryResult, KEPT_DELIVERIES};
-pub use inbox::{WaitingDelivery, WebhookInbox, WebhookInboxSpec, WebhookInboxStatus};
+pub use inbox::{ID_LIMIT, InboxEntry, WaitingDelivery, WebhookInbox, WebhookInboxSpec, WebhookInboxStatus};
 pub use installation::{
     AccountStatus, AppReference, EffectiveGrant, GitHubInstallation, GitHubInstallationSpec, GitHubInstallationStatus,
 };

@@ -1,6 +1,6 @@
 //! Deliveries that were dealt with: the log of them in status, and those of them that are still in an inbox.
 
-use crate::api::{Delivery, DeliveryResult, KEPT_DELIVERIES, WaitingDelivery, WebhookInbox};
+use crate::api::{Delivery, DeliveryResult, InboxEntry, KEPT_DELIVERIES, WaitingDelivery, WebhookInbox};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -36,11 +36,6 @@ impl Mark {
     }
 }
 
-/// A word as a status may have it. The receiver's inbox may have been written by somebody with a stolen token.
-fn shown(word: &str, longest: usize) -> String {
-    word.chars().filter(|c| !c.is_control()).take(longest).collect()
-}
-
 /// The log with these deliveries, the newest first.
 #[must_use]
 pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -> Vec<Delivery> {
@@ -54,11 +49,11 @@ pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -
         let before = log.iter().position(|logged| logged.guid == delivery.guid).map(|at| log.remove(at));
         let merged = delivery.merged.map(|count| format!("stands for {count} deliveries that were merged"));
         let logged = Delivery {
-            guid: shown(&delivery.guid, 64),
-            event: Some(shown(&delivery.event, 64)),
-            action: delivery.action.as_deref().map(|action| shown(action, 64)),
-            reference: delivery.reference.as_deref().map(|reference| shown(reference, 255)),
-            sha: delivery.sha.as_deref().map(|sha| shown(sha, 64)),
+            guid: delivery.guid.clone(),
+            event: Some(delivery.event.clone()),
+            action: delivery.action.clone(),
+            reference: delivery.reference.clone(),
+            sha: delivery.sha.clone(),
             receipt_time: Some(delivery.receipt_time.clone()),
             attempts: Some(before.and_then(|before| before.attempts).unwrap_or(0).saturating_add(1)),
             result: Some(*result),
@@ -72,7 +67,7 @@ pub fn log<'a>(stored: &[Delivery], marks: impl IntoIterator<Item = &'a Mark>) -
 
 /// So many deliveries in one inbox are taken out together as soon as they were dealt with. More of them make each patch of the
 /// receiver dearer, and fewer take more patches that take them out.
-pub const TAKEN_OUT_TOGETHER: usize = 8;
+pub const TAKEN_OUT_TOGETHER: usize = 32;
 /// Fewer deliveries are taken out this long after the first of them was dealt with.
 pub const TAKEN_OUT_AFTER: SignedDuration = SignedDuration::from_secs(1);
 
@@ -107,7 +102,7 @@ impl DealtWith {
     /// The deliveries to take out of an inbox, and the time for it. Forgets those that the inbox no longer lists.
     #[must_use]
     pub fn left_in(&self, inbox: &WebhookInbox) -> Option<(BTreeSet<i64>, Timestamp)> {
-        let listed: HashSet<i64> = deliveries(inbox).iter().map(|delivery| delivery.id).collect();
+        let listed: HashSet<i64> = entries(inbox).iter().map(InboxEntry::id).collect();
         let mut inboxes = self.inboxes();
         let its = inboxes.get_mut(&inbox.name_any())?;
         its.taken.retain(|id| listed.contains(id));
@@ -135,10 +130,15 @@ impl DealtWith {
     }
 }
 
-/// The deliveries in an inbox, as the cache has it.
+/// The entries of an inbox, as the cache has it.
 #[must_use]
-pub fn deliveries(inbox: &WebhookInbox) -> &[WaitingDelivery] {
+pub fn entries(inbox: &WebhookInbox) -> &[InboxEntry] {
     inbox.status.as_ref().map_or(&[], |status| &status.deliveries)
+}
+
+/// The deliveries in an inbox.
+pub fn deliveries(inbox: &WebhookInbox) -> impl Iterator<Item = &WaitingDelivery> {
+    entries(inbox).iter().filter_map(InboxEntry::delivery)
 }
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
 
     fn inbox(ids: impl IntoIterator<Item = i64>) -> WebhookInbox {
         let mut inbox = WebhookInbox::new("receiver", WebhookInboxSpec {});
-        let deliveries = ids.into_iter().map(|id| mark("a", id).delivery).collect();
+        let deliveries = ids.into_iter().map(|id| InboxEntry::new(mark("a", id).delivery)).collect();
         inbox.status = Some(WebhookInboxStatus { deliveries });
         inbox
     }
@@ -191,10 +191,10 @@ mod tests {
         dealt.add(("receiver".into(), 1), at(100));
         dealt.add(("receiver".into(), 2), at(110));
         assert_eq!(dealt.left_in(&inbox(1..4)), Some(([1, 2].into(), at(101))));
-        for id in 3..=8 {
+        for id in 3..=32 {
             dealt.add(("receiver".into(), id), at(120));
         }
-        assert_eq!(dealt.left_in(&inbox(1..20)).map(|(ids, at)| (ids.len(), at)), Some((8, at(100))));
+        assert_eq!(dealt.left_in(&inbox(1..50)).map(|(ids, at)| (ids.len(), at)), Some((32, at(100))));
     }
 
     #[test]

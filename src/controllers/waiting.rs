@@ -3,7 +3,7 @@
 //! Invariant: a delivery leaves its inbox only after the log in status has it, and enters the log only after the operator has
 //! dealt with it. A process that ends in between deals with it again.
 
-use super::deliveries::{Announced, Waiting, deliveries};
+use super::deliveries::{Announced, Waiting, deliveries, entries};
 use super::shared::Shared;
 use crate::api::{WaitingDelivery, WebhookInbox};
 use crate::runtime::lenient::Lenient;
@@ -51,9 +51,17 @@ impl Shared {
 
     fn left_in(&self, inbox: &WebhookInbox, concerns: impl Fn(&WaitingDelivery) -> bool) -> Vec<Waiting> {
         let name = inbox.name_any();
-        let concerned = deliveries(inbox).iter().filter(|delivery| concerns(delivery));
+        let concerned = deliveries(inbox).filter(|delivery| concerns(delivery));
         let left = concerned.filter(|delivery| !self.dealt_with.has(&name, delivery.id));
         left.map(|delivery| Waiting { announced: (name.clone(), delivery.id), delivery: delivery.clone() }).collect()
+    }
+
+    /// The entries of an inbox that are no deliveries, and that nobody has dealt with.
+    #[must_use]
+    pub fn unreadable_in(&self, inbox: &WebhookInbox) -> Vec<Announced> {
+        let name = inbox.name_any();
+        let unreadable = entries(inbox).iter().filter(|entry| entry.delivery().is_none());
+        unreadable.map(|entry| (name.clone(), entry.id())).filter(|(_, id)| !self.dealt_with.has(&name, *id)).collect()
     }
 
     /// Remembers that deliveries were dealt with. The controller of the inboxes takes them out.
@@ -75,17 +83,17 @@ impl Shared {
     pub async fn take_out(&self, inbox: &WebhookInbox, ids: &BTreeSet<i64>) -> Result<(), kube::Error> {
         let name = &inbox.name_any();
         let inboxes = Api::<Lenient<WebhookInbox>>::namespaced(self.client.clone(), &self.settings.namespace);
-        let mut listed: Vec<i64> = deliveries(inbox).iter().map(|delivery| delivery.id).collect();
+        let mut listed = entries(inbox).to_vec();
         let mut tries = 0;
         loop {
             tries += 1;
             // From the end, so that no removal moves one that follows.
-            let places = listed.iter().enumerate().rev().filter(|(_, id)| ids.contains(id));
+            let places = listed.iter().enumerate().rev().filter(|(_, entry)| ids.contains(&entry.id()));
             let changes: Vec<_> = places
-                .flat_map(|(at, id)| {
+                .flat_map(|(at, entry)| {
                     let place = format!("/status/deliveries/{at}");
                     [
-                        json!({"op": "test", "path": format!("{place}/id"), "value": id}),
+                        json!({"op": "test", "path": place, "value": entry.text()}),
                         json!({"op": "remove", "path": place}),
                     ]
                 })
@@ -99,8 +107,7 @@ impl Shared {
                 // The receiver merged deliveries meanwhile, so they are at other places, or have other numbers.
                 Err(kube::Error::Api(status)) if matches!(status.code, 409 | 422) && tries < MOST_TRIES => {
                     let Some(inbox) = inboxes.get_opt(name).await? else { break };
-                    let inbox = inbox.read()?;
-                    listed = deliveries(&inbox).iter().map(|delivery| delivery.id).collect();
+                    listed = entries(&inbox.read()?).to_vec();
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => break,
                 Err(error) => return Err(error),

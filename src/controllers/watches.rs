@@ -12,12 +12,13 @@ use super::shared::Shared;
 use crate::api::{MANAGED_BY, MANAGED_BY_LABEL, WebhookInbox};
 use crate::runtime::due::Due;
 use crate::runtime::lenient::{Lenient, readable};
+use crate::runtime::streamed::streamed;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, reflector};
 use kube::{Client, Resource, ResourceExt};
 use std::any::{Any, TypeId};
@@ -373,7 +374,7 @@ fn wake_all<K: Watched>(shared: &Shared, lane: &Due<K>) {
     }
 }
 
-/// The objects in a page of a listing. A tenant's object may have more than a megabyte, and while it is parsed it takes a
+/// The objects in a page of a listing, where the API server does not stream them. A tenant's object may have more than a megabyte, and while it is parsed it takes a
 /// multiple of that.
 const PAGE: u32 = 16;
 /// The most bytes of annotations that a cache keeps of an object. The operator's own are a fraction of that.
@@ -395,7 +396,7 @@ fn watched<T: Watched>(
     api: Api<Lenient<T>>,
     config: watcher::Config,
 ) -> impl Stream<Item = watcher::Result<Event<T>>> + Send {
-    readable(watcher(api, config.page_size(PAGE)).default_backoff()).modify(drop_unread)
+    readable(streamed(api, config.page_size(PAGE)).default_backoff()).modify(drop_unread)
 }
 
 /// Keeps a cache, and announces each change. `refused`: the namespace in which the operator needs a RoleBinding. If it has

@@ -16,6 +16,7 @@ pub(crate) mod metrics;
 pub(crate) mod pruned;
 pub(crate) mod readiness;
 pub(crate) mod shutdown;
+pub(crate) mod streamed;
 pub mod telemetry;
 
 #[cfg(test)]

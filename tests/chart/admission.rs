@@ -25,7 +25,7 @@ impl Caller {
         let delivery = json!({
             "id": 1, "appName": "landfall", "guid": "a", "event": "push", "receiptTime": "2026-01-01T00:00:00.000000Z",
         });
-        let append = json!([{"op": "add", "path": "/status/deliveries/-", "value": delivery}]);
+        let append = json!([{"op": "add", "path": "/status/deliveries/-", "value": delivery.to_string()}]);
         self.ask(Method::PATCH, &format!("{INBOXES}/{inbox}/status"), JSON_PATCH, &append).await
     }
 }

@@ -7,6 +7,7 @@ use github_sim::RepositorySeed;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use landfall::api::{ProjectRepository, WebhookInbox};
+use landfall::controllers::deliveries::TAKEN_OUT_AFTER;
 use landfall_world::inbox::INBOX;
 use landfall_world::{SYSTEM, World};
 use serde_json::{Value, json};
@@ -34,10 +35,11 @@ async fn each_pod_of_the_receiver_has_an_inbox_for_as_long_as_it_is_needed() {
     // A person deletes it while a delivery waits in it: the operator looks, and makes another.
     operator.settled().await;
     let pushed = world.push("acme/shop", "main");
-    let delivery = json!([{"op": "add", "path": "/status/deliveries/-", "value": {
+    let delivery = json!({
         "id": 1, "appName": "landfall", "namespace": "team-a", "repositoryName": "shop", "guid": "a", "event": "push",
         "ref": "refs/heads/main", "receiptTime": format!("{:.6}", world.now()),
-    }}]);
+    });
+    let delivery = json!([{"op": "add", "path": "/status/deliveries/-", "value": delivery.to_string()}]);
     world.patch_inbox("receiver-7", &delivery).await;
     world.delete::<WebhookInbox>(SYSTEM, "receiver-7").await;
     let uid = inbox.metadata.uid;
@@ -74,6 +76,38 @@ async fn deliveries_for_nobody_go_and_those_for_all_make_the_operator_look_at_al
         world.until(&format!("{name} was looked at"), seen).await;
     }
     world.until_taken_out(&operator).await;
+    operator.stop().await;
+}
+
+/// Somebody with a stolen token of the receiver writes into its inbox.
+#[tokio::test]
+async fn a_forged_entry_is_taken_out_and_freezes_nothing() {
+    let (world, operator) = connected().await;
+    follow(&world, "shop", &unpolled(), "Observed").await;
+    operator.settled().await;
+    let first = world.push("acme/shop", "main");
+    world.deliver(("team-a", "shop"), "old", &json!({"receiptTime": "-009999-01-02T00:00:00Z"})).await;
+    world.deliver(("team-a", "shop"), "new", &json!({"receiptTime": "9999-12-30T00:00:00Z"})).await;
+    let text = json!([{"op": "add", "path": "/status/deliveries/-", "value": "no delivery"}]);
+    world.patch_inbox(INBOX, &text).await;
+    let seen = async |sha: &str| {
+        let is_seen = async || (status(&world, "shop").await["head"]["sha"] == json!(sha)).then_some(());
+        world.until("the push is seen", is_seen).await;
+    };
+    seen(&first).await;
+    let is_empty = async || {
+        operator.settled().await;
+        world.advance(TAKEN_OUT_AFTER);
+        let inbox = world.get::<WebhookInbox>(SYSTEM, INBOX).await?;
+        inbox.status?.deliveries.is_empty().then_some(())
+    };
+    world.until("the forged entries are taken out", is_empty).await;
+    let shown = status(&world, "shop").await["deliveries"].to_string();
+    assert!(["old", "new"].iter().all(|guid| !shown.contains(*guid)));
+
+    let second = world.push("acme/shop", "main");
+    world.deliver(("team-a", "shop"), "real", &json!({"ref": "refs/heads/main"})).await;
+    seen(&second).await;
     operator.stop().await;
 }
 

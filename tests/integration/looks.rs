@@ -144,7 +144,7 @@ async fn a_delivery_that_comes_again_while_it_is_taken_out_is_looked_after_again
                         "id": 1_000_000_000, "appName": "landfall", "namespace": "team-a", "repositoryName": "shop", "guid": "twice",
                         "event": "push", "ref": "refs/heads/main", "receiptTime": "2100-01-01T00:00:00.000000Z",
                     });
-                    let append = json!([{"op": "add", "path": "/status/deliveries/-", "value": again}]);
+                    let append = json!([{"op": "add", "path": "/status/deliveries/-", "value": again.to_string()}]);
                     let append: json_patch::Patch = serde_json::from_value(append).expect("a patch");
                     let inboxes = Api::<WebhookInbox>::namespaced(admin, SYSTEM);
                     inboxes.patch_status(INBOX, &PatchParams::default(), &Patch::Json::<()>(append)).await?;

@@ -4,7 +4,7 @@
 use crate::proxy::Proxy;
 use kube::Resource;
 use kube::{Client, Config};
-use landfall::api::{GitHubApp, GitHubInstallation, ProjectRepository, WaitingDelivery, WebhookInbox};
+use landfall::api::{GitHubApp, GitHubInstallation, InboxEntry, ProjectRepository, WaitingDelivery, WebhookInbox};
 use landfall::guards::{Guards, Sabotage};
 use landfall::receiver::{self, InboxPlace, KeySource, Receiver, ServerLimits, WriteLimits};
 use landfall::runtime::clock::SystemClock;
@@ -250,7 +250,9 @@ impl Scene {
         let list: Value = self.admin.request(list).await.expect("a list");
         let inboxes = list["items"].as_array().expect("a list").iter();
         let read = |inbox: &Value| -> Vec<WaitingDelivery> {
-            serde_json::from_value(inbox["status"]["deliveries"].clone()).expect("deliveries")
+            let entries: Vec<InboxEntry> =
+                serde_json::from_value(inbox["status"]["deliveries"].clone()).expect("entries");
+            entries.iter().map(|entry| entry.delivery().expect("a delivery").clone()).collect()
         };
         inboxes.flat_map(read).collect()
     }

@@ -16,6 +16,10 @@ use crate::{BenchmarkError, reference};
 
 const NAMESPACE: &str = "default";
 const INBOX: &str = "PlainInbox";
+/// The list whose entries are objects.
+const OBJECTS: &str = "deliveries";
+/// The list whose entries are JSON texts of such objects.
+const TEXTS: &str = "texts";
 /// How many entries an inbox has while it is patched.
 const ENTRIES: [usize; 3] = [1, 8, 64];
 /// How many `ConfigMap`s there are, and so how many are patched at once at most.
@@ -27,8 +31,8 @@ const WARM: Until = Until::Calls(4 * CONFIG_MAPS as u64);
 pub struct Floor {
     config_map_1: Turn,
     config_map_50: Turn,
-    /// By [`ENTRIES`].
-    inbox: Vec<(usize, Turn)>,
+    /// By [`ENTRIES`]: a list of objects, and one of their texts.
+    inbox: Vec<(usize, Turn, Turn)>,
 }
 
 impl Floor {
@@ -41,9 +45,15 @@ impl Floor {
         let config_map_50 = processes.turn(patch_config_maps(client, &mut config_maps, until)).await?;
         let mut inbox = Vec::new();
         for entries in ENTRIES {
-            let path = make_inbox(client, entries).await?;
-            append(client, &path, WARM).await?;
-            inbox.push((entries, processes.turn(append(client, &path, until)).await?));
+            let mut turns = Vec::new();
+            for list in [OBJECTS, TEXTS] {
+                let path = make_inbox(client, list, entries).await?;
+                append(client, list, &path, WARM).await?;
+                turns.push(processes.turn(append(client, list, &path, until)).await?);
+            }
+            if let Ok([objects, texts]) = <[Turn; 2]>::try_from(turns) {
+                inbox.push((entries, objects, texts));
+            }
         }
         Ok(Self { config_map_1, config_map_50, inbox })
     }
@@ -52,9 +62,11 @@ impl Floor {
     pub fn add_to(&self, figures: &mut Figures) -> Result<(), FiguresError> {
         add(figures, "config_map", "1", &self.config_map_1, "merge patches of one key of a ConfigMap, one at a time")?;
         add(figures, "config_map", "50", &self.config_map_50, "the same, 50 ConfigMaps at once")?;
-        for (entries, turn) in &self.inbox {
-            let what = format!("JSON patches that append to a list of {entries} in a status, one at a time");
-            add(figures, "append", &entries.to_string(), turn, &what)?;
+        for (entries, objects, texts) in &self.inbox {
+            let what = format!("JSON patches that append to a list of {entries} objects in a status, one at a time");
+            add(figures, "append", &entries.to_string(), objects, &what)?;
+            let what = format!("the same with a list of {entries} texts, as a WebhookInbox has it");
+            add(figures, "append_text", &entries.to_string(), texts, &what)?;
         }
         Ok(())
     }
@@ -97,12 +109,12 @@ async fn patch_config_maps(client: &Client, paths: &mut [String], until: Until) 
 }
 
 /// Makes an inbox with so many entries; returns its address.
-async fn make_inbox(client: &Client, entries: usize) -> Result<String, kube::Error> {
-    let (collection, name) = (reference::collection(INBOX, NAMESPACE), format!("inbox-{entries}"));
+async fn make_inbox(client: &Client, list: &str, entries: usize) -> Result<String, kube::Error> {
+    let (collection, name) = (reference::collection(INBOX, NAMESPACE), format!("inbox-{list}-{entries}"));
     write(client, "POST", &collection, "application/json", &reference::object(INBOX, &name, &json!({}))).await?;
     let path = format!("{collection}/{name}");
-    let deliveries: Vec<_> = (0..entries as u64).map(entry).collect();
-    let status = json!({"status": {"deliveries": deliveries}});
+    let deliveries: Vec<_> = (0..entries as u64).map(|number| entry(list, number)).collect();
+    let status = json!({"status": {list: deliveries}});
     write(client, "PATCH", &format!("{path}/status"), "application/merge-patch+json", &status).await?;
     // The API server then keeps no record of field managers, which would cost more than the rest of a small patch.
     let no_field_managers = json!({"metadata": {"managedFields": [{}]}});
@@ -111,22 +123,23 @@ async fn make_inbox(client: &Client, entries: usize) -> Result<String, kube::Err
 }
 
 /// Appends an entry and takes the oldest out, so that the number of entries stays.
-async fn append(client: &Client, path: &str, until: Until) -> Result<Measured, kube::Error> {
+async fn append(client: &Client, list: &str, path: &str, until: Until) -> Result<Measured, kube::Error> {
     let path = format!("{path}/status");
     drive(&mut [()], until, async |(): &mut (), number| {
         let change = json!([
-            {"op": "add", "path": "/status/deliveries/-", "value": entry(number)},
-            {"op": "remove", "path": "/status/deliveries/0"},
+            {"op": "add", "path": format!("/status/{list}/-"), "value": entry(list, number)},
+            {"op": "remove", "path": format!("/status/{list}/0")},
         ]);
         write(client, "PATCH", &path, "application/json-patch+json", &change).await
     })
     .await
 }
 
-fn entry(number: u64) -> Value {
-    json!({
+fn entry(list: &str, number: u64) -> Value {
+    let entry = json!({
         "id": format!("{number:016x}"), "app": "landfall", "namespace": "team-a", "name": "shop", "event": "push",
         "action": "", "ref": "refs/heads/main", "sha": "2".repeat(40),
         "guid": format!("{number:08x}-0000-4000-8000-000000000000"), "receiptTime": "2026-01-01T00:00:00.000000Z",
-    })
+    });
+    if list == TEXTS { entry.to_string().into() } else { entry }
 }

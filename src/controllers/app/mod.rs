@@ -144,7 +144,7 @@ impl Kind for AppKind {
             reference.map(|its| app_concerned(shared, repository.namespace(), &its.name, turn)).unwrap_or_default()
         });
         watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
-            let own = deliveries(inbox).iter().filter(|delivery| delivery.is_for_app());
+            let own = deliveries(inbox).filter(|delivery| delivery.is_for_app());
             own.map(|delivery| ObjectRef::new(&delivery.app)).collect()
         });
         watches.woken_by_credentials(|shared, secret, _| {

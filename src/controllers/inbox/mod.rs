@@ -1,7 +1,8 @@
 //! `WebhookInbox`: has its deliveries dealt with, and takes them out.
 //!
 //! Each object's own controller deals with the object's deliveries. This controller deals with the rest: deliveries for objects
-//! that are gone, those that are for all repositories of an App, and those in an inbox that is deleted. It alone takes deliveries
+//! that are gone, those that are for all repositories of an App, entries that are no deliveries, and those in an inbox that is
+//! deleted. It alone takes deliveries
 //! out, several at a time: a removal competes with the receiver's patches for the object. Invariant: a requested
 //! look is kept in memory alone, because a process that starts looks at everything anyway. So an inbox needs no finalizer, and
 //! an uninstalled operator leaves nothing that cannot be deleted.
@@ -40,6 +41,8 @@ pub struct InboxKind {
 #[derive(Default)]
 pub struct Seen {
     inbox: Option<Arc<WebhookInbox>>,
+    /// Entries that are no deliveries.
+    unreadable: Vec<Announced>,
     /// Deliveries for all repositories of an App.
     for_all: Vec<Waiting>,
     /// Deliveries for objects that do not exist.
@@ -50,6 +53,8 @@ pub struct Seen {
 
 #[derive(Debug)]
 pub enum Step {
+    /// Have everything looked at, because nobody knows what these entries were for.
+    LookAtEverything(Vec<Announced>),
     /// Have every repository of the Apps looked at.
     LookAtAll(Vec<Waiting>),
     /// Forget deliveries for objects that do not exist.
@@ -77,6 +82,13 @@ impl InboxKind {
             if self.shared.app_of(&repository).as_deref() == Some(app) {
                 self.look_at(&repository, about);
             }
+        }
+    }
+
+    /// Has all Apps and all of their repositories looked at.
+    fn look_at_everything(&self) {
+        for app in self.shared.caches.all::<GitHubApp>() {
+            self.look_at_all(&app.name_any(), News::Repository);
         }
     }
 
@@ -119,6 +131,9 @@ impl InboxKind {
                 for waiting in self.shared.waiting_in(inbox) {
                     self.look_after(&waiting.delivery);
                 }
+                if !self.shared.unreadable_in(inbox).is_empty() {
+                    self.look_at_everything();
+                }
                 self.shared.dealt_with.forget(&inbox.name_any());
             }
             caches::News::Listed => {
@@ -130,9 +145,7 @@ impl InboxKind {
                     self.shared.dealt_with.forget(inbox);
                 }
                 if !gone.is_empty() {
-                    for app in self.shared.caches.all::<GitHubApp>() {
-                        self.look_at_all(&app.name_any(), News::Repository);
-                    }
+                    self.look_at_everything();
                 }
                 *brought = listed;
             }
@@ -191,13 +204,17 @@ impl Kind for InboxKind {
             return Ok(Seen::default());
         };
         let dealt_with = self.shared.dealt_with.left_in(&inbox);
+        let unreadable = self.shared.unreadable_in(&inbox);
         let waiting = self.shared.waiting_in(&inbox).into_iter();
         let (for_all, others): (Vec<_>, Vec<_>) = waiting.partition(|waiting| waiting.delivery.every_repository);
         let for_nobody = others.into_iter().filter(|waiting| !self.has_object(&waiting.delivery)).collect();
-        Ok(Seen { inbox: Some(inbox), for_all, for_nobody, dealt_with })
+        Ok(Seen { inbox: Some(inbox), unreadable, for_all, for_nobody, dealt_with })
     }
 
     fn plan(seen: &Seen, now: Timestamp) -> reconcile::Plan<Step> {
+        if !seen.unreadable.is_empty() {
+            return reconcile::Plan::Do(Step::LookAtEverything(seen.unreadable.clone()));
+        }
         if !seen.for_all.is_empty() {
             return reconcile::Plan::Do(Step::LookAtAll(seen.for_all.clone()));
         }
@@ -217,6 +234,16 @@ impl Kind for InboxKind {
 
     async fn apply(&self, seen: &Seen, step: Step) -> Result<Done<WebhookInbox>, Failure> {
         match step {
+            Step::LookAtEverything(entries) => {
+                let (name, count) = (seen.inbox.as_ref().map(|inbox| inbox.name_any()), entries.len());
+                tracing::warn!(
+                    name,
+                    count,
+                    "entries of a WebhookInbox are no deliveries; they are taken out, and everything is looked at"
+                );
+                self.look_at_everything();
+                self.shared.mark_dealt_with(entries);
+            }
             Step::LookAtAll(deliveries) => {
                 for Waiting { delivery, .. } in &deliveries {
                     let WaitingDelivery { app, merged, .. } = delivery;

@@ -186,7 +186,7 @@ fn waiting(caches: &Caches) -> BTreeMap<String, i64> {
     let inboxes = caches.all::<WebhookInbox>();
     let last = inboxes
         .iter()
-        .filter_map(|inbox| Some((inbox.name_any(), deliveries(inbox).iter().map(|delivery| delivery.id).max()?)));
+        .filter_map(|inbox| Some((inbox.name_any(), deliveries(inbox).map(|delivery| delivery.id).max()?)));
     last.collect()
 }
 

@@ -120,7 +120,7 @@ impl Kind for RepositoryKind {
         keep(watches, |index| &index.repositories, key);
         woken_by_access(watches, |index, namespace, name| index.repositories.of(namespace, name));
         watches.woken_by_deliveries(|_, inbox: &WebhookInbox| {
-            let repositories = deliveries(inbox).iter().filter_map(WaitingDelivery::repository);
+            let repositories = deliveries(inbox).filter_map(WaitingDelivery::repository);
             repositories.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
         });
         let kind = Arc::clone(self);

@@ -29,6 +29,8 @@ pub fn status(seen: &Seen, now: Timestamp) -> WorkspaceStatus {
             })
         },
     );
+    // The API server stores an empty object that owns no field as null, and then refuses it.
+    let timings = timings.filter(|timings| *timings != WorkspaceTimings::default());
     WorkspaceStatus {
         uid: seen.object.metadata.uid.clone(),
         git: git(seen, stored.git.as_ref()),

@@ -4,7 +4,7 @@
 //! controller, which takes deliveries out, moves none of the others to the end. Otherwise it replaces the list by one with a
 //! single entry for each object, at the version that the receiver has seen, so that it brings back nothing that was taken out.
 
-use crate::api::WaitingDelivery;
+use crate::api::{InboxEntry, WaitingDelivery};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,20 +18,35 @@ pub const MOST: usize = 512;
 pub struct Stored {
     /// `metadata.resourceVersion`.
     pub version: String,
-    pub deliveries: Vec<WaitingDelivery>,
+    /// The texts in it.
+    pub entries: Vec<String>,
+}
+
+impl Stored {
+    /// The deliveries in it.
+    pub fn deliveries(&self) -> impl Iterator<Item = WaitingDelivery> {
+        self.entries.iter().filter_map(|text| InboxEntry::from(text.clone()).delivery().cloned())
+    }
+
+    /// The first entry that is no delivery. It makes the controller look at everything, and one of them suffices for that.
+    fn unreadable(&self) -> Option<InboxEntry> {
+        self.entries.iter().map(|text| InboxEntry::from(text.clone())).find(|entry| entry.delivery().is_none())
+    }
 }
 
 /// The patch that adds these deliveries, in the order of their arrival.
 pub fn patch(stored: &Stored, added: Vec<WaitingDelivery>) -> Value {
     let added = merged(added);
-    if stored.deliveries.len() + added.len() <= APPENDED {
-        let append = |delivery| json!({"op": "add", "path": "/status/deliveries/-", "value": delivery});
+    if stored.entries.len() + added.len() <= APPENDED {
+        let append =
+            |delivery| json!({"op": "add", "path": "/status/deliveries/-", "value": InboxEntry::new(delivery)});
         return added.into_iter().map(append).collect();
     }
-    let all = stored.deliveries.iter().cloned().chain(added).collect();
+    let all = merged(stored.deliveries().chain(added).collect()).into_iter().map(InboxEntry::new);
+    let all: Vec<_> = stored.unreadable().into_iter().chain(all).collect();
     json!([
         {"op": "replace", "path": "/metadata/resourceVersion", "value": stored.version},
-        {"op": "add", "path": "/status/deliveries", "value": merged(all)},
+        {"op": "add", "path": "/status/deliveries", "value": all},
     ])
 }
 
@@ -123,13 +138,14 @@ mod tests {
     }
 
     fn stored(count: usize) -> Stored {
-        let deliveries = (0..count).map(|n| push(i64::try_from(n).unwrap(), &format!("r{n}"))).collect();
-        Stored { version: "7".into(), deliveries }
+        let entry = |n: usize| InboxEntry::new(push(i64::try_from(n).unwrap(), &format!("r{n}")));
+        Stored { version: "7".into(), entries: (0..count).map(|n| entry(n).text().to_owned()).collect() }
     }
 
     fn replaced(patch: &Value) -> Vec<WaitingDelivery> {
         assert_eq!(patch[0], json!({"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}));
-        serde_json::from_value(patch[1]["value"].clone()).unwrap()
+        let entries: Vec<InboxEntry> = serde_json::from_value(patch[1]["value"].clone()).unwrap();
+        entries.iter().filter_map(|entry| entry.delivery().cloned()).collect()
     }
 
     #[test]
@@ -137,7 +153,7 @@ mod tests {
         let patch = patch(&stored(62), vec![push(100, "shop"), push(101, "r1")]);
         assert_eq!(patch.as_array().unwrap().len(), 2);
         assert!(patch.as_array().unwrap().iter().all(|one| one["path"] == "/status/deliveries/-"));
-        assert_eq!(patch[1]["value"]["id"], 101);
+        assert_eq!(InboxEntry::from(patch[1]["value"].as_str().unwrap().to_owned()).id(), 101);
     }
 
     #[test]
@@ -149,6 +165,15 @@ mod tests {
         assert_eq!((joined.reference.as_deref(), joined.guid.as_str()), (Some("refs/heads/main"), "guid-102"));
         assert_eq!(entries[0], push(0, "r0"), "an entry for one delivery stays as it is");
         assert_eq!(entries[64], push(100, "shop"));
+    }
+
+    #[test]
+    fn one_entry_that_is_no_delivery_stays_for_the_controller() {
+        let mut stored = stored(64);
+        stored.entries.splice(3..3, ["forged".to_owned(), "as well".to_owned()]);
+        let patch = patch(&stored, vec![push(100, "shop")]);
+        assert_eq!(patch[1]["value"][0], "forged");
+        assert_eq!((patch[1]["value"].as_array().unwrap().len(), replaced(&patch).len()), (66, 65));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The watches that fill the cache.
 //!
-//! Invariant: every object is read through [`Lenient`], in pages, and reduced at once to the fields that are needed, so that
+//! Invariant: every object is read through [`Lenient`], one by one or in pages, and reduced at once to the fields that are needed, so that
 //! neither an odd object nor ten thousand objects stop the receiver or fill its memory.
 
 use super::slim::SlimRepository;
@@ -9,12 +9,13 @@ use crate::api::{GitHubApp, GitHubAppStatus, GitHubInstallation, WebhookMode};
 use crate::features::{Feature, Features};
 use crate::runtime::lenient::{Lenient, readable};
 use crate::runtime::readiness::{Check, Readiness};
+use crate::runtime::streamed::streamed;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, PartialObjectMeta};
 use kube::core::ObjectMeta;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
@@ -22,7 +23,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Objects per page of a list; a page is in memory at once, and an object can be 1.5 MB.
+/// Objects per page of a list, where the API server does not stream them; a page is in memory at once, and an object can be 1.5 MB.
 const PAGE: u32 = 16;
 
 /// The number of watched kinds.
@@ -82,7 +83,7 @@ where
 {
     let api: Api<Lenient<K>> = Api::all(client.clone());
     let config = watcher::Config::default().page_size(PAGE);
-    let mut events = std::pin::pin!(readable(watcher(api, config).default_backoff()));
+    let mut events = std::pin::pin!(readable(streamed(api, config).default_backoff()));
     let mut listed = HashSet::new();
     let mut was_listed = false;
     while let Some(event) = events.next().await {

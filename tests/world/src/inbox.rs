@@ -51,7 +51,8 @@ impl World {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             made => drop(made.expect("an inbox")),
         }
-        self.patch_inbox(INBOX, &json!([{"op": "add", "path": "/status/deliveries/-", "value": entry}])).await;
+        self.patch_inbox(INBOX, &json!([{"op": "add", "path": "/status/deliveries/-", "value": entry.to_string()}]))
+            .await;
     }
 
     /// Patches the status of an inbox.
@@ -90,6 +91,7 @@ impl World {
         let list = http::Request::get(WebhookInbox::url_path(&(), Some(SYSTEM))).body(Vec::new()).expect("a request");
         let list: Value = self.admin.request(list).await.expect("a list");
         let inboxes = list["items"].as_array().expect("a list").iter();
-        inboxes.flat_map(|inbox| inbox["status"]["deliveries"].as_array().expect("a list").clone()).collect()
+        let entries = inboxes.flat_map(|inbox| inbox["status"]["deliveries"].as_array().expect("a list").clone());
+        entries.map(|entry| serde_json::from_str(entry.as_str().expect("a text")).expect("json")).collect()
     }
 }

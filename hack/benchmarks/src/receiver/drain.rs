@@ -44,11 +44,11 @@ pub async fn drain(client: Client, namespace: &str) {
 }
 
 async fn take_out(inboxes: &Api<WebhookInbox>, inbox: &WebhookInbox) {
-    let deliveries = inbox.status.iter().flat_map(|status| &status.deliveries);
-    let changes: Vec<_> = deliveries
-        .flat_map(|delivery| {
+    let entries = inbox.status.iter().flat_map(|status| &status.deliveries);
+    let changes: Vec<_> = entries
+        .flat_map(|entry| {
             [
-                json!({"op": "test", "path": "/status/deliveries/0/id", "value": delivery.id}),
+                json!({"op": "test", "path": "/status/deliveries/0", "value": entry.text()}),
                 json!({"op": "remove", "path": "/status/deliveries/0"}),
             ]
         })

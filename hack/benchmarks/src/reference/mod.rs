@@ -36,7 +36,11 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     });
     let kinds = [
         ("PlainRepository", json!({"url": text}), json!({"observedRevision": text})),
-        ("PlainInbox", json!({}), json!({"deliveries": deliveries})),
+        (
+            "PlainInbox",
+            json!({}),
+            json!({"deliveries": deliveries, "texts": {"type": "array", "maxItems": 1024, "items": text}}),
+        ),
         ("PlainApp", json!({"installation": text, "repository": text}), json!({})),
         (
             "PlainToken",

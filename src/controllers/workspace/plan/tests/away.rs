@@ -49,3 +49,12 @@ fn nothing_is_known_of_work_whose_agent_is_silent_or_does_not_run() {
     let (truth, message) = work_safe(&seen, later);
     assert!(truth == "Unknown" && message.contains("does not run"), "{truth}: {message}");
 }
+
+#[test]
+fn a_pod_without_times_leaves_no_empty_object_in_status() {
+    let mut seen = seen(&json!({}), false);
+    let timings = |seen: &Seen| json!(super::super::super::status::status(seen, now())).get("timings").cloned();
+    assert_eq!(timings(&seen), None);
+    seen.pod = PodSeen::Ours(Box::new(PodView { ready_at: Some(now()), ..pod(false) }));
+    assert_eq!(timings(&seen), Some(json!({"readyTime": now()})));
+}
