@@ -315,16 +315,13 @@ async fn put(
     existing: Option<&Secret>,
     wanted: Secret,
 ) -> Result<Secret, kube::Error> {
-    let written = match existing {
-        Some(existing) => {
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let change = Patch::Merge(secret::change(existing, &wanted, object));
-            secrets.patch(&object.spec.secret.name, &params, &change).await?
-        }
-        None => {
-            let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            secrets.create(&create, &Lenient::from(wanted)).await?
-        }
+    let written = if let Some(existing) = existing {
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let change = Patch::Merge(secret::change(existing, &wanted, object));
+        secrets.patch(&object.spec.secret.name, &params, &change).await?
+    } else {
+        let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        secrets.create(&create, &Lenient::from(wanted)).await?
     };
     written.read()
 }
