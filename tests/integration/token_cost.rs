@@ -88,6 +88,8 @@ async fn a_restart_reads_the_published_tokens_by_one_list() {
         ours.iter().filter(|it| it.verb == verb && it.resource == "secrets" && it.namespace == namespace).count()
     };
     assert_eq!((of("get", "team-a"), of("list", "")), (0, 1), "the watch streams, so this list is all: {ours:?}");
+    let lists: Vec<_> = ours.iter().filter(|it| it.verb == "list").map(|it| it.resource.as_str()).collect();
+    assert_eq!(lists, ["secrets"], "every watch begins by a stream");
     // The App's key and the root keys of webhooks. The key is read again if its watch begins meanwhile.
     assert!((1..=3).contains(&of("get", SYSTEM)), "{ours:?}");
     let writes: Vec<_> = ours.iter().filter(|entry| entry.is_write()).collect();
