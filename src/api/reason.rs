@@ -96,6 +96,8 @@ reasons! {
     CredentialsInvalid,
     /// A field's value cannot be used; the message names it.
     InvalidSpec,
+    /// A template under `spec.secret.template` cannot be rendered; the message names its key and line.
+    InvalidTemplate,
     /// No installation of the App is known for the account or reference.
     InstallationNotFound,
     /// The App was never installed on the account.

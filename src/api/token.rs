@@ -44,7 +44,9 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(has(self.repositories) && size(self.repositories) > 0) != (self.repositorySelection == 'All')")
-        .message("exactly one of spec.repositories and spec.repositorySelection: All must be set: a token for every repository must be asked for")
+        .message("exactly one of spec.repositories and spec.repositorySelection: All must be set: a token for every repository must be asked for"),
+    validation = Rule::new("!has(self.secret.format) || self.secret.format != 'ArgoCDRepository' || (has(self.repositories) && size(self.repositories) == 1 && has(self.repositories[0].name))")
+        .message("spec.secret.format ArgoCDRepository needs the address of exactly one repository: name one by its name under spec.repositories, or set spec.secret.format to ArgoCDRepoCreds, which serves several or all repositories")
 )]
 pub struct InstallationTokenSpec {
     /// The GitHubInstallation in this namespace.
@@ -129,6 +131,10 @@ pub struct RepositoryReference {
 /// The Secret in which the token is kept.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.format) && self.format == 'Template') == (has(self.template) && size(self.template) > 0)")
+        .message("spec.secret.template must be set with spec.secret.format Template, and with no other format")
+)]
 pub struct SecretTemplate {
     /// The Secret's name. A Secret of that name that is not this object's is never overwritten.
     #[schemars(length(min = 1, max = 253))]
@@ -136,16 +142,31 @@ pub struct SecretTemplate {
         validation = Rule::new(NAME_RULE).message("spec.secret.name must be a DNS name: lower-case letters, digits, - and .")
     )]
     pub name: String,
-    /// The Secret's type and keys. Both formats have `ca.crt` if the GitHubApp has a `caBundle`.
+    /// The Secret's type and keys. Every format has the key `token`, and `ca.crt` if the GitHubApp has a `caBundle`. A change
+    /// of the format rewrites the Secret with the token that it has.
     #[serde(default)]
     pub format: SecretFormat,
-    /// Labels for the Secret. `app.kubernetes.io/managed-by` and keys under landfall.dev are the operator's; other keys under
-    /// kubernetes.io and k8s.io are refused, except those under app.kubernetes.io.
+    /// The keys of the format `Template`, each with the text to render. Variables: `token`, `username`, `expiresAt`, `host`,
+    /// `apiURL`, `account`, `installationID`, `repositories`. Filters: `b64encode`, `tojson`, `urlencode`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "template_values", extend("maxProperties" = 16))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, k.matches('^[-._a-zA-Z0-9]+$') && size(k) <= 253 && k != '.' && !k.startsWith('..'))")
+            .message("spec.secret.template must have keys that a Secret can have: letters, digits, -, _ and ."),
+        validation = Rule::new("!('token' in self) && !('ca.crt' in self)")
+            .message("spec.secret.template must not have the keys token and ca.crt, which the operator writes in every format")
+    )]
+    pub template: BTreeMap<String, String>,
+    /// Labels for the Secret. `app.kubernetes.io/managed-by` and keys under landfall.dev are the operator's, and those under
+    /// argoproj.io follow from `format`; other keys under kubernetes.io and k8s.io are refused, except those under
+    /// app.kubernetes.io.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_values", extend("maxProperties" = 50))]
     #[x_kube(
         validation = Rule::new("self.all(k, !k.startsWith('landfall.dev/') && !k.contains('.landfall.dev/') && (!k.contains('kubernetes.io/') || (k.startsWith('app.kubernetes.io/') && k != 'app.kubernetes.io/managed-by')) && !k.contains('k8s.io/'))")
-            .message("spec.secret.labels must not use app.kubernetes.io/managed-by, nor keys under landfall.dev, k8s.io or another domain of kubernetes.io")
+            .message("spec.secret.labels must not use app.kubernetes.io/managed-by, nor keys under landfall.dev, k8s.io or another domain of kubernetes.io"),
+        validation = Rule::new("self.all(k, !k.contains('argoproj.io/'))")
+            .message("spec.secret.labels must not use keys under argoproj.io: set spec.secret.format to ArgoCDRepository or ArgoCDRepoCreds, which labels the Secret for Argo CD")
     )]
     pub labels: BTreeMap<String, String>,
     /// Annotations for the Secret. Keys under landfall.dev, kubernetes.io and k8s.io are refused.
@@ -164,6 +185,10 @@ fn label_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     }})
 }
 
+fn template_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "additionalProperties": {"type": "string", "maxLength": 4096}})
+}
+
 fn annotation_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "additionalProperties": {"type": "string", "maxLength": 16384}})
 }
@@ -171,11 +196,23 @@ fn annotation_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// The type and keys of a token's Secret.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SecretFormat {
-    /// Type `kubernetes.io/basic-auth`, keys `username` (`x-access-token`) and `password`. git, Flux and Tekton read it.
+    /// Type `kubernetes.io/basic-auth`, keys `username` (`x-access-token`) and `password`. Flux and Tekton read it.
     #[default]
     BasicAuth,
-    /// Type `Opaque`, key `token`.
+    /// Type `Opaque`, no further keys.
     Opaque,
+    /// Type `Opaque`, key `.git-credentials`: a file for git's credential helper `store`.
+    GitCredentials,
+    /// Type `Opaque`, key `.netrc`: a file for curl, git and Go.
+    Netrc,
+    /// Type `Opaque`, keys `type`, `url`, `username` and `password`, and the label that makes it one repository of Argo CD.
+    /// It needs exactly one repository by name.
+    ArgoCDRepository,
+    /// The same keys, with the address of the account as `url`: a template of credentials, which Argo CD uses for every
+    /// repository of the account.
+    ArgoCDRepoCreds,
+    /// Type `Opaque`, and the keys under `template`.
+    Template,
 }
 
 /// What is known of the published token. Never the token.

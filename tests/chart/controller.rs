@@ -106,6 +106,15 @@ fn secret(name: &str) -> Value {
     })
 }
 
+const ARGO_CD: &str = "argocd.argoproj.io/secret-type";
+
+/// A Secret that Argo CD reads.
+fn for_argo_cd(kind: &str) -> Value {
+    let mut secret = secret("new");
+    secret["metadata"]["labels"][ARGO_CD] = json!(kind);
+    secret
+}
+
 fn volume(name: &str, claim: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
@@ -203,6 +212,13 @@ fn allowed() -> Vec<Request> {
         Request::new("its Job", post.clone(), JOBS, job()),
         Request::new("the end of its pod", delete.clone(), &format!("{TEAM}/pods/ws-try"), Value::Null),
         Request::new("its Secret", post.clone(), &format!("{TEAM}/secrets"), secret("new")),
+        Request::new("its Secret for Argo CD", post.clone(), &format!("{TEAM}/secrets"), for_argo_cd("repo-creds")),
+        Request::new(
+            "a change of a Secret that somebody labelled",
+            patch.clone(),
+            &format!("{TEAM}/secrets/labelled"),
+            json!({"data": {"token": "Yg=="}}),
+        ),
         Request::new(
             "a change of its Secret",
             patch.clone(),
@@ -363,6 +379,13 @@ fn forbidden_of_kubernetes() -> Vec<Request> {
                 },
             }),
         ),
+        ("a cluster for Argo CD", &post, format!("{TEAM}/secrets"), for_argo_cd("cluster")),
+        (
+            "a Secret that becomes a cluster of Argo CD",
+            &patch,
+            format!("{TEAM}/secrets/git"),
+            json!({"metadata": {"labels": {ARGO_CD: "cluster"}}}),
+        ),
         ("another's claim", &delete, format!("{TEAM}/persistentvolumeclaims/theirs"), Value::Null),
         ("another's claim", &patch, format!("{TEAM}/persistentvolumeclaims/theirs"), marked),
         (
@@ -458,7 +481,15 @@ async fn world() -> (ApiServer, Caller) {
         object
     };
     items.extend([pod(), plain(pod()), plain(job()), claim("ws-try"), plain(claim("theirs"))]);
-    items.extend([secret("git"), plain(secret("theirs")), volume("ours", "ws-try"), volume("theirs", "theirs")]);
+    let mut labelled = for_argo_cd("cluster");
+    labelled["metadata"]["name"] = json!("labelled");
+    items.extend([
+        labelled,
+        secret("git"),
+        plain(secret("theirs")),
+        volume("ours", "ws-try"),
+        volume("theirs", "theirs"),
+    ]);
     items
         .extend(["githubapp", "githubinstallation", "installationtoken", "projectrepository", "workspace"].map(sample));
     let rendered = objects(&template(&["--set=crds.install=false"]).expect("the chart renders"));

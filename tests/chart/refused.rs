@@ -87,6 +87,8 @@ fn bad_installations() -> Vec<Bad> {
 fn bad_tokens() -> Vec<Bad> {
     let repositories = |repositories: Value| vec![("/spec/repositories", repositories)];
     let secret = |field, value| vec![(field, value)];
+    let templates =
+        |keys: Value| vec![("/spec/secret", json!({"name": "git", "format": "Template", "template": keys}))];
     vec![
         (repositories(Value::Null), "a token for every repository must be asked for"),
         (
@@ -112,7 +114,36 @@ fn bad_tokens() -> Vec<Bad> {
         (vec![("/spec/renewBefore", json!("soon"))], "must be a duration between 1m and 1h"),
         (vec![("/spec/renewBefore", json!("1.5m"))], "must be a duration between 1m and 1h"),
         (secret("/spec/secret/name", json!("Shop_Git")), "must be a DNS name"),
-        (secret("/spec/secret/format", json!("Netrc")), r#"supported values: "BasicAuth", "Opaque""#),
+        (secret("/spec/secret/format", json!("Other")), r#"supported values: "BasicAuth", "Opaque""#),
+        (
+            vec![
+                ("/spec/secret", json!({"name": "git", "format": "ArgoCDRepository"})),
+                ("/spec/repositories", json!([{"name": "shop"}, {"name": "lib"}])),
+            ],
+            "or set spec.secret.format to ArgoCDRepoCreds",
+        ),
+        (
+            vec![
+                ("/spec/secret", json!({"name": "git", "format": "ArgoCDRepository"})),
+                ("/spec/repositories", json!([{"id": 7}])),
+            ],
+            "name one by its name under spec.repositories",
+        ),
+        (
+            secret("/spec/secret/labels", json!({"argocd.argoproj.io/secret-type": "cluster"})),
+            "must not use keys under argoproj.io",
+        ),
+        (
+            secret("/spec/secret", json!({"name": "git", "format": "Template"})),
+            "spec.secret.template must be set with spec.secret.format Template",
+        ),
+        (secret("/spec/secret", json!({"name": "git", "template": {"a": "b"}})), "and with no other format"),
+        (templates(json!({"token": "a"})), "which the operator writes in every format"),
+        (templates(json!({"ca.crt": "a"})), "which the operator writes in every format"),
+        (templates(json!({"a/b": "a"})), "must have keys that a Secret can have"),
+        (templates(json!({"..": "a"})), "must have keys that a Secret can have"),
+        (templates(json!({"a": "b".repeat(4097)})), "may not be more than 4096"),
+        (templates((0..17).map(|number| (format!("k{number}"), json!("a"))).collect()), "must have at most 16"),
         (
             secret("/spec/secret/labels", json!({"app.kubernetes.io/managed-by": "me"})),
             "must not use app.kubernetes.io/managed-by",

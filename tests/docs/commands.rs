@@ -60,7 +60,7 @@ impl Bench {
         self.kubectl(&[&apply[..], &["crds"]].concat(), "").expect("the definitions");
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=120s", "-f", "crds"], "")
             .expect("established");
-        for name in ["landfall-system", "team-a"] {
+        for name in ["landfall-system", "team-a", "argocd"] {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string();
             self.kubectl(&[&apply[..], &["-"]].concat(), &namespace).expect("a namespace");
         }

@@ -185,6 +185,15 @@ async fn live(world: &World, start: impl Fn() -> Start) -> (Operator, String) {
         &json!({"repositories": [{"name": "lib-core"}], "secret": {"name": "libs", "format": "Opaque"}}),
     )
     .await;
+    let rendered = |text: &str| {
+        let secret = json!({"name": "rendered", "format": "Template", "template": {"config": text}});
+        json!({"repositories": [{"name": "lib-core"}], "secret": secret})
+    };
+    // It fails with the token, and not with the dummy with which it is tried before.
+    let fails = rendered("{{ repositories[9] if 'ghs_4242' in token else token }}");
+    world.apply::<InstallationToken>(&objects::token("rendered", &fails)).await;
+    world.until_reason::<InstallationToken>("team-a", "rendered", "InvalidTemplate").await;
+    publish(world, "rendered", &rendered("{{ (username ~ ':' ~ token)|b64encode }} {{ token|urlencode }}")).await;
     world.apply::<InstallationToken>(&objects::token("vault", &json!({"repositories": [{"id": 9003}]}))).await;
     world.until_reason::<InstallationToken>("team-a", "vault", "RepositoryNotGranted").await;
     let mine = token_in(world, "shop-git").await.unwrap();

@@ -32,6 +32,7 @@ mod scene;
 mod tenant;
 mod token;
 mod token_cost;
+mod token_formats;
 mod token_kept;
 mod uninstall;
 mod urls;

@@ -5,10 +5,10 @@
 //! operator's.
 
 use super::TokenKind;
-use super::noted::{About, Place};
+use super::noted::Place;
 use super::plan::{Step, good_words, refused};
 use super::scope::{Named, Repositories as Asked, Scope};
-use super::secret::{self, Content};
+use super::secret::{self, About, Content};
 use super::seen::{SecretSeen, Seen, Stage, Trial};
 use super::spend::{give_back, spend, spend_unknown};
 use super::trial::verify;
@@ -58,7 +58,11 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
         Step::ReadSecret => kind.notes.doubt(Place::of(object)),
         Step::Mint { scope, pinned } => mint(kind, seen, &scope, &pinned).await?,
         Step::Verify => verify(kind, seen).await?,
-        Step::Publish => publish(kind, seen).await?,
+        Step::Publish => {
+            if let Some(content) = kind.memory.content(uid(object)) {
+                publish(kind, seen, &content).await?;
+            }
+        }
         Step::Repair => {
             let minted = kind.memory.content(uid(object)).filter(|minted| {
                 seen.tools
@@ -68,7 +72,7 @@ pub async fn apply(kind: &TokenKind, seen: &Seen, step: Step) -> Result<Done<Ins
                     .is_some_and(|token| token.fingerprint() == minted.token.fingerprint())
             });
             if let Some(content) = minted.or_else(|| seen.tools.content.clone()) {
-                write(kind, seen, &content).await?;
+                publish(kind, seen, &content).await?;
             }
         }
         Step::RevokeHeld => {
@@ -263,26 +267,38 @@ fn mint_failure(error: &github::Error, doing: &str, account: &str, object: &Inst
     Failure::Remote(standing, again)
 }
 
-async fn publish(kind: &TokenKind, seen: &Seen) -> Result<(), Failure> {
-    let object = &seen.token;
-    let Some(content) = kind.memory.content(uid(object)) else { return Ok(()) };
-    if write(kind, seen, &content).await? {
-        kind.memory.moved(uid(object), Stage::Published);
+async fn publish(kind: &TokenKind, seen: &Seen, content: &Arc<Content>) -> Result<(), Failure> {
+    if write(kind, seen, content).await? {
+        kind.memory.moved(uid(&seen.token), Stage::Published);
     }
     Ok(())
 }
 
 /// Writes the Secret, and notes its new state. Creates it if there is none, changes it if it is the operator's, and
-/// replaces it if its type, which cannot be changed, differs, or if somebody made it immutable. Returns whether it was written: it was not if somebody else
-/// created one meanwhile.
-async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<bool, kube::Error> {
+/// replaces it if its type, which cannot be changed, differs, or if somebody made it immutable. Returns whether it was
+/// written: it was not if somebody else created one meanwhile.
+async fn write(kind: &TokenKind, seen: &Seen, content: &Arc<Content>) -> Result<bool, Failure> {
     let (object, shared) = (&seen.token, &kind.shared);
-    let (place, about) = (Place::of(object), About { token: object, ca_bundle: seen.tools.ca_bundle.as_deref() });
+    let place = Place::of(object);
+    let about = About { token: object, ca_bundle: seen.tools.ca_bundle.as_deref(), facts: seen.tools.facts.as_ref() };
+    let wanted = secret::build(about, content).map_err(|error| Failure::Remote(error.standing(), Again::Person))?;
     let cached = shared.caches.named::<SecretMeta>(&place.namespace, &place.name);
     let before = kind.notes.before(cached.as_deref());
     // Without an answer nobody knows whether it was written.
     kind.notes.doubt(place);
-    let written = match put(&secrets(kind, object), seen, content).await {
+    let secrets = secrets(kind, object);
+    let existing = match &seen.tools.secret {
+        Some(existing) if existing.type_ == wanted.type_ && existing.immutable != Some(true) => Some(existing),
+        Some(existing) => {
+            // Until the new Secret is there, only the memory has the token. If the creation fails, the next look
+            // publishes it again.
+            kind.memory.removed(uid(object), content, shared.now());
+            remove(&secrets, existing).await?;
+            None
+        }
+        None => None,
+    };
+    let written = match put(&secrets, object, existing, wanted).await {
         Err(kube::Error::Api(status)) if status.code == 409 && seen.tools.secret.is_none() => return Ok(false),
         other => other?,
     };
@@ -292,23 +308,20 @@ async fn write(kind: &TokenKind, seen: &Seen, content: &Content) -> Result<bool,
     Ok(true)
 }
 
-/// Creates, changes or replaces the Secret. Returns it as it is afterwards.
-async fn put(secrets: &Api<Lenient<Secret>>, seen: &Seen, content: &Content) -> Result<Secret, kube::Error> {
-    let object = &seen.token;
-    let wanted = secret::build(object, content, seen.tools.ca_bundle.as_deref());
-    let written = match &seen.tools.secret {
-        Some(existing) if existing.type_ == wanted.type_ && existing.immutable != Some(true) => {
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let change = Patch::Merge(secret::change(existing, &wanted, object));
-            secrets.patch(&object.spec.secret.name, &params, &change).await?
-        }
-        existing => {
-            if let Some(existing) = existing {
-                remove(secrets, existing).await?;
-            }
-            let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            secrets.create(&create, &Lenient::from(wanted)).await?
-        }
+/// Creates the Secret, or changes the existing one. Returns it as it is afterwards.
+async fn put(
+    secrets: &Api<Lenient<Secret>>,
+    object: &InstallationToken,
+    existing: Option<&Secret>,
+    wanted: Secret,
+) -> Result<Secret, kube::Error> {
+    let written = if let Some(existing) = existing {
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let change = Patch::Merge(secret::change(existing, &wanted, object));
+        secrets.patch(&object.spec.secret.name, &params, &change).await?
+    } else {
+        let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        secrets.create(&create, &Lenient::from(wanted)).await?
     };
     written.read()
 }

@@ -5,18 +5,20 @@
 //! memory.
 
 use super::TokenKind;
+use super::format::{self, Facts};
 use super::memory::FailedFor;
-use super::noted::{About, Found, Place};
-use super::secret;
+use super::noted::{Found, Place};
+use super::secret::{self, About, Content};
 use super::seen::{Failed, Failures, Known, SecretSeen, Seen, Tools};
-use crate::api::{GitHubInstallation, InstallationToken, REVOKE_FINALIZER};
+use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, REVOKE_FINALIZER};
 use crate::controllers::connection::Connection;
 use crate::controllers::dependents::is_needed;
 use crate::controllers::object::{has_finalizer, requested_look};
-use crate::controllers::reference::{Purpose, Referred, refer};
+use crate::controllers::reference::{Access, Purpose, Referred, refer};
 use crate::controllers::shared::{Asked, PERSON_RECHECK};
-use crate::controllers::standing::{is_forbidden, kubernetes_refusal};
+use crate::controllers::standing::{Standing, is_forbidden, kubernetes_refusal};
 use crate::controllers::watches::SecretMeta;
+use crate::github::{Endpoint, PlainHttp};
 use crate::runtime::lenient::Lenient;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -44,7 +46,10 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
     let Referred { installation, app_name, app, connection, access } = refer(shared, &namespace, installation, purpose);
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.clone());
 
-    let found = find_secret(kind, About { token, ca_bundle: ca_bundle.as_deref() }).await?;
+    let facts = app.as_ref().and_then(|app| facts(token, &access, app));
+    let about = About { token, ca_bundle: ca_bundle.as_deref(), facts: facts.as_ref() };
+    let found = find_secret(kind, about).await?;
+    let unwritable = unwritable(kind, about, found.content.as_deref());
     // The namespace's RoleBinding is deleted with it, and so may be the objects whose change would bring another look.
     let is_refused = matches!(found.state, SecretSeen::OutOfReach(_)) && token.metadata.deletion_timestamp.is_some();
     let is_namespace_going =
@@ -63,6 +68,7 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
         access,
         is_needed,
         is_namespace_going,
+        unwritable,
         secret: found.state,
         known: found.known,
         former_secrets: former_secrets(kind, token),
@@ -74,12 +80,40 @@ pub async fn gather(kind: &TokenKind, token: &Arc<InstallationToken>) -> Result<
             secret: found.secret,
             content: found.content,
             ca_bundle,
+            facts,
             git: connection.as_ref().and_then(|connection| connection.git.clone()),
             github: connection.and_then(|connection| connection.github),
             app: app.and(app_name),
         },
     };
     Ok(shared.guards.token(seen))
+}
+
+/// The reason why no Secret can be written in the format. A template is rendered with a dummy, before there is a token,
+/// and with the token that is there.
+fn unwritable(kind: &TokenKind, about: About<'_>, in_secret: Option<&Content>) -> Option<Standing> {
+    about.facts?;
+    let now = kind.shared.now();
+    let held = kind.memory.content(about.token.metadata.uid.as_deref().unwrap_or_default());
+    let content = held.as_deref().or(in_secret).filter(|content| content.expires_at > now);
+    let checked = format::check(about.token, about.facts).and_then(|()| match content {
+        Some(content) => secret::build(about, content).map(drop),
+        None => Ok(()),
+    });
+    checked.err().map(|error| error.standing())
+}
+
+/// The facts about the installation, if the Secret's format needs them.
+fn facts(token: &InstallationToken, access: &Access, app: &GitHubApp) -> Option<Facts> {
+    let Access::Granted { installation, account, .. } = access else { return None };
+    if !token.spec.secret.format.needs_facts() {
+        return None;
+    }
+    let spec = &app.spec;
+    // The App's own look refuses addresses that may not be plain http.
+    let endpoint =
+        Endpoint::parse(&spec.api_url, spec.web_url.as_deref(), spec.graphql_url.as_deref(), PlainHttp::Anywhere);
+    Some(Facts { endpoint: endpoint.ok()?, account: account.clone(), installation: *installation })
 }
 
 /// Finds the Secret with the name in the spec. Reads it unless its state is known.

@@ -5,8 +5,7 @@
 //! Secrets are read one by one.
 
 use super::TokenKind;
-use super::noted::About;
-use super::secret;
+use super::secret::{self, About};
 use crate::api::{GitHubApp, GitHubInstallation, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL};
 use crate::controllers::watches::SecretMeta;
 use crate::runtime::lenient::Lenient;
@@ -92,7 +91,9 @@ fn note(kind: &TokenKind, secret: &Secret) {
     let app = installation.and_then(|it| caches.get(&ObjectRef::<GitHubApp>::new(&it.spec.app_ref.name)));
     let ca_bundle = app.as_ref().and_then(|app| app.spec.ca_bundle.as_deref());
     // The watch may have brought a newer version meanwhile, so the note counts for this version alone.
-    kind.notes.ours(About { token: &token, ca_bundle }, secret, None, None, kind.shared.now());
+    // The installation is not known yet, so a Secret whose format depends on it is read once more.
+    let about = About { token: &token, ca_bundle, facts: None };
+    kind.notes.ours(about, secret, None, None, kind.shared.now());
 }
 
 async fn list(

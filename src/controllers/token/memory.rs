@@ -77,6 +77,15 @@ impl TokenMemory {
         self.hold(uid, Holding { content, stage: Stage::Published, trial: Trial::Unknown, readable: None }, now);
     }
 
+    /// Stores a published token whose Secret is removed, so that a Secret of another type can take its place.
+    pub fn removed(&self, uid: &str, content: &Arc<Content>, now: Timestamp) {
+        let is_held = self.held(uid).is_some_and(|held| held.fingerprint == content.token.fingerprint());
+        if !is_held {
+            self.found(uid, Arc::clone(content), now);
+        }
+        self.moved(uid, Stage::Verified);
+    }
+
     fn hold(&self, uid: &str, holding: Holding, now: Timestamp) {
         let mut entries = self.lock();
         entries.make_room(|entry| !entry.is_over(now));

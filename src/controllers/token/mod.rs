@@ -1,6 +1,7 @@
 //! `InstallationToken`: mints a token, tries it, publishes it in a Secret, renews it, and revokes it in the end.
 
 mod apply;
+mod format;
 mod gather;
 mod listing;
 mod memory;
@@ -11,6 +12,7 @@ mod scope;
 pub(crate) mod secret;
 mod seen;
 mod spend;
+mod template;
 mod trial;
 
 pub use memory::TokenMemory;

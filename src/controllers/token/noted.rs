@@ -7,7 +7,8 @@
 //! operator's label, so before something is minted, revoked, withdrawn or deleted because a Secret is absent, it was
 //! read once.
 
-use super::secret::{self, Content};
+use super::format::Facts;
+use super::secret::{self, About, Content};
 use super::seen::{Known, Published, SecretSeen};
 use crate::api::InstallationToken;
 use crate::controllers::watches::SecretMeta;
@@ -49,27 +50,22 @@ pub struct Before {
     deletions: u64,
 }
 
-/// The input that a Secret is compared with.
-#[derive(Clone, Copy)]
-pub struct About<'a> {
-    pub token: &'a InstallationToken,
-    pub ca_bundle: Option<&'a str>,
-}
-
 /// A digest of [`About`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Subject {
     uid: Option<String>,
     generation: Option<i64>,
     ca_bundle: Option<Vec<u8>>,
+    facts: Option<Facts>,
 }
 
 impl From<About<'_>> for Subject {
-    fn from(About { token, ca_bundle }: About<'_>) -> Self {
+    fn from(About { token, ca_bundle, facts }: About<'_>) -> Self {
         Self {
             uid: token.uid(),
             generation: token.metadata.generation,
             ca_bundle: ca_bundle.map(|bundle| digest(&SHA256, bundle.as_bytes()).as_ref().to_vec()),
+            facts: facts.cloned(),
         }
     }
 }
@@ -150,7 +146,7 @@ impl SecretNotes {
         before: Option<Before>,
         at: Timestamp,
     ) -> (Published, Option<Arc<Content>>) {
-        let published = secret::published(secret, about.token, about.ca_bundle, minted);
+        let published = secret::published(secret, about, minted);
         let content = secret::content(secret).map(Arc::new);
         let note = Ours {
             before,
@@ -224,7 +220,8 @@ mod tests {
             expires_at: Timestamp::UNIX_EPOCH,
             minted_at: Timestamp::UNIX_EPOCH,
         };
-        let mut secret = secret::build(&token, &content, None);
+        let about = About { token: &token, ca_bundle: None, facts: None };
+        let mut secret = secret::build(about, &content).unwrap();
         secret.metadata.resource_version = Some(version.into());
         secret
     }
@@ -238,7 +235,7 @@ mod tests {
 
     fn recalled(notes: &SecretNotes, cached: Option<&SecretMeta>) -> Option<(bool, Known)> {
         let token = token(1);
-        let found = notes.recall(&Place::of(&token), About { token: &token, ca_bundle: None }, cached)?;
+        let found = notes.recall(&Place::of(&token), About { token: &token, ca_bundle: None, facts: None }, cached)?;
         Some((matches!(found.state, SecretSeen::Ours(_)), found.known))
     }
 
@@ -247,7 +244,7 @@ mod tests {
     #[test]
     fn a_written_secret_is_known_until_the_watch_brings_something_else() {
         let (notes, token) = (SecretNotes::default(), token(1));
-        let about = About { token: &token, ca_bundle: None };
+        let about = About { token: &token, ca_bundle: None, facts: None };
         assert_eq!(recalled(&notes, None), Some((false, Known::Cached)));
         assert_eq!(recalled(&notes, Some(&cached("3"))), None, "it was never read");
         let before = notes.before(None);
@@ -258,11 +255,19 @@ mod tests {
         // The same object with another spec, another object, and other certificates.
         let place = Place::of(&token);
         let changed = super::tests::token(2);
-        assert!(notes.recall(&place, About { token: &changed, ca_bundle: None }, Some(&cached("5"))).is_none());
+        assert!(
+            notes.recall(&place, About { token: &changed, ca_bundle: None, facts: None }, Some(&cached("5"))).is_none()
+        );
         let mut anew = token.clone();
         anew.metadata.uid = Some("uid-2".into());
-        assert!(notes.recall(&place, About { token: &anew, ca_bundle: None }, Some(&cached("5"))).is_none());
-        assert!(notes.recall(&place, About { token: &token, ca_bundle: Some("PEM") }, Some(&cached("5"))).is_none());
+        assert!(
+            notes.recall(&place, About { token: &anew, ca_bundle: None, facts: None }, Some(&cached("5"))).is_none()
+        );
+        assert!(
+            notes
+                .recall(&place, About { token: &token, ca_bundle: Some("PEM"), facts: None }, Some(&cached("5")))
+                .is_none()
+        );
     }
 
     #[test]
@@ -270,7 +275,7 @@ mod tests {
         let (notes, token) = (SecretNotes::default(), token(1));
         let before = notes.before(None);
         notes.deleted(&Place::of(&token));
-        notes.ours(About { token: &token, ca_bundle: None }, &secret("5"), None, Some(before), NOW);
+        notes.ours(About { token: &token, ca_bundle: None, facts: None }, &secret("5"), None, Some(before), NOW);
         assert_eq!(recalled(&notes, None), None);
         assert_eq!(recalled(&notes, Some(&cached("5"))), OURS);
     }
@@ -281,7 +286,7 @@ mod tests {
         let place = Place::of(&token);
         let note = || {
             let before = notes.before(None);
-            notes.ours(About { token: &token, ca_bundle: None }, &secret("5"), None, Some(before), NOW);
+            notes.ours(About { token: &token, ca_bundle: None, facts: None }, &secret("5"), None, Some(before), NOW);
         };
         note();
         notes.deleted(&place);
@@ -297,7 +302,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_newer_than_the_watch_counts_for_its_version_alone() {
         let (notes, token) = (SecretNotes::default(), token(1));
-        notes.ours(About { token: &token, ca_bundle: None }, &secret("5"), None, None, NOW);
+        notes.ours(About { token: &token, ca_bundle: None, facts: None }, &secret("5"), None, None, NOW);
         assert_eq!(recalled(&notes, Some(&cached("5"))), OURS);
         assert_eq!(recalled(&notes, Some(&cached("6"))), None);
         assert_eq!(recalled(&notes, None), None);

@@ -228,6 +228,11 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
     if published.is_some_and(|published| published.going) {
         return plan_while_going(seen, now);
     }
+    // A minted token waits in memory until the format is right, and a Secret in an earlier format stays as it is.
+    let unwritable = seen
+        .unwritable
+        .as_ref()
+        .map(|standing| Plan::Settled { standing: Some(standing.clone()), again: Some(Again::Person) });
     if let Some(held) = &seen.held {
         match held.stage {
             _ if held.expires_at <= now => {}
@@ -236,10 +241,10 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
             Stage::Minted { refusals } if refusals >= REFUSALS_UNTIL_GIVEN_UP => return Plan::Do(Step::RevokeHeld),
             Stage::Minted { .. } => return Plan::Do(Step::Verify),
             Stage::Verified => {
-                return Plan::Do(match published {
+                return unwritable.unwrap_or(Plan::Do(match published {
                     Some(published) if must_die_first(seen, published, wanted, now) => Step::RevokePublished,
                     _ => Step::Publish,
-                });
+                }));
             }
             // The Secret lost it. Whoever removed it may have had a reason, so it is not written again. A Secret under
             // a former name keeps the token until its successor is published.
@@ -251,6 +256,9 @@ fn plan_token(seen: &Seen, wanted: &Scope, now: Timestamp) -> Plan {
             }
             Stage::Published => {}
         }
+    }
+    if let Some(unwritable) = unwritable {
+        return unwritable;
     }
     match published {
         Some(published) if is_good(seen, published, wanted, now) => {

@@ -4,11 +4,12 @@
 //! token. A Secret is the operator's if its controller reference has the object's uid, or if it is left over from an earlier
 //! object of that name and has no other owner; no other is read or written.
 
+use super::format::{self, Facts, FormatError};
 use super::scope::Scope;
 use super::seen::Published;
 use crate::api::{
     EXPIRATION_TIME_ANNOTATION, FIELD_MANAGER, FINGERPRINT_ANNOTATION, InstallationToken, MANAGED_BY, MANAGED_BY_LABEL,
-    MINT_TIME_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION, SecretFormat,
+    MINT_TIME_ANNOTATION, REPOSITORIES_ANNOTATION, SCOPE_ANNOTATION,
 };
 use crate::github::Token;
 use crate::ids::RepositoryId;
@@ -21,8 +22,14 @@ use kube::api::ObjectMeta;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The user name that git needs with a token: GitHub's "Authenticating as a GitHub App installation".
-const GIT_USER: &str = "x-access-token";
+/// The input that a Secret is made from, apart from the token.
+#[derive(Clone, Copy)]
+pub struct About<'a> {
+    pub token: &'a InstallationToken,
+    pub ca_bundle: Option<&'a str>,
+    /// `None` if the format needs none, and while the installation is unknown.
+    pub facts: Option<&'a Facts>,
+}
 
 /// A token with all the content of its Secret.
 #[derive(Clone, Debug)]
@@ -39,26 +46,19 @@ pub struct Content {
 }
 
 /// The wanted Secret.
-#[must_use]
-pub fn build(object: &InstallationToken, content: &Content, ca_bundle: Option<&str>) -> Secret {
+pub fn build(about: About<'_>, content: &Content) -> Result<Secret, FormatError> {
+    let object = about.token;
     let template = &object.spec.secret;
-    let mut data = BTreeMap::new();
-    let mut put = |key: &str, value: &str| data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()));
-    let kind = match template.format {
-        SecretFormat::BasicAuth => {
-            put("username", GIT_USER);
-            put("password", content.token.expose());
-            "kubernetes.io/basic-auth"
-        }
-        SecretFormat::Opaque => {
-            put("token", content.token.expose());
-            "Opaque"
-        }
+    let known = format::Known {
+        token: content.token.expose(),
+        expires_at: content.expires_at,
+        ca_bundle: about.ca_bundle,
+        facts: about.facts,
     };
-    if let Some(ca_bundle) = ca_bundle {
-        put("ca.crt", ca_bundle);
-    }
+    let formatted = format::format(object, &known)?;
+    let data = formatted.data.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect();
     let mut labels = template.labels.clone();
+    labels.extend(formatted.labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())));
     labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
     let mut annotations = template.annotations.clone();
     annotations.extend(
@@ -71,7 +71,7 @@ pub fn build(object: &InstallationToken, content: &Content, ca_bundle: Option<&s
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
-    Secret {
+    Ok(Secret {
         metadata: ObjectMeta {
             name: Some(template.name.clone()),
             namespace: object.metadata.namespace.clone(),
@@ -80,10 +80,10 @@ pub fn build(object: &InstallationToken, content: &Content, ca_bundle: Option<&s
             owner_references: object.controller_owner_ref(&()).map(|reference| vec![reference]),
             ..ObjectMeta::default()
         },
-        type_: Some(kind.to_owned()),
+        type_: Some(formatted.kind.to_owned()),
         data: Some(data),
         ..Secret::default()
-    }
+    })
 }
 
 /// Whether the Secret was made for this object.
@@ -137,12 +137,9 @@ pub fn token(secret: &Secret) -> Option<Token> {
 /// Reads a Secret of the operator. For a token that this process minted, the memory takes precedence over the
 /// annotations, which a tenant can edit.
 #[must_use]
-pub fn published(
-    secret: &Secret,
-    object: &InstallationToken,
-    ca_bundle: Option<&str>,
-    minted: Option<&Content>,
-) -> Published {
+pub fn published(secret: &Secret, about: About<'_>, minted: Option<&Content>) -> Published {
+    // A Secret whose format cannot be written is not as wanted, and the plan says why it stays as it is.
+    let as_wanted = |content: &Content| build(about, content).is_ok_and(|wanted| looks_like(secret, &wanted));
     let fingerprint = token(secret).map(|token| token.fingerprint());
     let going = secret.metadata.deletion_timestamp.is_some();
     if let Some(minted) = minted.filter(|minted| Some(minted.token.fingerprint()) == fingerprint) {
@@ -153,13 +150,13 @@ pub fn published(
             repository_ids: minted.repository_ids.clone(),
             expires_at: Some(minted.expires_at),
             minted_at: Some(minted.minted_at),
-            as_wanted: looks_like(secret, &build(object, minted, ca_bundle)),
+            as_wanted: as_wanted(minted),
             going,
         };
     }
     let note = |key: &str| secret.metadata.annotations.as_ref()?.get(key).cloned();
-    let as_wanted = is_ours(&secret.metadata, object)
-        && content(secret).is_some_and(|content| looks_like(secret, &build(object, &content, ca_bundle)));
+    let as_wanted =
+        is_ours(&secret.metadata, about.token) && content(secret).is_some_and(|content| as_wanted(&content));
     Published {
         fingerprint,
         noted_fingerprint: note(FINGERPRINT_ANNOTATION),

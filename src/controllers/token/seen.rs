@@ -2,6 +2,7 @@
 //!
 //! Invariant: the state contains findings and no decisions; the plan is a pure function of it and of `now`.
 
+use super::format::Facts;
 use super::memory::FailedFor;
 use super::scope::Scope;
 use super::secret::Content;
@@ -112,6 +113,8 @@ pub struct Seen {
     pub is_needed: bool,
     /// Its namespace is being deleted.
     pub is_namespace_going: bool,
+    /// The reason why no Secret can be written in the format that the spec asks for.
+    pub unwritable: Option<Standing>,
     pub secret: SecretSeen,
     /// How the state of the Secret is known.
     pub known: Known,
@@ -138,6 +141,8 @@ pub struct Tools {
     pub content: Option<Arc<Content>>,
     /// The certificates to write into the Secret.
     pub ca_bundle: Option<String>,
+    /// The facts to write into the Secret.
+    pub facts: Option<Facts>,
     /// The client, unless the App's credentials cannot be used at all.
     pub github: Option<Arc<GitHub>>,
     /// The transport to the same GitHub for git.

@@ -207,6 +207,7 @@ pub fn token(
         secret: SecretTemplate {
             name,
             format: SecretFormat::BasicAuth,
+            template: BTreeMap::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         },

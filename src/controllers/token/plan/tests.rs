@@ -81,6 +81,7 @@ fn seen() -> Seen {
         has_finalizer: true,
         is_paused: false,
         access: granted(&["shop"]),
+        unwritable: None,
         secret: SecretSeen::Absent,
         known: Known::Read,
         is_needed: false,
@@ -434,4 +435,21 @@ fn a_noted_secret_is_read_before_it_is_changed() {
     };
     assert_eq!(plan(&odd(noted), at(1)), Plan::Do(Step::ReadSecret));
     assert_eq!(plan(&odd(Known::Read), at(1)), Plan::Do(Step::Repair));
+}
+
+#[test]
+fn a_format_that_cannot_be_written_costs_no_token() {
+    let standing = Standing::stalled(Reason::InvalidTemplate, "");
+    let seen = || Seen { unwritable: Some(standing.clone()), ..seen() };
+    settles(&plan(&seen(), at(1)), Reason::InvalidTemplate, Stalled);
+    // A minted token is tried, and waits for the format.
+    let minted = Seen { held: Some(held(Stage::Minted { refusals: 0 })), ..seen() };
+    assert_eq!(plan(&minted, at(1)), Plan::Do(Step::Verify));
+    let verified = Seen { held: Some(held(Stage::Verified)), ..seen() };
+    settles(&plan(&verified, at(1)), Reason::InvalidTemplate, Stalled);
+    let other = Held { scope: Scope { installation: id(502), ..scope() }, ..held(Stage::Verified) };
+    assert_eq!(plan(&Seen { held: Some(other), ..seen() }, at(1)), Plan::Do(Step::RevokeHeld));
+    // A Secret in an earlier format stays as it is.
+    let odd = SecretSeen::Ours(Published { as_wanted: false, ..published() });
+    settles(&plan(&Seen { secret: odd, ..seen() }, at(1)), Reason::InvalidTemplate, Stalled);
 }
